@@ -1,0 +1,1 @@
+//! The engine: application tokens of DataStax Astra DB.

@@ -1,0 +1,19 @@
+//! A secrets engine for Vault and OpenBao that issues application tokens of DataStax Astra DB.
+//!
+//! Two worlds live here, and one rule keeps them apart: [`sdk`] speaks the host's plugin protocol and knows nothing of
+//! Astra; [`astra`] is written with the public face of `sdk` and never sees the wire.
+//!
+//! ```text
+//! process  <-  wire  ->  logical  <-  framework  <-  astra
+//! ```
+//!
+//! | to change … | go to |
+//! | --- | --- |
+//! | how the process starts, talks TLS, logs or stops | [`sdk`] `process` |
+//! | a gRPC message or service | [`sdk`] `wire`, and `proto/` |
+//! | what a request, response, error or storage is | [`sdk::logical`] |
+//! | routing, fields, help, leases, write-ahead log | [`sdk::framework`] |
+//! | a path of the engine, a lease, a call to Astra | [`astra`] |
+
+pub mod astra;
+pub mod sdk;

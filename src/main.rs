@@ -1,0 +1,3 @@
+//! The plugin binary.
+
+fn main() {}

@@ -1,0 +1,130 @@
+//! The values of one request, read by the declarations of its path.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::coerce::coerce;
+use super::field::{Field, FieldSpec, FieldType, FieldValue};
+use crate::sdk::logical::{Error, Map};
+
+/// What a write says about one field of a stored object.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change<T> {
+    /// Nothing: the stored value stays.
+    Keep,
+    /// `null`: the default comes back.
+    Reset,
+    /// A new value.
+    Set(T),
+}
+
+impl<T> Change<T> {
+    /// Changes `stored` to the new value, or to `default` on a reset.
+    pub fn apply(self, stored: &mut T, default: impl FnOnce() -> T) {
+        match self {
+            Self::Keep => {}
+            Self::Reset => *stored = default(),
+            Self::Set(value) => *stored = value,
+        }
+    }
+}
+
+/// The values of one request. No `Debug`: they may be secrets.
+pub struct Fields {
+    specs: &'static [FieldSpec],
+    /// `None` is a JSON `null`.
+    given: BTreeMap<&'static str, Option<FieldValue>>,
+    /// Members of the request that the path does not know, sorted.
+    pub(super) unknown: Vec<String>,
+    /// Members of the request that the path itself overrides, sorted.
+    pub(super) replaced: Vec<String>,
+}
+
+impl Fields {
+    /// Reads the data of a request. What the path captured wins over the body.
+    ///
+    /// # Errors
+    /// When a value cannot be read as the type of its field. The text names the field and never holds the value.
+    pub(super) fn parse(
+        specs: &'static [FieldSpec],
+        captures: &[(&'static str, String)],
+        data: &Map,
+    ) -> Result<Self, Error> {
+        let mut fields = Self { specs, given: BTreeMap::new(), unknown: Vec::new(), replaced: Vec::new() };
+        let mut seen = BTreeSet::new();
+        for (name, text) in captures {
+            let Some(spec) = specs.iter().find(|spec| spec.name == *name) else { continue };
+            fields.insert(spec, &Value::String(text.clone()))?;
+            seen.insert(spec.name);
+        }
+        for (name, value) in data {
+            match specs.iter().find(|spec| spec.name == name || spec.aliases.contains(&name.as_str())) {
+                None => fields.unknown.push(name.clone()),
+                Some(spec) if captures.iter().any(|(captured, _)| *captured == spec.name) => {
+                    fields.replaced.push(name.clone());
+                }
+                Some(spec) if !seen.insert(spec.name) => {
+                    // The field and its alias: the field's own name wins, whatever their order.
+                    if spec.name == name {
+                        fields.insert(spec, value)?;
+                    }
+                }
+                Some(spec) => fields.insert(spec, value)?,
+            }
+        }
+        fields.unknown.sort();
+        fields.replaced.sort();
+        Ok(fields)
+    }
+
+    /// Returns the value given, else the default, else `None`.
+    pub fn get<T: FieldType>(&self, field: &Field<T>) -> Option<T> {
+        match self.change(field) {
+            Change::Set(value) => Some(value),
+            Change::Reset => T::zero().or_else(|| default_of(field)),
+            Change::Keep => default_of(field),
+        }
+    }
+
+    /// Returns what the request says about a field of a stored object: nothing, `null`, or a value.
+    pub fn change<T: FieldType>(&self, field: &Field<T>) -> Change<T> {
+        debug_assert!(
+            self.specs.iter().any(|spec| spec.name == field.name()),
+            "field {:?} is not declared on this path",
+            field.name()
+        );
+        match self.given.get(field.name()) {
+            None => Change::Keep,
+            Some(None) => Change::Reset,
+            Some(Some(value)) => T::from_value(value.clone()).map_or(Change::Keep, Change::Set),
+        }
+    }
+
+    /// Whether the request has a value (not `null`) for this field.
+    pub fn is_given<T>(&self, field: &Field<T>) -> bool {
+        matches!(self.given.get(field.name()), Some(Some(_)))
+    }
+
+    fn insert(&mut self, spec: &FieldSpec, value: &Value) -> Result<(), Error> {
+        let value = match value {
+            Value::Null => None,
+            value => Some(coerce(spec.kind, value).map_err(|reason| {
+                Error::invalid(format!(
+                    "Field validation failed: error converting input for field {:?}: {reason}",
+                    spec.name
+                ))
+            })?),
+        };
+        let name = self.specs.iter().find(|known| known.name == spec.name).map_or(spec.name, |known| known.name);
+        self.given.insert(name, value);
+        Ok(())
+    }
+}
+
+/// Returns the declared default. `Backend::new` has made sure that each one can be read.
+fn default_of<T: FieldType>(field: &Field<T>) -> Option<T> {
+    let spec = field.spec();
+    let text = spec.default?;
+    coerce(spec.kind, &Value::String(text.into())).ok().and_then(T::from_value)
+}

@@ -1,0 +1,174 @@
+//! The declaration of a path, and the route that is made of it.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use regex_lite::Regex;
+
+use super::field::FieldSpec;
+use super::fields::Fields;
+use crate::sdk::logical::{Answer, Error, Operation, Request};
+
+/// A request on its way into a handler.
+pub struct Call {
+    /// The request as the host sent it.
+    pub request: Request,
+    /// Its data, read by the declarations of the path.
+    pub fields: Fields,
+}
+
+/// What the named groups of a pattern matched.
+pub(super) type Captures = Vec<(&'static str, String)>;
+
+type HandlerFn<E> = Arc<dyn Fn(Arc<E>, Call) -> BoxFuture<'static, Answer> + Send + Sync>;
+type ExistsFn<E> = Arc<dyn Fn(Arc<E>, Call) -> BoxFuture<'static, Result<bool, Error>> + Send + Sync>;
+
+/// What a path does for one operation.
+pub struct Handler<E> {
+    pub(super) run: HandlerFn<E>,
+    pub(super) summary: &'static str,
+    pub(super) returns: &'static [(&'static str, &'static str)],
+    pub(super) active_node: bool,
+}
+
+impl<E> Clone for Handler<E> {
+    fn clone(&self) -> Self {
+        Self { run: self.run.clone(), summary: self.summary, returns: self.returns, active_node: self.active_node }
+    }
+}
+
+impl<E: Send + Sync + 'static> Handler<E> {
+    /// Declares a handler with the one-line summary that OpenAPI shows.
+    pub fn new<F, Fut>(summary: &'static str, run: F) -> Self
+    where
+        F: Fn(Arc<E>, Call) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Answer> + Send + 'static,
+    {
+        let run: HandlerFn<E> = Arc::new(move |engine, call| Box::pin(run(engine, call)));
+        Self { run, summary, returns: &[], active_node: false }
+    }
+
+    /// Describes the members of the answer: name and what it is.
+    #[must_use]
+    pub fn returns(mut self, members: &'static [(&'static str, &'static str)]) -> Self {
+        self.returns = members;
+        self
+    }
+
+    /// Runs on the active node only: elsewhere the host is asked to forward before the handler starts. For whatever
+    /// changes another system or makes a lease (OpenBao `sdk/framework/backend.go`, `ForwardPerformanceStandby`).
+    #[must_use]
+    pub fn on_active_node(mut self) -> Self {
+        self.active_node = true;
+        self
+    }
+}
+
+/// A path of an engine.
+pub struct Path<E> {
+    pub(super) pattern: &'static str,
+    pub(super) route: Regex,
+    pub(super) captures: Vec<&'static str>,
+    pub(super) fields: &'static [FieldSpec],
+    pub(super) operations: BTreeMap<Operation, Handler<E>>,
+    pub(super) exists: Option<ExistsFn<E>>,
+    pub(super) synopsis: &'static str,
+    pub(super) description: &'static str,
+}
+
+impl<E: Send + Sync + 'static> Path<E> {
+    /// Declares a path by a pattern, which is anchored at both ends. Named groups fill the fields of their names. The
+    /// pattern of a list ends in `/?`, because hosts append a slash to it.
+    ///
+    /// # Panics
+    /// On a pattern that is no regular expression, or that has a group without a field of its name: at start-up.
+    pub fn new(pattern: &'static str, fields: &'static [FieldSpec]) -> Self {
+        #[expect(clippy::expect_used, reason = "a wrong declaration shall stop the start-up, not a request")]
+        let route = Regex::new(&format!("^(?:{pattern})$")).expect("path pattern is a regular expression");
+        let captures = route
+            .capture_names()
+            .flatten()
+            .map(|group| {
+                let spec = fields.iter().find(|spec| spec.name == group);
+                #[expect(clippy::panic, reason = "a wrong declaration shall stop the start-up, not a request")]
+                spec.map_or_else(|| panic!("path {pattern:?} captures {group:?}, which is no field of it"), |s| s.name)
+            })
+            .collect();
+        Self {
+            pattern,
+            route,
+            captures,
+            fields,
+            operations: BTreeMap::new(),
+            exists: None,
+            synopsis: "",
+            description: "",
+        }
+    }
+
+    /// Sets the help: one line, and as much as it takes.
+    #[must_use]
+    pub fn help(mut self, synopsis: &'static str, description: &'static str) -> Self {
+        self.synopsis = synopsis;
+        self.description = description;
+        self
+    }
+
+    /// Answers reads.
+    #[must_use]
+    pub fn read(self, handler: Handler<E>) -> Self {
+        self.operation(Operation::Read, handler)
+    }
+
+    /// Answers writes, whether they create or update.
+    #[must_use]
+    pub fn write(self, handler: Handler<E>) -> Self {
+        self.operation(Operation::Create, handler.clone()).operation(Operation::Update, handler)
+    }
+
+    /// Answers partial writes. The handler applies each [`super::Change`] to the stored object.
+    #[must_use]
+    pub fn patch(self, handler: Handler<E>) -> Self {
+        self.operation(Operation::Patch, handler)
+    }
+
+    /// Answers deletions.
+    #[must_use]
+    pub fn delete(self, handler: Handler<E>) -> Self {
+        self.operation(Operation::Delete, handler)
+    }
+
+    /// Answers listings.
+    #[must_use]
+    pub fn list(self, handler: Handler<E>) -> Self {
+        self.operation(Operation::List, handler)
+    }
+
+    /// Answers any one operation.
+    #[must_use]
+    pub fn operation(mut self, operation: Operation, handler: Handler<E>) -> Self {
+        self.operations.insert(operation, handler);
+        self
+    }
+
+    /// Tells creating from updating, so that a policy can allow one without the other. Without it, every write is an
+    /// update. It must have no effect: callers without a right to the path can trigger it.
+    #[must_use]
+    pub fn exists<F, Fut>(mut self, check: F) -> Self
+    where
+        F: Fn(Arc<E>, Call) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<bool, Error>> + Send + 'static,
+    {
+        self.exists = Some(Arc::new(move |engine, call| Box::pin(check(engine, call))));
+        self
+    }
+
+    /// Returns what the named groups matched, if the path matches.
+    pub(super) fn matches(&self, path: &str) -> Option<Captures> {
+        let found = self.route.captures(path)?;
+        let group = |name: &&'static str| found.name(name).map(|text| (*name, text.as_str().to_owned()));
+        Some(self.captures.iter().filter_map(group).collect())
+    }
+}

@@ -1,0 +1,69 @@
+//! Types of leases, told apart by `secret_type` in the lease's internal data.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
+use crate::sdk::logical::{Answer, Error, Map, Request, Secret};
+
+/// Member of a lease's internal data that names its type (OpenBao `sdk/framework/secret.go`).
+const SECRET_TYPE: &str = "secret_type";
+
+/// A renewal or revocation on its way into its handler.
+pub struct LeaseCall {
+    /// The request as the host sent it: its path is that of the first request, its data the answer of that time.
+    pub request: Request,
+    /// The lease.
+    pub secret: Secret,
+}
+
+type RenewFn<E> = Arc<dyn Fn(Arc<E>, LeaseCall) -> BoxFuture<'static, Answer> + Send + Sync>;
+type RevokeFn<E> = Arc<dyn Fn(Arc<E>, LeaseCall) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
+
+/// A type of lease.
+pub struct SecretType<E> {
+    pub(super) name: &'static str,
+    pub(super) renew: Option<RenewFn<E>>,
+    pub(super) revoke: Option<RevokeFn<E>>,
+}
+
+impl<E: Send + Sync + 'static> SecretType<E> {
+    /// Declares a type of lease. Its name is stored with each lease and must never change.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, renew: None, revoke: None }
+    }
+
+    /// Answers renewals. The answer's `data` and lease replace the stored ones, so both must be complete.
+    #[must_use]
+    pub fn renew<F, Fut>(mut self, run: F) -> Self
+    where
+        F: Fn(Arc<E>, LeaseCall) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Answer> + Send + 'static,
+    {
+        self.renew = Some(Arc::new(move |engine, call| Box::pin(run(engine, call))));
+        self
+    }
+
+    /// Ends the lease. It succeeds if there is nothing left to end; an error is tried again by the host.
+    #[must_use]
+    pub fn revoke<F, Fut>(mut self, run: F) -> Self
+    where
+        F: Fn(Arc<E>, LeaseCall) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        self.revoke = Some(Arc::new(move |engine, call| Box::pin(run(engine, call))));
+        self
+    }
+}
+
+/// Whether a lease is of this type.
+pub(super) fn is_of_type(secret: &Secret, name: &str) -> bool {
+    secret.internal_data.get(SECRET_TYPE).and_then(Value::as_str) == Some(name)
+}
+
+/// Marks new leases of a response with the type's name.
+pub(super) fn mark(internal_data: &mut Map, name: &str) {
+    internal_data.insert(SECRET_TYPE.into(), Value::String(name.into()));
+}

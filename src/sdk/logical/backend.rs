@@ -1,0 +1,67 @@
+//! A backend: one engine on one mount.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Answer, Error, Request, Storage, SystemView};
+
+/// What the host gives to a mount.
+#[derive(Clone)]
+pub struct Mount {
+    /// The mount's storage. Calls fail while the plugin is only being registered.
+    pub storage: Arc<dyn Storage>,
+    /// The host's facts.
+    pub system: Arc<dyn SystemView>,
+    /// Id of the mount: the same after a restart, a reload and an upgrade. Empty at registration.
+    pub uuid: String,
+    /// The mount's `-options`, and `plugin_name`, `plugin_type`, `plugin_version`.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Paths and storage prefixes that the host treats in a special way. Prefixes end in `/`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct SpecialPaths {
+    /// Paths that need the `sudo` capability as well.
+    pub root: Vec<String>,
+    /// Paths that need no token.
+    pub unauthenticated: Vec<String>,
+    /// Storage that is not replicated to other clusters.
+    pub local_storage: Vec<String>,
+    /// Storage with the additional encryption of the seal.
+    pub seal_wrap_storage: Vec<String>,
+}
+
+/// An engine on one mount.
+///
+/// Calls arrive concurrently, also before [`Backend::initialize`] has returned. When the caller goes away, the future of
+/// its call is dropped: what must not stay half done belongs in a task of its own.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Answers a request.
+    async fn handle(&self, request: Request) -> Answer;
+
+    /// Says whether what the request writes to exists; `None` when the path does not tell creating from updating.
+    ///
+    /// Any valid token can trigger this, even one without a right to the path: it has no effect and its errors tell
+    /// nothing.
+    async fn exists(&self, request: Request) -> Result<Option<bool>, Error>;
+
+    /// Returns the special paths. The host asks once, when it mounts.
+    fn special_paths(&self) -> SpecialPaths;
+
+    /// Runs once after mounting, when storage can be written. The host holds up its unsealing for it, so it neither
+    /// waits for a network nor fails because of one.
+    async fn initialize(&self) -> Result<(), Error>;
+
+    /// Runs before unmounting, sealing or reloading. It may be called twice.
+    async fn cleanup(&self);
+
+    /// Another node changed this storage key: what was cached of it is stale.
+    fn invalidate(&self, key: &str);
+}
+
+/// Makes the backend of a mount. It runs at registration too, where storage and facts are not available, so it uses
+/// neither.
+pub type Factory = Arc<dyn Fn(Mount) -> Result<Arc<dyn Backend>, Error> + Send + Sync>;

@@ -1,0 +1,75 @@
+//! Why a request failed, and with it the HTTP status that the host answers.
+
+use super::StorageError;
+
+/// A failed request.
+///
+/// The text of a variant goes to the caller and into the host's audit log, so no variant ever carries a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller's mistake: 400, with exactly this text.
+    #[error("{0}")]
+    InvalidRequest(String),
+
+    /// Any other status, such as 409, 429 or 503, with this text.
+    #[error("{message}")]
+    Status {
+        /// HTTP status between 400 and 599.
+        status: u16,
+        /// Text for the caller.
+        message: String,
+    },
+
+    /// The path exists, but not with this operation: 405.
+    #[error("unsupported operation")]
+    UnsupportedOperation,
+
+    /// There is no such path: 404.
+    #[error("unsupported path")]
+    UnsupportedPath,
+
+    /// 403.
+    #[error("permission denied")]
+    PermissionDenied,
+
+    /// This node may not write. The host forwards the request to the active node, which starts it anew, so nothing
+    /// may have been changed before this is returned.
+    #[error("cannot write to readonly storage")]
+    ReadOnly,
+
+    /// Our fault: 500. The caller sees `message`, the log also `cause`.
+    #[error("{message}")]
+    Internal {
+        /// Text for the caller.
+        message: String,
+        /// Text for the log.
+        #[source]
+        cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+}
+
+impl Error {
+    /// Returns the caller's mistake (400).
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::InvalidRequest(message.into())
+    }
+
+    /// Returns an error with an HTTP status of its own.
+    pub fn status(status: u16, message: impl Into<String>) -> Self {
+        Self::Status { status, message: message.into() }
+    }
+
+    /// Returns our own fault (500) with a text for the caller.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::Internal { message: message.into(), cause: None }
+    }
+}
+
+impl From<StorageError> for Error {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::ReadOnly => Self::ReadOnly,
+            other => Self::Internal { message: other.to_string(), cause: Some(Box::new(other)) },
+        }
+    }
+}

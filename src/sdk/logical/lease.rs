@@ -1,0 +1,31 @@
+//! Leases: what the host is told when one is made, and tells when it is renewed or revoked.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Map;
+
+/// A lease. It has no `Debug`, because `internal_data` may hold secrets.
+#[derive(Clone)]
+pub struct Secret {
+    /// How long the lease lasts from now on. Zero leaves it to the mount's default.
+    pub ttl: Duration,
+    /// The longest life since issue. Zero leaves it to the mount's maximum.
+    pub max_ttl: Duration,
+    /// Whether the lease can be renewed.
+    pub renewable: bool,
+    /// What the caller of a renewal asked for; zero if nothing.
+    pub increment: Duration,
+    /// When the lease was issued. `None` on a lease that is just being made.
+    pub issue_time: Option<Timestamp>,
+    /// What renew and revoke need to know; stored with the lease, never shown.
+    pub internal_data: Map,
+}
+
+impl Secret {
+    /// Returns a new renewable lease.
+    pub fn new(ttl: Duration, max_ttl: Duration, internal_data: Map) -> Self {
+        Self { ttl, max_ttl, renewable: true, increment: Duration::ZERO, issue_time: None, internal_data }
+    }
+}

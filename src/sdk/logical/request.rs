@@ -1,0 +1,130 @@
+//! What the host asks of a backend.
+
+use std::collections::BTreeMap;
+
+use super::{Map, Secret};
+
+/// An operation that a backend can be asked for.
+///
+/// The host knows more of them than these and will know new ones; those never reach a backend, because the wire
+/// answers them with "unsupported operation" at once.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Operation {
+    /// A write to something that the existence check did not find.
+    Create,
+    /// A write to something that exists, or to a path without existence check.
+    Update,
+    /// A partial write (RFC 7396 merge patch).
+    Patch,
+    /// A read.
+    Read,
+    /// A listing; the path ends in `/`.
+    List,
+    /// A recursive listing (OpenBao only); the path ends in `/`.
+    Scan,
+    /// A deletion.
+    Delete,
+    /// A request for the help text and OpenAPI document of a path.
+    Help,
+    /// The renewal of a lease.
+    Renew,
+    /// The end of a lease.
+    Revoke,
+    /// The host's tick, about once a minute for each mount.
+    Rollback,
+}
+
+impl Operation {
+    /// Returns the operation of this name on the wire, or `None` for one that backends are not asked for.
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "create" => Self::Create,
+            "update" => Self::Update,
+            "patch" => Self::Patch,
+            "read" => Self::Read,
+            "list" => Self::List,
+            "scan" => Self::Scan,
+            "delete" => Self::Delete,
+            "help" => Self::Help,
+            "renew" => Self::Renew,
+            "revoke" => Self::Revoke,
+            "rollback" => Self::Rollback,
+            _ => return None,
+        })
+    }
+
+    /// Returns the name of this operation on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Patch => "patch",
+            Self::Read => "read",
+            Self::List => "list",
+            Self::Scan => "scan",
+            Self::Delete => "delete",
+            Self::Help => "help",
+            Self::Renew => "renew",
+            Self::Revoke => "revoke",
+            Self::Rollback => "rollback",
+        }
+    }
+
+    /// Whether the host's lease manager asks, rather than a client.
+    pub fn is_lease(self) -> bool {
+        matches!(self, Self::Renew | Self::Revoke)
+    }
+}
+
+/// Who asks. Every field is empty on operations that the host starts by itself.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Caller {
+    /// Name of the caller's token, such as `token` or `userpass-bob`. Not unique.
+    pub display_name: String,
+    /// Identity entity; empty for root tokens and plain tokens.
+    pub entity_id: String,
+    /// Accessor of the caller's token.
+    pub token_accessor: String,
+    /// Address of the client.
+    pub remote_address: String,
+}
+
+/// One request. It has no `Debug`, because `data` may hold secrets.
+#[derive(Clone)]
+pub struct Request {
+    /// The host's id of the request; empty on operations that the host starts by itself.
+    pub id: String,
+    /// What is asked.
+    pub operation: Operation,
+    /// Path relative to the mount, without leading slash. Empty for the root of the mount.
+    pub path: String,
+    /// Body or query parameters. A request without any has an empty object.
+    pub data: Map,
+    /// The lease, on renew and revoke.
+    pub secret: Option<Secret>,
+    /// Who asks.
+    pub caller: Caller,
+    /// Namespace and path of the mount, with trailing slash. May be empty.
+    pub mount_point: String,
+    /// Request headers that the mount lets through.
+    pub headers: BTreeMap<String, Vec<String>>,
+    /// The host reads from a loaded snapshot and will refuse a lease after the handler ran (Vault only).
+    pub from_snapshot: bool,
+}
+
+impl Request {
+    /// Returns a request with nothing but an operation and a path.
+    pub fn new(operation: Operation, path: impl Into<String>) -> Self {
+        Self {
+            id: String::new(),
+            operation,
+            path: path.into(),
+            data: Map::new(),
+            secret: None,
+            caller: Caller::default(),
+            mount_point: String::new(),
+            headers: BTreeMap::new(),
+            from_snapshot: false,
+        }
+    }
+}

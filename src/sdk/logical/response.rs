@@ -1,0 +1,67 @@
+//! What a backend answers.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{Map, Secret};
+
+/// The answer to a request that went well. It has no `Debug`, because `data` may hold secrets.
+#[derive(Clone, Default)]
+pub struct Response {
+    /// The data shown to the caller; `None` is JSON `null`.
+    ///
+    /// The host reads numbers as 64-bit floats: send integers above 2^53 as strings.
+    pub data: Option<Map>,
+    /// The lease that the host shall make for this answer.
+    pub secret: Option<Secret>,
+    /// Remarks shown to the caller beside the data.
+    pub warnings: Vec<String>,
+    /// Response headers; the client sees those that the mount lists in `allowed_response_headers`.
+    pub headers: BTreeMap<String, Vec<String>>,
+}
+
+impl Response {
+    /// Returns a response with this data.
+    pub fn new(data: Map) -> Self {
+        Self { data: Some(data), ..Self::default() }
+    }
+
+    /// Returns a listing. No keys at all is an empty response, which the host turns into a 404.
+    pub fn list(keys: impl IntoIterator<Item = String>) -> Self {
+        let keys: Vec<Value> = keys.into_iter().map(Value::String).collect();
+        Self::listing(keys, None)
+    }
+
+    /// Returns a listing with details (`key_info`) for each key.
+    pub fn list_with_info(entries: impl IntoIterator<Item = (String, Value)>) -> Self {
+        let (keys, info): (Vec<Value>, Map) =
+            entries.into_iter().map(|(key, info)| (Value::String(key.clone()), (key, info))).unzip();
+        Self::listing(keys, Some(info))
+    }
+
+    /// Adds a remark for the caller.
+    #[must_use]
+    pub fn warn(mut self, warning: impl Into<String>) -> Self {
+        self.warnings.push(warning.into());
+        self
+    }
+
+    /// Asks the host for a lease.
+    #[must_use]
+    pub fn lease(mut self, secret: Secret) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+
+    fn listing(keys: Vec<Value>, info: Option<Map>) -> Self {
+        let mut data = Map::new();
+        if !keys.is_empty() {
+            data.insert("keys".into(), json!(keys));
+            if let Some(info) = info {
+                data.insert("key_info".into(), Value::Object(info));
+            }
+        }
+        Self::new(data)
+    }
+}

@@ -1,0 +1,119 @@
+//! The mount's own corner of the host's storage.
+
+use async_trait::async_trait;
+use serde::{Serialize, de::DeserializeOwned};
+
+/// One stored value. It has no `Debug`, because the value may be a secret.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Entry {
+    /// Key relative to the mount, without leading slash.
+    pub key: String,
+    /// The value; encrypted by the host.
+    pub value: Vec<u8>,
+    /// Asks for the additional encryption of the seal (Vault Enterprise).
+    pub seal_wrap: bool,
+}
+
+impl Entry {
+    /// Returns an entry with `value` as JSON.
+    ///
+    /// # Errors
+    /// When the value has no JSON form.
+    pub fn json<T: Serialize>(key: impl Into<String>, value: &T) -> Result<Self, StorageError> {
+        let key = key.into();
+        match serde_json::to_vec(value) {
+            Ok(value) => Ok(Self { key, value, seal_wrap: false }),
+            Err(error) => Err(StorageError::Encoding { key, reason: reason(&error) }),
+        }
+    }
+
+    /// Returns the value, read as JSON.
+    ///
+    /// # Errors
+    /// When the value is not the JSON of a `T`. The error names the key and the place, never the value.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, StorageError> {
+        serde_json::from_slice(&self.value)
+            .map_err(|error| StorageError::Encoding { key: self.key.clone(), reason: reason(&error) })
+    }
+}
+
+/// A storage call that failed.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum StorageError {
+    /// This node may not write.
+    #[error("cannot write to readonly storage")]
+    ReadOnly,
+    /// A transaction met a concurrent change; the whole block may be tried again.
+    #[error("storage transaction conflict")]
+    Conflict,
+    /// The host refused the call or could not be reached. The text is the host's.
+    #[error("storage: {0}")]
+    Failed(String),
+    /// The stored value could not be read or written as JSON.
+    #[error("storage: entry {key:?}: {reason}")]
+    Encoding {
+        /// Key of the entry.
+        key: String,
+        /// Kind and place of the fault.
+        reason: String,
+    },
+}
+
+/// Storage of one mount.
+///
+/// Writers that read before they write must lock in the process: there is no compare-and-swap outside transactions.
+#[async_trait]
+pub trait Storage: Send + Sync + 'static {
+    /// Returns the entry of this key, or `None`.
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StorageError>;
+
+    /// Writes an entry.
+    async fn put(&self, entry: Entry) -> Result<(), StorageError>;
+
+    /// Deletes an entry. One that is not there is no error.
+    async fn delete(&self, key: &str) -> Result<(), StorageError>;
+
+    /// Returns the immediate children of a prefix that is empty or ends in `/`; folders end in `/`. The order is not
+    /// specified.
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError>;
+
+    /// Returns up to `limit` (0 = all) immediate children that sort after `after`, in byte order.
+    async fn list_page(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, StorageError>;
+
+    /// Starts a transaction, or returns `None` where the host has none.
+    async fn begin(&self) -> Result<Option<Box<dyn Transaction>>, StorageError>;
+}
+
+/// A storage transaction. One that is dropped without [`Transaction::commit`] is rolled back.
+#[async_trait]
+pub trait Transaction: Storage {
+    /// Makes all writes visible at once.
+    ///
+    /// # Errors
+    /// [`StorageError::Conflict`] when another writer was faster; nothing was written then.
+    async fn commit(self: Box<Self>) -> Result<(), StorageError>;
+
+    /// Drops all writes.
+    async fn rollback(self: Box<Self>) -> Result<(), StorageError>;
+}
+
+/// Storage calls with JSON values.
+#[async_trait]
+pub trait StorageExt: Storage {
+    /// Returns the value of this key, read as JSON.
+    async fn get_json<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StorageError> {
+        self.get(key).await?.map(|entry| entry.decode()).transpose()
+    }
+
+    /// Writes a value as JSON.
+    async fn put_json<T: Serialize + Sync>(&self, key: &str, value: &T) -> Result<(), StorageError> {
+        self.put(Entry::json(key, value)?).await
+    }
+}
+
+impl<S: Storage + ?Sized> StorageExt for S {}
+
+/// serde_json's own text may quote the value, and with it a secret; its category and place do not.
+fn reason(error: &serde_json::Error) -> String {
+    format!("not the expected JSON ({:?} error at line {} column {})", error.classify(), error.line(), error.column())
+}

@@ -1,0 +1,83 @@
+//! What the host knows about the mount, the node and the callers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::Error;
+
+/// Replication state of the node: a bit mask (OpenBao `sdk/helper/consts/replication.go`).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ReplicationState(pub i32);
+
+impl ReplicationState {
+    const PERFORMANCE_SECONDARY: i32 = 64;
+    const DR_SECONDARY: i32 = 512;
+    const PERFORMANCE_STANDBY: i32 = 16384;
+
+    /// Whether this node only serves reads and forwards everything else.
+    pub fn is_standby(self) -> bool {
+        self.0 & Self::PERFORMANCE_STANDBY != 0
+    }
+
+    /// Whether a mount on this node may write. Mounts that are local to a cluster may write on a secondary.
+    pub fn is_writable(self, local_mount: bool) -> bool {
+        self.0 & (Self::DR_SECONDARY | Self::PERFORMANCE_STANDBY) == 0
+            && (local_mount || self.0 & Self::PERFORMANCE_SECONDARY == 0)
+    }
+}
+
+/// An identity entity.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Entity {
+    /// Id of the entity.
+    pub id: String,
+    /// Name of the entity.
+    pub name: String,
+    /// Whether the entity is disabled.
+    pub disabled: bool,
+    /// The operator's own key=value pairs.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Facts of the host. Every call is a round trip and fails while the plugin is only being registered.
+#[async_trait]
+pub trait SystemView: Send + Sync + 'static {
+    /// Returns the ttl that leases of this mount get when none is asked for.
+    async fn default_lease_ttl(&self) -> Result<Duration, Error>;
+
+    /// Returns the longest ttl that leases of this mount may have.
+    async fn max_lease_ttl(&self) -> Result<Duration, Error>;
+
+    /// Returns the replication state of this node.
+    async fn replication_state(&self) -> Result<ReplicationState, Error>;
+
+    /// Whether the mount is local to this cluster.
+    async fn local_mount(&self) -> Result<bool, Error>;
+
+    /// Whether the mount is being removed.
+    async fn tainted(&self) -> Result<bool, Error>;
+
+    /// Whether the operator turned caches off.
+    async fn caching_disabled(&self) -> Result<bool, Error>;
+
+    /// Returns the host's version, such as `2.7.2`.
+    async fn host_version(&self) -> Result<String, Error>;
+
+    /// Returns the entity of this id, or `None`.
+    async fn entity(&self, id: &str) -> Result<Option<Entity>, Error>;
+
+    /// Returns the id of the cluster.
+    async fn cluster_id(&self) -> Result<String, Error>;
+
+    /// Returns a password made by the password policy of this name.
+    async fn generate_password(&self, policy: &str) -> Result<String, Error>;
+
+    /// Whether this node may write to this mount's storage.
+    async fn is_writable(&self) -> Result<bool, Error> {
+        let state = self.replication_state().await?;
+        // The second question only matters on a secondary; elsewhere it is saved.
+        Ok(state.is_writable(false) || (state.is_writable(true) && self.local_mount().await?))
+    }
+}
