@@ -1,0 +1,55 @@
+# People's and CI's way in: `make demo` shows the engine at work, `make test` checks everything.
+
+BIN    := vault-plugin-secrets-datastax-astra
+TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
+
+# A static binary needs nothing of the machine it runs on. It takes a static C library to link one; where there is none
+# (or none is possible), the binary is an ordinary one.
+ifneq ($(wildcard $(shell $(CC) -print-file-name=libc.a)),)
+ifneq ($(findstring linux-gnu,$(TRIPLE)),)
+STATIC := -C target-feature=+crt-static
+endif
+endif
+
+RELEASE   := target/$(TRIPLE)/release/$(BIN)
+SIMULATOR := target/debug/examples/astra-simulator
+
+.PHONY: help demo dev test fmt fmtcheck lint doc bin proto
+
+help: ## Lists the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+demo: bin $(SIMULATOR) ## Mints, shows, renews and revokes a token on a real server
+	@PLUGIN=$(RELEASE) SIMULATOR=$(SIMULATOR) sh docs/demo.sh
+
+dev: bin $(SIMULATOR) ## Leaves a server with the plugin and a simulated Astra running
+	@PLUGIN=$(RELEASE) SIMULATOR=$(SIMULATOR) sh docs/demo.sh --stay
+
+test: fmtcheck lint doc ## Format, lints, documentation, all tiers of tests
+	HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && cargo test --locked
+
+fmt: ## Formats the code
+	cargo fmt --all
+
+fmtcheck:
+	cargo fmt --all --check
+
+lint: ## Lints the code
+	cargo clippy --locked --all-targets -- -D warnings
+
+doc: ## Builds the code's documentation
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib
+
+# The explicit target keeps the flags away from build scripts and procedural macros.
+bin: ## Builds the release binary
+	@echo "building $(RELEASE) (some minutes the first time)"
+	RUSTFLAGS='$(STATIC)' cargo build --locked --release --bin $(BIN) --target $(TRIPLE)
+
+$(SIMULATOR): FORCE
+	cargo build --locked --example astra-simulator
+
+proto: ## Writes src/sdk/pb anew from proto/
+	PROTO_WRITE=1 cargo test --locked --test repository generated_code
+
+.PHONY: FORCE
+FORCE:
