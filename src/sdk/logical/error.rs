@@ -63,13 +63,19 @@ impl Error {
     pub fn internal(message: impl Into<String>) -> Self {
         Self::Internal { message: message.into(), cause: None }
     }
+
+    /// Returns the text for the log: the caller's text, and what caused it.
+    pub fn detail(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
 }
 
 impl From<StorageError> for Error {
     fn from(error: StorageError) -> Self {
         match error {
             StorageError::ReadOnly => Self::ReadOnly,
-            other => Self::Internal { message: other.to_string(), cause: Some(Box::new(other)) },
+            other => Self::internal(other.to_string()),
         }
     }
 }
