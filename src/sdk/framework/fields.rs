@@ -106,7 +106,7 @@ impl Fields {
         matches!(self.given.get(field.name()), Some(Some(_)))
     }
 
-    fn insert(&mut self, spec: &FieldSpec, value: &Value) -> Result<(), Error> {
+    fn insert(&mut self, spec: &'static FieldSpec, value: &Value) -> Result<(), Error> {
         let value = match value {
             Value::Null => None,
             value => Some(coerce(spec.kind, value).map_err(|reason| {
@@ -116,15 +116,75 @@ impl Fields {
                 ))
             })?),
         };
-        let name = self.specs.iter().find(|known| known.name == spec.name).map_or(spec.name, |known| known.name);
-        self.given.insert(name, value);
+        self.given.insert(spec.name, value);
         Ok(())
     }
 }
 
-/// Returns the declared default. `Backend::new` has made sure that each one can be read.
+/// Returns the declared default. `Backend::path` has made sure that each one can be read.
 fn default_of<T: FieldType>(field: &Field<T>) -> Option<T> {
     let spec = field.spec();
     let text = spec.default?;
     coerce(spec.kind, &Value::String(text.into())).ok().and_then(T::from_value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    const ROLE: Field<String> = Field::string("role_name", "").aliases(&["role", "name"]);
+    const TTL: Field<Duration> = Field::duration("ttl", "").default("1h");
+    const COUNT: Field<i64> = Field::int("count", "");
+    const SPECS: &[FieldSpec] = &[ROLE.spec(), TTL.spec(), COUNT.spec()];
+
+    fn parse(captures: &[(&'static str, String)], data: Value) -> Fields {
+        Fields::parse(SPECS, captures, data.as_object().unwrap()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn an_alias_gives_way_to_the_name() {
+        for data in [json!({ "role": "b", "role_name": "a" }), json!({ "name": "b", "role_name": "a", "role": "c" })] {
+            assert_eq!(parse(&[], data).get(&ROLE).as_deref(), Some("a"));
+        }
+        assert_eq!(parse(&[], json!({ "role": "b" })).get(&ROLE).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn what_the_path_captured_wins() {
+        let fields = parse(&[("role_name", "path".into())], json!({ "role": "body", "count": 1 }));
+        assert_eq!(fields.get(&ROLE).as_deref(), Some("path"));
+        assert_eq!(fields.replaced, ["role"]);
+        assert!(fields.unknown.is_empty());
+    }
+
+    #[test]
+    fn null_is_the_zero_value_but_for_durations() {
+        let fields = parse(&[], json!({ "role_name": null, "ttl": null, "count": null }));
+        assert_eq!(fields.get(&ROLE).as_deref(), Some(""));
+        assert_eq!(fields.get(&TTL), Some(Duration::from_secs(3600)));
+        assert_eq!(fields.get(&COUNT), Some(0));
+        assert_eq!(fields.change(&COUNT), Change::Reset);
+        assert!(!fields.is_given(&COUNT));
+    }
+
+    #[test]
+    fn what_is_absent_has_its_default() {
+        let fields = parse(&[], json!({}));
+        assert_eq!(fields.get(&TTL), Some(Duration::from_secs(3600)));
+        assert_eq!(fields.get(&COUNT), None);
+        assert_eq!(fields.change(&TTL), Change::Keep);
+    }
+
+    #[test]
+    fn a_change_is_applied_to_what_is_stored() {
+        for (change, expected) in [(Change::Keep, 1), (Change::Reset, 2), (Change::Set(3), 3)] {
+            let mut stored = 1;
+            change.apply(&mut stored, || 2);
+            assert_eq!(stored, expected);
+        }
+    }
 }

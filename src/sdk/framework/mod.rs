@@ -18,6 +18,9 @@ mod fields;
 mod help;
 mod openapi;
 mod path;
+mod pattern;
+#[cfg(test)]
+mod sample;
 mod secret;
 mod wal;
 

@@ -1,12 +1,13 @@
 //! The declaration of a path, and the route that is made of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use regex_lite::Regex;
 
+use super::coerce::coerce;
 use super::field::FieldSpec;
 use super::fields::Fields;
 use crate::sdk::logical::{Answer, Error, Operation, Request};
@@ -31,11 +32,13 @@ pub struct Handler<E> {
     pub(super) summary: &'static str,
     pub(super) returns: &'static [(&'static str, &'static str)],
     pub(super) active_node: bool,
+    takes: Option<&'static [&'static str]>,
 }
 
+// Not derived, because that would ask it of `E`.
 impl<E> Clone for Handler<E> {
     fn clone(&self) -> Self {
-        Self { run: self.run.clone(), summary: self.summary, returns: self.returns, active_node: self.active_node }
+        Self { run: self.run.clone(), ..*self }
     }
 }
 
@@ -47,13 +50,20 @@ impl<E: Send + Sync + 'static> Handler<E> {
         Fut: Future<Output = Answer> + Send + 'static,
     {
         let run: HandlerFn<E> = Arc::new(move |engine, call| Box::pin(run(engine, call)));
-        Self { run, summary, returns: &[], active_node: false }
+        Self { run, summary, returns: &[], active_node: false, takes: None }
     }
 
     /// Describes the members of the answer: name and what it is.
     #[must_use]
     pub fn returns(mut self, members: &'static [(&'static str, &'static str)]) -> Self {
         self.returns = members;
+        self
+    }
+
+    /// Names the fields that OpenAPI shows for this operation; without it, all of the path's.
+    #[must_use]
+    pub fn takes(mut self, fields: &'static [&'static str]) -> Self {
+        self.takes = Some(fields);
         self
     }
 
@@ -66,7 +76,17 @@ impl<E: Send + Sync + 'static> Handler<E> {
     }
 }
 
+impl<E> Handler<E> {
+    /// Whether OpenAPI shows this field.
+    pub(super) fn takes_field(&self, field: &FieldSpec) -> bool {
+        self.takes.is_none_or(|fields| fields.contains(&field.name))
+    }
+}
+
 /// A path of an engine.
+///
+/// Wrong declarations panic at start-up: a pattern that cannot be read, a field that is there twice, a default or
+/// allowed value that the field's own type cannot read, an operation that takes a field which is not there.
 pub struct Path<E> {
     pub(super) pattern: &'static str,
     pub(super) route: Regex,
@@ -163,6 +183,29 @@ impl<E: Send + Sync + 'static> Path<E> {
     {
         self.exists = Some(Arc::new(move |engine, call| Box::pin(check(engine, call))));
         self
+    }
+}
+
+impl<E> Path<E> {
+    /// Whether the path itself has this field.
+    pub(super) fn is_captured(&self, field: &FieldSpec) -> bool {
+        self.captures.contains(&field.name)
+    }
+
+    pub(super) fn check_fields(&self) {
+        let mut names = BTreeSet::new();
+        for spec in self.fields {
+            let readable = |text: &str| coerce(spec.kind, &text.into()).is_ok();
+            let place = format!("path {:?}, field {:?}", self.pattern, spec.name);
+            assert!(spec.default.is_none_or(readable), "{place}: the default cannot be read");
+            assert!(spec.allowed.iter().all(|text| readable(text)), "{place}: an allowed value cannot be read");
+            let mut all = std::iter::once(&spec.name).chain(spec.aliases);
+            assert!(all.all(|name| names.insert(*name)), "{place}: the name or an alias is there twice");
+        }
+        for taken in self.operations.values().filter_map(|handler| handler.takes).flatten() {
+            let known = self.fields.iter().any(|spec| spec.name == *taken);
+            assert!(known, "path {:?}: an operation takes {taken:?}, which is no field of it", self.pattern);
+        }
     }
 
     /// Returns what the named groups matched, if the path matches.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use crate::sdk::logical::{Answer, Error, Map, Request, Secret};
+use crate::sdk::logical::{Answer, Error, Request, Secret};
 
 /// Member of a lease's internal data that names its type (OpenBao `sdk/framework/secret.go`).
 const SECRET_TYPE: &str = "secret_type";
@@ -58,12 +58,21 @@ impl<E: Send + Sync + 'static> SecretType<E> {
     }
 }
 
+impl Secret {
+    /// Marks a new lease as one of the [`SecretType`] of this name, which will renew and revoke it.
+    #[must_use]
+    pub fn of_type(mut self, name: &str) -> Self {
+        mark(&mut self, name);
+        self
+    }
+}
+
 /// Whether a lease is of this type.
 pub(super) fn is_of_type(secret: &Secret, name: &str) -> bool {
     secret.internal_data.get(SECRET_TYPE).and_then(Value::as_str) == Some(name)
 }
 
-/// Marks new leases of a response with the type's name.
-pub(super) fn mark(internal_data: &mut Map, name: &str) {
-    internal_data.insert(SECRET_TYPE.into(), Value::String(name.into()));
+/// Marks a lease as one of this type.
+pub(super) fn mark(secret: &mut Secret, name: &str) {
+    secret.internal_data.insert(SECRET_TYPE.into(), Value::String(name.into()));
 }

@@ -119,12 +119,14 @@ impl<'a> Wal<'a> {
 }
 
 type RollbackFn<E> = Arc<dyn Fn(Arc<E>, WalEntry) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
+type AgeFn = fn(&WalEntry) -> Duration;
 
 /// A kind of entry, with the undo of what was cut short.
 pub struct WalKind<E> {
     pub(super) name: &'static str,
-    pub(super) minimum_age: Duration,
     pub(super) rollback: RollbackFn<E>,
+    minimum_age: Duration,
+    longer_for: Option<AgeFn>,
 }
 
 impl<E: Send + Sync + 'static> WalKind<E> {
@@ -136,6 +138,86 @@ impl<E: Send + Sync + 'static> WalKind<E> {
         F: Fn(Arc<E>, WalEntry) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        Self { name, minimum_age, rollback: Arc::new(move |engine, entry| Box::pin(rollback(engine, entry))) }
+        let rollback: RollbackFn<E> = Arc::new(move |engine, entry| Box::pin(rollback(engine, entry)));
+        Self { name, rollback, minimum_age, longer_for: None }
+    }
+
+    /// Lets entries ask for a minimum age above that of their kind, where a change may take longer than others.
+    #[must_use]
+    pub fn longer_for(mut self, age: fn(&WalEntry) -> Duration) -> Self {
+        self.longer_for = Some(age);
+        self
+    }
+
+    pub(super) fn minimum_age(&self, entry: &WalEntry) -> Duration {
+        self.longer_for.map_or(self.minimum_age, |age| age(entry).max(self.minimum_age))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::sdk::testing::mount;
+
+    #[derive(Debug, Deserialize, PartialEq, Serialize)]
+    struct Print {
+        name: String,
+    }
+
+    fn print(name: &str) -> Print {
+        Print { name: name.into() }
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_stored_as_go_engines_do() {
+        let (mount, storage, _) = mount();
+        let before = Timestamp::now().as_second();
+        let id = Wal::new(&*mount.storage).put("print", &print("dune")).await.unwrap();
+        let stored = storage.json(&format!("wal/{id}")).unwrap();
+        let created_at = stored["created_at"].as_i64().unwrap();
+        assert!((before..=Timestamp::now().as_second()).contains(&created_at));
+        assert_eq!(stored, json!({ "type": "print", "data": { "name": "dune" }, "created_at": created_at }));
+    }
+
+    #[tokio::test]
+    async fn an_entry_lives_until_it_is_deleted() {
+        let (mount, storage, _) = mount();
+        let wal = Wal::new(&*mount.storage);
+        let id = wal.put("print", &print("dune")).await.unwrap();
+        let other = wal.put("print", &print("emma")).await.unwrap();
+        assert_ne!(id, other);
+        wal.update(&id, "print", &print("dune ii")).await.unwrap();
+        let entry = wal.get(&id).await.unwrap().unwrap();
+        assert_eq!((entry.id.as_str(), entry.kind.as_str()), (id.as_str(), "print"));
+        assert_eq!(entry.decode::<Print>().unwrap(), print("dune ii"));
+        assert!(entry.age() < Duration::from_secs(60));
+        let mut ids = wal.list().await.unwrap();
+        ids.sort();
+        let mut expected = vec![id.clone(), other.clone()];
+        expected.sort();
+        assert_eq!(ids, expected);
+        wal.delete(&id).await.unwrap();
+        assert!(wal.get(&id).await.unwrap().is_none());
+        assert_eq!(storage.keys(), [format!("wal/{other}")]);
+    }
+
+    #[tokio::test]
+    async fn data_of_another_shape_is_named_but_not_shown() {
+        let (mount, ..) = mount();
+        let wal = Wal::new(&*mount.storage);
+        let id = wal.put("print", &json!({ "name": ["hush"] })).await.unwrap();
+        let error = wal.get(&id).await.unwrap().unwrap().decode::<Print>().unwrap_err().to_string();
+        assert_eq!(error, format!("storage: entry \"wal/{id}\": not the data of a \"print\" entry"));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_where_nothing_may_be() {
+        let (mount, storage, _) = mount();
+        storage.set_read_only(true);
+        let error = Wal::new(&*mount.storage).put("print", &print("dune")).await.unwrap_err();
+        assert_eq!(error, StorageError::ReadOnly);
+        assert!(matches!(Error::from(error), Error::ReadOnly));
     }
 }

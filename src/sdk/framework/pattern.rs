@@ -1,0 +1,93 @@
+//! The paths that a pattern stands for, as help and OpenAPI show them.
+
+/// Returns the paths that a pattern matches, with `{name}` for its named groups and one path for each choice that it
+/// leaves: `roles/?` stands for `roles` and `roles/`. Shortest first.
+///
+/// It knows what patterns of paths are made of: literals, escapes, groups, alternatives and `?`. Anything else, such as
+/// a class outside a named group, is shown as it is written.
+pub(super) fn expand(pattern: &str) -> Vec<String> {
+    let mut paths = alternatives(&mut pattern.chars().peekable());
+    paths.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+    paths.dedup();
+    paths
+}
+
+type Chars<'a> = std::iter::Peekable<std::str::Chars<'a>>;
+
+/// Reads up to the end of the group.
+fn alternatives(chars: &mut Chars<'_>) -> Vec<String> {
+    let mut done = Vec::new();
+    let mut paths = vec![String::new()];
+    while let Some(c) = chars.next() {
+        let mut parts = match c {
+            ')' => break,
+            '|' => {
+                done.append(&mut paths);
+                paths.push(String::new());
+                continue;
+            }
+            '(' => group(chars),
+            '\\' => chars.next().map(String::from).into_iter().collect(),
+            c => vec![c.to_string()],
+        };
+        if chars.next_if_eq(&'?').is_some() {
+            parts.insert(0, String::new());
+        }
+        paths = paths.iter().flat_map(|path| parts.iter().map(move |part| format!("{path}{part}"))).collect();
+    }
+    done.append(&mut paths);
+    done
+}
+
+/// Reads a group after its parenthesis: `?P<name>…)` and `?<name>…)` are its name, others their alternatives.
+fn group(chars: &mut Chars<'_>) -> Vec<String> {
+    if chars.next_if_eq(&'?').is_none() {
+        return alternatives(chars);
+    }
+    let kind: String = std::iter::from_fn(|| chars.next_if(|c| !matches!(c, '<' | ':'))).collect();
+    let named = chars.next() == Some('<');
+    debug_assert!(matches!(kind.as_str(), "P" | ""), "flags in patterns are not known");
+    if !named {
+        return alternatives(chars);
+    }
+    let name: String = chars.by_ref().take_while(|c| *c != '>').collect();
+    skip(chars);
+    vec![format!("{{{name}}}")]
+}
+
+/// Skips the rest of a group.
+fn skip(chars: &mut Chars<'_>) {
+    let (mut depth, mut class) = (1, false);
+    while depth > 0 {
+        match chars.next() {
+            None => return,
+            Some('\\') => _ = chars.next(),
+            Some('[') => class = true,
+            Some(']') => class = false,
+            Some('(') if !class => depth += 1,
+            Some(')') if !class => depth -= 1,
+            Some(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::expand;
+
+    #[test]
+    fn patterns_are_shown_as_paths() {
+        let cases: &[(&str, &[&str])] = &[
+            ("config", &["config"]),
+            ("roles/?", &["roles", "roles/"]),
+            (r"creds/(?P<org>\w(([\w\-.()]+)?\w)?)/(?P<role>[^/]+)", &["creds/{org}/{role}"]),
+            ("a(/(?<b>.+))?", &["a", "a/{b}"]),
+            ("a/(?:b|c)/d", &["a/b/d", "a/c/d"]),
+            (r"a\.b|c", &["c", "a.b"]),
+            ("", &[""]),
+        ];
+        for (pattern, paths) in cases {
+            assert_eq!(expand(pattern), *paths, "{pattern}");
+        }
+    }
+}
