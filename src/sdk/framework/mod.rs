@@ -8,6 +8,36 @@
 //!                            -> else:         first matching Path -> Fields -> handler -> warnings
 //! ```
 //!
+//! A whole engine, with one path that remembers a greeting:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use serde_json::json;
+//! use vault_plugin_astra::sdk::framework::{Backend, Call, Field, FieldSpec, Handler, Path};
+//! use vault_plugin_astra::sdk::logical::{Answer, Factory, Map, Mount, Response, StorageExt};
+//!
+//! const TEXT: Field<String> = Field::string("text", "What to say.").default("hello");
+//! const FIELDS: &[FieldSpec] = &[TEXT.spec()];
+//!
+//! async fn read(mount: Arc<Mount>, _: Call) -> Answer {
+//!     let text: Option<String> = mount.storage.get_json("greeting").await?;
+//!     Ok(text.map(|text| Response::new(Map::from_iter([("text".into(), json!(text))]))))
+//! }
+//!
+//! async fn write(mount: Arc<Mount>, call: Call) -> Answer {
+//!     mount.storage.put_json("greeting", &call.fields.get(&TEXT)).await?;
+//!     Ok(None)
+//! }
+//!
+//! let greeting = Path::new("greeting", FIELDS)
+//!     .help("What the engine says.", "There is one greeting for each mount.")
+//!     .read(Handler::new("Read the greeting", read))
+//!     .write(Handler::new("Change the greeting", write));
+//! let backend = Arc::new(Backend::new("An engine that greets.").path(greeting));
+//! let factory: Factory = Arc::new(move |mount: Mount| Ok(backend.clone().mount(Arc::new(mount.clone()), mount)));
+//! ```
+//!
 //! Architecture invariant: everything a user can learn about a path is derived from its one declaration.
 
 mod backend;
