@@ -7,5 +7,6 @@
 
 pub mod framework;
 pub mod logical;
+pub(crate) mod pb;
 #[cfg(test)]
 pub(crate) mod testing;

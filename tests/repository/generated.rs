@@ -1,0 +1,54 @@
+use std::fs;
+use std::path::Path;
+
+const PROTOS: [&str; 4] = ["plugin.proto", "multiplexing.proto", "logical.proto", "backend.proto"];
+
+/// What is generated, by package, and where it is kept.
+const MODULES: [(&str, &str); 4] = [
+    ("logical.rs", "logical.rs"),
+    ("pb.rs", "pb.rs"),
+    ("plugin.rs", "plugin.rs"),
+    ("pluginutil.multiplexing.rs", "pluginutil/multiplexing.rs"),
+];
+
+/// Messages that can hold a secret: they get no `Debug`, so none can end up in a log by way of formatting.
+const SECRET: [&str; 12] = [
+    ".pb.Request",
+    ".pb.Response",
+    ".pb.Secret",
+    ".pb.Header",
+    ".pb.HandleRequestArgs",
+    ".pb.HandleRequestReply",
+    ".pb.HandleExistenceCheckArgs",
+    ".pb.StorageEntry",
+    ".pb.StorageGetReply",
+    ".pb.StoragePutArgs",
+    ".pb.SetupArgs",
+    ".pb.GeneratePasswordFromPolicyReply",
+];
+
+/// The committed code is what `proto/` gives. `PROTO_WRITE=1` (`make proto`) writes it instead.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a switch of the test, not of the plugin")]
+fn generated_code_matches_proto() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let out = tempfile::tempdir().unwrap();
+    let descriptors = protox::compile(PROTOS, [root.join("proto")]).unwrap();
+    tonic_prost_build::configure().out_dir(out.path()).skip_debug(SECRET).compile_fds(descriptors).unwrap();
+
+    let mut made: Vec<String> =
+        fs::read_dir(out.path()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    made.sort();
+    assert_eq!(made, MODULES.map(|(generated, _)| generated));
+
+    for (generated, kept) in MODULES {
+        let fresh = fs::read_to_string(out.path().join(generated)).unwrap();
+        let committed = root.join("src/sdk/pb").join(kept);
+        if std::env::var_os("PROTO_WRITE").is_some() {
+            fs::write(&committed, &fresh).unwrap();
+        } else {
+            let found = fs::read_to_string(&committed).unwrap();
+            assert!(found == fresh, "src/sdk/pb/{kept} is not what proto/ gives; run `make proto`");
+        }
+    }
+}
