@@ -1,0 +1,222 @@
+//! The services that the host steers the process with, and the reasons to end it.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, Stream};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::broker::Broker;
+use crate::sdk::pb::plugin::grpc_broker_server::GrpcBroker;
+use crate::sdk::pb::plugin::grpc_controller_server::GrpcController;
+use crate::sdk::pb::plugin::grpc_stdio_server::GrpcStdio;
+use crate::sdk::pb::plugin::{ConnInfo, Empty, StdioData};
+
+/// Why the process ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Stop {
+    /// The host asked for it.
+    Shutdown,
+    /// The host closed the broker stream, which it never opens again. An orderly stop begins like that too.
+    HostGone,
+    /// The process was told to terminate.
+    Terminated,
+    /// Nobody connected.
+    Unused,
+}
+
+/// How often the parent is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long the host may take to connect.
+const UNUSED: Duration = Duration::from_secs(60);
+
+/// How long the host may take for an orderly stop that it began, or that began together with ours.
+const GRACE: Duration = Duration::from_secs(1);
+const TERMINATION_GRACE: Duration = Duration::from_secs(3);
+
+/// How long the answer to `Shutdown` may take to reach the host, which kills after 2 seconds.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// What the rest of the process knows about its end.
+#[derive(Clone)]
+pub(super) struct Control {
+    stop: SyncSender<Stop>,
+    connections: Arc<Connections>,
+}
+
+#[derive(Default)]
+struct Connections {
+    open: AtomicUsize,
+    ever: AtomicUsize,
+}
+
+/// One connection of the host, for as long as this lives.
+pub(super) struct Counted(Arc<Connections>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Control {
+    /// Returns the control, and what is said to it.
+    pub(super) fn new() -> (Self, Receiver<Stop>) {
+        let (stop, stops) = sync_channel(8);
+        (Self { stop, connections: Arc::default() }, stops)
+    }
+
+    /// Asks the process to end. Only the first reasons are heard.
+    pub(super) fn stop(&self, reason: Stop) {
+        let _ = self.stop.try_send(reason);
+    }
+
+    /// Counts a connection of the host.
+    pub(super) fn connected(&self) -> Counted {
+        self.connections.ever.fetch_add(1, Ordering::Relaxed);
+        self.connections.open.fetch_add(1, Ordering::Relaxed);
+        Counted(self.connections.clone())
+    }
+
+    /// Waits for a reason to end. It runs on a thread of its own, so that no request can keep it from doing so.
+    pub(super) fn wait(&self, stops: &Receiver<Stop>) -> Stop {
+        let parent = rustix::process::getppid();
+        let started = Instant::now();
+        loop {
+            match stops.recv_timeout(TICK) {
+                Ok(reason) => return self.settle(reason, stops),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Stop::HostGone,
+            }
+            // A host that was killed leaves its children to another parent.
+            if rustix::process::getppid() != parent {
+                return Stop::HostGone;
+            }
+            if self.connections.ever.load(Ordering::Relaxed) == 0 && started.elapsed() > UNUSED {
+                return Stop::Unused;
+            }
+        }
+    }
+
+    /// Gives the host the time to finish what it began.
+    fn settle(&self, first: Stop, stops: &Receiver<Stop>) -> Stop {
+        let mut reason = first;
+        if let Some(grace) = match first {
+            Stop::HostGone => Some(GRACE),
+            Stop::Terminated => Some(TERMINATION_GRACE),
+            Stop::Shutdown | Stop::Unused => None,
+        } {
+            let end = Instant::now() + grace;
+            while reason != Stop::Shutdown && self.connections.open.load(Ordering::Relaxed) > 0 {
+                match stops.recv_timeout(POLL) {
+                    Ok(next) => reason = next,
+                    Err(_) if Instant::now() < end => {}
+                    Err(_) => break,
+                }
+            }
+        }
+        let end = Instant::now() + DRAIN;
+        while reason == Stop::Shutdown && self.connections.open.load(Ordering::Relaxed) > 0 && Instant::now() < end {
+            std::thread::sleep(POLL);
+        }
+        reason
+    }
+}
+
+const POLL: Duration = Duration::from_millis(5);
+
+/// `plugin.GRPCController`.
+pub(super) struct Controller(pub(super) Control);
+
+#[tonic::async_trait]
+impl GrpcController for Controller {
+    async fn shutdown(&self, _request: Request<Empty>) -> Result<Response<Empty>, Status> {
+        self.0.stop(Stop::Shutdown);
+        Ok(Response::new(Empty {}))
+    }
+}
+
+/// `plugin.GRPCStdio`. What a plugin writes does not go this way, but a stream that ends would let the host's idle
+/// connection be closed.
+pub(super) struct Stdio;
+
+#[tonic::async_trait]
+impl GrpcStdio for Stdio {
+    type StreamStdioStream = stream::Pending<Result<StdioData, Status>>;
+
+    async fn stream_stdio(&self, _request: Request<()>) -> Result<Response<Self::StreamStdioStream>, Status> {
+        Ok(Response::new(stream::pending()))
+    }
+}
+
+/// `plugin.GRPCBroker`.
+pub(super) struct BrokerStream {
+    pub(super) broker: Arc<Broker>,
+    pub(super) control: Control,
+    /// What the broker says to the host; taken by the host's one stream.
+    pub(super) said: Mutex<Option<mpsc::Receiver<ConnInfo>>>,
+}
+
+#[tonic::async_trait]
+impl GrpcBroker for BrokerStream {
+    type StartStreamStream = Pin<Box<dyn Stream<Item = Result<ConnInfo, Status>> + Send>>;
+
+    async fn start_stream(
+        &self,
+        request: Request<Streaming<ConnInfo>>,
+    ) -> Result<Response<Self::StartStreamStream>, Status> {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let said = said.ok_or_else(|| Status::already_exists("the broker stream is open already"))?;
+        let (broker, control) = (self.broker.clone(), self.control.clone());
+        let mut heard = request.into_inner();
+        // The answer must not wait for the first message, nor end with the last one.
+        tokio::spawn(async move {
+            while let Ok(Some(info)) = heard.message().await {
+                broker.hear(info);
+            }
+            control.stop(Stop::HostGone);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(said).map(Ok))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orderly_stop_goes_on_after_the_broker_stream_ended() {
+        let (control, stops) = Control::new();
+        let _connection = control.connected();
+        control.stop(Stop::HostGone);
+        control.stop(Stop::Shutdown);
+        assert_eq!(control.wait(&stops), Stop::Shutdown);
+    }
+
+    #[test]
+    fn shutdown_does_not_wait_for_a_host_that_stays() {
+        let (control, stops) = Control::new();
+        let _connection = control.connected();
+        let start = Instant::now();
+        control.stop(Stop::Shutdown);
+        assert_eq!(control.wait(&stops), Stop::Shutdown);
+        assert!(start.elapsed() < GRACE);
+    }
+
+    #[test]
+    fn lost_host_ends_the_process_at_once_if_no_connection_is_left() {
+        let (control, stops) = Control::new();
+        drop(control.connected());
+        control.stop(Stop::HostGone);
+        let start = Instant::now();
+        assert_eq!(control.wait(&stops), Stop::HostGone);
+        assert!(start.elapsed() < GRACE);
+    }
+}

@@ -1,0 +1,120 @@
+//! The environment that the host starts the plugin with.
+//!
+//! Architecture invariant: the only reader of the process environment. It may hold tokens and keys of the host, so only
+//! the variables named here are ever looked at, and none is logged.
+
+use std::path::PathBuf;
+
+/// What the host says at start.
+#[derive(Default)]
+pub(super) struct Environment {
+    /// Whether the magic cookie is right: a host that wants a plugin of this kind started the process.
+    pub(super) cookie: bool,
+    /// Plugin API versions that the host takes; empty if it does not say.
+    pub(super) versions: Vec<u32>,
+    /// The host's one-time certificate (PEM).
+    pub(super) client_cert: Option<String>,
+    /// Directory for the socket, if the host runs the plugin in a container.
+    pub(super) socket_dir: Option<PathBuf>,
+    /// Group that may use the socket: a name or a number.
+    pub(super) socket_group: Option<String>,
+    /// Whether the handshake line says if one socket can carry all connections.
+    pub(super) mux_asked: bool,
+    /// Whether one socket shall carry all connections.
+    pub(super) mux: bool,
+    /// Whether memory shall be kept out of swap.
+    pub(super) lock_memory: bool,
+    /// Level of the log, as it was written.
+    pub(super) log_level: Option<String>,
+}
+
+impl Environment {
+    /// Reads the environment. `log_level_variable` is the engine's own and goes before the host's.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub(super) fn read(log_level_variable: &str) -> Self {
+        Self::from_lookup(log_level_variable, |name| {
+            std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+        })
+    }
+
+    fn from_lookup(log_level_variable: &str, lookup: impl Fn(&str) -> Option<String>) -> Self {
+        let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
+        // OpenBao sets both names and its SDK prefers its own, even if empty (`sdk/helper/pluginutil/env.go`).
+        let host = |name: &str| {
+            let value = lookup(&format!("BAO_{name}")).or_else(|| lookup(&format!("VAULT_{name}")));
+            value.filter(|value| !value.is_empty())
+        };
+        let mux = set("PLUGIN_MULTIPLEX_GRPC");
+        let versions = set("PLUGIN_PROTOCOL_VERSIONS").unwrap_or_default();
+        Self {
+            cookie: lookup(COOKIE).is_some_and(|value| value == COOKIE_VALUE),
+            versions: versions.split(',').filter_map(|version| version.trim().parse().ok()).collect(),
+            client_cert: set("PLUGIN_CLIENT_CERT"),
+            socket_dir: set("PLUGIN_UNIX_SOCKET_DIR").map(PathBuf::from),
+            socket_group: set("PLUGIN_UNIX_SOCKET_GROUP"),
+            mux_asked: mux.is_some(),
+            mux: mux.is_some_and(|value| is_true(&value)),
+            lock_memory: host("PLUGIN_MLOCK_ENABLED").is_some_and(|value| is_true(&value)),
+            log_level: set(log_level_variable).or_else(|| host("LOG_LEVEL")),
+        }
+    }
+}
+
+/// The spellings of Go's `strconv.ParseBool`.
+fn is_true(value: &str) -> bool {
+    matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
+const COOKIE: &str = "VAULT_BACKEND_PLUGIN";
+const COOKIE_VALUE: &str = "6669da05-b1c8-4f49-97d9-c8e5bed98e20";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Environment {
+        Environment::from_lookup("ENGINE_LOG_LEVEL", |name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn cookie_must_be_the_one_of_secrets_engines() {
+        assert!(read(&[(COOKIE, COOKIE_VALUE)]).cookie);
+        assert!(!read(&[(COOKIE, "other")]).cookie);
+        assert!(!read(&[("VAULT_DATABASE_PLUGIN", COOKIE_VALUE)]).cookie);
+        assert!(!read(&[]).cookie);
+    }
+
+    #[test]
+    fn versions_are_a_list_in_any_order() {
+        assert_eq!(read(&[("PLUGIN_PROTOCOL_VERSIONS", "6, 5,x,")]).versions, [6, 5]);
+        assert!(read(&[("PLUGIN_PROTOCOL_VERSIONS", "")]).versions.is_empty());
+    }
+
+    #[test]
+    fn present_bao_variable_beats_vault_even_if_empty() {
+        let both = [("BAO_LOG_LEVEL", ""), ("VAULT_LOG_LEVEL", "debug")];
+        assert_eq!(read(&both).log_level, None);
+        assert_eq!(read(&both[1..]).log_level.as_deref(), Some("debug"));
+        assert!(read(&[("VAULT_PLUGIN_MLOCK_ENABLED", "true")]).lock_memory);
+        assert!(!read(&[("BAO_PLUGIN_MLOCK_ENABLED", "false"), ("VAULT_PLUGIN_MLOCK_ENABLED", "true")]).lock_memory);
+    }
+
+    #[test]
+    fn log_level_of_the_engine_beats_that_of_the_host() {
+        let level = read(&[("BAO_LOG_LEVEL", "warn"), ("ENGINE_LOG_LEVEL", "trace")]).log_level;
+        assert_eq!(level.as_deref(), Some("trace"));
+    }
+
+    #[test]
+    fn socket_sharing_is_answered_whenever_it_is_mentioned() {
+        let shared = |value| {
+            let environment = read(&[("PLUGIN_MULTIPLEX_GRPC", value)]);
+            (environment.mux_asked, environment.mux)
+        };
+        assert_eq!(shared("true"), (true, true));
+        assert_eq!(shared("false"), (true, false));
+        assert_eq!(shared(""), (false, false));
+    }
+}

@@ -1,0 +1,101 @@
+//! The process: a child of the host that says where it listens, serves, and ends with its host.
+//!
+//! Architecture invariant: nothing in here knows what the plugin is for; the services come from outside.
+
+mod broker;
+mod control;
+mod env;
+mod handshake;
+mod listener;
+mod log;
+mod manual;
+mod mtls;
+mod serve;
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::mpsc;
+use tonic::service::Routes;
+
+pub(crate) use self::broker::Broker;
+use self::control::{BrokerStream, Control, Controller, Stdio, Stop};
+use self::env::Environment;
+use self::mtls::Mtls;
+use super::Plugin;
+use super::pb::plugin::grpc_broker_server::GrpcBrokerServer;
+use super::pb::plugin::grpc_controller_server::GrpcControllerServer;
+use super::pb::plugin::grpc_stdio_server::GrpcStdioServer;
+
+/// Why the process did not come up.
+type StartError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs the plugin until its host has no more use for it. `services` are the plugin's own.
+pub(super) fn run(plugin: &Plugin, services: impl FnOnce(Arc<Broker>) -> Routes) -> ExitCode {
+    let environment = Environment::read(plugin.log_level_variable);
+    if !environment.cookie {
+        return manual::answer(plugin, std::env::args_os().skip(1));
+    }
+    let _log = log::start(environment.log_level.as_deref(), plugin.redact);
+    match start(&environment, services) {
+        Ok(reason) => {
+            tracing::debug!(?reason, "plugin ends");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tracing::error!(%error, "plugin cannot start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(environment: &Environment, services: impl FnOnce(Arc<Broker>) -> Routes) -> Result<Stop, StartError> {
+    let client_cert = handshake::negotiate(environment)?;
+    protect_memory(environment);
+    let mtls = Mtls::new(client_cert)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    let (control, stops) = Control::new();
+    let _entered = runtime.enter();
+    serve::listen_to_signals(&control)?;
+    let (listener, socket) = listener::bind(environment)?;
+
+    let (open, asked) = mpsc::channel(1);
+    let (broker, said) = Broker::new(mtls.connector, environment.mux.then_some(open));
+    let broker = Arc::new(broker);
+    let connections = if environment.mux {
+        serve::accept_shared(listener, mtls.acceptor, control.clone(), asked)
+    } else {
+        serve::accept(listener, mtls.acceptor, control.clone())
+    };
+    let stream = BrokerStream { broker: broker.clone(), control: control.clone(), said: Mutex::new(Some(said)) };
+    let routes = services(broker)
+        .add_service(GrpcBrokerServer::new(stream))
+        .add_service(GrpcControllerServer::new(Controller(control.clone())))
+        .add_service(GrpcStdioServer::new(Stdio));
+    serve::serve(routes, connections, control.clone());
+
+    let path = socket.path().to_str().ok_or("the path of the socket is not UTF-8")?;
+    handshake::send(&handshake::line(path, &mtls.certificate, environment.mux_asked.then_some(true)))?;
+    let reason = control.wait(&stops);
+    drop(socket);
+    runtime.shutdown_background();
+    Ok(reason)
+}
+
+/// Two are enough for a plugin that mostly waits, and a blocked one does not stop the rest.
+const WORKERS: usize = 2;
+
+/// Keeps secrets out of core dumps, and out of swap if the host asks for it. A failure is no reason not to start.
+fn protect_memory(environment: &Environment) {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "core dumps could not be turned off");
+    }
+    if environment.lock_memory
+        && let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)
+    {
+        tracing::warn!(%error, "memory could not be locked, secrets may get into swap");
+    }
+}

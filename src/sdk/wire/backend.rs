@@ -1,0 +1,257 @@
+//! `pb.Backend`: the instances of this process, one for each mount, and what the host asks of them.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+use tower::service_fn;
+use tracing::{Instrument, Span};
+
+use super::storage::RemoteStorage;
+use super::system::RemoteSystem;
+use super::{answer, convert};
+use crate::sdk::logical::{Backend, Factory, Mount, Operation};
+use crate::sdk::pb::pb;
+use crate::sdk::pb::pb::backend_server;
+use crate::sdk::process::Broker;
+
+/// A secrets engine, as opposed to an auth method (`sdk/logical`, `TypeLogical`).
+const TYPE_LOGICAL: u32 = 1;
+
+/// The metadata that names an instance.
+const MULTIPLEX_ID: &str = "multiplex_id";
+
+/// The name of the only instance, for hosts that name none. Names of hosts have ten characters.
+const SINGLE: &str = "single";
+
+/// How long connecting to the host may take once it said where.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long cleaning up may take; the host waits for it while it unmounts or seals.
+const CLEANUP: Duration = Duration::from_secs(5);
+
+/// The service.
+pub(super) struct Service {
+    broker: Arc<Broker>,
+    factory: Factory,
+    /// Never locked while anything is awaited.
+    instances: RwLock<HashMap<String, Arc<Instance>>>,
+}
+
+/// One mount, for as long as the host keeps it set up.
+struct Instance {
+    backend: Arc<dyn Backend>,
+    /// Id of the mount; the name of the instance changes with each set-up.
+    uuid: String,
+}
+
+impl Instance {
+    fn span(&self, request: &pb::Request) -> Span {
+        // At the level of an error, so that no line lacks it.
+        tracing::error_span!(
+            "request",
+            mount = request.mount_point,
+            backend_uuid = self.uuid,
+            request_id = request.id,
+            operation = request.operation,
+        )
+    }
+}
+
+impl Service {
+    pub(super) fn new(broker: Arc<Broker>, factory: Factory) -> Self {
+        Self { broker, factory, instances: RwLock::default() }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<Instance>>> {
+        self.instances.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<String, Arc<Instance>>> {
+        self.instances.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn instance(&self, metadata: &MetadataMap) -> Result<Arc<Instance>, Status> {
+        let name = instance_name(metadata)?;
+        self.read().get(&name).cloned().ok_or_else(|| Status::not_found("no backend instance found"))
+    }
+
+    async fn setup_instance(&self, args: pb::SetupArgs) -> Result<Instance, String> {
+        let channel = self.connect(args.broker_id).await?;
+        let mount = Mount {
+            storage: Arc::new(RemoteStorage::new(channel.clone())),
+            system: Arc::new(RemoteSystem::new(channel)),
+            uuid: args.backend_uuid.clone(),
+            options: args.config.into_iter().collect(),
+        };
+        let factory = self.factory.clone();
+        match catch(async move { factory(mount) }).await {
+            Some(Ok(backend)) => Ok(Instance { backend, uuid: args.backend_uuid }),
+            Some(Err(error)) => {
+                tracing::error!(error = &error as &(dyn std::error::Error + 'static), "the mount could not be set up");
+                Err(error.to_string())
+            }
+            None => Err("internal error".into()),
+        }
+    }
+
+    /// Connects to the host's services for a mount.
+    async fn connect(&self, broker_id: u32) -> Result<Channel, String> {
+        let told = |error: &dyn std::fmt::Display| format!("cannot reach the host's services: {error}");
+        let route = self.broker.route(broker_id).await.map_err(|error| told(&error))?;
+        let broker = self.broker.clone();
+        let connector = service_fn(move |_| {
+            let (broker, route) = (broker.clone(), route.clone());
+            async move { broker.connect(&route).await.map(TokioIo::new) }
+        });
+        // The connector does TLS, so for tonic this is plain. No keep-alive: grpc-go takes pings for an attack.
+        let host = Endpoint::from_static("http://localhost");
+        match timeout(CONNECT, host.connect_with_connector(connector)).await {
+            Ok(channel) => channel.map_err(|error| told(&Chain(&error))),
+            Err(_) => Err(told(&"no connection in time")),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl backend_server::Backend for Service {
+    async fn setup(&self, request: Request<pb::SetupArgs>) -> Result<Response<pb::SetupReply>, Status> {
+        let name = instance_name(request.metadata())?;
+        let err = match self.setup_instance(request.into_inner()).await {
+            Ok(instance) => {
+                self.write().insert(name, Arc::new(instance));
+                String::new()
+            }
+            Err(error) => error,
+        };
+        Ok(Response::new(pb::SetupReply { err }))
+    }
+
+    async fn r#type(&self, request: Request<pb::Empty>) -> Result<Response<pb::TypeReply>, Status> {
+        instance_name(request.metadata())?;
+        Ok(Response::new(pb::TypeReply { r#type: TYPE_LOGICAL }))
+    }
+
+    async fn special_paths(&self, request: Request<pb::Empty>) -> Result<Response<pb::SpecialPathsReply>, Status> {
+        let instance = self.instance(request.metadata())?;
+        let paths = catch(async move { instance.backend.special_paths() }).await.ok_or_else(panicked)?;
+        Ok(Response::new(pb::SpecialPathsReply { paths: Some(convert::special_paths(paths)) }))
+    }
+
+    async fn initialize(&self, request: Request<pb::InitializeArgs>) -> Result<Response<pb::InitializeReply>, Status> {
+        let instance = self.instance(request.metadata())?;
+        let span = tracing::error_span!("initialize", backend_uuid = instance.uuid);
+        let run = async move { answer::initialized(instance.backend.initialize().await) };
+        Ok(Response::new(catch(run.instrument(span)).await.ok_or_else(panicked)?))
+    }
+
+    async fn cleanup(&self, request: Request<pb::Empty>) -> Result<Response<pb::Empty>, Status> {
+        let name = instance_name(request.metadata())?;
+        let instance = self.write().remove(&name);
+        // The host cleans up twice when it unmounts.
+        if let Some(instance) = instance {
+            let span = tracing::error_span!("cleanup", backend_uuid = instance.uuid);
+            let run = async move { timeout(CLEANUP, instance.backend.cleanup()).await };
+            if let Some(Err(_)) = catch(run.instrument(span.clone())).await {
+                span.in_scope(|| tracing::warn!("cleaning up took too long and was given up"));
+            }
+        }
+        Ok(Response::new(pb::Empty {}))
+    }
+
+    async fn invalidate_key(&self, request: Request<pb::InvalidateKeyArgs>) -> Result<Response<pb::Empty>, Status> {
+        let instance = self.instance(request.metadata())?;
+        let key = request.into_inner().key;
+        catch(async move { instance.backend.invalidate(&key) }).await.ok_or_else(panicked)?;
+        Ok(Response::new(pb::Empty {}))
+    }
+
+    async fn handle_request(
+        &self,
+        request: Request<pb::HandleRequestArgs>,
+    ) -> Result<Response<pb::HandleRequestReply>, Status> {
+        let instance = self.instance(request.metadata())?;
+        let request = request.into_inner().request.unwrap_or_default();
+        // Before anything else is looked at: anybody can send such requests, even without a token.
+        let Some(operation) = Operation::parse(&request.operation) else {
+            return Ok(Response::new(answer::unsupported()));
+        };
+        let span = instance.span(&request);
+        let renewed = (operation == Operation::Renew).then(|| {
+            let options = request.secret.as_ref().and_then(|secret| secret.lease_options.as_ref());
+            (request.data.clone(), options.and_then(|options| options.issue_time))
+        });
+        let run = async move {
+            let answer = match convert::request(operation, request) {
+                Ok(request) => instance.backend.handle(request).await,
+                Err(error) => Err(error),
+            };
+            answer::reply(operation, answer, renewed)
+        };
+        Ok(Response::new(catch(run.instrument(span)).await.unwrap_or_else(answer::panicked)))
+    }
+
+    async fn handle_existence_check(
+        &self,
+        request: Request<pb::HandleExistenceCheckArgs>,
+    ) -> Result<Response<pb::HandleExistenceCheckReply>, Status> {
+        let instance = self.instance(request.metadata())?;
+        let request = request.into_inner().request.unwrap_or_default();
+        let Some(operation) = Operation::parse(&request.operation) else {
+            return Ok(Response::new(pb::HandleExistenceCheckReply::default()));
+        };
+        let span = instance.span(&request);
+        let run = async move {
+            answer::existence(match convert::request(operation, request) {
+                Ok(request) => instance.backend.exists(request).await,
+                Err(error) => Err(error),
+            })
+        };
+        let reply = catch(run.instrument(span)).await;
+        Ok(Response::new(
+            reply.unwrap_or_else(|| answer::existence(Err(crate::sdk::logical::Error::internal("panic")))),
+        ))
+    }
+}
+
+/// Returns the name of the instance that a call is for.
+fn instance_name(metadata: &MetadataMap) -> Result<String, Status> {
+    let mut names = metadata.get_all(MULTIPLEX_ID).iter();
+    let Some(name) = names.next() else { return Ok(SINGLE.to_owned()) };
+    match name.to_str() {
+        Ok(name) if !name.is_empty() && names.next().is_none() => Ok(name.to_owned()),
+        _ => Err(Status::invalid_argument("multiplex_id must be one value that is not empty")),
+    }
+}
+
+/// Returns `None` if the future panics. The panic hook has logged it by then; other requests go on.
+async fn catch<T>(run: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(run).catch_unwind().await.ok()
+}
+
+fn panicked() -> Status {
+    Status::internal("internal error")
+}
+
+/// An error with its causes: tonic's own text says "transport error" and nothing more.
+struct Chain<'a>(&'a (dyn std::error::Error + 'static));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}

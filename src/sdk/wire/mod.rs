@@ -1,0 +1,31 @@
+//! The plugin's services: gRPC on one side, [`crate::sdk::logical`] on the other.
+//!
+//! Architecture invariant: messages end here. No backend sees one, and no data of a request is logged.
+
+mod answer;
+mod backend;
+mod convert;
+mod storage;
+mod system;
+mod version;
+
+use std::sync::Arc;
+
+use tonic::service::Routes;
+
+use super::logical::Factory;
+use super::pb::logical::plugin_version_server::PluginVersionServer;
+use super::pb::pb::backend_server::BackendServer;
+use super::pb::pluginutil::multiplexing::plugin_multiplexing_server::PluginMultiplexingServer;
+use super::process::Broker;
+
+/// Returns the services of a plugin of this version.
+pub(super) fn routes(broker: Arc<Broker>, version: &'static str, factory: Factory) -> Routes {
+    // The host takes bodies of 32 MiB; what an engine takes is for the engine to say.
+    let backend = BackendServer::new(backend::Service::new(broker, factory))
+        .max_decoding_message_size(usize::MAX)
+        .max_encoding_message_size(usize::MAX);
+    Routes::new(backend)
+        .add_service(PluginVersionServer::new(version::Version(version)))
+        .add_service(PluginMultiplexingServer::new(version::Multiplexing))
+}
