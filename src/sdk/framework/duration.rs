@@ -26,11 +26,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         Some(rest) => (text.starts_with('-'), rest),
         None => (false, text),
     };
-    let nanoseconds = parse_go(rest).ok_or(EXPECTED)?;
-    if negative && nanoseconds > 0 {
-        return Err(NEGATIVE.into());
-    }
-    from_seconds(nanoseconds / SECOND)
+    let seconds = parse_go(rest).ok_or(EXPECTED)? / SECOND;
+    from_seconds(if negative { -seconds } else { seconds })
 }
 
 /// Returns a duration of whole seconds, if it is none that Go could not hold.
@@ -257,10 +254,13 @@ mod tests {
 
     #[test]
     fn negative_durations_are_refused() {
-        for text in ["-1", "-5s", "-0.5s", "-1ns", "-2d", "-1h30m", "-9223372036854775808"] {
+        for text in ["-1", "-5s", "-1.5s", "-2d", "-1h30m", "-9223372036854775808"] {
             assert_eq!(parse_duration(text), Err(NEGATIVE.into()), "{text}");
         }
-        assert_eq!(parse_duration("-0s"), Ok(Duration::ZERO));
+        // Only what is left after the fraction counts, as in Go engines.
+        for text in ["-0s", "-0.5s", "-1ns"] {
+            assert_eq!(parse_duration(text), Ok(Duration::ZERO), "{text}");
+        }
     }
 
     #[test]
