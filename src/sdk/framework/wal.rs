@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::sdk::logical::{Error, Storage, StorageError, StorageExt};
 
 /// Storage prefix of the log (OpenBao `sdk/framework/wal.go`).
-pub(super) const PREFIX: &str = "wal/";
+const PREFIX: &str = "wal/";
 
 /// One entry of the log.
 #[derive(Serialize, Deserialize)]

@@ -20,12 +20,13 @@ pub struct Mount {
     pub options: BTreeMap<String, String>,
 }
 
-/// Paths and storage prefixes that the host treats in a special way. Prefixes end in `/`.
+/// Paths and storage keys that the host treats in a special way. A path is exact, or a prefix before a `*` at its end.
+/// A storage key is exact, or a prefix that ends in `/`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct SpecialPaths {
     /// Paths that need the `sudo` capability as well.
     pub root: Vec<String>,
-    /// Paths that need no token.
+    /// Paths that need no token. A segment `+` stands for any one segment. The mount fails on `*` elsewhere.
     pub unauthenticated: Vec<String>,
     /// Storage that is not replicated to other clusters.
     pub local_storage: Vec<String>,

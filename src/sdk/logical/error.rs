@@ -79,3 +79,23 @@ impl From<StorageError> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_sees_what_the_caller_does_not() {
+        let cause = StorageError::Failed("no leader".into());
+        let error = Error::Internal { message: "cannot read the book".into(), cause: Some(Box::new(cause)) };
+        assert_eq!(error.to_string(), "cannot read the book");
+        assert_eq!(error.detail(), "cannot read the book: storage: no leader");
+        assert_eq!(Error::invalid("no title").detail(), "no title");
+    }
+
+    /// The host looks for this text to forward the request.
+    #[test]
+    fn a_node_that_may_not_write_says_so_in_the_words_of_the_host() {
+        assert_eq!(Error::from(StorageError::ReadOnly).to_string(), "cannot write to readonly storage");
+    }
+}

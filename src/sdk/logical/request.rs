@@ -128,3 +128,20 @@ impl Request {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Operation;
+
+    #[test]
+    fn operations_keep_their_names() {
+        let names =
+            ["create", "update", "patch", "read", "list", "scan", "delete", "help", "renew", "revoke", "rollback"];
+        for name in names {
+            assert_eq!(Operation::parse(name).map(Operation::as_str), Some(name));
+        }
+        for name in ["", "Read", "resolve-path", "header", "recover", "rotate", "alias-lookahead"] {
+            assert_eq!(Operation::parse(name), None, "{name}");
+        }
+    }
+}

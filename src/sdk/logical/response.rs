@@ -65,3 +65,21 @@ impl Response {
         Self::new(data)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_has_keys_or_nothing() {
+        let data = |response: Response| Value::Object(response.data.unwrap());
+        assert_eq!(data(Response::list(["b".to_owned(), "a/".to_owned()])), json!({ "keys": ["b", "a/"] }));
+        // The host turns this into a 404, and an empty list too.
+        assert_eq!(data(Response::list([])), json!({}));
+        assert_eq!(data(Response::list_with_info([])), json!({}));
+        assert_eq!(
+            data(Response::list_with_info([("a".to_owned(), json!({ "n": 1 }))])),
+            json!({ "keys": ["a"], "key_info": { "a": { "n": 1 } } })
+        );
+    }
+}

@@ -117,3 +117,22 @@ impl<S: Storage + ?Sized> StorageExt for S {}
 fn reason(error: &serde_json::Error) -> String {
     format!("not the expected JSON ({:?} error at line {} column {})", error.classify(), error.line(), error.column())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_that_cannot_be_read_is_named_but_not_shown() {
+        let entry = Entry { key: "token/a".into(), value: br#"{"token":"hush"}"#.to_vec(), seal_wrap: false };
+        let error = entry.decode::<Vec<String>>().unwrap_err().to_string();
+        assert!(error.starts_with(r#"storage: entry "token/a": not the expected JSON"#), "{error}");
+        assert!(!error.contains("hush"));
+    }
+
+    #[test]
+    fn an_entry_is_read_as_it_was_written() {
+        let entry = Entry::json("a", &vec![1_u64, u64::MAX]).unwrap();
+        assert_eq!(entry.decode::<Vec<u64>>().unwrap(), [1, u64::MAX]);
+    }
+}

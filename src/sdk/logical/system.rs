@@ -81,3 +81,29 @@ pub trait SystemView: Send + Sync + 'static {
         Ok(state.is_writable(false) || (state.is_writable(true) && self.local_mount().await?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ReplicationState;
+
+    #[test]
+    fn who_may_write_follows_from_the_state() {
+        // State, whether it may write, whether a local mount may, whether it is a standby.
+        let cases = [
+            (0, true, true, false),
+            (12288, true, true, false),
+            (24576, false, false, true),
+            (32, true, true, false),
+            (64, false, true, false),
+            (256, true, true, false),
+            (512, false, false, false),
+            (64 | 16384, false, false, true),
+        ];
+        for (state, writable, local, standby) in cases {
+            let state = ReplicationState(state);
+            assert_eq!(state.is_writable(false), writable, "{state:?}");
+            assert_eq!(state.is_writable(true), local, "{state:?}");
+            assert_eq!(state.is_standby(), standby, "{state:?}");
+        }
+    }
+}
