@@ -1,0 +1,112 @@
+//! Why the engine could not do what it was asked to.
+
+use super::api;
+use crate::sdk::logical::{self, StorageError};
+
+/// A failed request. No text of it holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A field has a value that cannot be used.
+    #[error("{field} {reason}")]
+    Field {
+        /// Name of the field.
+        field: &'static str,
+        /// What is wrong with the value, and what to do.
+        reason: String,
+    },
+    /// The request cannot be done as things are. Says what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// What shall be changed does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// The request can be done later.
+    #[error("{0}")]
+    NotYet(String),
+    /// Astra did not do it.
+    #[error("{0}")]
+    Api(#[from] api::Error),
+    /// Astra did it, and what came after failed.
+    #[error("{step}; {left}")]
+    Unfinished {
+        /// What failed.
+        step: String,
+        /// What was done about the change in Astra.
+        left: String,
+        /// Why it failed.
+        #[source]
+        cause: Box<Error>,
+    },
+    /// The host's storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Anything else that the host says.
+    #[error(transparent)]
+    Host(#[from] logical::Error),
+}
+
+impl Error {
+    /// Returns the complaint about one field.
+    pub(crate) fn field(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Field { field, reason: reason.into() }
+    }
+
+    /// Whether the caller made no mistake, so that an operator has to look.
+    fn is_failure(&self) -> bool {
+        match self {
+            Self::Field { .. } | Self::Refused(_) | Self::NotFound(_) | Self::NotYet(_) => false,
+            Self::Host(logical::Error::ReadOnly) | Self::Storage(StorageError::ReadOnly) => false,
+            Self::Api(_) | Self::Unfinished { .. } | Self::Storage(_) | Self::Host(_) => true,
+        }
+    }
+
+    /// Logs a failure with its cause. The caller's own mistakes are only of interest while debugging.
+    pub(crate) fn log(&self, operation: &str, path: &str) {
+        let cause = std::error::Error::source(self).map(ToString::to_string).unwrap_or_default();
+        if self.is_failure() {
+            tracing::error!(operation, path, error = %self, cause, "failed to answer a request");
+        } else {
+            tracing::debug!(operation, path, error = %self, "refused a request");
+        }
+    }
+
+    /// Returns the error of a renewal or revocation. The host prints error responses of those in Go's debug form, so
+    /// none is used, and gives up for ever on some kinds of errors, so they are not used either.
+    pub(crate) fn for_lease(self) -> logical::Error {
+        let message = self.to_string();
+        match logical::Error::from(self) {
+            logical::Error::InvalidRequest(message) => logical::Error::status(400, message),
+            error @ (logical::Error::Status { .. } | logical::Error::ReadOnly | logical::Error::Internal { .. }) => {
+                error
+            }
+            _ => logical::Error::internal(message),
+        }
+    }
+}
+
+impl From<Error> for logical::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Field { .. } | Error::Refused(_) => Self::InvalidRequest(error.to_string()),
+            Error::NotFound(message) => Self::status(404, message),
+            Error::NotYet(message) => Self::status(503, message),
+            Error::Api(error) => Self::status(error.status(), error.to_string()),
+            Error::Unfinished { ref cause, .. } => match Self::from_cause(cause) {
+                Some(status) => Self::status(status, error.to_string()),
+                None => Self::Internal { message: error.to_string(), cause: Some(Box::new(error)) },
+            },
+            Error::Storage(error) => error.into(),
+            Error::Host(error) => error,
+        }
+    }
+}
+
+impl logical::Error {
+    fn from_cause(cause: &Error) -> Option<u16> {
+        match cause {
+            Error::Api(error) => Some(error.status()),
+            Error::Refused(_) => Some(400),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! What is stored, as JSON. Names and shapes are those of the Go plugin 2.0.0, so that its entries load, and ours load
+//! after a downgrade. A new member has a default, and is left out of the JSON while it has it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::names::{ClientId, LogicalName, OrgId, RoleName};
+
+/// URL of Astra's DevOps API when a config has none.
+pub(crate) const DEFAULT_URL: &str = "https://api.astra.datastax.com";
+
+/// `ttl` and `max_ttl` of a role that has none.
+pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(86400);
+
+/// Deadline of one Astra call when a config has none.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Key=value pairs that a caller attached to a token.
+pub(crate) type Metadata = BTreeMap<String, String>;
+
+/// How an org's tokens are asked for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum CallerMode {
+    /// A write mints, a read fetches.
+    #[default]
+    Standard,
+    /// A read mints, nothing is fetched.
+    Sidecar,
+}
+
+impl CallerMode {
+    /// Returns the mode of this name, in any letter case.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "standard" => Some(Self::Standard),
+            "sidecar" => Some(Self::Sidecar),
+            _ => None,
+        }
+    }
+
+    /// Returns the name of this mode.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Sidecar => "sidecar",
+        }
+    }
+}
+
+impl Serialize for CallerMode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(match self {
+            Self::Standard => 1,
+            Self::Sidecar => 2,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for CallerMode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Go's zero value and whatever else is there never mint on a read.
+        Ok(if u64::deserialize(deserializer)? == 2 { Self::Sidecar } else { Self::Standard })
+    }
+}
+
+/// `config/<org_id>`. No `Debug`: it holds the root token.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Config {
+    /// The root token.
+    #[serde(with = "secret")]
+    pub(crate) astra_token: SecretString,
+    /// URL of Astra's API, as the operator wrote it.
+    #[serde(default = "default_url")]
+    pub(crate) url: String,
+    /// The org.
+    pub(crate) org_id: OrgId,
+    /// The operator's short name for the org; may be empty.
+    #[serde(default)]
+    pub(crate) logical_name: String,
+    /// How tokens are asked for.
+    #[serde(default)]
+    pub(crate) caller_mode: CallerMode,
+    /// PEM of trust roots beside those of the system; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) ca_cert: String,
+    /// Deadline of one Astra call.
+    #[serde(default = "default_timeout", with = "nanoseconds", skip_serializing_if = "is_default_timeout")]
+    pub(crate) request_timeout: Duration,
+    /// Whether Astra is told a description of the tokens.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub(crate) description: bool,
+    /// Whether Astra is told when the tokens expire.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub(crate) token_expiry: bool,
+}
+
+impl Config {
+    /// Whether both reach Astra in the same way with the same token, so that one client serves both.
+    pub(crate) fn same_connection(&self, other: &Self) -> bool {
+        self.same_endpoint(other) && self.request_timeout == other.request_timeout
+    }
+
+    /// Whether both name the same Astra and the same token, so that what was verified for one holds for the other.
+    pub(crate) fn same_endpoint(&self, other: &Self) -> bool {
+        self.url == other.url
+            && self.ca_cert == other.ca_cert
+            && self.astra_token.expose_secret() == other.astra_token.expose_secret()
+    }
+}
+
+/// `role/<org_id>:<role_name>`.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Role {
+    /// Name in Vault.
+    pub(crate) role_name: RoleName,
+    /// Id of the role in Astra.
+    pub(crate) role_id: String,
+    /// The org.
+    pub(crate) org_id: OrgId,
+    /// As it is stored; 0 if nothing was ever set. [`Role::ttl`] is what counts.
+    #[serde(default, with = "nanoseconds")]
+    pub(crate) ttl: Duration,
+    /// As it is stored; 0 if nothing was ever set. [`Role::max_ttl`] is what counts.
+    #[serde(default, with = "nanoseconds")]
+    pub(crate) max_ttl: Duration,
+}
+
+impl Role {
+    /// Returns how long a lease lasts.
+    pub(crate) fn ttl(&self) -> Duration {
+        or_default(self.ttl).min(self.max_ttl())
+    }
+
+    /// Returns the longest life of a lease since its issue.
+    pub(crate) fn max_ttl(&self) -> Duration {
+        or_default(self.max_ttl)
+    }
+}
+
+/// `token/<token id>`. No `Debug`: it holds the token.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Token {
+    /// Public part of the token.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(crate) client_id: ClientId,
+    /// What Astra returned as the secret that the token was made of.
+    #[serde(default = "empty_secret", with = "secret")]
+    pub(crate) secret: SecretString,
+    /// The org.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(crate) org_id: OrgId,
+    /// Role in Vault.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(crate) role_name: RoleName,
+    /// Ids of the Astra roles.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(crate) roles: Vec<String>,
+    /// The token.
+    #[serde(default = "empty_secret", with = "secret")]
+    pub(crate) token: SecretString,
+    /// When Astra made it (RFC 3339).
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(crate) generated_on: String,
+    /// Logical name; may be empty in sidecar mode.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(crate) logical_name: LogicalName,
+    /// The caller's pairs; `null` when there are none.
+    #[serde(default, with = "nullable")]
+    pub(crate) metadata: Metadata,
+}
+
+impl Token {
+    /// Whether there is a token. After an error of Astra, the Go plugin stored entries without one.
+    pub(crate) fn is_live(&self) -> bool {
+        !self.client_id.as_str().is_empty() && !self.token.expose_secret().is_empty()
+    }
+}
+
+/// `client/<org_id>/<client_id>`: the inventory record of a token, without anything secret.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Record {
+    /// The token is stored as `token/<token_id>`.
+    pub(crate) token_id: String,
+    /// Role in Vault.
+    pub(crate) role_name: RoleName,
+    /// Logical name; may be empty.
+    pub(crate) logical_name: LogicalName,
+    /// The caller's pairs.
+    pub(crate) metadata: Metadata,
+    /// When Astra made the token (RFC 3339).
+    pub(crate) generated_on: String,
+    /// When Vault stored it (RFC 3339); empty for tokens of the Go plugin.
+    pub(crate) created_at: String,
+    /// Display name of the caller who asked for it.
+    pub(crate) display_name: String,
+    /// Identity entity of that caller; empty if there is none.
+    pub(crate) entity_id: String,
+    /// When no lease of the token can exist any more (RFC 3339); empty where that is not known.
+    pub(crate) expires_at: String,
+}
+
+impl Record {
+    /// Returns the record of a token of which nothing but its entry is known.
+    pub(crate) fn of(token_id: &str, token: &Token) -> Self {
+        Self {
+            token_id: token_id.to_owned(),
+            role_name: token.role_name.clone(),
+            logical_name: token.logical_name.clone(),
+            metadata: token.metadata.clone(),
+            generated_on: token.generated_on.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+fn or_default(ttl: Duration) -> Duration {
+    if ttl.is_zero() { DEFAULT_TTL } else { ttl }
+}
+
+fn default_url() -> String {
+    DEFAULT_URL.to_owned()
+}
+
+fn default_timeout() -> Duration {
+    DEFAULT_TIMEOUT
+}
+
+fn is_default_timeout(timeout: &Duration) -> bool {
+    *timeout == DEFAULT_TIMEOUT
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+fn empty_secret() -> SecretString {
+    SecretString::from("")
+}
+
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Secrets, which serde has no business with anywhere else.
+mod secret {
+    use super::{Deserialize, Deserializer, ExposeSecret, SecretString, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+        value.expose_secret().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+        Ok(Option::<String>::deserialize(deserializer)?.unwrap_or_default().into())
+    }
+}
+
+/// Durations as Go marshals them.
+mod nanoseconds {
+    use super::{Deserialize, Deserializer, Duration, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i64(i64::try_from(value.as_nanos()).unwrap_or(i64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Ok(Duration::from_nanos(i64::deserialize(deserializer)?.try_into().unwrap_or(0)))
+    }
+}
+
+/// Pairs, of which Go marshals none as `null`.
+mod nullable {
+    use super::{Deserialize, Deserializer, Metadata, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Metadata, serializer: S) -> Result<S::Ok, S::Error> {
+        Some(value).filter(|value| !value.is_empty()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::Error> {
+        Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn round_trip<T: Serialize + for<'de> Deserialize<'de>>(stored: &Value) {
+        let entry: T = serde_json::from_value(stored.clone()).expect("loads");
+        assert!(serde_json::to_value(&entry).expect("has a JSON form") == *stored, "stored JSON changed its shape");
+    }
+
+    #[test]
+    fn entries_of_the_go_plugin_load_and_keep_their_shape() {
+        round_trip::<Config>(&json!({
+            "astra_token": "AstraCS:abc:def", "url": "https://api.astra.datastax.com", "org_id": "o1",
+            "logical_name": "org1", "caller_mode": 2,
+        }));
+        round_trip::<Role>(&json!({
+            "role_name": "r", "role_id": "i", "org_id": "o1", "ttl": 3_600_000_000_000_i64, "max_ttl": 36_000_000_000_000_i64,
+        }));
+        round_trip::<Token>(&json!({
+            "clientId": "c", "secret": "s", "orgId": "o1", "roleName": "r", "roles": ["i"], "token": "AstraCS:c:d",
+            "generatedOn": "2022-09-21T17:48:15.260897295Z", "logicalName": "l", "metadata": null,
+        }));
+    }
+
+    #[test]
+    fn junk_of_the_go_plugin_loads_and_is_no_live_token() {
+        let junk = json!({"clientId": "", "secret": "", "orgId": "", "roleName": "r", "roles": null, "token": "",
+            "generatedOn": "", "logicalName": "", "metadata": {}});
+        let token: Token = serde_json::from_value(junk).expect("loads");
+        assert!(!token.is_live());
+    }
+
+    #[test]
+    fn new_members_of_a_config_are_stored_when_they_differ_from_their_defaults() {
+        round_trip::<Config>(&json!({
+            "astra_token": "AstraCS:abc:def", "url": "http://x", "org_id": "o1", "logical_name": "", "caller_mode": 1,
+            "ca_cert": "PEM", "request_timeout": 5_000_000_000_i64, "description": false, "token_expiry": false,
+        }));
+    }
+}

@@ -1,0 +1,137 @@
+//! The inventory: one record for each token, found by its client id.
+//!
+//! Tokens that the Go plugin minted have no record. [`Store::build_index`] writes theirs once, beside normal work. It
+//! can be cut short at any point and begun anew, and never brings back the record of a token that is deleted meanwhile.
+
+use std::sync::atomic::Ordering;
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde_json::json;
+
+use super::names::{ClientId, OrgId};
+use super::{Record, Store, TOKENS, Token, leaves, token_key};
+use crate::astra::Error;
+use crate::sdk::logical::StorageExt as _;
+
+/// Its presence says that every live token has a record.
+pub(super) const MARKER: &str = "client-index";
+
+const RECORDS: &str = "client/";
+
+/// Tokens looked at between two listings.
+const PAGE: usize = 256;
+
+/// Records read at the same time.
+const CONCURRENT_READS: usize = 32;
+
+impl Store {
+    /// Returns the inventory record of a token.
+    pub(crate) async fn record(&self, org: &OrgId, client: &ClientId) -> Result<Option<Record>, Error> {
+        Ok(self.storage.get_json(&key(org, client)).await?)
+    }
+
+    /// Writes the inventory record of a token.
+    pub(crate) async fn put_record(&self, org: &OrgId, client: &ClientId, record: &Record) -> Result<(), Error> {
+        Ok(self.storage.put_json(&key(org, client), record).await?)
+    }
+
+    /// Returns a page of the inventory in the order of the client ids: up to `limit` (0 = all) that sort after `after`.
+    pub(crate) async fn inventory(
+        &self,
+        org: Option<&OrgId>,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(OrgId, ClientId, Record)>, Error> {
+        let orgs = match org {
+            Some(org) => vec![org.clone()],
+            None => self.orgs_with_tokens().await?,
+        };
+        let mut page = Vec::new();
+        for org in orgs {
+            let clients = self.storage.list_page(&folder(&org), after, limit).await?;
+            page.extend(leaves(clients).map(|client| (ClientId::stored(client), org.clone())));
+        }
+        page.sort();
+        if limit > 0 {
+            page.truncate(limit);
+        }
+        let read = |(client, org): (ClientId, OrgId)| async move {
+            let record = self.record(&org, &client).await?;
+            Ok::<_, Error>(record.map(|record| (org, client, record)))
+        };
+        let records: Vec<Option<_>> = stream::iter(page).map(read).buffered(CONCURRENT_READS).try_collect().await?;
+        Ok(records.into_iter().flatten().collect())
+    }
+
+    /// Whether the org has live tokens.
+    pub(crate) async fn has_tokens(&self, org: &OrgId) -> Result<bool, Error> {
+        Ok(!self.storage.list_page(&folder(org), "", 1).await?.is_empty())
+    }
+
+    /// Whether every token has its record.
+    pub(crate) async fn index_is_complete(&self) -> Result<bool, Error> {
+        if self.index_complete.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        let complete = self.storage.get(MARKER).await?.is_some();
+        self.index_complete.fetch_or(complete, Ordering::AcqRel);
+        Ok(complete)
+    }
+
+    /// Writes the records that are missing, then the marker.
+    pub(crate) async fn build_index(&self) -> Result<(), Error> {
+        if self.index_is_complete().await? {
+            return Ok(());
+        }
+        let mut after = String::new();
+        loop {
+            let page = self.storage.list_page(TOKENS, &after, PAGE).await?;
+            let Some(last) = page.last().cloned() else { break };
+            // A host without paging answers with everything, in any order.
+            let is_last = page.len() != PAGE;
+            for id in leaves(page) {
+                self.index_token(&id).await?;
+            }
+            if is_last {
+                break;
+            }
+            after = last;
+        }
+        self.storage.put_json(MARKER, &json!({"version": 1})).await?;
+        self.index_complete.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    async fn index_token(&self, id: &str) -> Result<(), Error> {
+        // An entry that cannot be read is left alone: it must not keep all others out of the inventory.
+        let Some(entry) = self.storage.get(&token_key(id)).await? else { return Ok(()) };
+        let Ok(token) = entry.decode::<Token>() else {
+            tracing::warn!(token_id = id, "left a token out of the inventory: its entry is not the expected JSON");
+            return Ok(());
+        };
+        if !token.is_live() || self.record(&token.org_id, &token.client_id).await?.is_some() {
+            return Ok(());
+        }
+        self.put_record(&token.org_id, &token.client_id, &Record::of(id, &token)).await?;
+        // Whoever deletes a token removes the entry first and the record after it. If the entry is gone by now, that
+        // may have happened before the record was written.
+        let now = self.token(id).await?;
+        if now.is_none_or(|now| now.client_id != token.client_id) {
+            self.storage.delete(&key(&token.org_id, &token.client_id)).await?;
+        }
+        Ok(())
+    }
+
+    async fn orgs_with_tokens(&self) -> Result<Vec<OrgId>, Error> {
+        let folders = self.storage.list(RECORDS).await?;
+        Ok(folders.iter().filter_map(|folder| folder.strip_suffix('/')).map(OrgId::stored).collect())
+    }
+}
+
+pub(super) fn key(org: &OrgId, client: &ClientId) -> String {
+    format!("{RECORDS}{org}/{client}")
+}
+
+fn folder(org: &OrgId) -> String {
+    format!("{RECORDS}{org}/")
+}

@@ -1,0 +1,242 @@
+//! What a mount stores: keys, entries and the caches over them.
+//!
+//! | key | entry |
+//! | --- | --- |
+//! | `config/<org_id>` | [`Config`] |
+//! | `role/<org_id>:<role_name>` | [`Role`] |
+//! | `token/<token id>` | [`Token`] |
+//! | `client/<org_id>/<client_id>` | [`Record`], the inventory |
+//! | `client-index` | the inventory is complete |
+//!
+//! Architecture invariant: a listing touches `client/` only, which holds no secret.
+
+mod cache;
+mod entries;
+mod index;
+mod names;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
+
+use self::cache::Cache;
+use crate::astra::Error;
+use crate::sdk::logical::{Mount, Storage, StorageExt, SystemView};
+
+pub(crate) use self::entries::{
+    CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token,
+};
+pub(crate) use self::names::{ClientId, LogicalName, OrgId, RoleName, check};
+
+const CONFIGS: &str = "config/";
+const ROLES: &str = "role/";
+const TOKENS: &str = "token/";
+
+/// Orgs by their logical names.
+type Directory = BTreeMap<String, Vec<OrgId>>;
+
+/// The stored entries of one mount.
+pub(crate) struct Store {
+    storage: Arc<dyn Storage>,
+    system: Arc<dyn SystemView>,
+    configs: Cache<Config>,
+    roles: Cache<Role>,
+    directory: Cache<Directory>,
+    /// Whether the operator lets us cache; asked once.
+    caching: OnceCell<bool>,
+    /// Whether the inventory is known to hold every token.
+    index_complete: AtomicBool,
+}
+
+impl Store {
+    /// Returns the store of a mount. Nothing is read yet.
+    pub(crate) fn new(mount: &Mount) -> Self {
+        const CONFIGS_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+        const ROLES_KEPT: NonZeroUsize = NonZeroUsize::new(16384).unwrap();
+        Self {
+            storage: mount.storage.clone(),
+            system: mount.system.clone(),
+            configs: Cache::new(CONFIGS_KEPT),
+            roles: Cache::new(ROLES_KEPT),
+            directory: Cache::new(NonZeroUsize::MIN),
+            caching: OnceCell::new(),
+            index_complete: AtomicBool::new(false),
+        }
+    }
+
+    /// Forgets what is cached of a key that another node changed.
+    pub(crate) fn invalidate(&self, key: &str) {
+        if key.starts_with(CONFIGS) {
+            self.configs.forget(key);
+            self.directory.clear();
+        } else if key.starts_with(ROLES) {
+            self.roles.forget(key);
+        } else if key.starts_with(index::MARKER) {
+            self.index_complete.store(false, Ordering::Release);
+        }
+    }
+
+    /// Returns the config of an org.
+    pub(crate) async fn config(&self, org: &OrgId) -> Result<Option<Arc<Config>>, Error> {
+        self.load(&self.configs, &config_key(org)).await
+    }
+
+    /// Whether an org has a config right now, past all caches.
+    pub(crate) async fn has_config(&self, org: &OrgId) -> Result<bool, Error> {
+        Ok(self.storage.get(&config_key(org)).await?.is_some())
+    }
+
+    /// Writes a config.
+    pub(crate) async fn put_config(&self, config: &Config) -> Result<(), Error> {
+        let key = config_key(&config.org_id);
+        let result = self.storage.put_json(&key, config).await;
+        self.invalidate(&key);
+        Ok(result?)
+    }
+
+    /// Deletes a config.
+    pub(crate) async fn delete_config(&self, org: &OrgId) -> Result<(), Error> {
+        let key = config_key(org);
+        let result = self.storage.delete(&key).await;
+        self.invalidate(&key);
+        Ok(result?)
+    }
+
+    /// Returns the orgs that have a config, sorted.
+    pub(crate) async fn orgs(&self) -> Result<Vec<OrgId>, Error> {
+        let mut orgs: Vec<OrgId> = leaves(self.storage.list(CONFIGS).await?).map(OrgId::stored).collect();
+        orgs.sort();
+        Ok(orgs)
+    }
+
+    /// Returns the orgs whose configs have this logical name: at most one, unless an older version stored more.
+    pub(crate) async fn orgs_named(&self, logical_name: &str) -> Result<Vec<OrgId>, Error> {
+        let directory = match self.directory.get(CONFIGS) {
+            Ok(directory) => directory,
+            Err(ticket) => {
+                let directory = Arc::new(self.read_directory().await?);
+                if self.caching().await {
+                    self.directory.insert(CONFIGS, &directory, ticket);
+                }
+                directory
+            }
+        };
+        Ok(directory.get(logical_name).cloned().unwrap_or_default())
+    }
+
+    /// Returns a role.
+    pub(crate) async fn role(&self, org: &OrgId, name: &RoleName) -> Result<Option<Arc<Role>>, Error> {
+        self.load(&self.roles, &role_key(org, name)).await
+    }
+
+    /// Writes a role.
+    pub(crate) async fn put_role(&self, role: &Role) -> Result<(), Error> {
+        let key = role_key(&role.org_id, &role.role_name);
+        let result = self.storage.put_json(&key, role).await;
+        self.invalidate(&key);
+        Ok(result?)
+    }
+
+    /// Deletes a role.
+    pub(crate) async fn delete_role(&self, org: &OrgId, name: &RoleName) -> Result<(), Error> {
+        let key = role_key(org, name);
+        let result = self.storage.delete(&key).await;
+        self.invalidate(&key);
+        Ok(result?)
+    }
+
+    /// Returns the names of all roles with their orgs, in no order.
+    pub(crate) async fn roles(&self) -> Result<Vec<(OrgId, RoleName)>, Error> {
+        let keys = leaves(self.storage.list(ROLES).await?);
+        let split = |key: String| key.split_once(':').map(|(org, name)| (OrgId::stored(org), RoleName::stored(name)));
+        Ok(keys.filter_map(split).collect())
+    }
+
+    /// Returns a live token.
+    pub(crate) async fn token(&self, id: &str) -> Result<Option<Token>, Error> {
+        let token: Option<Token> = self.storage.get_json(&token_key(id)).await?;
+        Ok(token.filter(Token::is_live))
+    }
+
+    /// Writes a token and its inventory record.
+    pub(crate) async fn put_token(&self, id: &str, token: &Token, record: &Record) -> Result<(), Error> {
+        self.storage.put_json(&token_key(id), token).await?;
+        self.put_record(&token.org_id, &token.client_id, record).await
+    }
+
+    /// Removes what is stored of a token. Another token that took its name meanwhile stays.
+    pub(crate) async fn delete_token(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
+        let stored: Option<Token> = self.storage.get_json(&token_key(id)).await?;
+        if stored.is_some_and(|token| token.client_id == *client) {
+            self.storage.delete(&token_key(id)).await?;
+        }
+        if !client.as_str().is_empty() {
+            self.storage.delete(&index::key(org, client)).await?;
+        }
+        Ok(())
+    }
+
+    async fn load<T: DeserializeOwned>(&self, cache: &Cache<T>, key: &str) -> Result<Option<Arc<T>>, Error> {
+        let ticket = match cache.get(key) {
+            Ok(value) => return Ok(Some(value)),
+            Err(ticket) => ticket,
+        };
+        let Some(value) = self.storage.get_json(key).await? else { return Ok(None) };
+        let value = Arc::new(value);
+        if self.caching().await {
+            cache.insert(key, &value, ticket);
+        }
+        Ok(Some(value))
+    }
+
+    async fn read_directory(&self) -> Result<Directory, Error> {
+        let mut directory = Directory::new();
+        for org in self.orgs().await? {
+            match self.config(&org).await? {
+                Some(config) if !config.logical_name.is_empty() => {
+                    directory.entry(config.logical_name.clone()).or_default().push(org);
+                }
+                _ => {}
+            }
+        }
+        Ok(directory)
+    }
+
+    async fn caching(&self) -> bool {
+        let ask = || async { self.system.caching_disabled().await.map(|disabled| !disabled) };
+        self.caching.get_or_try_init(ask).await.copied().unwrap_or(false)
+    }
+}
+
+/// Returns the id of a token in standard mode: nobody else can have it while it lives.
+pub(crate) fn named_token_id(org: &OrgId, role: &RoleName, name: &LogicalName) -> String {
+    use std::fmt::Write as _;
+
+    let digest = Sha256::digest(format!("{org}:{role}:{name}"));
+    digest.iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+fn config_key(org: &OrgId) -> String {
+    format!("{CONFIGS}{org}")
+}
+
+fn role_key(org: &OrgId, name: &RoleName) -> String {
+    format!("{ROLES}{org}:{name}")
+}
+
+fn token_key(id: &str) -> String {
+    format!("{TOKENS}{id}")
+}
+
+/// Leaves out folders and the bare child that a key equal to its prefix lists as.
+fn leaves(keys: Vec<String>) -> impl Iterator<Item = String> {
+    keys.into_iter().filter(|key| !key.is_empty() && !key.ends_with('/'))
+}

@@ -1,0 +1,117 @@
+//! Names and ids that become part of a storage key: parsed once, at the edge.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::astra::Error;
+
+/// The host refuses longer keys at 32 KiB; no id or name comes near this.
+const MAX_BYTES: usize = 255;
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $fold:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+        #[serde(transparent)]
+        pub(crate) struct $name(String);
+
+        impl $name {
+            /// Reads what a caller gave.
+            ///
+            /// # Errors
+            /// When it is empty or could escape its storage key. The text names `field`.
+            pub(crate) fn parse(field: &'static str, text: &str) -> Result<Self, Error> {
+                check(field, text)?;
+                let fold: fn(&str) -> String = $fold;
+                Ok(Self(fold(text)))
+            }
+
+            /// Takes what this engine stored itself.
+            #[allow(dead_code, reason = "a logical name is only ever read as part of an entry")]
+            pub(crate) fn stored(text: impl Into<String>) -> Self {
+                Self(text.into())
+            }
+
+            /// Returns the text.
+            pub(crate) fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// Id of an Astra organization. Letter case counts.
+    OrgId,
+    str::to_owned
+);
+name!(
+    /// Name of a role, in lower case.
+    RoleName,
+    str::to_lowercase
+);
+name!(
+    /// Logical name of a token, in lower case; empty where a token has none.
+    LogicalName,
+    str::to_lowercase
+);
+name!(
+    /// Public part of an Astra token. Letter case counts.
+    ClientId,
+    str::to_owned
+);
+
+/// Checks a name that a caller gave.
+///
+/// # Errors
+/// Names `field` and what is wrong; never holds the text.
+pub(crate) fn check(field: &'static str, text: &str) -> Result<(), Error> {
+    let reason = if text.is_empty() {
+        "must not be empty"
+    } else if text.len() > MAX_BYTES {
+        "must not be longer than 255 bytes"
+    } else if text.contains(['/', ':']) || text.chars().any(char::is_control) {
+        "must not contain \"/\", \":\" or control characters"
+    } else if text.contains("..") {
+        // The host refuses such keys: "relative paths not supported".
+        "must not contain \"..\""
+    } else {
+        return Ok(());
+    };
+    Err(Error::field(field, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_escape_their_key_are_refused() {
+        let long = "x".repeat(256);
+        for text in ["", "a/b", "a:b", "a\nb", "a\0", "..", "a..b", &long] {
+            let error = OrgId::parse("org_id", text).unwrap_err().to_string();
+            assert!(error.starts_with("org_id "), "{error}");
+        }
+    }
+
+    #[test]
+    fn ids_of_the_guide_are_taken_as_they_are() {
+        let guide = "ccd999999_facd_4ad3_bbb99903d999999999999999d";
+        assert_eq!(OrgId::parse("org_id", guide).unwrap().as_str(), guide);
+        assert_eq!(ClientId::parse("client_id", "DTEUyKUZ").unwrap().as_str(), "DTEUyKUZ");
+        assert_eq!(OrgId::parse("org_id", &"x".repeat(255)).unwrap().as_str().len(), 255);
+    }
+
+    #[test]
+    fn role_and_logical_names_are_lower_cased() {
+        assert_eq!(RoleName::parse("role_name", "R_W_User").unwrap().as_str(), "r_w_user");
+        assert_eq!(LogicalName::parse("logical_name", "Org1").unwrap().as_str(), "org1");
+    }
+}
