@@ -1,1 +1,73 @@
 //! The engine: application tokens of DataStax Astra DB.
+//!
+//! Architecture invariant: sees `sdk::logical` and `sdk::framework` only, never the wire.
+
+mod api;
+mod engine;
+mod error;
+mod lease;
+mod locks;
+mod paths;
+mod store;
+
+use std::sync::Arc;
+
+use self::engine::Engine;
+use self::error::Error;
+use crate::sdk::framework::{Backend, SecretType};
+use crate::sdk::logical::{self, SpecialPaths};
+
+/// Returns what makes the backend of a mount. The declaration is made once and shared by all mounts.
+pub fn factory() -> logical::Factory {
+    let backend = Arc::new(backend());
+    Arc::new(move |mount| {
+        let engine = Arc::new(Engine::new(&mount));
+        Ok(backend.clone().mount(engine, mount))
+    })
+}
+
+/// Declares the engine.
+fn backend() -> Backend<Engine> {
+    Backend::new(HELP)
+        .path(paths::config::path())
+        .path(paths::configs::path())
+        .path(paths::role::path())
+        .path(paths::roles::path())
+        .path(paths::token::path())
+        .path(paths::tokens::path())
+        .secret(
+            SecretType::new(lease::SECRET_TYPE)
+                .renew(|engine, call| async move {
+                    let path = call.request.path.clone();
+                    lease::renew(engine, call).await.map(Some).map_err(|error| {
+                        error.log("renew", &path);
+                        error.for_lease()
+                    })
+                })
+                .revoke(|engine, call| async move {
+                    let path = call.request.path.clone();
+                    lease::revoke(engine, call).await.map_err(|error| {
+                        error.log("revoke", &path);
+                        error.for_lease()
+                    })
+                }),
+        )
+        .special_paths(SpecialPaths {
+            local_storage: vec!["wal/".into()],
+            seal_wrap_storage: vec!["config/".into(), "token/".into(), "wal/".into()],
+            ..SpecialPaths::default()
+        })
+        .on_initialize(|engine: Arc<Engine>| async move {
+            engine.start();
+            Ok(())
+        })
+        .on_cleanup(|engine: Arc<Engine>| async move {
+            engine.stop();
+            Ok(())
+        })
+        .on_invalidate(Engine::invalidate)
+}
+
+const HELP: &str = "The DataStax Astra DB secrets engine issues application tokens of Astra organizations. Write a root \
+                    token per organization to \"config\", roles to \"role\", and ask for tokens at \"org/token\". Each \
+                    token has a lease; when it ends, the token is deleted in Astra.";

@@ -1,0 +1,162 @@
+//! The state of one mount: its store, its clients of Astra, its locks and its background work.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lru::LruCache;
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
+
+use super::locks::Locks;
+use super::store::{Config, OrgId, Store};
+use super::{Error, api};
+use crate::sdk::logical::{self, Mount, SystemView};
+
+/// Orgs whose connections are kept.
+const CLIENTS_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// Pauses between attempts to build the inventory: the first and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// One mount.
+pub(crate) struct Engine {
+    /// What the mount stores.
+    pub(crate) store: Store,
+    /// The host's facts.
+    pub(crate) system: Arc<dyn SystemView>,
+    /// `config/…`, `role/…` and `token/…` entries that are being changed.
+    pub(crate) locks: Arc<Locks>,
+    clients: Mutex<LruCache<OrgId, Arc<Slot>>>,
+    background: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The client of one org, made when it is first needed.
+struct Slot {
+    /// What the client is made of. One of another config is not used any more.
+    config: Arc<Config>,
+    client: OnceCell<Arc<api::Client>>,
+}
+
+impl Engine {
+    /// Returns the state of a mount. Neither storage nor facts are asked yet.
+    pub(crate) fn new(mount: &Mount) -> Self {
+        Self {
+            store: Store::new(mount),
+            system: mount.system.clone(),
+            locks: Arc::default(),
+            clients: Mutex::new(LruCache::new(CLIENTS_KEPT)),
+            background: Mutex::default(),
+        }
+    }
+
+    /// Returns the client of an org.
+    pub(crate) async fn client(&self, config: &Arc<Config>) -> Result<Arc<api::Client>, Error> {
+        let slot = self.slot(config);
+        Ok(slot.client.get_or_try_init(|| self.new_client(config)).await?.clone())
+    }
+
+    /// Makes a client for a config that is not stored yet.
+    pub(crate) async fn new_client(&self, config: &Config) -> Result<Arc<api::Client>, api::Error> {
+        let settings = api::Settings {
+            url: config.url.clone(),
+            token: config.astra_token.clone(),
+            ca_cert: config.ca_cert.clone(),
+            timeout: config.request_timeout,
+            user_agent: self.user_agent().await,
+        };
+        // It reads CA certificates from disk.
+        let made = tokio::task::spawn_blocking(move || api::Client::new(&settings)).await;
+        made.unwrap_or_else(|_| Err(api::Error::garbled("prepare calls to Astra", "the client cannot be made")))
+            .map(Arc::new)
+    }
+
+    /// Forgets what is known of a key that another node changed.
+    pub(crate) fn invalidate(&self, key: &str) {
+        self.store.invalidate(key);
+        if let Some(org) = key.strip_prefix("config/") {
+            self.drop_client(&OrgId::stored(org));
+        }
+    }
+
+    /// Closes the connections of an org whose config changed.
+    pub(crate) fn drop_client(&self, org: &OrgId) {
+        self.clients().pop(org);
+    }
+
+    /// Fails on a node that may not write, before anything is changed elsewhere.
+    ///
+    /// # Errors
+    /// [`logical::Error::ReadOnly`], upon which the host forwards the request to the active node.
+    pub(crate) async fn require_writable(&self) -> Result<(), Error> {
+        if self.system.is_writable().await? { Ok(()) } else { Err(logical::Error::ReadOnly.into()) }
+    }
+
+    /// Starts the background work. Never fails: the host holds up its unsealing for this.
+    pub(crate) fn start(self: Arc<Self>) {
+        let engine = Arc::downgrade(&self);
+        let work = tokio::spawn(async move {
+            let (mut pause, longest) = RETRY;
+            loop {
+                let Some(engine) = engine.upgrade() else { return };
+                match engine.prepare().await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!(error = %error, "failed to build the inventory of tokens, will try again")
+                    }
+                }
+                drop(engine);
+                tokio::time::sleep(pause).await;
+                pause = longest.min(pause * 2);
+            }
+        });
+        self.replace_background(Some(work));
+    }
+
+    /// Stops the background work.
+    pub(crate) fn stop(&self) {
+        self.replace_background(None);
+    }
+
+    async fn prepare(&self) -> Result<(), Error> {
+        // On other nodes the active one does it.
+        if self.system.is_writable().await? { self.store.build_index().await } else { Ok(()) }
+    }
+
+    fn replace_background(&self, work: Option<JoinHandle<()>>) {
+        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(previous) = std::mem::replace(&mut *background, work) {
+            previous.abort();
+        }
+    }
+
+    fn slot(&self, config: &Arc<Config>) -> Arc<Slot> {
+        let mut clients = self.clients();
+        if let Some(slot) = clients.get(&config.org_id).filter(|slot| slot.config.same_connection(config)) {
+            return slot.clone();
+        }
+        let slot = Arc::new(Slot { config: config.clone(), client: OnceCell::new() });
+        clients.put(config.org_id.clone(), slot.clone());
+        slot
+    }
+
+    fn clients(&self) -> MutexGuard<'_, LruCache<OrgId, Arc<Slot>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn user_agent(&self) -> String {
+        let plugin = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+        match self.system.host_version().await {
+            Ok(host) if !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic()) => {
+                format!("{plugin} vault/{host}")
+            }
+            _ => plugin.to_owned(),
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,119 @@
+//! The life of a token: minted with a lease, renewed, revoked.
+//!
+//! Architecture invariant: what a lease holds suffices to revoke it after its role or the root token was changed.
+
+mod mint;
+mod renew;
+mod revoke;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::store::{ClientId, OrgId, RoleName, Token};
+use crate::sdk::logical::{Map, Secret};
+
+pub(crate) use self::mint::{Order, mint};
+pub(crate) use self::renew::renew;
+pub(crate) use self::revoke::{Target, delete, revoke};
+
+/// Name of the type of lease. The Go plugin's leases have it too.
+pub(crate) const SECRET_TYPE: &str = "astra_token";
+
+/// How much longer than its lease a token lives, so that it dies even if nobody revokes it, and never before its lease.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(3600);
+
+/// Internal data of a lease. The first members are those of the Go plugin; the others are missing on its leases.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct LeaseData {
+    #[serde(rename = "orgId")]
+    org_id: OrgId,
+    #[serde(rename = "clientId")]
+    client_id: ClientId,
+    #[serde(rename = "roleName")]
+    role_name: RoleName,
+    #[serde(rename = "tokenId")]
+    token_id: String,
+    secret_type: String,
+    /// `ttl` of the role when the token was minted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_seconds: Option<u64>,
+    /// `max_ttl` of the role when the token was minted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_ttl_seconds: Option<u64>,
+    /// When Astra was told that the token expires (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+}
+
+impl LeaseData {
+    fn read(secret: &Secret) -> Self {
+        // Each member by itself: one of another type must not hide the client id.
+        let text = |name: &str| secret.internal_data.get(name).and_then(Value::as_str).unwrap_or_default();
+        // The host hands numbers back as floats.
+        let seconds = |name: &str| match secret.internal_data.get(name) {
+            Some(Value::Number(number)) => number.as_f64().map(|seconds| seconds as u64),
+            _ => None,
+        };
+        Self {
+            org_id: OrgId::stored(text("orgId")),
+            client_id: ClientId::stored(text("clientId")),
+            role_name: RoleName::stored(text("roleName")),
+            token_id: text("tokenId").to_owned(),
+            secret_type: SECRET_TYPE.to_owned(),
+            ttl_seconds: seconds("ttl_seconds"),
+            max_ttl_seconds: seconds("max_ttl_seconds"),
+            expires_at: Some(text("expires_at")).filter(|text| !text.is_empty()).map(str::to_owned),
+        }
+    }
+
+    fn into_map(self) -> Map {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(map)) => map,
+            _ => Map::new(),
+        }
+    }
+}
+
+/// Returns what a caller is shown of a token.
+///
+/// Agents take an answer of a read for a deleted key/value entry if it has `metadata` without an empty `deletion_time`,
+/// so one is added where a read mints.
+pub(crate) fn token_data(token: &Token, minted_by_read: bool) -> Map {
+    let mut metadata = json!(token.metadata);
+    match &mut metadata {
+        Value::Object(pairs) if pairs.is_empty() => metadata = Value::Null,
+        Value::Object(pairs) if minted_by_read => {
+            pairs.insert("deletion_time".into(), json!(""));
+        }
+        _ => {}
+    }
+    Map::from_iter([
+        ("clientId".to_owned(), json!(token.client_id)),
+        ("generatedOn".to_owned(), json!(token.generated_on)),
+        ("logicalName".to_owned(), json!(token.logical_name)),
+        ("metadata".to_owned(), metadata),
+        ("orgId".to_owned(), json!(token.org_id)),
+        ("roleName".to_owned(), json!(token.role_name)),
+        ("token".to_owned(), json!(token.token.expose_secret())),
+    ])
+}
+
+/// Returns a point in time as Astra takes it: RFC 3339 in UTC with whole seconds.
+fn rfc3339(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+/// Returns a later point in time, or the last one there is.
+fn later(time: Timestamp, by: Duration) -> Timestamp {
+    jiff::SignedDuration::try_from(by).ok().and_then(|by| time.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
+}
+
+/// Returns how long it is until `end` in whole seconds; zero if it has passed.
+fn until(start: Timestamp, end: Timestamp) -> Duration {
+    Duration::from_secs(end.duration_since(start).as_secs().try_into().unwrap_or(0))
+}

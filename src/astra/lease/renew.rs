@@ -1,0 +1,93 @@
+//! Renewing a lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{EXPIRY_MARGIN, LeaseData, later, rfc3339, token_data, until};
+use crate::astra::engine::Engine;
+use crate::astra::error::Error;
+use crate::astra::store::{DEFAULT_TTL, Record, Token};
+use crate::sdk::framework::LeaseCall;
+use crate::sdk::logical::{Response, Secret};
+
+/// The host takes zero for "as the mount has it".
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// Renews a lease as its role has it now.
+///
+/// Where the lease cannot be extended, the answer is what remains of it and no error: an agent would read, and so mint,
+/// in a loop.
+///
+/// # Errors
+/// When the token of the lease is gone.
+pub(crate) async fn renew(engine: Arc<Engine>, call: LeaseCall) -> Result<Response, Error> {
+    let LeaseCall { request, secret } = call;
+    let lease = LeaseData::read(&secret);
+    let token = engine.store.token(&lease.token_id).await?.filter(|token| token.client_id == lease.client_id);
+    let Some(token) = token else {
+        return Err(Error::Refused(format!(
+            "the token with client id {:?} of this lease is gone; ask for a new one",
+            lease.client_id.as_str()
+        )));
+    };
+    let now = Timestamp::now();
+    let issued = secret.issue_time.unwrap_or(now);
+    let (ttl, max_ttl) = role_ttls(&engine, &lease, &secret).await?;
+    let mount_max = engine.system.max_lease_ttl().await?;
+    let max_ttl = if mount_max.is_zero() { max_ttl } else { max_ttl.min(mount_max) };
+    let told: Option<Timestamp> = lease.expires_at.as_deref().and_then(|time| time.parse().ok());
+    let end = told.map_or_else(|| later(issued, max_ttl), |told| later(issued, max_ttl).min(told));
+
+    let wanted = if secret.increment.is_zero() { ttl } else { secret.increment };
+    let granted = wanted.min(until(now, end)).max(SHORTEST);
+    if told.is_none() {
+        extend_record(&engine, &token, end).await?;
+    }
+
+    // The stored token has all that an answer holds. The Go plugin's renewals lost theirs.
+    let by_read = lease.token_id == lease.client_id.as_str();
+    let data = if request.data.is_empty() { token_data(&token, by_read) } else { request.data };
+    let renewed = Secret {
+        ttl: granted,
+        // The host refuses a renewal that is past the longest life, so that never lies behind what is granted.
+        max_ttl: until(issued, end).max(until(issued, now) + granted),
+        renewable: true,
+        increment: Duration::ZERO,
+        issue_time: Some(issued),
+        internal_data: secret.internal_data,
+    };
+    tracing::info!(org_id = %lease.org_id, role_name = %lease.role_name, client_id = %lease.client_id,
+        ttl_seconds = granted.as_secs(), display_name = request.caller.display_name, entity_id = request.caller.entity_id,
+        "renewed token");
+    Ok(Response::new(data).lease(renewed))
+}
+
+/// Returns `ttl` and `max_ttl` of the role; if it is gone, as they were at minting.
+async fn role_ttls(engine: &Engine, lease: &LeaseData, secret: &Secret) -> Result<(Duration, Duration), Error> {
+    if let Some(role) = engine.store.role(&lease.org_id, &lease.role_name).await? {
+        return Ok((role.ttl(), role.max_ttl()));
+    }
+    // Leases of the Go plugin recorded nothing; the host knows what it granted.
+    let or = |recorded: Option<u64>, known: Duration| match recorded.map(Duration::from_secs) {
+        Some(recorded) => recorded,
+        None if known.is_zero() => DEFAULT_TTL,
+        None => known,
+    };
+    let max_ttl = or(lease.max_ttl_seconds, secret.max_ttl);
+    Ok((or(lease.ttl_seconds, secret.ttl).min(max_ttl), max_ttl))
+}
+
+/// Moves the end of a token that Astra does not end by itself, if its lease can now last longer than was recorded.
+async fn extend_record(engine: &Engine, token: &Token, end: Timestamp) -> Result<(), Error> {
+    let Some(record) = engine.store.record(&token.org_id, &token.client_id).await? else { return Ok(()) };
+    let last = later(end, EXPIRY_MARGIN);
+    match record.expires_at.parse::<Timestamp>() {
+        Ok(recorded) if recorded < last => {
+            let record = Record { expires_at: rfc3339(last), ..record };
+            engine.store.put_record(&token.org_id, &token.client_id, &record).await
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,73 @@
+//! Ending a token: when its lease ends, or because a caller says so.
+
+use std::sync::Arc;
+
+use super::LeaseData;
+use crate::astra::engine::Engine;
+use crate::astra::error::Error;
+use crate::astra::store::{ClientId, OrgId, RoleName};
+use crate::sdk::framework::LeaseCall;
+
+/// A token to be ended.
+pub(crate) struct Target {
+    pub(crate) org_id: OrgId,
+    pub(crate) client_id: ClientId,
+    pub(crate) role_name: RoleName,
+    pub(crate) token_id: String,
+}
+
+/// Revokes the token of a lease.
+///
+/// # Errors
+/// When it is not certain that the token is dead; the host tries again.
+pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), Error> {
+    let lease = LeaseData::read(&call.secret);
+    if lease.client_id.as_str().is_empty() {
+        // The Go plugin made such leases when Astra had refused to mint.
+        tracing::info!(org_id = %lease.org_id, role_name = %lease.role_name, "revoked a lease that never had a token");
+        return Ok(());
+    }
+    let LeaseData { org_id, client_id, role_name, token_id, .. } = lease;
+    let target = Target { org_id, client_id, role_name, token_id };
+    let caller = call.request.caller;
+    let done = end(engine, target).await?;
+    tracing::info!(org_id = %done.org_id, role_name = %done.role_name, client_id = %done.client_id,
+        display_name = caller.display_name, entity_id = caller.entity_id, "revoked token");
+    Ok(())
+}
+
+/// Deletes a token before its lease ends. The lease finds nothing left to do then.
+///
+/// # Errors
+/// When it is not certain that the token is dead.
+pub(crate) async fn delete(engine: Arc<Engine>, target: Target) -> Result<(), Error> {
+    end(engine, target).await.map(drop)
+}
+
+/// Deletes a token in Astra, then in Vault. It goes on when the caller hangs up, so that nothing stays half done.
+async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, Error> {
+    let work = tokio::spawn(async move {
+        let _lock = engine.locks.lock(format!("token/{}", target.token_id)).await;
+        match engine.store.config(&target.org_id).await? {
+            Some(config) => engine.client(&config).await?.delete_token(target.client_id.as_str()).await?,
+            None => require_gone(&engine, &target).await?,
+        }
+        engine.store.delete_token(&target.token_id, &target.org_id, &target.client_id).await?;
+        Ok(target)
+    });
+    work.await.unwrap_or_else(|_| Err(Error::NotYet("the plugin is stopping; try again".into())))
+}
+
+/// Without a config there is no root token to ask Astra with. Only a token that was deleted before is surely dead.
+async fn require_gone(engine: &Engine, target: &Target) -> Result<(), Error> {
+    let stored = engine.store.token(&target.token_id).await?;
+    if stored.is_none_or(|token| token.client_id != target.client_id) {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "no config for org_id {:?}, so the token with client id {:?} cannot be deleted in Astra; write the config again, \
+         or delete the token in Astra and force the revocation",
+        target.org_id.as_str(),
+        target.client_id.as_str()
+    )))
+}

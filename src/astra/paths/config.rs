@@ -1,0 +1,348 @@
+//! `config`: how to reach one org, and with which root token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use serde_json::json;
+
+use super::{Answered, ORG_ID, handler, missing, mount, no_config, object, org_id, require_config, written};
+use crate::astra::api::{self, Kind, TOKEN_PREFIX};
+use crate::astra::engine::Engine;
+use crate::astra::error::Error;
+use crate::astra::store::{CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_URL, OrgId, check};
+use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, format_duration};
+use crate::sdk::logical::{self, Map, Operation, Request, Response};
+
+const ASTRA_TOKEN: Field<String> = Field::string(
+    "astra_token",
+    "Root token: an Astra application token that may manage tokens, such as one with the role Organization \
+     Administrator. It looks like \"AstraCS:<id>:<digest>\". Required when the config is created. It is never shown again.",
+)
+.sensitive();
+
+const URL: Field<String> = Field::string(
+    "url",
+    "URL of Astra's DevOps API, with or without \"/v2\". Change it only for another Astra environment or a gateway.",
+)
+.default(DEFAULT_URL);
+
+const LOGICAL_NAME: Field<String> = Field::string(
+    "logical_name",
+    "Short name for the organization, by which the config can be read as well. No two organizations of a mount have the \
+     same one.",
+);
+
+const CALLER_MODE: Field<String> = Field::string(
+    "caller_mode",
+    "How tokens are asked for. With \"standard\", a write to org/token mints a token and a read fetches it. With \
+     \"sidecar\", a read mints a token, which suits agents and templates.",
+)
+.default("standard")
+.allowed(&["standard", "sidecar"]);
+
+const VERIFY_CONNECTION: Field<bool> = Field::bool(
+    "verify_connection",
+    "Whether this write asks Astra first if the root token works and belongs to the organization. Set it to false to \
+     write the config while Astra cannot be reached. It is not stored.",
+)
+.default("true");
+
+const CA_CERT: Field<String> = Field::string(
+    "ca_cert",
+    "Certificates in PEM form that are trusted for the URL beside those of the system. Needed for a gateway with a \
+     certificate of its own. Empty text removes them.",
+);
+
+const REQUEST_TIMEOUT: Field<Duration> = Field::duration(
+    "request_timeout",
+    "How long one call to Astra may take, from the connection to the last byte. Between 1s and 10m.",
+)
+.default("30s");
+
+const DESCRIPTION: Field<bool> = Field::bool(
+    "description",
+    "Whether Astra is given a description of each token, with mount, role, names and a unique mark. Without it, a token \
+     whose answer was lost cannot be found again. Set it to false only if Astra refuses the member \"description\".",
+)
+.default("true");
+
+const TOKEN_EXPIRY: Field<bool> = Field::bool(
+    "token_expiry",
+    "Whether Astra is told when each token expires: one hour after its lease can last. Set it to false only if Astra \
+     refuses the member \"tokenExpiry\".",
+)
+.default("true");
+
+const FORCE: Field<bool> = Field::bool(
+    "force",
+    "Whether to delete the config although the organization has live tokens. Their leases cannot be revoked until the \
+     config is written again.",
+)
+.default("false");
+
+const FIELDS: &[FieldSpec] = &[
+    ORG_ID.spec(),
+    ASTRA_TOKEN.spec(),
+    URL.spec(),
+    LOGICAL_NAME.spec(),
+    CALLER_MODE.spec(),
+    VERIFY_CONNECTION.spec(),
+    CA_CERT.spec(),
+    REQUEST_TIMEOUT.spec(),
+    DESCRIPTION.spec(),
+    TOKEN_EXPIRY.spec(),
+    FORCE.spec(),
+];
+
+const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+pub(crate) fn path() -> Path<Engine> {
+    Path::new("config", FIELDS)
+        .read(handler("Read the config of an organization", read).returns(&[
+            ("astra_token", "The beginning of the root token."),
+            ("caller_mode", "How tokens are asked for."),
+            ("logical_name", "Short name of the organization."),
+            ("org_id", "Id of the organization."),
+            ("url", "URL of Astra's DevOps API."),
+        ]))
+        .write(handler("Write the config of an organization", write).on_active_node())
+        .patch(handler("Change some settings of the config of an organization", write).on_active_node())
+        .delete(handler("Delete the config of an organization", delete).on_active_node())
+        .exists(exists)
+        .help(
+            "Manages the root token and the settings of one Astra organization.",
+            "Each Astra organization needs a config with a root token, with which the engine mints and revokes tokens. A \
+             write changes only the parameters that are given. A read takes org_id or logical_name and never shows the \
+             root token. A config cannot be deleted while its organization has live tokens, unless force is true.",
+        )
+}
+
+async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error> {
+    // Any caller can ask this. What is wrong with the request is only said to those who may write.
+    match org_id(&call.fields) {
+        Ok(org) => Ok(engine.store.config(&org).await?.is_some()),
+        Err(_) => Ok(false),
+    }
+}
+
+async fn read(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields } = call;
+    let org = match (fields.get(&ORG_ID), fields.get(&LOGICAL_NAME)) {
+        (None, Some(name)) if !name.is_empty() => org_named(&engine, &request, &name).await?,
+        (None, _) => return Err(Error::field(ORG_ID.name(), "or logical_name is required")),
+        (Some(_), _) => org_id(&fields)?,
+    };
+    let config = require_config(&engine, &request, &org).await?;
+    Ok(Some(Response::new(shown(&config))))
+}
+
+async fn write(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields } = call;
+    let org = org_id(&fields)?;
+    let _lock = engine.locks.lock(format!("config/{org}")).await;
+    let old = engine.store.config(&org).await?;
+    if old.is_none() && request.operation == Operation::Patch {
+        return Err(Error::NotFound(no_config(&request, &org)));
+    }
+    let new = changed(old.as_deref(), &org, &fields)?;
+    require_free_name(&engine, &new).await?;
+    let mut warnings = Vec::new();
+    if old.as_deref().is_none_or(|old| !old.same_endpoint(&new)) {
+        warnings.extend(verify(&engine, &new, &fields).await?);
+    }
+    {
+        // Two orgs must not take one name at the same time. Nothing waits for Astra in here.
+        let _names = engine.locks.lock("config").await;
+        require_free_name(&engine, &new).await?;
+        engine.store.put_config(&new).await?;
+    }
+    engine.drop_client(&org);
+    tracing::info!(org_id = %org, logical_name = new.logical_name, url = new.url, caller_mode = new.caller_mode.as_str(),
+        display_name = request.caller.display_name, entity_id = request.caller.entity_id, "wrote config");
+    Ok(written(warnings))
+}
+
+async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields } = call;
+    let org = org_id(&fields)?;
+    let _lock = engine.locks.lock(format!("config/{org}")).await;
+    if engine.store.config(&org).await?.is_none() {
+        return Ok(None);
+    }
+    if !fields.get(&FORCE).unwrap_or(false) {
+        require_no_tokens(&engine, &request, &org).await?;
+    }
+    engine.store.delete_config(&org).await?;
+    engine.drop_client(&org);
+    tracing::info!(org_id = %org, display_name = request.caller.display_name, entity_id = request.caller.entity_id,
+        "deleted config");
+    Ok(None)
+}
+
+async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> Result<(), Error> {
+    if engine.store.has_tokens(org).await? {
+        return Err(Error::Refused(format!(
+            "org_id {:?} has live tokens, which could not be revoked without its config; revoke them first (see \"vault \
+             list {}/org/tokens\"), or delete with force=true",
+            org.as_str(),
+            mount(request)
+        )));
+    }
+    if engine.store.index_is_complete().await? {
+        return Ok(());
+    }
+    Err(Error::NotYet(
+        "the inventory of tokens is still being built; try again later, or delete with force=true".into(),
+    ))
+}
+
+async fn org_named(engine: &Engine, request: &Request, name: &str) -> Result<OrgId, Error> {
+    let mut orgs = engine.store.orgs_named(name).await?;
+    match orgs.len() {
+        1 => Ok(orgs.remove(0)),
+        0 => Err(Error::Refused(format!(
+            "no config with logical_name {name:?}; see \"vault list {}/configs\" and read by org_id",
+            mount(request)
+        ))),
+        _ => {
+            Err(Error::field(LOGICAL_NAME.name(), format!("{name:?} is that of several organizations; read by org_id")))
+        }
+    }
+}
+
+/// Returns the config as a write leaves it.
+fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<Config, Error> {
+    let mut config = match old {
+        Some(old) => old.clone(),
+        None if !fields.is_given(&ASTRA_TOKEN) => return Err(missing(ASTRA_TOKEN.name())),
+        None => Config {
+            astra_token: "".into(),
+            url: DEFAULT_URL.to_owned(),
+            org_id: org.clone(),
+            logical_name: String::new(),
+            caller_mode: CallerMode::default(),
+            ca_cert: String::new(),
+            request_timeout: DEFAULT_TIMEOUT,
+            description: true,
+            token_expiry: true,
+        },
+    };
+    match fields.change(&ASTRA_TOKEN) {
+        Change::Keep => {}
+        Change::Reset => return Err(Error::field(ASTRA_TOKEN.name(), "cannot be removed; give another one")),
+        Change::Set(token) => config.astra_token = root_token(token)?.into(),
+    }
+    if let Change::Set(url) = fields.change(&URL) {
+        api::parse_url(&url).map_err(|reason| Error::field(URL.name(), reason))?;
+    }
+    fields.change(&URL).apply(&mut config.url, || DEFAULT_URL.to_owned());
+    if let Change::Set(name) = fields.change(&LOGICAL_NAME)
+        && !name.is_empty()
+    {
+        check(LOGICAL_NAME.name(), &name)?;
+    }
+    fields.change(&LOGICAL_NAME).apply(&mut config.logical_name, String::new);
+    match fields.change(&CALLER_MODE) {
+        Change::Keep => {}
+        Change::Reset => config.caller_mode = CallerMode::default(),
+        Change::Set(mode) => {
+            let known = CallerMode::parse(&mode);
+            config.caller_mode =
+                known.ok_or_else(|| Error::field(CALLER_MODE.name(), "must be \"standard\" or \"sidecar\""))?;
+        }
+    }
+    if let Change::Set(pem) = fields.change(&CA_CERT)
+        && !pem.is_empty()
+        && !api::has_certificates(&pem)
+    {
+        return Err(Error::field(CA_CERT.name(), "must be certificates in PEM form"));
+    }
+    fields.change(&CA_CERT).apply(&mut config.ca_cert, String::new);
+    fields.change(&REQUEST_TIMEOUT).apply(&mut config.request_timeout, || DEFAULT_TIMEOUT);
+    if !TIMEOUTS.contains(&config.request_timeout) {
+        return Err(Error::field(REQUEST_TIMEOUT.name(), "must be between 1s and 10m"));
+    }
+    fields.change(&DESCRIPTION).apply(&mut config.description, || true);
+    fields.change(&TOKEN_EXPIRY).apply(&mut config.token_expiry, || true);
+    Ok(config)
+}
+
+/// Checks the shape of a root token. The error never holds it.
+fn root_token(token: String) -> Result<String, Error> {
+    let parts = token.strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split_once(':'));
+    let is_part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+    match parts {
+        Some((client_id, digest)) if is_part(client_id) && is_part(digest) => Ok(token),
+        _ => Err(Error::field(
+            ASTRA_TOKEN.name(),
+            "must look like \"AstraCS:<id>:<digest>\", as Astra's portal shows it",
+        )),
+    }
+}
+
+async fn require_free_name(engine: &Engine, config: &Config) -> Result<(), Error> {
+    if config.logical_name.is_empty() {
+        return Ok(());
+    }
+    let orgs = engine.store.orgs_named(&config.logical_name).await?;
+    match orgs.iter().find(|org| **org != config.org_id) {
+        None => Ok(()),
+        Some(other) => Err(Error::field(
+            LOGICAL_NAME.name(),
+            format!("{:?} is already that of org_id {:?}; choose another one", config.logical_name, other.as_str()),
+        )),
+    }
+}
+
+/// Asks Astra whose root token it is. Returns a remark where Astra does not say.
+async fn verify(engine: &Engine, config: &Config, fields: &Fields) -> Result<Option<String>, Error> {
+    if !fields.get(&VERIFY_CONNECTION).unwrap_or(true) {
+        return Ok(None);
+    }
+    let asked = match engine.new_client(config).await {
+        Ok(client) => client.current_org().await,
+        Err(error) => Err(error),
+    };
+    match asked {
+        Ok(org) if org.eq_ignore_ascii_case(config.org_id.as_str()) => Ok(None),
+        Ok(org) => Err(Error::field(
+            ASTRA_TOKEN.name(),
+            format!("belongs to org_id {org:?}, not to {:?}; give a root token of this organization", config.org_id.as_str()),
+        )),
+        Err(error) if error.is_undetermined() => Ok(Some(
+            "Astra answered 401 without a reason when it was asked whose root token this is: the token may be refused, or \
+             lack the permission to ask. Mint a token to find out."
+                .to_owned(),
+        )),
+        Err(error) if error.kind == Kind::RootToken => Err(Error::field(
+            ASTRA_TOKEN.name(),
+            format!("is refused: {}; give a live root token of this organization", error.what()),
+        )),
+        Err(error) => Err(Error::Refused(format!(
+            "could not verify the root token: {}; check url and ca_cert, or skip the check with verify_connection=false",
+            error.what()
+        ))),
+    }
+}
+
+/// Returns what is shown of a config.
+fn shown(config: &Config) -> Map {
+    object([
+        ("astra_token", json!(masked(config.astra_token.expose_secret()))),
+        ("ca_cert", json!(config.ca_cert)),
+        ("caller_mode", json!(config.caller_mode.as_str())),
+        ("description", json!(config.description)),
+        ("logical_name", json!(config.logical_name)),
+        ("org_id", json!(config.org_id)),
+        ("request_timeout", json!(format_duration(config.request_timeout))),
+        ("token_expiry", json!(config.token_expiry)),
+        ("url", json!(config.url)),
+    ])
+}
+
+/// Returns a root token with nothing but the beginning of its client id, which is no secret.
+fn masked(token: &str) -> String {
+    let client_id = token.strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split(':').next()).unwrap_or_default();
+    format!("{TOKEN_PREFIX}{}...", client_id.chars().take(7).collect::<String>())
+}

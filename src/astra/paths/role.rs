@@ -1,0 +1,155 @@
+//! `role`: a name in Vault for one Astra role of one org.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Answered, ORG_ID, ROLE_NAME, handler, missing, no_config, no_role, object, org_id, role_name, written};
+use crate::astra::engine::Engine;
+use crate::astra::error::Error;
+use crate::astra::store::{DEFAULT_TTL, OrgId, Role, RoleName};
+use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, format_duration};
+use crate::sdk::logical::{self, Operation, Response};
+
+const ROLE_ID: Field<String> = Field::string(
+    "role_id",
+    "Id of the role in Astra, as \"GET /v2/organizations/roles\" of Astra's DevOps API lists it. Required when the role is \
+     created.",
+);
+
+const TTL: Field<Duration> = Field::duration(
+    "ttl",
+    "How long the lease of a token lasts before it has to be renewed. 0 means 24 hours. More than max_ttl is cut to \
+     max_ttl.",
+);
+
+const MAX_TTL: Field<Duration> = Field::duration(
+    "max_ttl",
+    "How long a token can live at most, however often its lease is renewed. 0 means 24 hours. The maximum of the mount \
+     counts as well.",
+);
+
+const FIELDS: &[FieldSpec] = &[ORG_ID.spec(), ROLE_NAME.spec(), ROLE_ID.spec(), TTL.spec(), MAX_TTL.spec()];
+
+/// Nobody needs more; nanoseconds in 64 bits end at 292 years.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86400);
+
+pub(crate) fn path() -> Path<Engine> {
+    Path::new("role", FIELDS)
+        .read(handler("Read a role", read).returns(&[
+            ("max_ttl", "Longest life of a token."),
+            ("org_id", "Id of the organization."),
+            ("role_id", "Id of the role in Astra."),
+            ("role_name", "Name of the role in Vault."),
+            ("ttl", "How long a lease lasts."),
+        ]))
+        .write(handler("Write a role", write).on_active_node())
+        .patch(handler("Change some settings of a role", write).on_active_node())
+        .delete(handler("Delete a role", delete).on_active_node())
+        .exists(exists)
+        .help(
+            "Manages one role: a name in Vault for a role of an Astra organization.",
+            "Tokens are minted for a role. It names the Astra role whose rights they get, and how long they live. A write \
+             changes only the parameters that are given. Deleting a role leaves its tokens and their leases alone.",
+        )
+}
+
+async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error> {
+    // Any caller can ask this. What is wrong with the request is only said to those who may write.
+    match names(&call.fields) {
+        Ok((org, name)) => Ok(engine.store.role(&org, &name).await?.is_some()),
+        Err(_) => Ok(false),
+    }
+}
+
+async fn read(engine: Arc<Engine>, call: Call) -> Answered {
+    let (org, name) = names(&call.fields)?;
+    let role = engine.store.role(&org, &name).await?;
+    let role = role.ok_or_else(|| Error::Refused(no_role(&call.request, &org, &name)))?;
+    Ok(Some(Response::new(object([
+        ("max_ttl", json!(format_duration(role.max_ttl()))),
+        ("org_id", json!(role.org_id)),
+        ("role_id", json!(role.role_id)),
+        ("role_name", json!(role.role_name)),
+        ("ttl", json!(format_duration(role.ttl()))),
+    ]))))
+}
+
+async fn write(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields } = call;
+    let (org, name) = names(&fields)?;
+    let _lock = engine.locks.lock(format!("role/{org}:{name}")).await;
+    let old = engine.store.role(&org, &name).await?;
+    if old.is_none() && request.operation == Operation::Patch {
+        return Err(Error::NotFound(no_role(&request, &org, &name)));
+    }
+    let (role, mut warnings) = changed(old.as_deref(), org, name, &fields)?;
+    if old.is_none() && engine.store.config(&role.org_id).await?.is_none() {
+        warnings.push(no_config(&request, &role.org_id));
+    }
+    engine.store.put_role(&role).await?;
+    tracing::info!(org_id = %role.org_id, role_name = %role.role_name, role_id = role.role_id,
+        ttl_seconds = role.ttl.as_secs(), max_ttl_seconds = role.max_ttl.as_secs(),
+        display_name = request.caller.display_name, entity_id = request.caller.entity_id, "wrote role");
+    Ok(written(warnings))
+}
+
+async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields } = call;
+    let (org, name) = names(&fields)?;
+    let _lock = engine.locks.lock(format!("role/{org}:{name}")).await;
+    if engine.store.role(&org, &name).await?.is_some() {
+        engine.store.delete_role(&org, &name).await?;
+        tracing::info!(org_id = %org, role_name = %name, display_name = request.caller.display_name,
+            entity_id = request.caller.entity_id, "deleted role");
+    }
+    Ok(None)
+}
+
+fn names(fields: &Fields) -> Result<(OrgId, RoleName), Error> {
+    Ok((org_id(fields)?, role_name(fields)?))
+}
+
+/// Returns the role as a write leaves it, and remarks about what was not taken as it was given.
+fn changed(old: Option<&Role>, org: OrgId, name: RoleName, fields: &Fields) -> Result<(Role, Vec<String>), Error> {
+    let role_id = match (fields.change(&ROLE_ID), old) {
+        (Change::Set(id), _) => checked_role_id(id)?,
+        (Change::Keep, Some(old)) => old.role_id.clone(),
+        (Change::Keep, None) => return Err(missing(ROLE_ID.name())),
+        (Change::Reset, _) => return Err(Error::field(ROLE_ID.name(), "cannot be removed; give another one")),
+    };
+    let mut warnings = Vec::new();
+    let mut ttl_of = |field: &Field<Duration>, stored: Option<Duration>| match (fields.change(field), stored) {
+        (Change::Set(ttl), _) if ttl > LONGEST => Err(Error::field(field.name(), "must not be longer than 100 years")),
+        (Change::Set(ttl), _) if !ttl.is_zero() => Ok(ttl),
+        (Change::Keep, Some(stored)) => Ok(stored),
+        _ => {
+            warnings.push(format!(
+                "{} is not set; the default of {} counts",
+                field.name(),
+                format_duration(DEFAULT_TTL)
+            ));
+            Ok(DEFAULT_TTL)
+        }
+    };
+    let mut ttl = ttl_of(&TTL, old.map(Role::ttl))?;
+    let max_ttl = ttl_of(&MAX_TTL, old.map(Role::max_ttl))?;
+    if ttl > max_ttl {
+        let (given, cut) = (format_duration(ttl), format_duration(max_ttl));
+        warnings.push(format!("ttl of {given} is longer than max_ttl and was cut to {cut}"));
+        ttl = max_ttl;
+    }
+    Ok((Role { role_name: name, role_id, org_id: org, ttl, max_ttl }, warnings))
+}
+
+/// Astra takes any text for a role and mints a token without rights, so at least what can be no id is refused.
+fn checked_role_id(id: String) -> Result<String, Error> {
+    if id.trim().is_empty() {
+        return Err(Error::field(ROLE_ID.name(), "must not be empty"));
+    }
+    if id.len() > 255 || id.chars().any(char::is_control) {
+        return Err(Error::field(ROLE_ID.name(), "must be at most 255 bytes without control characters"));
+    }
+    Ok(id)
+}

@@ -1,0 +1,186 @@
+//! `org/token`: mints, fetches and deletes tokens, as the caller mode of the org says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Answered, ORG_ID, ROLE_NAME, handler, missing, mount, no_role, org_id, require_config, role_name};
+use crate::astra::engine::Engine;
+use crate::astra::error::Error;
+use crate::astra::lease::{self, Order, Target, token_data};
+use crate::astra::store::{CallerMode, ClientId, Config, LogicalName, Metadata, OrgId, Token, named_token_id};
+use crate::sdk::framework::{Call, Field, FieldSpec, Fields, Path};
+use crate::sdk::logical::{Request, Response};
+
+const LOGICAL_NAME: Field<String> = Field::lowercase(
+    "logical_name",
+    "Name of the token. It is lower-cased. In the caller mode \"standard\" it is required, and no two live tokens of a \
+     role have the same one. In the mode \"sidecar\" it is only a label.",
+);
+
+const METADATA: Field<Metadata> = Field::pairs(
+    "metadata",
+    "Key=value pairs that are kept with the token and shown with it. Repeat the parameter for several pairs.",
+);
+
+const CLIENT_ID: Field<String> = Field::string(
+    "client_id",
+    "Client id of a live token: the part between the colons. Fetches or deletes that token. Letter case counts.",
+);
+
+const TTL: Field<Duration> = Field::duration(
+    "ttl",
+    "How long the first lease of the token lasts. Without it, or with 0, the ttl of the role counts. It is capped at the \
+     max_ttl of the role and at the maximum of the mount.",
+);
+
+const FIELDS: &[FieldSpec] =
+    &[ORG_ID.spec(), ROLE_NAME.spec(), LOGICAL_NAME.spec(), METADATA.spec(), CLIENT_ID.spec(), TTL.spec()];
+
+const TOKEN: &[(&str, &str)] = &[
+    ("clientId", "Public part of the token."),
+    ("generatedOn", "When Astra made the token."),
+    ("logicalName", "Name of the token."),
+    ("metadata", "Key=value pairs of the token."),
+    ("orgId", "Id of the organization."),
+    ("roleName", "Name of the role in Vault."),
+    ("token", "The token."),
+];
+
+pub(crate) fn path() -> Path<Engine> {
+    Path::new("org/token", FIELDS)
+        .write(handler("Mint a token (caller mode \"standard\")", write).returns(TOKEN).on_active_node())
+        .read(handler("Fetch a token, or mint one (caller mode \"sidecar\")", read).returns(TOKEN))
+        .delete(handler("Delete a token in Astra and in Vault", delete).on_active_node())
+        .help(
+            "Mints, fetches and deletes tokens.",
+            "In the caller mode \"standard\" of an organization, a write mints a token for a role under a logical name, \
+             and a read fetches it by client_id, or by role_name and logical_name. In the mode \"sidecar\", a read mints \
+             a token for a role, and nothing is fetched. A minted token has a lease. When the lease ends, the token is \
+             deleted in Astra. A delete does so at once.",
+        )
+}
+
+async fn write(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields } = call;
+    let org = org_id(&fields)?;
+    let config = require_config(&engine, &request, &org).await?;
+    if config.caller_mode == CallerMode::Sidecar {
+        return Err(Error::Refused(format!(
+            "org_id {:?} is in the caller mode \"sidecar\", where a read mints: use \"vault read {}/org/token\" with the \
+             same parameters",
+            org.as_str(),
+            mount(&request)
+        )));
+    }
+    if fields.is_given(&CLIENT_ID) {
+        return Err(Error::field(CLIENT_ID.name(), "cannot be chosen, Astra does; leave it out to mint a token"));
+    }
+    Ok(Some(mint(&engine, request, &fields, config).await?))
+}
+
+async fn read(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields } = call;
+    let org = org_id(&fields)?;
+    let config = require_config(&engine, &request, &org).await?;
+    if config.caller_mode == CallerMode::Standard {
+        let (_, token) = find(&engine, &request, &fields, &org).await?;
+        tracing::info!(org_id = %org, role_name = %token.role_name, client_id = %token.client_id,
+            display_name = request.caller.display_name, entity_id = request.caller.entity_id, "read token");
+        return Ok(Some(Response::new(token_data(&token, false))));
+    }
+    if fields.is_given(&CLIENT_ID) {
+        return Err(Error::field(
+            CLIENT_ID.name(),
+            "has no use in the caller mode \"sidecar\", where a read mints a token and none can be fetched; leave it out",
+        ));
+    }
+    Ok(Some(mint(&engine, request, &fields, config).await?))
+}
+
+async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields } = call;
+    let org = org_id(&fields)?;
+    require_config(&engine, &request, &org).await?;
+    let (token_id, token) = find(&engine, &request, &fields, &org).await?;
+    let (client_id, role_name) = (token.client_id, token.role_name);
+    let target = Target { org_id: org.clone(), client_id: client_id.clone(), role_name: role_name.clone(), token_id };
+    lease::delete(engine, target).await?;
+    tracing::info!(org_id = %org, role_name = %role_name, client_id = %client_id,
+        display_name = request.caller.display_name, entity_id = request.caller.entity_id, "deleted token");
+    Ok(None)
+}
+
+async fn mint(engine: &Arc<Engine>, request: Request, fields: &Fields, config: Arc<Config>) -> Result<Response, Error> {
+    let by_read = config.caller_mode == CallerMode::Sidecar;
+    let role_name = role_name(fields)?;
+    let logical_name = match fields.get(&LOGICAL_NAME) {
+        Some(name) if !(by_read && name.is_empty()) => LogicalName::parse(LOGICAL_NAME.name(), &name)?,
+        None if !by_read => return Err(missing(LOGICAL_NAME.name())),
+        _ => LogicalName::default(),
+    };
+    let metadata = fields.get(&METADATA).unwrap_or_default();
+    if by_read && metadata.contains_key("deletion_time") {
+        return Err(Error::field(METADATA.name(), "must not have the key \"deletion_time\", which agents read"));
+    }
+    let ttl = fields.get(&TTL);
+    if request.from_snapshot {
+        return Err(Error::Refused(
+            "no token is minted for a request that reads from a snapshot; ask without it".into(),
+        ));
+    }
+    let role = engine.store.role(&config.org_id, &role_name).await?;
+    let role = role.ok_or_else(|| Error::Refused(no_role(&request, &config.org_id, &role_name)))?;
+    let (caller, mount_point) = (request.caller, request.mount_point);
+    let order = Order { config, role, logical_name, metadata, ttl, caller, mount_point, named: !by_read, by_read };
+    lease::mint(engine, order).await
+}
+
+/// Returns a live token and its id, by client id or by names.
+async fn find(engine: &Engine, request: &Request, fields: &Fields, org: &OrgId) -> Result<(String, Token), Error> {
+    if let Some(client_id) = fields.get(&CLIENT_ID) {
+        let client_id = ClientId::parse(CLIENT_ID.name(), &client_id)?;
+        return by_client_id(engine, request, org, &client_id).await;
+    }
+    if !fields.is_given(&ROLE_NAME) && !fields.is_given(&LOGICAL_NAME) {
+        return Err(Error::field(CLIENT_ID.name(), "or role_name and logical_name are required"));
+    }
+    let role = role_name(fields)?;
+    let name = fields.get(&LOGICAL_NAME).ok_or_else(|| missing(LOGICAL_NAME.name()))?;
+    let name = LogicalName::parse(LOGICAL_NAME.name(), &name)?;
+    let id = named_token_id(org, &role, &name);
+    match engine.store.token(&id).await? {
+        Some(token) => Ok((id, token)),
+        None => Err(Error::Refused(format!(
+            "no live token with logical_name {:?} of role {:?} and org_id {:?}; see \"vault list {}/org/tokens\"",
+            name.as_str(),
+            role.as_str(),
+            org.as_str(),
+            mount(request)
+        ))),
+    }
+}
+
+async fn by_client_id(
+    engine: &Engine,
+    request: &Request,
+    org: &OrgId,
+    client_id: &ClientId,
+) -> Result<(String, Token), Error> {
+    if let Some(record) = engine.store.record(org, client_id).await?
+        && let Some(token) = engine.store.token(&record.token_id).await?
+        && token.client_id == *client_id
+    {
+        return Ok((record.token_id, token));
+    }
+    if !engine.store.index_is_complete().await? {
+        return Err(Error::NotYet(
+            "the inventory of tokens is still being built; try again later, or name role_name and logical_name".into(),
+        ));
+    }
+    Err(Error::Refused(format!(
+        "no live token with client_id {:?} of org_id {:?}; see \"vault list {}/org/tokens\"",
+        client_id.as_str(),
+        org.as_str(),
+        mount(request)
+    )))
+}

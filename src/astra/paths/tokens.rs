@@ -1,0 +1,65 @@
+//! `org/tokens`: the inventory of live tokens.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Answered, ORG_ID, handler, object, optional_org_id};
+use crate::astra::engine::Engine;
+use crate::astra::error::Error;
+use crate::astra::store::{OrgId, Record};
+use crate::sdk::framework::{Call, Field, FieldSpec, Path};
+use crate::sdk::logical::{Map, Response};
+
+const AFTER: Field<String> =
+    Field::string("after", "Lists only client ids that come after this one, which need not exist any more.");
+
+const LIMIT: Field<i64> =
+    Field::int("limit", "Lists at most so many client ids. Without it, or with 0, all are listed.");
+
+const FIELDS: &[FieldSpec] = &[ORG_ID.spec(), AFTER.spec(), LIMIT.spec()];
+
+pub(crate) fn path() -> Path<Engine> {
+    Path::new("org/tokens/?", FIELDS)
+        .list(handler("List the live tokens", list).returns(&[
+            ("keys", "Client ids of the tokens."),
+            ("key_info", "For each client id: organization, role, names, metadata, and when and for whom it was made."),
+        ]))
+        .help(
+            "Lists the live tokens.",
+            "Lists the client ids of all live tokens of this mount, or of the organization with org_id, in byte order. \
+             key_info shows what is known of each token, never the token. For large inventories, list pages with limit, \
+             and pass the last client id of a page as after.",
+        )
+}
+
+async fn list(engine: Arc<Engine>, call: Call) -> Answered {
+    let org = optional_org_id(&call.fields)?;
+    let after = call.fields.get(&AFTER).unwrap_or_default();
+    let limit = call.fields.get(&LIMIT).unwrap_or(0);
+    let limit = usize::try_from(limit).map_err(|_| Error::field(LIMIT.name(), "must not be negative"))?;
+    let page = engine.store.inventory(org.as_ref(), &after, limit).await?;
+    let entries = page.into_iter().map(|(org, client, record)| (client.to_string(), shown(&org, record)));
+    let mut response = Response::list_with_info(entries);
+    if !engine.store.index_is_complete().await? {
+        response =
+            response.warn("the inventory of tokens is still being built, so some may be missing; try again later");
+    }
+    Ok(Some(response))
+}
+
+fn shown(org: &OrgId, record: Record) -> Value {
+    let metadata = if record.metadata.is_empty() { Value::Null } else { json!(record.metadata) };
+    let members: Map = object([
+        ("created_at", json!(record.created_at)),
+        ("display_name", json!(record.display_name)),
+        ("entity_id", json!(record.entity_id)),
+        ("expires_at", json!(record.expires_at)),
+        ("generated_on", json!(record.generated_on)),
+        ("logical_name", json!(record.logical_name)),
+        ("metadata", metadata),
+        ("org_id", json!(org)),
+        ("role_name", json!(record.role_name)),
+    ]);
+    Value::Object(members)
+}
