@@ -1,0 +1,417 @@
+//! What can go wrong, and for which requests.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::http::BodyForm;
+use super::routes::Route;
+use super::state::{Rng, later};
+
+/// One fault: what happens, to which requests, and whether the operation took effect by then.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    #[serde(rename = "match", default)]
+    pub on: Match,
+    #[serde(default)]
+    pub phase: Phase,
+    pub kind: Kind,
+}
+
+impl Fault {
+    /// A fault instead of the operation.
+    pub fn before(kind: Kind) -> Self {
+        Self { on: Match::default(), phase: Phase::Before, kind }
+    }
+
+    /// A fault on the way back, when the operation has taken effect.
+    pub fn after(kind: Kind) -> Self {
+        Self { on: Match::default(), phase: Phase::After, kind }
+    }
+
+    pub fn route(mut self, route: Route) -> Self {
+        self.on.route = Some(route);
+        self
+    }
+
+    pub fn org(mut self, org_id: impl Into<String>) -> Self {
+        self.on.org = Some(org_id.into());
+        self
+    }
+
+    /// Only requests made with the token of this client id.
+    pub fn caller(mut self, client_id: impl Into<String>) -> Self {
+        self.on.caller = Some(client_id.into());
+        self
+    }
+
+    /// Only requests with this id in their path.
+    pub fn target(mut self, id: impl Into<String>) -> Self {
+        self.on.target = Some(id.into());
+        self
+    }
+
+    /// Starts at the n-th matching request; 1 is the next one.
+    pub fn nth(mut self, nth: u64) -> Self {
+        self.on.nth = Some(nth);
+        self
+    }
+
+    /// Happens so many times at most.
+    pub fn times(mut self, count: u64) -> Self {
+        self.on.count = Some(count);
+        self
+    }
+
+    pub fn once(self) -> Self {
+        self.times(1)
+    }
+
+    pub fn chance(mut self, probability: f64, seed: u64) -> Self {
+        self.on.probability = Some(probability);
+        self.on.seed = seed;
+        self
+    }
+}
+
+/// Which requests a fault meets; what is unset matches all.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Match {
+    pub route: Option<Route>,
+    pub method: Option<String>,
+    pub org: Option<String>,
+    /// The client id of the calling token.
+    pub caller: Option<String>,
+    /// The id in the path.
+    pub target: Option<String>,
+    pub nth: Option<u64>,
+    pub count: Option<u64>,
+    pub probability: Option<f64>,
+    pub seed: u64,
+    /// From so many milliseconds after the fault was set, by the simulator's clock.
+    pub from_ms: Option<u64>,
+    pub until_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    #[default]
+    Before,
+    After,
+}
+
+/// What happens. In phase *before*, a kind that alters an answer alters the one that success would have had.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Latency {
+        min_ms: u64,
+        max_ms: u64,
+    },
+    Status {
+        code: u16,
+        #[serde(default)]
+        body: BodyForm,
+        #[serde(default)]
+        retry_after: Option<RetryAfter>,
+    },
+    /// An error of the service itself, with an id and a message of its own.
+    Error {
+        code: u16,
+        id: i64,
+        message: String,
+    },
+    /// TCP RST.
+    Reset,
+    /// The connection ends without a byte.
+    CleanClose,
+    /// The body ends after so many bytes, before its announced length.
+    CutBody {
+        bytes: usize,
+        reset: bool,
+    },
+    /// A chunked body that ends without its last chunk.
+    TruncatedChunk {
+        bytes: usize,
+    },
+    /// For ever when no time is given.
+    HangBeforeHeaders {
+        for_ms: Option<u64>,
+    },
+    HangAfterHeaders {
+        for_ms: Option<u64>,
+    },
+    /// One byte of the body at a time.
+    SlowBody {
+        interval_ms: u64,
+    },
+    /// The server's part of the TLS handshake comes late.
+    SlowTls {
+        delay_ms: u64,
+    },
+    Malformed(Malformed),
+    /// The true body under another content type.
+    ContentType(String),
+    /// A success with another body.
+    Body {
+        content_type: String,
+        text: String,
+    },
+    Empty(Empty),
+    DropFields(Vec<String>),
+    SetField {
+        field: String,
+        value: Value,
+    },
+    /// White space of so many bytes before the body, which stays valid JSON.
+    HugeBody {
+        bytes: u64,
+    },
+    Redirect {
+        code: u16,
+        to: Redirect,
+    },
+    /// A 404 that is not the API's own.
+    ProxyNotFound {
+        html: bool,
+    },
+    /// The `date` header is off.
+    ClockSkew {
+        seconds: i64,
+    },
+}
+
+impl Kind {
+    pub fn status(code: u16, body: BodyForm) -> Self {
+        Self::Status { code, body, retry_after: None }
+    }
+
+    pub fn too_many_requests(retry_after: RetryAfter) -> Self {
+        Self::Status { code: 429, body: BodyForm::Errors, retry_after: Some(retry_after) }
+    }
+
+    /// The 401 with body `null` that a caller without permission was seen to get.
+    pub fn null_401() -> Self {
+        Self::status(401, BodyForm::Null)
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Latency { .. } => "latency",
+            Self::Status { .. } => "status",
+            Self::Error { .. } => "error",
+            Self::Reset => "reset",
+            Self::CleanClose => "clean_close",
+            Self::CutBody { .. } => "cut_body",
+            Self::TruncatedChunk { .. } => "truncated_chunk",
+            Self::HangBeforeHeaders { .. } => "hang_before_headers",
+            Self::HangAfterHeaders { .. } => "hang_after_headers",
+            Self::SlowBody { .. } => "slow_body",
+            Self::SlowTls { .. } => "slow_tls",
+            Self::Malformed(_) => "malformed",
+            Self::ContentType(_) => "content_type",
+            Self::Body { .. } => "body",
+            Self::Empty(_) => "empty",
+            Self::DropFields(_) => "drop_fields",
+            Self::SetField { .. } => "set_field",
+            Self::HugeBody { .. } => "huge_body",
+            Self::Redirect { .. } => "redirect",
+            Self::ProxyNotFound { .. } => "proxy_not_found",
+            Self::ClockSkew { .. } => "clock_skew",
+        }
+    }
+
+    /// Whether it can come together with another one.
+    fn stacks(&self) -> bool {
+        matches!(self, Self::Latency { .. } | Self::ClockSkew { .. })
+    }
+
+    fn stage(&self, phase: Phase) -> Stage {
+        match (self, phase) {
+            (Self::SlowTls { .. }, _) => Stage::Accept,
+            (Self::Latency { .. } | Self::Reset | Self::CleanClose | Self::HangBeforeHeaders { .. }, Phase::Before) => {
+                Stage::Arrival
+            }
+            (Self::ClockSkew { .. }, _) | (_, Phase::After) => Stage::After,
+            (_, Phase::Before) => Stage::Before,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryAfter {
+    /// May be negative or absurd.
+    Seconds(i64),
+    /// An HTTP date so many seconds ahead of the simulator's clock.
+    DateIn(i64),
+    Text(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Malformed {
+    Cut,
+    TrailingGarbage,
+    NotANumber,
+    /// Every key of the first object twice, the true value last.
+    DuplicateKeys,
+    ByteOrderMark,
+    InvalidUtf8,
+    /// An array instead of an object, or the other way round.
+    WrongTopLevel,
+}
+
+/// A 200 with next to nothing in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Empty {
+    Nothing,
+    Null,
+    Object,
+    Array,
+    String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Redirect {
+    /// The same path of the same host.
+    Same,
+    /// The same path below another base URL.
+    Other(String),
+}
+
+/// When, in the life of a connection, a fault is due.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// A connection was accepted.
+    Accept,
+    /// A request was read, nothing was checked.
+    Arrival,
+    /// All checks passed.
+    Before,
+    /// The operation took effect.
+    After,
+}
+
+/// What a fault can be matched against.
+#[derive(Clone, Default)]
+pub struct Context {
+    pub route: Option<Route>,
+    pub method: String,
+    pub org: Option<String>,
+    pub caller: Option<String>,
+    pub target: String,
+}
+
+#[derive(Default)]
+pub struct Faults {
+    armed: Vec<Armed>,
+    last_id: u64,
+}
+
+struct Armed {
+    id: u64,
+    fault: Fault,
+    seen: u64,
+    fired: u64,
+    rng: Rng,
+    since: Timestamp,
+}
+
+impl Faults {
+    /// Sets a fault and returns its id.
+    pub fn add(&mut self, fault: Fault, since: Timestamp) -> u64 {
+        self.last_id += 1;
+        let rng = Rng::new(fault.on.seed);
+        self.armed.push(Armed { id: self.last_id, fault, seen: 0, fired: 0, rng, since });
+        self.last_id
+    }
+
+    pub fn remove(&mut self, id: u64) {
+        self.armed.retain(|armed| armed.id != id);
+    }
+
+    pub fn clear(&mut self) {
+        self.armed.clear();
+    }
+
+    /// How often the fault of this id happened.
+    pub fn fired(&self, id: u64) -> u64 {
+        self.armed.iter().find(|armed| armed.id == id).map_or(0, |armed| armed.fired)
+    }
+
+    /// The faults as they were set, with their ids and counts.
+    pub fn list(&self) -> Vec<Value> {
+        let describe = |armed: &Armed| {
+            let mut value = serde_json::to_value(&armed.fault).expect("a fault is plain data");
+            value["id"] = armed.id.into();
+            value["seen"] = armed.seen.into();
+            value["fired"] = armed.fired.into();
+            value
+        };
+        self.armed.iter().map(describe).collect()
+    }
+
+    /// Takes what is due: all that stack, and the first of the others.
+    pub fn take(&mut self, stage: Stage, context: &Context, now: Timestamp) -> Due {
+        let mut due = Due::default();
+        for armed in &mut self.armed {
+            let kind = &armed.fault.kind;
+            let wanted = kind.stacks() || due.main.is_none();
+            if wanted && kind.stage(armed.fault.phase) == stage && armed.meets(context, now) {
+                let kind = armed.fault.kind.clone();
+                if kind.stacks() { due.stacked.push(kind) } else { due.main = Some(kind) }
+            }
+        }
+        due
+    }
+}
+
+#[derive(Default)]
+pub struct Due {
+    pub stacked: Vec<Kind>,
+    pub main: Option<Kind>,
+}
+
+impl Due {
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.stacked.iter().chain(&self.main).map(|kind| kind.name().to_owned())
+    }
+
+    pub fn latency(&self, rng: &mut Rng) -> Duration {
+        let one = |kind: &Kind| match kind {
+            Kind::Latency { min_ms, max_ms } => Duration::from_millis(rng.between(*min_ms, *max_ms)),
+            _ => Duration::ZERO,
+        };
+        self.stacked.iter().map(one).sum()
+    }
+}
+
+impl Armed {
+    fn meets(&mut self, context: &Context, now: Timestamp) -> bool {
+        let on = &self.fault.on;
+        let selected = on.route.is_none_or(|route| context.route == Some(route))
+            && on.method.as_ref().is_none_or(|method| *method == context.method)
+            && on.org.as_ref().is_none_or(|org| context.org.as_ref() == Some(org))
+            && on.caller.as_ref().is_none_or(|caller| context.caller.as_ref() == Some(caller))
+            && on.target.as_ref().is_none_or(|target| *target == context.target)
+            && on.from_ms.is_none_or(|from| later(self.since, from) <= now)
+            && on.until_ms.is_none_or(|until| now < later(self.since, until));
+        if !selected {
+            return false;
+        }
+        self.seen += 1;
+        let due = self.seen >= on.nth.unwrap_or(1)
+            && on.count.is_none_or(|count| self.fired < count)
+            && on.probability.is_none_or(|probability| self.rng.chance(probability));
+        self.fired += u64::from(due);
+        due
+    }
+}
