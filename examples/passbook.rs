@@ -1,0 +1,311 @@
+//! A complete secrets engine, as small as one can be that uses every part of [`sdk`]: accounts of a bank, and cards that
+//! are lent for a while.
+//!
+//! ```text
+//! accounts/:name   create, update, patch, read, delete; how fields are typed and what is stored of them
+//! accounts         list
+//! cards/:name      read: lends a card of an account under a lease that can be renewed and revoked
+//! teller/:errand   update: what goes wrong in real engines, on demand
+//! ```
+//!
+//! An engine is one [`Backend`]: a table of paths, types of leases and kinds of log entries. Help, OpenAPI, routing,
+//! typed fields, warnings and existence checks all follow from it. `main` hands it to the runtime, which speaks to the
+//! host. The conformance tests run this engine beside the one of the package.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use vault_plugin_astra::sdk::framework::{
+    Backend, Call, Change, Field, FieldSpec, Handler, LeaseCall, Path, SecretType, Wal, WalEntry, WalKind,
+    format_duration,
+};
+use vault_plugin_astra::sdk::logical::{
+    self, Answer, Error, Map, Mount, Response, Secret, SpecialPaths, Storage, StorageError, StorageExt,
+};
+use vault_plugin_astra::sdk::{self, Plugin};
+
+fn main() -> ExitCode {
+    // One declaration for the process, one `Passbook` for each mount.
+    let backend = Arc::new(declaration());
+    let factory: logical::Factory =
+        Arc::new(move |mount| Ok(backend.clone().mount(Arc::new(Passbook { mount: mount.clone() }), mount)));
+    sdk::serve(Plugin {
+        name: "passbook",
+        version: "0.1.0",
+        description: "Accounts, and cards that are lent for a while",
+        log_level_variable: "PASSBOOK_LOG_LEVEL",
+        redact: &["pin-"],
+        factory,
+    })
+}
+
+/// The engine on one mount.
+struct Passbook {
+    mount: Mount,
+}
+
+impl Passbook {
+    fn storage(&self) -> &dyn Storage {
+        &*self.mount.storage
+    }
+
+    async fn account(&self, name: &str) -> Result<Option<Account>, StorageError> {
+        self.mount.storage.get_json(&format!("accounts/{name}")).await
+    }
+}
+
+/// Everything that the engine is.
+fn declaration() -> Backend<Passbook> {
+    Backend::new("Keeps accounts, and lends cards of them for a while.")
+        .path(
+            Path::new("accounts/?", &[])
+                .help("Lists the accounts.", "The answer has the name of each account.")
+                .list(Handler::new("List the accounts.", list)),
+        )
+        .path(
+            Path::new(r"accounts/(?P<name>\w(?:[\w\-.]*\w)?)", ACCOUNT)
+                .help("Keeps an account.", "A write changes the fields that it names; a patch can also reset them.")
+                .exists(exists)
+                .write(Handler::new("Open or change an account.", write))
+                .patch(Handler::new("Change an account.", write))
+                .read(Handler::new("Read an account.", read).returns(&[("owner", "Who owns the account.")]))
+                .delete(Handler::new("Close an account.", delete)),
+        )
+        .path(
+            Path::new(r"cards/(?P<name>\w(?:[\w\-.]*\w)?)", CARDS)
+                .help("Lends a card of an account.", "The lease can be renewed until the mount's maximum is reached.")
+                // Whatever makes a lease runs on the node that can store it.
+                .read(Handler::new("Lend a card.", lend).on_active_node()),
+        )
+        .path(
+            Path::new(r"teller/(?P<errand>\w+)", TELLER)
+                .help(
+                    "Does what goes wrong in real engines.",
+                    "Panics, sleeps, or logs what no log should have to bear.",
+                )
+                .write(Handler::new("Run an errand.", errand)),
+        )
+        .secret(SecretType::new(CARD).renew(renew).revoke(revoke))
+        .wal(WalKind::new(CARD, Duration::from_secs(60), undo))
+        .special_paths(SpecialPaths {
+            local_storage: vec!["wal/".into()],
+            seal_wrap_storage: vec!["accounts/".into()],
+            ..SpecialPaths::default()
+        })
+}
+
+const NAME: Field<String> = Field::string("name", "Name of the account.").required();
+const OWNER: Field<String> = Field::string("owner", "Who owns the account.");
+const CURRENCY: Field<String> = Field::lowercase("currency", "Currency of the account.").default("eur");
+const LIMIT: Field<i64> = Field::int("limit", "How much may be overdrawn.");
+const RATE: Field<f64> = Field::float("rate", "Interest in percent.");
+const ACTIVE: Field<bool> = Field::bool("active", "Whether cards are lent.").default("true");
+const GRACE: Field<Duration> = Field::duration("grace", "How long a debt may last.").default("1h");
+const LABELS: Field<BTreeMap<String, String>> = Field::pairs("labels", "The owner's own key=value pairs.");
+const NOTES: Field<Vec<String>> = Field::strings("notes", "Remarks.");
+const TAGS: Field<Vec<String>> = Field::comma_strings("tags", "Words to find the account by.");
+const BRANCHES: Field<Vec<i64>> = Field::comma_ints("branches", "Numbers of the branches that know the account.");
+const TERMS: Field<Map> = Field::map("terms", "Whatever else was agreed on.");
+const PIN: Field<String> = Field::string("pin", "Secret number. It is never shown.").sensitive();
+const TTL: Field<Duration> = Field::duration("ttl", "How long the card is lent.").default("10m");
+const ERRAND: Field<String> = Field::string("errand", "One of abandon, fail, log, panic and sleep.").required();
+const MILLISECONDS: Field<i64> = Field::int("milliseconds", "How long to sleep.");
+const TEXT: Field<String> = Field::string("text", "What to log.");
+
+const ACCOUNT: &[FieldSpec] = &[
+    NAME.spec(),
+    OWNER.spec(),
+    CURRENCY.spec(),
+    LIMIT.spec(),
+    RATE.spec(),
+    ACTIVE.spec(),
+    GRACE.spec(),
+    LABELS.spec(),
+    NOTES.spec(),
+    TAGS.spec(),
+    BRANCHES.spec(),
+    TERMS.spec(),
+    PIN.spec(),
+];
+const CARDS: &[FieldSpec] = &[NAME.spec(), TTL.spec()];
+const TELLER: &[FieldSpec] = &[ERRAND.spec(), MILLISECONDS.spec(), TEXT.spec()];
+
+/// Name of the type of lease, and of the kind of log entry. It is stored, so it can never change.
+const CARD: &str = "card";
+
+/// A stored account. `default` lets entries of older versions load.
+#[derive(Deserialize, Serialize)]
+#[serde(default)]
+struct Account {
+    owner: String,
+    currency: String,
+    limit: i64,
+    rate: f64,
+    active: bool,
+    /// In seconds.
+    grace: u64,
+    labels: BTreeMap<String, String>,
+    notes: Vec<String>,
+    tags: Vec<String>,
+    branches: Vec<i64>,
+    terms: Map,
+    pin: String,
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self {
+            owner: String::new(),
+            currency: "eur".into(),
+            limit: 0,
+            rate: 0.0,
+            active: true,
+            grace: 3600,
+            labels: BTreeMap::new(),
+            notes: Vec::new(),
+            tags: Vec::new(),
+            branches: Vec::new(),
+            terms: Map::new(),
+            pin: String::new(),
+        }
+    }
+}
+
+fn name(call: &Call) -> String {
+    call.fields.get(&NAME).unwrap_or_default()
+}
+
+async fn list(engine: Arc<Passbook>, _: Call) -> Answer {
+    let mut names = engine.storage().list("accounts/").await?;
+    names.sort();
+    Ok(Some(Response::list(names)))
+}
+
+async fn exists(engine: Arc<Passbook>, call: Call) -> Result<bool, Error> {
+    Ok(engine.account(&name(&call)).await?.is_some())
+}
+
+async fn read(engine: Arc<Passbook>, call: Call) -> Answer {
+    // Nothing to show is no error: the host makes a 404 of it.
+    let Some(account) = engine.account(&name(&call)).await? else { return Ok(None) };
+    let grace = format_duration(Duration::from_secs(account.grace));
+    let mut data = object(json!(account));
+    data.remove(PIN.name());
+    data.insert(GRACE.name().into(), grace.into());
+    Ok(Some(Response::new(data)))
+}
+
+async fn write(engine: Arc<Passbook>, call: Call) -> Answer {
+    let (name, fields) = (name(&call), &call.fields);
+    let stored = engine.account(&name).await?;
+    if stored.is_none() && !fields.is_given(&OWNER) {
+        return Err(Error::invalid(format!("account {name:?} does not exist; to open it, name its owner")));
+    }
+    let mut account = stored.unwrap_or_default();
+    let new = Account::default();
+    fields.change(&OWNER).apply(&mut account.owner, || new.owner);
+    fields.change(&CURRENCY).apply(&mut account.currency, || new.currency);
+    fields.change(&LIMIT).apply(&mut account.limit, || new.limit);
+    fields.change(&RATE).apply(&mut account.rate, || new.rate);
+    fields.change(&ACTIVE).apply(&mut account.active, || new.active);
+    fields.change(&LABELS).apply(&mut account.labels, || new.labels);
+    fields.change(&NOTES).apply(&mut account.notes, || new.notes);
+    fields.change(&TAGS).apply(&mut account.tags, || new.tags);
+    fields.change(&BRANCHES).apply(&mut account.branches, || new.branches);
+    fields.change(&TERMS).apply(&mut account.terms, || new.terms);
+    fields.change(&PIN).apply(&mut account.pin, || new.pin);
+    match fields.change(&GRACE) {
+        Change::Keep => {}
+        Change::Reset => account.grace = new.grace,
+        Change::Set(grace) => account.grace = grace.as_secs(),
+    }
+    engine.mount.storage.put_json(&format!("accounts/{name}"), &account).await?;
+    Ok(None)
+}
+
+async fn delete(engine: Arc<Passbook>, call: Call) -> Answer {
+    engine.storage().delete(&format!("accounts/{}", name(&call))).await?;
+    Ok(None)
+}
+
+async fn lend(engine: Arc<Passbook>, call: Call) -> Answer {
+    let account = name(&call);
+    let stored = engine.account(&account).await?;
+    // 400 and not 404: clients hide the text of a 404 when they read.
+    let stored = stored.ok_or_else(|| Error::invalid(format!("account {account:?} does not exist")))?;
+    if !stored.active {
+        return Err(Error::status(409, format!("account {account:?} is not active")));
+    }
+    // The host caps the lease only after this, so what is lent is capped here.
+    let max_ttl = engine.mount.system.max_lease_ttl().await?;
+    let ttl = call.fields.get(&TTL).unwrap_or_default().min(max_ttl);
+    // What is noted here is undone by `undo` if the end of this function is never reached.
+    let card = uuid::Uuid::new_v4().to_string();
+    let wal = Wal::new(engine.storage());
+    let entry = wal.put(CARD, &card).await?;
+    engine.mount.storage.put_json(&format!("cards/{card}"), &account).await?;
+    wal.delete(&entry).await?;
+    tracing::info!(account, card, "lent a card");
+    let data = object(json!({"account": account, "card": card}));
+    // All that a revocation needs, because the account may be closed by then.
+    let internal_data = object(json!({"secret_type": CARD, "card": card}));
+    Ok(Some(Response::new(data).lease(Secret::new(ttl, max_ttl, internal_data))))
+}
+
+async fn renew(engine: Arc<Passbook>, call: LeaseCall) -> Answer {
+    let max_ttl = engine.mount.system.max_lease_ttl().await?;
+    // What is answered replaces what the lease stores, so both are given back complete.
+    Ok(Some(Response::new(call.request.data).lease(Secret { max_ttl, ..call.secret })))
+}
+
+async fn revoke(engine: Arc<Passbook>, call: LeaseCall) -> Result<(), Error> {
+    let card = call.secret.internal_data.get("card").and_then(Value::as_str).unwrap_or_default();
+    // Deleting what is gone is no error, so a revocation can be repeated.
+    Ok(engine.storage().delete(&format!("cards/{card}")).await?)
+}
+
+async fn undo(engine: Arc<Passbook>, entry: WalEntry) -> Result<(), Error> {
+    let card: String = entry.decode()?;
+    Ok(engine.storage().delete(&format!("cards/{card}")).await?)
+}
+
+async fn errand(engine: Arc<Passbook>, call: Call) -> Answer {
+    let text = call.fields.get(&TEXT).unwrap_or_default();
+    match call.fields.get(&ERRAND).unwrap_or_default().as_str() {
+        "abandon" => {
+            Wal::new(engine.storage()).put(CARD, &"abandoned").await?;
+            engine.mount.storage.put_json("cards/abandoned", &text).await?;
+        }
+        "fail" => return Err(Error::internal("the till is jammed")),
+        "log" => {
+            tracing::warn!(
+                "@message" = 5,
+                "@level" = "fatal",
+                "@timestamp" = false,
+                "a \"b\"\n" = text,
+                "hostile\nname"
+            );
+            tracing::info!(text, length = text.len(), ratio = f64::NAN, "{text}");
+        }
+        #[expect(clippy::panic, reason = "shows what becomes of a panic")]
+        "panic" => panic!("{text}"),
+        "sleep" => {
+            let milliseconds = call.fields.get(&MILLISECONDS).unwrap_or_default();
+            tracing::info!(milliseconds, "sleeps");
+            tokio::time::sleep(Duration::from_millis(milliseconds.unsigned_abs())).await;
+        }
+        other => return Err(Error::invalid(format!("no errand {other:?}"))),
+    }
+    Ok(None)
+}
+
+fn object(value: Value) -> Map {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
