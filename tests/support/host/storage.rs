@@ -1,0 +1,300 @@
+//! The host's storage of one mount, in memory, with switches for everything that goes wrong in real ones.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+
+use super::pb::pb::{self, StorageEntry};
+
+type Entries = BTreeMap<String, StorageEntry>;
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Text of a write on a node that may only read.
+pub const READ_ONLY: &str = "cannot write to readonly storage";
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Fault {
+    /// Nothing.
+    #[default]
+    None,
+    /// There is no storage, as at registration: every call fails with a gRPC status.
+    Missing,
+    /// Every call answers with a text in `err`.
+    Error(&'static str),
+    /// Every write answers with a text in `err`.
+    Write(&'static str),
+}
+
+/// Storage of one mount. Clones are the same storage.
+#[derive(Clone, Default)]
+pub struct Storage(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    entries: Entries,
+    transactions: HashMap<String, Transaction>,
+    calls: Vec<String>,
+    /// Calls that named a transaction which had ended or never was.
+    stray: usize,
+    fault: Fault,
+    vault: bool,
+    delay: Duration,
+}
+
+struct Transaction {
+    read_only: bool,
+    base: Entries,
+    reads: BTreeSet<String>,
+    writes: BTreeMap<String, Option<StorageEntry>>,
+}
+
+impl Storage {
+    /// Storage as Vault has it: without pages and transactions.
+    pub fn of_vault() -> Self {
+        let storage = Self::default();
+        storage.state().vault = true;
+        storage
+    }
+
+    /// Storage as it is at registration: none.
+    pub fn missing() -> Self {
+        let storage = Self::default();
+        storage.fail(Fault::Missing);
+        storage
+    }
+
+    /// Lets calls fail from now on.
+    pub fn fail(&self, fault: Fault) {
+        self.state().fault = fault;
+    }
+
+    /// Lets each call take this long from now on.
+    pub fn delay(&self, delay: Duration) {
+        self.state().delay = delay;
+    }
+
+    /// Returns the calls so far, as `method key`, and forgets them.
+    pub fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().calls)
+    }
+
+    /// Returns all keys.
+    pub fn keys(&self) -> Vec<String> {
+        self.state().entries.keys().cloned().collect()
+    }
+
+    /// Returns a value.
+    pub fn value(&self, key: &str) -> Option<Vec<u8>> {
+        self.state().entries.get(key).map(|entry| entry.value.clone())
+    }
+
+    /// Stores a value behind the plugin's back.
+    pub fn insert(&self, key: &str, value: &[u8]) {
+        let entry = StorageEntry { key: key.into(), value: value.into(), seal_wrap: false };
+        self.state().entries.insert(key.into(), entry);
+    }
+
+    /// Checks that no transaction was left open or used after its end.
+    pub fn check(&self) {
+        let state = self.state();
+        assert_eq!(state.transactions.len(), 0, "transactions without an end");
+        assert_eq!(state.stray, 0, "calls with the id of an ended transaction");
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Notes a call, waits and fails as the switches say. `Ok(Some(..))` is a text for `err`.
+    async fn enter(&self, call: String, writes: bool, openbao: bool) -> Result<Option<String>, Status> {
+        let (fault, delay) = {
+            let mut state = self.state();
+            state.calls.push(call);
+            if openbao && state.vault {
+                return Err(Status::unimplemented("unknown method"));
+            }
+            (state.fault, state.delay)
+        };
+        tokio::time::sleep(delay).await;
+        match fault {
+            Fault::Missing => Err(Status::unknown("missing storage implementation: this method should not be called")),
+            Fault::Error(text) => Ok(Some(text.into())),
+            Fault::Write(text) if writes => Ok(Some(text.into())),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl State {
+    fn transaction(&mut self, id: &str) -> Option<&mut Transaction> {
+        if id.is_empty() {
+            return None;
+        }
+        self.stray += usize::from(!self.transactions.contains_key(id));
+        self.transactions.get_mut(id)
+    }
+
+    fn get(&mut self, txn: &str, key: &str) -> Option<StorageEntry> {
+        if let Some(transaction) = self.transaction(txn) {
+            transaction.reads.insert(key.into());
+            let written = transaction.writes.get(key).cloned();
+            return written.unwrap_or_else(|| transaction.base.get(key).cloned());
+        }
+        self.entries.get(key).cloned()
+    }
+
+    fn set(&mut self, txn: &str, key: String, entry: Option<StorageEntry>) -> String {
+        if key.contains("..") {
+            return "relative paths not supported".into();
+        }
+        match (self.transaction(txn), entry) {
+            (Some(transaction), _) if transaction.read_only => return "transaction is read-only".into(),
+            (Some(transaction), entry) => drop(transaction.writes.insert(key, entry)),
+            (None, Some(entry)) => drop(self.entries.insert(key, entry)),
+            (None, None) => drop(self.entries.remove(&key)),
+        }
+        String::new()
+    }
+
+    fn list(&mut self, txn: &str, prefix: &str) -> Vec<String> {
+        let mut keys: BTreeSet<String> = match self.transaction(txn) {
+            None => self.entries.keys().cloned().collect(),
+            Some(transaction) => {
+                let mut entries = transaction.base.clone();
+                for (key, entry) in &transaction.writes {
+                    match entry {
+                        Some(entry) => drop(entries.insert(key.clone(), entry.clone())),
+                        None => drop(entries.remove(key)),
+                    }
+                }
+                entries.into_keys().collect()
+            }
+        };
+        keys = keys.iter().filter_map(|key| key.strip_prefix(prefix)).map(child).collect();
+        keys.into_iter().collect()
+    }
+
+    fn begin(&mut self, read_only: bool) -> String {
+        let id = uuid::Uuid::new_v4().to_string();
+        let base = self.entries.clone();
+        let transaction = Transaction { read_only, base, reads: BTreeSet::new(), writes: BTreeMap::new() };
+        self.transactions.insert(id.clone(), transaction);
+        id
+    }
+
+    fn commit(&mut self, id: &str) -> Result<String, Status> {
+        let transaction =
+            self.transactions.remove(id).ok_or_else(|| Status::unknown("missing storage implementation"))?;
+        let touched = transaction.reads.iter().chain(transaction.writes.keys());
+        for key in touched {
+            if transaction.base.get(key) != self.entries.get(key) {
+                return Ok("transaction commit failed".into());
+            }
+        }
+        for (key, entry) in transaction.writes {
+            match entry {
+                Some(entry) => drop(self.entries.insert(key, entry)),
+                None => drop(self.entries.remove(&key)),
+            }
+        }
+        Ok(String::new())
+    }
+}
+
+/// Cuts a key behind its first slash: what is deeper shows up as a folder.
+fn child(key: &str) -> String {
+    key.split_inclusive('/').next().unwrap_or_default().to_owned()
+}
+
+#[tonic::async_trait]
+impl pb::storage_server::Storage for Storage {
+    async fn list(&self, request: Request<pb::StorageListArgs>) -> Answer<pb::StorageListReply> {
+        let args = request.into_inner();
+        if let Some(err) = self.enter(format!("list {}", args.prefix), false, false).await? {
+            return Ok(Response::new(pb::StorageListReply { keys: vec![], err }));
+        }
+        let mut keys = self.state().list(&args.txn, &args.prefix);
+        // Nobody may rely on an order.
+        keys.reverse();
+        Ok(Response::new(pb::StorageListReply { keys, err: String::new() }))
+    }
+
+    async fn get(&self, request: Request<pb::StorageGetArgs>) -> Answer<pb::StorageGetReply> {
+        let args = request.into_inner();
+        if let Some(err) = self.enter(format!("get {}", args.key), false, false).await? {
+            return Ok(Response::new(pb::StorageGetReply { entry: None, err }));
+        }
+        let entry = self.state().get(&args.txn, &args.key);
+        Ok(Response::new(pb::StorageGetReply { entry, err: String::new() }))
+    }
+
+    async fn put(&self, request: Request<pb::StoragePutArgs>) -> Answer<pb::StoragePutReply> {
+        let args = request.into_inner();
+        let Some(entry) = args.entry else {
+            return Ok(Response::new(pb::StoragePutReply { err: "cannot write nil entry".into() }));
+        };
+        if let Some(err) = self.enter(format!("put {}", entry.key), true, false).await? {
+            return Ok(Response::new(pb::StoragePutReply { err }));
+        }
+        let err = self.state().set(&args.txn, entry.key.clone(), Some(entry));
+        Ok(Response::new(pb::StoragePutReply { err }))
+    }
+
+    async fn delete(&self, request: Request<pb::StorageDeleteArgs>) -> Answer<pb::StorageDeleteReply> {
+        let args = request.into_inner();
+        if let Some(err) = self.enter(format!("delete {}", args.key), true, false).await? {
+            return Ok(Response::new(pb::StorageDeleteReply { err }));
+        }
+        let err = self.state().set(&args.txn, args.key, None);
+        Ok(Response::new(pb::StorageDeleteReply { err }))
+    }
+
+    async fn list_page(&self, request: Request<pb::StorageListPageArgs>) -> Answer<pb::StorageListReply> {
+        let args = request.into_inner();
+        if let Some(err) = self.enter(format!("list_page {}", args.prefix), false, true).await? {
+            return Ok(Response::new(pb::StorageListReply { keys: vec![], err }));
+        }
+        let mut keys = self.state().list(&args.txn, &args.prefix);
+        keys.retain(|key| *key > args.after);
+        if let Ok(limit @ 1..) = usize::try_from(args.limit) {
+            keys.truncate(limit);
+        }
+        Ok(Response::new(pb::StorageListReply { keys, err: String::new() }))
+    }
+
+    async fn is_transactional(&self, _: Request<pb::Empty>) -> Answer<pb::StorageIsTransactionalReply> {
+        self.enter("is_transactional".into(), false, true).await?;
+        Ok(Response::new(pb::StorageIsTransactionalReply { transactional: true }))
+    }
+
+    async fn begin_read_only_tx(&self, _: Request<pb::Empty>) -> Answer<pb::StorageBeginTxReply> {
+        if let Some(err) = self.enter("begin_read_only_tx".into(), false, true).await? {
+            return Ok(Response::new(pb::StorageBeginTxReply { txn: String::new(), err }));
+        }
+        Ok(Response::new(pb::StorageBeginTxReply { txn: self.state().begin(true), err: String::new() }))
+    }
+
+    async fn begin_tx(&self, _: Request<pb::Empty>) -> Answer<pb::StorageBeginTxReply> {
+        if let Some(err) = self.enter("begin_tx".into(), true, true).await? {
+            return Ok(Response::new(pb::StorageBeginTxReply { txn: String::new(), err }));
+        }
+        Ok(Response::new(pb::StorageBeginTxReply { txn: self.state().begin(false), err: String::new() }))
+    }
+
+    async fn commit(&self, request: Request<pb::StorageCommitTxArgs>) -> Answer<pb::StorageCommitTxReply> {
+        if let Some(err) = self.enter("commit".into(), true, true).await? {
+            return Ok(Response::new(pb::StorageCommitTxReply { err }));
+        }
+        let err = self.state().commit(&request.into_inner().txn)?;
+        Ok(Response::new(pb::StorageCommitTxReply { err }))
+    }
+
+    async fn rollback(&self, request: Request<pb::StorageRollbackTxArgs>) -> Answer<pb::StorageRollbackTxReply> {
+        self.enter("rollback".into(), false, true).await?;
+        self.state().transactions.remove(&request.into_inner().txn);
+        Ok(Response::new(pb::StorageRollbackTxReply { err: String::new() }))
+    }
+}

@@ -1,0 +1,368 @@
+//! The connection between host and plugin: mutual TLS, the two streams that stay open, and the broker.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Status, Streaming};
+
+use super::mount::{Mount, Setup};
+use super::mux::Session;
+use super::pb::pb::storage_server::StorageServer;
+use super::pb::pb::system_view_server::SystemViewServer;
+use super::pb::plugin::grpc_broker_client::GrpcBrokerClient;
+use super::pb::plugin::grpc_controller_client::GrpcControllerClient;
+use super::pb::plugin::grpc_stdio_client::GrpcStdioClient;
+use super::pb::plugin::{ConnInfo, Empty, StdioData, conn_info::Knock};
+use super::pb::pluginutil::multiplexing::MultiplexingSupportRequest;
+use super::pb::pluginutil::multiplexing::plugin_multiplexing_client::PluginMultiplexingClient;
+use super::process::{Handshake, Launch, PATIENCE, Plugin};
+use super::{Storage, System};
+
+/// A stream of bytes, whatever carries it.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// What two ends agreed on in their TLS handshake.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Agreed {
+    pub version: Option<rustls::ProtocolVersion>,
+    pub alpn: Option<Vec<u8>>,
+    /// The certificates of the plugin.
+    pub peer: Vec<CertificateDer<'static>>,
+    /// The name that the client asked for; known to the server only.
+    pub server_name: Option<String>,
+}
+
+/// How connections to the plugin are made and accepted.
+enum Carrier {
+    /// One socket for each connection.
+    Sockets,
+    /// One session for all of them.
+    Session(Session),
+}
+
+/// A host with a connection to a plugin.
+pub struct Host {
+    pub plugin: Plugin,
+    pub handshake: Handshake,
+    /// What the two agreed on for the main connection.
+    pub agreed: Agreed,
+    /// The connection, for calls that no method here makes.
+    pub channel: Channel,
+    broker: mpsc::Sender<ConnInfo>,
+    next_broker_id: AtomicU32,
+    carrier: Arc<Carrier>,
+    knocks: Knocks,
+    answers: JoinHandle<Result<(), Status>>,
+    stdio: Streaming<StdioData>,
+    /// All that was served, for a look at the end.
+    storages: Mutex<Vec<Storage>>,
+}
+
+impl Host {
+    /// Starts a plugin, connects to it and does what every host does then.
+    pub async fn start(launch: Launch) -> Self {
+        let mut plugin = launch.spawn();
+        let handshake = plugin.handshake().await;
+        // The line says what the plugin can do; what is done is the host's wish.
+        let multiplexed = plugin.wants_one_socket();
+        assert!(!multiplexed || handshake.line.ends_with("|true"), "the plugin cannot share its socket");
+        Self::connect(plugin, handshake, multiplexed).await
+    }
+
+    async fn connect(plugin: Plugin, handshake: Handshake, multiplexed: bool) -> Self {
+        let carrier = Arc::new(if multiplexed {
+            Carrier::Session(Session::new(UnixStream::connect(&handshake.socket).await.unwrap()))
+        } else {
+            Carrier::Sockets
+        });
+        let (channel, agreed) = dial(&carrier, &plugin, &handshake).await;
+        let (broker, offers) = mpsc::channel(16);
+        let knocks = Arc::default();
+        // A real host makes these three calls at once, in any order.
+        let mut stdio = GrpcStdioClient::new(channel.clone());
+        let mut streams = GrpcBrokerClient::new(channel.clone());
+        let mut multiplexing = PluginMultiplexingClient::new(channel.clone());
+        let calls = async {
+            tokio::try_join!(
+                stdio.stream_stdio(()),
+                streams.start_stream(ReceiverStream::new(offers)),
+                multiplexing.multiplexing_support(MultiplexingSupportRequest {}),
+            )
+        };
+        let (stdio, answers, multiplexing) = timeout(PATIENCE, calls)
+            .await
+            .expect("a call at the start is not answered")
+            .expect("a call at the start fails");
+        assert!(multiplexing.into_inner().supported, "MultiplexingSupport");
+        let answers =
+            tokio::spawn(answer_knocks(answers.into_inner(), broker.clone(), carrier.clone(), Arc::clone(&knocks)));
+        Self {
+            plugin,
+            handshake,
+            agreed,
+            channel,
+            broker,
+            next_broker_id: AtomicU32::new(1),
+            carrier,
+            knocks,
+            answers,
+            stdio: stdio.into_inner(),
+            storages: Mutex::default(),
+        }
+    }
+
+    /// Mounts an instance that works, as `secrets enable` does.
+    pub async fn mount(&self) -> Mount {
+        let mount = self.mount_with(Setup::default()).await.expect("Setup");
+        mount.finish().await;
+        mount
+    }
+
+    /// Sets an instance up, and no more.
+    ///
+    /// # Errors
+    /// The text of `SetupReply.err`.
+    pub async fn mount_with(&self, setup: Setup) -> Result<Mount, String> {
+        Mount::new(self, setup).await
+    }
+
+    /// Takes the next broker id.
+    pub(super) fn broker_id(&self) -> u32 {
+        self.next_broker_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Serves storage and facts to the plugin, and returns what tells it where.
+    pub(super) async fn serve(&self, id: u32, storage: Storage, system: System) -> (ConnInfo, Brokered) {
+        self.storages.lock().unwrap().push(storage.clone());
+        let (streams, incoming) = mpsc::channel::<Box<dyn Io>>(4);
+        let mut info = ConnInfo { service_id: id, ..ConnInfo::default() };
+        let mut tasks = Vec::new();
+        match &*self.carrier {
+            Carrier::Session(_) => drop(self.knocks.lock().unwrap().insert(id, streams)),
+            Carrier::Sockets => {
+                let path = self.plugin.directory("broker").join(format!("plugin{id}"));
+                let listener = UnixListener::bind(&path).unwrap();
+                info.network = "unix".into();
+                info.address = path.to_str().unwrap().into();
+                tasks.push(tokio::spawn(async move {
+                    while let Ok((stream, _)) = listener.accept().await {
+                        if streams.send(Box::new(stream)).await.is_err() {
+                            return;
+                        }
+                    }
+                }));
+            }
+        }
+        let seen = Arc::default();
+        let acceptor = TlsAcceptor::from(Arc::new(self.plugin.identity().server(&self.handshake.certificate)));
+        let (accepted, connections) = mpsc::channel(4);
+        tasks.push(tokio::spawn(accept(incoming, acceptor, accepted, Arc::clone(&seen))));
+        let storage = StorageServer::new(storage).max_decoding_message_size(usize::MAX);
+        let server = Server::builder().add_service(storage).add_service(SystemViewServer::new(system));
+        tasks.push(tokio::spawn(
+            async move { server.serve_with_incoming(ReceiverStream::new(connections)).await.unwrap() },
+        ));
+        (info, Brokered { seen, tasks })
+    }
+
+    /// Tells the plugin where a broker id is served. Where all connections share one session it asks by itself.
+    pub(super) async fn offer(&self, info: ConnInfo) {
+        if matches!(*self.carrier, Carrier::Sockets) {
+            self.broker.send(info).await.expect("the broker stream has ended");
+        }
+    }
+
+    /// Calls `Shutdown`.
+    pub async fn shutdown(&self) -> Result<(), Status> {
+        let mut controller = GrpcControllerClient::new(self.channel.clone());
+        let answer = timeout(PATIENCE, controller.shutdown(Empty {})).await.expect("Shutdown is not answered");
+        answer.map(drop)
+    }
+
+    /// Checks that the two streams that a plugin never ends are open and silent.
+    pub async fn streams_are_open(&mut self) {
+        let silent = timeout(Duration::from_millis(50), self.stdio.message()).await;
+        assert!(silent.is_err(), "StreamStdio has ended or sent something: {:?}", silent.map(|item| item.map(drop)));
+        assert!(!self.answers.is_finished(), "the plugin has ended StartStream");
+    }
+
+    /// Stops the plugin as a host does when it unmounts or seals, and checks that it ends cleanly.
+    pub async fn stop(mut self) {
+        self.streams_are_open().await;
+        let Self { mut plugin, channel, broker, answers, storages, .. } = self;
+        storages.into_inner().unwrap().iter().for_each(Storage::check);
+        // The order of go-plugin `client.go`, Kill: broker, Shutdown whose result is ignored, connection.
+        answers.abort();
+        drop(broker);
+        let mut controller = GrpcControllerClient::new(channel);
+        let _ = timeout(PATIENCE, controller.shutdown(Empty {})).await.expect("Shutdown is not answered");
+        drop(controller);
+        plugin.ended().await;
+    }
+
+    /// Lets go of the connection without a word, as a host that dies does.
+    pub fn hang_up(self) -> Plugin {
+        self.answers.abort();
+        self.plugin
+    }
+}
+
+/// The host's end of a brokered connection.
+pub struct Brokered {
+    seen: Arc<Mutex<Vec<Result<Agreed, String>>>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Brokered {
+    /// Returns how each connection of the plugin went.
+    pub fn connections(&self) -> Vec<Result<Agreed, String>> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Brokered {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Connects as a TLS client of any kind, starts HTTP/2, and returns what the plugin answers first: nothing if it does not
+/// want this client. In TLS 1.3 a client is done before the server has looked at it, so only this tells.
+pub async fn first_bytes(socket: &Path, config: ClientConfig) -> Vec<u8> {
+    let mut answer = vec![0; 64];
+    let exchange = async {
+        let stream = UnixStream::connect(socket).await?;
+        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        // The preface of HTTP/2 and an empty SETTINGS frame.
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+        stream.read(&mut answer).await
+    };
+    let count = timeout(PATIENCE, exchange).await.expect("neither an answer nor a refusal").unwrap_or(0);
+    answer.truncate(count);
+    answer
+}
+
+/// Makes TLS connections of streams and notes what was agreed on.
+async fn accept(
+    mut incoming: mpsc::Receiver<Box<dyn Io>>,
+    acceptor: TlsAcceptor,
+    accepted: mpsc::Sender<io::Result<Served>>,
+    seen: Arc<Mutex<Vec<Result<Agreed, String>>>>,
+) {
+    while let Some(stream) = incoming.recv().await {
+        match acceptor.accept(stream).await {
+            Err(error) => seen.lock().unwrap().push(Err(error.to_string())),
+            Ok(stream) => {
+                let name = stream.get_ref().1.server_name().map(ToOwned::to_owned);
+                seen.lock().unwrap().push(Ok(agreed(stream.get_ref().1, name)));
+                drop(accepted.send(Ok(Served(stream))).await);
+            }
+        }
+    }
+}
+
+fn agreed(connection: &rustls::CommonState, server_name: Option<String>) -> Agreed {
+    Agreed {
+        version: connection.protocol_version(),
+        alpn: connection.alpn_protocol().map(ToOwned::to_owned),
+        peer: connection.peer_certificates().unwrap_or_default().to_vec(),
+        server_name,
+    }
+}
+
+async fn dial(carrier: &Arc<Carrier>, plugin: &Plugin, handshake: &Handshake) -> (Channel, Agreed) {
+    let config = Arc::new(plugin.identity().client(&handshake.certificate));
+    let (sender, mut receiver) = mpsc::channel(1);
+    let (carrier, socket) = (carrier.clone(), handshake.socket.clone());
+    let connector = tower::service_fn(move |_| {
+        let (carrier, socket, config, sender) = (carrier.clone(), socket.clone(), config.clone(), sender.clone());
+        async move {
+            let stream: Box<dyn Io> = match &*carrier {
+                Carrier::Sockets => Box::new(UnixStream::connect(&socket).await?),
+                Carrier::Session(session) => Box::new(session.open().await.ok_or(io::ErrorKind::ConnectionAborted)?),
+            };
+            let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+            let stream = TlsConnector::from(config).connect(name, stream).await?;
+            // Only the first connection is looked at.
+            let _ = sender.try_send(agreed(stream.get_ref().1, None));
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    });
+    let endpoint = Endpoint::from_static("http://localhost");
+    let connecting = endpoint.connect_with_connector(connector);
+    let channel = timeout(PATIENCE, connecting).await.expect("no connection in time").expect("the main connection");
+    (channel, receiver.recv().await.unwrap())
+}
+
+type Knocks = Arc<Mutex<HashMap<u32, mpsc::Sender<Box<dyn Io>>>>>;
+
+/// Reads what the plugin sends on the broker stream: nothing, or a knock for each connection that it wants to open.
+async fn answer_knocks(
+    mut stream: Streaming<ConnInfo>,
+    broker: mpsc::Sender<ConnInfo>,
+    carrier: Arc<Carrier>,
+    knocks: Knocks,
+) -> Result<(), Status> {
+    while let Some(info) = stream.message().await? {
+        let Carrier::Session(session) = &*carrier else { panic!("a ConnInfo from a plugin that has nothing to offer") };
+        let door = knocks.lock().unwrap().get(&info.service_id).cloned();
+        let error = if door.is_some() { String::new() } else { format!("unknown id {}", info.service_id) };
+        let knock = Some(Knock { knock: true, ack: true, error });
+        drop(broker.send(ConnInfo { service_id: info.service_id, knock, ..ConnInfo::default() }).await);
+        if let (Some(door), Some(stream)) = (door, session.accept().await) {
+            drop(door.send(Box::new(stream)).await);
+        }
+    }
+    Ok(())
+}
+
+/// A TLS connection that tonic can serve.
+struct Served(tokio_rustls::server::TlsStream<Box<dyn Io>>);
+
+impl Connected for Served {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Served {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Served {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
