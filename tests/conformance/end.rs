@@ -1,0 +1,123 @@
+//! Points 10 to 12: signals, and the end.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+use crate::host::mount::request;
+use crate::host::process::{PATIENCE, files};
+use crate::host::{Host, Launch};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p10_sigint_is_ignored() {
+    let mut host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    for _ in 0..3 {
+        host.plugin.signal(Signal::INT);
+        assert_eq!(mount.write("accounts/a", json!({"owner": "x"})).await.http(), 204);
+    }
+    assert!(host.plugin.is_running());
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p11_shutdown_is_answered_and_the_process_ends_within_1_s() {
+    let mut host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    // The end waits for no request that is still going on.
+    let sleep = request("update", "teller/sleep", &json!({"milliseconds": 60_000}));
+    let sleeping = tokio::spawn(async move { mount.send(sleep).await.is_ok() });
+    host.plugin.logged(|line| line["@message"] == "sleeps").await;
+    host.shutdown().await.expect("Shutdown");
+    let answered = Instant::now();
+    let status = host.plugin.exit(Duration::from_secs(1)).await;
+    let took = answered.elapsed();
+    assert!(status.success(), "ended with {status}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(!host.handshake.socket.exists(), "the socket is left behind");
+    host.plugin.ended().await;
+    assert!(!sleeping.await.unwrap(), "a request of a minute is answered at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p12_a_dropped_connection_ends_it() {
+    for launch in [Launch::astra(), Launch::passbook().env("PLUGIN_MULTIPLEX_GRPC", "true")] {
+        let host = Host::start(launch).await;
+        let mount = host.mount().await;
+        drop(mount);
+        let mut plugin = host.hang_up();
+        let status = plugin.exit(Duration::from_secs(5)).await;
+        assert!(status.success(), "ended with {status}");
+        plugin.ended().await;
+    }
+}
+
+/// Set in the environment of the process that is killed: the directory in which it says what it has started.
+const DOOMED: &str = "CONFORMANCE_DOOMED_HOST";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p12_a_host_that_is_killed_takes_it_along() {
+    #[expect(clippy::disallowed_methods, reason = "this test starts itself as another process")]
+    if let Some(directory) = std::env::var_os(DOOMED) {
+        return doomed_host(Path::new(&directory)).await;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let note = directory.path().join("started");
+    let mut host = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "end::p12_a_host_that_is_killed_takes_it_along"])
+        .env(DOOMED, directory.path())
+        .env("TMPDIR", directory.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let started = wait_for(|| std::fs::read_to_string(&note).ok()).await;
+    let (pid, socket) = started.split_once(' ').unwrap();
+    assert!(is_alive(pid) && Path::new(socket).exists());
+    host.start_kill().unwrap();
+    host.wait().await.unwrap();
+    let killed = Instant::now();
+    wait_for(|| (!is_alive(pid)).then_some(())).await;
+    assert!(killed.elapsed() < Duration::from_secs(5), "ended only after {:?}", killed.elapsed());
+    let socket = PathBuf::from(socket);
+    assert!(!socket.exists(), "the socket is left behind");
+    let parent = socket.parent().unwrap();
+    assert_eq!(files(parent), Vec::<PathBuf>::new(), "left behind in the directory for sockets");
+}
+
+/// A host that has a mount, says so, and waits for its end.
+async fn doomed_host(directory: &Path) {
+    let host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    mount.write("accounts/a", json!({"owner": "x"})).await;
+    let text = format!("{} {}", host.plugin.pid().as_raw_pid(), host.handshake.socket.display());
+    // Renamed, so that nobody reads the half of it.
+    std::fs::write(directory.join("starting"), text).unwrap();
+    std::fs::rename(directory.join("starting"), directory.join("started")).unwrap();
+    std::future::pending::<()>().await;
+}
+
+async fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Whether a process runs. One that nobody has waited for yet does not.
+fn is_alive(pid: &str) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    !matches!(state, Some('Z' | 'X'))
+}

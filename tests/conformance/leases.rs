@@ -1,0 +1,103 @@
+//! Points 31 and 32: leases.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::host::system::{ACTIVE, STANDBY};
+use crate::host::{Host, Launch, Lease};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p31_a_lease_has_the_ttl_asked_for_capped_to_the_maximum_of_the_mount() {
+    let host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    mount.write("accounts/a", json!({"owner": "x"})).await;
+    let hour = 60 * MINUTE;
+    for (given, maximum, expected) in [
+        (json!({}), hour, 10 * MINUTE),
+        (json!({"ttl": "20m"}), hour, 20 * MINUTE),
+        (json!({"ttl": "2h"}), hour, hour),
+        (json!({}), MINUTE, MINUTE),
+    ] {
+        // The maximum is asked for with each request: the operator can change it at any time.
+        mount.system.set(|facts| facts.max_lease_ttl = maximum);
+        let reply = mount.call("read", "cards/a", &given).await;
+        let options = reply.secret().lease_options.unwrap();
+        assert_eq!(duration(options.ttl), expected, "{given} of {maximum:?}");
+        assert_eq!(duration(options.max_ttl), maximum);
+        assert!(options.renewable);
+        assert_eq!(options.increment, 0);
+        assert_eq!(reply.data()["account"], "a");
+    }
+    // A cap that is not known is none that may be passed.
+    mount.system.set(|facts| facts.missing = true);
+    let before = mount.storage.keys();
+    assert_eq!(mount.read("cards/a").await.http(), 500);
+    assert_eq!(mount.storage.keys(), before, "lent a card without knowing for how long");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p31_no_lease_is_made_on_a_node_that_cannot_store_it() {
+    let host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    mount.write("accounts/a", json!({"owner": "x"})).await;
+    let before = mount.storage.keys();
+    mount.storage.take_calls();
+    mount.system.set(|facts| facts.replication_state = STANDBY);
+    let reply = mount.read("cards/a").await;
+    assert!(reply.is_forwarded(), "{}", reply.error());
+    assert_eq!(mount.storage.take_calls(), Vec::<String>::new(), "touched storage before saying so");
+    assert_eq!(mount.storage.keys(), before);
+    assert_eq!(mount.read("accounts/a").await.http(), 200);
+    mount.system.set(|facts| facts.replication_state = ACTIVE);
+    assert_eq!(mount.read("cards/a").await.http(), 200);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p32_a_lease_can_be_revoked_from_what_three_renewals_have_left_of_it() {
+    let host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    mount.write("accounts/a", json!({"owner": "x"})).await;
+    let issued = mount.read("cards/a").await;
+    let key = format!("cards/{}", issued.data()["card"].as_str().unwrap());
+    assert!(mount.storage.value(&key).is_some());
+    let mut lease = Lease::new("cards/a", &issued).aged(MINUTE);
+    for increment in [Duration::ZERO, MINUTE, 5 * MINUTE] {
+        let renewed = mount.renew(&mut lease, increment).await;
+        assert_eq!(renewed.http(), 200);
+        assert_eq!(renewed.data(), issued.data());
+        assert_eq!(renewed.internal_data(), issued.internal_data());
+        assert!(renewed.secret().lease_options.unwrap().renewable);
+    }
+    // The account is no part of it.
+    mount.delete("accounts/a").await;
+    assert_eq!(mount.revoke(&lease).await.err.map(|err| err.err_msg), None);
+    assert!(mount.storage.value(&key).is_none());
+    // The host may ask again.
+    assert_eq!(mount.revoke(&lease).await.err.map(|err| err.err_msg), None);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p32_a_revocation_that_fails_for_a_while_is_one_that_hosts_repeat() {
+    let host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    mount.write("accounts/a", json!({"owner": "x"})).await;
+    let lease = Lease::new("cards/a", &mount.read("cards/a").await);
+    for fault in [crate::host::storage::Fault::Missing, crate::host::storage::Fault::Error("barrier is sealed")] {
+        mount.storage.fail(fault);
+        let kind = mount.revoke(&lease).await.error_type().expect("a revocation without storage succeeds");
+        assert!(![5, 6, 7, 10].contains(&kind), "type {kind} makes the lease irrevocable");
+    }
+    mount.storage.fail(crate::host::storage::Fault::None);
+    assert_eq!(mount.revoke(&lease).await.error_type(), None);
+    host.stop().await;
+}
+
+fn duration(nanoseconds: i64) -> Duration {
+    Duration::from_nanos(nanoseconds.try_into().unwrap())
+}

@@ -1,0 +1,24 @@
+//! The checklist of the plugin protocol, point by point, against the real binary under a host of our own.
+//!
+//! Each test is named after its point. Points about the process and the wire are tested with the engine of this
+//! package; those about requests with `examples/passbook.rs`, whose paths do what the point needs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+mod connection;
+mod end;
+#[path = "../support/host/mod.rs"]
+mod host;
+mod instances;
+mod leases;
+mod output;
+mod requests;
+mod start;

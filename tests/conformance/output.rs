@@ -1,0 +1,163 @@
+//! Points 41 to 43: large requests, the log, and secrets.
+
+use serde_json::{Value, json};
+
+use crate::host::storage::Fault;
+use crate::host::{Host, Launch};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p41_a_request_of_16_mib_is_handled() {
+    let owner = "x".repeat(16 << 20);
+    let host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    assert_eq!(mount.write("accounts/a", json!({"owner": owner})).await.http(), 204);
+    assert_eq!(mount.read("accounts/a").await.data()["owner"].as_str().map(str::len), Some(owner.len()));
+    host.stop().await;
+
+    let host = Host::start(Launch::astra()).await;
+    let mount = host.mount().await;
+    // Whether it is too large is for the engine to say, not for the transport: no gRPC status.
+    let status = mount.write("config", json!({"org_id": "x", "url": owner})).await.http();
+    assert!((400..500).contains(&status), "{status}");
+    assert_eq!(mount.call("help", "", &Value::Null).await.http(), 200);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p42_each_line_on_stderr_is_one_that_hosts_can_read() {
+    let mut host = Host::start(Launch::passbook().env("BAO_LOG_LEVEL", "trace")).await;
+    let mount = host.mount().await;
+    let texts = [
+        "plain".to_owned(),
+        "two\nlines\r\nand a \u{0} and a \u{7f} and \"quotes\" and \\".to_owned(),
+        r#"{"@message":5,"@level":null,"@timestamp":[]}"#.to_owned(),
+        "[ERROR] not one".to_owned(),
+        "ü".repeat(50 * 1024),
+        "\u{1}".repeat(100 * 1024),
+        "x".repeat(100 * 1024),
+    ];
+    for text in &texts {
+        for errand in ["log", "panic"] {
+            let reply = mount.write(&format!("teller/{errand}"), json!({"text": text})).await;
+            assert_eq!(reply.http(), if errand == "log" { 204 } else { 500 });
+        }
+    }
+    let hostile = host.plugin.logged(|line| line["@message"].as_str().unwrap().contains("hostile")).await;
+    assert_eq!(hostile["@level"], "warn");
+    let panicked = host
+        .plugin
+        .logged(|line| {
+            line["@level"] == "error" && line.values().any(|v| v.as_str().is_some_and(|text| text.contains("plain")))
+        })
+        .await;
+    assert!(panicked["@message"].as_str().unwrap().contains("panic"), "a panic that does not say so");
+    // Looks at every line.
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p42_a_panic_is_the_error_of_one_request_only() {
+    let mut host = Host::start(Launch::passbook()).await;
+    let (one, other) = (host.mount().await, host.mount().await);
+    other.write("accounts/a", json!({"owner": "x"})).await;
+    let slow = one.write("teller/sleep", json!({"milliseconds": 300}));
+    let panic = async {
+        host.plugin.logged(|line| line["@message"] == "sleeps").await;
+        one.write("teller/panic", json!({"text": "the text of a panic"})).await
+    };
+    let (slow, panicked) = tokio::join!(slow, panic);
+    assert_eq!(slow.http(), 204);
+    assert_eq!((panicked.http(), panicked.error_type()), (500, Some(2)));
+    assert!(!panicked.error().contains("the text of a panic"), "the caller sees the text of the panic");
+    assert_eq!(one.list("accounts").await.http(), 404);
+    assert_eq!(other.read("accounts/a").await.http(), 200);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p42_a_host_that_does_not_read_the_log_does_not_stop_the_plugin() {
+    let host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    let text = "x".repeat(30 * 1024);
+    host.plugin.hold_stderr(true);
+    // Many times what a pipe holds.
+    for _ in 0..200 {
+        assert_eq!(mount.call("update", "teller/log", &json!({"text": text})).await.http(), 204);
+    }
+    host.plugin.hold_stderr(false);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p43_no_secret_is_on_stdout_or_stderr_or_in_an_answer() {
+    const ROOT: &str = "AstraCS:qHxZdWkLpVbNcRtYsMfG:0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
+    const DIGEST: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
+    const PIN: &str = "pin-7318-5520";
+    let environment = [
+        ("VAULT_TOKEN", "hvs.environmentTokenOfTheServer"),
+        ("BAO_TOKEN", "s.environmentTokenOfTheOtherServer"),
+        ("AWS_SECRET_ACCESS_KEY", "environmentKeyOfTheCloud"),
+        ("HTTPS_PROXY", "http://someone:environmentPasswordOfTheProxy@127.0.0.1:1"),
+    ];
+    let secrets = [ROOT, DIGEST, PIN, "environmentPasswordOfTheProxy"];
+    let dress = |mut launch: Launch| {
+        launch = launch.env("BAO_LOG_LEVEL", "trace").env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
+        for (name, value) in environment {
+            launch = launch.env(name, value).secret(value);
+        }
+        secrets.iter().fold(launch, |launch, secret| launch.secret(secret))
+    };
+    // Texts that callers see, from requests that go well and from all that go wrong.
+    let mut shown = Vec::new();
+    let org = "2dc8ba1f-5a4e-4a0e-8a0c-2f5f0a9f4b11";
+
+    let host = Host::start(dress(Launch::astra())).await;
+    let mount = host.mount().await;
+    // Nobody listens there, so the check of the token fails, and the write that skips it does not.
+    let config = json!({"org_id": org, "astra_token": ROOT, "url": "http://127.0.0.1:1", "logical_name": "org"});
+    let skipped = json!({"org_id": org, "astra_token": ROOT, "url": "http://127.0.0.1:1", "logical_name": "org", "verify_connection": false});
+    let garbled = json!({"org_id": {"x": ROOT}, "astra_token": [ROOT], "url": ROOT, "caller_mode": ROOT, "request_timeout": ROOT});
+    for data in [&config, &skipped, &garbled, &config] {
+        shown.push(mount.write("config", data.clone()).await);
+        shown.push(mount.call("patch", "config", data).await);
+    }
+    for (operation, path) in [
+        ("read", "config"),
+        ("list", "configs/"),
+        ("read", "org/token"),
+        ("update", "config/rotate-root"),
+        ("read", "creds/org/r"),
+        ("delete", "config"),
+    ] {
+        for fault in [Fault::None, Fault::Error("barrier is sealed")] {
+            mount.storage.fail(fault);
+            shown.push(mount.call(operation, path, &json!({"org_id": org, "role_name": "r"})).await);
+        }
+    }
+    shown.push(mount.call("help", "", &json!({"astra_token": ROOT})).await);
+    host.stop().await;
+
+    let host = Host::start(dress(Launch::passbook())).await;
+    let mount = host.mount().await;
+    shown.push(mount.write("accounts/a", json!({"owner": "x", "pin": PIN})).await);
+    shown.push(mount.read("accounts/a").await);
+    for field in ["limit", "rate", "active", "grace", "labels", "branches", "terms"] {
+        let data = json!({"owner": "x", field: PIN});
+        shown.push(mount.call("update", "accounts/a", &data).await);
+        shown.push(mount.call("update", "accounts/a", &json!({field: [[PIN]]})).await);
+        let existence = mount.exists("accounts/a", &data).await;
+        assert!(existence.err.is_none_or(|err| !err.err_msg.contains(PIN)), "the existence check shows {field}");
+    }
+    // A stored value that is not what it should be.
+    mount.storage.insert("accounts/b", format!(r#"{{"owner": {{"{PIN}": 1}}}}"#).as_bytes());
+    shown.push(mount.read("accounts/b").await);
+    host.stop().await;
+
+    for (number, reply) in shown.iter().enumerate() {
+        let data = reply.response.as_ref().map(|response| response.data.clone()).unwrap_or_default();
+        let text = format!("{data} {} {:?}", reply.error(), reply.warnings());
+        for (which, secret) in secrets.iter().copied().chain(environment.map(|(_, value)| value)).enumerate() {
+            assert!(!text.contains(secret), "secret {which} is in answer {number}");
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! Points 22 to 30: what comes in with a request, and what a host can do with the reply.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::host::mount::request;
+use crate::host::pb::pb;
+use crate::host::storage::{Fault, READ_ONLY};
+use crate::host::{Host, Launch, Mount, Reply};
+
+/// Paths that are there, that could be there, and that are not.
+const PATHS: [&str; 9] =
+    ["", "config", "creds/org/role", "org/token", "accounts/a", "cards/a", "teller/panic", "accounts/", "no/such/path"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p22_an_unknown_operation_is_unsupported_and_touches_nothing() {
+    for launch in [Launch::astra(), Launch::passbook()] {
+        let host = Host::start(launch).await;
+        let mount = host.mount().await;
+        mount.storage.insert("accounts/a", b"{\"owner\":\"x\"}");
+        forget_calls(&mount);
+        for operation in ["resolve-path", "header", "foo", "", "READ", "alias-lookahead", "recover", "rotate"] {
+            for path in PATHS {
+                for data in [json!(null), json!({}), json!({"path": "other", "org_id": "x", "ttl": "5"})] {
+                    let reply = mount.call(operation, path, &data).await;
+                    assert_eq!(reply.error_type(), Some(5), "{operation:?} {path:?}");
+                    assert!(reply.response.is_none(), "{operation:?} {path:?}");
+                }
+            }
+        }
+        assert_untouched(&mount);
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p23_resolve_path_with_a_hostile_body_of_1_mib_costs_nothing() {
+    const SIZE: usize = 1 << 20;
+    let bodies = [
+        ("deep arrays", "[".repeat(SIZE)),
+        ("deep objects", "{\"a\":".repeat(SIZE / 5)),
+        ("no JSON", "\u{0}".repeat(SIZE)),
+        ("no object", format!("\"{}\"", "x".repeat(SIZE))),
+        (
+            "many members",
+            json!((0..60_000).map(|n| (n.to_string(), json!(n))).collect::<serde_json::Map<_, _>>()).to_string(),
+        ),
+        ("a long number", format!("{{\"ttl\":{}}}", "9".repeat(SIZE))),
+        ("nothing at all", String::new()),
+    ];
+    for launch in [Launch::astra(), Launch::passbook()] {
+        let host = Host::start(launch).await;
+        let mount = host.mount().await;
+        forget_calls(&mount);
+        for (what, body) in &bodies {
+            // The path comes from whoever asks, too.
+            for path in ["org/token", "accounts/a", &"x/".repeat(SIZE / 2)] {
+                let started = Instant::now();
+                let request = pb::Request { data: body.clone(), ..request("resolve-path", path, &Value::Null) };
+                let reply = mount.send(request).await.unwrap_or_else(|status| panic!("{what}: {}", status.code()));
+                assert_eq!(reply.error_type(), Some(5), "{what}");
+                assert!(started.elapsed() < Duration::from_secs(2), "{what} took {:?}", started.elapsed());
+            }
+        }
+        assert_untouched(&mount);
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p24_no_data_and_data_of_text_are_read_like_the_real_types() {
+    let typed = json!({
+        "owner": "Ada", "currency": "EUR", "limit": 500, "rate": 1.5, "active": false, "grace": 5400,
+        "labels": {"a": "1", "b": "x=y"}, "notes": ["one", "two"], "tags": ["p", "q"], "branches": [3, 5],
+        "terms": {"k": [1, null]},
+    });
+    // As `vault write path k=v` and query parameters send them; only objects have no form of text.
+    let text = json!({
+        "owner": "Ada", "currency": "eur", "limit": "500", "rate": "1.5", "active": "false", "grace": "1h30m",
+        "labels": ["a=1", "b=x=y"], "notes": ["one", "two"], "tags": "p, q", "branches": "3,5",
+        "terms": {"k": [1, null]},
+    });
+    let host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    let mut answers = Vec::new();
+    for data in [typed, text] {
+        assert_eq!(mount.write("accounts/a", data).await.http(), 204);
+        answers.push(mount.read("accounts/a").await.data());
+        mount.delete("accounts/a").await;
+    }
+    assert_eq!(answers[0], answers[1]);
+    assert_eq!(answers[0]["limit"], 500);
+    assert_eq!(answers[0]["grace"], "1h30m0s");
+    assert_eq!(answers[0]["currency"], "eur");
+    assert_eq!(answers[0]["labels"], json!({"a": "1", "b": "x=y"}));
+
+    mount.write("accounts/a", json!({"owner": "Ada", "limit": 7})).await;
+    let before = mount.read("accounts/a").await.data();
+    for data in [json!(null), json!({})] {
+        assert_eq!(mount.write("accounts/a", data.clone()).await.http(), 204);
+        assert_eq!(mount.call("patch", "accounts/a", &data).await.http(), 204);
+        for path in ["accounts/a", "cards/a"] {
+            assert_eq!(mount.call("read", path, &data).await.http(), 200);
+        }
+        assert_eq!(mount.call("list", "accounts/", &data).await.http(), 200);
+        assert_eq!(mount.rollback(&data).await.http(), 204);
+    }
+    assert_eq!(mount.read("accounts/a").await.data(), before);
+    let spellings: [(&str, Value, Value); 10] = [
+        ("active", json!("T"), json!(true)),
+        ("active", json!(0), json!(false)),
+        ("active", json!(""), json!(false)),
+        ("limit", json!("0x1f"), json!(31)),
+        ("limit", json!(""), json!(0)),
+        ("limit", json!(true), json!(1)),
+        ("grace", json!("2d"), json!("48h0m0s")),
+        ("grace", json!("90"), json!("1m30s")),
+        ("tags", json!(""), json!([])),
+        ("labels", json!("k=v"), json!({"k": "v"})),
+    ];
+    for (field, given, read) in spellings {
+        assert_eq!(mount.write("accounts/a", json!({field: given})).await.http(), 204, "{field}={given}");
+        assert_eq!(mount.read("accounts/a").await.data()[field], read, "{field}={given}");
+    }
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p24_values_that_no_type_can_hold_are_400_everywhere() {
+    let host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    // Vault passes numbers on as they were written, at the existence check first.
+    let bodies =
+        [r#"{"limit":1e400}"#, r#"{"rate":-1e400}"#, r#"{"grace":99999999999999999999}"#, r#"{"branches":[1e999]}"#];
+    for body in bodies {
+        let data = |operation| pb::Request { data: body.into(), ..request(operation, "accounts/a", &Value::Null) };
+        let existence = mount.send_existence(data("update")).await;
+        if let Some(err) = existence.err {
+            assert_eq!(err.err_type, 1, "{body}: {}", err.err_msg);
+        }
+        for operation in ["create", "update", "patch"] {
+            let reply = mount.send(data(operation)).await.unwrap();
+            assert_eq!(reply.http(), 400, "{operation} {body}");
+        }
+    }
+    // Neither JSON nor an object: a broken host, but no reason to fall over.
+    for body in ["", "nonsense", "[]", "5", "{"] {
+        let request = pb::Request { data: body.into(), ..request("update", "accounts/a", &Value::Null) };
+        drop(mount.send(request).await);
+    }
+    assert_eq!(mount.read("accounts/a").await.http(), 404);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p25_unknown_and_replaced_parameters_give_warnings() {
+    let host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    mount.write("accounts/a", json!({"owner": "x"})).await;
+    let reply = mount.call("read", "accounts/a", &json!({"zeta": "1", "alpha": "2", "name": "b"})).await;
+    assert_eq!(
+        reply.warnings(),
+        [
+            "Endpoint ignored these unrecognized parameters: [alpha zeta]",
+            "Endpoint replaced the value of these parameters with the values captured from the endpoint's path: [name]",
+        ]
+    );
+    assert_eq!(reply.data()["owner"], "x");
+    assert_eq!(mount.call("read", "accounts/a", &json!({})).await.warnings(), Vec::<String>::new());
+    host.stop().await;
+}
+
+/// Everything that passbook can be asked for, and what a host makes of the reply.
+async fn all_requests(mount: &Mount) -> Vec<(String, Reply)> {
+    let calls = [
+        ("list", "accounts/", json!(null)),
+        ("create", "accounts/a", json!({"owner": "x"})),
+        ("update", "accounts/a", json!({"limit": "5"})),
+        ("update", "accounts/b", json!({"limit": "5"})),
+        ("patch", "accounts/a", json!({"limit": null})),
+        ("update", "accounts/a", json!({"limit": "five"})),
+        ("read", "accounts/a", json!(null)),
+        ("read", "accounts/none", json!(null)),
+        ("list", "accounts/", json!(null)),
+        ("list", "cards/", json!(null)),
+        ("scan", "accounts/", json!(null)),
+        ("read", "cards/a", json!({"ttl": "60"})),
+        ("read", "cards/none", json!(null)),
+        ("update", "cards/a", json!({})),
+        ("update", "teller/fail", json!({})),
+        ("update", "teller/none", json!({})),
+        ("update", "teller/panic", json!({"text": "x"})),
+        ("read", "no/such/path", json!(null)),
+        ("help", "", json!(null)),
+        ("help", "accounts/a", json!(null)),
+        ("help", "no/such/path", json!(null)),
+        ("rollback", "", json!(null)),
+        ("renew", "cards/a", json!(null)),
+        ("revoke", "cards/a", json!(null)),
+        ("delete", "accounts/a", json!(null)),
+        ("delete", "accounts/a", json!(null)),
+        ("list", "accounts/", json!(null)),
+    ];
+    let mut replies = Vec::new();
+    for (operation, path, data) in calls {
+        replies.push((format!("{operation} {path}"), mount.call(operation, path, &data).await));
+    }
+    replies
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p26_replies_hold_json_wherever_a_host_looks_for_it() {
+    let host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    // `Reply` fails on empty data, empty internal data and a missing time of issue.
+    let replies = all_requests(&mount).await;
+    let leases: Vec<&Reply> = replies
+        .iter()
+        .map(|(_, reply)| reply)
+        .filter(|reply| reply.response.as_ref().is_some_and(|r| r.secret.is_some()))
+        .collect();
+    assert_eq!(leases.len(), 1);
+    assert!(!leases[0].internal_data().is_empty());
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p27_status_and_text_are_those_of_an_engine_of_the_host() {
+    let host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    let replies = all_requests(&mount).await;
+    let statuses: Vec<(&str, u16)> = replies.iter().map(|(call, reply)| (call.as_str(), reply.http())).collect();
+    assert_eq!(
+        statuses,
+        [
+            ("list accounts/", 404),
+            ("create accounts/a", 204),
+            ("update accounts/a", 204),
+            ("update accounts/b", 400),
+            ("patch accounts/a", 204),
+            ("update accounts/a", 400),
+            ("read accounts/a", 200),
+            ("read accounts/none", 404),
+            ("list accounts/", 200),
+            // Names do not end in a slash, so no path matches.
+            ("list cards/", 404),
+            ("scan accounts/", 405),
+            ("read cards/a", 200),
+            ("read cards/none", 400),
+            ("update cards/a", 405),
+            ("update teller/fail", 500),
+            ("update teller/none", 400),
+            ("update teller/panic", 500),
+            ("read no/such/path", 404),
+            ("help ", 200),
+            ("help accounts/a", 200),
+            ("help no/such/path", 404),
+            ("rollback ", 204),
+            // Without a lease there is nothing to renew or revoke; that is a fault of the host.
+            ("renew cards/a", 500),
+            ("revoke cards/a", 500),
+            ("delete accounts/a", 204),
+            ("delete accounts/a", 204),
+            ("list accounts/", 404),
+        ]
+    );
+    let text = |call: &str, status| {
+        let found = replies.iter().find(|(known, reply)| known == call && reply.http() == status);
+        found.map(|(_, reply)| reply.error()).unwrap()
+    };
+    assert_eq!(text("read cards/none", 400), r#"account "none" does not exist"#);
+    let text = text("update accounts/a", 400);
+    assert!(text.starts_with(r#"Field validation failed: error converting input for field "limit":"#), "{text}");
+    assert!(!text.contains("five"), "the text quotes the value");
+    mount.write("accounts/c", json!({"owner": "x", "active": false})).await;
+    let reply = mount.read("cards/c").await;
+    assert_eq!(
+        (reply.http(), reply.error_type(), reply.error()),
+        (409, Some(3), r#"account "c" is not active"#.into())
+    );
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p28_no_fault_makes_a_reply_that_a_host_cannot_read() {
+    let host = Host::start(Launch::passbook()).await;
+    for fault in [Fault::Missing, Fault::Error("barrier is sealed"), Fault::Write(READ_ONLY)] {
+        for facts_are_missing in [false, true] {
+            let mount = host.mount().await;
+            mount.write("accounts/z", json!({"owner": "x"})).await;
+            mount.storage.fail(fault);
+            mount.system.set(|facts| facts.missing = facts_are_missing);
+            // `Reply` fails on error types above 10, coded errors without a status, and errors that are no text.
+            for (call, reply) in all_requests(&mount).await {
+                assert!((200..600).contains(&reply.http()), "{call}");
+                if fault == Fault::Write(READ_ONLY) && call == "create accounts/a" {
+                    assert!(reply.is_forwarded(), "{call} on a node that may only read: {}", reply.error());
+                }
+            }
+            let reply = mount.read("accounts/z").await;
+            let expected = if fault == Fault::Write(READ_ONLY) { 200 } else { 500 };
+            assert_eq!(reply.http(), expected, "{fault:?}: {}", reply.error());
+        }
+    }
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p28_storage_of_vault_is_enough() {
+    let host = Host::start(Launch::passbook().by_vault()).await;
+    let setup = crate::host::Setup { storage: crate::host::Storage::of_vault(), ..crate::host::Setup::default() };
+    let mount = host.mount_with(setup).await.expect("Setup");
+    mount.initialize().await;
+    mount.write("accounts/a", json!({"owner": "x"})).await;
+    assert_eq!(mount.list("accounts").await.data()["keys"], json!(["a"]));
+    assert_eq!(mount.read("cards/a").await.http(), 200);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p29_existence_checks_tell_create_from_update_and_nothing_else() {
+    let host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    mount.write("accounts/a", json!({"owner": "x"})).await;
+    mount.storage.take_calls();
+    for (path, check_found, exists) in [
+        ("accounts/a", true, true),
+        ("accounts/b", true, false),
+        ("cards/a", false, false),
+        ("teller/panic", false, false),
+        ("no/such/path", false, false),
+        ("", false, false),
+    ] {
+        for data in [json!(null), json!({"owner": "y", "unknown": 1})] {
+            let found = mount.exists(path, &data).await;
+            assert_eq!((found.check_found, found.exists), (check_found, exists), "{path}");
+            // Type 6 reads as "not found"; anything else would be shown or fail the write.
+            assert!(found.err.is_none_or(|err| err.err_type == 6), "{path}");
+        }
+    }
+    let calls = mount.storage.take_calls();
+    assert!(calls.iter().all(|call| call.starts_with("get ")), "{calls:?}");
+    assert_eq!(mount.storage.keys(), ["accounts/a"]);
+
+    // Who may not write sees the text of a user's mistake, so the fault of storage is none.
+    mount.storage.fail(Fault::Error("no such key: secret/detail"));
+    let err = mount.exists("accounts/a", &json!({})).await.err.expect("a check without storage succeeds");
+    assert_ne!(err.err_type, 1, "{}", err.err_msg);
+    assert!(err.err_type <= 10);
+    mount.storage.fail(Fault::None);
+    let err = mount.exists("accounts/a", &json!({"limit": "hush-hush"})).await.err;
+    assert!(err.is_none_or(|err| !err.err_msg.contains("hush-hush")), "the text quotes the value");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p30_help_answers_everywhere_with_a_document_that_hosts_can_read() {
+    for launch in [Launch::astra(), Launch::passbook()] {
+        let host = Host::start(launch).await;
+        let mount = host.mount().await;
+        forget_calls(&mount);
+        // As the document of the whole server is made.
+        let request = pb::Request {
+            operation: "help".into(),
+            data: json!({"requestResponsePrefix": "engine"}).to_string(),
+            ..pb::Request::default()
+        };
+        let root = mount.send(request).await.unwrap().data();
+        assert!(root["openapi"]["paths"].is_object(), "no document for the whole server");
+        let routes = root["openapi"]["paths"].as_object().unwrap().keys();
+        let paths = routes.map(|route| route.trim_start_matches('/').replace(['{', '}'], ""));
+        for path in [String::new()].into_iter().chain(paths) {
+            let data = mount.call("help", &path, &json!(null)).await.data();
+            assert!(!data["help"].as_str().expect("a text in help").is_empty(), "{path}");
+            assert!(data["see_also"].is_null() || data["see_also"].is_array(), "{path}");
+            check_document(&data["openapi"]);
+        }
+        // No path, no help; but never nothing, over which hosts fall.
+        assert_eq!(mount.call("help", "no/such/path", &json!(null)).await.error_type(), Some(6));
+        assert_untouched(&mount);
+        host.stop().await;
+    }
+    let host = Host::start(Launch::passbook()).await;
+    let help = host.mount().await.call("help", "accounts/a", &json!(null)).await.data();
+    assert!(help["help"].as_str().unwrap().contains("How much may be overdrawn."));
+    assert!(help["openapi"]["paths"].as_object().unwrap().contains_key("/accounts/{name}"));
+    host.stop().await;
+}
+
+/// Looks at the types that a host insists on (OpenBao `sdk/framework/openapi.go`, `NewOASDocumentFromMap`).
+fn check_document(document: &Value) {
+    if document.is_null() {
+        return;
+    }
+    assert_eq!(document["openapi"], "3.0.2");
+    for member in ["title", "description", "version"] {
+        assert!(document["info"][member].is_string(), "info.{member}");
+    }
+    for (path, item) in document["paths"].as_object().expect("paths is an object") {
+        assert!(path.starts_with('/'), "{path}");
+        check_members(path, item);
+        for parameter in item["parameters"].as_array().into_iter().flatten() {
+            check_members(path, parameter);
+            assert!(parameter["name"].is_string() && parameter["in"].is_string(), "{path}");
+        }
+        for method in ["get", "post", "patch", "delete"] {
+            let Some(operation) = item.get(method) else { continue };
+            check_members(path, operation);
+            assert!(operation["operationId"].is_string(), "{method} {path}");
+            assert!(
+                operation["tags"].as_array().is_some_and(|tags| tags.iter().all(Value::is_string)),
+                "{method} {path}"
+            );
+            for code in operation["responses"].as_object().expect("responses is an object").keys() {
+                assert!(code.parse::<u16>().is_ok_and(|code| (100..600).contains(&code)), "{method} {path}: {code}");
+            }
+        }
+    }
+}
+
+/// Members whose types are the same wherever they stand.
+fn check_members(path: &str, object: &Value) {
+    for (name, value) in object.as_object().unwrap_or_else(|| panic!("{path}: no object")) {
+        let right = match name.as_str() {
+            "description" | "summary" | "operationId" | "name" | "in" => value.is_string(),
+            "required" | "deprecated" | "x-vault-sudo" | "x-vault-unauthenticated" | "x-vault-createSupported" => {
+                value.is_boolean()
+            }
+            "tags" | "parameters" => value.is_array(),
+            "schema" | "responses" | "requestBody" | "x-vault-displayAttrs" => value.is_object(),
+            _ => true,
+        };
+        assert!(right, "{path}: {name} is of the wrong type");
+    }
+}
+
+fn forget_calls(mount: &Mount) {
+    mount.storage.take_calls();
+    mount.system.take_calls();
+}
+
+fn assert_untouched(mount: &Mount) {
+    assert_eq!(mount.storage.take_calls(), Vec::<String>::new());
+    assert_eq!(mount.system.take_calls(), 0);
+}

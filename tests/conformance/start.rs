@@ -1,0 +1,131 @@
+//! Points 1 to 5 and 9: from the start to the handshake line.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::host::process::{COOKIE, SOCKETS, TEMPORARY};
+use crate::host::{Host, Launch};
+
+const ONE_SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p01_without_the_cookie_it_says_so_on_stderr_and_exits_with_1() {
+    for launch in [Launch::astra(), Launch::passbook()] {
+        let mut plugin = launch.without(COOKIE.0).spawn();
+        plugin.refused(ONE_SECOND).await;
+        assert!(plugin.stderr().contains("plugin"), "no word about what this binary is");
+    }
+    Launch::astra().env(COOKIE.0, "something else").spawn().refused(ONE_SECOND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p02_with_the_cookie_of_a_database_plugin_it_exits_with_1() {
+    for versions in ["5,6", "3,4"] {
+        let launch = Launch::astra().without(COOKIE.0);
+        // As OpenBao does with a plugin directory whose plugins have no type (`vault/sdk` `database/dbplugin/v5`).
+        let launch = launch.env("VAULT_DATABASE_PLUGIN", "926a0820-aea2-be28-51d6-83cdf00e8edb");
+        launch.env("PLUGIN_PROTOCOL_VERSIONS", versions).spawn().refused(ONE_SECOND).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p03_the_first_line_is_a_handshake_with_as_many_fields_as_the_host_knows() {
+    // `handshake` has looked at each field; what is left is their number, and that the socket is there.
+    let cases = [
+        (Launch::astra(), 6),
+        (Launch::passbook(), 6),
+        (Launch::astra().by_vault(), 6),
+        (Launch::astra().env("PLUGIN_MULTIPLEX_GRPC", ""), 6),
+        (Launch::astra().env("PLUGIN_MULTIPLEX_GRPC", "true"), 7),
+        (Launch::astra().env("PLUGIN_MULTIPLEX_GRPC", "false"), 7),
+        // Flags that tutorials of Go plugins register.
+        (Launch::astra().arg("-ca-cert=/x").arg("--tls-skip-verify").arg("-unknown"), 6),
+    ];
+    for (launch, count) in cases {
+        let host = Host::start(launch).await;
+        let fields: Vec<&str> = host.handshake.line.split('|').collect();
+        assert_eq!(fields.len(), count, "{}", host.handshake.line);
+        if count == 7 {
+            assert!(["true", "false"].contains(&fields[6]), "{}", host.handshake.line);
+        }
+        assert!(host.handshake.socket.is_absolute());
+        assert!(host.handshake.socket.metadata().unwrap().file_type().is_socket());
+        assert!(!fields[5].contains(['=', '-', '_']), "base64 is padded or URL-safe");
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p04_nothing_but_the_handshake_line_is_ever_on_stdout() {
+    let host = Host::start(Launch::passbook()).await;
+    let expected = format!("{}\n", host.handshake.line);
+    let mount = host.mount().await;
+    for errand in ["panic", "log", "fail"] {
+        mount.write(&format!("teller/{errand}"), json!({"text": "x"})).await;
+    }
+    assert_eq!(host.plugin.stdout(), expected);
+    // Looks once more, behind the last word of the process.
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p05_it_takes_version_5_from_any_list_and_refuses_lists_without_it() {
+    for versions in ["5", "4,5", "6,5", "5,6", ""] {
+        let host = Host::start(Launch::astra().env("PLUGIN_PROTOCOL_VERSIONS", versions)).await;
+        host.stop().await;
+    }
+    for versions in ["3,4", "6"] {
+        // The second attempt of a host: an older version, without a certificate.
+        let launch = Launch::astra().without("PLUGIN_CLIENT_CERT");
+        let mut plugin = launch.env("PLUGIN_PROTOCOL_VERSIONS", versions).spawn();
+        plugin.refused(ONE_SECOND).await;
+        let text = plugin.stderr();
+        assert!(text.contains("version") && text.contains('5'), "no word about versions");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p09_the_socket_is_where_the_host_wants_it_and_for_whom_and_goes_away() {
+    // Root can give a file to any group; others only to their own.
+    let own = rustix::process::getgid().as_raw();
+    let group = if rustix::process::geteuid().is_root() { 4242 } else { own };
+    let name = group_name(own).expect("the group of this process has a name");
+    for (given, expected) in [(group.to_string(), group), (name, own)] {
+        let launch = Launch::astra();
+        let directory = launch.directory(SOCKETS);
+        let launch = launch.env("PLUGIN_UNIX_SOCKET_DIR", directory.to_str().unwrap());
+        let host = Host::start(launch.env("PLUGIN_UNIX_SOCKET_GROUP", &given)).await;
+        assert!(host.handshake.socket.starts_with(&directory), "{}", host.handshake.line);
+        let metadata = host.handshake.socket.metadata().unwrap();
+        assert_eq!(metadata.gid(), expected, "group {given}");
+        assert_eq!(metadata.mode() & 0o777, 0o660);
+        host.mount().await;
+        // Looks for what is left behind.
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p09_without_a_wish_of_the_host_only_the_owner_can_reach_the_socket() {
+    let host = Host::start(Launch::astra()).await;
+    let temporary = host.plugin.directory(TEMPORARY);
+    let socket = &host.handshake.socket;
+    assert!(socket.starts_with(&temporary), "{}", host.handshake.line);
+    let private = socket.ancestors().take_while(|path| *path != temporary).any(|path| {
+        let metadata = path.metadata().unwrap();
+        metadata.mode() & 0o077 == 0
+    });
+    assert!(private, "neither the socket nor its directory is private");
+    host.stop().await;
+}
+
+fn group_name(gid: u32) -> Option<String> {
+    let groups = std::fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, id) = (fields.next()?, fields.nth(1)?);
+        (id == gid.to_string()).then(|| name.to_owned())
+    })
+}
