@@ -19,7 +19,8 @@ stop() {
     status=$?
     trap - EXIT INT TERM
     for pid in $pids; do
-        kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
     done
     if [ "$status" -ne 0 ]; then
         echo "the demo failed; the end of the server's log:" >&2
@@ -69,8 +70,8 @@ alive() {
     python3 - "$control" "$1" <<'PYTHON'
 import json, sys, urllib.request
 control, client_id = sys.argv[1:]
-tokens = json.load(urllib.request.urlopen(control + "/tokens"))
-alive = [t for t in tokens if t["client_id"] == client_id and t["alive"]]
+tokens = json.load(urllib.request.urlopen(control + "/tokens"))["tokens"]
+alive = any(token["live"] for token in tokens if token["client_id"] == client_id)
 print("astra: token %s is %s" % (client_id, "alive" if alive else "gone"))
 PYTHON
 }
@@ -78,9 +79,9 @@ PYTHON
 say "A simulated Astra with one organization and its root token."
 "$SIMULATOR" --org "$ORG" --root-token "$ROOT_TOKEN" >"$work/astra.out" 2>"$work/astra.log" &
 pids="$pids $!"
-await grep -q '^control' "$work/astra.out"
-astra=$(sed -n 's/^astra //p' "$work/astra.out")
-control=$(sed -n 's/^control //p' "$work/astra.out")
+await grep -q control_url "$work/astra.out"
+astra=$(sed -n 's/.*"url":"\([^"]*\)".*/\1/p' "$work/astra.out")
+control=$(sed -n 's/.*"control_url":"\([^"]*\)".*/\1/p' "$work/astra.out")
 echo "astra: $astra"
 
 mkdir "$work/plugins" "$work/home"
@@ -92,7 +93,8 @@ say "A server in dev mode. Its log is kept out of the way."
 printf '$ %s server -dev -dev-root-token-id=root -dev-plugin-dir=plugins\n' "$cli"
 "$host" server -dev -dev-no-store-token -dev-root-token-id=root -dev-plugin-dir="$work/plugins" \
     -dev-listen-address="127.0.0.1:$port" >"$work/server.log" 2>&1 &
-pids="$pids $!"
+server=$!
+pids="$pids $server"
 await "$host" status
 "$host" version
 
@@ -119,7 +121,7 @@ $host write astra/org/token org_id=$ORG role_name=r_w_user logical_name=me
 
 # Ctrl-C ends it.
 TEXT
-    while kill -0 $pids 2>/dev/null; do sleep 1; done
+    wait "$server"
     exit 1
 fi
 

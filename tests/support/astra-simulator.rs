@@ -7,7 +7,6 @@
 //! It prints one line of JSON with its addresses and serves until it is killed.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "a program with an own stdout")]
 
-#[path = "../tests/support/astra/mod.rs"]
 mod astra;
 
 use std::error::Error;
