@@ -82,18 +82,25 @@ impl Broker {
 
     /// Connects to the host. It can be done again for the same route, when a connection was lost.
     pub(crate) async fn connect(&self, route: &Route) -> io::Result<TlsStream<Box<dyn Io>>> {
-        let stream: Box<dyn Io> = match route {
-            Route::Socket(path) => Box::new(UnixStream::connect(path).await?),
-            Route::Knock(id) => Box::new(self.knock(*id).await?),
-        };
-        let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
-        self.connector.connect(name, stream).await
+        match (route, &self.shared) {
+            (Route::Socket(path), _) => self.tls(Box::new(UnixStream::connect(path).await?)).await,
+            (Route::Knock(id), Some(shared)) => {
+                // The host hears of a stream with its first bytes, so TLS belongs to the turn.
+                let turn = shared.lock().await;
+                self.tls(Box::new(self.knock(*id, &turn).await?)).await
+            }
+            (Route::Knock(_), None) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
-    async fn knock(&self, id: u32) -> io::Result<Compat<yamux::Stream>> {
+    async fn tls(&self, stream: Box<dyn Io>) -> io::Result<TlsStream<Box<dyn Io>>> {
+        let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
+        let connected = timeout(WAIT, self.connector.connect(name, stream)).await;
+        connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+
+    async fn knock(&self, id: u32, open: &mpsc::Sender<Open>) -> io::Result<Compat<yamux::Stream>> {
         let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        let Some(shared) = &self.shared else { return Err(io::ErrorKind::Unsupported.into()) };
-        let open = shared.lock().await;
         // An answer that came too late for an earlier knock must not count for this one.
         self.take(id);
         let knock = Knock { knock: true, ..Knock::default() };
@@ -181,9 +188,11 @@ mod tests {
     use std::sync::Arc;
 
     use futures_util::future::join;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::time::{Instant, sleep};
+    use tokio_util::compat::TokioAsyncReadCompatExt;
 
-    use super::super::mtls::tests::plugin;
+    use super::super::mtls::tests::{pair, plugin};
     use super::*;
 
     fn broker() -> Arc<Broker> {
@@ -225,31 +234,41 @@ mod tests {
 
     #[tokio::test]
     async fn knocks_go_out_one_at_a_time_and_open_a_stream() {
+        let (mtls, acceptor) = pair();
         let (open, asked) = mpsc::channel(1);
-        let (broker, mut said) = Broker::new(plugin().connector, Some(open));
+        let (broker, mut said) = Broker::new(mtls.connector, Some(open));
         let (near, far) = UnixStream::pair().unwrap();
         let (inbound, _inbound) = mpsc::unbounded_channel();
         tokio::spawn(share(near, asked, inbound));
+        let mut session = yamux::Connection::new(far.compat(), yamux::Config::default(), yamux::Mode::Client);
+        let (opened, mut streams) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(stream)) = std::future::poll_fn(|cx| session.poll_next_inbound(cx)).await {
+                opened.send(stream.compat()).unwrap();
+            }
+        });
         let host = async {
             for _ in 0..2 {
                 let mut info = said.recv().await.unwrap();
                 assert!(said.try_recv().is_err(), "a second knock before the first was answered");
-                let knock = info.knock.as_mut().unwrap();
+                let (id, knock) = (info.service_id, info.knock.as_mut().unwrap());
                 assert!(knock.knock && !knock.ack);
                 knock.ack = true;
                 broker.hear(info);
+                let mut stream = acceptor.accept(streams.recv().await.unwrap()).await.unwrap();
+                stream.write_u32(id).await.unwrap();
+                stream.shutdown().await.unwrap();
             }
         };
-        let both = join(broker.knock(1), broker.knock(2));
-        let ((one, two), ()) = join(both, host).await;
-        assert!(one.is_ok() && two.is_ok());
-        drop(far);
+        let connect = async |id| broker.connect(&Route::Knock(id)).await.unwrap().read_u32().await.unwrap();
+        let ((one, two), ()) = join(join(connect(1), connect(2)), host).await;
+        assert_eq!((one, two), (1, 2));
     }
 
     #[tokio::test(start_paused = true)]
     async fn refused_knock_is_an_error_and_a_late_answer_does_not_count() {
         let (open, _asked) = mpsc::channel(1);
-        let (broker, mut said) = Broker::new(plugin().connector, Some(open));
+        let (broker, mut said) = Broker::new(plugin().connector, Some(open.clone()));
         let answer = |ack, error: &str| ConnInfo {
             service_id: 3,
             knock: Some(Knock { knock: true, ack, error: error.into() }),
@@ -260,7 +279,7 @@ mod tests {
             said.recv().await.unwrap();
             broker.hear(answer(true, "no such listener"));
         };
-        let (knock, ()) = join(broker.knock(3), host).await;
+        let (knock, ()) = join(broker.knock(3, &open), host).await;
         assert!(knock.err().unwrap().to_string().contains("no such listener"));
     }
 }

@@ -39,11 +39,14 @@ pub(super) fn run(plugin: &Plugin, services: impl FnOnce(Arc<Broker>) -> Routes)
     let _log = log::start(environment.log_level.as_deref(), plugin.redact);
     match start(&environment, services) {
         Ok(reason) => {
+            if reason == Stop::Unused {
+                tracing::warn!("the host did not connect in time");
+            }
             tracing::debug!(?reason, "plugin ends");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            tracing::error!(%error, "plugin cannot start");
+            tracing::error!(error = &*error as &(dyn std::error::Error + 'static), "plugin cannot start");
             ExitCode::FAILURE
         }
     }
@@ -88,13 +91,16 @@ const WORKERS: usize = 2;
 /// Keeps secrets out of core dumps, and out of swap if the host asks for it. A failure is no reason not to start.
 fn protect_memory(environment: &Environment) {
     use rustix::mm::{MlockAllFlags, mlockall};
-    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    use rustix::process::{DumpableBehavior, Resource, geteuid, getrlimit, set_dumpable_behavior};
 
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "core dumps could not be turned off");
     }
+    // Where the amount is limited, memory that is locked as it comes would one day not come at all.
+    let unlimited = geteuid().is_root() || getrlimit(Resource::Memlock).current.is_none();
+    let future = if unlimited { MlockAllFlags::FUTURE } else { MlockAllFlags::empty() };
     if environment.lock_memory
-        && let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)
+        && let Err(error) = mlockall(MlockAllFlags::CURRENT | future)
     {
         tracing::warn!(%error, "memory could not be locked, secrets may get into swap");
     }

@@ -223,6 +223,29 @@ pub(super) mod tests {
         Host { pem: pem("CERTIFICATE", certificate.der()), der: certificate.der().clone(), key }
     }
 
+    /// Returns the TLS of a plugin, and of its host for connections from the plugin.
+    pub(in super::super) fn pair() -> (Mtls, TlsAcceptor) {
+        let host = host();
+        let plugin = Mtls::new(&host.pem).unwrap();
+        let acceptor = acceptor(&plugin, &host);
+        (plugin, acceptor)
+    }
+
+    /// The host's end of a connection that the plugin makes.
+    fn acceptor(plugin: &Mtls, shown: &Host) -> TlsAcceptor {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let expected = Pinned { certificate: plugin.certificate.clone(), provider: provider.clone() };
+        let key = PrivatePkcs8KeyDer::from(shown.key.serialize_der());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(Arc::new(expected))
+            .with_single_cert(vec![shown.der.clone()], key.into())
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
+
     fn pem(kind: &str, der: &[u8]) -> String {
         let base64 = base64::engine::general_purpose::STANDARD.encode(der);
         format!("-----BEGIN {kind}-----\n{base64}\n-----END {kind}-----\n")
@@ -286,19 +309,8 @@ pub(super) mod tests {
         let (host, other) = (host(), host());
         let plugin = Mtls::new(&host.pem).unwrap();
         for (shown, expected) in [(&host, true), (&other, false)] {
-            let key = PrivatePkcs8KeyDer::from(shown.key.serialize_der());
-            let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-                .with_protocol_versions(&[&version::TLS13])
-                .unwrap()
-                .with_client_cert_verifier(Arc::new(Pinned {
-                    certificate: plugin.certificate.clone(),
-                    provider: Arc::new(aws_lc_rs::default_provider()),
-                }))
-                .with_single_cert(vec![shown.der.clone()], key.into())
-                .unwrap();
-            config.alpn_protocols = vec![b"h2".to_vec()];
             let (near, far) = duplex(64 * 1024);
-            let acceptor = TlsAcceptor::from(Arc::new(config));
+            let acceptor = acceptor(&plugin, shown);
             let name = ServerName::try_from(NAME).unwrap();
             let (client, server) = tokio::join!(plugin.connector.connect(name, near), acceptor.accept(far));
             assert_eq!(client.is_ok(), expected);
