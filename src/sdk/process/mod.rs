@@ -105,3 +105,13 @@ fn protect_memory(environment: &Environment) {
         tracing::warn!(%error, "memory could not be locked, secrets may get into swap");
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Returns a broker whose host says nothing.
+    pub(crate) fn broker() -> Arc<Broker> {
+        Arc::new(Broker::new(mtls::tests::plugin().connector, None).0)
+    }
+}

@@ -255,3 +255,149 @@ impl std::fmt::Display for Chain<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tonic::Code;
+
+    use super::backend_server::Backend as _;
+    use super::*;
+    use crate::sdk::logical::{Answer, Error, Map, Request as Call, Response as Reply, SpecialPaths};
+    use crate::sdk::process::tests::broker;
+
+    /// Answers with its name, panics where it is told to, and counts nothing it should not have been asked.
+    struct Echo(&'static str);
+
+    #[async_trait]
+    impl Backend for Echo {
+        async fn handle(&self, request: Call) -> Answer {
+            assert!(request.path != "panic", "told to");
+            Ok(Some(Reply::new(Map::from_iter([("name".to_owned(), self.0.into())]))))
+        }
+
+        async fn exists(&self, request: Call) -> Result<Option<bool>, Error> {
+            assert!(request.path != "panic", "told to");
+            Ok(Some(true))
+        }
+
+        fn special_paths(&self) -> SpecialPaths {
+            SpecialPaths { local_storage: vec!["wal/".into()], ..SpecialPaths::default() }
+        }
+
+        async fn initialize(&self) -> Result<(), Error> {
+            Err(Error::invalid(self.0))
+        }
+
+        async fn cleanup(&self) {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+        }
+
+        fn invalidate(&self, key: &str) {
+            assert!(key != "panic", "told to");
+        }
+    }
+
+    fn service(instances: &[&'static str]) -> Service {
+        let service = Service::new(broker(), Arc::new(|_| Err(Error::internal("unused"))));
+        for &name in instances {
+            let instance = Instance { backend: Arc::new(Echo(name)), uuid: format!("uuid-{name}") };
+            service.write().insert(name.to_owned(), Arc::new(instance));
+        }
+        service
+    }
+
+    fn to<T>(instance: &str, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert(MULTIPLEX_ID, instance.parse().unwrap());
+        request
+    }
+
+    async fn ask(service: &Service, instance: &str, operation: &str, path: &str, data: &str) -> pb::HandleRequestReply {
+        let request =
+            pb::Request { operation: operation.into(), path: path.into(), data: data.into(), ..pb::Request::default() };
+        let args = pb::HandleRequestArgs { storage_id: 0, request: Some(request) };
+        service.handle_request(to(instance, args)).await.unwrap().into_inner()
+    }
+
+    fn err_type(reply: &pb::HandleRequestReply) -> Option<u32> {
+        reply.err.as_ref().map(|err| err.err_type)
+    }
+
+    #[tokio::test]
+    async fn requests_reach_the_instance_they_name() {
+        let service = service(&["a", "b", SINGLE]);
+        for name in ["a", "b"] {
+            let reply = ask(&service, name, "read", "x", "null").await;
+            assert_eq!(reply.response.unwrap().data, format!(r#"{{"name":"{name}"}}"#));
+        }
+        let unnamed = service.special_paths(Request::new(pb::Empty {})).await.unwrap().into_inner();
+        assert_eq!(unnamed.paths.unwrap().local_storage, ["wal/"]);
+    }
+
+    #[tokio::test]
+    async fn instance_must_be_known_and_named_once() {
+        let service = service(&["a"]);
+        let unknown = service.special_paths(to("b", pb::Empty {})).await.unwrap_err();
+        assert_eq!((unknown.code(), unknown.message()), (Code::NotFound, "no backend instance found"));
+        let mut twice = to("a", pb::Empty {});
+        twice.metadata_mut().append(MULTIPLEX_ID, "a".parse().unwrap());
+        for request in [twice, to("", pb::Empty {})] {
+            assert_eq!(service.special_paths(request).await.unwrap_err().code(), Code::InvalidArgument);
+        }
+    }
+
+    #[tokio::test]
+    async fn unknown_operation_is_refused_before_its_data_is_read() {
+        let service = service(&["a"]);
+        for operation in ["resolve-path", "header", "foo", ""] {
+            let reply = ask(&service, "a", operation, "panic", "{no json").await;
+            assert_eq!(err_type(&reply), Some(5), "{operation}");
+        }
+    }
+
+    #[tokio::test]
+    async fn panic_spoils_one_request_only() {
+        let service = service(&["a"]);
+        assert_eq!(err_type(&ask(&service, "a", "read", "panic", "").await), Some(2));
+        assert!(ask(&service, "a", "read", "x", "").await.response.is_some());
+        let request = pb::Request { operation: "update".into(), path: "panic".into(), ..pb::Request::default() };
+        let args = pb::HandleExistenceCheckArgs { storage_id: 0, request: Some(request) };
+        let reply = service.handle_existence_check(to("a", args)).await.unwrap().into_inner();
+        assert_eq!(reply.err.unwrap().err_type, 2);
+        let args = pb::InvalidateKeyArgs { key: "panic".into() };
+        assert!(service.invalidate_key(to("a", args)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn data_that_cannot_be_read_is_a_400_or_tried_again() {
+        let service = service(&["a"]);
+        let reply = ask(&service, "a", "update", "x", "{\"n\":1e400}").await;
+        assert!(reply.response.unwrap().data.contains("\"error\""));
+        assert_eq!(err_type(&ask(&service, "a", "revoke", "x", "[]").await), Some(4));
+    }
+
+    #[tokio::test]
+    async fn initialize_tells_its_error() {
+        let reply = service(&["a"]).initialize(to("a", pb::InitializeArgs {})).await.unwrap().into_inner();
+        assert_eq!(reply.err.unwrap().err_msg, "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cleanup_is_bounded_and_may_come_twice() {
+        let service = service(&["a", "b"]);
+        for _ in 0..2 {
+            service.cleanup(to("a", pb::Empty {})).await.unwrap();
+        }
+        assert!(service.special_paths(to("a", pb::Empty {})).await.is_err());
+        assert!(service.special_paths(to("b", pb::Empty {})).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn setup_without_a_way_to_the_host_tells_so() {
+        let service = service(&[]);
+        let reply = service.setup(to("a", pb::SetupArgs::default())).await.unwrap().into_inner();
+        assert!(reply.err.contains("the host did not say where it serves"), "{}", reply.err);
+        assert!(service.read().is_empty());
+    }
+}

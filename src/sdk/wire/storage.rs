@@ -194,9 +194,209 @@ const CONFLICT: &str = "transaction commit failed";
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::PoisonError;
+
+    use hyper_util::rt::TokioIo;
     use proptest::prelude::*;
+    use tokio::io::DuplexStream;
+    use tokio::sync::mpsc;
+    use tonic::Request;
+    use tonic::transport::{Endpoint, Server};
 
     use super::*;
+    use crate::sdk::pb::pb::storage_server::{Storage as Served, StorageServer};
+
+    /// The storage of a host. It writes down what it is asked, and is one of Vault's or one of OpenBao's.
+    struct FakeHost {
+        calls: mpsc::UnboundedSender<String>,
+        is_vault: bool,
+        err: Mutex<String>,
+    }
+
+    impl FakeHost {
+        fn called(&self, call: String) {
+            let _ = self.calls.send(call);
+        }
+
+        /// Answers what only OpenBao has.
+        fn bao<T>(&self, call: &str, reply: T) -> Result<Response<T>, Status> {
+            self.called(call.into());
+            if self.is_vault { Err(Status::unimplemented(call)) } else { Ok(Response::new(reply)) }
+        }
+
+        fn err(&self) -> String {
+            self.err.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        }
+    }
+
+    #[async_trait]
+    impl Served for FakeHost {
+        async fn list(&self, _: Request<pb::StorageListArgs>) -> Result<Response<pb::StorageListReply>, Status> {
+            self.called("list".into());
+            let keys = ["c", "a/", "b"].map(String::from).to_vec();
+            Ok(Response::new(pb::StorageListReply { keys, err: self.err() }))
+        }
+
+        async fn get(&self, request: Request<pb::StorageGetArgs>) -> Result<Response<pb::StorageGetReply>, Status> {
+            let key = request.into_inner().key;
+            self.called("get".into());
+            let value = vec![b'x'; 5 << 20];
+            let entry = (key == "big").then(|| pb::StorageEntry { key, value, seal_wrap: true });
+            Ok(Response::new(pb::StorageGetReply { entry, err: self.err() }))
+        }
+
+        async fn put(&self, request: Request<pb::StoragePutArgs>) -> Result<Response<pb::StoragePutReply>, Status> {
+            let args = request.into_inner();
+            self.called(format!("put {} in {:?}", args.entry.unwrap_or_default().key, args.txn));
+            Ok(Response::new(pb::StoragePutReply { err: self.err() }))
+        }
+
+        async fn delete(&self, _: Request<pb::StorageDeleteArgs>) -> Result<Response<pb::StorageDeleteReply>, Status> {
+            Err(Status::unknown("missing storage implementation"))
+        }
+
+        async fn list_page(
+            &self,
+            request: Request<pb::StorageListPageArgs>,
+        ) -> Result<Response<pb::StorageListReply>, Status> {
+            let args = request.into_inner();
+            let call = format!("list_page {} {}", args.after, args.limit);
+            self.bao(&call, pb::StorageListReply { keys: vec!["page".into()], err: self.err() })
+        }
+
+        async fn is_transactional(
+            &self,
+            _: Request<pb::Empty>,
+        ) -> Result<Response<pb::StorageIsTransactionalReply>, Status> {
+            self.bao("is_transactional", pb::StorageIsTransactionalReply { transactional: true })
+        }
+
+        async fn begin_read_only_tx(&self, _: Request<pb::Empty>) -> Result<Response<pb::StorageBeginTxReply>, Status> {
+            self.bao("begin_read_only", pb::StorageBeginTxReply::default())
+        }
+
+        async fn begin_tx(&self, _: Request<pb::Empty>) -> Result<Response<pb::StorageBeginTxReply>, Status> {
+            let err = self.err();
+            let txn = if err.is_empty() { "t1".into() } else { String::new() };
+            self.bao("begin", pb::StorageBeginTxReply { txn, err })
+        }
+
+        async fn commit(
+            &self,
+            request: Request<pb::StorageCommitTxArgs>,
+        ) -> Result<Response<pb::StorageCommitTxReply>, Status> {
+            self.bao(&format!("commit {}", request.get_ref().txn), pb::StorageCommitTxReply { err: self.err() })
+        }
+
+        async fn rollback(
+            &self,
+            request: Request<pb::StorageRollbackTxArgs>,
+        ) -> Result<Response<pb::StorageRollbackTxReply>, Status> {
+            self.bao(&format!("rollback {}", request.get_ref().txn), pb::StorageRollbackTxReply { err: self.err() })
+        }
+    }
+
+    struct Calls(mpsc::UnboundedReceiver<String>, Arc<FakeHost>);
+
+    impl Calls {
+        fn so_far(&mut self) -> Vec<String> {
+            std::iter::from_fn(|| self.0.try_recv().ok()).collect()
+        }
+
+        fn fail_with(&self, err: &str) {
+            err.clone_into(&mut self.1.err.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Returns storage of a host, and the calls that reach the host.
+    async fn storage(is_vault: bool) -> (RemoteStorage, Calls) {
+        let (calls, called) = mpsc::unbounded_channel();
+        let host = Arc::new(FakeHost { calls, is_vault, err: Mutex::default() });
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let server = StorageServer::from_arc(host.clone());
+        let incoming = tokio_stream::once(std::io::Result::<DuplexStream>::Ok(far));
+        tokio::spawn(Server::builder().add_service(server).serve_with_incoming(incoming));
+        let mut near = Some(near);
+        let connector = tower::service_fn(move |_| {
+            let stream = near.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
+            async move { stream.map(TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://localhost");
+        let channel = endpoint.connect_with_connector(connector).await.unwrap();
+        (RemoteStorage::new(channel), Calls(called, host))
+    }
+
+    #[tokio::test]
+    async fn entries_are_as_large_as_the_host_takes_them() {
+        let (storage, _calls) = storage(false).await;
+        assert_eq!(storage.get("big").await.unwrap().map(|entry| entry.value.len()), Some(5 << 20));
+        assert!(storage.get("none").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn failures_are_found_in_the_reply_and_in_the_status() {
+        let (storage, calls) = storage(false).await;
+        let missing = StorageError::Failed("missing storage implementation".into());
+        assert_eq!(storage.delete("k").await, Err(missing));
+        calls.fail_with("disk full");
+        let full = StorageError::Failed("disk full".into());
+        assert_eq!(storage.list("").await, Err(full.clone()));
+        assert_eq!(storage.get("k").await.err(), Some(full.clone()));
+        assert_eq!(storage.begin().await.err(), Some(full));
+        calls.fail_with("x: cannot write to readonly storage");
+        assert_eq!(storage.put(Entry::json("k", &1).unwrap()).await, Err(StorageError::ReadOnly));
+    }
+
+    #[tokio::test]
+    async fn vault_is_asked_once_for_what_it_does_not_have() {
+        let (storage, mut calls) = storage(true).await;
+        for _ in 0..2 {
+            assert!(storage.begin().await.unwrap().is_none());
+            assert_eq!(storage.list_page("", "a/", 1).await.unwrap(), ["b"]);
+        }
+        assert_eq!(calls.so_far(), ["is_transactional", "list_page a/ 1", "list", "list"]);
+    }
+
+    #[tokio::test]
+    async fn transaction_is_named_in_its_calls_and_ended_once() {
+        let (storage, mut calls) = storage(false).await;
+        assert_eq!(storage.list_page("", "a", usize::MAX).await.unwrap(), ["page"]);
+        let transaction = storage.begin().await.unwrap().unwrap();
+        transaction.put(Entry::json("k", &1).unwrap()).await.unwrap();
+        assert!(transaction.begin().await.unwrap().is_none());
+        transaction.commit().await.unwrap();
+        storage.begin().await.unwrap().unwrap().rollback().await.unwrap();
+        storage.put(Entry::json("k", &1).unwrap()).await.unwrap();
+        let expected = [
+            &*format!("list_page a {}", i32::MAX),
+            "is_transactional",
+            "begin",
+            "put k in \"t1\"",
+            "commit t1",
+            "begin",
+            "rollback t1",
+            "put k in \"\"",
+        ];
+        assert_eq!(calls.so_far(), expected);
+    }
+
+    #[tokio::test]
+    async fn dropped_transaction_is_rolled_back() {
+        let (storage, mut calls) = storage(false).await;
+        drop(storage.begin().await.unwrap());
+        for expected in ["is_transactional", "begin", "rollback t1"] {
+            assert_eq!(calls.0.recv().await.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn lost_race_is_a_conflict() {
+        let (storage, calls) = storage(false).await;
+        let transaction = storage.begin().await.unwrap().unwrap();
+        calls.fail_with("transaction commit failed: other writer");
+        assert_eq!(transaction.commit().await, Err(StorageError::Conflict));
+    }
 
     #[test]
     fn read_only_is_found_inside_any_text() {
