@@ -106,7 +106,12 @@ pub(super) fn serve(routes: Routes, connections: UnboundedReceiver<Connection>, 
         health.set_service_status("plugin", tonic_health::ServingStatus::Serving).await;
         let routes = routes.add_service(health_service);
         let incoming = UnboundedReceiverStream::new(connections).map(io::Result::Ok);
-        let served = Server::builder().add_routes(routes).serve_with_incoming(incoming).await;
+        // Requests that many clients give up at once look like an attack to an HTTP/2 server, but the peer is the host,
+        // and without this connection the process is of no more use.
+        let mut server = Server::builder()
+            .http2_max_pending_accept_reset_streams(Some(usize::MAX))
+            .http2_max_local_error_reset_streams(Some(usize::MAX));
+        let served = server.add_routes(routes).serve_with_incoming(incoming).await;
         if let Err(error) = served {
             tracing::error!(error = &error as &(dyn std::error::Error + 'static), "the server failed");
         }

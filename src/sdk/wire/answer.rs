@@ -111,6 +111,12 @@ pub(super) fn existence(found: Result<Option<bool>, Error>) -> pb::HandleExisten
     pb::HandleExistenceCheckReply { err: Some(err), ..pb::HandleExistenceCheckReply::default() }
 }
 
+/// The answer to an existence check that panicked.
+pub(super) fn existence_panicked() -> pb::HandleExistenceCheckReply {
+    let err = proto_error(kind::INTERNAL, INTERNAL);
+    pb::HandleExistenceCheckReply { err: Some(err), ..pb::HandleExistenceCheckReply::default() }
+}
+
 /// Returns the reply to the request to initialize.
 pub(super) fn initialized(result: Result<(), Error>) -> pb::InitializeReply {
     let err = result.err().and_then(|error| {

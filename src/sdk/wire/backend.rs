@@ -215,10 +215,8 @@ impl backend_server::Backend for Service {
                 Err(error) => Err(error),
             })
         };
-        let reply = catch(run.instrument(span)).await;
-        Ok(Response::new(
-            reply.unwrap_or_else(|| answer::existence(Err(crate::sdk::logical::Error::internal("panic")))),
-        ))
+        let reply = catch(run.instrument(span)).await.unwrap_or_else(answer::existence_panicked);
+        Ok(Response::new(reply))
     }
 }
 

@@ -194,8 +194,7 @@ const CONFLICT: &str = "transaction commit failed";
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-    use std::sync::PoisonError;
+    use std::sync::{Mutex, PoisonError};
 
     use hyper_util::rt::TokioIo;
     use proptest::prelude::*;
@@ -242,7 +241,7 @@ mod tests {
             let key = request.into_inner().key;
             self.called("get".into());
             let value = vec![b'x'; 5 << 20];
-            let entry = (key == "big").then(|| pb::StorageEntry { key, value, seal_wrap: true });
+            let entry = (key == "big").then_some(pb::StorageEntry { key, value, seal_wrap: true });
             Ok(Response::new(pb::StorageGetReply { entry, err: self.err() }))
         }
 

@@ -26,9 +26,12 @@ pub(super) struct Record<'a> {
 
 /// Returns the line with its newline. What follows one of the prefixes in `secrets` is blacked out.
 pub(super) fn render(record: &Record<'_>, secrets: &[&str]) -> Vec<u8> {
+    let clean = |text: &str| cut(redact(text, secrets), MAX_VALUE);
+    let fields: Vec<_> = record.fields.iter().map(|(name, text)| (*name, clean(text))).collect();
+    let message = clean(record.message);
     let mut limit = MAX_VALUE;
     loop {
-        let mut line = object(record, secrets, limit).to_string().into_bytes();
+        let mut line = object(record, &message, &fields, limit).to_string().into_bytes();
         if line.len() < MAX_LINE {
             line.push(b'\n');
             return line;
@@ -38,16 +41,16 @@ pub(super) fn render(record: &Record<'_>, secrets: &[&str]) -> Vec<u8> {
     }
 }
 
-fn object(record: &Record<'_>, secrets: &[&str], limit: usize) -> Value {
-    let value = |text: &str| Value::String(cut(redact(text, secrets), limit));
+fn object(record: &Record<'_>, message: &str, fields: &[(&str, String)], limit: usize) -> Value {
+    let value = |text: &str| Value::String(cut(text.to_owned(), limit));
     let mut object = Map::new();
-    for (name, text) in &record.fields {
+    for (name, text) in fields {
         if limit > 0 && name.len() <= limit {
             object.insert(rename(name), value(text));
         }
     }
     object.insert("@level".into(), record.level.as_str().to_ascii_lowercase().into());
-    object.insert("@message".into(), value(record.message));
+    object.insert("@message".into(), value(message));
     object.insert("@module".into(), value(record.module));
     object.insert("@timestamp".into(), record.time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string().into());
     Value::Object(object)
