@@ -27,14 +27,13 @@ pub(crate) enum Error {
     #[error("{0}")]
     Api(#[from] api::Error),
     /// Astra did it, and what came after failed.
-    #[error("{step}; {left}")]
+    #[error("{step}: {cause}; {left}")]
     Unfinished {
         /// What failed.
-        step: String,
+        step: &'static str,
         /// What was done about the change in Astra.
         left: String,
         /// Why it failed.
-        #[source]
         cause: Box<Error>,
     },
     /// The host's storage failed.
@@ -60,11 +59,22 @@ impl Error {
         }
     }
 
+    /// Returns the HTTP status of a failure that is not our own.
+    fn status(&self) -> Option<u16> {
+        match self {
+            Self::Api(error) => Some(error.status()),
+            Self::Refused(_) | Self::Field { .. } => Some(400),
+            Self::NotFound(_) => Some(404),
+            Self::NotYet(_) => Some(503),
+            Self::Unfinished { cause, .. } => cause.status(),
+            Self::Storage(_) | Self::Host(_) => None,
+        }
+    }
+
     /// Logs a failure with its cause. The caller's own mistakes are only of interest while debugging.
     pub(crate) fn log(&self, operation: &str, path: &str) {
-        let cause = std::error::Error::source(self).map(ToString::to_string).unwrap_or_default();
         if self.is_failure() {
-            tracing::error!(operation, path, error = %self, cause, "failed to answer a request");
+            tracing::error!(operation, path, error = %self, "failed to answer a request");
         } else {
             tracing::debug!(operation, path, error = %self, "refused a request");
         }
@@ -91,22 +101,12 @@ impl From<Error> for logical::Error {
             Error::NotFound(message) => Self::status(404, message),
             Error::NotYet(message) => Self::status(503, message),
             Error::Api(error) => Self::status(error.status(), error.to_string()),
-            Error::Unfinished { ref cause, .. } => match Self::from_cause(cause) {
+            Error::Unfinished { ref cause, .. } => match cause.status() {
                 Some(status) => Self::status(status, error.to_string()),
-                None => Self::Internal { message: error.to_string(), cause: Some(Box::new(error)) },
+                None => Self::internal(error.to_string()),
             },
             Error::Storage(error) => error.into(),
             Error::Host(error) => error,
-        }
-    }
-}
-
-impl logical::Error {
-    fn from_cause(cause: &Error) -> Option<u16> {
-        match cause {
-            Error::Api(error) => Some(error.status()),
-            Error::Refused(_) => Some(400),
-            _ => None,
         }
     }
 }

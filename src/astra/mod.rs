@@ -9,6 +9,8 @@ mod lease;
 mod locks;
 mod paths;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

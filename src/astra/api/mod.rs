@@ -179,9 +179,10 @@ fn certificates(pem: &str) -> Result<Vec<Certificate>, reqwest::Error> {
     if pem.is_empty() { Ok(Vec::new()) } else { Certificate::from_pem_bundle(pem.as_bytes()) }
 }
 
-/// Whether the text is PEM with at least one certificate.
-pub(crate) fn has_certificates(pem: &str) -> bool {
-    certificates(pem).is_ok_and(|roots| !roots.is_empty())
+/// Whether the text is PEM with certificates that can be trusted, and without a key, which nobody shall see.
+pub(crate) fn are_certificates(pem: &str) -> bool {
+    let trusted = |roots| reqwest::Client::builder().tls_certs_only(roots).build().is_ok();
+    !pem.contains("PRIVATE KEY") && certificates(pem).is_ok_and(|roots| !roots.is_empty() && trusted(roots))
 }
 
 fn headers(token: &SecretString) -> Result<HeaderMap, &'static str> {

@@ -116,12 +116,15 @@ async fn steps(
         require_free(engine, order, id).await?;
     }
     let client = engine.client(&order.config).await?;
+    if answer.is_closed() {
+        return Err(gone());
+    }
     let marker = Uuid::new_v4().simple().to_string();
     let created = client.create_token(&new_token(order, lifetime, &marker)).await?;
     let (minted, token) = accept(engine, order, client, created, token_id).await?;
     if answer.is_closed() {
         let left = undo(engine, order, &minted).await;
-        return Err(unfinished("the caller has gone", left, Error::NotYet("cancelled".into())));
+        return Err(unfinished("the token was not needed any more", left, gone()));
     }
     let record = record(order, lifetime, &minted.token_id, &token);
     if let Err(cause) = store(engine, order, &minted, &token, &record).await {
@@ -253,8 +256,13 @@ async fn undo(engine: &Engine, order: &Order, minted: &Minted) -> String {
     }
 }
 
-fn unfinished(step: &str, left: String, cause: Error) -> Error {
-    Error::Unfinished { step: format!("{step}: {cause}"), left, cause: Box::new(cause) }
+/// Nobody reads it.
+fn gone() -> Error {
+    Error::NotYet("the caller has gone".into())
+}
+
+fn unfinished(step: &'static str, left: String, cause: Error) -> Error {
+    Error::Unfinished { step, left, cause: Box::new(cause) }
 }
 
 fn record(order: &Order, lifetime: &Lifetime, token_id: &str, token: &Token) -> Record {

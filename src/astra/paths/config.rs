@@ -254,7 +254,7 @@ fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<Config,
     }
     if let Change::Set(pem) = fields.change(&CA_CERT)
         && !pem.is_empty()
-        && !api::has_certificates(&pem)
+        && !api::are_certificates(&pem)
     {
         return Err(Error::field(CA_CERT.name(), "must be certificates in PEM form"));
     }

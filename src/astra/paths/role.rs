@@ -30,7 +30,8 @@ const MAX_TTL: Field<Duration> = Field::duration(
      counts as well.",
 );
 
-const FIELDS: &[FieldSpec] = &[ORG_ID.spec(), ROLE_NAME.spec(), ROLE_ID.spec(), TTL.spec(), MAX_TTL.spec()];
+const FIELDS: &[FieldSpec] =
+    &[ORG_ID.required().spec(), ROLE_NAME.required().spec(), ROLE_ID.spec(), TTL.spec(), MAX_TTL.spec()];
 
 /// Nobody needs more; nanoseconds in 64 bits end at 292 years.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86400);

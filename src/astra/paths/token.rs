@@ -34,7 +34,7 @@ const TTL: Field<Duration> = Field::duration(
 );
 
 const FIELDS: &[FieldSpec] =
-    &[ORG_ID.spec(), ROLE_NAME.spec(), LOGICAL_NAME.spec(), METADATA.spec(), CLIENT_ID.spec(), TTL.spec()];
+    &[ORG_ID.required().spec(), ROLE_NAME.spec(), LOGICAL_NAME.spec(), METADATA.spec(), CLIENT_ID.spec(), TTL.spec()];
 
 const TOKEN: &[(&str, &str)] = &[
     ("clientId", "Public part of the token."),

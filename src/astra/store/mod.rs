@@ -71,7 +71,11 @@ impl Store {
 
     /// Forgets what is cached of a key that another node changed.
     pub(crate) fn invalidate(&self, key: &str) {
-        if key.starts_with(CONFIGS) {
+        if key.is_empty() || key.ends_with('/') {
+            self.configs.clear();
+            self.directory.clear();
+            self.roles.clear();
+        } else if key.starts_with(CONFIGS) {
             self.configs.forget(key);
             self.directory.clear();
         } else if key.starts_with(ROLES) {
@@ -171,9 +175,12 @@ impl Store {
 
     /// Removes what is stored of a token. Another token that took its name meanwhile stays.
     pub(crate) async fn delete_token(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
-        let stored: Option<Token> = self.storage.get_json(&token_key(id)).await?;
-        if stored.is_some_and(|token| token.client_id == *client) {
-            self.storage.delete(&token_key(id)).await?;
+        if let Some(entry) = self.storage.get(&token_key(id)).await? {
+            // An entry that cannot be read must not keep a lease from ending.
+            let another = entry.decode::<Token>().is_ok_and(|token| token.is_live() && token.client_id != *client);
+            if !another {
+                self.storage.delete(&token_key(id)).await?;
+            }
         }
         if !client.as_str().is_empty() {
             self.storage.delete(&index::key(org, client)).await?;

@@ -1,0 +1,161 @@
+//! A stand-in for Astra: tokens that live, and answers that go wrong when told to.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use wiremock::matchers::any;
+use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
+
+use super::{OTHER_ORG, ROOT};
+
+pub(super) struct Astra {
+    server: MockServer,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    org: String,
+    /// Live tokens by client id, with the request that made them.
+    pub(super) live: BTreeMap<String, Value>,
+    /// Method and path of each request.
+    pub(super) requests: Vec<String>,
+    /// Headers of the last request.
+    pub(super) headers: BTreeMap<String, String>,
+    made: usize,
+    faults: Vec<Fault>,
+}
+
+/// One answer that goes wrong.
+struct Fault {
+    method: &'static str,
+    /// Whether the operation takes effect all the same.
+    effective: bool,
+    answer: Option<ResponseTemplate>,
+    delay: Duration,
+    change: Option<(&'static str, Value)>,
+}
+
+struct Service(Arc<Mutex<State>>);
+
+impl Astra {
+    pub(super) async fn start(org: &str) -> Self {
+        let state = Arc::new(Mutex::new(State { org: org.to_owned(), ..State::default() }));
+        let server = MockServer::start().await;
+        Mock::given(any()).respond_with(Service(state.clone())).mount(&server).await;
+        Self { server, state }
+    }
+
+    pub(super) fn url(&self) -> String {
+        self.server.uri()
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub(super) fn live(&self) -> usize {
+        self.state().live.len()
+    }
+
+    pub(super) fn count(&self, method: &str) -> usize {
+        self.state().requests.iter().filter(|request| request.starts_with(method)).count()
+    }
+
+    /// Lets the next request with this method be answered with this, and without effect.
+    pub(super) fn answer(&self, method: &'static str, answer: ResponseTemplate) {
+        self.fault(Fault { method, effective: false, answer: Some(answer), delay: Duration::ZERO, change: None });
+    }
+
+    /// Lets the next request with this method take effect, and be answered with this.
+    pub(super) fn answer_after(&self, method: &'static str, answer: ResponseTemplate) {
+        self.fault(Fault { method, effective: true, answer: Some(answer), delay: Duration::ZERO, change: None });
+    }
+
+    /// Lets the next answer to a request with this method come late.
+    pub(super) fn delay(&self, method: &'static str, delay: Duration) {
+        self.fault(Fault { method, effective: true, answer: None, delay, change: None });
+    }
+
+    /// Lets the next answer to a mint have another member.
+    pub(super) fn change(&self, member: &'static str, value: Value) {
+        let change = Some((member, value));
+        self.fault(Fault { method: "POST", effective: true, answer: None, delay: Duration::ZERO, change });
+    }
+
+    fn fault(&self, fault: Fault) {
+        self.state().faults.push(fault);
+    }
+}
+
+impl Respond for Service {
+    fn respond(&self, request: &Request) -> ResponseTemplate {
+        let mut state = self.0.lock().unwrap();
+        let (method, path) = (request.method.as_str(), request.url.path());
+        state.requests.push(format!("{method} {path}"));
+        let header = |(name, value): (&_, &wiremock::http::HeaderValue)| {
+            (format!("{name}"), value.to_str().unwrap_or_default().to_owned())
+        };
+        state.headers = request.headers.iter().map(header).collect();
+        let fault = state.faults.iter().position(|fault| fault.method == method);
+        let Some(fault) = fault.map(|index| state.faults.remove(index)) else {
+            return state.serve(request, None);
+        };
+        if !fault.effective {
+            return fault.answer.expect("a fault without effect has an answer");
+        }
+        let answer = state.serve(request, fault.change);
+        fault.answer.unwrap_or(answer).set_delay(fault.delay)
+    }
+}
+
+impl State {
+    fn serve(&mut self, request: &Request, change: Option<(&'static str, Value)>) -> ResponseTemplate {
+        let (method, path) = (request.method.as_str(), request.url.path());
+        if self.headers.get("authorization").is_none_or(|value| *value != format!("Bearer {ROOT}")) {
+            let body = json!({"errors": [{"ID": 340_018, "message": "Resource not found: token"}]});
+            return ResponseTemplate::new(401).set_body_json(body);
+        }
+        match (method, path) {
+            ("GET", "/v2/currentOrg") => ResponseTemplate::new(200).set_body_json(json!({"id": self.org})),
+            ("GET", "/v2/clientIdSecrets") => {
+                let clients: Vec<Value> = self.live.keys().map(|id| json!({"clientId": id, "roles": []})).collect();
+                ResponseTemplate::new(200).set_body_json(json!({"clients": clients}))
+            }
+            ("POST", "/v2/clientIdSecrets") => self.create(request, change),
+            ("DELETE", path) => match path.strip_prefix("/v2/clientIdSecrets/").and_then(|id| self.live.remove(id)) {
+                Some(_) => ResponseTemplate::new(204),
+                None => {
+                    let body = json!({"errors": [{"ID": 1, "message": "no such token"}]});
+                    ResponseTemplate::new(404).set_body_json(body)
+                }
+            },
+            _ => ResponseTemplate::new(404).set_body_string("404 page not found\n"),
+        }
+    }
+
+    fn create(&mut self, request: &Request, change: Option<(&'static str, Value)>) -> ResponseTemplate {
+        let asked: Value = serde_json::from_slice(&request.body).expect("the request is JSON");
+        self.made += 1;
+        let client_id = format!("DTEUyKUZZrvFzzLzPGCb{:04}", self.made);
+        let secret = format!("s3cret-{}", self.made);
+        let mut body = json!({
+            "clientId": client_id, "secret": secret, "orgId": self.org, "roles": asked["roles"],
+            "token": format!("AstraCS:{client_id}:{:x}", Sha256::digest(&secret)),
+            "generatedOn": "2022-09-21T17:48:15.260897295Z",
+        });
+        if let Some((member, value)) = change {
+            body[member] = value;
+        }
+        self.live.insert(client_id, asked);
+        ResponseTemplate::new(200).set_body_json(body)
+    }
+}
+
+/// The root token of another org.
+pub(super) fn other_org(astra: &Astra) {
+    astra.state().org = OTHER_ORG.to_owned();
+}

@@ -1,0 +1,36 @@
+//! What users read at `path-help`, and what tools read as OpenAPI.
+
+use serde_json::Value;
+
+use super::{World, some};
+use crate::sdk::logical::Operation;
+
+#[tokio::test]
+async fn every_path_explains_itself() {
+    let world = World::unprepared().await;
+    let mut texts = String::new();
+    for path in ["", "config", "configs", "role", "roles", "org/token", "org/tokens"] {
+        let response = some(world.ask(Operation::Help, path, Value::Null).await);
+        let help = response.data.unwrap()["help"].as_str().unwrap().to_owned();
+        texts.push_str(&format!("==== {path:?}\n{}\n", help.trim_end()));
+    }
+    insta::assert_snapshot!("help", texts);
+}
+
+#[tokio::test]
+async fn every_path_is_in_the_openapi_document() {
+    let world = World::unprepared().await;
+    let response = some(world.ask(Operation::Help, "", Value::Null).await);
+    let mut document = response.data.unwrap()["openapi"].take();
+    document["info"]["version"].take();
+    insta::assert_json_snapshot!("openapi", document);
+    assert_eq!(world.storage.calls(), 0, "neither making a mount nor help needs storage");
+}
+
+#[tokio::test]
+async fn the_host_is_told_what_to_protect() {
+    let special = World::unprepared().await.backend.special_paths();
+    assert_eq!(special.seal_wrap_storage, ["config/", "token/", "wal/"]);
+    assert_eq!(special.local_storage, ["wal/"]);
+    assert!(special.root.is_empty() && special.unauthenticated.is_empty());
+}

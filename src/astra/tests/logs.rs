@@ -1,0 +1,86 @@
+//! What is logged: events with their fields, and never a secret.
+
+use std::fmt::{Debug, Write as _};
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+use tracing::field::{Field, Visit};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use wiremock::ResponseTemplate;
+
+use super::{ORG, ROLE_ID, ROOT, World, failed, lease, ok, some, text};
+use crate::sdk::logical::Operation;
+
+/// Keeps all events as text.
+#[derive(Clone, Default)]
+struct Capture(Arc<Mutex<Vec<String>>>);
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        write!(self.0, " {}={value:?}", field.name()).unwrap();
+    }
+}
+
+impl<S: tracing::Subscriber> Layer<S> for Capture {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let mut line = Line(event.metadata().level().to_string());
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
+}
+
+#[tokio::test]
+async fn events_are_logged_with_their_fields_and_without_secrets() {
+    let capture = Capture::default();
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(capture.clone()));
+
+    let world = World::with_role("standard").await;
+    let order = |name: &str| json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": name});
+    let minted = world.mint("org1").await;
+    ok(world.read("org/token", order("org1")).await);
+    let secret = lease(&minted);
+    some(world.renew(&secret, json!({})).await);
+    ok(world.revoke(&secret).await);
+    world.mint("org2").await;
+    ok(world.ask(Operation::Delete, "org/token", order("org2")).await);
+    let echo = ResponseTemplate::new(500).set_body_json(json!({"errors": [{"message": format!("token {ROOT}")}]}));
+    world.astra.answer("POST", echo);
+    failed(world.write("org/token", order("org3")).await);
+    world.storage.fail_nth(2);
+    failed(world.write("org/token", order("org3")).await);
+    ok(world.ask(Operation::Delete, "role", json!({"org_id": ORG, "role": "r_w_user"})).await);
+    ok(world.ask(Operation::Delete, "config", json!({"org_id": ORG})).await);
+
+    let lines = capture.0.lock().unwrap().clone();
+    for (level, message) in [
+        ("INFO", "wrote config"),
+        ("INFO", "wrote role"),
+        ("INFO", "created token"),
+        ("INFO", "read token"),
+        ("INFO", "renewed token"),
+        ("INFO", "revoked token"),
+        ("INFO", "deleted token"),
+        ("INFO", "deleted role"),
+        ("INFO", "deleted config"),
+        ("ERROR", "failed to answer a request"),
+    ] {
+        let line = lines.iter().find(|line| line.contains(message)).unwrap_or_else(|| panic!("no {message:?}"));
+        assert!(line.starts_with(level), "{message:?} has another level");
+        if message.ends_with("token") {
+            let client_id = text(&minted, "clientId");
+            let known = [ORG, "r_w_user"].iter().all(|value| line.contains(value));
+            assert!(known && (line.contains(&client_id) || message == "deleted token"), "{line}");
+        }
+        if level == "INFO" && !matches!(message, "renewed token" | "revoked token") {
+            assert!(line.contains("token-bob") && line.contains("entity-1"), "{line}");
+        }
+    }
+    let digest = ROOT.rsplit(':').next().unwrap();
+    let token = text(&minted, "token");
+    for secret in [digest, "s3cret-1", token.rsplit(':').next().unwrap()] {
+        assert!(!lines.iter().any(|line| line.contains(secret)), "a secret is in the log");
+    }
+    assert!(lines.iter().any(|line| line.contains(ROLE_ID)));
+}
