@@ -157,7 +157,7 @@ async fn what_is_left_in_astra_is_said() {
 #[tokio::test]
 async fn a_caller_who_goes_away_leaves_nothing() {
     let world = Arc::new(World::with_role("standard").await);
-    world.astra.delay("POST", Duration::from_millis(200));
+    world.astra.delay("POST", Duration::from_millis(1500));
     let caller = tokio::spawn({
         let world = world.clone();
         async move { world.write("org/token", order()).await.is_ok() }
@@ -173,7 +173,7 @@ async fn a_caller_who_goes_away_leaves_nothing() {
 #[tokio::test]
 async fn a_config_that_is_deleted_while_a_token_is_minted_takes_the_token_with_it() {
     let world = Arc::new(World::with_role("standard").await);
-    world.astra.delay("POST", Duration::from_millis(200));
+    world.astra.delay("POST", Duration::from_millis(1500));
     let caller = tokio::spawn({
         let world = world.clone();
         async move { status(world.write("org/token", order()).await) }
@@ -191,7 +191,7 @@ async fn a_slow_org_holds_up_no_other() {
     let other = super::Astra::start("o2").await;
     ok(world.write("config", json!({"org_id": "o2", "astra_token": ROOT, "url": other.url()})).await);
     ok(world.write("role", json!({"org_id": "o2", "role_name": "r", "role_id": "i"})).await);
-    world.astra.delay("POST", Duration::from_millis(300));
+    world.astra.delay("POST", Duration::from_millis(1500));
     let slow = tokio::spawn({
         let world = world.clone();
         async move { world.write("org/token", order()).await.is_ok() }

@@ -10,6 +10,7 @@ mod logs;
 mod races;
 mod role;
 mod takeover;
+mod tls;
 mod token;
 
 use std::sync::Arc;
