@@ -101,9 +101,13 @@ pub(crate) fn path() -> Path<Engine> {
     Path::new("config", FIELDS)
         .read(handler("Read the config of an organization", read).returns(&[
             ("astra_token", "The beginning of the root token."),
+            ("ca_cert", "Certificates that are trusted beside those of the system."),
             ("caller_mode", "How tokens are asked for."),
+            ("description", "Whether Astra is given a description of each token."),
             ("logical_name", "Short name of the organization."),
             ("org_id", "Id of the organization."),
+            ("request_timeout", "How long one call to Astra may take."),
+            ("token_expiry", "Whether Astra is told when each token expires."),
             ("url", "URL of Astra's DevOps API."),
         ]))
         .write(handler("Write the config of an organization", write).on_active_node())

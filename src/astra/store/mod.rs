@@ -247,3 +247,36 @@ fn token_key(id: &str) -> String {
 fn leaves(keys: Vec<String>) -> impl Iterator<Item = String> {
     keys.into_iter().filter(|key| !key.is_empty() && !key.ends_with('/'))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Every key that is made of these names.
+    fn keys(org: &str, role: &str, client: &str) -> Option<[String; 4]> {
+        let org = OrgId::parse("org_id", org).ok()?;
+        let role = RoleName::parse("role_name", role).ok()?;
+        let client = ClientId::parse("client_id", client).ok()?;
+        Some([config_key(&org), role_key(&org, &role), token_key(client.as_str()), index::key(&org, &client)])
+    }
+
+    proptest! {
+        #[test]
+        fn different_names_have_different_keys(
+            one in ("[a-c/:.]{0,4}", "[a-c/:.]{0,4}", "[a-c/:.]{0,4}"),
+            two in ("[a-c/:.]{0,4}", "[a-c/:.]{0,4}", "[a-c/:.]{0,4}"),
+        ) {
+            let (first, second) = (keys(&one.0, &one.1, &one.2), keys(&two.0, &two.1, &two.2));
+            if let (Some(first), Some(second)) = (first, second) {
+                prop_assert_eq!(first == second, one == two);
+                prop_assert_eq!(first[1] == second[1], (&one.0, &one.1) == (&two.0, &two.1));
+                prop_assert_eq!(first[3] == second[3], (&one.0, &one.2) == (&two.0, &two.2));
+                for key in first {
+                    prop_assert!(!key.contains("..") && !key.contains("//") && !key.ends_with('/'));
+                }
+            }
+        }
+    }
+}
