@@ -48,8 +48,7 @@ async fn p11_shutdown_is_answered_and_the_process_ends_within_1_s() {
 async fn p12_a_dropped_connection_ends_it() {
     for launch in [Launch::astra(), Launch::passbook().env("PLUGIN_MULTIPLEX_GRPC", "true")] {
         let host = Host::start(launch).await;
-        let mount = host.mount().await;
-        drop(mount);
+        let _mount = host.mount().await;
         let mut plugin = host.hang_up();
         let status = plugin.exit(Duration::from_secs(5)).await;
         assert!(status.success(), "ended with {status}");

@@ -5,6 +5,7 @@ use std::task::Poll;
 
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 use yamux::{Config, Connection, Mode};
 
@@ -15,6 +16,8 @@ pub type Stream = Compat<yamux::Stream>;
 pub struct Session {
     open: mpsc::Sender<oneshot::Sender<Stream>>,
     inbound: Mutex<mpsc::Receiver<Stream>>,
+    /// What moves the session on; it is gone with it.
+    pub driver: AbortHandle,
 }
 
 impl Session {
@@ -23,8 +26,8 @@ impl Session {
         let connection = Connection::new(socket.compat(), Config::default(), Mode::Client);
         let (open, requests) = mpsc::channel(1);
         let (arrived, inbound) = mpsc::channel(16);
-        tokio::spawn(drive(connection, requests, arrived));
-        Self { open, inbound: Mutex::new(inbound) }
+        let driver = tokio::spawn(drive(connection, requests, arrived)).abort_handle();
+        Self { open, inbound: Mutex::new(inbound), driver }
     }
 
     /// Opens a stream to the plugin.

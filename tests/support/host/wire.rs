@@ -12,10 +12,10 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::wrappers::ReceiverStream;
@@ -67,6 +67,7 @@ pub struct Host {
     pub agreed: Agreed,
     /// The connection, for calls that no method here makes.
     pub channel: Channel,
+    cables: Cables,
     broker: mpsc::Sender<ConnInfo>,
     next_broker_id: AtomicU32,
     carrier: Arc<Carrier>,
@@ -94,7 +95,7 @@ impl Host {
         } else {
             Carrier::Sockets
         });
-        let (channel, agreed) = dial(&carrier, &plugin, &handshake).await;
+        let (channel, agreed, cables) = dial(&carrier, &plugin, &handshake).await;
         let (broker, offers) = mpsc::channel(16);
         let knocks = Arc::default();
         // A real host makes these three calls at once, in any order.
@@ -120,6 +121,7 @@ impl Host {
             handshake,
             agreed,
             channel,
+            cables,
             broker,
             next_broker_id: AtomicU32::new(1),
             carrier,
@@ -208,19 +210,20 @@ impl Host {
     /// Stops the plugin as a host does when it unmounts or seals, and checks that it ends cleanly.
     pub async fn stop(mut self) {
         self.streams_are_open().await;
-        let Self { mut plugin, channel, broker, answers, storages, .. } = self;
+        let Self { mut plugin, channel, cables, broker, answers, storages, .. } = self;
         storages.into_inner().unwrap().iter().for_each(Storage::check);
         // The order of go-plugin `client.go`, Kill: broker, Shutdown whose result is ignored, connection.
         answers.abort();
         drop(broker);
         let mut controller = GrpcControllerClient::new(channel);
         let _ = timeout(PATIENCE, controller.shutdown(Empty {})).await.expect("Shutdown is not answered");
-        drop(controller);
+        cut(&cables);
         plugin.ended().await;
     }
 
     /// Lets go of the connection without a word, as a host that dies does.
     pub fn hang_up(self) -> Plugin {
+        cut(&self.cables);
         self.answers.abort();
         self.plugin
     }
@@ -292,12 +295,18 @@ fn agreed(connection: &rustls::CommonState, server_name: Option<String>) -> Agre
     }
 }
 
-async fn dial(carrier: &Arc<Carrier>, plugin: &Plugin, handshake: &Handshake) -> (Channel, Agreed) {
+async fn dial(carrier: &Arc<Carrier>, plugin: &Plugin, handshake: &Handshake) -> (Channel, Agreed, Cables) {
     let config = Arc::new(plugin.identity().client(&handshake.certificate));
     let (sender, mut receiver) = mpsc::channel(1);
     let (carrier, socket) = (carrier.clone(), handshake.socket.clone());
+    let cables = Cables::default();
+    if let Carrier::Session(session) = &*carrier {
+        cables.lock().unwrap().push(session.driver.clone());
+    }
+    let laid = cables.clone();
     let connector = tower::service_fn(move |_| {
         let (carrier, socket, config, sender) = (carrier.clone(), socket.clone(), config.clone(), sender.clone());
+        let cables = laid.clone();
         async move {
             let stream: Box<dyn Io> = match &*carrier {
                 Carrier::Sockets => Box::new(UnixStream::connect(&socket).await?),
@@ -307,13 +316,28 @@ async fn dial(carrier: &Arc<Carrier>, plugin: &Plugin, handshake: &Handshake) ->
             let stream = TlsConnector::from(config).connect(name, stream).await?;
             // Only the first connection is looked at.
             let _ = sender.try_send(agreed(stream.get_ref().1, None));
-            Ok::<_, io::Error>(TokioIo::new(stream))
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            cables.lock().unwrap().push(tokio::spawn(join(far, stream)).abort_handle());
+            Ok::<_, io::Error>(TokioIo::new(near))
         }
     });
     let endpoint = Endpoint::from_static("http://localhost");
     let connecting = endpoint.connect_with_connector(connector);
     let channel = timeout(PATIENCE, connecting).await.expect("no connection in time").expect("the main connection");
-    (channel, receiver.recv().await.unwrap())
+    (channel, receiver.recv().await.unwrap(), cables)
+}
+
+/// What carries the connections to the plugin. Without it they are closed, whoever still holds the channel.
+type Cables = Arc<Mutex<Vec<AbortHandle>>>;
+
+fn cut(cables: &Cables) {
+    cables.lock().unwrap().drain(..).for_each(|cable| cable.abort());
+}
+
+/// Carries bytes both ways, for as long as its task lives.
+async fn join(mut far: DuplexStream, mut stream: tokio_rustls::client::TlsStream<Box<dyn Io>>) {
+    // How it ended shows at both ends.
+    let _ = tokio::io::copy_bidirectional(&mut far, &mut stream).await;
 }
 
 type Knocks = Arc<Mutex<HashMap<u32, mpsc::Sender<Box<dyn Io>>>>>;
