@@ -26,6 +26,27 @@ async fn p10_sigint_is_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn p10_sigterm_leaves_a_host_that_stops_as_well_the_time_for_it() {
+    let mut host = Host::start(Launch::passbook()).await;
+    let mount = host.mount().await;
+    host.plugin.signal(Signal::TERM);
+    for _ in 0..20 {
+        assert_eq!(mount.write("accounts/a", json!({"owner": "x"})).await.http(), 204);
+    }
+    mount.cleanup().await.expect("Cleanup");
+    host.shutdown().await.expect("Shutdown");
+    assert!(host.plugin.exit(Duration::from_secs(1)).await.success());
+    host.plugin.ended().await;
+
+    // Nobody else stops it here.
+    let mut host = Host::start(Launch::passbook()).await;
+    let _mount = host.mount().await;
+    host.plugin.signal(Signal::TERM);
+    assert!(host.plugin.exit(Duration::from_secs(10)).await.success());
+    host.plugin.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn p11_shutdown_is_answered_and_the_process_ends_within_1_s() {
     let mut host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
