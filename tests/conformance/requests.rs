@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::host::mount::request;
 use crate::host::pb::pb;
 use crate::host::storage::{Fault, READ_ONLY};
-use crate::host::{Host, Launch, Mount, Reply};
+use crate::host::{Host, Launch, Mount, Reply, Setup, Storage};
 
 /// Paths that are there, that could be there, and that are not.
 const PATHS: [&str; 9] =
@@ -17,7 +17,7 @@ const PATHS: [&str; 9] =
 async fn p22_an_unknown_operation_is_unsupported_and_touches_nothing() {
     for launch in [Launch::astra(), Launch::passbook()] {
         let host = Host::start(launch).await;
-        let mount = host.mount().await;
+        let mount = quiet(&host).await;
         mount.storage.insert("accounts/a", b"{\"owner\":\"x\"}");
         forget_calls(&mount);
         for operation in ["resolve-path", "header", "foo", "", "READ", "alias-lookahead", "recover", "rotate"] {
@@ -51,7 +51,7 @@ async fn p23_resolve_path_with_a_hostile_body_of_1_mib_costs_nothing() {
     ];
     for launch in [Launch::astra(), Launch::passbook()] {
         let host = Host::start(launch).await;
-        let mount = host.mount().await;
+        let mount = quiet(&host).await;
         forget_calls(&mount);
         for (what, body) in &bodies {
             // The path comes from whoever asks, too.
@@ -307,9 +307,35 @@ async fn p28_no_fault_makes_a_reply_that_a_host_cannot_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn p28_no_path_makes_a_reply_that_a_host_cannot_read() {
+    for launch in [Launch::astra(), Launch::passbook()] {
+        let host = Host::start(launch).await;
+        let mount = host.mount().await;
+        let paths = declared_paths(&mount).await;
+        let odd = "\u{0}/../:*";
+        for fault in [Fault::None, Fault::Missing, Fault::Error("barrier is sealed"), Fault::Write(READ_ONLY)] {
+            mount.storage.fail(fault);
+            for path in &paths {
+                for data in [json!(null), json!({"org_id": odd, "role_name": odd, "owner": odd, "ttl": "-1"})] {
+                    // `Reply` fails on whatever a host could not read.
+                    for operation in ["create", "update", "patch", "read", "delete"] {
+                        let status = mount.call(operation, path, &data).await.http();
+                        assert!((200..600).contains(&status), "{operation} {path}: {status}");
+                    }
+                    drop(mount.call("list", &format!("{path}/"), &data).await);
+                    let err = mount.exists(path, &data).await.err;
+                    assert!(err.is_none_or(|err| err.err_type <= 10), "existence check of {path}");
+                }
+            }
+        }
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn p28_storage_of_vault_is_enough() {
     let host = Host::start(Launch::passbook().by_vault()).await;
-    let setup = crate::host::Setup { storage: crate::host::Storage::of_vault(), ..crate::host::Setup::default() };
+    let setup = Setup { storage: Storage::of_vault(), ..Setup::default() };
     let mount = host.mount_with(setup).await.expect("Setup");
     mount.initialize().await;
     mount.write("accounts/a", json!({"owner": "x"})).await;
@@ -358,7 +384,7 @@ async fn p29_existence_checks_tell_create_from_update_and_nothing_else() {
 async fn p30_help_answers_everywhere_with_a_document_that_hosts_can_read() {
     for launch in [Launch::astra(), Launch::passbook()] {
         let host = Host::start(launch).await;
-        let mount = host.mount().await;
+        let mount = quiet(&host).await;
         forget_calls(&mount);
         // As the document of the whole server is made.
         let request = pb::Request {
@@ -367,10 +393,8 @@ async fn p30_help_answers_everywhere_with_a_document_that_hosts_can_read() {
             ..pb::Request::default()
         };
         let root = mount.send(request).await.unwrap().data();
-        assert!(root["openapi"]["paths"].is_object(), "no document for the whole server");
-        let routes = root["openapi"]["paths"].as_object().unwrap().keys();
-        let paths = routes.map(|route| route.trim_start_matches('/').replace(['{', '}'], ""));
-        for path in [String::new()].into_iter().chain(paths) {
+        check_document(&root["openapi"]);
+        for path in [String::new()].into_iter().chain(declared_paths(&mount).await) {
             let data = mount.call("help", &path, &json!(null)).await.data();
             assert!(!data["help"].as_str().expect("a text in help").is_empty(), "{path}");
             assert!(data["see_also"].is_null() || data["see_also"].is_array(), "{path}");
@@ -386,6 +410,13 @@ async fn p30_help_answers_everywhere_with_a_document_that_hosts_can_read() {
     assert!(help["help"].as_str().unwrap().contains("How much may be overdrawn."));
     assert!(help["openapi"]["paths"].as_object().unwrap().contains_key("/accounts/{name}"));
     host.stop().await;
+}
+
+/// Returns a request path for each path of the engine's own document.
+async fn declared_paths(mount: &Mount) -> Vec<String> {
+    let document = mount.call("help", "", &json!(null)).await.data();
+    let paths = document["openapi"]["paths"].as_object().expect("paths is an object");
+    paths.keys().map(|route| route.trim_start_matches('/').replace(['{', '}'], "")).collect()
 }
 
 /// Looks at the types that a host insists on (OpenBao `sdk/framework/openapi.go`, `NewOASDocumentFromMap`).
@@ -433,6 +464,11 @@ fn check_members(path: &str, object: &Value) {
         };
         assert!(right, "{path}: {name} is of the wrong type");
     }
+}
+
+/// Returns an instance that has not been initialized, so that nothing goes on in it but the requests of the test.
+async fn quiet(host: &Host) -> Mount {
+    host.mount_with(Setup::default()).await.expect("Setup")
 }
 
 fn forget_calls(mount: &Mount) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
@@ -203,7 +203,13 @@ impl Mount {
         let resolved = self.call("resolve-path", path, &data).await;
         assert_eq!(resolved.error_type(), Some(5), "resolve-path {path}");
         let existence = self.exists(path, &data).await;
-        assert!(existence.err.is_none(), "existence check of {path}: {}", existence.err.unwrap_or_default().err_msg);
+        if let Some(err) = existence.err {
+            assert_eq!(err.err_type, 1, "existence check of {path}: {}", err.err_msg);
+            // The host shows the text of a user's mistake and goes no further.
+            let data = json!({ "error": err.err_msg }).to_string();
+            let response = Some(pb::Response { data, ..pb::Response::default() });
+            return Reply::new("update", pb::HandleRequestReply { response, err: None });
+        }
         let operation = if existence.check_found && !existence.exists { "create" } else { "update" };
         self.call(operation, path, &data).await
     }
