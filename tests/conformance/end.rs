@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use crate::host::mount::request;
-use crate::host::process::{PATIENCE, files};
+use crate::host::process::{PATIENCE, TEMPORARY, files};
 use crate::host::{Host, Launch};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,19 +77,29 @@ async fn p12_a_dropped_connection_ends_it() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn p12_a_host_that_is_killed_takes_it_along() {
+    host_is_killed("end::p12_a_host_that_is_killed_takes_it_along", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p12_a_host_that_is_killed_before_it_connects_takes_it_along() {
+    host_is_killed("end::p12_a_host_that_is_killed_before_it_connects_takes_it_along", false).await;
+}
+
 /// Set in the environment of the process that is killed: the directory in which it says what it has started.
 const DOOMED: &str = "CONFORMANCE_DOOMED_HOST";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn p12_a_host_that_is_killed_takes_it_along() {
-    #[expect(clippy::disallowed_methods, reason = "this test starts itself as another process")]
+/// Starts the test of this name once more, as a process that becomes the host of a plugin, and kills it.
+async fn host_is_killed(test: &str, connects: bool) {
+    #[expect(clippy::disallowed_methods, reason = "the test starts itself as another process")]
     if let Some(directory) = std::env::var_os(DOOMED) {
-        return doomed_host(Path::new(&directory)).await;
+        return doomed_host(Path::new(&directory), connects).await;
     }
     let directory = tempfile::tempdir().unwrap();
     let note = directory.path().join("started");
     let mut host = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "end::p12_a_host_that_is_killed_takes_it_along"])
+        .args(["--exact", test])
         .env(DOOMED, directory.path())
         .env("TMPDIR", directory.path())
         .stdin(Stdio::null())
@@ -100,26 +110,33 @@ async fn p12_a_host_that_is_killed_takes_it_along() {
         .unwrap();
     let started = wait_for(|| std::fs::read_to_string(&note).ok()).await;
     let (pid, socket) = started.split_once(' ').unwrap();
-    assert!(is_alive(pid) && Path::new(socket).exists());
+    let socket = Path::new(socket);
+    assert!(is_alive(pid) && socket.exists());
     host.start_kill().unwrap();
     host.wait().await.unwrap();
     let killed = Instant::now();
     wait_for(|| (!is_alive(pid)).then_some(())).await;
     assert!(killed.elapsed() < Duration::from_secs(5), "ended only after {:?}", killed.elapsed());
-    let socket = PathBuf::from(socket);
     assert!(!socket.exists(), "the socket is left behind");
-    let parent = socket.parent().unwrap();
-    assert_eq!(files(parent), Vec::<PathBuf>::new(), "left behind in the directory for sockets");
+    let temporary = socket.ancestors().find(|path| path.ends_with(TEMPORARY)).unwrap();
+    assert_eq!(files(temporary), Vec::<PathBuf>::new(), "left behind in the directory for sockets");
 }
 
-/// A host that has a mount, says so, and waits for its end.
-async fn doomed_host(directory: &Path) {
-    let host = Host::start(Launch::passbook()).await;
-    let mount = host.mount().await;
-    mount.write("accounts/a", json!({"owner": "x"})).await;
-    let text = format!("{} {}", host.plugin.pid().as_raw_pid(), host.handshake.socket.display());
+/// A host that says what it has started, and waits for its end.
+async fn doomed_host(directory: &Path, connects: bool) {
+    let launch = Launch::passbook();
+    let (host, mut plugin);
+    let (pid, socket) = if connects {
+        host = Host::start(launch).await;
+        host.mount().await.write("accounts/a", json!({"owner": "x"})).await;
+        (host.plugin.pid(), host.handshake.socket.clone())
+    } else {
+        plugin = launch.spawn();
+        let handshake = plugin.handshake().await;
+        (plugin.pid(), handshake.socket)
+    };
     // Renamed, so that nobody reads the half of it.
-    std::fs::write(directory.join("starting"), text).unwrap();
+    std::fs::write(directory.join("starting"), format!("{} {}", pid.as_raw_pid(), socket.display())).unwrap();
     std::fs::rename(directory.join("starting"), directory.join("started")).unwrap();
     std::future::pending::<()>().await;
 }
