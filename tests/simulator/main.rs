@@ -5,4 +5,7 @@
 mod astra;
 
 mod client;
+mod control;
 mod endpoints;
+mod faults;
+mod knobs;

@@ -22,12 +22,12 @@ fn main() {
 }
 
 fn run() -> Result<(), Box<dyn Error>> {
-    let Some((builder, ca_file)) = parse(std::env::args().skip(1))? else {
+    let Some(flags) = parse(std::env::args().skip(1))? else {
         println!("{USAGE}");
         return Ok(());
     };
-    let astra = builder.try_spawn()?;
-    if let (Some(path), Some(pem)) = (ca_file, astra.ca_pem()) {
+    let astra = flags.builder.try_spawn()?;
+    if let (Some(path), Some(pem)) = (flags.ca_file, astra.ca_pem()) {
         std::fs::write(path, pem)?;
     }
     let orgs: Vec<&str> = astra.orgs().iter().map(|org| org.id.as_str()).collect();
@@ -39,8 +39,14 @@ fn run() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Reads the flags: the builder, and the file for the CA; nothing when help was asked for.
-fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<(Builder, Option<String>)>, Box<dyn Error>> {
+struct Flags {
+    builder: Builder,
+    /// Where to write the CA of an HTTPS server.
+    ca_file: Option<String>,
+}
+
+/// Reads the flags; nothing comes back when help was asked for.
+fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Flags>, Box<dyn Error>> {
     let mut builder = Astra::builder();
     let mut ca_file = None;
     let mut seed: Option<Seed> = None;
@@ -71,7 +77,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<(Builder, Opti
             _ => return Err(format!("unknown flag {flag}").into()),
         }
     }
-    Ok(Some((seed.into_iter().fold(builder, Builder::org), ca_file)))
+    Ok(Some(Flags { builder: seed.into_iter().fold(builder, Builder::org), ca_file }))
 }
 
 const USAGE: &str = "usage: astra-simulator [--listen ADDR] [--control ADDR] [--seed N] [--tls-ca-file FILE]

@@ -19,6 +19,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 use super::fault::Fault;
 use super::http::{Connection, Framing, Request, Response};
@@ -26,7 +27,7 @@ use super::server::accept;
 use super::state::{Shared, State, later};
 
 pub async fn serve(shared: Arc<Shared>, listener: TcpListener) -> io::Result<()> {
-    accept(&listener, |stream| connection(Arc::clone(&shared), stream)).await
+    accept(&listener, &mut JoinSet::new(), |stream| connection(Arc::clone(&shared), stream)).await
 }
 
 async fn connection(shared: Arc<Shared>, stream: TcpStream) -> io::Result<()> {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
-use super::fault::{Context, Kind, Stage};
+use super::armed::{Context, Stage};
+use super::fault::Kind;
 use super::http::{BodyForm, Connection, Framing, Request, Response};
 use super::inject::{Delivery, PADDING, apply, http_date, shifted};
 use super::routes::Route;

@@ -1,14 +1,11 @@
 //! What can go wrong, and for which requests.
 
-use std::time::Duration;
-
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::armed::Stage;
 use super::http::BodyForm;
 use super::routes::Route;
-use super::state::{Rng, later};
 
 /// One fault: what happens, to which requests, and whether the operation took effect by then.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -227,11 +224,11 @@ impl Kind {
     }
 
     /// Whether it can come together with another one.
-    fn stacks(&self) -> bool {
+    pub fn stacks(&self) -> bool {
         matches!(self, Self::Latency { .. } | Self::ClockSkew { .. })
     }
 
-    fn stage(&self, phase: Phase) -> Stage {
+    pub fn stage(&self, phase: Phase) -> Stage {
         match (self, phase) {
             (Self::SlowTls { .. }, _) => Stage::Accept,
             (Self::Latency { .. } | Self::Reset | Self::CleanClose | Self::HangBeforeHeaders { .. }, Phase::Before) => {
@@ -285,133 +282,4 @@ pub enum Redirect {
     Same,
     /// The same path below another base URL.
     Other(String),
-}
-
-/// When, in the life of a connection, a fault is due.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// A connection was accepted.
-    Accept,
-    /// A request was read, nothing was checked.
-    Arrival,
-    /// All checks passed.
-    Before,
-    /// The operation took effect.
-    After,
-}
-
-/// What a fault can be matched against.
-#[derive(Clone, Default)]
-pub struct Context {
-    pub route: Option<Route>,
-    pub method: String,
-    pub org: Option<String>,
-    pub caller: Option<String>,
-    pub target: String,
-}
-
-#[derive(Default)]
-pub struct Faults {
-    armed: Vec<Armed>,
-    last_id: u64,
-}
-
-struct Armed {
-    id: u64,
-    fault: Fault,
-    seen: u64,
-    fired: u64,
-    rng: Rng,
-    since: Timestamp,
-}
-
-impl Faults {
-    /// Sets a fault and returns its id.
-    pub fn add(&mut self, fault: Fault, since: Timestamp) -> u64 {
-        self.last_id += 1;
-        let rng = Rng::new(fault.on.seed);
-        self.armed.push(Armed { id: self.last_id, fault, seen: 0, fired: 0, rng, since });
-        self.last_id
-    }
-
-    pub fn remove(&mut self, id: u64) {
-        self.armed.retain(|armed| armed.id != id);
-    }
-
-    pub fn clear(&mut self) {
-        self.armed.clear();
-    }
-
-    /// How often the fault of this id happened.
-    pub fn fired(&self, id: u64) -> u64 {
-        self.armed.iter().find(|armed| armed.id == id).map_or(0, |armed| armed.fired)
-    }
-
-    /// The faults as they were set, with their ids and counts.
-    pub fn list(&self) -> Vec<Value> {
-        let describe = |armed: &Armed| {
-            let mut value = serde_json::to_value(&armed.fault).expect("a fault is plain data");
-            value["id"] = armed.id.into();
-            value["seen"] = armed.seen.into();
-            value["fired"] = armed.fired.into();
-            value
-        };
-        self.armed.iter().map(describe).collect()
-    }
-
-    /// Takes what is due: all that stack, and the first of the others.
-    pub fn take(&mut self, stage: Stage, context: &Context, now: Timestamp) -> Due {
-        let mut due = Due::default();
-        for armed in &mut self.armed {
-            let kind = &armed.fault.kind;
-            let wanted = kind.stacks() || due.main.is_none();
-            if wanted && kind.stage(armed.fault.phase) == stage && armed.meets(context, now) {
-                let kind = armed.fault.kind.clone();
-                if kind.stacks() { due.stacked.push(kind) } else { due.main = Some(kind) }
-            }
-        }
-        due
-    }
-}
-
-#[derive(Default)]
-pub struct Due {
-    pub stacked: Vec<Kind>,
-    pub main: Option<Kind>,
-}
-
-impl Due {
-    pub fn names(&self) -> impl Iterator<Item = String> {
-        self.stacked.iter().chain(&self.main).map(|kind| kind.name().to_owned())
-    }
-
-    pub fn latency(&self, rng: &mut Rng) -> Duration {
-        let one = |kind: &Kind| match kind {
-            Kind::Latency { min_ms, max_ms } => Duration::from_millis(rng.between(*min_ms, *max_ms)),
-            _ => Duration::ZERO,
-        };
-        self.stacked.iter().map(one).sum()
-    }
-}
-
-impl Armed {
-    fn meets(&mut self, context: &Context, now: Timestamp) -> bool {
-        let on = &self.fault.on;
-        let selected = on.route.is_none_or(|route| context.route == Some(route))
-            && on.method.as_ref().is_none_or(|method| *method == context.method)
-            && on.org.as_ref().is_none_or(|org| context.org.as_ref() == Some(org))
-            && on.caller.as_ref().is_none_or(|caller| context.caller.as_ref() == Some(caller))
-            && on.target.as_ref().is_none_or(|target| *target == context.target)
-            && on.from_ms.is_none_or(|from| later(self.since, from) <= now)
-            && on.until_ms.is_none_or(|until| now < later(self.since, until));
-        if !selected {
-            return false;
-        }
-        self.seen += 1;
-        let due = self.seen >= on.nth.unwrap_or(1)
-            && on.count.is_none_or(|count| self.fired < count)
-            && on.probability.is_none_or(|probability| self.rng.chance(probability));
-        self.fired += u64::from(due);
-        due
-    }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::fault::Context;
+use super::armed::Context;
 use super::http::Request;
 use super::routes::Route;
 use super::state::{State, Token, sha256_hex};
@@ -62,8 +62,8 @@ impl TokenView {
         Self {
             client_id: token.client_id.clone(),
             org_id: token.org_id.clone(),
-            roles: token.roles.clone(),
-            description: token.description.clone(),
+            roles: token.roles.iter().map(|role| redact(role)).collect(),
+            description: token.description.as_deref().map(redact),
             token_expiry: token.token_expiry,
             generated_on: token.generated_on,
             creator: token.creator.clone(),

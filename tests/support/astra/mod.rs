@@ -16,6 +16,7 @@
 )]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support")]
 
+mod armed;
 mod builder;
 mod control;
 mod exchange;

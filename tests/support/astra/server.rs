@@ -10,7 +10,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::fault::{Context, Kind, Stage};
+use super::armed::{Context, Stage};
+use super::fault::Kind;
 use super::http::{Connection, Io};
 use super::state::Shared;
 
@@ -18,28 +19,34 @@ use super::state::Shared;
 pub async fn serve(shared: Arc<Shared>, mut listener: TcpListener, tls: Option<TlsAcceptor>) -> io::Result<()> {
     let address = listener.local_addr()?;
     let mut refuse = shared.refuse.subscribe();
+    let mut connections = JoinSet::new();
     loop {
         let connect = |stream| connection(Arc::clone(&shared), stream, tls.clone());
         tokio::select! {
-            result = accept(&listener, connect) => result?,
+            result = accept(&listener, &mut connections, connect) => result?,
             _ = refuse.wait_for(|refuse| *refuse) => {}
         }
         drop(listener);
         // A bound socket that does not listen refuses connections and keeps the port.
         let socket = bind(address)?;
+        connections.shutdown().await;
         shared.update(|state| state.listening = false);
-        let _closed = refuse.wait_for(|refuse| !*refuse).await;
+        // The guard that comes back would block the next change of the value.
+        drop(refuse.wait_for(|refuse| !*refuse).await);
         listener = socket.listen(BACKLOG)?;
         shared.update(|state| state.listening = true);
     }
 }
 
-/// Accepts for ever; dropping the future ends the connections it accepted.
-pub async fn accept<F>(listener: &TcpListener, mut connect: impl FnMut(TcpStream) -> F) -> io::Result<()>
+/// Accepts for ever; the connections end with the set they are put into.
+pub async fn accept<F>(
+    listener: &TcpListener,
+    connections: &mut JoinSet<io::Result<()>>,
+    mut connect: impl FnMut(TcpStream) -> F,
+) -> io::Result<()>
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
-    let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::fault::Faults;
+use super::armed::Faults;
 use super::inspect::Log;
 use super::knobs::{Knobs, RateLimit};
 use super::roles::{self, Role};
