@@ -47,8 +47,18 @@ impl Shared {
             answer.response = answer.response.with_header("connection", "close");
         }
         sleep(answer.wait).await;
-        let sent = !connection.peer_closed().await && deliver(connection, &answer).await?;
-        self.update(|state| state.finish(arrival.seq, &answer, sent, started.elapsed()));
+        let open = !connection.peer_closed().await;
+        if answer.delivery == Delivery::Whole {
+            // Noted first: who has its answer must find it noted.
+            self.update(|state| state.note_delivery(arrival.seq, &answer, open));
+        }
+        let sent = open && deliver(connection, &answer).await.unwrap_or(false);
+        self.update(|state| {
+            state.note_delivery(arrival.seq, &answer, sent);
+            if let Some(call) = state.log.find(arrival.seq) {
+                call.took_ms = u64::try_from(started.elapsed().as_millis()).ok();
+            }
+        });
         Ok(sent && !close)
     }
 }
@@ -145,10 +155,9 @@ impl State {
         if self.knobs.request_id { response.with_header("x-request-id", self.rng.uuid()) } else { response }
     }
 
-    /// Notes that an answer went out; the owner of a token has it only if nothing touched the answer.
-    fn finish(&mut self, seq: u64, answer: &Answer, sent: bool, took: Duration) {
+    /// Notes whether an answer went out; the owner of a token has it only if nothing touched the answer.
+    fn note_delivery(&mut self, seq: u64, answer: &Answer, sent: bool) {
         let Some(call) = self.log.find(seq) else { return };
-        call.took_ms = u64::try_from(took.as_millis()).ok();
         let altered = call.faults.iter().any(|name| !HARMLESS.contains(&name.as_str()));
         if let Some(token) = answer.minted.as_ref().and_then(|id| self.world.tokens.get_mut(id)) {
             token.delivered = sent && !altered && answer.delivery.completes();
