@@ -16,7 +16,7 @@ use super::inspect::{Call, TokenView};
 use super::knobs::Knobs;
 use super::roles;
 use super::routes::Route;
-use super::state::{Shared, State};
+use super::state::{Shared, State, Token};
 
 /// A running simulator. Dropping it ends all connections and frees its ports.
 pub struct Astra {
@@ -201,6 +201,13 @@ impl Astra {
     /// Makes a token of an enterprise.
     pub fn mint_enterprise(&self, enterprise_id: &str) -> Minted {
         self.plant(enterprise_id, &[roles::built_in_id("Organization Administrator")], true)
+    }
+
+    /// Every token text, secret and digest there ever was, for tests that look for them where none may be.
+    pub fn secrets(&self) -> Vec<String> {
+        let state = self.shared.lock();
+        let of = |token: &Token| [token.text(), token.secret.clone(), token.digest.clone()];
+        state.world.tokens.values().flat_map(of).collect()
     }
 
     /// Deletes a token out of band; `false` when there is none.

@@ -6,7 +6,7 @@
 //! What the real service leaves open is a field of [`Knobs`]; what goes wrong on the way is a [`Fault`].
 //!
 //! Invariant: no token, secret or digest is in a log entry, a [`TokenView`], a control answer or a `Debug` output. The
-//! only ways to one are [`Org::root_token`], [`Minted::token`] and the answer of a create call.
+//! only ways to one are [`Org::root_token`], [`Minted::token`], [`Astra::secrets`] and the answer of a create call.
 #![allow(
     dead_code,
     unused_imports,
