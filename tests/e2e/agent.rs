@@ -1,0 +1,83 @@
+//! Templates that a real agent renders.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::bao::Agent;
+use crate::world::{Mode, World};
+
+/// An agent's first rendering on a busy machine, and its way to a second token.
+const SOON: Duration = Duration::from_secs(60);
+
+fn template(path: &str) -> String {
+    format!("{{{{ with secret \"{path}\" }}}}{{{{ .Data.clientId }}}} {{{{ .Data.token }}}}{{{{ end }}}}")
+}
+
+fn client_id(rendered: &str) -> String {
+    rendered.split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn templates_get_tokens_in_sidecar_mode() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Sidecar);
+    world.role(&org, "reader", 3600, 36000);
+    world.role(&org, "writer", 3600, 36000);
+    let by_token = world.at(&format!("org/token?org_id={}&role_name=reader&logical_name=cart", org.id));
+    let templates = [
+        template(&by_token),
+        template(&by_token),
+        template(&world.at("creds/shop/reader")),
+        template(&world.at("creds/shop/writer")),
+    ];
+    let agent = Agent::start(&world.server, &templates.each_ref().map(String::as_str));
+    let ids: Vec<String> = (0..templates.len())
+        .map(|place| client_id(&agent.rendered(place, SOON, |text| text.contains("AstraCS:"))))
+        .collect();
+    let distinct: BTreeSet<&String> = ids.iter().collect();
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!(distinct.len(), 3);
+    // One read for each path, no more.
+    assert_eq!(world.minted(), 3);
+    assert!(ids.iter().all(|id| world.is_alive(id)));
+}
+
+#[test]
+fn a_template_of_a_token_with_metadata_is_rendered() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Sidecar);
+    world.role(&org, "reader", 3600, 36000);
+    let by_token = world.at(&format!("org/token?org_id={}&role_name=reader&metadata=team%3Dblue", org.id));
+    let body = "{{ .Data.metadata.team }} {{ .Data.token }}";
+    let templates = [by_token, world.at("creds/shop/reader?metadata=team%3Dblue")]
+        .map(|path| format!("{{{{ with secret \"{path}\" }}}}{body}{{{{ end }}}}"));
+    let agent = Agent::start(&world.server, &templates.each_ref().map(String::as_str));
+    for place in 0..templates.len() {
+        let text = agent.rendered(place, SOON, |text| text.contains("AstraCS:"));
+        assert!(text.starts_with("blue "), "template {place} lost the metadata");
+    }
+    assert_eq!(world.minted(), 2);
+}
+
+#[test]
+fn a_fresh_token_comes_when_the_lease_ends() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Sidecar);
+    world.role(&org, "reader", 4, 8);
+    let path = world.at("creds/shop/reader");
+    let agent = Agent::start(&world.server, &[&template(&path)]);
+
+    let mut seen: Vec<String> = Vec::new();
+    for _ in 0..3 {
+        let text = agent.rendered(0, SOON, |text| text.contains("AstraCS:") && !seen.contains(&client_id(text)));
+        let id = client_id(&text);
+        assert!(world.is_alive(&id), "a dead token was rendered");
+        seen.push(id);
+    }
+    assert!(agent.runs());
+    drop(agent);
+    // Each token was made for a rendering; one more may have been on its way.
+    assert!(world.minted() <= 4, "{} tokens for 3 renderings", world.minted());
+    let limit = Duration::from_secs(40);
+    world.wait_for(limit, |astra| astra.live(&org.id).is_empty());
+}

@@ -1,0 +1,242 @@
+//! Wrong input is refused with a text that helps, and changes nothing.
+
+use serde_json::{Value, json};
+
+use crate::bao::Server;
+use crate::world::{Mode, ROLE_ID, World};
+
+/// A request that must be refused, and what its text must name.
+struct Case {
+    method: &'static str,
+    path: String,
+    body: Value,
+    names: &'static str,
+}
+
+fn case(method: &'static str, path: impl Into<String>, body: Value, names: &'static str) -> Case {
+    Case { method, path: path.into(), body, names }
+}
+
+/// Returns all that the mount shows of itself.
+fn picture(world: &World) -> Value {
+    let ids = world.keys("configs");
+    let configs: Vec<Value> = ids.iter().map(|id| world.get(&format!("config?org_id={id}")).data()).collect();
+    let roles: Vec<Value> =
+        ids.iter().map(|id| world.list(&format!("roles?org_id={id}")).body["data"].clone()).collect();
+    json!({
+        "configs": configs,
+        "roles": roles,
+        "tokens": world.list("org/tokens").body["data"],
+        "leases": world.server.list(&format!("sys/leases/lookup/{}/org/token/", world.mount)).body["data"],
+        "creds": world.server.list(&format!("sys/leases/lookup/{}/creds/", world.mount)).body["data"],
+        "minted": world.minted(),
+        "plugins": plugins(&world.server),
+    })
+}
+
+fn plugins(server: &Server) -> Value {
+    json!(server.plugins())
+}
+
+/// Sends every case to a world with one org of each mode, a role and a token.
+fn refuse(cases: impl FnOnce(&World, &str, &str) -> Vec<Case>) {
+    let world = World::new();
+    let (standard, sidecar) = (world.configured("direct", Mode::Standard), world.configured("agents", Mode::Sidecar));
+    for org in [&standard, &sidecar] {
+        world.role(org, "reader", 60, 600);
+    }
+    world.mint(&standard, "reader", "cart");
+    let before = picture(&world);
+    let mut faults = Vec::new();
+    for case in cases(&world, &standard.id, &sidecar.id) {
+        let reply = world.server.http(case.method, &world.at(&case.path), &case.body);
+        let text = reply.errors();
+        if !(400..500).contains(&reply.status) || !text.contains(case.names) {
+            faults.push(format!("must be refused with a text that names {:?}:\n{reply}", case.names));
+        }
+        world.assert_no_secret("an error", &text);
+    }
+    let faults: Vec<String> =
+        faults.iter().map(|text| text.split("server log").next().unwrap_or_default().to_owned()).collect();
+    assert!(faults.is_empty(), "{} cases\n{}", faults.len(), faults.join("\n"));
+    assert_eq!(picture(&world), before, "something changed");
+}
+
+/// Ids and names that could leave their storage key, each a good one made bad.
+fn bad_names() -> Vec<String> {
+    vec!["a/b".into(), "a:b".into(), "../x".into(), "a\nb".into(), "a\u{0}b".into(), "x".repeat(256)]
+}
+
+#[test]
+fn config_refuses_wrong_values() {
+    refuse(|world, org_id, _| {
+        let token = "AstraCS:aaaaaaaaaaaaaaaaaaaaaaaa:0123456789abcdef";
+        let new = |field: &str, value: Value| {
+            let mut body = json!({
+                "org_id": "2f0e5d1c-0000-4000-8000-000000000001", "astra_token": token, "url": world.url(),
+                "verify_connection": false,
+            });
+            body[field] = value;
+            body
+        };
+        let mut cases = vec![
+            case("POST", "config", json!({"astra_token": token}), "org_id"),
+            case("POST", "config", new("org_id", json!("")), "org_id"),
+            case("POST", "config", json!({"org_id": "2f0e5d1c-0000-4000-8000-000000000001"}), "astra_token"),
+            case("POST", "config", new("logical_name", json!("direct")), "logical_name"),
+            case("POST", "config", json!({"org_id": org_id, "logical_name": "agents"}), "logical_name"),
+            case("GET", "config", Value::Null, "org_id"),
+            case("DELETE", "config", Value::Null, "org_id"),
+            case("PATCH", "config", json!({"caller_mode": "sidecar"}), "org_id"),
+            case("DELETE", format!("config?org_id={org_id}&force=perhaps"), Value::Null, "force"),
+            case("POST", "config/rotate-root", json!({}), "org_id"),
+            case("POST", "config/rotate-root", json!({"org_id": "unknown"}), "org_id"),
+        ];
+        for name in bad_names() {
+            cases.push(case("POST", "config", new("org_id", json!(name)), "org_id"));
+        }
+        let wrong: [(&str, &[Value]); 8] = [
+            ("astra_token", &[json!(""), json!("nonsense"), json!("AstraCS:half"), json!("AstraCS::x"), json!(["x"])]),
+            ("url", &[json!("ftp://astra.example"), json!("no url"), json!("http://"), json!(["x"])]),
+            ("caller_mode", &[json!("sometimes"), json!(3)]),
+            ("verify_connection", &[json!("perhaps"), json!([1])]),
+            ("ca_cert", &[json!("no PEM"), json!("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----")]),
+            ("request_timeout", &[json!("soon"), json!(-1), json!("-5s"), json!({})]),
+            ("description", &[json!("perhaps")]),
+            ("token_expiry", &[json!("perhaps")]),
+        ];
+        for (field, values) in wrong {
+            for value in values {
+                cases.push(case("POST", "config", new(field, value.clone()), field));
+                if field != "verify_connection" {
+                    let mut change = json!({"org_id": org_id});
+                    change[field] = value.clone();
+                    cases.push(case("PATCH", "config", change, field));
+                }
+            }
+        }
+        cases
+    });
+}
+
+#[test]
+fn role_refuses_wrong_values() {
+    refuse(|_, org_id, _| {
+        let role = |field: &str, value: Value| {
+            let mut body = json!({"org_id": org_id, "role_name": "writer", "role_id": ROLE_ID});
+            body[field] = value;
+            body
+        };
+        let mut cases = vec![
+            case("POST", "role", json!({"role_name": "writer", "role_id": ROLE_ID}), "org_id"),
+            case("POST", "role", json!({"org_id": org_id, "role_id": ROLE_ID}), "role_name"),
+            case("POST", "role", json!({"org_id": org_id, "role_name": "writer"}), "role_id"),
+            case("POST", "role", role("role_id", json!("")), "role_id"),
+            case("GET", "role", Value::Null, "org_id"),
+            case("GET", format!("role?org_id={org_id}"), Value::Null, "role_name"),
+            case("DELETE", format!("role?org_id={org_id}"), Value::Null, "role_name"),
+            case("PATCH", "role", json!({"org_id": org_id, "role_name": "reader", "ttl": -1}), "ttl"),
+            case("POST", "roles/sync", json!({"org_id": "unknown"}), "org_id"),
+            case("LIST", "roles?org_id=a/b", Value::Null, "org_id"),
+        ];
+        for name in bad_names().into_iter().chain([String::new()]) {
+            cases.push(case("POST", "role", role("role_name", json!(name)), "role_name"));
+            cases.push(case("POST", "role", role("org_id", json!(name)), "org_id"));
+        }
+        for field in ["ttl", "max_ttl"] {
+            for value in [json!(-1), json!("-5s"), json!("soon"), json!("1e400"), json!([1])] {
+                cases.push(case("POST", "role", role(field, value), field));
+            }
+        }
+        cases
+    });
+}
+
+#[test]
+fn org_token_refuses_wrong_values() {
+    refuse(|_, org_id, sidecar| {
+        let mint = |field: &str, value: Value| {
+            let mut body = json!({"org_id": org_id, "role_name": "reader", "logical_name": "new"});
+            body[field] = value;
+            body
+        };
+        let read = |query: &str| format!("org/token?org_id={sidecar}&role_name=reader&{query}");
+        let mut cases = vec![
+            case("POST", "org/token", json!({"role_name": "reader", "logical_name": "new"}), "org_id"),
+            case("POST", "org/token", json!({"org_id": org_id, "logical_name": "new"}), "role_name"),
+            case("POST", "org/token", json!({"org_id": org_id, "role_name": "reader"}), "logical_name"),
+            case("POST", "org/token", mint("logical_name", json!("")), "logical_name"),
+            case("POST", "org/token", mint("logical_name", json!("cart")), "logical_name"),
+            case("POST", "org/token", mint("logical_name", json!("CART")), "logical_name"),
+            case("POST", "org/token", mint("org_id", json!("unknown")), "org_id"),
+            case("POST", "org/token", mint("role_name", json!("unknown")), "role_name"),
+            case("POST", "org/token", mint("org_id", json!(sidecar)), "read"),
+            case("GET", "org/token", Value::Null, "org_id"),
+            case("GET", format!("org/token?org_id={org_id}"), Value::Null, "client_id"),
+            case("GET", format!("org/token?org_id={org_id}&role_name=reader"), Value::Null, "logical_name"),
+            case("GET", format!("org/token?org_id={sidecar}"), Value::Null, "role_name"),
+            case("GET", format!("org/token?org_id={sidecar}&client_id=abc"), Value::Null, "client_id"),
+            case("GET", read("ttl=soon"), Value::Null, "ttl"),
+            case("GET", read("ttl=-1"), Value::Null, "ttl"),
+            case("GET", read("metadata=nopair"), Value::Null, "metadata"),
+            case("GET", format!("org/token?org_id={sidecar}&role_name=unknown"), Value::Null, "role_name"),
+            case("DELETE", "org/token", Value::Null, "org_id"),
+            case("DELETE", format!("org/token?org_id={org_id}"), Value::Null, "client_id"),
+            case("LIST", "org/tokens?org_id=a/b", Value::Null, "org_id"),
+        ];
+        for name in bad_names() {
+            for field in ["org_id", "role_name", "logical_name"] {
+                cases.push(case("POST", "org/token", mint(field, json!(name)), field));
+            }
+        }
+        for value in [json!("soon"), json!(-1), json!("-5s"), json!([1])] {
+            cases.push(case("POST", "org/token", mint("ttl", value), "ttl"));
+        }
+        for value in [json!("nopair"), json!(5), json!({"team": {"deep": 1}}), json!([["a"]])] {
+            cases.push(case("POST", "org/token", mint("metadata", value), "metadata"));
+        }
+        cases
+    });
+}
+
+#[test]
+fn creds_refuses_wrong_values() {
+    refuse(|_, org_id, _| {
+        let mut cases = vec![
+            case("GET", "creds/unknown/reader", Value::Null, "unknown"),
+            case("GET", "creds/agents/unknown", Value::Null, "unknown"),
+            case("GET", "creds/Agents/reader", Value::Null, "creds/agents/reader"),
+            case("GET", "creds/agents/READER", Value::Null, "creds/agents/reader"),
+            case("GET", format!("creds/{org_id}/reader"), Value::Null, "creds/direct/reader"),
+        ];
+        for (field, value) in [("ttl", "soon"), ("ttl", "-1"), ("metadata", "nopair"), ("logical_name", "a/b")] {
+            for org in ["direct", "agents"] {
+                cases.push(case("GET", format!("creds/{org}/reader?{field}={value}"), Value::Null, field));
+                cases.push(case("POST", format!("creds/{org}/reader"), json!({field: value}), field));
+            }
+        }
+        cases
+    });
+}
+
+#[test]
+fn what_may_be_a_slip_is_warned_about() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    let body = json!({"org_id": org.id, "role_name": "reader", "role_id": ROLE_ID, "tll": 60});
+    let reply = world.post("role", &body);
+    assert!(reply.status < 300 && reply.warnings().contains("tll"), "{reply}");
+
+    let body = json!({"org_id": "unknown", "role_name": "reader", "role_id": ROLE_ID});
+    let reply = world.post("role", &body);
+    assert!(reply.status < 300 && reply.warnings().contains("org_id"), "{reply}");
+}
+
+#[test]
+fn an_unknown_path_is_not_found() {
+    let world = World::new();
+    world.configured("shop", Mode::Standard);
+    for path in ["nothing", "org", "org/token/x", "creds", "creds/shop", "creds/shop/a/b", "config/x"] {
+        assert_eq!(world.get(path).status, 404, "{path}");
+    }
+}

@@ -1,0 +1,37 @@
+//! The harness itself, shown with an engine that the server brings along.
+
+use serde_json::json;
+
+use crate::bao::{Server, alive};
+
+#[test]
+fn a_server_answers_by_cli_and_http_and_ends_with_its_owner() {
+    let server = Server::dev();
+    server.cli(&["secrets", "enable", "-path=store", "-version=1", "kv"]).ok();
+    server.cli(&["write", "store/one", "colour=blue"]).ok();
+    assert_eq!(server.get("store/one").data(), json!({"colour": "blue"}));
+    assert_eq!(server.keys("store"), ["one"]);
+    assert!(server.keys("store/none").is_empty());
+    assert!(server.cli(&["read", "store/two"]).fails().contains("No value found"));
+    server.http("GET", "store/two", &json!(null)).fails(404);
+
+    let pid = server.pid();
+    assert!(alive(pid));
+    drop(server);
+    assert!(!alive(pid));
+}
+
+#[test]
+fn a_server_with_a_seal_keeps_its_data() {
+    let server = Server::raft();
+    server.cli(&["secrets", "enable", "-path=store", "-version=1", "kv"]).ok();
+    server.cli(&["write", "store/one", "colour=blue"]).ok();
+
+    server.seal();
+    server.get("store/one").fails(503);
+    server.unseal();
+    assert_eq!(server.get("store/one").data(), json!({"colour": "blue"}));
+
+    server.restart();
+    assert_eq!(server.get("store/one").data(), json!({"colour": "blue"}));
+}

@@ -1,0 +1,193 @@
+//! What becomes of a token through its lease.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::bao::wait;
+use crate::world::{Mode, World};
+
+/// Enough for a server that looks after expired leases on a busy machine.
+const SOON: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_lease_is_looked_up_and_listed() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    let token = world.mint(&org, "reader", "cart");
+
+    let found = world.server.post("sys/leases/lookup", &json!({"lease_id": token.lease_id})).data();
+    assert_eq!(found["id"], token.lease_id.as_str());
+    assert_eq!(found["renewable"], true);
+    let ttl = found["ttl"].as_i64().unwrap();
+    assert!((3500..=3600).contains(&ttl), "{ttl}");
+
+    let folder = format!("{}/org/token/", world.mount);
+    let listed = world.server.keys(&format!("sys/leases/lookup/{folder}"));
+    assert_eq!(listed, [token.lease_id.strip_prefix(&folder).expect("a lease of the token path")]);
+}
+
+#[test]
+fn renewal_goes_up_to_the_maximum_of_the_role() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 60, 600);
+    let token = world.mint(&org, "reader", "cart");
+
+    assert_eq!(world.renew(&token, 0).ok()["lease_duration"], 60);
+    assert_eq!(world.renew(&token, 120).ok()["lease_duration"], 120);
+    let reply = world.renew(&token, 86400);
+    let granted = reply.body["lease_duration"].as_i64().unwrap_or_default();
+    assert!((500..=600).contains(&granted), "{reply}");
+    // Renewal kept the data that revocation needs.
+    world.revoke(&token).ok();
+    assert!(world.alive(&org).is_empty());
+}
+
+#[test]
+fn renewal_uses_the_role_as_it_is_now() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 60, 600);
+    let token = world.mint(&org, "reader", "cart");
+
+    world.role(&org, "reader", 30, 600);
+    assert_eq!(world.renew(&token, 0).ok()["lease_duration"], 30);
+    world.delete(&format!("role?org_id={}&role_name=reader", org.id)).ok();
+    // The values of the time of minting serve.
+    assert_eq!(world.renew(&token, 0).ok()["lease_duration"], 60);
+}
+
+#[test]
+fn a_ttl_of_the_request_is_capped_at_the_roles_maximum() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 60, 600);
+    let mint = |name: &str, ttl: &str| {
+        let body = json!({"org_id": org.id, "role_name": "reader", "logical_name": name, "ttl": ttl});
+        world.post("org/token", &body).ok()["lease_duration"].clone()
+    };
+    assert_eq!(mint("short", "20s"), 20);
+    assert_eq!(mint("long", "5m"), 300);
+    assert_eq!(mint("longer", "24h"), 600);
+}
+
+#[test]
+fn revocation_deletes_the_token_in_astra_and_in_vault() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    let (kept, gone) = (world.mint(&org, "reader", "kept"), world.mint(&org, "reader", "gone"));
+
+    world.revoke(&gone).ok();
+    assert_eq!(world.alive(&org), [kept.client_id.as_str()]);
+    assert_eq!(world.keys("org/tokens"), [kept.client_id.as_str()]);
+    assert!([400, 404].contains(&world.fetch(&org, &gone).status));
+    assert!(!world.lease_exists(&gone));
+    // Its name is free again.
+    world.mint(&org, "reader", "gone");
+}
+
+#[test]
+fn a_lease_expires_by_itself() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 2, 4);
+    let token = world.mint(&org, "reader", "cart");
+    assert_eq!(world.alive(&org), [token.client_id.as_str()]);
+
+    wait("the token to be gone in Astra", SOON, || world.alive(&org).is_empty().then_some(()));
+    wait("the lease to be gone", SOON, || (!world.lease_exists(&token)).then_some(()));
+    assert!(world.keys("org/tokens").is_empty());
+}
+
+#[test]
+fn revocation_works_after_the_role_is_gone() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    let token = world.mint(&org, "reader", "cart");
+
+    world.delete(&format!("role?org_id={}&role_name=reader", org.id)).ok();
+    world.revoke(&token).ok();
+    assert!(world.alive(&org).is_empty());
+}
+
+#[test]
+fn revocation_works_after_the_token_is_gone_in_astra() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    let token = world.mint(&org, "reader", "cart");
+
+    assert!(world.delete_token(&token.client_id));
+    world.revoke(&token).ok();
+    assert!(world.keys("org/tokens").is_empty());
+    assert!(!world.lease_exists(&token));
+}
+
+#[test]
+fn the_end_of_a_callers_token_ends_its_leases() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    let login = world.server.post("auth/token/create", &json!({"policies": ["root"], "ttl": "1h"})).ok();
+    let caller = world.server.with_token(login["auth"]["client_token"].as_str().unwrap());
+
+    let body = json!({"org_id": org.id, "role_name": "reader", "logical_name": "cart"});
+    caller.post(&world.at("org/token"), &body).ok();
+    assert_eq!(world.alive(&org).len(), 1);
+    caller.post("auth/token/revoke-self", &json!({})).ok();
+    wait("the token to be gone in Astra", SOON, || world.alive(&org).is_empty().then_some(()));
+}
+
+#[test]
+fn disabling_the_mount_revokes_all_its_tokens() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    for name in ["one", "two", "three"] {
+        world.mint(&org, "reader", name);
+    }
+    world.mint_creds("shop", "reader");
+    assert_eq!(world.alive(&org).len(), 4);
+
+    world.server.delete(&format!("sys/mounts/{}", world.mount)).ok();
+    assert!(world.alive(&org).is_empty());
+    assert!(world.server.keys(&format!("sys/leases/lookup/{}/", world.mount)).is_empty());
+}
+
+#[test]
+fn force_revocation_drops_leases_that_astra_does_not_let_go() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    let token = world.mint(&org, "reader", "cart");
+
+    world.refuse_connections(true);
+    let refused = world.revoke(&token);
+    assert!(refused.status >= 400, "{refused}");
+    assert!(world.lease_exists(&token));
+
+    let prefix = format!("{}/org/token", world.mount);
+    world.server.cli(&["lease", "revoke", "-force", "-prefix", &prefix]).ok();
+    assert!(!world.lease_exists(&token));
+    world.server.delete(&format!("sys/mounts/{}", world.mount)).ok();
+}
+
+#[test]
+fn deleting_a_token_leaves_a_lease_that_revokes_cleanly() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    let (one, two) = (world.mint(&org, "reader", "one"), world.mint(&org, "reader", "two"));
+
+    world.delete(&format!("org/token?org_id={}&client_id={}", org.id, one.client_id)).ok();
+    assert_eq!(world.alive(&org), [two.client_id.as_str()]);
+    world.delete(&format!("org/token?org_id={}&role_name=reader&logical_name=two", org.id)).ok();
+    assert!(world.alive(&org).is_empty());
+    assert!(world.keys("org/tokens").is_empty());
+    world.revoke(&one).ok();
+    world.revoke(&two).ok();
+}

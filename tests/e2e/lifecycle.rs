@@ -1,0 +1,152 @@
+//! What happens to tokens while plugin and server come and go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::bao::{PLUGIN, Server, alive, wait};
+use crate::world::{Mode, Org, Token, World};
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn server() -> Arc<Server> {
+    Arc::new(Server::dev())
+}
+
+/// Shows that a token from before an event still renews, reads and revokes, and that new ones are minted.
+#[track_caller]
+fn assert_works(world: &World, org: &Org, token: &Token, name: &str) {
+    assert_eq!(world.fetch(org, token).data()["token"], token.data["token"]);
+    assert_eq!(world.renew(token, 0).ok()["lease_duration"], 3600);
+    let new = world.mint(org, "reader", name);
+    world.revoke(&new).ok();
+    assert_eq!(world.alive(org), [token.client_id.as_str()]);
+}
+
+fn with_token(server: &Arc<Server>, mount: &str) -> (World, Org, Token) {
+    let world = World::at_mount(server, mount);
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    let token = world.mint(&org, "reader", "cart");
+    (world, org, token)
+}
+
+#[test]
+fn leases_survive_a_reload_of_the_plugin() {
+    let server = server();
+    let (world, org, token) = with_token(&server, "astra");
+    let before = server.plugins();
+    server.cli(&["plugin", "reload", "-plugin", PLUGIN]).ok();
+    assert_works(&world, &org, &token, "reloaded");
+    assert!(before.iter().all(|pid| !server.plugins().contains(pid)), "the plugin was not started anew");
+
+    server.cli(&["plugin", "reload", "-mounts", "astra/"]).ok();
+    assert_works(&world, &org, &token, "reloaded-again");
+    world.revoke(&token).ok();
+    assert!(world.alive(&org).is_empty());
+}
+
+#[test]
+fn a_killed_plugin_comes_back_with_the_next_request() {
+    let server = server();
+    let (one, one_org, one_token) = with_token(&server, "one");
+    let (two, two_org, two_token) = with_token(&server, "two");
+    assert_eq!(server.plugins().len(), 1, "one process serves all mounts");
+
+    server.kill_plugins();
+    // Until the server has noticed, a request may still meet the dead process.
+    for (world, org, token) in [(&one, &one_org, &one_token), (&two, &two_org, &two_token)] {
+        wait("the plugin to be back", SOON, || (world.fetch(org, token).status == 200).then_some(()));
+    }
+    assert_works(&one, &one_org, &one_token, "back");
+    assert_works(&two, &two_org, &two_token, "back");
+
+    // The first call after a crash may as well be a revocation.
+    server.kill_plugins();
+    wait("the revocation", SOON, || (two.revoke(&two_token).status < 300).then_some(()));
+    assert!(two.alive(&two_org).is_empty());
+    assert_works(&one, &one_org, &one_token, "again");
+}
+
+#[test]
+fn leases_survive_a_seal_and_a_restart() {
+    let server = Arc::new(Server::raft());
+    let (world, org, token) = with_token(&server, "astra");
+    world.role(&org, "brief", 3, 6);
+
+    let before = server.plugins();
+    server.seal();
+    wait("the plugin to be gone", SOON, || before.iter().all(|&pid| !alive(pid)).then_some(()));
+    server.unseal();
+    assert_works(&world, &org, &token, "unsealed");
+
+    // A lease that ends while the server is away is revoked when it is back.
+    let brief = world.mint(&org, "brief", "ends-while-away");
+    server.restart();
+    wait("the brief token to be gone in Astra", SOON, || (!world.is_alive(&brief.client_id)).then_some(()));
+    assert_works(&world, &org, &token, "restarted");
+    world.revoke(&token).ok();
+    assert!(world.alive(&org).is_empty());
+    assert!(world.keys("org/tokens").is_empty());
+}
+
+#[test]
+fn mounts_in_one_process_know_nothing_of_each_other() {
+    let (one, two) = (World::new(), World::new());
+    let org = one.configured("shop", Mode::Standard);
+    one.role(&org, "reader", 3600, 36000);
+    let token = one.mint(&org, "reader", "cart");
+
+    for list in ["configs", "roles", "org/tokens"] {
+        assert_eq!(one.keys(list).len(), 1, "{list}");
+        assert!(two.keys(list).is_empty(), "{list}");
+    }
+    two.configure(&org_of(&two), &json!({"logical_name": "shop"}));
+    assert!([400, 404].contains(&two.fetch(&org, &token).status));
+    two.post("org/token", &json!({"org_id": org.id, "role_name": "reader", "logical_name": "cart"})).fails(400);
+    assert_eq!(one.minted() + two.minted(), 1);
+
+    one.server.delete(&format!("sys/mounts/{}", two.mount)).ok();
+    assert_eq!(one.fetch(&org, &token).data()["clientId"], token.client_id.as_str());
+}
+
+fn org_of(world: &World) -> Org {
+    world.next_org()
+}
+
+#[test]
+fn a_mount_in_a_namespace_works() {
+    let world = World::new();
+    if !world.server.has_namespaces() {
+        return;
+    }
+    world.server.post("sys/namespaces/team", &json!({})).ok();
+    let team = world.server.in_namespace("team");
+    team.post("sys/mounts/astra", &json!({"type": PLUGIN})).ok();
+    let org = world.next_org();
+    team.post("astra/config", &json!({"org_id": org.id, "astra_token": org.root_token, "url": world.url()})).ok();
+    let role = json!({"org_id": org.id, "role_name": "reader", "role_id": crate::world::ROLE_ID, "ttl": 60});
+    team.post("astra/role", &role).ok();
+    let body = json!({"org_id": org.id, "role_name": "reader", "logical_name": "cart"});
+    let token = Token::of(team.post("astra/org/token", &body).ok());
+    assert_eq!(team.keys("astra/org/tokens"), [token.client_id.as_str()]);
+    assert_eq!(world.alive(&org), [token.client_id.as_str()]);
+    // The mount of the same server outside the namespace sees nothing of it.
+    assert!(world.keys("configs").is_empty());
+
+    team.post("sys/leases/renew", &json!({"lease_id": token.lease_id})).ok();
+    team.post("sys/leases/revoke", &json!({"lease_id": token.lease_id, "sync": true})).ok();
+    assert!(world.alive(&org).is_empty());
+    team.delete("sys/mounts/astra").ok();
+}
+
+#[test]
+fn the_plugin_ends_with_its_server() {
+    let server = server();
+    let (_world, _org, _token) = with_token(&server, "astra");
+    let plugins = server.plugins();
+    assert!(!plugins.is_empty());
+    server.kill();
+    wait("the plugin to end", Duration::from_secs(5), || plugins.iter().all(|&pid| !alive(pid)).then_some(()));
+}

@@ -1,0 +1,32 @@
+//! The real plugin under a real server, with a simulated Astra.
+//!
+//! The server is the program in `HOST_BIN`, or `.cache/bao/bao`. Most tests share one server, each with a mount and an
+//! Astra of its own; those that stop or watch a server have one to themselves.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests fail by panicking, and not every test uses all of the support code"
+)]
+
+#[path = "../support/astra/mod.rs"]
+mod astra;
+#[path = "../support/bao/mod.rs"]
+mod bao;
+
+mod agent;
+mod bad_input;
+mod creds;
+mod errors;
+mod guide;
+mod harness;
+mod leases;
+mod lifecycle;
+mod orgs;
+mod secrets;
+mod world;

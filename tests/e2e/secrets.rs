@@ -1,0 +1,116 @@
+//! No secret reaches a log, a list, an error or a help text.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::astra::{BodyForm, Fault, Kind, Route};
+use crate::bao::{Options, Server};
+use crate::world::{Mode, World};
+
+/// A server that logs as much as it can, and so does its plugin.
+fn talkative() -> Arc<Server> {
+    let env = vec![("DATASTAX_ASTRA_VAULT_LOG_LEVEL".to_owned(), "trace".to_owned())];
+    Arc::new(Server::dev_with(&Options { log_level: "trace", env }))
+}
+
+#[test]
+fn a_log_at_trace_level_holds_no_secret() {
+    let server = talkative();
+    let world = World::at_mount(&server, "astra");
+    let org = world.configured("shop", Mode::Standard);
+    let sidecar = world.configured("agents", Mode::Sidecar);
+    for org in [&org, &sidecar] {
+        world.role(org, "reader", 3600, 36000);
+    }
+    let mut secrets: Vec<String> = Vec::new();
+    let mut keep = |reply: Value| secrets.push(reply["data"]["token"].as_str().expect("a token").to_owned());
+
+    let token = world.mint(&org, "reader", "cart");
+    keep(world.fetch(&org, &token).ok());
+    keep(world.get("creds/agents/reader").ok());
+    keep(world.get(&format!("org/token?org_id={}&role_name=reader&metadata=team%3Dblue", sidecar.id)).ok());
+    world.renew(&token, 60).ok();
+    world.list("org/tokens").ok();
+    world.post("roles/sync", &json!({})).ok();
+
+    // Failures tend to be told in more detail; each of these bodies quotes what was sent or answered.
+    world.fault(Fault::before(Kind::status(400, BodyForm::Text)).route(Route::CreateToken).once());
+    world.get("creds/agents/reader").fails(400);
+    world.fault(Fault::after(Kind::status(500, BodyForm::Errors)).route(Route::CreateToken).once());
+    world.get("creds/agents/reader").fails(502);
+    world.fault(
+        Fault::after(Kind::Malformed(crate::astra::Malformed::TrailingGarbage)).route(Route::CreateToken).once(),
+    );
+    world.get("creds/agents/reader");
+    world.post("config", &json!({"org_id": org.id, "astra_token": format!("{}x:y", org.root_token)}));
+    world.post("config/rotate-root", &json!({"org_id": org.id})).ok();
+    world.revoke(&token).ok();
+    world.delete(&format!("org/token?org_id={}&client_id={}", org.id, token.client_id));
+    server.cli(&["plugin", "reload", "-mounts", "astra/"]).ok();
+    world.mint(&org, "reader", "after");
+
+    let log = server.log();
+    // The log is the right one and talks about what happened.
+    for wanted in ["created token", "revoked token", &token.client_id, "[TRACE]"] {
+        assert!(log.contains(wanted), "the log lacks {wanted:?}\n{}", server.log_tail());
+    }
+    world.assert_no_secret("the log", &log);
+    for secret in secrets {
+        assert!(!log.contains(&secret), "the log holds a token that was answered");
+    }
+}
+
+/// Every path of the engine, with an example for what varies.
+const PATHS: [&str; 9] = [
+    "config",
+    "configs",
+    "config/rotate-root",
+    "role",
+    "roles",
+    "roles/sync",
+    "org/token",
+    "org/tokens",
+    "creds/shop/reader",
+];
+
+#[test]
+fn help_is_there_for_every_path_and_holds_no_secret() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    world.mint(&org, "reader", "cart");
+
+    for path in PATHS.map(|path| world.at(path)).into_iter().chain([format!("{}/", world.mount)]) {
+        let reply = world.server.get(&format!("{path}?help=1"));
+        let body = reply.ok();
+        let text = body["help"].as_str().or_else(|| body["data"]["help"].as_str()).unwrap_or_default().to_owned();
+        assert!(text.len() > 40, "{path} has no help");
+        world.assert_no_secret("the help", &body.to_string());
+        world.server.cli(&["path-help", &path]).ok();
+    }
+    assert_eq!(world.minted(), 1);
+}
+
+#[test]
+fn the_open_api_document_names_every_path_and_holds_no_secret() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    world.mint(&org, "reader", "cart");
+
+    let document = world.server.get("sys/internal/specs/openapi").ok();
+    let names: Vec<&String> = document["paths"].as_object().expect("paths").keys().collect();
+    let prefix = format!("/{}/", world.mount);
+    let generic = "/{vault-plugin-secrets-datastax-astra_mount_path}/";
+    for path in PATHS {
+        let path = if path.starts_with("creds/") { "creds/{org}/{role}" } else { path };
+        let found = names.iter().any(|name| {
+            let name = name.trim_end_matches('/');
+            let rest = name.strip_prefix(&prefix).or_else(|| name.strip_prefix(generic));
+            rest == Some(path) || (name.starts_with("/{") && name.ends_with(&format!("}}/{path}")))
+        });
+        assert!(found, "no {path} among {names:?}");
+    }
+    world.assert_no_secret("the document", &document.to_string());
+}

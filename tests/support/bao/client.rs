@@ -1,0 +1,140 @@
+//! A caller of a server: address, token, namespace.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use super::answer::{Output, Reply};
+
+/// Runs what is asynchronous on behalf of tests, which are not.
+fn block_on<F: Future>(future: F) -> F::Output {
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("runtime"));
+    RUNTIME.block_on(future)
+}
+
+/// A caller with a token, in a namespace.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(super) bin: PathBuf,
+    pub(super) home: PathBuf,
+    pub(super) log: PathBuf,
+    pub(super) address: String,
+    pub(super) token: String,
+    pub(super) namespace: String,
+}
+
+impl Client {
+    /// Returns the same caller with another token.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self { token: token.into(), ..self.clone() }
+    }
+
+    /// Returns the same caller in a namespace.
+    pub(crate) fn in_namespace(&self, namespace: &str) -> Self {
+        Self { namespace: namespace.into(), ..self.clone() }
+    }
+
+    /// Returns the base URL of the server.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Sends a request to `/v1/<path>`; null means no body.
+    pub(crate) fn http(&self, method: &str, path: &str, body: &Value) -> Reply {
+        self.try_http(method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// Sends a request to a server that may not be there.
+    pub(crate) fn try_http(&self, method: &str, path: &str, body: &Value) -> Result<Reply, reqwest::Error> {
+        static HTTP: LazyLock<reqwest::Client> =
+            LazyLock::new(|| reqwest::Client::builder().no_proxy().build().expect("HTTP client"));
+        let content_type = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let mut call = HTTP
+            .request(method.parse().expect("HTTP method"), format!("{}/v1/{path}", self.address))
+            .timeout(Duration::from_secs(100))
+            .header("X-Vault-Token", &self.token)
+            .header("X-Vault-Request", "true");
+        if !self.namespace.is_empty() {
+            call = call.header("X-Vault-Namespace", &self.namespace);
+        }
+        if !body.is_null() {
+            call = call.header("Content-Type", content_type).body(body.to_string());
+        }
+        let (status, text) = block_on(async {
+            let response = call.send().await?;
+            Ok::<_, reqwest::Error>((response.status().as_u16(), response.text().await?))
+        })?;
+        let request = format!("{method} /v1/{path} {body}");
+        let body =
+            if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
+        Ok(Reply { request, log: self.log.clone(), status, body })
+    }
+
+    /// Reads a path.
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        self.http("GET", path, &Value::Null)
+    }
+
+    /// Writes to a path.
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Reply {
+        self.http("POST", path, body)
+    }
+
+    /// Changes some fields of a path.
+    pub(crate) fn patch(&self, path: &str, body: &Value) -> Reply {
+        self.http("PATCH", path, body)
+    }
+
+    /// Deletes a path; arguments go into its query.
+    pub(crate) fn delete(&self, path: &str) -> Reply {
+        self.http("DELETE", path, &Value::Null)
+    }
+
+    /// Lists a path.
+    pub(crate) fn list(&self, path: &str) -> Reply {
+        self.http("LIST", path, &Value::Null)
+    }
+
+    /// Returns the keys of a list; an empty list is a 404.
+    #[track_caller]
+    pub(crate) fn keys(&self, path: &str) -> Vec<String> {
+        let reply = self.list(path);
+        if reply.status == 404 && reply.errors().is_empty() {
+            return Vec::new();
+        }
+        let data = reply.data();
+        data["keys"].as_array().expect("keys").iter().map(|key| key.as_str().expect("key").to_owned()).collect()
+    }
+
+    /// Runs the server's own CLI.
+    pub(crate) fn cli(&self, args: &[&str]) -> Output {
+        let output = self.command().args(args).output().expect("run the CLI");
+        Output {
+            command: format!("{} {}", self.bin.display(), args.join(" ")),
+            log: self.log.clone(),
+            status: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Returns the CLI with this caller's environment.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.bin);
+        command.env_clear().env("HOME", &self.home).env("PATH", "/usr/bin:/bin");
+        for prefix in ["VAULT", "BAO"] {
+            command.env(format!("{prefix}_ADDR"), &self.address);
+            command.env(format!("{prefix}_TOKEN"), &self.token);
+            // A retried request would hide what the first one did.
+            command.env(format!("{prefix}_MAX_RETRIES"), "0");
+            if !self.namespace.is_empty() {
+                command.env(format!("{prefix}_NAMESPACE"), &self.namespace);
+            }
+        }
+        command
+    }
+}

@@ -1,0 +1,323 @@
+//! A real Vault or OpenBao server with the plugin in its plugin directory.
+//!
+//! Every server has a directory, a home and a port of its own and dies with the tests, however they end.
+
+mod agent;
+mod answer;
+mod client;
+mod process;
+pub(crate) mod redact;
+
+use std::fs;
+use std::net::TcpListener;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+pub(crate) use agent::Agent;
+pub(crate) use answer::{Output, Reply};
+pub(crate) use client::Client;
+use process::Process;
+pub(crate) use process::alive;
+
+/// Name of the plugin in the catalog, and of its binary.
+pub(crate) const PLUGIN: &str = "vault-plugin-secrets-datastax-astra";
+
+/// The plugin's version as it reports it.
+pub(crate) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
+
+/// Starting is slow where few cores serve many servers.
+const START: Duration = Duration::from_secs(60);
+
+/// A server; dereferences to a caller with its root token.
+pub(crate) struct Server {
+    root: Client,
+    dir: PathBuf,
+    /// Arguments of the server command.
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    /// Key that opens the seal; none in dev mode.
+    key: Option<String>,
+    process: Mutex<Option<Process>>,
+}
+
+/// What a server logs, and what its plugins find in their environment.
+pub(crate) struct Options {
+    /// Level of the server's log.
+    pub(crate) log_level: &'static str,
+    /// Additional environment.
+    pub(crate) env: Vec<(String, String)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { log_level: "debug", env: Vec::new() }
+    }
+}
+
+impl Server {
+    /// Starts a server that keeps everything in memory; its root token is `root` and the plugin is in its catalog.
+    pub(crate) fn dev() -> Self {
+        Self::dev_with(&Options::default())
+    }
+
+    /// Starts such a server with options.
+    pub(crate) fn dev_with(options: &Options) -> Self {
+        Self::first_start(|dir, port| {
+            let plugins = dir.join("plugins");
+            let mut args: Vec<String> =
+                ["server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token"].map(String::from).into();
+            args.push(format!("-dev-listen-address=127.0.0.1:{port}"));
+            args.push(format!("-dev-plugin-dir={}", plugins.display()));
+            args.push(format!("-log-level={}", options.log_level));
+            Self::new(dir, port, args, options)
+        })
+    }
+
+    /// Starts an unsealed server with integrated storage, which survives restarts; the plugin is in its catalog.
+    pub(crate) fn raft() -> Self {
+        let options = Options::default();
+        let mut server = Self::first_start(|dir, port| {
+            let config = dir.join("config.hcl");
+            fs::write(&config, raft_config(dir, port)).expect("write the configuration");
+            let args = vec![
+                "server".into(),
+                format!("-config={}", config.display()),
+                format!("-log-level={}", options.log_level),
+            ];
+            Self::new(dir, port, args, &options)
+        });
+        let init = server.post("sys/init", &json!({"secret_shares": 1, "secret_threshold": 1})).ok();
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let (key, token) = (text(&init["keys"][0]), text(&init["root_token"]));
+        redact::hide(&key);
+        redact::hide(&token);
+        server.root = server.root.with_token(&token);
+        server.key = Some(key);
+        server.unseal();
+        server.register();
+        server
+    }
+
+    fn new(dir: &Path, port: u16, args: Vec<String>, options: &Options) -> Self {
+        let root = Client {
+            bin: host_binary(),
+            home: dir.join("home"),
+            log: dir.join("server.log"),
+            address: format!("http://127.0.0.1:{port}"),
+            token: "root".into(),
+            namespace: String::new(),
+        };
+        let mut env = options.env.clone();
+        env.push(("HOME".into(), root.home.display().to_string()));
+        env.push(("TMPDIR".into(), dir.join("tmp").display().to_string()));
+        env.push(("PATH".into(), "/usr/bin:/bin".into()));
+        Self { root, dir: dir.to_owned(), args, env, key: None, process: Mutex::new(None) }
+    }
+
+    /// Starts a server on a free port; another process may take that port in between, then on the next.
+    fn first_start(new: impl Fn(&Path, u16) -> Self) -> Self {
+        for _ in 0..5 {
+            let dir = new_dir();
+            let server = new(&dir, free_port());
+            if server.start() {
+                return server;
+            }
+            assert!(server.log().contains("address already in use"), "the server did not start\n{}", server.log_tail());
+        }
+        panic!("no free port");
+    }
+
+    /// Starts the process and waits for the API; false if the process ended.
+    fn start(&self) -> bool {
+        let mut command = Command::new(&self.root.bin);
+        command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        let process = Process::spawn(&mut command, &self.root.log, &self.dir);
+        let pid = process.pid();
+        *self.process() = Some(process);
+        let dev = self.args.iter().any(|arg| arg == "-dev");
+        wait("the server's API", START, || {
+            if !alive(pid) {
+                return Some(false);
+            }
+            let health = self.try_http("GET", "sys/health", &Value::Null).ok()?;
+            (!dev || health.status == 200).then_some(true)
+        })
+    }
+
+    /// Enables the plugin at a path.
+    pub(crate) fn enable(&self, path: &str) {
+        self.post(&format!("sys/mounts/{path}"), &json!({"type": PLUGIN})).ok();
+    }
+
+    /// Puts the plugin into the catalog.
+    pub(crate) fn register(&self) {
+        let body = json!({"sha256": sha256(&self.plugin_dir().join(PLUGIN)), "command": PLUGIN, "version": VERSION});
+        self.post(&format!("sys/plugins/catalog/secret/{PLUGIN}"), &body).ok();
+    }
+
+    /// Returns the plugin directory.
+    pub(crate) fn plugin_dir(&self) -> PathBuf {
+        self.dir.join("plugins")
+    }
+
+    /// Returns a directory for files of the test.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.dir.join("tmp")
+    }
+
+    /// Returns the whole log so far: the server's lines and those of its plugins.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.root.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Returns the end of the log for a failure's text.
+    pub(crate) fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        redact::clean(&lines[lines.len().saturating_sub(40)..].join("\n"))
+    }
+
+    /// Returns the process id of the server.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process().as_ref().expect("the server runs").pid()
+    }
+
+    /// Returns the process ids of the plugins.
+    pub(crate) fn plugins(&self) -> Vec<u32> {
+        process::children(self.pid())
+    }
+
+    /// Kills all plugins, as a crash would.
+    pub(crate) fn kill_plugins(&self) {
+        for pid in self.plugins() {
+            process::signal(pid, Signal::KILL);
+            wait("the plugin to die", Duration::from_secs(10), || (!alive(pid)).then_some(()));
+        }
+    }
+
+    /// Kills the server alone, as a crash would.
+    pub(crate) fn kill(&self) {
+        self.process().as_ref().expect("the server runs").kill();
+    }
+
+    /// Stops the server, starts it again on the same storage and opens the seal.
+    pub(crate) fn restart(&self) {
+        let process = self.process().take().expect("the server runs");
+        process.stop();
+        assert!(self.start(), "the server did not start again\n{}", self.log_tail());
+        self.unseal();
+    }
+
+    /// Seals the server.
+    pub(crate) fn seal(&self) {
+        self.post("sys/seal", &Value::Null).ok();
+    }
+
+    /// Opens the seal and waits until the server is active.
+    pub(crate) fn unseal(&self) {
+        let key = self.key.as_ref().expect("a server with a seal");
+        self.post("sys/unseal", &json!({"key": key})).ok();
+        wait("the server to be active", START, || (self.get("sys/health").status == 200).then_some(()));
+    }
+
+    /// Tells whether the server knows namespaces.
+    pub(crate) fn has_namespaces(&self) -> bool {
+        self.list("sys/namespaces").status != 404 || self.post("sys/namespaces/probe", &json!({})).status < 300
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Deref for Server {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.root
+    }
+}
+
+/// Returns what `condition` finds, looking again until it does.
+///
+/// Panics when the time is over.
+#[track_caller]
+pub(crate) fn wait<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
+
+/// Returns the lower-case hex SHA-256 of a file.
+pub(crate) fn sha256(file: &Path) -> String {
+    let digest = Sha256::digest(fs::read(file).expect("read the file"));
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Puts a copy of the plugin's binary into a directory.
+pub(crate) fn install(plugin: &Path) {
+    let built = Path::new(env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra"));
+    // A hard link cannot cross file systems.
+    if fs::hard_link(built, plugin).is_err() {
+        fs::copy(built, plugin).expect("copy the plugin");
+    }
+}
+
+/// Returns the server's binary.
+fn host_binary() -> PathBuf {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = std::env::var_os("HOST_BIN").map_or_else(|| repository.join(".cache/bao/bao"), PathBuf::from);
+    assert!(path.is_file(), "no server at {}: \"make test\" fetches one, or set HOST_BIN", path.display());
+    path.canonicalize().expect("path of the server")
+}
+
+/// Makes the directory of a server: short, because it holds sockets, and without a symbolic link in its path.
+fn new_dir() -> PathBuf {
+    let dir = tempfile::Builder::new().prefix("e2e-").tempdir().expect("temporary directory").keep();
+    let dir = dir.canonicalize().expect("path of the temporary directory");
+    for name in ["home", "tmp", "plugins", "data"] {
+        fs::create_dir(dir.join(name)).expect("create a directory");
+    }
+    install(&dir.join("plugins").join(PLUGIN));
+    dir
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("free port").port()
+}
+
+/// Returns a configuration whose elections end soon.
+fn raft_config(dir: &Path, port: u16) -> String {
+    format!(
+        r#"
+storage "raft" {{
+  path = "{data}"
+  node_id = "one"
+  performance_multiplier = 1
+}}
+listener "tcp" {{
+  address = "127.0.0.1:{port}"
+  tls_disable = true
+}}
+api_addr = "http://127.0.0.1:{port}"
+cluster_addr = "http://127.0.0.1:{cluster}"
+plugin_directory = "{plugins}"
+disable_mlock = true
+"#,
+        data = dir.join("data").display(),
+        cluster = free_port(),
+        plugins = dir.join("plugins").display(),
+    )
+}
