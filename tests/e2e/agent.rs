@@ -64,7 +64,7 @@ fn a_fresh_token_comes_when_the_lease_ends() {
     let world = World::new();
     let org = world.configured("shop", Mode::Sidecar);
     world.role(&org, "reader", 4, 8);
-    let path = world.at("creds/shop/reader");
+    let path = world.at(&format!("org/token?org_id={}&role_name=reader", org.id));
     let agent = Agent::start(&world.server, &[&template(&path)]);
 
     let mut seen: Vec<String> = Vec::new();
