@@ -8,10 +8,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::disallowed_methods,
-    dead_code,
     missing_docs,
-    unreachable_pub,
-    reason = "tests fail by panicking, and not every test uses all of the support code"
+    reason = "tests fail by panicking, and read the environment of the test run"
 )]
 
 #[path = "../support/astra/mod.rs"]

@@ -212,8 +212,4 @@ impl Token {
             data: body["data"].take(),
         }
     }
-
-    pub(crate) fn text(&self) -> &str {
-        self.data["token"].as_str().expect("text")
-    }
 }

@@ -125,7 +125,7 @@ impl Client {
     /// Returns the CLI with this caller's environment.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.bin);
-        command.env_clear().env("HOME", &self.home).env("PATH", "/usr/bin:/bin");
+        command.env_clear().env("HOME", &self.home).env("PATH", super::search_path());
         for prefix in ["VAULT", "BAO"] {
             command.env(format!("{prefix}_ADDR"), &self.address);
             command.env(format!("{prefix}_TOKEN"), &self.token);

@@ -117,7 +117,7 @@ impl Server {
         let mut env = options.env.clone();
         env.push(("HOME".into(), root.home.display().to_string()));
         env.push(("TMPDIR".into(), dir.join("tmp").display().to_string()));
-        env.push(("PATH".into(), "/usr/bin:/bin".into()));
+        env.push(("PATH".into(), search_path()));
         Self { root, dir: dir.to_owned(), args, env, key: None, process: Mutex::new(None) }
     }
 
@@ -165,11 +165,6 @@ impl Server {
     /// Returns the plugin directory.
     pub(crate) fn plugin_dir(&self) -> PathBuf {
         self.dir.join("plugins")
-    }
-
-    /// Returns a directory for files of the test.
-    pub(crate) fn scratch(&self) -> PathBuf {
-        self.dir.join("tmp")
     }
 
     /// Returns the whole log so far: the server's lines and those of its plugins.
@@ -273,6 +268,11 @@ pub(crate) fn install(plugin: &Path) {
     if fs::hard_link(built, plugin).is_err() {
         fs::copy(built, plugin).expect("copy the plugin");
     }
+}
+
+/// Returns where programs are sought.
+fn search_path() -> String {
+    std::env::var("PATH").expect("a search path")
 }
 
 /// Returns the server's binary.
