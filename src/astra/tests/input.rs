@@ -172,4 +172,14 @@ async fn unknown_paths_and_fields_are_told() {
     assert!(matches!(error, crate::sdk::logical::Error::UnsupportedPath), "{error}");
     let response = super::some(world.read("role", json!({"org_id": ORG, "role": "r_w_user", "colour": "red"})).await);
     assert!(response.warnings[0].contains("[colour]"), "{:?}", response.warnings);
+    // Of a mistyped setting that is not taken, a write tells as well.
+    let writes = [
+        (Operation::Update, "config", json!({"org_id": ORG, "caller_mod": "sidecar"}), "[caller_mod]"),
+        (Operation::Patch, "role", json!({"org_id": ORG, "role": "r_w_user", "max_tttl": "1h"}), "[max_tttl]"),
+        (Operation::Delete, "role", json!({"org_id": ORG, "role": "r_w_user", "forse": "true"}), "[forse]"),
+    ];
+    for (operation, path, data, field) in writes {
+        let response = super::some(world.ask(operation, path, data).await);
+        assert!(response.data.is_none() && response.warnings[0].contains(field), "{:?}", response.warnings);
+    }
 }

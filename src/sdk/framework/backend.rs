@@ -11,7 +11,7 @@ use super::path::{Call, Captures, Path};
 use super::secret::{LeaseCall, SecretType, is_of_type, mark};
 use super::wal::{Wal, WalKind};
 use super::{help, pattern};
-use crate::sdk::logical::{self, Answer, Error, Mount, Operation, Request, SpecialPaths};
+use crate::sdk::logical::{self, Answer, Error, Mount, Operation, Request, Response, SpecialPaths};
 
 type EventFn<E> = Arc<dyn Fn(Arc<E>) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 type InvalidateFn<E> = Arc<dyn Fn(&E, &str) + Send + Sync>;
@@ -210,7 +210,12 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         if handler.active_node && !self.mount.system.is_writable().await? {
             return Err(Error::ReadOnly);
         }
+        let operation = request.operation;
         let mut answer = (handler.run)(self.engine.clone(), Call { request, fields }).await?;
+        if answer.is_none() && !warnings.is_empty() && !operation.is_read() {
+            // Go engines stay silent here. A mistyped setting that is not heard of is worse than a 200 for a 204.
+            answer = Some(Response::default());
+        }
         if let Some(response) = &mut answer {
             response.warnings.extend(warnings);
             debug_assert!(
@@ -323,7 +328,7 @@ mod tests {
     use super::*;
     use crate::sdk::framework::sample::{Mounted, Shelf, backend, mounted};
     use crate::sdk::framework::{Field, FieldSpec, Handler};
-    use crate::sdk::logical::{Entry, Map, ReplicationState, Response, Secret, Storage, StorageExt};
+    use crate::sdk::logical::{Entry, Map, ReplicationState, Secret, Storage, StorageExt};
     use crate::sdk::testing::request;
 
     impl Mounted {
@@ -428,7 +433,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn remarks_come_with_a_response_only() {
+    async fn remarks_come_with_the_answer_or_instead_of_none() {
         let shelf = mounted();
         let data = json!({ "title": "Dune", "zeal": 1, "author": 2, "name": "emma" });
         let response = shelf.response(Operation::Update, "books/dune", data).await;
@@ -442,7 +447,13 @@ mod tests {
             ]
         );
         assert_eq!(shelf.shelf.events(), ["update dune"]);
-        assert!(shelf.ask(Operation::Update, "books/dune", json!({ "zeal": 1 })).await.unwrap().is_none());
+        for operation in [Operation::Update, Operation::Delete] {
+            let response = shelf.response(operation, "books/dune", json!({ "zeal": 1 })).await;
+            assert_eq!(response.warnings, ["Endpoint ignored these unrecognized parameters: [zeal]"]);
+            assert!(response.data.is_none());
+        }
+        // A read without an answer has to stay a 404.
+        assert!(shelf.ask(Operation::Read, "books/none", json!({ "zeal": 1 })).await.unwrap().is_none());
     }
 
     #[tokio::test]

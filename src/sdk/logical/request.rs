@@ -70,6 +70,11 @@ impl Operation {
         }
     }
 
+    /// Whether a client looks at something without changing it, so that nothing at all means "not found".
+    pub fn is_read(self) -> bool {
+        matches!(self, Self::Read | Self::List | Self::Scan | Self::Help)
+    }
+
     /// Whether the host's lease manager asks, rather than a client.
     pub fn is_lease(self) -> bool {
         matches!(self, Self::Renew | Self::Revoke)
