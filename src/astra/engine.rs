@@ -25,7 +25,7 @@ pub(crate) struct Engine {
     pub(crate) store: Store,
     /// The host's facts.
     pub(crate) system: Arc<dyn SystemView>,
-    /// `config/…`, `role/…` and `token/…` entries that are being changed.
+    /// What is being changed: `config` for all configs, `role/…` and `token/…` for single entries.
     pub(crate) locks: Arc<Locks>,
     clients: Mutex<LruCache<OrgId, Arc<Slot>>>,
     background: Mutex<Option<JoinHandle<()>>>,

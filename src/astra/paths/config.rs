@@ -95,6 +95,9 @@ const FIELDS: &[FieldSpec] = &[
     FORCE.spec(),
 ];
 
+/// Held while a config changes, and never while Astra is asked. One for all orgs, since no two may take one logical name.
+const LOCK: &str = "config";
+
 const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 pub(crate) fn path() -> Path<Engine> {
@@ -144,33 +147,40 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
 async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields } = call;
     let org = org_id(&fields)?;
-    let _lock = engine.locks.lock(format!("config/{org}")).await;
-    let old = engine.store.config(&org).await?;
-    if old.is_none() && request.operation == Operation::Patch {
-        return Err(Error::NotFound(no_config(&request, &org)));
-    }
-    let new = changed(old.as_deref(), &org, &fields)?;
-    require_free_name(&engine, &new).await?;
     let mut warnings = Vec::new();
-    if old.as_deref().is_none_or(|old| !old.same_endpoint(&new)) {
-        warnings.extend(verify(&engine, &new, &fields).await?);
-    }
-    {
-        // Two orgs must not take one name at the same time. Nothing waits for Astra in here.
-        let _names = engine.locks.lock("config").await;
+    let mut verified: Option<Config> = None;
+    loop {
+        let lock = engine.locks.lock(LOCK).await;
+        let old = engine.store.config(&org).await?;
+        if old.is_none() && request.operation == Operation::Patch {
+            return Err(Error::NotFound(no_config(&request, &org)));
+        }
+        let new = changed(old.as_deref(), &org, &fields)?;
         require_free_name(&engine, &new).await?;
-        engine.store.put_config(&new).await?;
+        if !is_to_be_verified(old.as_deref(), &new, &fields) || verified.is_some_and(|known| known.same_endpoint(&new))
+        {
+            engine.store.put_config(&new).await?;
+            engine.drop_client(&org);
+            log_written(&request, &new);
+            return Ok(written(warnings));
+        }
+        // Nobody waits for Astra. If another write changes what is verified meanwhile, it is verified again.
+        drop(lock);
+        warnings = verify(&engine, &new).await?.into_iter().collect();
+        verified = Some(new);
     }
-    engine.drop_client(&org);
-    tracing::info!(org_id = %org, logical_name = new.logical_name, url = new.url, caller_mode = new.caller_mode.as_str(),
-        display_name = request.caller.display_name, entity_id = request.caller.entity_id, "wrote config");
-    Ok(written(warnings))
+}
+
+fn log_written(request: &Request, config: &Config) {
+    tracing::info!(org_id = %config.org_id, logical_name = config.logical_name, url = config.url,
+        caller_mode = config.caller_mode.as_str(), display_name = request.caller.display_name,
+        entity_id = request.caller.entity_id, "wrote config");
 }
 
 async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields } = call;
     let org = org_id(&fields)?;
-    let _lock = engine.locks.lock(format!("config/{org}")).await;
+    let _lock = engine.locks.lock(LOCK).await;
     if engine.store.config(&org).await?.is_none() {
         return Ok(None);
     }
@@ -299,11 +309,13 @@ async fn require_free_name(engine: &Engine, config: &Config) -> Result<(), Error
     }
 }
 
+/// Whether this write asks Astra: not for settings that Astra has nothing to do with.
+fn is_to_be_verified(old: Option<&Config>, new: &Config, fields: &Fields) -> bool {
+    fields.get(&VERIFY_CONNECTION).unwrap_or(true) && old.is_none_or(|old| !old.same_endpoint(new))
+}
+
 /// Asks Astra whose root token it is. Returns a remark where Astra does not say.
-async fn verify(engine: &Engine, config: &Config, fields: &Fields) -> Result<Option<String>, Error> {
-    if !fields.get(&VERIFY_CONNECTION).unwrap_or(true) {
-        return Ok(None);
-    }
+async fn verify(engine: &Engine, config: &Config) -> Result<Option<String>, Error> {
     let asked = match engine.new_client(config).await {
         Ok(client) => client.current_org().await,
         Err(error) => Err(error),

@@ -1,10 +1,13 @@
 //! `config` and `configs`.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use wiremock::ResponseTemplate;
 
 use super::astra::other_org;
-use super::{ORG, OTHER_ORG, ROOT, World, data, ok, refused, some, status};
+use super::{ORG, OTHER_ORG, ROOT, World, data, eventually, ok, refused, some, status};
 use crate::sdk::logical::{Operation, Storage as _, SystemView as _};
 
 fn config(world: &World) -> Value {
@@ -166,4 +169,32 @@ async fn a_standby_changes_nothing_and_asks_nobody() {
     assert!(matches!(error, crate::sdk::logical::Error::ReadOnly), "{error}");
     assert!(world.astra.state().requests.is_empty());
     assert!(world.storage.get(&format!("config/{ORG}")).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_write_that_waits_for_astra_holds_up_no_other_and_loses_nothing() {
+    let world = Arc::new(World::new().await);
+    ok(world.write("config", config(&world)).await);
+    let slow_write = |path: &str| {
+        world.astra.delay("GET", Duration::from_millis(1500));
+        let change = json!({"org_id": ORG, "url": format!("{}{path}", world.astra.url())});
+        let world = world.clone();
+        tokio::spawn(async move { world.write("config", change).await })
+    };
+    let slow = slow_write("/v2");
+    eventually(|| world.astra.count("GET") == 2).await;
+    ok(world.write("config", json!({"org_id": ORG, "logical_name": "other"})).await);
+    assert!(!slow.is_finished(), "a write waited for the Astra of another");
+    ok(slow.await.unwrap());
+    let shown = data(world.read("config", json!({"org_id": ORG})).await);
+    assert_eq!((&shown["logical_name"], &shown["url"]), (&json!("other"), &json!(format!("{}/v2", world.astra.url()))));
+    assert_eq!(world.astra.count("GET"), 2, "what was verified did not change");
+
+    // Now the token changes meanwhile. The two were never verified together, and Astra refuses them.
+    let slow = slow_write("/");
+    eventually(|| world.astra.count("GET") == 3).await;
+    let wrong = json!({"org_id": ORG, "astra_token": "AstraCS:other:token", "verify_connection": false});
+    ok(world.write("config", wrong).await);
+    let text = refused(slow.await.unwrap());
+    assert!(text.starts_with("astra_token is refused"), "{text}");
 }
