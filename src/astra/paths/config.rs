@@ -309,9 +309,13 @@ async fn require_free_name(engine: &Engine, config: &Config) -> Result<(), Error
     }
 }
 
-/// Whether this write asks Astra: not for settings that Astra has nothing to do with.
+/// Whether this write asks Astra: not for settings that Astra has nothing to do with. A token that is given is asked
+/// about even if it is the stored one, which may never have been verified.
 fn is_to_be_verified(old: Option<&Config>, new: &Config, fields: &Fields) -> bool {
-    fields.get(&VERIFY_CONNECTION).unwrap_or(true) && old.is_none_or(|old| !old.same_endpoint(new))
+    fields.get(&VERIFY_CONNECTION).unwrap_or(true)
+        && (fields.is_given(&VERIFY_CONNECTION)
+            || fields.is_given(&ASTRA_TOKEN)
+            || old.is_none_or(|old| !old.same_endpoint(new)))
 }
 
 /// Asks Astra whose root token it is. Returns a remark where Astra does not say.

@@ -198,3 +198,21 @@ async fn a_write_that_waits_for_astra_holds_up_no_other_and_loses_nothing() {
     let text = refused(slow.await.unwrap());
     assert!(text.starts_with("astra_token is refused"), "{text}");
 }
+
+#[tokio::test]
+async fn a_token_that_was_stored_unverified_is_verified_when_it_is_given_again() {
+    let world = World::new().await;
+    let mut wrong = config(&world);
+    wrong["astra_token"] = json!("AstraCS:other:token");
+    wrong["verify_connection"] = json!(false);
+    ok(world.write("config", wrong.clone()).await);
+    assert_eq!(world.astra.count("GET"), 0);
+    wrong.as_object_mut().unwrap().remove("verify_connection");
+    for again in [wrong, json!({"org_id": ORG, "verify_connection": "true"})] {
+        let text = refused(world.write("config", again).await);
+        assert!(text.starts_with("astra_token is refused"), "{text}");
+    }
+    // What has nothing to do with Astra is changed without asking.
+    ok(world.write("config", json!({"org_id": ORG, "caller_mode": "sidecar"})).await);
+    assert_eq!(world.astra.count("GET"), 2);
+}
