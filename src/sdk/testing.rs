@@ -113,6 +113,18 @@ pub(crate) struct FakeSystem {
     pub(crate) default_lease_ttl: Mutex<Duration>,
     pub(crate) max_lease_ttl: Mutex<Duration>,
     pub(crate) state: Mutex<ReplicationState>,
+    calls: AtomicUsize,
+}
+
+impl FakeSystem {
+    /// Returns the number of calls so far. Each is a round trip to a real host.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    fn count(&self) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl Default for FakeSystem {
@@ -122,6 +134,7 @@ impl Default for FakeSystem {
             default_lease_ttl: Mutex::new(month),
             max_lease_ttl: Mutex::new(month),
             state: Mutex::new(ReplicationState(12288)),
+            calls: AtomicUsize::new(0),
         }
     }
 }
@@ -129,42 +142,52 @@ impl Default for FakeSystem {
 #[async_trait]
 impl SystemView for FakeSystem {
     async fn default_lease_ttl(&self) -> Result<Duration, Error> {
+        self.count();
         Ok(*self.default_lease_ttl.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn max_lease_ttl(&self) -> Result<Duration, Error> {
+        self.count();
         Ok(*self.max_lease_ttl.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn replication_state(&self) -> Result<ReplicationState, Error> {
+        self.count();
         Ok(*self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn local_mount(&self) -> Result<bool, Error> {
+        self.count();
         Ok(false)
     }
 
     async fn tainted(&self) -> Result<bool, Error> {
+        self.count();
         Ok(false)
     }
 
     async fn caching_disabled(&self) -> Result<bool, Error> {
+        self.count();
         Ok(false)
     }
 
     async fn host_version(&self) -> Result<String, Error> {
+        self.count();
         Ok("2.7.2".into())
     }
 
     async fn entity(&self, _id: &str) -> Result<Option<Entity>, Error> {
+        self.count();
         Ok(None)
     }
 
     async fn cluster_id(&self) -> Result<String, Error> {
+        self.count();
         Ok(String::new())
     }
 
     async fn generate_password(&self, _policy: &str) -> Result<String, Error> {
+        self.count();
         Err(Error::internal("no password policies"))
     }
 }

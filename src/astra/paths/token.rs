@@ -88,6 +88,8 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
             display_name = request.caller.display_name, entity_id = request.caller.entity_id, "read token");
         return Ok(Some(Response::new(token_data(&token, false))));
     }
+    // A read that mints is for the active node, and only the config tells that it does.
+    engine.require_writable().await?;
     if fields.is_given(&CLIENT_ID) {
         return Err(Error::field(
             CLIENT_ID.name(),

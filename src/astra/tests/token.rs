@@ -225,9 +225,27 @@ async fn reads_cost_as_few_storage_calls_as_they_can() {
     let client_id = text(&world.mint("org1").await, "clientId");
     let by_id = json!({"org_id": ORG, "client_id": client_id});
     for (by, calls) in [(name("org1"), 1), (by_id, 2)] {
-        let before = world.storage.calls();
+        let before = (world.storage.calls(), world.system.calls());
         data(world.read("org/token", by).await);
-        assert_eq!(world.storage.calls() - before, calls);
+        assert_eq!((world.storage.calls() - before.0, world.system.calls() - before.1), (calls, 0));
+    }
+}
+
+#[tokio::test]
+async fn minting_and_renewing_cost_as_few_calls_of_the_host_as_they_can() {
+    for (mode, stored) in [("standard", 4), ("sidecar", 3)] {
+        let world = World::with_role(mode).await;
+        let operation = if mode == "standard" { Operation::Update } else { Operation::Read };
+        let cost = || (world.storage.calls(), world.system.calls());
+        // The first one makes the client and fills the caches.
+        some(world.ask(operation, "org/token", name("first")).await);
+        let before = cost();
+        let minted = some(world.ask(operation, "org/token", name("second")).await);
+        let after = cost();
+        // The name in standard mode, token, record, config; whether the node may write, and the mount's maximum.
+        assert_eq!((after.0 - before.0, after.1 - before.1), (stored, 2), "{mode}");
+        some(world.renew(&lease(&minted), Value::Null).await);
+        assert_eq!((cost().0 - after.0, cost().1 - after.1), (1, 1), "{mode}");
     }
 }
 
