@@ -7,6 +7,7 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use super::locks::Locks;
 use super::store::{Config, OrgId, Store};
@@ -95,7 +96,7 @@ impl Engine {
     /// Starts the background work. Never fails: the host holds up its unsealing for this.
     pub(crate) fn start(self: Arc<Self>) {
         let engine = Arc::downgrade(&self);
-        let work = tokio::spawn(async move {
+        let work = async move {
             let (mut pause, longest) = RETRY;
             loop {
                 let Some(engine) = engine.upgrade() else { return };
@@ -109,8 +110,8 @@ impl Engine {
                 tokio::time::sleep(pause).await;
                 pause = longest.min(pause * 2);
             }
-        });
-        self.replace_background(Some(work));
+        };
+        self.replace_background(Some(tokio::spawn(work.in_current_span())));
     }
 
     /// Stops the background work.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{EXPIRY_MARGIN, LeaseData, SECRET_TYPE, later, rfc3339, token_data};
@@ -70,7 +71,7 @@ pub(crate) async fn mint(engine: &Arc<Engine>, order: Order) -> Result<Response,
     // the answer that nobody takes, and by the receipt that never comes.
     let (answer, answered) = oneshot::channel();
     let (receipt, received) = oneshot::channel::<()>();
-    tokio::spawn(run(engine.clone(), order, lifetime, answer, received));
+    tokio::spawn(run(engine.clone(), order, lifetime, answer, received).in_current_span());
     let stopped = || Error::NotYet("the token was not minted because the plugin is stopping; try again".into());
     let mut response: Response = answered.await.map_err(|_| stopped())??;
     receipt.send(()).map_err(|()| stopped())?;

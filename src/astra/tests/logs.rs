@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 use tracing::field::{Field, Visit};
+use tracing::{Instrument as _, error_span};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
 use wiremock::ResponseTemplate;
 
 use super::{ORG, ROLE_ID, ROOT, World, failed, lease, ok, some, text};
@@ -23,10 +25,13 @@ impl Visit for Line {
     }
 }
 
-impl<S: tracing::Subscriber> Layer<S> for Capture {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
+    fn on_event(&self, event: &tracing::Event<'_>, context: Context<'_, S>) {
         let mut line = Line(event.metadata().level().to_string());
         event.record(&mut line);
+        for span in context.event_scope(event).into_iter().flatten() {
+            write!(line.0, " in {:?}", span.name()).unwrap();
+        }
         self.0.lock().unwrap().push(line.0);
     }
 }
@@ -83,4 +88,22 @@ async fn events_are_logged_with_their_fields_and_without_secrets() {
         assert!(!lines.iter().any(|line| line.contains(secret)), "a secret is in the log");
     }
     assert!(lines.iter().any(|line| line.contains(ROLE_ID)));
+}
+
+#[tokio::test]
+async fn each_event_of_a_request_is_in_its_span_which_tells_mount_and_request() {
+    let capture = Capture::default();
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(capture.clone()));
+    let world = World::with_role("standard").await;
+    let run = async {
+        let secret = lease(&world.mint("org1").await);
+        some(world.renew(&secret, json!({})).await);
+        ok(world.revoke(&secret).await);
+    };
+    run.instrument(error_span!("request")).await;
+    let lines = capture.0.lock().unwrap().clone();
+    for message in ["created token", "renewed token", "revoked token"] {
+        let line = lines.iter().find(|line| line.contains(message)).unwrap_or_else(|| panic!("no {message:?}"));
+        assert!(line.ends_with(" in \"request\""), "{line}");
+    }
 }
