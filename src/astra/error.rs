@@ -50,12 +50,13 @@ impl Error {
         Self::Field { field, reason: reason.into() }
     }
 
-    /// Whether the caller made no mistake, so that an operator has to look.
-    fn is_failure(&self) -> bool {
+    /// Whether this is for an operator to see. What has no status is, too, but the runtime logs that itself.
+    pub(crate) fn is_failure(&self) -> bool {
         match self {
+            Self::Api(_) => true,
+            Self::Unfinished { cause, .. } => cause.status().is_some(),
             Self::Field { .. } | Self::Refused(_) | Self::NotFound(_) | Self::NotYet(_) => false,
-            Self::Host(logical::Error::ReadOnly) | Self::Storage(StorageError::ReadOnly) => false,
-            Self::Api(_) | Self::Unfinished { .. } | Self::Storage(_) | Self::Host(_) => true,
+            Self::Storage(_) | Self::Host(_) => false,
         }
     }
 

@@ -39,20 +39,8 @@ fn backend() -> Backend<Engine> {
         .path(paths::tokens::path())
         .secret(
             SecretType::new(lease::SECRET_TYPE)
-                .renew(|engine, call| async move {
-                    let path = call.request.path.clone();
-                    lease::renew(engine, call).await.map(Some).map_err(|error| {
-                        error.log("renew", &path);
-                        error.for_lease()
-                    })
-                })
-                .revoke(|engine, call| async move {
-                    let path = call.request.path.clone();
-                    lease::revoke(engine, call).await.map_err(|error| {
-                        error.log("revoke", &path);
-                        error.for_lease()
-                    })
-                }),
+                .renew(|engine, call| async move { lease::renew(engine, call).await.map(Some) })
+                .revoke(lease::revoke),
         )
         .special_paths(SpecialPaths {
             local_storage: vec!["wal/".into()],

@@ -13,8 +13,9 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::Error;
 use super::store::{ClientId, OrgId, RoleName, Token};
-use crate::sdk::logical::{Map, Secret};
+use crate::sdk::logical::{self, Map, Secret};
 
 pub(crate) use self::mint::{Order, mint};
 pub(crate) use self::renew::renew;
@@ -69,6 +70,15 @@ impl LeaseData {
             max_ttl_seconds: seconds("max_ttl_seconds"),
             expires_at: Some(text("expires_at")).filter(|text| !text.is_empty()).map(str::to_owned),
         }
+    }
+
+    /// Logs why the host's lease manager was refused, with what its own log does not tell.
+    fn failed(&self, operation: &str, error: Error) -> logical::Error {
+        if error.is_failure() {
+            tracing::error!(org_id = %self.org_id, role_name = %self.role_name, client_id = %self.client_id,
+                error = %error, "failed to {operation} a token");
+        }
+        error.for_lease()
     }
 
     fn into_map(self) -> Map {

@@ -10,7 +10,7 @@ use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::store::{DEFAULT_TTL, Record, Token};
 use crate::sdk::framework::LeaseCall;
-use crate::sdk::logical::{Response, Secret};
+use crate::sdk::logical::{self, Response, Secret};
 
 /// The host takes zero for "as the mount has it".
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -22,9 +22,13 @@ const SHORTEST: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// When the token of the lease is gone.
-pub(crate) async fn renew(engine: Arc<Engine>, call: LeaseCall) -> Result<Response, Error> {
+pub(crate) async fn renew(engine: Arc<Engine>, call: LeaseCall) -> Result<Response, logical::Error> {
+    let lease = LeaseData::read(&call.secret);
+    extend(&engine, call, &lease).await.map_err(|error| lease.failed("renew", error))
+}
+
+async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<Response, Error> {
     let LeaseCall { request, secret } = call;
-    let lease = LeaseData::read(&secret);
     let token = engine.store.token(&lease.token_id).await?.filter(|token| token.client_id == lease.client_id);
     let Some(token) = token else {
         return Err(Error::Refused(format!(
@@ -34,7 +38,7 @@ pub(crate) async fn renew(engine: Arc<Engine>, call: LeaseCall) -> Result<Respon
     };
     let now = Timestamp::now();
     let issued = secret.issue_time.unwrap_or(now);
-    let (ttl, max_ttl) = role_ttls(&engine, &lease, &secret).await?;
+    let (ttl, max_ttl) = role_ttls(engine, lease, &secret).await?;
     let mount_max = engine.system.max_lease_ttl().await?;
     let max_ttl = if mount_max.is_zero() { max_ttl } else { max_ttl.min(mount_max) };
     let told: Option<Timestamp> = lease.expires_at.as_deref().and_then(|time| time.parse().ok());
@@ -43,7 +47,7 @@ pub(crate) async fn renew(engine: Arc<Engine>, call: LeaseCall) -> Result<Respon
     let wanted = if secret.increment.is_zero() { ttl } else { secret.increment };
     let granted = wanted.min(until(now, end)).max(SHORTEST);
     if told.is_none() {
-        extend_record(&engine, &token, end).await?;
+        extend_record(engine, &token, end).await?;
     }
 
     // The stored token has all that an answer holds. The Go plugin's renewals lost theirs.

@@ -9,6 +9,7 @@ use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::store::{ClientId, OrgId, RoleName};
 use crate::sdk::framework::LeaseCall;
+use crate::sdk::logical;
 
 /// A token to be ended.
 pub(crate) struct Target {
@@ -22,17 +23,17 @@ pub(crate) struct Target {
 ///
 /// # Errors
 /// When it is not certain that the token is dead; the host tries again.
-pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), Error> {
+pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), logical::Error> {
     let lease = LeaseData::read(&call.secret);
-    if lease.client_id.as_str().is_empty() {
+    let LeaseData { org_id, client_id, role_name, token_id, .. } = lease.clone();
+    if client_id.as_str().is_empty() {
         // The Go plugin made such leases when Astra had refused to mint.
-        tracing::info!(org_id = %lease.org_id, role_name = %lease.role_name, "revoked a lease that never had a token");
+        tracing::info!(org_id = %org_id, role_name = %role_name, "revoked a lease that never had a token");
         return Ok(());
     }
-    let LeaseData { org_id, client_id, role_name, token_id, .. } = lease;
     let target = Target { org_id, client_id, role_name, token_id };
+    let done = end(engine, target).await.map_err(|error| lease.failed("revoke", error))?;
     let caller = call.request.caller;
-    let done = end(engine, target).await?;
     tracing::info!(org_id = %done.org_id, role_name = %done.role_name, client_id = %done.client_id,
         display_name = caller.display_name, entity_id = caller.entity_id, "revoked token");
     Ok(())

@@ -107,3 +107,29 @@ async fn each_event_of_a_request_is_in_its_span_which_tells_mount_and_request() 
         assert!(line.ends_with(" in \"request\""), "{line}");
     }
 }
+
+#[tokio::test]
+async fn a_failed_revocation_tells_which_token_it_was() {
+    let capture = Capture::default();
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(capture.clone()));
+    let world = World::with_role("standard").await;
+    let minted = world.mint("org1").await;
+    world.astra.answer("DELETE", ResponseTemplate::new(503));
+    failed(world.revoke(&lease(&minted)).await);
+    let lines = capture.0.lock().unwrap().clone();
+    let line = lines.iter().find(|line| line.starts_with("ERROR")).expect("it is logged");
+    assert!([ORG, "r_w_user", &text(&minted, "clientId"), "503"].iter().all(|value| line.contains(value)), "{line}");
+}
+
+#[tokio::test]
+async fn what_the_runtime_logs_with_its_cause_is_not_logged_twice() {
+    let capture = Capture::default();
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(capture.clone()));
+    let world = World::with_role("standard").await;
+    let minted = world.mint("org1").await;
+    world.storage.fail_nth(1);
+    let error = failed(world.read("org/token", json!({"org_id": ORG, "client_id": text(&minted, "clientId")})).await);
+    assert!(matches!(error, crate::sdk::logical::Error::Internal { .. }), "{error}");
+    let lines = capture.0.lock().unwrap().clone();
+    assert!(!lines.iter().any(|line| line.starts_with("ERROR")), "{lines:?}");
+}
