@@ -55,16 +55,12 @@ fn a_killed_plugin_comes_back_with_the_next_request() {
     assert_eq!(server.plugins().len(), 1, "one process serves all mounts");
 
     server.kill_plugins();
-    // Until the server has noticed, a request may still meet the dead process.
-    for (world, org, token) in [(&one, &one_org, &one_token), (&two, &two_org, &two_token)] {
-        wait("the plugin to be back", SOON, || (world.fetch(org, token).status == 200).then_some(()));
-    }
     assert_works(&one, &one_org, &one_token, "back");
     assert_works(&two, &two_org, &two_token, "back");
 
     // The first call after a crash may as well be a revocation.
     server.kill_plugins();
-    wait("the revocation", SOON, || (two.revoke(&two_token).status < 300).then_some(()));
+    two.revoke(&two_token).ok();
     assert!(two.alive(&two_org).is_empty());
     assert_works(&one, &one_org, &one_token, "again");
 }

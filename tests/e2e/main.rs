@@ -19,12 +19,12 @@ mod bao;
 
 mod agent;
 mod bad_input;
-mod creds;
 mod errors;
 mod guide;
 mod harness;
 mod leases;
 mod lifecycle;
 mod orgs;
+mod readme;
 mod secrets;
 mod world;

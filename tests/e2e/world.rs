@@ -138,12 +138,6 @@ impl World {
         Token::of(self.post("org/token", &body).ok())
     }
 
-    /// Mints through the path that names org and role.
-    #[track_caller]
-    pub(crate) fn mint_creds(&self, org: &str, role: &str) -> Token {
-        Token::of(self.get(&format!("creds/{org}/{role}")).ok())
-    }
-
     /// Reads a token back by its client id.
     pub(crate) fn fetch(&self, org: &Org, token: &Token) -> Reply {
         self.get(&format!("org/token?org_id={}&client_id={}", org.id, token.client_id))

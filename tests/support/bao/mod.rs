@@ -189,11 +189,13 @@ impl Server {
         process::children(self.pid())
     }
 
-    /// Kills all plugins, as a crash would.
+    /// Kills all plugins, as a crash would, and waits until the server has noticed: only requests after that are
+    /// certain to meet a new process.
     pub(crate) fn kill_plugins(&self) {
         for pid in self.plugins() {
             process::signal(pid, Signal::KILL);
-            wait("the plugin to die", Duration::from_secs(10), || (!alive(pid)).then_some(()));
+            let noticed = |line: &str| line.contains("plugin process exited") && line.contains(&format!("id={pid}"));
+            wait("the server to notice", Duration::from_secs(10), || self.log().lines().any(noticed).then_some(()));
         }
     }
 
