@@ -29,9 +29,9 @@ pub(crate) enum Kind {
 pub(super) enum Body {
     /// Nothing, or JSON `null`.
     Empty,
-    /// An error in one of the JSON shapes that Astra's API uses, and its text.
+    /// An error in one of the two JSON shapes that are Astra's own, and its text.
     Api(String),
-    /// Plain text, which a proxy may have written.
+    /// Text in another form, which a proxy may have written.
     Text(String),
     /// A page for people, or anything else.
     Unknown,
@@ -151,7 +151,11 @@ impl Body {
         match serde_json::from_str::<Value>(text) {
             Ok(Value::Null) => Self::Empty,
             Ok(Value::String(message)) => Self::Api(quote(&message)),
-            Ok(Value::Object(object)) => message(&object).map_or(Self::Unknown, |text| Self::Api(quote(&text))),
+            Ok(Value::Object(object)) => match (errors(&object), message(&object)) {
+                (Some(text), _) => Self::Api(quote(&text)),
+                (None, Some(text)) => Self::Text(quote(&text)),
+                (None, None) => Self::Unknown,
+            },
             Ok(_) => Self::Unknown,
             Err(_) if is_html || text.starts_with(['<', '{', '[', '"']) => Self::Unknown,
             Err(_) => Self::Text(quote(text)),
@@ -159,31 +163,32 @@ impl Body {
     }
 }
 
-/// Returns the message of an error object, whatever the letter case of its keys.
-fn message(object: &serde_json::Map<String, Value>) -> Option<String> {
-    let member = |object: &serde_json::Map<String, Value>, name: &str| {
-        object.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
-    };
-    if let Some(Value::Array(errors)) = member(object, "errors") {
-        let texts: Vec<String> = errors
-            .iter()
-            .filter_map(|error| match error {
-                Value::String(text) => Some(text.clone()),
-                Value::Object(error) => {
-                    let text = member(error, "message")?.as_str()?.to_owned();
-                    Some(match member(error, "id") {
-                        Some(id @ (Value::Number(_) | Value::String(_))) => {
-                            format!("{} {text}", id.as_str().map_or_else(|| id.to_string(), str::to_owned))
-                        }
-                        _ => text,
-                    })
-                }
-                _ => None,
+/// Returns the messages of Astra's own error object, `{"errors":[{"ID":1,"message":"…"}]}`.
+fn errors(object: &serde_json::Map<String, Value>) -> Option<String> {
+    let describe = |error: &Value| match error {
+        Value::String(text) => Some(text.clone()),
+        Value::Object(error) => {
+            let text = member(error, "message")?.as_str()?;
+            Some(match member(error, "id") {
+                Some(Value::String(id)) => format!("{id} {text}"),
+                Some(Value::Number(id)) => format!("{id} {text}"),
+                _ => text.to_owned(),
             })
-            .collect();
-        return Some(texts.join(", "));
-    }
+        }
+        _ => None,
+    };
+    let texts: Vec<String> = member(object, "errors")?.as_array()?.iter().filter_map(describe).collect();
+    if texts.is_empty() { None } else { Some(texts.join(", ")) }
+}
+
+/// Returns the message of an error object as many servers and gateways write it.
+fn message(object: &serde_json::Map<String, Value>) -> Option<String> {
     ["message", "error", "description"].iter().find_map(|name| Some(member(object, name)?.as_str()?.to_owned()))
+}
+
+/// Returns a member, whatever the letter case of its key.
+fn member<'a>(object: &'a serde_json::Map<String, Value>, name: &str) -> Option<&'a Value> {
+    object.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
 /// Returns a text of Astra as it may be shown: without tokens, without control characters, and short.
@@ -225,17 +230,20 @@ mod tests {
     #[test]
     fn every_shape_of_an_error_body_is_understood() {
         let api = |text: &str| Body::Api(text.to_owned());
-        let cases: [(&str, Body); 14] = [
+        let other = |text: &str| Body::Text(text.to_owned());
+        let cases: [(&str, Body); 16] = [
             (r#"{"errors":[{"ID":340018,"message":"gone"}]}"#, api("340018 gone")),
             (r#"{"Errors":[{"id":"7","Message":"gone"},{"message":"too"}]}"#, api("7 gone, too")),
             (r#"{"errors":["bad"]}"#, api("bad")),
             (r#""unable to create role""#, api("unable to create role")),
-            (r#"{"message":"no"}"#, api("no")),
-            (r#"{"error":"no"}"#, api("no")),
-            (r#"{"description":"no"}"#, api("no")),
+            (r#"{"message":"no"}"#, other("no")),
+            (r#"{"error":"no"}"#, other("no")),
+            (r#"{"description":"no"}"#, other("no")),
+            (r#"{"errors":[]}"#, Body::Unknown),
+            (r#"{"errors":[{"ID":1}]}"#, Body::Unknown),
             ("null", Body::Empty),
             ("", Body::Empty),
-            ("404 page not found\n", Body::Text("404 page not found".into())),
+            ("404 page not found\n", other("404 page not found")),
             ("<html>AstraCS:x</html>", Body::Unknown),
             (r#"{"clientId":"c","secret":"s","token":"t"}"#, Body::Unknown),
             (r#"{"clientId":"c","secret":"s"#, Body::Unknown),
@@ -259,6 +267,8 @@ mod tests {
     fn a_404_is_only_believed_when_it_is_astras_own() {
         let not_found = |body: &[u8]| Error::from_answer("x", 404, Body::parse(body, false)).is_not_found();
         assert!(not_found(br#"{"errors":[{"ID":1,"message":"no such token"}]}"#));
+        assert!(not_found(br#""no such token""#));
+        assert!(!not_found(br#"{"message":"no Route matched with those values"}"#));
         assert!(!not_found(b"404 page not found"));
         assert!(!not_found(b"<html></html>"));
         assert!(!not_found(b""));

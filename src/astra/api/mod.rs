@@ -112,6 +112,10 @@ impl Client {
             return Err(Error::garbled(CALL, "it has no clients"));
         };
         let id = |client: &Value| client.get("clientId").and_then(Value::as_str).map(str::to_owned);
+        // Whoever may see the list is in it with the root token. So an empty one says nothing.
+        if clients.is_empty() {
+            return Err(Error::garbled(CALL, "it has no tokens at all"));
+        }
         // One entry that cannot be read may be the one that is looked for.
         clients.iter().map(id).collect::<Option<_>>().ok_or_else(|| Error::garbled(CALL, "a client has no clientId"))
     }

@@ -178,3 +178,39 @@ async fn a_record_moves_with_the_lease_where_astra_ends_no_token() {
     let moved = expires().duration_since(before).as_secs();
     assert!((35990..=36010).contains(&moved), "{moved}");
 }
+
+#[tokio::test]
+async fn a_gateways_json_404_is_not_astras_own() {
+    // What API gateways answer when they have no route.
+    for body in [json!({"message": "no Route matched with those values"}), json!({"error": "Not Found"}), json!({})] {
+        let world = World::with_role("standard").await;
+        let secret = lease(&world.mint("org1").await);
+        world.astra.answer("DELETE", ResponseTemplate::new(404).set_body_json(&body));
+        let (code, text) = status(world.revoke(&secret).await);
+        assert_eq!((code, world.astra.live(), world.keys("token/").len()), (502, 1, 1), "{text}");
+        // The token may be gone all the same, and the list knows.
+        world.astra.answer_after("DELETE", ResponseTemplate::new(404).set_body_json(&body));
+        ok(world.revoke(&secret).await);
+        assert!(world.keys("token/").is_empty());
+    }
+    // Both shapes of Astra itself.
+    for body in [json!({"errors": [{"ID": 1, "message": "no such token"}]}), json!("no such token")] {
+        let world = World::with_role("standard").await;
+        let secret = lease(&world.mint("org1").await);
+        world.astra.answer_after("DELETE", ResponseTemplate::new(404).set_body_json(&body));
+        let asked = world.astra.count("GET");
+        ok(world.revoke(&secret).await);
+        assert_eq!(world.astra.count("GET"), asked, "the list is not asked");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_list_proves_nothing() {
+    // The root token itself is in the list of whoever may see it.
+    let world = World::with_role("standard").await;
+    let secret = lease(&world.mint("org1").await);
+    world.astra.answer("DELETE", ResponseTemplate::new(500));
+    world.astra.answer("GET", ResponseTemplate::new(200).set_body_json(json!({"clients": []})));
+    let (code, text) = status(world.revoke(&secret).await);
+    assert_eq!((code, world.astra.live(), world.keys("token/").len()), (502, 1, 1), "{text}");
+}
