@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+/// The call that makes a token.
+pub(super) const MINT: &str = "mint a token";
+
 /// How much of a text of Astra is quoted, in characters.
 const QUOTE: usize = 300;
 
@@ -72,7 +75,10 @@ impl Error {
             (404, body) if !matches!(body, Body::Api(_)) => {
                 (Kind::BadGateway, "the answer is not one of Astra's API", "check the url of the config and any proxy")
             }
-            (400..=499, _) => (Kind::Request, "Astra refused the request", "check the role_id of the role"),
+            (400..=499, _) if call == MINT => {
+                (Kind::Request, "Astra refused the request", "check the role_id of the role")
+            }
+            (400..=499, _) => (Kind::Request, "Astra refused the request", "see what Astra says"),
             (500..=599, _) => (Kind::BadGateway, "Astra failed", "try again later"),
             _ => (Kind::BadGateway, "Astra answered with an unexpected status", "check the url of the config"),
         };

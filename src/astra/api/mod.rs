@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use url::Url;
 
-use self::error::Body;
+use self::error::{Body, MINT};
 pub(crate) use self::error::{Error, Kind};
 pub(crate) use self::types::{CreatedToken, NewToken, TOKEN_PREFIX};
 
@@ -83,10 +83,9 @@ impl Client {
 
     /// Makes a token. Not idempotent: an error other than a refusal may hide a token that was made.
     pub(crate) async fn create_token(&self, token: &NewToken) -> Result<CreatedToken, Error> {
-        const CALL: &str = "mint a token";
-        let body = serde_json::to_vec(token).map_err(|_| Error::garbled(CALL, "the request has no JSON form"))?;
-        let answer = self.call(CALL, Method::POST, &["clientIdSecrets"], Some(body), ANSWER_LIMIT).await?;
-        Ok(CreatedToken::read(object(CALL, &answer)?))
+        let body = serde_json::to_vec(token).map_err(|_| Error::garbled(MINT, "the request has no JSON form"))?;
+        let answer = self.call(MINT, Method::POST, &["clientIdSecrets"], Some(body), ANSWER_LIMIT).await?;
+        Ok(CreatedToken::read(object(MINT, &answer)?))
     }
 
     /// Deletes a token. One that Astra does not have any more is deleted, too.

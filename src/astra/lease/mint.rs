@@ -14,6 +14,7 @@ use crate::astra::api::{self, CreatedToken, NewToken};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::store::{ClientId, Config, LogicalName, Metadata, Record, Role, Token, named_token_id};
+use crate::sdk::framework::format_duration;
 use crate::sdk::logical::{Caller, Response, Secret};
 
 /// Most characters of a description.
@@ -63,8 +64,9 @@ struct Minted {
 pub(crate) async fn mint(engine: &Arc<Engine>, order: Order) -> Result<Response, Error> {
     let lifetime = lifetime(engine, &order).await?;
     let mut warnings = Vec::new();
-    if order.ttl.is_some_and(|ttl| ttl > lifetime.ttl) {
-        warnings.push(format!("ttl is capped at the longest life of such a lease, {}s", lifetime.max_ttl.as_secs()));
+    if let Some(ttl) = order.ttl.filter(|ttl| *ttl > lifetime.ttl) {
+        let (given, cut) = (format_duration(ttl), format_duration(lifetime.ttl));
+        warnings.push(format!("ttl of {given} is longer than role and mount allow and was cut to {cut}"));
     }
 
     // The handler's future is dropped when the caller hangs up, so a task of its own does it. It hears of that twice: by

@@ -290,7 +290,7 @@ fn root_token(token: String) -> Result<String, Error> {
         Some((client_id, digest)) if is_part(client_id) && is_part(digest) => Ok(token),
         _ => Err(Error::field(
             ASTRA_TOKEN.name(),
-            "must look like \"AstraCS:<id>:<digest>\", as Astra's portal shows it",
+            "must look like \"AstraCS:<id>:<digest>\", as Astra's portal shows it, without spaces or line breaks",
         )),
     }
 }

@@ -24,11 +24,8 @@ const ORG_ID: Field<String> = Field::string(
 );
 
 /// The role; `role` is accepted as well.
-const ROLE_NAME: Field<String> = Field::lowercase(
-    "role_name",
-    "Name of the role in Vault. It is lower-cased. \"role\" is accepted as another name of this parameter.",
-)
-.aliases(&["role"]);
+const ROLE_NAME: Field<String> =
+    Field::lowercase("role_name", "Name of the role in Vault. It is lower-cased.").aliases(&["role"]);
 
 type Answered = Result<Option<Response>, Error>;
 

@@ -153,7 +153,8 @@ async fn find(engine: &Engine, request: &Request, fields: &Fields, org: &OrgId) 
     match engine.store.token(&id).await? {
         Some(token) => Ok((id, token)),
         None => Err(Error::Refused(format!(
-            "no live token with logical_name {:?} of role {:?} and org_id {:?}; see \"vault list {}/org/tokens\"",
+            "no live token with logical_name {:?} of role {:?} and org_id {:?}; see \"vault list {}/org/tokens\", and give \
+             the client_id of a token that a read minted",
             name.as_str(),
             role.as_str(),
             org.as_str(),
