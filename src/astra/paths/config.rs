@@ -102,7 +102,7 @@ const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Du
 
 pub(crate) fn path() -> Path<Engine> {
     Path::new("config", FIELDS)
-        .read(handler("Read the config of an organization", read).returns(&[
+        .read(handler("Read the config of an organization", read).takes(&["org_id", "logical_name"]).returns(&[
             ("astra_token", "The beginning of the root token."),
             ("ca_cert", "Certificates that are trusted beside those of the system."),
             ("caller_mode", "How tokens are asked for."),
@@ -115,7 +115,7 @@ pub(crate) fn path() -> Path<Engine> {
         ]))
         .write(handler("Write the config of an organization", write).on_active_node())
         .patch(handler("Change some settings of the config of an organization", write).on_active_node())
-        .delete(handler("Delete the config of an organization", delete).on_active_node())
+        .delete(handler("Delete the config of an organization", delete).takes(&["org_id", "force"]).on_active_node())
         .exists(exists)
         .help(
             "Manages the root token and the settings of one Astra organization.",

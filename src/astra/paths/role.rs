@@ -38,7 +38,7 @@ const LONGEST: Duration = Duration::from_secs(100 * 365 * 86400);
 
 pub(crate) fn path() -> Path<Engine> {
     Path::new("role", FIELDS)
-        .read(handler("Read a role", read).returns(&[
+        .read(handler("Read a role", read).takes(&["org_id", "role_name"]).returns(&[
             ("max_ttl", "Longest life of a token."),
             ("org_id", "Id of the organization."),
             ("role_id", "Id of the role in Astra."),
@@ -47,7 +47,7 @@ pub(crate) fn path() -> Path<Engine> {
         ]))
         .write(handler("Write a role", write).on_active_node())
         .patch(handler("Change some settings of a role", write).on_active_node())
-        .delete(handler("Delete a role", delete).on_active_node())
+        .delete(handler("Delete a role", delete).takes(&["org_id", "role_name"]).on_active_node())
         .exists(exists)
         .help(
             "Manages one role: a name in Vault for a role of an Astra organization.",

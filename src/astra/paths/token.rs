@@ -36,6 +36,12 @@ const TTL: Field<Duration> = Field::duration(
 const FIELDS: &[FieldSpec] =
     &[ORG_ID.required().spec(), ROLE_NAME.spec(), LOGICAL_NAME.spec(), METADATA.spec(), CLIENT_ID.spec(), TTL.spec()];
 
+/// The fields of a write.
+const ORDER: &[&str] = &["org_id", "role_name", "logical_name", "metadata", "ttl"];
+
+/// The fields that name a token.
+const NAMES: &[&str] = &["org_id", "client_id", "role_name", "logical_name"];
+
 const TOKEN: &[(&str, &str)] = &[
     ("clientId", "Public part of the token."),
     ("generatedOn", "When Astra made the token."),
@@ -48,9 +54,9 @@ const TOKEN: &[(&str, &str)] = &[
 
 pub(crate) fn path() -> Path<Engine> {
     Path::new("org/token", FIELDS)
-        .write(handler("Mint a token (caller mode \"standard\")", write).returns(TOKEN).on_active_node())
+        .write(handler("Mint a token (caller mode \"standard\")", write).takes(ORDER).returns(TOKEN).on_active_node())
         .read(handler("Fetch a token, or mint one (caller mode \"sidecar\")", read).returns(TOKEN))
-        .delete(handler("Delete a token in Astra and in Vault", delete).on_active_node())
+        .delete(handler("Delete a token in Astra and in Vault", delete).takes(NAMES).on_active_node())
         .help(
             "Mints, fetches and deletes tokens.",
             "In the caller mode \"standard\" of an organization, a write mints a token for a role under a logical name, \

@@ -23,6 +23,14 @@ async fn every_path_is_in_the_openapi_document() {
     let response = some(world.ask(Operation::Help, "", Value::Null).await);
     let mut document = response.data.unwrap()["openapi"].take();
     document["info"]["version"].take();
+    let parameters = |path: &str, method: &str| {
+        let parameters = document["paths"][path][method]["parameters"].as_array().unwrap();
+        parameters.iter().map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(parameters("/config", "get"), ["org_id", "logical_name"], "no root token in a query");
+    assert_eq!(parameters("/config", "delete"), ["org_id", "force"]);
+    assert_eq!(parameters("/role", "get"), ["org_id", "role_name"]);
+    assert_eq!(parameters("/org/token", "delete"), ["org_id", "role_name", "logical_name", "client_id"]);
     insta::assert_json_snapshot!("openapi", document);
     assert_eq!(world.storage.calls(), 0, "neither making a mount nor help needs storage");
 }
