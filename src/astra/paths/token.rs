@@ -147,7 +147,9 @@ async fn mint(engine: &Arc<Engine>, request: Request, fields: &Fields, config: A
 async fn find(engine: &Engine, request: &Request, fields: &Fields, org: &OrgId) -> Result<(String, Token), Error> {
     if let Some(client_id) = fields.get(&CLIENT_ID) {
         let client_id = ClientId::parse(CLIENT_ID.name(), &client_id)?;
-        return by_client_id(engine, request, org, &client_id).await;
+        let (id, token) = by_client_id(engine, request, org, &client_id).await?;
+        require_names(fields, &token)?;
+        return Ok((id, token));
     }
     if !fields.is_given(&ROLE_NAME) && !fields.is_given(&LOGICAL_NAME) {
         return Err(Error::field(CLIENT_ID.name(), "or role_name and logical_name are required"));
@@ -167,6 +169,24 @@ async fn find(engine: &Engine, request: &Request, fields: &Fields, org: &OrgId) 
             mount(request)
         ))),
     }
+}
+
+/// Names that are given beside a client id have to be those of its token, or the caller means another one.
+fn require_names(fields: &Fields, token: &Token) -> Result<(), Error> {
+    let differs = |field: &Field<String>, known: &str| {
+        fields.is_given(field) && fields.get(field).is_some_and(|name| name != known.to_lowercase())
+    };
+    if differs(&ROLE_NAME, token.role_name.as_str()) || differs(&LOGICAL_NAME, token.logical_name.as_str()) {
+        return Err(Error::field(
+            CLIENT_ID.name(),
+            format!(
+                "is that of logical_name {:?} of role {:?}; leave the names out, or correct them",
+                token.logical_name.as_str(),
+                token.role_name.as_str()
+            ),
+        ));
+    }
+    Ok(())
 }
 
 async fn by_client_id(

@@ -281,3 +281,22 @@ async fn the_inventory_lists_pages_without_secrets() {
     assert_eq!(page(json!({"org_id": ORG, "limit": 1, "after": ids[1]})).await, json!([ids[2]]));
     assert!(world.list("org/tokens/", json!({"after": ids[2]})).await.is_empty());
 }
+
+#[tokio::test]
+async fn a_client_id_and_names_of_another_token_are_a_contradiction() {
+    let world = World::with_role("standard").await;
+    let client_id = text(&world.mint("org1").await, "clientId");
+    world.mint("org2").await;
+    for (field, value) in [("logical_name", "org2"), ("role", "another")] {
+        let mut by = json!({"org_id": ORG, "client_id": client_id});
+        by[field] = json!(value);
+        for operation in [Operation::Read, Operation::Delete] {
+            let text = refused(world.ask(operation, "org/token", by.clone()).await);
+            assert!(text.starts_with("client_id") && text.contains("org1"), "{text}");
+        }
+    }
+    assert_eq!(world.astra.live(), 2);
+    let mut by = name("ORG1");
+    by["client_id"] = json!(client_id);
+    assert_eq!(data(world.read("org/token", by).await)["clientId"], json!(client_id));
+}
