@@ -7,11 +7,10 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
-use tracing::Instrument as _;
 
 use super::locks::Locks;
 use super::store::{Config, OrgId, Store};
-use super::{Error, api};
+use super::{Error, api, task};
 use crate::sdk::logical::{self, Mount, SystemView};
 
 /// Orgs whose connections are kept.
@@ -96,7 +95,7 @@ impl Engine {
     /// Starts the background work. Never fails: the host holds up its unsealing for this.
     pub(crate) fn start(self: Arc<Self>) {
         let engine = Arc::downgrade(&self);
-        let work = async move {
+        let work = task::start(async move {
             let (mut pause, longest) = RETRY;
             loop {
                 let Some(engine) = engine.upgrade() else { return };
@@ -110,8 +109,8 @@ impl Engine {
                 tokio::time::sleep(pause).await;
                 pause = longest.min(pause * 2);
             }
-        };
-        self.replace_background(Some(tokio::spawn(work.in_current_span())));
+        });
+        self.replace_background(Some(work));
     }
 
     /// Stops the background work.

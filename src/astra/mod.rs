@@ -9,6 +9,7 @@ mod lease;
 mod locks;
 mod paths;
 mod store;
+mod task;
 #[cfg(test)]
 mod tests;
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use tokio::sync::oneshot;
-use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{EXPIRY_MARGIN, LeaseData, SECRET_TYPE, later, rfc3339, token_data};
@@ -14,6 +13,7 @@ use crate::astra::api::{self, CreatedToken, NewToken};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::store::{ClientId, Config, LogicalName, Metadata, Record, Role, Token, named_token_id};
+use crate::astra::task;
 use crate::sdk::framework::format_duration;
 use crate::sdk::logical::{Caller, Response, Secret};
 
@@ -73,9 +73,13 @@ pub(crate) async fn mint(engine: &Arc<Engine>, order: Order) -> Result<Response,
     // the answer that nobody takes, and by the receipt that never comes.
     let (answer, answered) = oneshot::channel();
     let (receipt, received) = oneshot::channel::<()>();
-    tokio::spawn(run(engine.clone(), order, lifetime, answer, received).in_current_span());
+    let work = task::start(run(engine.clone(), order, lifetime, answer, received));
     let stopped = || Error::NotYet("the token was not minted because the plugin is stopping; try again".into());
-    let mut response: Response = answered.await.map_err(|_| stopped())??;
+    let Ok(answer) = answered.await else {
+        task::end(work).await?;
+        return Err(stopped());
+    };
+    let mut response: Response = answer?;
     receipt.send(()).map_err(|()| stopped())?;
     response.warnings.extend(warnings);
     Ok(response)

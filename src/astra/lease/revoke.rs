@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use tracing::Instrument as _;
-
 use super::LeaseData;
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::store::{ClientId, OrgId, RoleName};
+use crate::astra::task;
 use crate::sdk::framework::LeaseCall;
 use crate::sdk::logical;
 
@@ -49,7 +48,7 @@ pub(crate) async fn delete(engine: Arc<Engine>, target: Target) -> Result<(), Er
 
 /// Deletes a token in Astra, then in Vault. It goes on when the caller hangs up, so that nothing stays half done.
 async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, Error> {
-    let work = async move {
+    let work = task::start(async move {
         let _lock = engine.locks.lock(format!("token/{}", target.token_id)).await;
         match engine.store.config(&target.org_id).await? {
             Some(config) => engine.client(&config).await?.delete_token(target.client_id.as_str()).await?,
@@ -57,10 +56,8 @@ async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, Error> {
         }
         engine.store.delete_token(&target.token_id, &target.org_id, &target.client_id).await?;
         Ok(target)
-    };
-    tokio::spawn(work.in_current_span())
-        .await
-        .unwrap_or_else(|_| Err(Error::NotYet("the plugin is stopping; try again".into())))
+    });
+    task::end(work).await?
 }
 
 /// Without a config there is no root token to ask Astra with. Only a token that was deleted before is surely dead.
