@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use super::{Answered, ORG_ID, handler, missing, mount, no_config, object, org_id, require_config, written};
+use super::{Answered, ORG_ID, change, handler, missing, mount, no_config, object, org_id, require_config, written};
 use crate::astra::api::{self, Kind, TOKEN_PREFIX};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
@@ -113,9 +113,9 @@ pub(crate) fn path() -> Path<Engine> {
             ("token_expiry", "Whether Astra is told when each token expires."),
             ("url", "URL of Astra's DevOps API."),
         ]))
-        .write(handler("Write the config of an organization", write).on_active_node())
-        .patch(handler("Change some settings of the config of an organization", write).on_active_node())
-        .delete(handler("Delete the config of an organization", delete).takes(&["org_id", "force"]).on_active_node())
+        .write(change("Write the config of an organization", write).on_active_node())
+        .patch(change("Change some settings of the config of an organization", write).on_active_node())
+        .delete(change("Delete the config of an organization", delete).takes(&["org_id", "force"]).on_active_node())
         .exists(exists)
         .help(
             "Manages the root token and the settings of one Astra organization.",

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::engine::Engine;
 use super::error::Error;
 use super::store::{Config, OrgId, RoleName};
+use super::task;
 use crate::sdk::framework::{Call, Field, Fields, Handler};
 use crate::sdk::logical::{Map, Request, Response};
 
@@ -44,6 +45,19 @@ where
                 error.into()
             })
         }
+    })
+}
+
+/// Declares a handler of a change, which goes on when the caller hangs up. The host may store the change nevertheless,
+/// and what is cached of it has to follow.
+fn change<F, Fut>(summary: &'static str, run: F) -> Handler<Engine>
+where
+    F: Fn(Arc<Engine>, Call) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Answered> + Send + 'static,
+{
+    handler(summary, move |engine, call| {
+        let work = run(engine, call);
+        async move { task::end(task::start(work)).await? }
     })
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Answered, ORG_ID, ROLE_NAME, handler, missing, no_config, no_role, object, org_id, role_name, written};
+use super::{
+    Answered, ORG_ID, ROLE_NAME, change, handler, missing, no_config, no_role, object, org_id, role_name, written,
+};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::store::{DEFAULT_TTL, OrgId, Role, RoleName};
@@ -45,9 +47,9 @@ pub(crate) fn path() -> Path<Engine> {
             ("role_name", "Name of the role in Vault."),
             ("ttl", "How long a lease lasts."),
         ]))
-        .write(handler("Write a role", write).on_active_node())
-        .patch(handler("Change some settings of a role", write).on_active_node())
-        .delete(handler("Delete a role", delete).takes(&["org_id", "role_name"]).on_active_node())
+        .write(change("Write a role", write).on_active_node())
+        .patch(change("Change some settings of a role", write).on_active_node())
+        .delete(change("Delete a role", delete).takes(&["org_id", "role_name"]).on_active_node())
         .exists(exists)
         .help(
             "Manages one role: a name in Vault for a role of an Astra organization.",
