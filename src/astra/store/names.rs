@@ -79,9 +79,9 @@ pub(crate) fn check(field: &'static str, text: &str) -> Result<(), Error> {
         "must not be longer than 255 bytes"
     } else if text.contains(['/', ':']) || text.chars().any(char::is_control) {
         "must not contain \"/\", \":\" or control characters"
-    } else if text.contains("..") {
+    } else if text == "." || text.contains("..") {
         // The host refuses such keys: "relative paths not supported".
-        "must not contain \"..\""
+        "must not be \".\" or contain \"..\""
     } else {
         return Ok(());
     };
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn names_that_could_escape_their_key_are_refused() {
         let long = "x".repeat(256);
-        for text in ["", "a/b", "a:b", "a\nb", "a\0", "..", "a..b", &long] {
+        for text in ["", "a/b", "a:b", "a\nb", "a\0", ".", "..", "a..b", &long] {
             let error = OrgId::parse("org_id", text).unwrap_err().to_string();
             assert!(error.starts_with("org_id "), "{error}");
         }
