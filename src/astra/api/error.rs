@@ -198,7 +198,7 @@ fn member<'a>(object: &'a serde_json::Map<String, Value>, name: &str) -> Option<
 }
 
 /// Returns a text of Astra as it may be shown: without tokens, without control characters, and short.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     let mut safe = String::new();
     let mut rest = text;
     while let Some(start) = find_ignore_case(rest, "AstraCS") {

@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use url::Url;
 
-use self::error::{Body, MINT};
+use self::error::{Body, MINT, quote};
 pub(crate) use self::error::{Error, Kind};
 pub(crate) use self::types::{CreatedToken, NewToken, TOKEN_PREFIX};
 
@@ -76,7 +76,8 @@ impl Client {
         const CALL: &str = "ask whose token this is";
         let answer = self.call(CALL, Method::GET, &["currentOrg"], None, ANSWER_LIMIT).await?;
         match object(CALL, &answer)?.remove("id") {
-            Some(Value::String(id)) if !id.is_empty() => Ok(id),
+            // It is shown to the caller when it is another org's.
+            Some(Value::String(id)) if !id.is_empty() => Ok(quote(&id)),
             _ => Err(Error::garbled(CALL, "it has no id")),
         }
     }

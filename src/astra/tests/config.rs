@@ -78,6 +78,10 @@ async fn the_root_token_is_verified_before_it_is_stored() {
         let text = refused(world.write("config", config(&world)).await);
         assert!(text.contains(expected), "{text}");
     }
+    let echo = json!({"id": format!("{ROOT} {}", "x".repeat(100_000))});
+    world.astra.answer("GET", ResponseTemplate::new(200).set_body_json(echo));
+    let text = refused(world.write("config", config(&world)).await);
+    assert!(text.len() < 1000 && !text.contains(ROOT), "an answer is shown as it came, {} bytes", text.len());
     other_org(&world.astra);
     let text = refused(world.write("config", config(&world)).await);
     assert!(text.contains("astra_token belongs to") && text.contains(OTHER_ORG), "{text}");
