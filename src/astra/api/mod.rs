@@ -11,6 +11,7 @@ use std::time::Duration;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Method, Response};
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -92,13 +93,19 @@ impl Client {
     /// Deletes a token. One that Astra does not have any more is deleted, too.
     pub(crate) async fn delete_token(&self, client_id: &str) -> Result<(), Error> {
         const CALL: &str = "delete a token";
-        let error = match self.call(CALL, Method::DELETE, &["clientIdSecrets", client_id], None, ANSWER_LIMIT).await {
-            Ok(_) => return Ok(()),
+        let answer = self.call(CALL, Method::DELETE, &["clientIdSecrets", client_id], None, ANSWER_LIMIT).await;
+        let (error, is_unclear) = match answer {
+            Ok(answer) if answer.is_empty() || serde_json::from_slice::<IgnoredAny>(&answer).is_ok() => return Ok(()),
+            // A proxy that asks for a login or tells of its maintenance does so with a success as well.
+            Ok(_) => (Error::garbled(CALL, "it is not JSON"), true),
             Err(error) if error.is_not_found() => return Ok(()),
-            Err(error) => error,
+            Err(error) => {
+                let is_unclear = error.is_unclear();
+                (error, is_unclear)
+            }
         };
         // What Astra answers for an unknown token is not documented, and a proxy can say anything. The list is sure.
-        if error.is_unclear() && self.token_ids().await.is_ok_and(|ids| !ids.iter().any(|id| id == client_id)) {
+        if is_unclear && self.token_ids().await.is_ok_and(|ids| !ids.iter().any(|id| id == client_id)) {
             return Ok(());
         }
         Err(error)

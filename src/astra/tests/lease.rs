@@ -116,6 +116,8 @@ async fn only_astra_itself_can_say_that_a_token_is_gone() {
         (ResponseTemplate::new(429), 429),
         (ResponseTemplate::new(400).set_body_json("bad"), 400),
         (ResponseTemplate::new(302), 502),
+        (ResponseTemplate::new(200).set_body_raw("<html>Log in to go on</html>", "text/html"), 502),
+        (ResponseTemplate::new(200).set_body_string("maintenance"), 502),
     ];
     let world = World::with_role("standard").await;
     let secret = lease(&world.mint("org1").await);
