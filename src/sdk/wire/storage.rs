@@ -50,6 +50,16 @@ impl RemoteStorage {
         self.host.client.clone()
     }
 
+    async fn begin_transaction(host: Arc<Host>) -> Result<Self, StorageError> {
+        let reply = call(host.client.clone().begin_tx(pb::Empty {})).await.map_err(failed)?;
+        check(&reply.err)?;
+        if reply.txn.is_empty() {
+            // Going on would write outside of any transaction.
+            return Err(StorageError::Failed("the host began a transaction without an id".into()));
+        }
+        Ok(Self { host, txn: reply.txn, open: true })
+    }
+
     async fn list_whole(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
         let args = pb::StorageListArgs { prefix: prefix.into(), txn: self.txn.clone() };
         let reply = call(self.client().list(args)).await.map_err(failed)?;
@@ -110,13 +120,10 @@ impl Storage for RemoteStorage {
         if !*transactional.await? || !self.txn.is_empty() {
             return Ok(None);
         }
-        let reply = call(self.client().begin_tx(pb::Empty {})).await.map_err(failed)?;
-        check(&reply.err)?;
-        if reply.txn.is_empty() {
-            // Going on would write outside of any transaction.
-            return Err(StorageError::Failed("the host began a transaction without an id".into()));
-        }
-        Ok(Some(Box::new(Self { host: self.host.clone(), txn: reply.txn, open: true })))
+        // In a task of its own: of a transaction that the host begins for nobody, the id has to come here all the same.
+        let begun = tokio::spawn(Self::begin_transaction(self.host.clone())).await;
+        let transaction = begun.map_err(|_| StorageError::Failed("the plugin is stopping".into()))??;
+        Ok(Some(Box::new(transaction)))
     }
 }
 
@@ -196,6 +203,7 @@ const CONFLICT: &str = "transaction commit failed";
 mod tests {
     use std::sync::{Mutex, PoisonError};
 
+    use futures_util::FutureExt;
     use hyper_util::rt::TokioIo;
     use proptest::prelude::*;
     use tokio::io::DuplexStream;
@@ -387,6 +395,19 @@ mod tests {
         for expected in ["is_transactional", "begin", "rollback t1"] {
             assert_eq!(calls.0.recv().await.unwrap(), expected);
         }
+    }
+
+    #[tokio::test]
+    async fn transaction_that_nobody_waits_for_any_more_is_rolled_back() {
+        let (storage, mut calls) = storage(false).await;
+        storage.begin().await.unwrap().unwrap().commit().await.unwrap();
+        calls.so_far();
+        let mut begin = storage.begin();
+        assert!(begin.as_mut().now_or_never().is_none());
+        assert_eq!(calls.0.recv().await.unwrap(), "begin");
+        drop(begin);
+        let rolled_back = timeout(Duration::from_secs(10), calls.0.recv()).await;
+        assert_eq!(rolled_back.expect("the host keeps it").unwrap(), "rollback t1");
     }
 
     #[tokio::test]
