@@ -50,13 +50,15 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
         extend_record(engine, &token, end).await?;
     }
 
+    // Rounded up, or a part of a second of what is granted would be missing.
+    let age = until(issued, now) + Duration::from_secs(u64::from(now > end));
     // The stored token has all that an answer holds. The Go plugin's renewals lost theirs.
     let by_read = lease.token_id == lease.client_id.as_str();
     let data = if request.data.is_empty() { token_data(&token, by_read) } else { request.data };
     let renewed = Secret {
         ttl: granted,
         // The host refuses a renewal that is past the longest life, so that never lies behind what is granted.
-        max_ttl: until(issued, end).max(until(issued, now) + granted),
+        max_ttl: until(issued, end).max(age + granted),
         renewable: true,
         increment: Duration::ZERO,
         issue_time: Some(issued),

@@ -75,6 +75,18 @@ async fn a_lease_that_cannot_be_extended_is_no_error() {
 }
 
 #[tokio::test]
+async fn what_is_granted_at_the_end_is_left_in_whole_when_the_host_looks() {
+    let world = World::with_role("standard").await;
+    let age = jiff::SignedDuration::from_millis(40_000_950);
+    let issued = Timestamp::now().checked_sub(age).unwrap();
+    let secret = Secret { issue_time: Some(issued), ..lease(&world.mint("org1").await) };
+    let renewal = renewed(&world, &secret).await;
+    let end = issued.checked_add(jiff::SignedDuration::try_from(renewal.max_ttl).unwrap()).unwrap();
+    let left = end.duration_since(Timestamp::now()).as_millis();
+    assert!(left > 500, "{left} ms");
+}
+
+#[tokio::test]
 async fn lost_data_comes_back_and_a_gone_token_is_said_to_be_gone() {
     let world = World::with_role("standard").await;
     let minted = world.mint("org1").await;
