@@ -129,6 +129,8 @@ fn role_refuses_wrong_values() {
             case("POST", "role", json!({"org_id": org_id, "role_id": ROLE_ID}), "role_name"),
             case("POST", "role", json!({"org_id": org_id, "role_name": "writer"}), "role_id"),
             case("POST", "role", role("role_id", json!("")), "role_id"),
+            case("POST", "role", role("role_id", json!("a\nb")), "role_id"),
+            case("POST", "role", role("role_id", json!(["x"])), "role_id"),
             case("GET", "role", Value::Null, "org_id"),
             case("GET", format!("role?org_id={org_id}"), Value::Null, "role_name"),
             case("DELETE", format!("role?org_id={org_id}"), Value::Null, "role_name"),
@@ -178,7 +180,13 @@ fn org_token_refuses_wrong_values() {
             case("GET", format!("org/token?org_id={sidecar}&role_name=unknown"), Value::Null, "role_name"),
             case("DELETE", "org/token", Value::Null, "org_id"),
             case("DELETE", format!("org/token?org_id={org_id}"), Value::Null, "client_id"),
+            case("GET", format!("org/token?org_id={org_id}&client_id=a/b"), Value::Null, "client_id"),
+            case("DELETE", format!("org/token?org_id={org_id}&client_id=unknown"), Value::Null, "client_id"),
+            case("DELETE", format!("org/token?org_id={org_id}&role_name=reader"), Value::Null, "logical_name"),
             case("LIST", "org/tokens?org_id=a/b", Value::Null, "org_id"),
+            case("LIST", "org/tokens?limit=few", Value::Null, "limit"),
+            case("LIST", "org/tokens?limit=-1", Value::Null, "limit"),
+            case("LIST", "org/tokens?after=a&after=b", Value::Null, "after"),
         ];
         for name in bad_names() {
             for field in ["org_id", "role_name", "logical_name"] {

@@ -1,9 +1,11 @@
 //! The commands of the README do what it says.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use crate::astra::Astra;
-use crate::bao::{PLUGIN, Server, redact, sha256};
+use crate::bao::{PLUGIN, Server, host_binary, redact, sha256};
 use crate::world::{ROLE_ID, World};
 
 #[test]
@@ -42,4 +44,26 @@ fn six_commands_make_a_token() {
     }
     assert_eq!(world.minted(), 1);
     world.wait_for(std::time::Duration::from_secs(30), |astra| astra.live(&org.id).is_empty());
+}
+
+/// `make demo` and `make dev` are this script with a release build of the plugin.
+#[test]
+fn the_demo_runs_to_its_end_and_leaves_nothing() {
+    let plugin = Path::new(env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra"));
+    let simulator = plugin.with_file_name("examples").join("astra-simulator");
+    assert!(simulator.is_file(), "no {}: \"cargo test\" builds it with the other examples", simulator.display());
+    let temporary = tempfile::tempdir().expect("temporary directory");
+    let output = Command::new("sh")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/demo.sh"))
+        .env("PLUGIN", plugin)
+        .env("SIMULATOR", simulator)
+        .env("HOST_BIN", host_binary())
+        .env("TMPDIR", temporary.path())
+        .output()
+        .expect("run the demo");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}\n{told}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert_eq!(told.matches(" is alive").count(), 1);
+    assert_eq!(told.matches(" is gone").count(), 2);
+    assert_eq!(temporary.path().read_dir().expect("temporary directory").count(), 0, "files are left");
 }

@@ -278,7 +278,7 @@ fn search_path() -> String {
 }
 
 /// Returns the server's binary.
-fn host_binary() -> PathBuf {
+pub(crate) fn host_binary() -> PathBuf {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let path = std::env::var_os("HOST_BIN").map_or_else(|| repository.join(".cache/bao/bao"), PathBuf::from);
     assert!(path.is_file(), "no server at {}: \"make test\" fetches one, or set HOST_BIN", path.display());
