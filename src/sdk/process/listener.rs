@@ -37,16 +37,28 @@ impl Drop for Socket {
 ///
 /// A directory given by the host gets the socket itself, because hosts of containers see the last part of the path only
 /// (plugincontainer, `PluginToHost`). Elsewhere the socket gets a directory that no other user can look into.
+///
+/// # Errors
+/// Names the directory: it comes from the environment of the host, which nobody has before their eyes.
 pub(super) fn bind(environment: &Environment) -> io::Result<(UnixListener, Socket)> {
-    let unique = Uuid::new_v4().simple().to_string();
     let gid = environment.socket_group.as_deref().map(group_id).transpose()?;
-    let socket = match &environment.socket_dir {
-        Some(directory) => Socket { path: directory.join(format!("plugin{}", &unique[..8])), directory: None },
-        None => {
-            let directory = std::env::temp_dir().join(format!("plugin{}", &unique[..8]));
-            DirBuilder::new().mode(0o700).create(&directory)?;
-            Socket { path: directory.join("s"), directory: Some(directory) }
-        }
+    let directory = std::path::absolute(environment.socket_dir.clone().unwrap_or_else(std::env::temp_dir))?;
+    let bound = if directory.to_string_lossy().contains(['|', '\n', '\r']) {
+        Err(io::Error::other("its name cannot stand in the handshake line"))
+    } else {
+        bind_in(&directory, environment.socket_dir.is_some(), gid)
+    };
+    bound.map_err(|error| io::Error::new(error.kind(), format!("no socket can be made in {directory:?}: {error}")))
+}
+
+fn bind_in(parent: &Path, given: bool, gid: Option<u32>) -> io::Result<(UnixListener, Socket)> {
+    let unique = Uuid::new_v4().simple().to_string();
+    let path = parent.join(format!("plugin{}", &unique[..8]));
+    let socket = if given {
+        Socket { path, directory: None }
+    } else {
+        DirBuilder::new().mode(0o700).create(&path)?;
+        Socket { path: path.join("s"), directory: Some(path) }
     };
     let listener = UnixListener::bind(&socket.path)?;
     match gid {
@@ -117,6 +129,30 @@ mod tests {
         assert_eq!(mode(socket.path()), 0o660);
         assert_eq!(mode(socket.directory.as_deref().unwrap()), 0o710);
         assert_eq!(fs::metadata(socket.path()).unwrap().gid(), gid);
+    }
+
+    #[tokio::test]
+    async fn directory_that_is_of_no_use_is_named() {
+        let given = tempfile::tempdir().unwrap();
+        let long = given.path().join("x".repeat(200));
+        fs::create_dir(&long).unwrap();
+        let odd = ["a|b", "a\nb"].map(|name| given.path().join(name));
+        odd.iter().for_each(|directory| fs::create_dir(directory).unwrap());
+        for directory in [given.path().join("none"), long].into_iter().chain(odd) {
+            let environment = Environment { socket_dir: Some(directory.clone()), ..Environment::default() };
+            let error = bind(&environment).err().expect("a socket that no host can use").to_string();
+            assert!(error.contains(&format!("{directory:?}")), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn path_is_absolute() {
+        let given = tempfile::tempdir().unwrap();
+        let up = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect::<PathBuf>();
+        let relative = up.join(given.path().strip_prefix("/").unwrap());
+        let environment = Environment { socket_dir: Some(relative), ..Environment::default() };
+        let (_listener, socket) = bind(&environment).unwrap();
+        assert!(Path::new(socket.path()).is_absolute());
     }
 
     #[test]
