@@ -27,14 +27,14 @@ pub(super) enum Stop {
     HostGone,
     /// The process was told to terminate.
     Terminated,
-    /// Nobody connected.
+    /// Nobody is connected. A host that gives up between its connection and the broker stream says nothing else.
     Unused,
 }
 
 /// How often the parent is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long the host may take to connect.
+/// How long the host may be without a connection.
 const UNUSED: Duration = Duration::from_secs(60);
 
 /// How long the host may take for an orderly stop that it began, or that began together with ours.
@@ -48,21 +48,16 @@ const DRAIN: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub(super) struct Control {
     stop: SyncSender<Stop>,
-    connections: Arc<Connections>,
-}
-
-#[derive(Default)]
-struct Connections {
-    open: AtomicUsize,
-    ever: AtomicUsize,
+    /// Open connections of the host.
+    connections: Arc<AtomicUsize>,
 }
 
 /// One connection of the host, for as long as this lives.
-pub(super) struct Counted(Arc<Connections>);
+pub(super) struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -80,17 +75,24 @@ impl Control {
 
     /// Counts a connection of the host.
     pub(super) fn connected(&self) -> Counted {
-        self.connections.ever.fetch_add(1, Ordering::Relaxed);
-        self.connections.open.fetch_add(1, Ordering::Relaxed);
+        self.connections.fetch_add(1, Ordering::Relaxed);
         Counted(self.connections.clone())
+    }
+
+    fn open(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Waits for a reason to end. It runs on a thread of its own, so that no request can keep it from doing so.
     pub(super) fn wait(&self, stops: &Receiver<Stop>) -> Stop {
+        self.wait_unless(stops, TICK, UNUSED)
+    }
+
+    fn wait_unless(&self, stops: &Receiver<Stop>, tick: Duration, unused: Duration) -> Stop {
         let parent = rustix::process::getppid();
-        let started = Instant::now();
+        let mut seen = Instant::now();
         loop {
-            match stops.recv_timeout(TICK) {
+            match stops.recv_timeout(tick) {
                 Ok(reason) => return self.settle(reason, stops),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Stop::HostGone,
@@ -99,7 +101,9 @@ impl Control {
             if rustix::process::getppid() != parent {
                 return Stop::HostGone;
             }
-            if self.connections.ever.load(Ordering::Relaxed) == 0 && started.elapsed() > UNUSED {
+            if self.open() > 0 {
+                seen = Instant::now();
+            } else if seen.elapsed() > unused {
                 return Stop::Unused;
             }
         }
@@ -114,7 +118,7 @@ impl Control {
             Stop::Shutdown | Stop::Unused => None,
         } {
             let end = Instant::now() + grace;
-            while reason != Stop::Shutdown && self.connections.open.load(Ordering::Relaxed) > 0 {
+            while reason != Stop::Shutdown && self.open() > 0 {
                 match stops.recv_timeout(POLL) {
                     Ok(next) => reason = next,
                     Err(_) if Instant::now() < end => {}
@@ -123,7 +127,7 @@ impl Control {
             }
         }
         let end = Instant::now() + DRAIN;
-        while reason == Stop::Shutdown && self.connections.open.load(Ordering::Relaxed) > 0 && Instant::now() < end {
+        while reason == Stop::Shutdown && self.open() > 0 && Instant::now() < end {
             std::thread::sleep(POLL);
         }
         reason
@@ -208,6 +212,19 @@ mod tests {
         control.stop(Stop::Shutdown);
         assert_eq!(control.wait(&stops), Stop::Shutdown);
         assert!(start.elapsed() < GRACE);
+    }
+
+    #[test]
+    fn host_that_left_before_it_opened_the_broker_stream_ends_the_process() {
+        let (control, stops) = Control::new();
+        let connection = control.connected();
+        let (end, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let _ = end.send(control.wait_unless(&stops, Duration::from_millis(1), Duration::from_millis(50)));
+        });
+        assert!(ended.recv_timeout(Duration::from_millis(200)).is_err(), "it ends although the host is connected");
+        drop(connection);
+        assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(Stop::Unused));
     }
 
     #[test]

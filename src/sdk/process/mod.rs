@@ -40,7 +40,7 @@ pub(super) fn run(plugin: &Plugin, services: impl FnOnce(Arc<Broker>) -> Routes)
     match start(&environment, services) {
         Ok(reason) => {
             if reason == Stop::Unused {
-                tracing::warn!("the host did not connect in time");
+                tracing::warn!("the host had no connection for too long");
             }
             tracing::debug!(?reason, "plugin ends");
             ExitCode::SUCCESS
