@@ -136,7 +136,8 @@ impl Error {
 
     /// Whether the answer leaves open if what was asked for is there.
     pub(super) fn is_unclear(&self) -> bool {
-        matches!(self.answer, Some((status, _)) if !matches!(status, 401 | 403 | 429))
+        // The others say that Astra did not even look.
+        matches!(self.answer, Some((status, _)) if !matches!(status, 401 | 403 | 429 | 503))
     }
 
     /// Whether Astra answered 401 without a word: the token is bad, or it is good and lacks a permission.

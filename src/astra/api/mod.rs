@@ -17,6 +17,7 @@ use url::Url;
 
 use self::error::{Body, MINT, quote};
 pub(crate) use self::error::{Error, Kind};
+use self::types::TokenList;
 pub(crate) use self::types::{CreatedToken, NewToken, TOKEN_PREFIX};
 
 /// Most that is read of an answer about one thing.
@@ -115,16 +116,14 @@ impl Client {
     async fn token_ids(&self) -> Result<Vec<String>, Error> {
         const CALL: &str = "list the tokens";
         let answer = self.call(CALL, Method::GET, &["clientIdSecrets"], None, LIST_LIMIT).await?;
-        let Some(Value::Array(clients)) = object(CALL, &answer)?.remove("clients") else {
-            return Err(Error::garbled(CALL, "it has no clients"));
-        };
-        let id = |client: &Value| client.get("clientId").and_then(Value::as_str).map(str::to_owned);
+        // One entry that cannot be read may be the one that is looked for, so then none counts.
+        let list: TokenList = serde_json::from_slice(&answer)
+            .map_err(|_| Error::garbled(CALL, "it is not a list of clients, each with a clientId"))?;
         // Whoever may see the list is in it with the root token. So an empty one says nothing.
-        if clients.is_empty() {
+        if list.clients.is_empty() {
             return Err(Error::garbled(CALL, "it has no tokens at all"));
         }
-        // One entry that cannot be read may be the one that is looked for.
-        clients.iter().map(id).collect::<Option<_>>().ok_or_else(|| Error::garbled(CALL, "a client has no clientId"))
+        Ok(list.clients.into_iter().map(|client| client.client_id).collect())
     }
 
     async fn call(

@@ -2,7 +2,7 @@
 //! empty, and whoever needs it checks it.
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -20,6 +20,19 @@ pub(crate) struct NewToken {
     /// When it dies by itself (RFC 3339, UTC).
     #[serde(rename = "tokenExpiry", skip_serializing_if = "Option::is_none")]
     pub(crate) token_expiry: Option<String>,
+}
+
+/// The tokens of an org. Of each, which may be thousands, only the id is kept.
+#[derive(Deserialize)]
+pub(super) struct TokenList {
+    pub(super) clients: Vec<ListedToken>,
+}
+
+/// One of them.
+#[derive(Deserialize)]
+pub(super) struct ListedToken {
+    #[serde(rename = "clientId")]
+    pub(super) client_id: String,
 }
 
 /// A token that Astra says it made. No `Debug`: it holds the token.
