@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         version: env!("CARGO_PKG_VERSION"),
         description: env!("CARGO_PKG_DESCRIPTION"),
         log_level_variable: "DATASTAX_ASTRA_VAULT_LOG_LEVEL",
+        log_target: env!("CARGO_CRATE_NAME"),
         redact: &["AstraCS:"],
         factory: astra::factory(),
     })

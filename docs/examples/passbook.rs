@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         version: "0.1.0",
         description: "Accounts, and cards that are lent for a while",
         log_level_variable: "PASSBOOK_LOG_LEVEL",
+        log_target: env!("CARGO_CRATE_NAME"),
         redact: &["pin-"],
         factory,
     })

@@ -25,6 +25,9 @@ pub struct Plugin {
     pub description: &'static str,
     /// Environment variable with the log level; the host's own `BAO_LOG_LEVEL` or `VAULT_LOG_LEVEL` comes after it.
     pub log_level_variable: &'static str,
+    /// Crate that the engine is written in, `env!("CARGO_CRATE_NAME")`: below info, only its events and those of this
+    /// runtime are logged, because dependencies show headers there.
+    pub log_target: &'static str,
     /// What tokens begin with. In log lines, whatever follows such a prefix is blacked out.
     pub redact: &'static [&'static str],
     /// Makes the backend of each mount.

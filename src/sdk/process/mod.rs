@@ -36,7 +36,7 @@ pub(super) fn run(plugin: &Plugin, services: impl FnOnce(Arc<Broker>) -> Routes)
     if !environment.cookie {
         return manual::answer(plugin, std::env::args_os().skip(1));
     }
-    let _log = log::start(environment.log_level.as_deref(), plugin.redact);
+    let _log = log::start(environment.log_level.as_deref(), plugin.log_target, plugin.redact);
     match start(&environment, services) {
         Ok(reason) => {
             if reason == Stop::Unused {

@@ -27,14 +27,15 @@ impl Drop for Guard {
     }
 }
 
-/// Starts the log of this process, panics included. What follows one of the prefixes in `secrets` is blacked out.
-pub(super) fn start(level: Option<&str>, secrets: &'static [&'static str]) -> Guard {
+/// Starts the log of this process, panics included. `engine` is the crate that may speak at every level; what follows one
+/// of the prefixes in `secrets` is blacked out.
+pub(super) fn start(level: Option<&str>, engine: &'static str, secrets: &'static [&'static str]) -> Guard {
     let writer = Writer::start(std::io::stderr());
     let known = level.map_or(Some(LevelFilter::INFO), parse_level);
     let threshold = known.unwrap_or(LevelFilter::INFO);
     let subscriber = tracing_subscriber::registry()
         .with(threshold)
-        .with(Hclog { writer: writer.clone(), secrets }.with_filter(ours()));
+        .with(Hclog { writer: writer.clone(), secrets }.with_filter(ours(engine)));
     // Fails only if there is one already, which then takes the events.
     let _ = tracing::subscriber::set_global_default(subscriber);
     std::panic::set_hook(Box::new(log_panic));
@@ -44,10 +45,11 @@ pub(super) fn start(level: Option<&str>, secrets: &'static [&'static str]) -> Gu
     Guard(writer)
 }
 
-/// Below info the dependencies show headers and bodies, so there only this package may speak.
-fn ours() -> FilterFn {
-    FilterFn::new(|metadata: &Metadata<'_>| {
-        *metadata.level() <= Level::INFO || metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
+/// Below info the dependencies show headers and bodies, so there only the runtime and the engine may speak.
+fn ours(engine: &'static str) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
+    FilterFn::new(move |metadata: &Metadata<'_>| {
+        let speaker = metadata.target().split("::").next();
+        *metadata.level() <= Level::INFO || speaker == Some(env!("CARGO_CRATE_NAME")) || speaker == Some(engine)
     })
 }
 
@@ -171,7 +173,7 @@ mod tests {
     fn logged(run: impl FnOnce()) -> Vec<Value> {
         let output = Output::default();
         let writer = Writer::start(output.clone());
-        let layer = Hclog { writer: writer.clone(), secrets: &["Tok:"] }.with_filter(ours());
+        let layer = Hclog { writer: writer.clone(), secrets: &["Tok:"] }.with_filter(ours("engine"));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(LevelFilter::DEBUG).with(layer), run);
         writer.flush();
         let bytes = output.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -212,10 +214,11 @@ mod tests {
             tracing::debug!(target: "hyper::proto", "header");
             tracing::info!(target: "hyper::proto", "fine");
             tracing::debug!("ours");
+            tracing::debug!(target: "engine::path", "the engine's");
             tracing::trace!("too much");
         });
         let messages: Vec<_> = lines.iter().map(|line| line["@message"].as_str().unwrap()).collect();
-        assert_eq!(messages, ["fine", "ours"]);
+        assert_eq!(messages, ["fine", "ours", "the engine's"]);
     }
 
     #[test]
