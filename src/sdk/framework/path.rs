@@ -89,7 +89,7 @@ impl<E> Handler<E> {
 /// allowed value that the field's own type cannot read, an operation that takes a field which is not there.
 pub struct Path<E> {
     pub(super) pattern: &'static str,
-    pub(super) route: Regex,
+    route: Route,
     pub(super) captures: Vec<&'static str>,
     pub(super) fields: &'static [FieldSpec],
     pub(super) operations: BTreeMap<Operation, Handler<E>>,
@@ -106,8 +106,8 @@ impl<E: Send + Sync + 'static> Path<E> {
     /// On a pattern that is no regular expression, or that has a group without a field of its name: at start-up.
     pub fn new(pattern: &'static str, fields: &'static [FieldSpec]) -> Self {
         #[expect(clippy::expect_used, reason = "a wrong declaration shall stop the start-up, not a request")]
-        let route = Regex::new(&format!("^(?:{pattern})$")).expect("path pattern is a regular expression");
-        let captures = route
+        let regex = Regex::new(&format!("^(?:{pattern})$")).expect("path pattern is a regular expression");
+        let captures = regex
             .capture_names()
             .flatten()
             .map(|group| {
@@ -118,7 +118,7 @@ impl<E: Send + Sync + 'static> Path<E> {
             .collect();
         Self {
             pattern,
-            route,
+            route: Route::new(pattern, regex),
             captures,
             fields,
             operations: BTreeMap::new(),
@@ -210,8 +210,62 @@ impl<E> Path<E> {
 
     /// Returns what the named groups matched, if the path matches.
     pub(super) fn matches(&self, path: &str) -> Option<Captures> {
-        let found = self.route.captures(path)?;
+        let regex = match &self.route {
+            Route::Plain { text, slash } => {
+                let rest = path.strip_prefix(text)?;
+                return (rest.is_empty() || (*slash && rest == "/")).then(Captures::new);
+            }
+            Route::Pattern(regex) => regex,
+        };
+        let found = regex.captures(path)?;
         let group = |name: &&'static str| found.name(name).map(|text| (*name, text.as_str().to_owned()));
         Some(self.captures.iter().filter_map(group).collect())
+    }
+}
+
+/// What a path is compared with. Most patterns are plain text, for which that costs next to nothing.
+enum Route {
+    /// This text, with or without a slash behind it if `slash` is set.
+    Plain {
+        text: &'static str,
+        slash: bool,
+    },
+    Pattern(Regex),
+}
+
+impl Route {
+    fn new(pattern: &'static str, regex: Regex) -> Self {
+        let (text, slash) = pattern.strip_suffix("/?").map_or((pattern, false), |text| (text, true));
+        if regex_lite::escape(text) == text { Self::Plain { text, slash } } else { Self::Pattern(regex) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn path(pattern: &'static str) -> Path<()> {
+        Path::new(pattern, &[])
+    }
+
+    #[test]
+    fn plain_patterns_are_compared_and_others_matched() {
+        for pattern in ["config", "org/token", "org/tokens/?"] {
+            assert!(matches!(path(pattern).route, Route::Plain { .. }), "{pattern}");
+        }
+        for pattern in ["a.b", "a?", "roles?/?", "a|b"] {
+            assert!(matches!(path(pattern).route, Route::Pattern(_)), "{pattern}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn comparing_finds_what_matching_finds(plain in "[a-c]{1,2}(/[a-c])?", slash: bool, asked in "[a-c]{1,2}(/[a-c])?/{0,2}\n?") {
+            let pattern: &'static str = if slash { format!("{plain}/?") } else { plain }.leak();
+            let regex = Regex::new(&format!("^(?:{pattern})$")).unwrap();
+            prop_assert_eq!(path(pattern).matches(&asked).is_some(), regex.is_match(&asked));
+        }
     }
 }
