@@ -85,8 +85,9 @@ fn start(environment: &Environment, services: impl FnOnce(Arc<Broker>) -> Routes
     Ok(reason)
 }
 
-/// Two are enough for a plugin that mostly waits, and a blocked one does not stop the rest.
-const WORKERS: usize = 2;
+/// One is enough for a plugin that mostly waits. More of them wake each other for every request, which costs a fifth of
+/// the processor's time; what blocks goes to `spawn_blocking`.
+const WORKERS: usize = 1;
 
 /// Keeps secrets out of core dumps, and out of swap if the host asks for it. A failure is no reason not to start.
 fn protect_memory(environment: &Environment) {
