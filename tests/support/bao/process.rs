@@ -13,7 +13,8 @@ use super::wait;
 
 /// Runs a command in the background and kills it, and all of its group, once standard input ends.
 ///
-/// Statics are never dropped and a test run can be killed, but a pipe always closes: that is what ends the group.
+/// Statics are never dropped and a test run can be killed, but a pipe always closes: that is what ends the group. A large
+/// process takes a moment to die, so the shell waits for it: when the shell is gone, the command is.
 const GUARD: &str = r#"
 log=$1 dir=$2
 shift 2
@@ -22,6 +23,7 @@ pid=$!
 echo "$pid"
 read -r word
 kill -9 "$pid"
+wait "$pid"
 [ "$word" = keep ] || rm -rf "$dir"
 kill -9 0
 "#;
