@@ -278,7 +278,7 @@ async fn errand(engine: Arc<Passbook>, call: Call) -> Answer {
     let text = call.fields.get(&TEXT).unwrap_or_default();
     match call.fields.get(&ERRAND).unwrap_or_default().as_str() {
         "abandon" => {
-            Wal::new(engine.storage()).put(CARD, &"abandoned").await?;
+            drop(Wal::new(engine.storage()).put(CARD, &"abandoned").await?);
             engine.mount.storage.put_json("cards/abandoned", &text).await?;
         }
         "fail" => return Err(Error::internal("the till is jammed")),

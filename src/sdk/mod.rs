@@ -12,6 +12,7 @@ mod process;
 #[cfg(test)]
 pub(crate) mod testing;
 mod wire;
+pub mod work;
 
 use std::process::ExitCode;
 

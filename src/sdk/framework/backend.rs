@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt as _};
 
 use super::fields::Fields;
 use super::path::{Call, Captures, Path};
@@ -12,6 +13,12 @@ use super::secret::{LeaseCall, SecretType, is_of_type, mark};
 use super::wal::{Wal, WalKind};
 use super::{help, pattern};
 use crate::sdk::logical::{self, Answer, Error, Mount, Operation, Request, Response, SpecialPaths};
+
+/// Log entries that are undone at the same time: what one of them waits for holds up few others.
+const UNDONE_AT_ONCE: usize = 16;
+
+/// Failures of one tick that are logged one by one.
+const FAILURES_LOGGED: usize = 8;
 
 type EventFn<E> = Arc<dyn Fn(Arc<E>) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 type InvalidateFn<E> = Arc<dyn Fn(&E, &str) + Send + Sync>;
@@ -273,18 +280,33 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         if self.backend.wal.is_empty() {
             return Ok(());
         }
-        let wal = Wal::new(&*self.mount.storage);
+        let wal = &Wal::new(&*self.mount.storage);
+        let undo = |id: String| async move {
+            let undone = self.undo_one(wal, &id, immediate).await;
+            undone.map_err(|error| (id, error))
+        };
+        let mut undone = stream::iter(wal.list().await?).map(undo).buffer_unordered(UNDONE_AT_ONCE);
+        let mut failures = 0;
         let mut result = Ok(());
-        for id in wal.list().await? {
-            if let Err(error) = self.undo_one(&wal, &id, immediate).await {
-                tracing::error!(wal_id = %id, error = error.detail(), "failed to undo an unfinished change, will try again");
+        while let Some(one) = undone.next().await {
+            if let Err((id, error)) = one {
+                failures += 1;
+                if failures <= FAILURES_LOGGED {
+                    tracing::error!(wal_id = %id, error = error.detail(), "failed to undo an unfinished change, will try again");
+                }
                 result = Err(error);
             }
+        }
+        if failures > FAILURES_LOGGED {
+            tracing::error!(failures, "failed to undo more unfinished changes than are shown here, will try again");
         }
         result
     }
 
     async fn undo_one(&self, wal: &Wal<'_>, id: &str, immediate: bool) -> Result<(), Error> {
+        if Wal::is_open(id) {
+            return Ok(());
+        }
         let Some(entry) = wal.get(id).await? else { return Ok(()) };
         let kind = self.backend.wal.iter().find(|kind| kind.name == entry.kind);
         let kind = kind.ok_or_else(|| Error::internal(format!("no kind {:?} of log entries", entry.kind)))?;
@@ -292,7 +314,7 @@ impl<E: Send + Sync + 'static> Mounted<E> {
             return Ok(());
         }
         (kind.rollback)(self.engine.clone(), entry).await?;
-        Ok(wal.delete(id).await?)
+        Ok(wal.remove(id).await?)
     }
 }
 

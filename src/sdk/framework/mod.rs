@@ -60,4 +60,4 @@ pub use field::{Field, FieldKind, FieldSpec, FieldType, FieldValue};
 pub use fields::{Change, Fields};
 pub use path::{Call, Handler, Path};
 pub use secret::{LeaseCall, SecretType};
-pub use wal::{Wal, WalEntry, WalKind};
+pub use wal::{OpenEntry, Wal, WalEntry, WalKind};

@@ -3,8 +3,9 @@
 //! An entry is written before the change and deleted after what came of it is stored. What is still there after a
 //! minimum age belongs to a change that was cut short; the host's tick hands it to the undo of its kind.
 
+use std::collections::HashSet;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -40,7 +41,7 @@ impl WalEntry {
     /// When the data has another shape.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, StorageError> {
         T::deserialize(&self.data).map_err(|_| StorageError::Encoding {
-            key: format!("{PREFIX}{}", self.id),
+            key: key(&self.id),
             reason: format!("not the data of a {:?} entry", self.kind),
         })
     }
@@ -49,6 +50,39 @@ impl WalEntry {
     pub fn age(&self) -> Duration {
         let seconds = Timestamp::now().as_second().saturating_sub(self.created_at);
         Duration::from_secs(seconds.try_into().unwrap_or(0))
+    }
+}
+
+/// An entry whose change goes on. Until this is dropped, the host's tick leaves the entry alone, however old it is.
+#[must_use = "the entry is undone by the next tick once this is dropped"]
+pub struct OpenEntry {
+    id: String,
+    kind: &'static str,
+}
+
+/// Ids of the open entries of all mounts in this process.
+static OPEN: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+
+fn open() -> MutexGuard<'static, HashSet<String>> {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl OpenEntry {
+    fn new(kind: &'static str) -> Self {
+        let id = Uuid::new_v4().to_string();
+        open().insert(id.clone());
+        Self { id, kind }
+    }
+
+    /// Returns the id of the entry.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Drop for OpenEntry {
+    fn drop(&mut self) {
+        open().remove(&self.id);
     }
 }
 
@@ -63,30 +97,37 @@ impl<'a> Wal<'a> {
         Self { storage }
     }
 
-    /// Writes an entry and returns its id.
+    /// Writes an entry.
     ///
     /// # Errors
     /// When storage fails; the change that the entry is for must not be made then.
-    pub async fn put<T: Serialize + Sync>(&self, kind: &str, data: &T) -> Result<String, StorageError> {
-        let id = Uuid::new_v4().to_string();
-        self.write(&id, kind, data).await?;
-        Ok(id)
+    pub async fn put<T: Serialize + Sync>(&self, kind: &'static str, data: &T) -> Result<OpenEntry, StorageError> {
+        let entry = OpenEntry::new(kind);
+        self.update(&entry, data).await?;
+        Ok(entry)
     }
 
     /// Writes an entry again, with what is known by now.
     ///
     /// # Errors
     /// When storage fails; the old entry is still there then.
-    pub async fn update<T: Serialize + Sync>(&self, id: &str, kind: &str, data: &T) -> Result<(), StorageError> {
-        self.write(id, kind, data).await
+    pub async fn update<T: Serialize + Sync>(&self, entry: &OpenEntry, data: &T) -> Result<(), StorageError> {
+        #[derive(Serialize)]
+        struct Stored<'a, T> {
+            r#type: &'a str,
+            data: &'a T,
+            created_at: i64,
+        }
+        let stored = Stored { r#type: entry.kind, data, created_at: Timestamp::now().as_second() };
+        self.storage.put_json(&key(&entry.id), &stored).await
     }
 
-    /// Deletes an entry.
+    /// Deletes an entry: its change has come to its end.
     ///
     /// # Errors
-    /// When storage fails.
-    pub async fn delete(&self, id: &str) -> Result<(), StorageError> {
-        self.storage.delete(&format!("{PREFIX}{id}")).await
+    /// When storage fails; the change will be undone then.
+    pub async fn delete(&self, entry: &OpenEntry) -> Result<(), StorageError> {
+        self.remove(&entry.id).await
     }
 
     /// Returns the ids of all entries.
@@ -102,20 +143,22 @@ impl<'a> Wal<'a> {
     /// # Errors
     /// When storage fails or the entry is not the log's.
     pub async fn get(&self, id: &str) -> Result<Option<WalEntry>, StorageError> {
-        let entry: Option<WalEntry> = self.storage.get_json(&format!("{PREFIX}{id}")).await?;
+        let entry: Option<WalEntry> = self.storage.get_json(&key(id)).await?;
         Ok(entry.map(|entry| WalEntry { id: id.to_owned(), ..entry }))
     }
 
-    async fn write<T: Serialize + Sync>(&self, id: &str, kind: &str, data: &T) -> Result<(), StorageError> {
-        #[derive(Serialize)]
-        struct Stored<'a, T> {
-            r#type: &'a str,
-            data: &'a T,
-            created_at: i64,
-        }
-        let entry = Stored { r#type: kind, data, created_at: Timestamp::now().as_second() };
-        self.storage.put_json(&format!("{PREFIX}{id}"), &entry).await
+    /// Whether the change of an entry still goes on in this process.
+    pub(super) fn is_open(id: &str) -> bool {
+        open().contains(id)
     }
+
+    pub(super) async fn remove(&self, id: &str) -> Result<(), StorageError> {
+        self.storage.delete(&key(id)).await
+    }
+}
+
+fn key(id: &str) -> String {
+    format!("{PREFIX}{id}")
 }
 
 type RollbackFn<E> = Arc<dyn Fn(Arc<E>, WalEntry) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
@@ -130,8 +173,8 @@ pub struct WalKind<E> {
 }
 
 impl<E: Send + Sync + 'static> WalKind<E> {
-    /// Declares a kind. Entries younger than `minimum_age` may belong to a change that is still going on and are left
-    /// alone, so it must be above the longest such change. The undo may run several times for one entry; the entry is
+    /// Declares a kind. Entries younger than `minimum_age` may belong to a change that still goes on in another process and
+    /// are left alone, so it must be above the longest such change. The undo may run several times for one entry; the entry is
     /// deleted when it succeeds, and handed to it again at the next tick when it fails.
     pub fn new<F, Fut>(name: &'static str, minimum_age: Duration, rollback: F) -> Self
     where
@@ -174,8 +217,8 @@ mod tests {
     async fn an_entry_is_stored_as_go_engines_do() {
         let (mount, storage, _) = mount();
         let before = Timestamp::now().as_second();
-        let id = Wal::new(&*mount.storage).put("print", &print("dune")).await.unwrap();
-        let stored = storage.json(&format!("wal/{id}")).unwrap();
+        let entry = Wal::new(&*mount.storage).put("print", &print("dune")).await.unwrap();
+        let stored = storage.json(&format!("wal/{}", entry.id())).unwrap();
         let created_at = stored["created_at"].as_i64().unwrap();
         assert!((before..=Timestamp::now().as_second()).contains(&created_at));
         assert_eq!(stored, json!({ "type": "print", "data": { "name": "dune" }, "created_at": created_at }));
@@ -185,39 +228,50 @@ mod tests {
     async fn an_entry_lives_until_it_is_deleted() {
         let (mount, storage, _) = mount();
         let wal = Wal::new(&*mount.storage);
-        let id = wal.put("print", &print("dune")).await.unwrap();
-        let other = wal.put("print", &print("emma")).await.unwrap();
-        assert_ne!(id, other);
-        wal.update(&id, "print", &print("dune ii")).await.unwrap();
-        let entry = wal.get(&id).await.unwrap().unwrap();
-        assert_eq!((entry.id.as_str(), entry.kind.as_str()), (id.as_str(), "print"));
+        let dune = wal.put("print", &print("dune")).await.unwrap();
+        let emma = wal.put("print", &print("emma")).await.unwrap();
+        assert_ne!(dune.id(), emma.id());
+        wal.update(&dune, &print("dune ii")).await.unwrap();
+        let entry = wal.get(dune.id()).await.unwrap().unwrap();
+        assert_eq!((entry.id.as_str(), entry.kind.as_str()), (dune.id(), "print"));
         assert_eq!(entry.decode::<Print>().unwrap(), print("dune ii"));
         assert!(entry.age() < Duration::from_secs(60));
         let mut ids = wal.list().await.unwrap();
         ids.sort();
-        let mut expected = vec![id.clone(), other.clone()];
-        expected.sort();
+        let mut expected = [dune.id(), emma.id()];
+        expected.sort_unstable();
         assert_eq!(ids, expected);
-        wal.delete(&id).await.unwrap();
-        assert!(wal.get(&id).await.unwrap().is_none());
-        assert_eq!(storage.keys(), [format!("wal/{other}")]);
+        wal.delete(&dune).await.unwrap();
+        assert!(wal.get(dune.id()).await.unwrap().is_none());
+        assert_eq!(storage.keys(), [format!("wal/{}", emma.id())]);
     }
 
     #[tokio::test]
     async fn data_of_another_shape_is_named_but_not_shown() {
         let (mount, ..) = mount();
         let wal = Wal::new(&*mount.storage);
-        let id = wal.put("print", &json!({ "name": ["hush"] })).await.unwrap();
-        let error = wal.get(&id).await.unwrap().unwrap().decode::<Print>().unwrap_err().to_string();
-        assert_eq!(error, format!("storage: entry \"wal/{id}\": not the data of a \"print\" entry"));
+        let hush = wal.put("print", &json!({ "name": ["hush"] })).await.unwrap();
+        let error = wal.get(hush.id()).await.unwrap().unwrap().decode::<Print>().unwrap_err().to_string();
+        assert_eq!(error, format!("storage: entry \"wal/{}\": not the data of a \"print\" entry", hush.id()));
     }
 
     #[tokio::test]
     async fn nothing_is_written_where_nothing_may_be() {
         let (mount, storage, _) = mount();
         storage.set_read_only(true);
-        let error = Wal::new(&*mount.storage).put("print", &print("dune")).await.unwrap_err();
+        let error = Wal::new(&*mount.storage).put("print", &print("dune")).await.map(drop).unwrap_err();
         assert_eq!(error, StorageError::ReadOnly);
         assert!(matches!(Error::from(error), Error::ReadOnly));
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_open_while_its_change_goes_on() {
+        let (mount, storage, _) = mount();
+        let wal = Wal::new(&*mount.storage);
+        let entry = wal.put("print", &print("dune")).await.unwrap();
+        let id = entry.id().to_owned();
+        assert!(Wal::is_open(&id));
+        drop(entry);
+        assert!(!Wal::is_open(&id) && storage.keys().len() == 1);
     }
 }

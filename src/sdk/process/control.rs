@@ -17,6 +17,7 @@ use crate::sdk::pb::plugin::grpc_broker_server::GrpcBroker;
 use crate::sdk::pb::plugin::grpc_controller_server::GrpcController;
 use crate::sdk::pb::plugin::grpc_stdio_server::GrpcStdio;
 use crate::sdk::pb::plugin::{ConnInfo, Empty, StdioData};
+use crate::sdk::work;
 
 /// Why the process ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,6 +44,9 @@ const TERMINATION_GRACE: Duration = Duration::from_secs(3);
 
 /// How long the answer to `Shutdown` may take to reach the host, which kills after 2 seconds.
 const DRAIN: Duration = Duration::from_millis(500);
+
+/// How long unfinished work may take after that.
+const WORK: Duration = Duration::from_secs(1);
 
 /// What the rest of the process knows about its end.
 #[derive(Clone)]
@@ -128,6 +132,10 @@ impl Control {
         }
         let end = Instant::now() + DRAIN;
         while reason == Stop::Shutdown && self.open() > 0 && Instant::now() < end {
+            std::thread::sleep(POLL);
+        }
+        let end = Instant::now() + WORK;
+        while work::running() > 0 && Instant::now() < end {
             std::thread::sleep(POLL);
         }
         reason
