@@ -1,23 +1,34 @@
 //! The state of one mount: its store, its clients of Astra, its locks and its background work.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
+use super::lease::Sweep;
 use super::locks::Locks;
 use super::store::{Config, OrgId, Store};
-use super::{Error, api, task};
-use crate::sdk::logical::{self, Mount, SystemView};
+use super::task::Tasks;
+use super::{Error, api};
+use crate::sdk::framework::Wal;
+use crate::sdk::logical::{self, Mount, Storage, SystemView};
 
 /// Orgs whose connections are kept.
 const CLIENTS_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// Pauses between attempts to build the inventory: the first and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How long unfinished work may hold up the end of the mount. The runtime gives up after 5 seconds.
+const PATIENCE: Duration = Duration::from_millis(4500);
+
+/// How long the host's tick leaves an org alone that Astra failed, so that it holds up no other. Shorter than a tick.
+const TROUBLE: Duration = Duration::from_secs(30);
 
 /// One mount.
 pub(crate) struct Engine {
@@ -27,7 +38,14 @@ pub(crate) struct Engine {
     pub(crate) system: Arc<dyn SystemView>,
     /// What is being changed: `config` for all configs, `role/…` and `token/…` for single entries.
     pub(crate) locks: Arc<Locks>,
+    /// What goes on when its caller hangs up.
+    pub(crate) tasks: Tasks,
+    /// How far the search for tokens without a lease has come.
+    pub(crate) sweep: tokio::sync::Mutex<Sweep>,
+    storage: Arc<dyn Storage>,
     clients: Mutex<LruCache<OrgId, Arc<Slot>>>,
+    /// When Astra last failed an org in the host's tick.
+    troubled: Mutex<HashMap<OrgId, Instant>>,
     background: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -45,9 +63,18 @@ impl Engine {
             store: Store::new(mount),
             system: mount.system.clone(),
             locks: Arc::default(),
+            tasks: Tasks::default(),
+            sweep: tokio::sync::Mutex::default(),
+            storage: mount.storage.clone(),
             clients: Mutex::new(LruCache::new(CLIENTS_KEPT)),
+            troubled: Mutex::default(),
             background: Mutex::default(),
         }
+    }
+
+    /// Returns the write-ahead log.
+    pub(crate) fn wal(&self) -> Wal<'_> {
+        Wal::new(&*self.storage)
     }
 
     /// Returns the client of an org.
@@ -92,10 +119,40 @@ impl Engine {
         if self.system.is_writable().await? { Ok(()) } else { Err(logical::Error::ReadOnly.into()) }
     }
 
+    /// Returns the config of an org for work that no caller waits for.
+    ///
+    /// # Errors
+    /// When there is none, or Astra failed this org a moment ago.
+    pub(crate) async fn config_for_undo(&self, org: &OrgId) -> Result<Arc<Config>, Error> {
+        self.require_no_trouble(org)?;
+        let config = self.store.config(org).await?;
+        config.ok_or_else(|| Error::Refused(format!("no config for org_id {:?}; write it again", org.as_str())))
+    }
+
+    /// Fails if Astra failed this org a moment ago.
+    ///
+    /// # Errors
+    /// [`Error::NotYet`].
+    pub(crate) fn require_no_trouble(&self, org: &OrgId) -> Result<(), Error> {
+        match self.troubled().get(org) {
+            Some(time) if time.elapsed() < TROUBLE => Err(Error::NotYet("Astra failed a moment ago".into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers how work for an org ended that no caller waits for.
+    pub(crate) fn note_trouble(&self, org: &OrgId, error: Option<&Error>) {
+        match error {
+            None => drop(self.troubled().remove(org)),
+            Some(Error::Api(_)) => drop(self.troubled().insert(org.clone(), Instant::now())),
+            Some(_) => {}
+        }
+    }
+
     /// Starts the background work. Never fails: the host holds up its unsealing for this.
     pub(crate) fn start(self: Arc<Self>) {
         let engine = Arc::downgrade(&self);
-        let work = task::start(async move {
+        let work = async move {
             let (mut pause, longest) = RETRY;
             loop {
                 let Some(engine) = engine.upgrade() else { return };
@@ -109,13 +166,14 @@ impl Engine {
                 tokio::time::sleep(pause).await;
                 pause = longest.min(pause * 2);
             }
-        });
-        self.replace_background(Some(work));
+        };
+        self.replace_background(Some(tokio::spawn(work.in_current_span())));
     }
 
-    /// Stops the background work.
-    pub(crate) fn stop(&self) {
+    /// Stops the background work and waits for what callers began.
+    pub(crate) async fn stop(&self) {
         self.replace_background(None);
+        self.tasks.finish(PATIENCE).await;
     }
 
     async fn prepare(&self) -> Result<(), Error> {
@@ -144,6 +202,10 @@ impl Engine {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn troubled(&self) -> MutexGuard<'_, HashMap<OrgId, Instant>> {
+        self.troubled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn user_agent(&self) -> String {
         let plugin = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
         match self.system.host_version().await {
@@ -157,6 +219,6 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.stop();
+        self.replace_background(None);
     }
 }

@@ -8,6 +8,7 @@ mod error;
 mod lease;
 mod locks;
 mod paths;
+mod rollback;
 mod store;
 mod task;
 #[cfg(test)]
@@ -43,6 +44,9 @@ fn backend() -> Backend<Engine> {
                 .renew(|engine, call| async move { lease::renew(engine, call).await.map(Some) })
                 .revoke(lease::revoke),
         )
+        .wal(rollback::mints())
+        .wal(rollback::deletions())
+        .periodic(lease::sweep)
         .special_paths(SpecialPaths {
             local_storage: vec!["wal/".into()],
             seal_wrap_storage: vec!["config/".into(), "token/".into(), "wal/".into()],
@@ -53,7 +57,7 @@ fn backend() -> Backend<Engine> {
             Ok(())
         })
         .on_cleanup(|engine: Arc<Engine>| async move {
-            engine.stop();
+            engine.stop().await;
             Ok(())
         })
         .on_invalidate(Engine::invalidate)

@@ -134,6 +134,15 @@ impl Error {
         matches!(self.answer, Some((404, Body::Api(_))))
     }
 
+    /// Whether Astra may have done what was asked for all the same.
+    pub(crate) fn may_have_happened(&self) -> bool {
+        match self.kind {
+            Kind::Request | Kind::RootToken | Kind::Throttled => false,
+            Kind::Unavailable => self.answer.is_some(),
+            Kind::BadGateway | Kind::Timeout => !matches!(self.answer, Some((404, _))),
+        }
+    }
+
     /// Whether the answer leaves open if what was asked for is there.
     pub(super) fn is_unclear(&self) -> bool {
         // The others say that Astra did not even look.

@@ -17,8 +17,8 @@ use url::Url;
 
 use self::error::{Body, MINT, quote};
 pub(crate) use self::error::{Error, Kind};
-use self::types::TokenList;
 pub(crate) use self::types::{CreatedToken, NewToken, TOKEN_PREFIX};
+use self::types::{ListedToken, TokenList};
 
 /// Most that is read of an answer about one thing.
 const ANSWER_LIMIT: usize = 1 << 20;
@@ -106,14 +106,26 @@ impl Client {
             }
         };
         // What Astra answers for an unknown token is not documented, and a proxy can say anything. The list is sure.
-        if is_unclear && self.token_ids().await.is_ok_and(|ids| !ids.iter().any(|id| id == client_id)) {
+        if is_unclear && self.has_token(client_id).await.is_ok_and(|there| !there) {
             return Ok(());
         }
         Err(error)
     }
 
-    /// Returns the client ids of all tokens of the org.
-    async fn token_ids(&self) -> Result<Vec<String>, Error> {
+    /// Returns the client id of the token whose description ends with this mark.
+    pub(crate) async fn find_token(&self, marker: &str) -> Result<Option<String>, Error> {
+        let list = self.tokens().await?;
+        let is_marked = |text: &str| text.strip_suffix(marker).is_some_and(|text| text.ends_with(" id="));
+        let found = list.into_iter().find(|token| token.description.as_str().is_some_and(is_marked));
+        Ok(found.map(|token| token.client_id))
+    }
+
+    /// Whether Astra has a token.
+    pub(crate) async fn has_token(&self, client_id: &str) -> Result<bool, Error> {
+        Ok(self.tokens().await?.iter().any(|token| token.client_id == client_id))
+    }
+
+    async fn tokens(&self) -> Result<Vec<ListedToken>, Error> {
         const CALL: &str = "list the tokens";
         let answer = self.call(CALL, Method::GET, &["clientIdSecrets"], None, LIST_LIMIT).await?;
         // One entry that cannot be read may be the one that is looked for, so then none counts.
@@ -123,7 +135,7 @@ impl Client {
         if list.clients.is_empty() {
             return Err(Error::garbled(CALL, "it has no tokens at all"));
         }
-        Ok(list.clients.into_iter().map(|client| client.client_id).collect())
+        Ok(list.clients)
     }
 
     async fn call(

@@ -33,6 +33,8 @@ pub(super) struct TokenList {
 pub(super) struct ListedToken {
     #[serde(rename = "clientId")]
     pub(super) client_id: String,
+    #[serde(default)]
+    pub(super) description: Value,
 }
 
 /// A token that Astra says it made. No `Debug`: it holds the token.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -12,9 +11,10 @@ use super::{EXPIRY_MARGIN, LeaseData, SECRET_TYPE, later, rfc3339, token_data};
 use crate::astra::api::{self, CreatedToken, NewToken};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
+use crate::astra::rollback::{self, Undone};
 use crate::astra::store::{ClientId, Config, LogicalName, Metadata, Record, Role, Token, named_token_id};
 use crate::astra::task;
-use crate::sdk::framework::format_duration;
+use crate::sdk::framework::{OpenEntry, format_duration};
 use crate::sdk::logical::{Caller, Response, Secret};
 
 /// Most characters of a description.
@@ -50,17 +50,23 @@ struct Lifetime {
     expiry: Timestamp,
 }
 
-/// A token that Astra made and that is not a caller's yet.
-struct Minted {
-    token_id: String,
+/// A mint that goes on.
+struct Mint {
+    engine: Arc<Engine>,
+    order: Order,
+    lifetime: Lifetime,
     client: Arc<api::Client>,
-    client_id: ClientId,
+    /// What the write-ahead log knows of it.
+    note: rollback::Mint,
+    entry: OpenEntry,
+    /// Whether Astra may have made a token that is not known yet.
+    unclear: bool,
 }
 
 /// Mints a token, on a node that may write. A caller who goes away gets none: what was made until then is undone.
 ///
 /// # Errors
-/// When nothing was minted, or what was minted could not be stored and was undone.
+/// When nothing was minted, or what was minted was undone or is noted to be.
 pub(crate) async fn mint(engine: &Arc<Engine>, order: Order) -> Result<Response, Error> {
     let lifetime = lifetime(engine, &order).await?;
     let mut warnings = Vec::new();
@@ -73,7 +79,7 @@ pub(crate) async fn mint(engine: &Arc<Engine>, order: Order) -> Result<Response,
     // the answer that nobody takes, and by the receipt that never comes.
     let (answer, answered) = oneshot::channel();
     let (receipt, received) = oneshot::channel::<()>();
-    let work = task::start(run(engine.clone(), order, lifetime, answer, received));
+    let work = engine.tasks.start(run(engine.clone(), order, lifetime, answer, received))?;
     let stopped = || Error::NotYet("the token was not minted because the plugin is stopping; try again".into());
     let Ok(answer) = answered.await else {
         task::end(work).await?;
@@ -85,63 +91,285 @@ pub(crate) async fn mint(engine: &Arc<Engine>, order: Order) -> Result<Response,
     Ok(response)
 }
 
+type Answer = oneshot::Sender<Result<Response, Error>>;
+
 async fn run(
     engine: Arc<Engine>,
     order: Order,
     lifetime: Lifetime,
-    mut answer: oneshot::Sender<Result<Response, Error>>,
+    mut answer: Answer,
     received: oneshot::Receiver<()>,
 ) {
     let token_id =
         order.named.then(|| named_token_id(&order.config.org_id, &order.role.role_name, &order.logical_name));
     // Held until the caller has the token or it is undone: two for one name get one token.
-    let _lock = match &token_id {
+    let lock = match &token_id {
         Some(id) => Some(engine.locks.lock(format!("token/{id}")).await),
         None => None,
     };
-    match steps(&engine, &order, &lifetime, token_id, &mut answer).await {
-        Err(error) => drop(answer.send(Err(error))),
-        Ok((minted, response)) => {
+    let mut mint = match Mint::begin(engine, order, lifetime, token_id, &answer).await {
+        Ok(mint) => mint,
+        Err(error) => return drop(answer.send(Err(error))),
+    };
+    match mint.steps(&mut answer).await {
+        Err(error) => {
+            drop(answer.send(Err(error)));
+            drop(lock);
+            if mint.unclear {
+                mint.clean_up().await;
+            }
+        }
+        Ok((client_id, response)) => {
             if answer.send(Ok(response)).is_err() || received.await.is_err() {
-                let left = undo(&engine, &order, &minted).await;
-                tracing::warn!(org_id = %order.config.org_id, client_id = %minted.client_id, left, "undid a token whose caller has gone");
+                mint.take_back(&client_id).await;
             }
         }
     }
 }
 
-/// The steps in their order. Each of them leaves nothing behind when it fails.
-async fn steps(
-    engine: &Arc<Engine>,
-    order: &Order,
-    lifetime: &Lifetime,
-    token_id: Option<String>,
-    answer: &mut oneshot::Sender<Result<Response, Error>>,
-) -> Result<(Minted, Response), Error> {
-    if let Some(id) = &token_id {
-        require_free(engine, order, id).await?;
+impl Mint {
+    /// Notes the mint in the write-ahead log. Nothing is changed in Astra before.
+    async fn begin(
+        engine: Arc<Engine>,
+        order: Order,
+        lifetime: Lifetime,
+        token_id: Option<String>,
+        answer: &Answer,
+    ) -> Result<Self, Error> {
+        if let Some(id) = &token_id {
+            require_free(&engine, &order, id).await?;
+        }
+        let config = &order.config;
+        let client = engine.client(config).await?;
+        if answer.is_closed() {
+            return Err(gone());
+        }
+        let note = rollback::Mint {
+            org_id: config.org_id.clone(),
+            role_name: order.role.role_name.clone(),
+            marker: Uuid::new_v4().simple().to_string(),
+            described: config.description,
+            token_id,
+            client_id: None,
+            dies_at: config.token_expiry.then(|| rfc3339(lifetime.expiry)),
+            timeout_seconds: config.request_timeout.as_secs(),
+        };
+        let entry = engine.wal().put(rollback::MINT, &note).await?;
+        Ok(Self { engine, order, lifetime, client, note, entry, unclear: false })
     }
-    let client = engine.client(&order.config).await?;
-    if answer.is_closed() {
-        return Err(gone());
+
+    /// The steps in their order. When one fails, what the ones before it did is undone.
+    async fn steps(&mut self, answer: &mut Answer) -> Result<(ClientId, Response), Error> {
+        let token = self.create().await?;
+        if answer.is_closed() {
+            return Err(self.undone("the token was not needed any more", &token.client_id, gone()).await);
+        }
+        if !self.note.described {
+            // Nothing but its client id finds it again.
+            self.note.client_id = Some(token.client_id.clone());
+            if let Err(cause) = self.engine.wal().update(&self.entry, &self.note).await {
+                return Err(self.undone("the token could not be noted", &token.client_id, cause.into()).await);
+            }
+        }
+        if let Err(cause) = self.store(&token).await {
+            return Err(self.undone("the token could not be stored", &token.client_id, cause).await);
+        }
+        if answer.is_closed() {
+            return Err(self.undone("the token was not needed any more", &token.client_id, gone()).await);
+        }
+        if let Err(cause) = self.engine.wal().delete(&self.entry).await {
+            return Err(self.undone("the mint could not be completed", &token.client_id, cause.into()).await);
+        }
+        let (caller, role) = (&self.order.caller, &self.order.role.role_name);
+        tracing::info!(org_id = %token.org_id, role_name = %role, client_id = %token.client_id,
+            logical_name = %token.logical_name, display_name = caller.display_name, entity_id = caller.entity_id, "created token");
+        let response = self.respond(&token);
+        Ok((token.client_id, response))
     }
-    let marker = Uuid::new_v4().simple().to_string();
-    let created = client.create_token(&new_token(order, lifetime, &marker)).await?;
-    let (minted, token) = accept(engine, order, client, created, token_id).await?;
-    if answer.is_closed() {
-        let left = undo(engine, order, &minted).await;
-        return Err(unfinished("the token was not needed any more", left, gone()));
+
+    /// Asks Astra for the token.
+    async fn create(&mut self) -> Result<Token, Error> {
+        let new = NewToken {
+            roles: vec![self.order.role.role_id.clone()],
+            description: self.note.described.then(|| description(&self.order, &self.note.marker)),
+            token_expiry: self.note.dies_at.clone(),
+        };
+        match self.client.create_token(&new).await {
+            Ok(created) => self.accept(created).await,
+            Err(error) if error.may_have_happened() => Err(self.not_clear(error.into())),
+            Err(error) => {
+                // If this fails, the next tick finds that there is nothing to undo.
+                let _ = self.engine.wal().delete(&self.entry).await;
+                Err(error.into())
+            }
+        }
     }
-    let record = record(order, lifetime, &minted.token_id, &token);
-    if let Err(cause) = store(engine, order, &minted, &token, &record).await {
-        let left = undo(engine, order, &minted).await;
-        return Err(unfinished("the token could not be stored", left, cause));
+
+    /// Checks what Astra made.
+    async fn accept(&mut self, created: CreatedToken) -> Result<Token, Error> {
+        let org_id = &self.order.config.org_id;
+        let client_id = ClientId::parse("clientId", &created.client_id).ok();
+        if !self.note.described {
+            self.note.client_id = client_id.clone();
+        }
+        let fault = match &client_id {
+            None => Some("it has no clientId that can be stored"),
+            Some(client_id) if self.order.config.is_root(client_id) => Some("its clientId is that of the root token"),
+            Some(client_id) => match self.engine.store.record(org_id, client_id).await {
+                Ok(None) => created.fault(org_id.as_str()),
+                Ok(Some(_)) => Some("its clientId is that of another token"),
+                Err(error) => return Err(self.not_clear(error)),
+            },
+        };
+        let (None, Some(client_id)) = (fault, client_id) else {
+            return Err(self.not_clear(api::Error::garbled("mint a token", fault.unwrap_or_default()).into()));
+        };
+        Ok(Token {
+            client_id,
+            secret: created.secret,
+            org_id: org_id.clone(),
+            role_name: self.order.role.role_name.clone(),
+            roles: created.roles,
+            token: created.token,
+            generated_on: Some(created.generated_on)
+                .filter(|time| !time.is_empty())
+                .unwrap_or_else(|| rfc3339(Timestamp::now())),
+            logical_name: self.order.logical_name.clone(),
+            metadata: self.order.metadata.clone(),
+        })
     }
-    let (caller, role) = (&order.caller, &order.role.role_name);
-    tracing::info!(org_id = %token.org_id, role_name = %role, client_id = %token.client_id,
-        logical_name = %token.logical_name, display_name = caller.display_name, entity_id = caller.entity_id, "created token");
-    let response = respond(order, lifetime, &minted, &token);
-    Ok((minted, response))
+
+    async fn store(&self, token: &Token) -> Result<(), Error> {
+        let (engine, org_id) = (&self.engine, &self.order.config.org_id);
+        engine.store.put_token(self.token_id(&token.client_id), token, &self.record(token)).await?;
+        // Whoever deletes a config looks for tokens first. One of both sees the other.
+        if engine.store.has_config(org_id).await? {
+            return Ok(());
+        }
+        Err(Error::Refused(format!("the config of org_id {:?} was deleted meanwhile", org_id.as_str())))
+    }
+
+    /// Returns the error of a mint whose outcome is not known.
+    fn not_clear(&mut self, cause: Error) -> Error {
+        self.unclear = true;
+        let left = match &self.note.dies_at {
+            _ if self.note.described => "should Astra have made it all the same, it is deleted as soon as it is found",
+            Some(_) => {
+                "should Astra have made it all the same, it cannot be found without a description, and lives until \
+                        it expires"
+            }
+            None => {
+                "should Astra have made it all the same, it cannot be found without a description, and does not expire"
+            }
+        };
+        Error::Unfinished { step: "no token is handed out", left: left.to_owned(), cause: Box::new(cause) }
+    }
+
+    /// Looks for the token of a mint whose outcome is not known. What it does not find or cannot delete now waits for the
+    /// host's tick.
+    async fn clean_up(&self) {
+        let undone = self.note.undo(&self.engine, &self.order.config).await;
+        let is_over = match undone {
+            Ok(Undone::Gone) => true,
+            // The request may still be on its way.
+            Ok(Undone::NotFound) if self.note.described => false,
+            Ok(Undone::NotFound) => {
+                self.note.warn_of_lost();
+                true
+            }
+            Err(error) => {
+                tracing::warn!(org_id = %self.note.org_id, role_name = %self.note.role_name, error = %error,
+                    "could not look for a token that Astra may have made, will try again");
+                false
+            }
+        };
+        if is_over {
+            self.close().await;
+        }
+    }
+
+    /// Undoes the mint and returns the error that says so.
+    async fn undone(&mut self, step: &'static str, client_id: &ClientId, cause: Error) -> Error {
+        let left = self.undo(client_id).await;
+        Error::Unfinished { step, left, cause: Box::new(cause) }
+    }
+
+    /// Takes a token back that nobody took. The log does not know of it any more, and has to until it is gone.
+    async fn take_back(&mut self, client_id: &ClientId) {
+        self.note.client_id = Some(client_id.clone());
+        match self.engine.wal().put(rollback::MINT, &self.note).await {
+            Ok(entry) => self.entry = entry,
+            Err(error) => {
+                tracing::error!(org_id = %self.note.org_id, client_id = %client_id, error = %error, "failed to note a token to be taken back");
+            }
+        }
+        let left = self.undo(client_id).await;
+        tracing::warn!(org_id = %self.note.org_id, client_id = %client_id, left, "undid a token whose caller has gone");
+    }
+
+    /// Deletes the token in Astra and in Vault, and says what is left.
+    async fn undo(&mut self, client_id: &ClientId) -> String {
+        let org_id = self.note.org_id.clone();
+        let deleted = self.client.delete_token(client_id.as_str()).await;
+        let removed = self.engine.store.delete_token(self.token_id(client_id), &org_id, client_id).await;
+        if let Err(error) = &removed {
+            tracing::error!(org_id = %org_id, client_id = %client_id, error = %error, "failed to remove a stored token");
+        }
+        match deleted {
+            Ok(()) => {
+                if removed.is_ok() {
+                    self.close().await;
+                }
+                "it was deleted in Astra again".to_owned()
+            }
+            Err(error) => {
+                tracing::error!(org_id = %org_id, client_id = %client_id, error = %error, "failed to delete a token in Astra");
+                format!(
+                    "the token with client id {:?} is left in Astra, until it can be deleted: {}",
+                    client_id.as_str(),
+                    error.what()
+                )
+            }
+        }
+    }
+
+    /// Removes the entry from the log. If that fails, the next tick finds that nothing is left to undo.
+    async fn close(&self) {
+        if let Err(error) = self.engine.wal().delete(&self.entry).await {
+            tracing::warn!(org_id = %self.note.org_id, error = %error, "left an entry in the write-ahead log");
+        }
+    }
+
+    fn token_id<'a>(&'a self, client_id: &'a ClientId) -> &'a str {
+        self.note.token_id.as_deref().unwrap_or(client_id.as_str())
+    }
+
+    fn record(&self, token: &Token) -> Record {
+        Record {
+            created_at: rfc3339(Timestamp::now()),
+            display_name: self.order.caller.display_name.clone(),
+            entity_id: self.order.caller.entity_id.clone(),
+            expires_at: rfc3339(self.lifetime.expiry),
+            marker: self.note.marker.clone(),
+            ..Record::of(self.token_id(&token.client_id), token)
+        }
+    }
+
+    fn respond(&self, token: &Token) -> Response {
+        let role = &self.order.role;
+        let data = LeaseData {
+            org_id: token.org_id.clone(),
+            client_id: token.client_id.clone(),
+            role_name: token.role_name.clone(),
+            token_id: self.token_id(&token.client_id).to_owned(),
+            secret_type: SECRET_TYPE.to_owned(),
+            ttl_seconds: Some(role.ttl().as_secs()),
+            max_ttl_seconds: Some(role.max_ttl().as_secs()),
+            expires_at: self.note.dies_at.clone(),
+        };
+        let secret = Secret::new(self.lifetime.ttl, self.lifetime.max_ttl, data.into_map());
+        Response::new(token_data(token, self.order.by_read)).lease(secret)
+    }
 }
 
 /// Computes how long the token lives. This comes before minting, because the host would only cap the lease after it.
@@ -164,14 +392,6 @@ async fn require_free(engine: &Engine, order: &Order, token_id: &str) -> Result<
     )))
 }
 
-fn new_token(order: &Order, lifetime: &Lifetime, marker: &str) -> NewToken {
-    NewToken {
-        roles: vec![order.role.role_id.clone()],
-        description: order.config.description.then(|| description(order, marker)),
-        token_expiry: order.config.token_expiry.then(|| rfc3339(lifetime.expiry)),
-    }
-}
-
 /// Returns what Astra's portal shows beside the token. The marker is last and whole: with it the token can be found if
 /// Astra's answer is lost.
 fn description(order: &Order, marker: &str) -> String {
@@ -184,114 +404,7 @@ fn description(order: &Order, marker: &str) -> String {
     safe.take(DESCRIPTION - tail.len()).collect::<String>() + &tail
 }
 
-/// Checks what Astra made. What is not what was asked for is deleted again.
-async fn accept(
-    engine: &Engine,
-    order: &Order,
-    client: Arc<api::Client>,
-    created: CreatedToken,
-    token_id: Option<String>,
-) -> Result<(Minted, Token), Error> {
-    let org_id = &order.config.org_id;
-    let client_id = ClientId::parse("clientId", &created.client_id).ok();
-    let fault = match &client_id {
-        Some(_) => created.fault(org_id.as_str()),
-        None => Some("it has no clientId that can be stored"),
-    };
-    let (None, Some(client_id)) = (fault, client_id.clone()) else {
-        if let Some(client_id) = client_id {
-            discard(engine, order, &client, &client_id).await;
-        }
-        return Err(api::Error::garbled("mint a token", fault.unwrap_or_default()).into());
-    };
-    let token = Token {
-        client_id: client_id.clone(),
-        secret: created.secret,
-        org_id: org_id.clone(),
-        role_name: order.role.role_name.clone(),
-        roles: created.roles,
-        token: created.token,
-        generated_on: Some(created.generated_on)
-            .filter(|time| !time.is_empty())
-            .unwrap_or_else(|| rfc3339(Timestamp::now())),
-        logical_name: order.logical_name.clone(),
-        metadata: order.metadata.clone(),
-    };
-    let token_id = token_id.unwrap_or_else(|| client_id.to_string());
-    Ok((Minted { token_id, client, client_id }, token))
-}
-
-/// Deletes a token that Astra made in another way than asked, unless its client id is that of a token in use.
-async fn discard(engine: &Engine, order: &Order, client: &api::Client, client_id: &ClientId) {
-    let root = order.config.astra_token.expose_secret().split(':').nth(1) == Some(client_id.as_str());
-    let unknown = matches!(engine.store.record(&order.config.org_id, client_id).await, Ok(None));
-    if root || !unknown {
-        return;
-    }
-    match client.delete_token(client_id.as_str()).await {
-        Ok(()) => tracing::info!(org_id = %order.config.org_id, client_id = %client_id, "deleted an unusable token"),
-        Err(error) => {
-            tracing::error!(org_id = %order.config.org_id, client_id = %client_id, error = %error, "failed to delete an unusable token");
-        }
-    }
-}
-
-async fn store(engine: &Engine, order: &Order, minted: &Minted, token: &Token, record: &Record) -> Result<(), Error> {
-    engine.store.put_token(&minted.token_id, token, record).await?;
-    // Whoever deletes a config looks for tokens first. One of both sees the other.
-    if engine.store.has_config(&order.config.org_id).await? {
-        return Ok(());
-    }
-    Err(Error::Refused(format!("the config of org_id {:?} was deleted meanwhile", order.config.org_id.as_str())))
-}
-
-/// Deletes a token in Astra and in Vault, and says what is left.
-async fn undo(engine: &Engine, order: &Order, minted: &Minted) -> String {
-    let org_id = &order.config.org_id;
-    let deleted = minted.client.delete_token(minted.client_id.as_str()).await;
-    let removed = engine.store.delete_token(&minted.token_id, org_id, &minted.client_id).await;
-    if let Err(error) = &removed {
-        tracing::error!(org_id = %org_id, client_id = %minted.client_id, error = %error, "failed to remove a stored token");
-    }
-    match deleted {
-        Ok(()) => "it was deleted in Astra again".to_owned(),
-        Err(error) => {
-            tracing::error!(org_id = %org_id, client_id = %minted.client_id, error = %error, "failed to delete a token in Astra");
-            format!("the token with client id {:?} is left in Astra: {}", minted.client_id.as_str(), error.what())
-        }
-    }
-}
-
 /// Nobody reads it.
 fn gone() -> Error {
     Error::NotYet("the caller has gone".into())
-}
-
-fn unfinished(step: &'static str, left: String, cause: Error) -> Error {
-    Error::Unfinished { step, left, cause: Box::new(cause) }
-}
-
-fn record(order: &Order, lifetime: &Lifetime, token_id: &str, token: &Token) -> Record {
-    Record {
-        created_at: rfc3339(Timestamp::now()),
-        display_name: order.caller.display_name.clone(),
-        entity_id: order.caller.entity_id.clone(),
-        expires_at: rfc3339(lifetime.expiry),
-        ..Record::of(token_id, token)
-    }
-}
-
-fn respond(order: &Order, lifetime: &Lifetime, minted: &Minted, token: &Token) -> Response {
-    let data = LeaseData {
-        org_id: token.org_id.clone(),
-        client_id: token.client_id.clone(),
-        role_name: token.role_name.clone(),
-        token_id: minted.token_id.clone(),
-        secret_type: SECRET_TYPE.to_owned(),
-        ttl_seconds: Some(order.role.ttl().as_secs()),
-        max_ttl_seconds: Some(order.role.max_ttl().as_secs()),
-        expires_at: order.config.token_expiry.then(|| rfc3339(lifetime.expiry)),
-    };
-    let secret = Secret::new(lifetime.ttl, lifetime.max_ttl, data.into_map());
-    Response::new(token_data(token, order.by_read)).lease(secret)
 }

@@ -5,6 +5,7 @@
 mod mint;
 mod renew;
 mod revoke;
+mod sweep;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::sdk::logical::{self, Map, Secret};
 pub(crate) use self::mint::{Order, mint};
 pub(crate) use self::renew::renew;
 pub(crate) use self::revoke::{Target, delete, revoke};
+pub(crate) use self::sweep::{Sweep, sweep};
 
 /// Name of the type of lease. The Go plugin's leases have it too.
 pub(crate) const SECRET_TYPE: &str = "astra_token";

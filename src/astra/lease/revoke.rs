@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::LeaseData;
+use crate::astra::api;
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::store::{ClientId, OrgId, RoleName};
-use crate::astra::task;
+use crate::astra::rollback::{DELETION, Deletion};
+use crate::astra::store::{ClientId, Config, OrgId, RoleName};
 use crate::sdk::framework::LeaseCall;
 use crate::sdk::logical;
 
@@ -47,17 +48,48 @@ pub(crate) async fn delete(engine: Arc<Engine>, target: Target) -> Result<(), Er
 }
 
 /// Deletes a token in Astra, then in Vault. It goes on when the caller hangs up, so that nothing stays half done.
-async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, Error> {
-    let work = task::start(async move {
-        let _lock = engine.locks.lock(format!("token/{}", target.token_id)).await;
-        match engine.store.config(&target.org_id).await? {
-            Some(config) => engine.client(&config).await?.delete_token(target.client_id.as_str()).await?,
-            None => require_gone(&engine, &target).await?,
+pub(super) async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, Error> {
+    let work = {
+        let engine = engine.clone();
+        async move {
+            let _lock = engine.locks.lock(format!("token/{}", target.token_id)).await;
+            match engine.store.config(&target.org_id).await? {
+                Some(config) => delete_in_astra(&engine, &config, &target).await?,
+                None => {
+                    require_gone(&engine, &target).await?;
+                    engine.store.delete_token(&target.token_id, &target.org_id, &target.client_id).await?;
+                }
+            }
+            Ok(target)
         }
-        engine.store.delete_token(&target.token_id, &target.org_id, &target.client_id).await?;
-        Ok(target)
-    });
-    task::end(work).await?
+    };
+    engine.tasks.run(work).await?
+}
+
+async fn delete_in_astra(engine: &Engine, config: &Arc<Config>, target: &Target) -> Result<(), Error> {
+    let Target { org_id, client_id, token_id, .. } = target;
+    let client = engine.client(config).await?;
+    let wal = engine.wal();
+    let note = Deletion {
+        org_id: org_id.clone(),
+        client_id: client_id.clone(),
+        token_id: token_id.clone(),
+        timeout_seconds: config.request_timeout.as_secs(),
+    };
+    let entry = wal.put(DELETION, &note).await?;
+    let deleted = client.delete_token(client_id.as_str()).await;
+    if deleted.as_ref().is_err_and(api::Error::may_have_happened) {
+        // The entry stays until it is known whether the token is gone.
+        return Ok(deleted?);
+    }
+    if deleted.is_ok() {
+        engine.store.delete_token(token_id, org_id, client_id).await?;
+    }
+    if let Err(error) = wal.delete(&entry).await {
+        // The token has come to its end, or nothing has happened to it. The next tick finds that out as well.
+        tracing::warn!(org_id = %org_id, client_id = %client_id, error = %error, "left an entry in the write-ahead log");
+    }
+    Ok(deleted?)
 }
 
 /// Without a config there is no root token to ask Astra with. Only a token that was deleted before is surely dead.

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use super::engine::Engine;
 use super::error::Error;
 use super::store::{Config, OrgId, RoleName};
-use super::task;
 use crate::sdk::framework::{Call, Field, Fields, Handler};
 use crate::sdk::logical::{Map, Request, Response};
 
@@ -56,8 +55,8 @@ where
     Fut: Future<Output = Answered> + Send + 'static,
 {
     handler(summary, move |engine, call| {
-        let work = run(engine, call);
-        async move { task::end(task::start(work)).await? }
+        let work = run(engine.clone(), call);
+        async move { engine.tasks.run(work).await? }
     })
 }
 

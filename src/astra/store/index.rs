@@ -55,6 +55,33 @@ impl Store {
         if limit > 0 {
             page.truncate(limit);
         }
+        self.read_records(page).await
+    }
+
+    /// Returns the records of up to `limit` tokens that come after another one, in the order of orgs and client ids, and
+    /// the last of these tokens if there may be more.
+    pub(crate) async fn records_after(
+        &self,
+        last: Option<&(ClientId, OrgId)>,
+        limit: usize,
+    ) -> Result<(Vec<(OrgId, ClientId, Record)>, Option<(ClientId, OrgId)>), Error> {
+        let mut orgs = self.orgs_with_tokens().await?;
+        orgs.sort();
+        let mut page = Vec::new();
+        for org in orgs.into_iter().filter(|org| last.is_none_or(|(_, last)| org >= last)) {
+            let after = last.filter(|(_, last)| *last == org).map_or("", |(client, _)| client.as_str());
+            let clients = self.storage.list_page(&folder(&org), after, limit - page.len()).await?;
+            page.extend(leaves(clients).map(|client| (ClientId::stored(client), org.clone())));
+            if page.len() >= limit {
+                break;
+            }
+        }
+        let last = if page.len() < limit { None } else { page.last().cloned() };
+        Ok((self.read_records(page).await?, last))
+    }
+
+    /// Reads records; those of tokens that are gone by now are left out.
+    async fn read_records(&self, page: Vec<(ClientId, OrgId)>) -> Result<Vec<(OrgId, ClientId, Record)>, Error> {
         let read = |(client, org): (ClientId, OrgId)| async move {
             let record = self.record(&org, &client).await?;
             Ok::<_, Error>(record.map(|record| (org, client, record)))

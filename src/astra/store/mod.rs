@@ -167,6 +167,12 @@ impl Store {
         Ok(token.filter(Token::is_live))
     }
 
+    /// Whether anything is stored of a token.
+    pub(crate) async fn has_traces(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<bool, Error> {
+        let is_stored = self.token(id).await?.is_some_and(|token| token.client_id == *client);
+        Ok(is_stored || self.record(org, client).await?.is_some())
+    }
+
     /// Writes a token and its inventory record.
     pub(crate) async fn put_token(&self, id: &str, token: &Token, record: &Record) -> Result<(), Error> {
         self.storage.put_json(&token_key(id), token).await?;

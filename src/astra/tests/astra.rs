@@ -122,9 +122,9 @@ impl State {
         match (method, path) {
             ("GET", "/v2/currentOrg") => ResponseTemplate::new(200).set_body_json(json!({"id": self.org})),
             ("GET", "/v2/clientIdSecrets") => {
-                let root = ROOT.split(':').nth(1);
-                let ids = root.into_iter().chain(self.live.keys().map(String::as_str));
-                let clients: Vec<Value> = ids.map(|id| json!({"clientId": id, "roles": []})).collect();
+                let root = json!({"clientId": ROOT.split(':').nth(1), "roles": [], "description": null});
+                let listed = |(id, asked): (&String, &Value)| json!({"clientId": id, "roles": asked["roles"], "description": asked["description"]});
+                let clients: Vec<Value> = std::iter::once(root).chain(self.live.iter().map(listed)).collect();
                 ResponseTemplate::new(200).set_body_json(json!({"clients": clients}))
             }
             ("POST", "/v2/clientIdSecrets") => self.create(request, change),

@@ -1,0 +1,77 @@
+//! Ending tokens whose lease cannot exist any more.
+//!
+//! A plugin that is killed between its answer and the host's lease leaves a token that no lease ends. Its record says
+//! when it is certain that none does.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::revoke::{Target, end};
+use crate::astra::engine::Engine;
+use crate::astra::error::Error;
+use crate::astra::store::{ClientId, OrgId, Record};
+use crate::sdk::logical;
+
+/// Records looked at in one tick of the host, which comes once a minute: the work of a tick does not grow with the number
+/// of tokens.
+const PAGE: usize = 256;
+
+/// Between two passes over all records.
+const REST: Duration = Duration::from_secs(3600);
+
+/// How far a pass has come.
+#[derive(Default)]
+pub(crate) struct Sweep {
+    last: Option<(ClientId, OrgId)>,
+    rest_until: Option<Instant>,
+}
+
+/// Looks at the next records and ends the tokens that no lease ends.
+///
+/// # Errors
+/// When storage fails. A token that cannot be ended is logged and waits for the next pass.
+pub(crate) async fn sweep(engine: Arc<Engine>) -> Result<(), logical::Error> {
+    let mut sweep = engine.sweep.lock().await;
+    if sweep.rest_until.is_some_and(|time| Instant::now() < time) {
+        return Ok(());
+    }
+    let (page, last) = engine.store.records_after(sweep.last.as_ref(), PAGE).await.map_err(logical::Error::from)?;
+    let rest_until = if last.is_none() { Instant::now().checked_add(REST) } else { None };
+    *sweep = Sweep { last, rest_until };
+    let now = Timestamp::now();
+    for (org, client, record) in page {
+        if is_over(&record, now)
+            && let Err(error) = end_unleased(&engine, &org, &client).await
+        {
+            tracing::error!(org_id = %org, client_id = %client, error = %error, "failed to end a token without a lease");
+            engine.note_trouble(&org, Some(&error));
+        }
+    }
+    Ok(())
+}
+
+async fn end_unleased(engine: &Arc<Engine>, org: &OrgId, client: &ClientId) -> Result<(), Error> {
+    engine.require_no_trouble(org)?;
+    // It may have been renewed since the page was read.
+    let Some(record) = engine.store.record(org, client).await? else { return Ok(()) };
+    if !is_over(&record, Timestamp::now()) {
+        return Ok(());
+    }
+    let target = Target {
+        org_id: org.clone(),
+        client_id: client.clone(),
+        role_name: record.role_name,
+        token_id: record.token_id,
+    };
+    let ended = end(engine.clone(), target).await?;
+    tracing::warn!(org_id = %ended.org_id, role_name = %ended.role_name, client_id = %ended.client_id,
+        "deleted a token that had no lease any more");
+    Ok(())
+}
+
+/// Whether no lease of a token can exist. Of tokens of the Go plugin that is not known.
+fn is_over(record: &Record, now: Timestamp) -> bool {
+    record.expires_at.parse::<Timestamp>().is_ok_and(|end| end < now)
+}

@@ -1,0 +1,211 @@
+//! What is noted before a change in Astra, and how it is set right if the end of the change is never reached.
+//!
+//! Architecture invariant: as long as a mint is noted, nobody has its token. So whatever a noted mint left can go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::ExposeSecret as _;
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use super::engine::Engine;
+use super::store::{ClientId, Config, OrgId, RoleName};
+use crate::sdk::framework::{WalEntry, WalKind};
+use crate::sdk::logical;
+
+/// Kind of the entries of mints.
+pub(crate) const MINT: &str = "token-mint";
+
+/// Kind of the entries of deletions and revocations.
+pub(crate) const DELETION: &str = "token-delete";
+
+/// A request that another node sent can take effect for this long after the deadline of its call.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// When an entry that cannot be set right is given up, unless it is certain earlier that nothing is left of it.
+const GIVE_UP: Duration = Duration::from_secs(30 * 86400);
+
+/// A mint that has not come to its end.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Mint {
+    /// The org.
+    pub(crate) org_id: OrgId,
+    /// The role in Vault.
+    pub(crate) role_name: RoleName,
+    /// What tells this mint from all others.
+    pub(crate) marker: String,
+    /// Whether the marker is at the end of the token's description.
+    pub(crate) described: bool,
+    /// Id of the token in Vault, where that is not its client id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token_id: Option<String>,
+    /// Client id of the token, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) client_id: Option<ClientId>,
+    /// When the token dies by itself (RFC 3339), if Astra is told so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) dies_at: Option<String>,
+    /// Deadline of the call to Astra.
+    pub(crate) timeout_seconds: u64,
+}
+
+/// A token that is being deleted.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Deletion {
+    /// The org.
+    pub(crate) org_id: OrgId,
+    /// The token.
+    pub(crate) client_id: ClientId,
+    /// Its id in Vault.
+    pub(crate) token_id: String,
+    /// Deadline of the call to Astra.
+    pub(crate) timeout_seconds: u64,
+}
+
+/// What came of an attempt to undo a mint.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Undone {
+    /// Its token is gone.
+    Gone,
+    /// Astra does not list its token. It may do so later if the request is still on its way.
+    NotFound,
+}
+
+impl Mint {
+    /// Deletes the token of this mint in Astra and in Vault.
+    ///
+    /// # Errors
+    /// When it is not certain that it is gone.
+    pub(crate) async fn undo(&self, engine: &Engine, config: &Arc<Config>) -> Result<Undone, Error> {
+        let client = engine.client(config).await?;
+        let client_id = match &self.client_id {
+            Some(client_id) => client_id.clone(),
+            None if !self.described => return Ok(Undone::NotFound),
+            None => match client.find_token(&self.marker).await? {
+                Some(client_id) => ClientId::stored(client_id),
+                None => return Ok(Undone::NotFound),
+            },
+        };
+        if self.is_anothers(engine, config, &client_id).await? {
+            tracing::error!(org_id = %self.org_id, client_id = %client_id, "left a token alone that is not of the mint to be undone");
+            return Ok(Undone::Gone);
+        }
+        client.delete_token(client_id.as_str()).await?;
+        let token_id = self.token_id.as_deref().unwrap_or(client_id.as_str());
+        engine.store.delete_token(token_id, &self.org_id, &client_id).await?;
+        tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %client_id, "rolled back token");
+        Ok(Undone::Gone)
+    }
+
+    /// Whether a client id belongs to another mint or to the root token: Astra's answer may have named any.
+    async fn is_anothers(&self, engine: &Engine, config: &Config, client_id: &ClientId) -> Result<bool, Error> {
+        if config.is_root(client_id) {
+            return Ok(true);
+        }
+        let record = engine.store.record(&self.org_id, client_id).await?;
+        Ok(record.is_some_and(|record| record.marker != self.marker))
+    }
+
+    /// Warns of a token that nothing can find.
+    pub(crate) fn warn_of_lost(&self) {
+        tracing::error!(org_id = %self.org_id, role_name = %self.role_name, dies_at = self.dies_at.as_deref().unwrap_or("never"),
+            "a token may be left in Astra: the outcome of its mint is not known, and it has no description to be found by; \
+             look for a token of that time in Astra's portal");
+    }
+}
+
+/// Declares the entries of mints.
+pub(crate) fn mints() -> WalKind<Engine> {
+    WalKind::new(MINT, MARGIN, undo_mint).longer_for(longest)
+}
+
+/// Declares the entries of deletions.
+pub(crate) fn deletions() -> WalKind<Engine> {
+    WalKind::new(DELETION, MARGIN, finish_deletion).longer_for(longest)
+}
+
+/// Returns how long the change of an entry can go on in another process.
+fn longest(entry: &WalEntry) -> Duration {
+    let timeout = Duration::from_secs(entry.data["timeout_seconds"].as_u64().unwrap_or(0));
+    timeout.saturating_mul(3) / 2 + MARGIN
+}
+
+async fn undo_mint(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
+    let mint: Mint = entry.decode()?;
+    let undone = match engine.config_for_undo(&mint.org_id).await {
+        Ok(config) => mint.undo(&engine, &config).await,
+        Err(error) => Err(error),
+    };
+    engine.note_trouble(&mint.org_id, undone.as_ref().err());
+    match undone {
+        Ok(Undone::NotFound) if !mint.described => mint.warn_of_lost(),
+        Ok(_) => {}
+        Err(error) if mint.is_dead() => {
+            tracing::warn!(org_id = %mint.org_id, role_name = %mint.role_name, error = %error,
+                "gave up deleting a token that had expired by then");
+        }
+        Err(error) if entry.age() > GIVE_UP => {
+            tracing::error!(org_id = %mint.org_id, role_name = %mint.role_name, marker = mint.marker, error = %error,
+                "gave up deleting a token: delete the one with this mark in its description in Astra's portal");
+        }
+        Err(error) => {
+            let (org, role) = (mint.org_id.as_str(), mint.role_name.as_str());
+            return Err(logical::Error::internal(format!(
+                "a token for role {role:?} of org_id {org:?} that nobody has may be left in Astra: {error}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+impl Mint {
+    fn is_dead(&self) -> bool {
+        let dies_at = self.dies_at.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
+        dies_at.is_some_and(|time| time < Timestamp::now())
+    }
+}
+
+/// Lets Vault forget a token that Astra does not have any more. One that is still there has its lease, which ends it.
+async fn finish_deletion(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
+    let deletion: Deletion = entry.decode()?;
+    let finished = deletion.finish(&engine).await;
+    engine.note_trouble(&deletion.org_id, finished.as_ref().err());
+    match finished {
+        Err(error) if entry.age() > GIVE_UP => {
+            tracing::error!(org_id = %deletion.org_id, client_id = %deletion.client_id, error = %error,
+                "gave up finding out if a token was deleted; its lease will end it");
+            Ok(())
+        }
+        Err(error) => {
+            let (org, client) = (deletion.org_id.as_str(), deletion.client_id.as_str());
+            Err(logical::Error::internal(format!(
+                "whether the token with client id {client:?} of org_id {org:?} was deleted is not known: {error}"
+            )))
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+impl Deletion {
+    async fn finish(&self, engine: &Engine) -> Result<(), Error> {
+        let _lock = engine.locks.lock(format!("token/{}", self.token_id)).await;
+        if !engine.store.has_traces(&self.token_id, &self.org_id, &self.client_id).await? {
+            return Ok(());
+        }
+        let config = engine.config_for_undo(&self.org_id).await?;
+        if !engine.client(&config).await?.has_token(self.client_id.as_str()).await? {
+            engine.store.delete_token(&self.token_id, &self.org_id, &self.client_id).await?;
+            tracing::info!(org_id = %self.org_id, client_id = %self.client_id, "finished the deletion of a token");
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Whether this is the client id of the root token.
+    pub(crate) fn is_root(&self, client_id: &ClientId) -> bool {
+        self.astra_token.expose_secret().split(':').nth(1) == Some(client_id.as_str())
+    }
+}
