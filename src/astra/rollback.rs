@@ -116,6 +116,20 @@ impl Mint {
     }
 }
 
+/// Whether a mint of this org has not come to its end, so that its token may be left in Astra.
+pub(crate) async fn has_mints(engine: &Engine, org: &OrgId) -> Result<bool, Error> {
+    let wal = engine.wal();
+    for id in wal.list().await? {
+        if let Some(entry) = wal.get(&id).await?
+            && entry.kind == MINT
+            && entry.decode::<Mint>().is_ok_and(|mint| mint.org_id == *org)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Declares the entries of mints.
 pub(crate) fn mints() -> WalKind<Engine> {
     WalKind::new(MINT, MARGIN, undo_mint).longer_for(longest)

@@ -1,54 +1,21 @@
 //! Minting: from an order to a token under a lease, or to nothing at all.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{EXPIRY_MARGIN, LeaseData, SECRET_TYPE, later, rfc3339, token_data};
+use super::order::{Lifetime, Order};
+use super::{LeaseData, SECRET_TYPE, rfc3339, token_data};
 use crate::astra::api::{self, CreatedToken, NewToken};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::rollback::{self, Undone};
-use crate::astra::store::{ClientId, Config, LogicalName, Metadata, Record, Role, Token, named_token_id};
+use crate::astra::store::{ClientId, Record, Token, named_token_id};
 use crate::astra::task;
 use crate::sdk::framework::{OpenEntry, format_duration};
-use crate::sdk::logical::{Caller, Response, Secret};
-
-/// Most characters of a description.
-const DESCRIPTION: usize = 255;
-
-/// A token to be minted.
-pub(crate) struct Order {
-    /// The org.
-    pub(crate) config: Arc<Config>,
-    /// The role.
-    pub(crate) role: Arc<Role>,
-    /// Logical name; may be empty unless `named`.
-    pub(crate) logical_name: LogicalName,
-    /// The caller's pairs.
-    pub(crate) metadata: Metadata,
-    /// What the caller wants of the lease.
-    pub(crate) ttl: Option<Duration>,
-    /// Who asks.
-    pub(crate) caller: Caller,
-    /// Path of the mount.
-    pub(crate) mount_point: String,
-    /// Whether the logical name belongs to one living token only.
-    pub(crate) named: bool,
-    /// Whether a read mints.
-    pub(crate) by_read: bool,
-}
-
-/// How long a token lives.
-struct Lifetime {
-    ttl: Duration,
-    max_ttl: Duration,
-    /// When it dies by itself.
-    expiry: Timestamp,
-}
+use crate::sdk::logical::{Response, Secret};
 
 /// A mint that goes on.
 struct Mint {
@@ -68,7 +35,7 @@ struct Mint {
 /// # Errors
 /// When nothing was minted, or what was minted was undone or is noted to be.
 pub(crate) async fn mint(engine: &Arc<Engine>, order: Order) -> Result<Response, Error> {
-    let lifetime = lifetime(engine, &order).await?;
+    let lifetime = order.lifetime(engine).await?;
     let mut warnings = Vec::new();
     if let Some(ttl) = order.ttl.filter(|ttl| *ttl > lifetime.ttl) {
         let (given, cut) = (format_duration(ttl), format_duration(lifetime.ttl));
@@ -137,7 +104,7 @@ impl Mint {
         answer: &Answer,
     ) -> Result<Self, Error> {
         if let Some(id) = &token_id {
-            require_free(&engine, &order, id).await?;
+            order.require_free(&engine, id).await?;
         }
         let config = &order.config;
         let client = engine.client(config).await?;
@@ -191,7 +158,7 @@ impl Mint {
     async fn create(&mut self) -> Result<Token, Error> {
         let new = NewToken {
             roles: vec![self.order.role.role_id.clone()],
-            description: self.note.described.then(|| description(&self.order, &self.note.marker)),
+            description: self.note.described.then(|| self.order.description(&self.note.marker)),
             token_expiry: self.note.dies_at.clone(),
         };
         match self.client.create_token(&new).await {
@@ -370,38 +337,6 @@ impl Mint {
         let secret = Secret::new(self.lifetime.ttl, self.lifetime.max_ttl, data.into_map());
         Response::new(token_data(token, self.order.by_read)).lease(secret)
     }
-}
-
-/// Computes how long the token lives. This comes before minting, because the host would only cap the lease after it.
-async fn lifetime(engine: &Engine, order: &Order) -> Result<Lifetime, Error> {
-    let mount_max = engine.system.max_lease_ttl().await?;
-    let max_ttl = if mount_max.is_zero() { order.role.max_ttl() } else { order.role.max_ttl().min(mount_max) };
-    let wanted = order.ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(order.role.ttl());
-    let expiry = later(Timestamp::now(), max_ttl.saturating_add(EXPIRY_MARGIN));
-    Ok(Lifetime { ttl: wanted.min(max_ttl), max_ttl, expiry })
-}
-
-async fn require_free(engine: &Engine, order: &Order, token_id: &str) -> Result<(), Error> {
-    let Some(token) = engine.store.token(token_id).await? else { return Ok(()) };
-    Err(Error::Refused(format!(
-        "logical_name {:?} of role {:?} is taken by the live token with client_id {:?}; read that one, delete it, or \
-         choose another logical_name",
-        order.logical_name.as_str(),
-        order.role.role_name.as_str(),
-        token.client_id.as_str(),
-    )))
-}
-
-/// Returns what Astra's portal shows beside the token. The marker is last and whole: with it the token can be found if
-/// Astra's answer is lost.
-fn description(order: &Order, marker: &str) -> String {
-    let text = format!(
-        "vault mount={} role={} name={} by={}",
-        order.mount_point, order.role.role_name, order.logical_name, order.caller.display_name
-    );
-    let tail = format!(" id={marker}");
-    let safe = text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '_' });
-    safe.take(DESCRIPTION - tail.len()).collect::<String>() + &tail
 }
 
 /// Nobody reads it.

@@ -3,6 +3,7 @@
 //! Architecture invariant: what a lease holds suffices to revoke it after its role or the root token was changed.
 
 mod mint;
+mod order;
 mod renew;
 mod revoke;
 mod sweep;
@@ -18,7 +19,8 @@ use super::Error;
 use super::store::{ClientId, OrgId, RoleName, Token};
 use crate::sdk::logical::{self, Map, Secret};
 
-pub(crate) use self::mint::{Order, mint};
+pub(crate) use self::mint::mint;
+pub(crate) use self::order::Order;
 pub(crate) use self::renew::renew;
 pub(crate) use self::revoke::{Target, delete, revoke};
 pub(crate) use self::sweep::{Sweep, sweep};

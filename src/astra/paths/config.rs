@@ -10,6 +10,7 @@ use super::{Answered, ORG_ID, change, handler, missing, mount, no_config, object
 use crate::astra::api::{self, Kind, TOKEN_PREFIX};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
+use crate::astra::rollback;
 use crate::astra::store::{CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_URL, OrgId, check};
 use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, format_duration};
 use crate::sdk::logical::{self, Map, Operation, Request, Response};
@@ -162,6 +163,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
             engine.store.put_config(&new).await?;
             engine.drop_client(&org);
             log_written(&request, &new);
+            warnings.extend(losses(&new, &fields));
             return Ok(written(warnings));
         }
         // Nobody waits for Astra. If another write changes what is verified meanwhile, it is verified again.
@@ -169,6 +171,25 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
         warnings = verify(&engine, &new).await?.into_iter().collect();
         verified = Some(new);
     }
+}
+
+/// Says what is lost by settings that were turned off.
+fn losses(config: &Config, fields: &Fields) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if fields.is_given(&DESCRIPTION) && !config.description {
+        warnings.push(
+            "without a description, a token whose answer from Astra is lost cannot be found and deleted; it lives until it \
+             expires"
+                .to_owned(),
+        );
+    }
+    if fields.is_given(&TOKEN_EXPIRY) && !config.token_expiry {
+        warnings.push(
+            "without an expiry in Astra, a token lives until it is deleted; if Vault is lost, its tokens stay"
+                .to_owned(),
+        );
+    }
+    warnings
 }
 
 fn log_written(request: &Request, config: &Config) {
@@ -201,6 +222,13 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
              list {}/org/tokens\"), or delete with force=true",
             org.as_str(),
             mount(request)
+        )));
+    }
+    if rollback::has_mints(engine, org).await? {
+        return Err(Error::NotYet(format!(
+            "a mint for org_id {:?} goes on, or is to be undone, for which its config is needed; try again in a minute, or \
+             delete with force=true",
+            org.as_str()
         )));
     }
     if engine.store.index_is_complete().await? {

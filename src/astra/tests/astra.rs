@@ -27,6 +27,7 @@ pub(super) struct State {
     pub(super) headers: BTreeMap<String, String>,
     made: usize,
     faults: Vec<Fault>,
+    outages: Vec<Outage>,
 }
 
 /// One answer that goes wrong.
@@ -37,6 +38,13 @@ struct Fault {
     answer: Option<ResponseTemplate>,
     delay: Duration,
     change: Option<(&'static str, Value)>,
+}
+
+/// Answers that go wrong until they are told not to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Outage {
+    method: &'static str,
+    effective: bool,
 }
 
 struct Service(Arc<Mutex<State>>);
@@ -86,6 +94,26 @@ impl Astra {
         self.fault(Fault { method: "POST", effective: true, answer: None, delay: Duration::ZERO, change });
     }
 
+    /// Lets all requests with this method be answered with 500 and without effect, until [`Astra::up`].
+    pub(super) fn down(&self, method: &'static str) -> Outage {
+        self.outage(Outage { method, effective: false })
+    }
+
+    /// Lets all requests with this method take effect and be answered with 500, until [`Astra::up`].
+    pub(super) fn down_after(&self, method: &'static str) -> Outage {
+        self.outage(Outage { method, effective: true })
+    }
+
+    /// Ends an outage.
+    pub(super) fn up(&self, outage: Outage) {
+        self.state().outages.retain(|known| *known != outage);
+    }
+
+    fn outage(&self, outage: Outage) -> Outage {
+        self.state().outages.push(outage);
+        outage
+    }
+
     fn fault(&self, fault: Fault) {
         self.state().faults.push(fault);
     }
@@ -100,6 +128,12 @@ impl Respond for Service {
             (format!("{name}"), value.to_str().unwrap_or_default().to_owned())
         };
         state.headers = request.headers.iter().map(header).collect();
+        if let Some(outage) = state.outages.iter().find(|outage| outage.method == method).copied() {
+            if outage.effective {
+                let _ = state.serve(request, None);
+            }
+            return ResponseTemplate::new(500);
+        }
         let fault = state.faults.iter().position(|fault| fault.method == method);
         let Some(fault) = fault.map(|index| state.faults.remove(index)) else {
             return state.serve(request, None);

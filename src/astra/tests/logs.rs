@@ -55,6 +55,7 @@ async fn events_are_logged_with_their_fields_and_without_secrets() {
     failed(world.write("org/token", order("org3")).await);
     world.storage.fail_nth(2);
     failed(world.write("org/token", order("org3")).await);
+    world.until_undone().await;
     ok(world.ask(Operation::Delete, "role", json!({"org_id": ORG, "role": "r_w_user"})).await);
     ok(world.ask(Operation::Delete, "config", json!({"org_id": ORG})).await);
 

@@ -9,6 +9,7 @@ mod lease;
 mod logs;
 mod races;
 mod role;
+mod rollback;
 mod takeover;
 mod tls;
 mod token;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use self::astra::Astra;
-use crate::sdk::logical::{Answer, Backend, Caller, Error, Map, Operation, Request, Response, Secret, Storage};
+use crate::sdk::logical::{Answer, Backend, Caller, Error, Map, Mount, Operation, Request, Response, Secret, Storage};
 use crate::sdk::testing::{FakeSystem, MemoryStorage, mount, request};
 
 /// Id in the form of the user guide.
@@ -55,6 +56,16 @@ impl World {
         let world = Self::new().await;
         world.write_config(mode).await;
         world.write_role(json!({"ttl": "3600", "max_ttl": "36000"})).await;
+        world
+    }
+
+    /// The same mount in a new process.
+    async fn remounted(self) -> Self {
+        let (host, ..) = mount();
+        let host = Mount { storage: self.storage.clone(), system: self.system.clone(), ..host };
+        let backend = super::factory()(host).unwrap_or_else(|error| panic!("{error}"));
+        let world = Self { backend, ..self };
+        world.initialize().await;
         world
     }
 

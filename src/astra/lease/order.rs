@@ -1,0 +1,82 @@
+//! What a caller wants of a new token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{EXPIRY_MARGIN, later};
+use crate::astra::engine::Engine;
+use crate::astra::error::Error;
+use crate::astra::store::{Config, LogicalName, Metadata, Role};
+use crate::sdk::logical::Caller;
+
+/// Most characters of a description.
+const DESCRIPTION: usize = 255;
+
+/// A token to be minted.
+pub(crate) struct Order {
+    /// The org.
+    pub(crate) config: Arc<Config>,
+    /// The role.
+    pub(crate) role: Arc<Role>,
+    /// Logical name; may be empty unless `named`.
+    pub(crate) logical_name: LogicalName,
+    /// The caller's pairs.
+    pub(crate) metadata: Metadata,
+    /// What the caller wants of the lease.
+    pub(crate) ttl: Option<Duration>,
+    /// Who asks.
+    pub(crate) caller: Caller,
+    /// Path of the mount.
+    pub(crate) mount_point: String,
+    /// Whether the logical name belongs to one living token only.
+    pub(crate) named: bool,
+    /// Whether a read mints.
+    pub(crate) by_read: bool,
+}
+
+/// How long a token lives.
+pub(super) struct Lifetime {
+    /// Of the first lease.
+    pub(super) ttl: Duration,
+    /// Of all leases together.
+    pub(super) max_ttl: Duration,
+    /// When it dies by itself.
+    pub(super) expiry: Timestamp,
+}
+
+impl Order {
+    /// Computes how long the token lives. This comes before minting, because the host would only cap the lease after it.
+    pub(super) async fn lifetime(&self, engine: &Engine) -> Result<Lifetime, Error> {
+        let mount_max = engine.system.max_lease_ttl().await?;
+        let max_ttl = if mount_max.is_zero() { self.role.max_ttl() } else { self.role.max_ttl().min(mount_max) };
+        let wanted = self.ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(self.role.ttl());
+        let expiry = later(Timestamp::now(), max_ttl.saturating_add(EXPIRY_MARGIN));
+        Ok(Lifetime { ttl: wanted.min(max_ttl), max_ttl, expiry })
+    }
+
+    /// Fails if a live token has the name of this one.
+    pub(super) async fn require_free(&self, engine: &Engine, token_id: &str) -> Result<(), Error> {
+        let Some(token) = engine.store.token(token_id).await? else { return Ok(()) };
+        Err(Error::Refused(format!(
+            "logical_name {:?} of role {:?} is taken by the live token with client_id {:?}; read that one, delete it, or \
+             choose another logical_name",
+            self.logical_name.as_str(),
+            self.role.role_name.as_str(),
+            token.client_id.as_str(),
+        )))
+    }
+
+    /// Returns what Astra's portal shows beside the token. The marker is last and whole: with it the token can be found if
+    /// Astra's answer is lost.
+    pub(super) fn description(&self, marker: &str) -> String {
+        let text = format!(
+            "vault mount={} role={} name={} by={}",
+            self.mount_point, self.role.role_name, self.logical_name, self.caller.display_name
+        );
+        let tail = format!(" id={marker}");
+        let safe = text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '_' });
+        safe.take(DESCRIPTION - tail.len()).collect::<String>() + &tail
+    }
+}
