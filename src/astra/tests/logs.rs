@@ -1,11 +1,12 @@
 //! What is logged: events with their fields, and never a secret.
 
 use std::fmt::{Debug, Write as _};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use serde_json::json;
 use tracing::field::{Field, Visit};
-use tracing::{Instrument as _, error_span};
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
+use tracing::{Dispatch, Instrument as _, error_span};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use wiremock::ResponseTemplate;
@@ -36,10 +37,20 @@ impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
     }
 }
 
+/// Keeps the events of this thread until the guard is dropped.
+fn capture() -> (Capture, DefaultGuard) {
+    // Where there is but one subscriber, the thread that comes to an event first decides with its own, or with none,
+    // whether anyone wants the event. So there is always another one.
+    static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
+    LazyLock::force(&ANOTHER);
+    let capture = Capture::default();
+    let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(capture.clone()));
+    (capture, guard)
+}
+
 #[tokio::test]
 async fn events_are_logged_with_their_fields_and_without_secrets() {
-    let capture = Capture::default();
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(capture.clone()));
+    let (capture, _guard) = capture();
 
     let world = World::with_role("standard").await;
     let order = |name: &str| json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": name});
@@ -93,8 +104,7 @@ async fn events_are_logged_with_their_fields_and_without_secrets() {
 
 #[tokio::test]
 async fn each_event_of_a_request_is_in_its_span_which_tells_mount_and_request() {
-    let capture = Capture::default();
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(capture.clone()));
+    let (capture, _guard) = capture();
     let world = World::with_role("standard").await;
     let run = async {
         let secret = lease(&world.mint("org1").await);
@@ -111,8 +121,7 @@ async fn each_event_of_a_request_is_in_its_span_which_tells_mount_and_request() 
 
 #[tokio::test]
 async fn a_failed_revocation_tells_which_token_it_was() {
-    let capture = Capture::default();
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(capture.clone()));
+    let (capture, _guard) = capture();
     let world = World::with_role("standard").await;
     let minted = world.mint("org1").await;
     world.astra.answer("DELETE", ResponseTemplate::new(503));
@@ -124,8 +133,7 @@ async fn a_failed_revocation_tells_which_token_it_was() {
 
 #[tokio::test]
 async fn what_the_runtime_logs_with_its_cause_is_not_logged_twice() {
-    let capture = Capture::default();
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(capture.clone()));
+    let (capture, _guard) = capture();
     let world = World::with_role("standard").await;
     let minted = world.mint("org1").await;
     world.storage.fail_nth(1);
