@@ -1,11 +1,16 @@
 //! Why a call to Astra failed.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use serde_json::Value;
 
 /// The call that makes a token.
 pub(super) const MINT: &str = "mint a token";
+
+const CHECK_ROLE: &str = "check the role_id of the role";
+
+const RAISE_TIMEOUT: &str = "try again, or raise the request_timeout of the config";
 
 /// How much of a text of Astra is quoted, in characters.
 const QUOTE: usize = 300;
@@ -40,6 +45,21 @@ pub(super) enum Body {
     Unknown,
 }
 
+/// How far a failed call came; decides what may be done about it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Progress {
+    /// It was not even tried.
+    NotSent,
+    /// There was no connection, so Astra never saw the request.
+    NoConnection,
+    /// The request went out, at least in part, and no whole answer came.
+    NoAnswer,
+    /// Astra's success came in a form that cannot be used.
+    Garbled,
+    /// Another status than success, and its body.
+    Answer(u16, Body),
+}
+
 /// A failed call to Astra. Holds no body, no header and no token.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("failed to {call}: {what}; {advice}")]
@@ -52,8 +72,11 @@ pub(crate) struct Error {
     what: String,
     /// What to do about it.
     advice: &'static str,
-    /// Astra's status and body, where there was an answer.
-    answer: Option<(u16, Body)>,
+    progress: Progress,
+    /// How long Astra asks to wait.
+    retry_after: Option<Duration>,
+    /// Whether an earlier attempt may have had its effect.
+    was_unclear: bool,
 }
 
 impl Error {
@@ -75,41 +98,102 @@ impl Error {
             (404, body) if !matches!(body, Body::Api(_)) => {
                 (Kind::BadGateway, "the answer is not one of Astra's API", "check the url of the config and any proxy")
             }
-            (400..=499, _) if call == MINT => {
-                (Kind::Request, "Astra refused the request", "check the role_id of the role")
-            }
+            (400..=499, body) if call == MINT => (Kind::Request, "Astra refused the request", mint_advice(body)),
             (400..=499, _) => (Kind::Request, "Astra refused the request", "see what Astra says"),
             (500..=599, _) => (Kind::BadGateway, "Astra failed", "try again later"),
             _ => (Kind::BadGateway, "Astra answered with an unexpected status", "check the url of the config"),
         };
-        Self { kind, call, what: format!("{what} ({quoted})"), advice, answer: Some((status, body)) }
+        Self {
+            kind,
+            call,
+            what: format!("{what} ({quoted})"),
+            advice,
+            progress: Progress::Answer(status, body),
+            retry_after: None,
+            was_unclear: false,
+        }
     }
 
     /// Returns the failure that an answer which cannot be used means.
-    pub(crate) fn garbled(call: &'static str, reason: impl std::fmt::Display) -> Self {
+    pub(crate) fn garbled(call: &'static str, reason: impl Display) -> Self {
         let what = format!("the answer of Astra makes no sense: {reason}");
-        Self { kind: Kind::BadGateway, call, what, advice: "check the url of the config and any proxy", answer: None }
+        let advice = "check the url of the config and any proxy";
+        Self {
+            kind: Kind::BadGateway,
+            call,
+            what,
+            advice,
+            progress: Progress::Garbled,
+            retry_after: None,
+            was_unclear: false,
+        }
     }
 
     /// Returns the failure of a connection.
-    pub(super) fn from_transport(call: &'static str, error: reqwest::Error, timeout: Duration) -> Self {
-        let (kind, what, advice) = if error.is_timeout() {
-            let what = format!("Astra did not answer within {timeout:?}");
-            (Kind::Timeout, what, "try again, or raise the request_timeout of the config")
-        } else if error.is_connect() {
-            let what = format!("Astra cannot be reached: {}", innermost(&error));
-            (Kind::Unavailable, what, "check the url and ca_cert of the config, and the network")
-        } else {
-            (Kind::BadGateway, format!("the connection to Astra broke: {}", innermost(&error)), "try again")
-        };
-        Self { kind, call, what, advice, answer: None }
+    pub(super) fn from_transport(call: &'static str, error: &reqwest::Error) -> Self {
+        let cause = innermost(error);
+        // An error of this kind comes from making a connection, never from one that was in use before.
+        if error.is_connect() {
+            // A host that drops packets is one that does not answer.
+            let kind = if error.is_timeout() { Kind::Timeout } else { Kind::Unavailable };
+            let what = format!("Astra cannot be reached: {cause}");
+            let advice = "check the url and ca_cert of the config, and the network";
+            return Self {
+                kind,
+                call,
+                what,
+                advice,
+                progress: Progress::NoConnection,
+                retry_after: None,
+                was_unclear: false,
+            };
+        }
+        let what = format!("the connection to Astra broke: {cause}");
+        let (kind, progress) = (Kind::BadGateway, Progress::NoAnswer);
+        Self { kind, call, what, advice: "try again", progress, retry_after: None, was_unclear: false }
     }
 
-    /// Returns the failure to make a client at all.
+    /// Returns the failure of a request that was sent, or was about to be, when the deadline came.
+    pub(super) fn no_answer(call: &'static str, timeout: Duration) -> Self {
+        let what = format!("Astra did not answer within {timeout:?}");
+        let progress = Progress::NoAnswer;
+        Self { kind: Kind::Timeout, call, what, advice: RAISE_TIMEOUT, progress, retry_after: None, was_unclear: false }
+    }
+
+    /// Returns the failure of a call whose turn never came.
+    pub(super) fn no_turn(call: &'static str, timeout: Duration) -> Self {
+        let what = format!("other calls to Astra for this org took all of {timeout:?}, so the request was not sent");
+        let progress = Progress::NotSent;
+        Self { kind: Kind::Timeout, call, what, advice: RAISE_TIMEOUT, progress, retry_after: None, was_unclear: false }
+    }
+
+    /// Returns the failure to make a client, or a request, at all.
     pub(super) fn from_setup(call: &'static str, error: &reqwest::Error) -> Self {
         let what = format!("no TLS client can be set up: {}", innermost(error));
         let advice = "check the ca_cert of the config, and that this machine has CA certificates";
-        Self { kind: Kind::Unavailable, call, what, advice, answer: None }
+        let progress = Progress::NotSent;
+        Self { kind: Kind::Unavailable, call, what, advice, progress, retry_after: None, was_unclear: false }
+    }
+
+    /// Adds how long Astra asks to wait.
+    pub(super) fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
+        Self { retry_after, ..self }
+    }
+
+    /// Adds whether an earlier attempt may have had its effect.
+    pub(super) fn with_unclear(self, was_unclear: bool) -> Self {
+        Self { was_unclear, ..self }
+    }
+
+    /// Adds what the caller of a call that was given up shall know of its attempts.
+    pub(super) fn after(mut self, attempts: usize) -> Self {
+        if attempts > 1 {
+            self.what += &format!(", after {attempts} attempts");
+        }
+        if let Some(wait) = self.retry_after {
+            self.what += &format!(", and Astra asks to wait {} s", wait.as_secs());
+        }
+        self
     }
 
     /// Returns the HTTP status that the caller shall see.
@@ -129,29 +213,56 @@ impl Error {
         &self.what
     }
 
-    /// Whether Astra's own API says that what was asked for is not there. A proxy's 404 is not that.
-    pub(super) fn is_not_found(&self) -> bool {
-        matches!(self.answer, Some((404, Body::Api(_))))
+    /// How long Astra asks to wait before the next attempt.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
-    /// Whether Astra may have done what was asked for all the same.
-    pub(crate) fn may_have_happened(&self) -> bool {
-        match self.kind {
-            Kind::Request | Kind::RootToken | Kind::Throttled => false,
-            Kind::Unavailable => self.answer.is_some(),
-            Kind::BadGateway | Kind::Timeout => !matches!(self.answer, Some((404, _))),
+    /// Whether there never was an attempt.
+    pub(super) fn is_not_sent(&self) -> bool {
+        self.progress == Progress::NotSent
+    }
+
+    /// Whether another attempt may go better and does no harm. What is not idempotent is only repeated if the attempt
+    /// surely had no effect.
+    pub(super) fn is_retryable(&self, is_idempotent: bool) -> bool {
+        match self.progress {
+            Progress::NoConnection | Progress::Answer(429, _) => true,
+            Progress::NoAnswer | Progress::Answer(500 | 502..=504, _) => is_idempotent,
+            Progress::NotSent | Progress::Garbled | Progress::Answer(..) => false,
         }
+    }
+
+    /// Whether Astra may have done what was asked for all the same, at this attempt or at an earlier one. A 503, too, can
+    /// come from a gateway that lost the answer.
+    pub(crate) fn may_have_happened(&self) -> bool {
+        let is_unclear = match self.progress {
+            Progress::NotSent | Progress::NoConnection => false,
+            Progress::NoAnswer | Progress::Garbled | Progress::Answer(408, _) => true,
+            Progress::Answer(status, _) => !matches!(status, 400..=499),
+        };
+        self.was_unclear || is_unclear
+    }
+
+    /// Whether Astra's own API says that what was asked for is not there. A proxy's 404 is not that.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self.progress, Progress::Answer(404, Body::Api(_)))
     }
 
     /// Whether the answer leaves open if what was asked for is there.
     pub(super) fn is_unclear(&self) -> bool {
-        // The others say that Astra did not even look.
-        matches!(self.answer, Some((status, _)) if !matches!(status, 401 | 403 | 429 | 503))
+        match self.progress {
+            // A proxy that asks for a login or tells of its maintenance does so with a success as well.
+            Progress::Garbled => true,
+            // The others say that Astra did not even look.
+            Progress::Answer(status, _) => !matches!(status, 401 | 403 | 429 | 503),
+            Progress::NotSent | Progress::NoConnection | Progress::NoAnswer => false,
+        }
     }
 
     /// Whether Astra answered 401 without a word: the token is bad, or it is good and lacks a permission.
     pub(crate) fn is_undetermined(&self) -> bool {
-        matches!(self.answer, Some((401, Body::Empty)))
+        matches!(self.progress, Progress::Answer(401, Body::Empty))
     }
 }
 
@@ -176,6 +287,18 @@ impl Body {
             Err(_) if is_html || text.starts_with(['<', '{', '[', '"']) => Self::Unknown,
             Err(_) => Self::Text(quote(text)),
         }
+    }
+}
+
+/// Returns what to do about a mint that Astra refuses. Two members of the request are not in its published API.
+fn mint_advice(body: &Body) -> &'static str {
+    let (Body::Api(text) | Body::Text(text)) = body else { return CHECK_ROLE };
+    let text = text.to_ascii_lowercase();
+    match (text.contains("description"), text.contains("tokenexpiry") || text.contains("token_expiry")) {
+        (true, true) => "if it takes neither, set description=false and token_expiry=false on the config of the org",
+        (true, false) => "if it takes no description, set description=false on the config of the org",
+        (false, true) => "if it takes no expiry, set token_expiry=false on the config of the org",
+        (false, false) => CHECK_ROLE,
     }
 }
 

@@ -4,15 +4,18 @@
 //! message in it.
 
 mod error;
+mod retry;
 mod types;
 
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Method, Response};
+use reqwest::{Certificate, Method, Request, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use self::error::{Body, MINT, quote};
@@ -26,7 +29,12 @@ const ANSWER_LIMIT: usize = 1 << 20;
 /// Most that is read of a listing, which holds a whole org.
 const LIST_LIMIT: usize = 64 << 20;
 
+const LIST: &str = "list the tokens";
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Requests that may be at Astra at once for one org. The others wait for their turn.
+const AT_ONCE: usize = 64;
 
 /// How to reach one org. No `Debug`: it holds the root token.
 pub(crate) struct Settings {
@@ -36,16 +44,18 @@ pub(crate) struct Settings {
     pub(crate) token: SecretString,
     /// PEM of trust roots beside those of the system; may be empty.
     pub(crate) ca_cert: String,
-    /// Deadline of each call, from the connection to the last byte.
+    /// Deadline of each call, from the wait for its turn to the last byte of the last attempt.
     pub(crate) timeout: Duration,
     /// Who asks.
     pub(crate) user_agent: String,
 }
 
-/// Astra as seen with the root token of one org. It has a pool of connections of its own.
+/// Astra as seen with the root token of one org. It has a pool of connections and a queue of its own.
 pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
+    /// Served in the order of arrival.
+    turns: Semaphore,
     timeout: Duration,
 }
 
@@ -63,14 +73,16 @@ impl Client {
             .user_agent(&settings.user_agent)
             .default_headers(headers(&settings.token).map_err(|reason| Error::garbled(CALL, reason))?)
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
-            .timeout(settings.timeout);
+            // What may be sent again is decided in one place, see `retry`.
+            .retry(reqwest::retry::never())
+            .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout));
         // A machine without CA certificates can still use plain HTTP; the platform's verifier would refuse to start.
         let builder = match base.scheme() {
             "http" => builder.tls_certs_only(roots),
             _ => builder.tls_certs_merge(roots),
         };
-        Ok(Self { http: builder.build().map_err(setup)?, base, timeout: settings.timeout })
+        let http = builder.build().map_err(setup)?;
+        Ok(Self { http, base, turns: Semaphore::new(AT_ONCE), timeout: settings.timeout })
     }
 
     /// Returns the id of the org that the root token belongs to.
@@ -84,80 +96,85 @@ impl Client {
         }
     }
 
-    /// Makes a token. Not idempotent: an error other than a refusal may hide a token that was made.
+    /// Makes a token. Not idempotent: see [`Error::may_have_happened`].
     pub(crate) async fn create_token(&self, token: &NewToken) -> Result<CreatedToken, Error> {
-        let body = serde_json::to_vec(token).map_err(|_| Error::garbled(MINT, "the request has no JSON form"))?;
-        let answer = self.call(MINT, Method::POST, &["clientIdSecrets"], Some(body), ANSWER_LIMIT).await?;
+        let answer = self.call(MINT, Method::POST, &["clientIdSecrets"], Some(token), ANSWER_LIMIT).await?;
         Ok(CreatedToken::read(object(MINT, &answer)?))
     }
 
     /// Deletes a token. One that Astra does not have any more is deleted, too.
     pub(crate) async fn delete_token(&self, client_id: &str) -> Result<(), Error> {
         const CALL: &str = "delete a token";
-        let answer = self.call(CALL, Method::DELETE, &["clientIdSecrets", client_id], None, ANSWER_LIMIT).await;
-        let (error, is_unclear) = match answer {
+        let error = match self.call(CALL, Method::DELETE, &["clientIdSecrets", client_id], None, ANSWER_LIMIT).await {
             Ok(answer) if answer.is_empty() || serde_json::from_slice::<IgnoredAny>(&answer).is_ok() => return Ok(()),
-            // A proxy that asks for a login or tells of its maintenance does so with a success as well.
-            Ok(_) => (Error::garbled(CALL, "it is not JSON"), true),
+            Ok(_) => Error::garbled(CALL, "it is not JSON"),
             Err(error) if error.is_not_found() => return Ok(()),
-            Err(error) => {
-                let is_unclear = error.is_unclear();
-                (error, is_unclear)
-            }
+            Err(error) => error,
         };
         // What Astra answers for an unknown token is not documented, and a proxy can say anything. The list is sure.
-        if is_unclear && self.has_token(client_id).await.is_ok_and(|there| !there) {
+        if error.is_unclear() && self.has_token(client_id).await.is_ok_and(|is_there| !is_there) {
             return Ok(());
         }
         Err(error)
     }
 
-    /// Returns the client id of the token whose description ends with this mark.
-    pub(crate) async fn find_token(&self, marker: &str) -> Result<Option<String>, Error> {
-        let list = self.tokens().await?;
-        let is_marked = |text: &str| text.strip_suffix(marker).is_some_and(|text| text.ends_with(" id="));
-        let found = list.into_iter().find(|token| token.description.as_str().is_some_and(is_marked));
-        Ok(found.map(|token| token.client_id))
-    }
-
     /// Whether Astra has a token.
+    ///
+    /// # Errors
+    /// When that is not certain, as with a list that is empty or cannot be read as a whole.
     pub(crate) async fn has_token(&self, client_id: &str) -> Result<bool, Error> {
-        Ok(self.tokens().await?.iter().any(|token| token.client_id == client_id))
+        let answer = self.list().await?;
+        Ok(tokens(&answer)?.iter().any(|token| token.client_id == client_id))
     }
 
-    async fn tokens(&self) -> Result<Vec<ListedToken>, Error> {
-        const CALL: &str = "list the tokens";
-        let answer = self.call(CALL, Method::GET, &["clientIdSecrets"], None, LIST_LIMIT).await?;
-        // One entry that cannot be read may be the one that is looked for, so then none counts.
-        let list: TokenList = serde_json::from_slice(&answer)
-            .map_err(|_| Error::garbled(CALL, "it is not a list of clients, each with a clientId"))?;
-        // Whoever may see the list is in it with the root token. So an empty one says nothing.
-        if list.clients.is_empty() {
-            return Err(Error::garbled(CALL, "it has no tokens at all"));
-        }
-        Ok(list.clients)
+    /// Returns the client id of the token whose description ends with ` id=` and this marker.
+    ///
+    /// # Errors
+    /// When it is not certain whether there is one, as in [`Client::has_token`].
+    pub(crate) async fn find_token(&self, marker: &str) -> Result<Option<String>, Error> {
+        let answer = self.list().await?;
+        let found = tokens(&answer)?.into_iter().find(|token| token.is_marked(marker));
+        Ok(found.map(|token| token.client_id.into_owned()))
     }
 
+    async fn list(&self) -> Result<Vec<u8>, Error> {
+        self.call(LIST, Method::GET, &["clientIdSecrets"], None, LIST_LIMIT).await
+    }
+
+    /// Calls Astra, again and again where that does no harm, until the deadline.
     async fn call(
         &self,
         call: &'static str,
         method: Method,
         path: &[&str],
-        body: Option<Vec<u8>>,
+        body: Option<&NewToken>,
         limit: usize,
     ) -> Result<Vec<u8>, Error> {
+        let deadline = Instant::now() + self.timeout;
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push("v2").extend(path);
         }
-        let mut request = self.http.request(method, url);
-        if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body);
-        }
-        let transport = |error: reqwest::Error| Error::from_transport(call, error, self.timeout);
-        let mut response = request.send().await.map_err(transport)?;
-        let status = response.status();
-        let is_html = is_html(&response);
+        let is_idempotent = method.is_idempotent();
+        let request = || match body {
+            Some(body) => self.http.request(method.clone(), url.clone()).json(body),
+            None => self.http.request(method.clone(), url.clone()),
+        };
+        retry::until(deadline, is_idempotent, || async {
+            let request = request().build().map_err(|error| Error::from_setup(call, &error))?;
+            let too_late = |_| Error::no_turn(call, self.timeout);
+            // Held during the attempt, not during the pause after it. It is never closed.
+            let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(too_late)?;
+            let answer = timeout_at(deadline, self.exchange(call, request, limit)).await;
+            answer.unwrap_or_else(|_| Err(Error::no_answer(call, self.timeout)))
+        })
+        .await
+    }
+
+    /// Sends a request once and reads the answer to it.
+    async fn exchange(&self, call: &'static str, request: Request, limit: usize) -> Result<Vec<u8>, Error> {
+        let transport = |error: reqwest::Error| Error::from_transport(call, &error);
+        let mut response = self.http.execute(request).await.map_err(transport)?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(transport)? {
             if body.len() + chunk.len() > limit {
@@ -165,10 +182,16 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
-        if status.is_success() {
+        let (status, media_type) = (response.status(), media_type(&response));
+        if !status.is_success() {
+            let wait = if matches!(status.as_u16(), 429 | 503) { retry::retry_after(response.headers()) } else { None };
+            let body = Body::parse(&body, media_type.contains("html"));
+            return Err(Error::from_answer(call, status.as_u16(), body).with_retry_after(wait));
+        }
+        if body.is_empty() || is_json(&media_type) {
             return Ok(body);
         }
-        Err(Error::from_answer(call, status.as_u16(), Body::parse(&body, is_html)))
+        Err(Error::garbled(call, format_args!("its content type is {:?}, not JSON", quote(&media_type))))
     }
 }
 
@@ -214,12 +237,21 @@ fn headers(token: &SecretString) -> Result<HeaderMap, &'static str> {
     Ok(HeaderMap::from_iter([(AUTHORIZATION, authorization), (ACCEPT, HeaderValue::from_static("application/json"))]))
 }
 
-fn is_html(response: &Response) -> bool {
-    let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    content_type.is_some_and(|value| value.to_ascii_lowercase().contains("html"))
+/// Returns the content type in lower case and without parameters; empty if there is none.
+fn media_type(response: &Response) -> String {
+    let value = response.headers().get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    value.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Reads a JSON object, whatever its content type says: gateways mislabel it.
+/// Whether this is the content type of JSON (RFC 8259, section 11; RFC 6839, section 3.1), or none at all.
+fn is_json(media_type: &str) -> bool {
+    match media_type.split_once('/') {
+        Some((kind, name)) => (kind, name) == ("application", "json") || (!kind.is_empty() && name.ends_with("+json")),
+        None => media_type.is_empty(),
+    }
+}
+
+/// Reads a JSON object.
 fn object(call: &'static str, body: &[u8]) -> Result<Map<String, Value>, Error> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(object)) => Ok(object),
@@ -227,6 +259,10 @@ fn object(call: &'static str, body: &[u8]) -> Result<Map<String, Value>, Error> 
         Err(_) if body.is_empty() => Err(Error::garbled(call, "it is empty")),
         Err(_) => Err(Error::garbled(call, "it is not JSON")),
     }
+}
+
+fn tokens(list: &[u8]) -> Result<Vec<ListedToken<'_>>, Error> {
+    TokenList::read(list).map(|list| list.clients).map_err(|reason| Error::garbled(LIST, reason))
 }
 
 #[cfg(test)]

@@ -1,10 +1,15 @@
 //! What is sent to Astra and what comes back. Answers are read leniently: a member that is missing or of another type is
 //! empty, and whoever needs it checks it.
 
+use std::borrow::Cow;
+
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+
+const UNREADABLE: &str = "it is not a list of clients, each with a clientId";
 
 /// How every application token begins.
 pub(crate) const TOKEN_PREFIX: &str = "AstraCS:";
@@ -22,19 +27,58 @@ pub(crate) struct NewToken {
     pub(crate) token_expiry: Option<String>,
 }
 
-/// The tokens of an org. Of each, which may be thousands, only the id is kept.
+/// The tokens of an org, which may be thousands. What is kept of each is borrowed from the answer.
 #[derive(Deserialize)]
-pub(super) struct TokenList {
-    pub(super) clients: Vec<ListedToken>,
+pub(super) struct TokenList<'a> {
+    #[serde(borrow)]
+    pub(super) clients: Vec<ListedToken<'a>>,
 }
 
 /// One of them.
 #[derive(Deserialize)]
-pub(super) struct ListedToken {
-    #[serde(rename = "clientId")]
-    pub(super) client_id: String,
-    #[serde(default)]
-    pub(super) description: Value,
+pub(super) struct ListedToken<'a> {
+    #[serde(rename = "clientId", borrow)]
+    pub(super) client_id: Cow<'a, str>,
+    #[serde(default, borrow)]
+    description: Lenient<'a>,
+}
+
+/// A text, or anything else.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Lenient<'a> {
+    Text(#[serde(borrow)] Cow<'a, str>),
+    Other(IgnoredAny),
+}
+
+impl Default for Lenient<'_> {
+    fn default() -> Self {
+        Self::Other(IgnoredAny)
+    }
+}
+
+impl<'a> TokenList<'a> {
+    /// Reads a listing.
+    ///
+    /// # Errors
+    /// Says why nothing can be concluded from it.
+    pub(super) fn read(answer: &'a [u8]) -> Result<Self, &'static str> {
+        let list: Self = serde_json::from_slice(answer).map_err(|_| UNREADABLE)?;
+        // One entry that cannot be read may be the one that is looked for, so then none counts.
+        if list.clients.iter().any(|token| token.client_id.is_empty()) {
+            return Err(UNREADABLE);
+        }
+        // Whoever may see the list is in it with the root token. So an empty one says nothing.
+        if list.clients.is_empty() { Err("it has no tokens at all") } else { Ok(list) }
+    }
+}
+
+impl ListedToken<'_> {
+    /// Whether this is the token with this marker, which is the last word of its description.
+    pub(super) fn is_marked(&self, marker: &str) -> bool {
+        let Lenient::Text(description) = &self.description else { return false };
+        description.strip_suffix(marker).is_some_and(|text| text.ends_with(" id="))
+    }
 }
 
 /// A token that Astra says it made. No `Debug`: it holds the token.
@@ -91,4 +135,45 @@ impl CreatedToken {
 fn texts(value: Option<Value>) -> Vec<String> {
     let Some(Value::Array(values)) = value else { return Vec::new() };
     values.into_iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(list: &str, marker: &str) -> Result<Option<String>, &'static str> {
+        let list = TokenList::read(list.as_bytes())?;
+        Ok(list.clients.into_iter().find(|token| token.is_marked(marker)).map(|token| token.client_id.into_owned()))
+    }
+
+    #[test]
+    fn a_token_is_found_by_the_end_of_its_description() {
+        let list = r#"{"clients": [
+            {"clientId": "a", "roles": ["r"], "generatedOn": "t"}, {"clientId": "b", "description": null},
+            {"clientId": "c", "description": {"id": [1.5]}}, {"clientId": "d", "description": 12345678901234567890123},
+            {"clientId": "e", "description": " id=m1 "}, {"clientId": "f", "description": "x id=m1"},
+            {"clientId": "g\u0041", "description": "\u0022 id=m2"}, {"clientId": "h", "description": "id=m3"}]}"#;
+        for (marker, expected) in [("m1", Some("f")), ("m2", Some("gA")), ("m3", None), ("1", None), ("M1", None)] {
+            assert_eq!(found(list, marker).unwrap().as_deref(), expected, "{marker}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_not_whole_proves_nothing() {
+        for list in [
+            r#"{"clients": []}"#,
+            r#"{"clients": [{"clientId": "a"}, {"description": "x id=m1"}]}"#,
+            r#"{"clients": [{"clientId": "a"}, {"clientId": null}]}"#,
+            r#"{"clients": [{"clientId": "a"}, {"clientId": ""}]}"#,
+            r#"{"clients": [{"clientId": "a"}, "b"]}"#,
+            r#"{"clients": [{"clientId": "a"}"#,
+            r#"{"clients": null}"#,
+            "[]",
+            "{}",
+            "null",
+            "",
+        ] {
+            assert!(found(list, "m1").is_err(), "{list}");
+        }
+    }
 }

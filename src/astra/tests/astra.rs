@@ -27,12 +27,14 @@ pub(super) struct State {
     pub(super) headers: BTreeMap<String, String>,
     made: usize,
     faults: Vec<Fault>,
-    outages: Vec<Outage>,
 }
 
-/// One answer that goes wrong.
+/// One answer that goes wrong, or many.
+#[derive(Clone)]
 struct Fault {
     method: &'static str,
+    /// Whether it stays for every attempt, until [`Astra::heal`].
+    lasting: bool,
     /// Whether the operation takes effect all the same.
     effective: bool,
     answer: Option<ResponseTemplate>,
@@ -40,11 +42,11 @@ struct Fault {
     change: Option<(&'static str, Value)>,
 }
 
-/// Answers that go wrong until they are told not to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Outage {
-    method: &'static str,
-    effective: bool,
+impl Fault {
+    /// One that changes nothing yet.
+    fn of(method: &'static str) -> Self {
+        Self { method, lasting: false, effective: true, answer: None, delay: Duration::ZERO, change: None }
+    }
 }
 
 struct Service(Arc<Mutex<State>>);
@@ -75,43 +77,37 @@ impl Astra {
 
     /// Lets the next request with this method be answered with this, and without effect.
     pub(super) fn answer(&self, method: &'static str, answer: ResponseTemplate) {
-        self.fault(Fault { method, effective: false, answer: Some(answer), delay: Duration::ZERO, change: None });
+        self.fault(Fault { effective: false, answer: Some(answer), ..Fault::of(method) });
+    }
+
+    /// Lets every request with this method be answered with this, and without effect, until [`Astra::heal`].
+    pub(super) fn answer_all(&self, method: &'static str, answer: ResponseTemplate) {
+        self.fault(Fault { lasting: true, effective: false, answer: Some(answer), ..Fault::of(method) });
     }
 
     /// Lets the next request with this method take effect, and be answered with this.
     pub(super) fn answer_after(&self, method: &'static str, answer: ResponseTemplate) {
-        self.fault(Fault { method, effective: true, answer: Some(answer), delay: Duration::ZERO, change: None });
+        self.fault(Fault { answer: Some(answer), ..Fault::of(method) });
+    }
+
+    /// Lets every request with this method take effect, and be answered with this, until [`Astra::heal`].
+    pub(super) fn answer_after_all(&self, method: &'static str, answer: ResponseTemplate) {
+        self.fault(Fault { lasting: true, answer: Some(answer), ..Fault::of(method) });
     }
 
     /// Lets the next answer to a request with this method come late.
     pub(super) fn delay(&self, method: &'static str, delay: Duration) {
-        self.fault(Fault { method, effective: true, answer: None, delay, change: None });
+        self.fault(Fault { delay, ..Fault::of(method) });
     }
 
     /// Lets the next answer to a mint have another member.
     pub(super) fn change(&self, member: &'static str, value: Value) {
-        let change = Some((member, value));
-        self.fault(Fault { method: "POST", effective: true, answer: None, delay: Duration::ZERO, change });
+        self.fault(Fault { change: Some((member, value)), ..Fault::of("POST") });
     }
 
-    /// Lets all requests with this method be answered with 500 and without effect, until [`Astra::up`].
-    pub(super) fn down(&self, method: &'static str) -> Outage {
-        self.outage(Outage { method, effective: false })
-    }
-
-    /// Lets all requests with this method take effect and be answered with 500, until [`Astra::up`].
-    pub(super) fn down_after(&self, method: &'static str) -> Outage {
-        self.outage(Outage { method, effective: true })
-    }
-
-    /// Ends an outage.
-    pub(super) fn up(&self, outage: Outage) {
-        self.state().outages.retain(|known| *known != outage);
-    }
-
-    fn outage(&self, outage: Outage) -> Outage {
-        self.state().outages.push(outage);
-        outage
+    /// Lets nothing go wrong any more.
+    pub(super) fn heal(&self) {
+        self.state().faults.clear();
     }
 
     fn fault(&self, fault: Fault) {
@@ -128,16 +124,9 @@ impl Respond for Service {
             (format!("{name}"), value.to_str().unwrap_or_default().to_owned())
         };
         state.headers = request.headers.iter().map(header).collect();
-        if let Some(outage) = state.outages.iter().find(|outage| outage.method == method).copied() {
-            if outage.effective {
-                let _ = state.serve(request, None);
-            }
-            return ResponseTemplate::new(500);
-        }
         let fault = state.faults.iter().position(|fault| fault.method == method);
-        let Some(fault) = fault.map(|index| state.faults.remove(index)) else {
-            return state.serve(request, None);
-        };
+        let Some(index) = fault else { return state.serve(request, None) };
+        let fault = if state.faults[index].lasting { state.faults[index].clone() } else { state.faults.remove(index) };
         if !fault.effective {
             return fault.answer.expect("a fault without effect has an answer");
         }
@@ -156,7 +145,7 @@ impl State {
         match (method, path) {
             ("GET", "/v2/currentOrg") => ResponseTemplate::new(200).set_body_json(json!({"id": self.org})),
             ("GET", "/v2/clientIdSecrets") => {
-                let root = json!({"clientId": ROOT.split(':').nth(1), "roles": [], "description": null});
+                let root = json!({"clientId": ROOT.split(':').nth(1), "roles": []});
                 let listed = |(id, asked): (&String, &Value)| json!({"clientId": id, "roles": asked["roles"], "description": asked["description"]});
                 let clients: Vec<Value> = std::iter::once(root).chain(self.live.iter().map(listed)).collect();
                 ResponseTemplate::new(200).set_body_json(json!({"clients": clients}))

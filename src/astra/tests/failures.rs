@@ -34,14 +34,19 @@ async fn each_answer_of_astra_has_its_status() {
         (ResponseTemplate::new(200).set_body_json(Value::Null), 502, "not a JSON object"),
         (ResponseTemplate::new(200).set_body_json(json!([])), 502, "not a JSON object"),
         (ResponseTemplate::new(200).set_body_json(json!({})), 502, "clientId"),
-        (ResponseTemplate::new(200).set_body_string(r#"{"clientId":"abc","secret":"s3cr"#), 502, "not JSON"),
-        (ResponseTemplate::new(200).set_body_raw("<html></html>", "text/html"), 502, "not JSON"),
+        (
+            ResponseTemplate::new(200).set_body_raw(r#"{"clientId":"abc","secret":"s3cr"#, "application/json"),
+            502,
+            "not JSON",
+        ),
+        (ResponseTemplate::new(200).set_body_raw("<html></html>", "text/html"), 502, "content type is \"text/html\""),
         (ResponseTemplate::new(200).set_body_string("x".repeat((1 << 20) + 1)), 502, "longer than"),
     ];
     let world = World::with_role("standard").await;
     for (answer, expected, quoted) in cases {
-        world.astra.answer("POST", answer);
+        world.astra.answer_all("POST", answer);
         let (code, text) = status(world.write("org/token", order()).await);
+        world.astra.heal();
         assert_eq!(code, expected, "{text}");
         assert!(text.contains(quoted), "{text}");
         assert!(!text.contains("leak") && !text.contains("s3cr"), "a body is quoted");
@@ -148,13 +153,14 @@ async fn what_is_left_in_astra_is_said() {
     world.mint("first").await;
     // With config and role in the caches: the check of the name, the log, the check of the client id, the token.
     world.storage.fail_nth(4);
-    world.astra.answer("DELETE", ResponseTemplate::new(500));
+    world.astra.answer_all("DELETE", ResponseTemplate::new(500));
     let (code, text) = status(world.write("org/token", order()).await);
     assert!(
         code == 500 && text.contains("DTEUyKUZZrvFzzLzPGCb0002") && text.contains("left in Astra"),
         "{code} {text}"
     );
     // The host's tick tries again.
+    world.astra.heal();
     ok(world.ask(Operation::Rollback, "", json!({"immediate": true})).await);
     assert_eq!((world.astra.live(), world.keys("wal/").len(), world.keys("token/").len()), (1, 0, 1));
 }

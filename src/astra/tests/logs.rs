@@ -124,7 +124,7 @@ async fn a_failed_revocation_tells_which_token_it_was() {
     let (capture, _guard) = capture();
     let world = World::with_role("standard").await;
     let minted = world.mint("org1").await;
-    world.astra.answer("DELETE", ResponseTemplate::new(503));
+    world.astra.answer_all("DELETE", ResponseTemplate::new(503));
     failed(world.revoke(&lease(&minted)).await);
     let lines = capture.0.lock().unwrap().clone();
     let line = lines.iter().find(|line| line.starts_with("ERROR")).expect("it is logged");

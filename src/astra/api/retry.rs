@@ -1,0 +1,106 @@
+//! When a call to Astra is tried again. What may be tried again is for the error to say.
+
+use std::time::{Duration, SystemTime};
+
+use backon::{ExponentialBuilder, Retryable as _};
+use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
+use tokio::time::Instant;
+
+use super::Error;
+
+/// Pauses of 0.1 s to 0.2 s, 0.2 s to 0.4 s, and 0.4 s to 0.8 s: four attempts ride out a restart or a lost connection,
+/// and callers who failed together do not come back together.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_jitter()
+    .with_min_delay(Duration::from_millis(100))
+    .with_factor(2.0)
+    .with_max_times(3);
+
+/// Makes attempts until one succeeds, or fails in a way that another will not mend, or the next would come after the
+/// deadline.
+pub(super) async fn until<T, F>(
+    deadline: Instant,
+    is_idempotent: bool,
+    attempt: impl FnMut() -> F + Send,
+) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>> + Send,
+{
+    let (mut attempts, mut last, mut unclear) = (1, None, false);
+    let outcome = attempt
+        .retry(BACKOFF)
+        .when(|error: &Error| error.is_retryable(is_idempotent))
+        .adjust(|error, pause| pause_before(deadline, error, pause?))
+        .notify(|error, pause| {
+            tracing::debug!(error = %error, ?pause, "a call to Astra failed, will try again");
+            attempts += 1;
+            unclear |= error.may_have_happened();
+            last = Some(error.clone());
+        })
+        .await;
+    let failed = |error: Error| match last {
+        // What Astra said last tells more than that there was no turn to ask again.
+        Some(last) if error.is_not_sent() => last.after(attempts - 1),
+        _ => error.after(attempts),
+    };
+    outcome.map_err(|error| failed(error).with_unclear(unclear))
+}
+
+/// Returns the pause before the next attempt; none if there is no time for one.
+fn pause_before(deadline: Instant, error: &Error, pause: Duration) -> Option<Duration> {
+    let pause = pause.max(error.retry_after().unwrap_or_default());
+    (pause < deadline.saturating_duration_since(Instant::now())).then_some(pause)
+}
+
+/// Returns how long the server asks to wait (RFC 9110, section 10.2.3), in whole seconds. What makes no sense is ignored.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: HeaderName| Some(headers.get(name)?.to_str().ok()?.trim());
+    let value = text(RETRY_AFTER)?;
+    let wait = if value.bytes().all(|byte| byte.is_ascii_digit()) {
+        Duration::from_secs(value.parse().ok()?)
+    } else {
+        // The clock that the date was read from is the server's.
+        let now = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or_else(SystemTime::now);
+        let wait = httpdate::parse_http_date(value).ok()?.duration_since(now).ok()?;
+        Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+    };
+    (!wait.is_zero()).then_some(wait)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(headers: &[(HeaderName, &str)]) -> Option<u64> {
+        let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
+        retry_after(&headers).map(|wait| wait.as_secs())
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        for (value, expected) in [
+            ("3", Some(3)),
+            (" 120 ", Some(120)),
+            ("86400", Some(86400)),
+            ("0", None),
+            ("-5", None),
+            ("+5", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+            ("99999999999999999999999999", None),
+        ] {
+            assert_eq!(asked(&[(RETRY_AFTER, value)]), expected, "{value:?}");
+        }
+        assert_eq!(asked(&[]), None);
+        // The server's own clock counts, where it is shown.
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(asked(&[(DATE, date), (RETRY_AFTER, "Sun, 06 Nov 1994 08:50:07 GMT")]), Some(30));
+        assert_eq!(asked(&[(DATE, date), (RETRY_AFTER, "Sunday, 06-Nov-94 08:49:38 GMT")]), Some(1));
+        assert_eq!(asked(&[(DATE, date), (RETRY_AFTER, "Sun, 06 Nov 1994 08:00:00 GMT")]), None);
+        assert_eq!(asked(&[(RETRY_AFTER, date)]), None);
+        let ahead = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
+        assert!(matches!(asked(&[(RETRY_AFTER, &ahead)]), Some(55..=60)));
+        assert!(matches!(asked(&[(DATE, "nonsense"), (RETRY_AFTER, &ahead)]), Some(55..=60)));
+    }
+}
