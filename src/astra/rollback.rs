@@ -94,6 +94,7 @@ impl Mint {
         }
         client.delete_token(client_id.as_str()).await?;
         let token_id = self.token_id.as_deref().unwrap_or(client_id.as_str());
+        let _lock = engine.locks.lock(format!("token/{token_id}")).await;
         engine.store.delete_token(token_id, &self.org_id, &client_id).await?;
         tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %client_id, "rolled back token");
         Ok(Undone::Gone)
@@ -154,8 +155,12 @@ async fn undo_mint(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::
     };
     engine.note_trouble(&mint.org_id, undone.as_ref().err());
     match undone {
+        Ok(Undone::Gone) => {}
         Ok(Undone::NotFound) if !mint.described => mint.warn_of_lost(),
-        Ok(_) => {}
+        Ok(Undone::NotFound) => {
+            tracing::warn!(org_id = %mint.org_id, role_name = %mint.role_name, marker = mint.marker,
+                "found no token of an unfinished mint: none was made, unless Astra does not keep descriptions");
+        }
         Err(error) if mint.is_dead() => {
             tracing::warn!(org_id = %mint.org_id, role_name = %mint.role_name, error = %error,
                 "gave up deleting a token that had expired by then");

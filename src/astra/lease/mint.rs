@@ -291,6 +291,9 @@ impl Mint {
             }
             Err(error) => {
                 tracing::error!(org_id = %org_id, client_id = %client_id, error = %error, "failed to delete a token in Astra");
+                // Found by its client id, it need not be looked for, which not every root token may do.
+                self.note.client_id = Some(client_id.clone());
+                let _ = self.engine.wal().update(&self.entry, &self.note).await;
                 format!(
                     "the token with client id {:?} is left in Astra, until it can be deleted: {}",
                     client_id.as_str(),
