@@ -75,11 +75,15 @@ pub(crate) struct Error {
     progress: Progress,
     /// How long Astra asks to wait.
     retry_after: Option<Duration>,
-    /// Whether an earlier attempt may have had its effect.
-    was_unclear: bool,
+    /// Whether an attempt before this one may have had its effect.
+    may_have_happened_before: bool,
 }
 
 impl Error {
+    fn new(kind: Kind, call: &'static str, what: String, advice: &'static str, progress: Progress) -> Self {
+        Self { kind, call, what, advice, progress, retry_after: None, may_have_happened_before: false }
+    }
+
     /// Returns the failure that an answer with another status than success means.
     pub(super) fn from_answer(call: &'static str, status: u16, body: Body) -> Self {
         let quoted = match &body {
@@ -103,30 +107,14 @@ impl Error {
             (500..=599, _) => (Kind::BadGateway, "Astra failed", "try again later"),
             _ => (Kind::BadGateway, "Astra answered with an unexpected status", "check the url of the config"),
         };
-        Self {
-            kind,
-            call,
-            what: format!("{what} ({quoted})"),
-            advice,
-            progress: Progress::Answer(status, body),
-            retry_after: None,
-            was_unclear: false,
-        }
+        Self::new(kind, call, format!("{what} ({quoted})"), advice, Progress::Answer(status, body))
     }
 
     /// Returns the failure that an answer which cannot be used means.
     pub(crate) fn garbled(call: &'static str, reason: impl Display) -> Self {
         let what = format!("the answer of Astra makes no sense: {reason}");
         let advice = "check the url of the config and any proxy";
-        Self {
-            kind: Kind::BadGateway,
-            call,
-            what,
-            advice,
-            progress: Progress::Garbled,
-            retry_after: None,
-            was_unclear: false,
-        }
+        Self::new(Kind::BadGateway, call, what, advice, Progress::Garbled)
     }
 
     /// Returns the failure of a connection.
@@ -138,41 +126,29 @@ impl Error {
             let kind = if error.is_timeout() { Kind::Timeout } else { Kind::Unavailable };
             let what = format!("Astra cannot be reached: {cause}");
             let advice = "check the url and ca_cert of the config, and the network";
-            return Self {
-                kind,
-                call,
-                what,
-                advice,
-                progress: Progress::NoConnection,
-                retry_after: None,
-                was_unclear: false,
-            };
+            return Self::new(kind, call, what, advice, Progress::NoConnection);
         }
         let what = format!("the connection to Astra broke: {cause}");
-        let (kind, progress) = (Kind::BadGateway, Progress::NoAnswer);
-        Self { kind, call, what, advice: "try again", progress, retry_after: None, was_unclear: false }
+        Self::new(Kind::BadGateway, call, what, "try again", Progress::NoAnswer)
     }
 
     /// Returns the failure of a request that was sent, or was about to be, when the deadline came.
     pub(super) fn no_answer(call: &'static str, timeout: Duration) -> Self {
         let what = format!("Astra did not answer within {timeout:?}");
-        let progress = Progress::NoAnswer;
-        Self { kind: Kind::Timeout, call, what, advice: RAISE_TIMEOUT, progress, retry_after: None, was_unclear: false }
+        Self::new(Kind::Timeout, call, what, RAISE_TIMEOUT, Progress::NoAnswer)
     }
 
     /// Returns the failure of a call whose turn never came.
     pub(super) fn no_turn(call: &'static str, timeout: Duration) -> Self {
         let what = format!("other calls to Astra for this org took all of {timeout:?}, so the request was not sent");
-        let progress = Progress::NotSent;
-        Self { kind: Kind::Timeout, call, what, advice: RAISE_TIMEOUT, progress, retry_after: None, was_unclear: false }
+        Self::new(Kind::Timeout, call, what, RAISE_TIMEOUT, Progress::NotSent)
     }
 
     /// Returns the failure to make a client, or a request, at all.
     pub(super) fn from_setup(call: &'static str, error: &reqwest::Error) -> Self {
         let what = format!("no TLS client can be set up: {}", innermost(error));
         let advice = "check the ca_cert of the config, and that this machine has CA certificates";
-        let progress = Progress::NotSent;
-        Self { kind: Kind::Unavailable, call, what, advice, progress, retry_after: None, was_unclear: false }
+        Self::new(Kind::Unavailable, call, what, advice, Progress::NotSent)
     }
 
     /// Adds how long Astra asks to wait.
@@ -180,13 +156,9 @@ impl Error {
         Self { retry_after, ..self }
     }
 
-    /// Adds whether an earlier attempt may have had its effect.
-    pub(super) fn with_unclear(self, was_unclear: bool) -> Self {
-        Self { was_unclear, ..self }
-    }
-
     /// Adds what the caller of a call that was given up shall know of its attempts.
-    pub(super) fn after(mut self, attempts: usize) -> Self {
+    pub(super) fn after(mut self, attempts: usize, may_have_happened_before: bool) -> Self {
+        self.may_have_happened_before = may_have_happened_before;
         if attempts > 1 {
             self.what += &format!(", after {attempts} attempts");
         }
@@ -233,15 +205,15 @@ impl Error {
         }
     }
 
-    /// Whether Astra may have done what was asked for all the same, at this attempt or at an earlier one. A 503, too, can
+    /// Whether Astra may have done what was asked for all the same, at this attempt or one before it. A 503, too, can
     /// come from a gateway that lost the answer.
     pub(crate) fn may_have_happened(&self) -> bool {
-        let is_unclear = match self.progress {
-            Progress::NotSent | Progress::NoConnection => false,
-            Progress::NoAnswer | Progress::Garbled | Progress::Answer(408, _) => true,
-            Progress::Answer(status, _) => !matches!(status, 400..=499),
-        };
-        self.was_unclear || is_unclear
+        self.may_have_happened_before
+            || match self.progress {
+                Progress::NotSent | Progress::NoConnection => false,
+                Progress::NoAnswer | Progress::Garbled | Progress::Answer(408, _) => true,
+                Progress::Answer(status, _) => !matches!(status, 400..=499),
+            }
     }
 
     /// Whether Astra's own API says that what was asked for is not there. A proxy's 404 is not that.

@@ -290,4 +290,23 @@ mod tests {
             assert!(parse_url(text).is_err(), "{text}");
         }
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_whose_turn_never_comes_is_not_sent() {
+        let client = Client::new(&Settings {
+            // Nothing could be sent there, and nothing is.
+            url: "http://127.0.0.1:1".to_owned(),
+            token: "t".into(),
+            ca_cert: String::new(),
+            timeout: Duration::from_secs(30),
+            user_agent: "test".to_owned(),
+        })
+        .unwrap();
+        let _turns = client.turns.acquire_many(AT_ONCE as u32).await.unwrap();
+        let start = Instant::now();
+        let token = NewToken { roles: vec![], description: None, token_expiry: None };
+        let error = client.create_token(&token).await.err().unwrap();
+        assert_eq!((error.status(), error.may_have_happened(), start.elapsed().as_secs()), (504, false, 30), "{error}");
+        assert!(error.to_string().contains("was not sent"), "{error}");
+    }
 }

@@ -26,7 +26,7 @@ pub(super) async fn until<T, F>(
 where
     F: Future<Output = Result<T, Error>> + Send,
 {
-    let (mut attempts, mut last, mut unclear) = (1, None, false);
+    let (mut attempts, mut last, mut may_have_happened) = (1, None, false);
     let outcome = attempt
         .retry(BACKOFF)
         .when(|error: &Error| error.is_retryable(is_idempotent))
@@ -34,16 +34,15 @@ where
         .notify(|error, pause| {
             tracing::debug!(error = %error, ?pause, "a call to Astra failed, will try again");
             attempts += 1;
-            unclear |= error.may_have_happened();
+            may_have_happened |= error.may_have_happened();
             last = Some(error.clone());
         })
         .await;
-    let failed = |error: Error| match last {
+    outcome.map_err(|error| match last {
         // What Astra said last tells more than that there was no turn to ask again.
-        Some(last) if error.is_not_sent() => last.after(attempts - 1),
-        _ => error.after(attempts),
-    };
-    outcome.map_err(|error| failed(error).with_unclear(unclear))
+        Some(last) if error.is_not_sent() => last.after(attempts - 1, may_have_happened),
+        _ => error.after(attempts, may_have_happened),
+    })
 }
 
 /// Returns the pause before the next attempt; none if there is no time for one.
@@ -69,6 +68,9 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::super::error::{Body, MINT};
     use super::*;
 
     fn asked(headers: &[(HeaderName, &str)]) -> Option<u64> {
@@ -102,5 +104,64 @@ mod tests {
         let ahead = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
         assert!(matches!(asked(&[(RETRY_AFTER, &ahead)]), Some(55..=60)));
         assert!(matches!(asked(&[(DATE, "nonsense"), (RETRY_AFTER, &ahead)]), Some(55..=60)));
+    }
+
+    fn refused(status: u16, wait: Option<u64>) -> Error {
+        let body = Body::parse(b"", false);
+        Error::from_answer(MINT, status, body).with_retry_after(wait.map(Duration::from_secs))
+    }
+
+    /// Fails in these ways one after the other. Returns what comes of it, the attempts and the seconds.
+    async fn run(is_idempotent: bool, failures: Vec<Error>) -> (Error, usize, f32) {
+        let (start, attempts) = (Instant::now(), AtomicUsize::new(0));
+        let attempt = || async { Err::<(), _>(failures[attempts.fetch_add(1, Relaxed)].clone()) };
+        let outcome = until(start + Duration::from_secs(30), is_idempotent, attempt).await;
+        (outcome.unwrap_err(), attempts.into_inner(), start.elapsed().as_secs_f32())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_are_few_and_their_pauses_grow() {
+        let mut all = Vec::new();
+        for _ in 0..10 {
+            let (error, attempts, seconds) = run(true, vec![refused(503, None); 5]).await;
+            assert!(attempts == 4 && (0.7..1.42).contains(&seconds), "{attempts} in {seconds}");
+            assert!(error.to_string().contains("after 4 attempts"), "{error}");
+            all.push(seconds);
+        }
+        all.dedup();
+        assert!(all.len() > 1, "there is no jitter");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_counts_as_far_as_the_deadline() {
+        let (error, attempts, seconds) = run(false, vec![refused(429, Some(10)); 5]).await;
+        assert!(attempts == 3 && (20.0..20.1).contains(&seconds), "{attempts} in {seconds}");
+        assert!(error.to_string().contains(", after 3 attempts, and Astra asks to wait 10 s;"), "{error}");
+        let (error, attempts, seconds) = run(false, vec![refused(429, Some(u64::MAX))]).await;
+        assert!(attempts == 1 && seconds < 0.1, "{error}");
+        let (error, attempts, _) = run(false, vec![refused(503, Some(1))]).await;
+        assert!(attempts == 1 && error.to_string().contains("asks to wait 1 s"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_astra_said_last_is_told_when_there_is_no_turn_after_it() {
+        let no_turn = || Error::no_turn(MINT, Duration::from_secs(30));
+        let (error, ..) = run(true, vec![refused(503, None), refused(500, None), no_turn()]).await;
+        assert!(error.status() == 502 && error.to_string().contains("after 2 attempts"), "{error}");
+        let (error, ..) = run(false, vec![no_turn()]).await;
+        assert!(error.status() == 504 && error.to_string().contains("was not sent;"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_attempt_may_have_done_is_not_forgotten() {
+        for (failures, expected) in [
+            (vec![refused(503, None), refused(403, None)], true),
+            (vec![refused(503, None), Error::no_turn(MINT, Duration::ZERO)], true),
+            (vec![refused(429, None), refused(403, None)], false),
+            (vec![refused(429, None), Error::no_turn(MINT, Duration::ZERO)], false),
+        ] {
+            let (error, ..) = run(true, failures).await;
+            assert_eq!(error.may_have_happened(), expected, "{error}");
+        }
     }
 }
