@@ -198,6 +198,16 @@ impl Astra {
         self.plant(org_id, roles, false)
     }
 
+    /// Makes a token out of band that is this text, `AstraCS:<client id>:<digest>`.
+    pub fn adopt(&self, org_id: &str, text: &str) {
+        let mut parts = text.splitn(3, ':').skip(1).map(str::to_owned);
+        let (client_id, digest) = (parts.next().expect("a client id"), parts.next().expect("a digest"));
+        self.shared.update(|state| {
+            let token = Token { client_id, digest, ..state.generate_token(org_id, Vec::new()) };
+            state.world.tokens.insert(token.client_id.clone(), token);
+        });
+    }
+
     /// Makes a token of an enterprise.
     pub fn mint_enterprise(&self, enterprise_id: &str) -> Minted {
         self.plant(enterprise_id, &[roles::built_in_id("Organization Administrator")], true)

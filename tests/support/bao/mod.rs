@@ -35,6 +35,9 @@ pub(crate) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
 /// Starting is slow where few cores serve many servers.
 const START: Duration = Duration::from_secs(60);
 
+/// Opens `sys/raw`, through which tests write what another plugin would have stored.
+const RAW: &str = "raw_storage_endpoint = true";
+
 /// A server; dereferences to a caller with its root token.
 pub(crate) struct Server {
     root: Client,
@@ -75,6 +78,9 @@ impl Server {
                 ["server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token"].map(String::from).into();
             args.push(format!("-dev-listen-address=127.0.0.1:{port}"));
             args.push(format!("-dev-plugin-dir={}", plugins.display()));
+            let config = dir.join("config.hcl");
+            fs::write(&config, RAW).expect("write the configuration");
+            args.push(format!("-config={}", config.display()));
             args.push(format!("-log-level={}", options.log_level));
             Self::new(dir, port, args, options)
         })
@@ -317,6 +323,7 @@ api_addr = "http://127.0.0.1:{port}"
 cluster_addr = "http://127.0.0.1:{cluster}"
 plugin_directory = "{plugins}"
 disable_mlock = true
+{RAW}
 "#,
         data = dir.join("data").display(),
         cluster = free_port(),
