@@ -94,7 +94,8 @@ impl Storage for MemoryStorage {
             .keys()
             .filter_map(|key| key.strip_prefix(prefix))
             .map(|rest| rest.split_once('/').map_or_else(|| rest.to_owned(), |(folder, _)| format!("{folder}/")))
-            .filter(|child| child.as_str() > after)
+            // A key that is the prefix itself is an empty child.
+            .filter(|child| after.is_empty() || child.as_str() > after)
             .collect();
         children.dedup();
         if limit > 0 {

@@ -47,7 +47,7 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
     let wanted = if secret.increment.is_zero() { ttl } else { secret.increment };
     let granted = wanted.min(until(now, end)).max(SHORTEST);
     if told.is_none() {
-        extend_record(engine, &token, end).await?;
+        extend_record(engine, &lease.token_id, &token, end).await?;
     }
 
     // Rounded up, or a part of a second of what is granted would be missing.
@@ -86,8 +86,11 @@ async fn role_ttls(engine: &Engine, lease: &LeaseData, secret: &Secret) -> Resul
 }
 
 /// Moves the end of a token that Astra does not end by itself, if its lease can now last longer than was recorded.
-async fn extend_record(engine: &Engine, token: &Token, end: Timestamp) -> Result<(), Error> {
-    let Some(record) = engine.store.record(&token.org_id, &token.client_id).await? else { return Ok(()) };
+async fn extend_record(engine: &Engine, token_id: &str, token: &Token, end: Timestamp) -> Result<(), Error> {
+    let Some(record) = engine.store.record(&token.org_id, &token.client_id).await? else {
+        // The Go plugin minted it after the inventory was built: there was a downgrade in between.
+        return engine.store.index_token(token_id).await;
+    };
     let last = later(end, EXPIRY_MARGIN);
     match record.expires_at.parse::<Timestamp>() {
         Ok(recorded) if recorded < last => {

@@ -1,7 +1,8 @@
 //! The inventory: one record for each token, found by its client id.
 //!
 //! Tokens that the Go plugin minted have no record. [`Store::build_index`] writes theirs once, beside normal work. It
-//! can be cut short at any point and begun anew, and never brings back the record of a token that is deleted meanwhile.
+//! can be cut short at any point and begun anew, and never brings back the record of a token that is deleted meanwhile. A
+//! token that the Go plugin minted later, during a downgrade, gets its record when its lease is renewed.
 
 use std::sync::atomic::Ordering;
 
@@ -129,7 +130,8 @@ impl Store {
         Ok(())
     }
 
-    async fn index_token(&self, id: &str) -> Result<(), Error> {
+    /// Writes the record of a token if it is missing.
+    pub(crate) async fn index_token(&self, id: &str) -> Result<(), Error> {
         // An entry that cannot be read is left alone: it must not keep all others out of the inventory.
         let Some(entry) = self.storage.get(&token_key(id)).await? else { return Ok(()) };
         let Ok(token) = entry.decode::<Token>() else {

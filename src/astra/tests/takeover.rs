@@ -1,65 +1,145 @@
-//! Mounts of the Go plugin 2.0.0: its entries, its junk and its leases.
+//! Mounts of the Go plugin 2.0.0: its entries, its junk and its leases, and the way back to it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{ORG, ROLE_ID, ROOT, World, data, lease, ok, refused, some, status};
-use crate::sdk::logical::{Operation, Secret};
+use super::{ORG, ROLE_ID, ROOT, World, data, lease, ok, refused, some, status, text};
+use crate::sdk::logical::{Entry, Map, Operation, Secret, Storage as _};
 
-/// sha256 of "<org>:r_w_user:org1", as the Go plugin computes it.
-fn named_id() -> String {
-    use std::fmt::Write as _;
-
-    use sha2::{Digest as _, Sha256};
-
-    let digest = Sha256::digest(format!("{ORG}:r_w_user:org1"));
-    digest.iter().fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").unwrap();
-        hex
-    })
+macro_rules! fixture {
+    ($name:literal) => {
+        include_str!(concat!("../../../tests/fixtures/go-2.0.0/", $name))
+    };
 }
 
-fn token(client_id: &str, logical_name: &str) -> Value {
-    json!({"clientId": client_id, "secret": "old-secret", "orgId": ORG, "roleName": "r_w_user", "roles": [ROLE_ID],
-        "token": format!("AstraCS:{client_id}:abc"), "generatedOn": "2023-01-01T00:00:00Z", "logicalName": logical_name,
-        "metadata": {"team": "a"}})
+/// What the Go plugin stored of an org in one caller mode.
+struct Fixtures {
+    config: &'static str,
+    /// Tokens and the leases that belong to them. The second lease was renewed and has lost its data.
+    tokens: [(&'static str, &'static str); 3],
+    /// What is left of an error of Astra.
+    junk: (&'static str, &'static str),
+    /// Key of the junk.
+    junk_id: &'static str,
 }
 
-fn junk() -> Value {
-    json!({"clientId": "", "secret": "", "orgId": ORG, "roleName": "r_w_user", "roles": null, "token": "",
-        "generatedOn": "", "logicalName": "org1", "metadata": {}})
+const STANDARD: Fixtures = Fixtures {
+    config: fixture!("standard/config.json"),
+    tokens: [
+        (fixture!("standard/token-plain.json"), fixture!("standard/lease-plain.json")),
+        (fixture!("standard/token-pairs.json"), fixture!("standard/lease-pairs.json")),
+        (fixture!("standard/token-brief.json"), fixture!("standard/lease-brief.json")),
+    ],
+    junk: (fixture!("standard/token-junk.json"), fixture!("standard/lease-junk.json")),
+    junk_id: "1021b024334d6d4a131ba83406699520ae4f7b89e9786a073d8ee43c0d01647d",
+};
+
+const SIDECAR: Fixtures = Fixtures {
+    config: fixture!("sidecar/config.json"),
+    tokens: [
+        (fixture!("sidecar/token-plain.json"), fixture!("sidecar/lease-plain.json")),
+        (fixture!("sidecar/token-pairs.json"), fixture!("sidecar/lease-pairs.json")),
+        (fixture!("sidecar/token-brief.json"), fixture!("sidecar/lease-brief.json")),
+    ],
+    junk: (fixture!("sidecar/token-junk.json"), fixture!("sidecar/lease-junk.json")),
+    junk_id: "",
+};
+
+const ROLE: &str = fixture!("role.json");
+
+/// A token of the Go plugin, alive in Astra and under a lease.
+struct Old {
+    client_id: String,
+    token_id: String,
+    logical_name: String,
+    data: Value,
+    lease: Secret,
 }
 
-async fn old_mount(mode: u8) -> World {
-    let world = World::unprepared().await;
-    let config = json!({"astra_token": ROOT, "url": world.astra.url(), "org_id": ORG, "logical_name": "org1",
-        "caller_mode": mode});
-    world.stored(&format!("config/{ORG}"), config).await;
-    let role = json!({"role_name": "r_w_user", "role_id": ROLE_ID, "org_id": ORG, "ttl": 3_600_000_000_000_i64,
-        "max_ttl": 36_000_000_000_000_i64});
-    world.stored(&format!("role/{ORG}:r_w_user"), role).await;
-    world
+impl Old {
+    fn of((token, lease): (&str, &str)) -> Self {
+        let (token, lease) = (parsed(token), parsed(lease));
+        let part = |name: &str| token[name].as_str().unwrap().to_owned();
+        let internal = lease["internal_data"].as_object().unwrap().clone();
+        let (hour, now) = (Duration::from_secs(3600), Timestamp::now());
+        Self {
+            client_id: part("clientId"),
+            token_id: internal["tokenId"].as_str().unwrap().to_owned(),
+            logical_name: part("logicalName"),
+            data: lease["data"].clone(),
+            lease: Secret { issue_time: Some(now), ..Secret::new(hour, 10 * hour, internal) },
+        }
+    }
 }
 
-fn old_lease(client_id: &str, token_id: &str) -> Secret {
-    let data = json!({"orgId": ORG, "clientId": client_id, "roleName": "r_w_user", "tokenId": token_id,
-        "secret_type": "astra_token"});
-    let hour = Duration::from_secs(3600);
-    Secret { issue_time: Some(Timestamp::now()), ..Secret::new(hour, 10 * hour, data.as_object().unwrap().clone()) }
+impl World {
+    /// A mount as the Go plugin left it; not initialized yet.
+    async fn old(fixtures: &Fixtures) -> (Self, Vec<Old>) {
+        let world = Self::unprepared().await;
+        let config = fixtures.config.replace("https://api.astra.datastax.com", &world.astra.url());
+        world.store_bytes(&format!("config/{ORG}"), &config).await;
+        world.store_bytes(&format!("role/{ORG}:r_w_user"), ROLE).await;
+        let mut tokens = Vec::new();
+        for pair in fixtures.tokens {
+            let old = Old::of(pair);
+            world.store_bytes(&format!("token/{}", old.token_id), pair.0).await;
+            world.astra.state().live.insert(old.client_id.clone(), Value::Null);
+            tokens.push(old);
+        }
+        world.store_bytes(&format!("token/{}", fixtures.junk_id), fixtures.junk.0).await;
+        (world, tokens)
+    }
+
+    async fn store_bytes(&self, key: &str, value: &str) {
+        let entry = Entry { key: key.into(), value: value.into(), seal_wrap: false };
+        self.storage.put(entry).await.expect("stores");
+    }
+
+    fn record(&self, old: &Old) -> Option<Value> {
+        self.storage.json(&format!("client/{ORG}/{}", old.client_id))
+    }
+}
+
+fn parsed(fixture: &str) -> Value {
+    serde_json::from_str(fixture).expect("a fixture is JSON")
+}
+
+fn names(logical_name: &str) -> Value {
+    json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": logical_name})
+}
+
+fn sorted_ids(tokens: &[Old]) -> Value {
+    let mut ids: Vec<&str> = tokens.iter().map(|old| old.client_id.as_str()).collect();
+    ids.sort_unstable();
+    json!(ids)
+}
+
+#[tokio::test]
+async fn its_config_and_role_are_read() {
+    for (fixtures, mode) in [(&STANDARD, "standard"), (&SIDECAR, "sidecar")] {
+        let (world, _) = World::old(fixtures).await;
+        let config = data(world.read("config", json!({"logical_name": "retailOrg"})).await);
+        assert_eq!((&config["org_id"], &config["caller_mode"]), (&json!(ORG), &json!(mode)));
+        assert_eq!((&config["url"], &config["request_timeout"]), (&json!(world.astra.url()), &json!("30s")));
+        let role = data(world.read("role", json!({"org_id": ORG, "role": "r_w_user"})).await);
+        assert_eq!((&role["ttl"], &role["max_ttl"]), (&json!("1h0m0s"), &json!("10h0m0s")));
+        assert_eq!(world.list("configs/", json!({})).await["keys"], json!([ORG]));
+        assert_eq!(world.list("roles/", json!({})).await["keys"], json!(["r_w_user"]));
+    }
 }
 
 #[tokio::test]
 async fn its_tokens_are_read_and_listed_once_the_inventory_is_built() {
-    let world = old_mount(1).await;
-    world.stored(&format!("token/{}", named_id()), token("OLD1", "org1")).await;
-    let names = json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": "org1"});
-    let by_id = json!({"org_id": ORG, "client_id": "OLD1"});
+    let (world, tokens) = World::old(&STANDARD).await;
+    let pairs = &tokens[1];
+    let by_id = json!({"org_id": ORG, "client_id": pairs.client_id});
 
     // Before the inventory is there, names work, and a client id is not said to be unknown.
-    assert_eq!(data(world.read("org/token", names).await)["clientId"], "OLD1");
+    for old in &tokens {
+        assert_eq!(data(world.read("org/token", names(&old.logical_name)).await)["clientId"], json!(old.client_id));
+    }
     let (code, text) = status(world.read("org/token", by_id.clone()).await);
     assert!(code == 503 && text.contains("still being built"), "{text}");
     let (code, _) = status(world.ask(Operation::Delete, "config", json!({"org_id": ORG})).await);
@@ -67,30 +147,119 @@ async fn its_tokens_are_read_and_listed_once_the_inventory_is_built() {
 
     world.initialize().await;
     let shown = data(world.read("org/token", by_id).await);
-    assert_eq!((&shown["logicalName"], &shown["metadata"]), (&json!("org1"), &json!({"team": "a"})));
+    let metadata = json!({"owner": "R&D <retail@example.com>", "team": "a"});
+    assert_eq!((&shown["logicalName"], &shown["metadata"]), (&json!("org2"), &metadata));
     let listed = world.list("org/tokens/", json!({})).await;
-    assert_eq!(listed["keys"], json!(["OLD1"]));
-    assert_eq!(listed["key_info"]["OLD1"]["generated_on"], "2023-01-01T00:00:00Z");
+    assert_eq!(listed["keys"], sorted_ids(&tokens));
+    let info = &listed["key_info"][&pairs.client_id];
+    assert_eq!((&info["generated_on"], &info["metadata"]), (&json!("2022-09-21T17:48:15.260897295Z"), &metadata));
+    assert_eq!(listed["key_info"][&tokens[0].client_id]["metadata"], Value::Null);
     refused(world.ask(Operation::Delete, "config", json!({"org_id": ORG})).await);
 }
 
 #[tokio::test]
-async fn building_the_inventory_is_resumed_and_leaves_junk_out() {
-    let world = old_mount(2).await;
-    let mut expected = BTreeMap::new();
-    for n in 0..600 {
-        let id = format!("OLD{n:04}");
-        world.stored(&format!("token/{id}"), token(&id, "label")).await;
-        expected.insert(id, ());
+async fn its_names_stay_taken_while_their_tokens_live() {
+    let (world, tokens) = World::old(&STANDARD).await;
+    for old in &tokens {
+        let refusal = refused(world.write("org/token", names(&old.logical_name)).await);
+        assert!(refusal.contains(&old.client_id), "{refusal}");
     }
-    world.stored("token/", junk()).await;
-    world.stored(&format!("token/{}", named_id()), junk()).await;
+    assert_eq!(world.astra.count("POST"), 0);
+    // The id that guards a name is that of the Go plugin.
+    world.write("org/token", names("Org9")).await.expect("mints");
+    world.ask(Operation::Delete, "org/token", names(&tokens[0].logical_name)).await.expect("deletes");
+    let minted = some(world.write("org/token", names(&tokens[0].logical_name)).await);
+    assert_eq!(lease(&minted).internal_data["tokenId"], json!(tokens[0].token_id));
+}
+
+#[tokio::test]
+async fn its_leases_renew_and_regain_their_data() {
+    for fixtures in [&STANDARD, &SIDECAR] {
+        let (world, tokens) = World::old(fixtures).await;
+        world.initialize().await;
+        for old in &tokens {
+            let response = some(world.renew(&old.lease, old.data.clone()).await);
+            assert_eq!(text(&response, "clientId"), old.client_id);
+            if old.data.is_null() {
+                let stored = parsed(fixtures.tokens[1].0);
+                assert!(text(&response, "token") == stored["token"], "another token");
+            } else {
+                assert!(Value::Object(response.data.clone().unwrap()) == old.data, "the data changed");
+            }
+            assert_eq!((lease(&response).ttl.as_secs(), lease(&response).max_ttl.as_secs()), (3600, 36000));
+            assert_eq!(lease(&response).internal_data, old.lease.internal_data);
+        }
+        // Without the role, what the host knows of the lease serves.
+        ok(world.ask(Operation::Delete, "role", json!({"org_id": ORG, "role": "r_w_user"})).await);
+        assert_eq!(lease(&some(world.renew(&tokens[0].lease, Value::Null).await)).ttl.as_secs(), 3600);
+    }
+}
+
+#[tokio::test]
+async fn its_leases_revoke_with_or_without_the_inventory() {
+    for fixtures in [&STANDARD, &SIDECAR] {
+        let (world, tokens) = World::old(fixtures).await;
+        ok(world.revoke(&tokens[0].lease).await);
+        world.initialize().await;
+        assert_eq!(world.list("org/tokens/", json!({})).await["keys"], sorted_ids(&tokens[1..]));
+        for old in &tokens {
+            ok(world.revoke(&old.lease).await);
+        }
+        assert_eq!((world.astra.live(), world.keys("client/").len()), (0, 0));
+        assert_eq!(world.keys("token/"), [format!("token/{}", fixtures.junk_id)]);
+    }
+}
+
+#[tokio::test]
+async fn its_junk_takes_no_name_and_its_leases_end_without_a_call() {
+    for fixtures in [&STANDARD, &SIDECAR] {
+        let (world, tokens) = World::old(fixtures).await;
+        world.initialize().await;
+        assert_eq!(world.list("org/tokens/", json!({})).await["keys"], sorted_ids(&tokens));
+        let junk = Old::of(fixtures.junk);
+        ok(world.revoke(&junk.lease).await);
+        assert!(world.astra.state().requests.is_empty());
+        let Err(_) = world.renew(&junk.lease, junk.data.clone()).await else {
+            panic!("renewed a lease without a token")
+        };
+        if fixtures.junk_id.is_empty() {
+            continue;
+        }
+        refused(world.read("org/token", names(&junk.logical_name)).await);
+        let minted = some(world.write("org/token", names(&junk.logical_name)).await);
+        // Its lease ends after the name has got a token; that is another one.
+        ok(world.revoke(&junk.lease).await);
+        let found = data(world.read("org/token", names(&junk.logical_name)).await);
+        assert_eq!(found["clientId"], json!(text(&minted, "clientId")));
+    }
+}
+
+/// One of many tokens.
+fn one_of_many(n: usize) -> (String, Value) {
+    let id = format!("OLD{n:04}");
+    let token = json!({"clientId": id, "secret": "old-secret", "orgId": ORG, "roleName": "r_w_user", "roles": [ROLE_ID],
+        "token": format!("AstraCS:{id}:abc"), "generatedOn": "2023-01-01T00:00:00Z", "logicalName": "", "metadata": null});
+    (id, token)
+}
+
+#[tokio::test]
+async fn building_the_inventory_is_resumed_and_leaves_junk_out() {
+    let world = World::unprepared().await;
+    let mut expected = Vec::new();
+    for n in 0..600 {
+        let (id, token) = one_of_many(n);
+        world.stored(&format!("token/{id}"), token).await;
+        expected.push(id);
+    }
+    for fixtures in [&STANDARD, &SIDECAR] {
+        world.store_bytes(&format!("token/{}", fixtures.junk_id), fixtures.junk.0).await;
+    }
     world.stored("token/broken", json!("not a token")).await;
     // The first attempt is cut short by storage; the engine tries again by itself.
     world.storage.fail_nth(700);
     world.initialize().await;
     let listed = world.list("org/tokens/", json!({"org_id": ORG})).await;
-    assert_eq!(listed["keys"], json!(expected.keys().collect::<Vec<_>>()));
+    assert_eq!(listed["keys"], json!(expected));
 
     // Once there, nothing is looked at again.
     world.storage.fail_nth(usize::MAX / 2);
@@ -102,7 +271,7 @@ async fn building_the_inventory_is_resumed_and_leaves_junk_out() {
 
 #[tokio::test]
 async fn initializing_never_fails_and_stops_at_cleanup() {
-    let world = old_mount(1).await;
+    let (world, _) = World::old(&STANDARD).await;
     world.storage.fail_nth(1);
     world.backend.initialize().await.expect("initializes");
     world.backend.cleanup().await;
@@ -111,37 +280,149 @@ async fn initializing_never_fails_and_stops_at_cleanup() {
     world.backend.initialize().await.expect("initializes on a standby");
 }
 
+/// After a downgrade and an upgrade, the marker says that the inventory is complete, and it is not.
 #[tokio::test]
-async fn its_leases_renew_and_revoke() {
-    let world = old_mount(1).await;
+async fn a_token_minted_during_a_downgrade_gets_its_record_when_its_lease_is_renewed() {
+    let (world, tokens) = World::old(&STANDARD).await;
+    world.stored("client-index", json!({"version": 1})).await;
     world.initialize().await;
-    let minted =
-        some(world.write("org/token", json!({"org_id": ORG, "role": "r_w_user", "logical_name": "org1"})).await);
-    let client_id = super::text(&minted, "clientId");
-    let secret = old_lease(&client_id, &named_id());
-    // It lost the data when it renewed.
-    let response = some(world.renew(&secret, Value::Null).await);
-    assert_eq!(response.data.as_ref().unwrap()["clientId"], json!(client_id));
-    assert_eq!((lease(&response).ttl.as_secs(), lease(&response).internal_data == secret.internal_data), (3600, true));
-    // Without the role, what the host knows of the lease serves.
-    ok(world.ask(Operation::Delete, "role", json!({"org_id": ORG, "role": "r_w_user"})).await);
-    assert_eq!(lease(&some(world.renew(&secret, Value::Null).await)).ttl.as_secs(), 3600);
-    ok(world.revoke(&secret).await);
-    assert_eq!((world.astra.live(), world.keys("token/").len()), (0, 0));
+    let old = &tokens[1];
+    assert!(world.record(old).is_none());
+    some(world.renew(&old.lease, Value::Null).await);
+    assert_eq!(world.record(old).unwrap()["token_id"], json!(old.token_id));
+    assert_eq!(world.list("org/tokens/", json!({})).await["keys"], json!([old.client_id]));
+    // The others are found by their names, and their leases revoke.
+    assert_eq!(data(world.read("org/token", names("org1")).await)["clientId"], json!(tokens[0].client_id));
+    for old in &tokens {
+        ok(world.revoke(&old.lease).await);
+    }
+    assert_eq!((world.astra.live(), world.keys("client/").len()), (0, 0));
+}
+
+/// Types of the members of the Go plugin's structs.
+#[derive(Clone, Copy, Debug)]
+enum Go {
+    String,
+    Int,
+    /// Nanoseconds.
+    Duration,
+    Strings,
+    Pairs,
+}
+
+const GO_CONFIG: &[(&str, Go)] = &[
+    ("astra_token", Go::String),
+    ("url", Go::String),
+    ("org_id", Go::String),
+    ("logical_name", Go::String),
+    ("caller_mode", Go::Int),
+];
+
+const GO_ROLE: &[(&str, Go)] = &[
+    ("role_name", Go::String),
+    ("role_id", Go::String),
+    ("org_id", Go::String),
+    ("ttl", Go::Duration),
+    ("max_ttl", Go::Duration),
+];
+
+const GO_TOKEN: &[(&str, Go)] = &[
+    ("clientId", Go::String),
+    ("secret", Go::String),
+    ("orgId", Go::String),
+    ("roleName", Go::String),
+    ("roles", Go::Strings),
+    ("token", Go::String),
+    ("generatedOn", Go::String),
+    ("logicalName", Go::String),
+    ("metadata", Go::Pairs),
+];
+
+/// It takes these out of a lease one by one, as strings.
+const GO_LEASE: &[(&str, Go)] = &[
+    ("orgId", Go::String),
+    ("clientId", Go::String),
+    ("roleName", Go::String),
+    ("tokenId", Go::String),
+    ("secret_type", Go::String),
+];
+
+/// Checks that Go's `encoding/json` decodes this into a struct with these members.
+#[track_caller]
+fn assert_loads_in_go(what: &str, stored: &Map, members: &[(&str, Go)]) {
+    for (name, go) in members {
+        let value = stored.get(*name).unwrap_or_else(|| panic!("{what} has no {name}"));
+        let integer = value.as_i64().is_some_and(|number| value.to_string() == number.to_string());
+        let fits = match go {
+            Go::String => value.is_string(),
+            Go::Int | Go::Duration => integer,
+            Go::Strings => value.as_array().is_some_and(|items| items.iter().all(Value::is_string)),
+            Go::Pairs => value.as_object().map_or(value.is_null(), |pairs| pairs.values().all(Value::is_string)),
+        };
+        assert!(fits, "{name} of {what} is no {go:?}");
+    }
+    // It ignores members that it does not know, but takes any letter case for one that it does.
+    for name in stored.keys() {
+        let same = members.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        for (known, _) in same {
+            assert_eq!(name, known, "{what} has two members that Go takes for one");
+        }
+    }
+}
+
+impl World {
+    #[track_caller]
+    fn assert_stored_loads_in_go(&self, key: &str, members: &[(&str, Go)]) -> Map {
+        let stored = self.storage.json(key).unwrap_or_else(|| panic!("nothing at {key}"));
+        let stored = stored.as_object().expect("an object").clone();
+        assert_loads_in_go(key, &stored, members);
+        stored
+    }
 }
 
 #[tokio::test]
-async fn its_junk_takes_no_name_and_its_leases_end_without_a_call() {
-    let world = old_mount(1).await;
-    world.stored(&format!("token/{}", named_id()), junk()).await;
-    world.stored("token/", junk()).await;
-    world.initialize().await;
-    let names = json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": "org1"});
-    refused(world.read("org/token", names.clone()).await);
-    for token_id in [named_id(), String::new()] {
-        ok(world.revoke(&old_lease("", &token_id)).await);
+async fn what_is_stored_loads_in_the_go_plugin_field_by_field() {
+    for (mode, number) in [("standard", 1), ("Sidecar", 2)] {
+        let world = World::with_role(mode).await;
+        let extra = json!({"org_id": ORG, "astra_token": ROOT, "request_timeout": "1500ms", "description": false,
+            "token_expiry": false});
+        ok(world.write("config", extra).await);
+        let config = world.assert_stored_loads_in_go(&format!("config/{ORG}"), GO_CONFIG);
+        assert_eq!(config["caller_mode"], json!(number));
+        assert!(config.contains_key("request_timeout") && config.contains_key("token_expiry"), "no extra is tried");
+        let role = world.assert_stored_loads_in_go(&format!("role/{ORG}:r_w_user"), GO_ROLE);
+        assert_eq!((&role["ttl"], &role["max_ttl"]), (&json!(3_600_000_000_000_i64), &json!(36_000_000_000_000_i64)));
+
+        // Once with all settings of a config in force, once with none.
+        for settings in [false, true] {
+            let change = json!({"org_id": ORG, "description": settings, "token_expiry": settings});
+            ok(world.write("config", change).await);
+            let order = json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": format!("n-{settings}"), "ttl": 60,
+                "metadata": if settings { json!({"team": "a"}) } else { Value::Null }});
+            let minted = some(if number == 1 {
+                world.write("org/token", order).await
+            } else {
+                world.read("org/token", order).await
+            });
+            let lease = lease(&minted);
+            assert_loads_in_go("a lease", &lease.internal_data, GO_LEASE);
+            let id = lease.internal_data["tokenId"].as_str().unwrap();
+            let token = world.assert_stored_loads_in_go(&format!("token/{id}"), GO_TOKEN);
+            assert_eq!(token["metadata"].is_null(), !settings);
+            let renewed = some(world.renew(&lease, Value::Null).await).secret.unwrap();
+            assert_loads_in_go("a renewed lease", &renewed.internal_data, GO_LEASE);
+        }
     }
-    assert!(world.astra.state().requests.is_empty());
-    some(world.write("org/token", names.clone()).await);
-    data(world.read("org/token", names).await);
+}
+
+/// It lists these folders and decodes whatever it finds there.
+#[tokio::test]
+async fn nothing_else_is_stored_where_the_go_plugin_looks() {
+    let world = World::with_role("standard").await;
+    let minted = world.mint("org1").await;
+    some(world.renew(&lease(&minted), Value::Null).await);
+    let id = lease(&minted).internal_data["tokenId"].as_str().unwrap().to_owned();
+    assert_eq!(world.keys("config"), [format!("config/{ORG}")]);
+    assert_eq!(world.keys("role"), [format!("role/{ORG}:r_w_user")]);
+    assert_eq!(world.keys("token"), [format!("token/{id}")]);
 }
