@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::json;
 
-use super::names::{ClientId, OrgId};
+use super::names::{ClientId, OrgId, check};
 use super::{Record, Store, TOKENS, Token, leaves, token_key};
 use crate::astra::Error;
 use crate::sdk::logical::StorageExt as _;
@@ -138,7 +138,15 @@ impl Store {
             tracing::warn!(token_id = id, "left a token out of the inventory: its entry is not the expected JSON");
             return Ok(());
         };
-        if !token.is_live() || self.record(&token.org_id, &token.client_id).await?.is_some() {
+        if !token.is_live() {
+            return Ok(());
+        }
+        let named = check("orgId", token.org_id.as_str()).and_then(|()| check("clientId", token.client_id.as_str()));
+        if let Err(error) = named {
+            tracing::warn!(token_id = id, error = %error, "left a token out of the inventory: it cannot have a record");
+            return Ok(());
+        }
+        if self.record(&token.org_id, &token.client_id).await?.is_some() {
             return Ok(());
         }
         self.put_record(&token.org_id, &token.client_id, &Record::of(id, &token)).await?;
