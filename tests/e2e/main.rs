@@ -16,6 +16,8 @@
 mod astra;
 #[path = "../support/bao/mod.rs"]
 mod bao;
+#[path = "../fixtures/go-2.0.0/mod.rs"]
+mod go_plugin;
 
 mod agent;
 mod bad_input;
@@ -27,4 +29,5 @@ mod lifecycle;
 mod orgs;
 mod readme;
 mod secrets;
+mod takeover;
 mod world;

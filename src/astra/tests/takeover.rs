@@ -1,53 +1,16 @@
 //! Mounts of the Go plugin 2.0.0: its entries, its junk and its leases, and the way back to it.
 
+#[path = "../../../tests/fixtures/go-2.0.0/mod.rs"]
+mod go_plugin;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use self::go_plugin::{Fixtures, ROLE, SIDECAR, STANDARD, URL, parsed};
 use super::{ORG, ROLE_ID, ROOT, World, data, lease, ok, refused, some, status, text};
 use crate::sdk::logical::{Entry, Map, Operation, Secret, Storage as _};
-
-macro_rules! fixture {
-    ($name:literal) => {
-        include_str!(concat!("../../../tests/fixtures/go-2.0.0/", $name))
-    };
-}
-
-/// What the Go plugin stored of an org in one caller mode.
-struct Fixtures {
-    config: &'static str,
-    /// Tokens and the leases that belong to them. The second lease was renewed and has lost its data.
-    tokens: [(&'static str, &'static str); 3],
-    /// What is left of an error of Astra.
-    junk: (&'static str, &'static str),
-    /// Key of the junk.
-    junk_id: &'static str,
-}
-
-const STANDARD: Fixtures = Fixtures {
-    config: fixture!("standard/config.json"),
-    tokens: [
-        (fixture!("standard/token-plain.json"), fixture!("standard/lease-plain.json")),
-        (fixture!("standard/token-pairs.json"), fixture!("standard/lease-pairs.json")),
-        (fixture!("standard/token-brief.json"), fixture!("standard/lease-brief.json")),
-    ],
-    junk: (fixture!("standard/token-junk.json"), fixture!("standard/lease-junk.json")),
-    junk_id: "1021b024334d6d4a131ba83406699520ae4f7b89e9786a073d8ee43c0d01647d",
-};
-
-const SIDECAR: Fixtures = Fixtures {
-    config: fixture!("sidecar/config.json"),
-    tokens: [
-        (fixture!("sidecar/token-plain.json"), fixture!("sidecar/lease-plain.json")),
-        (fixture!("sidecar/token-pairs.json"), fixture!("sidecar/lease-pairs.json")),
-        (fixture!("sidecar/token-brief.json"), fixture!("sidecar/lease-brief.json")),
-    ],
-    junk: (fixture!("sidecar/token-junk.json"), fixture!("sidecar/lease-junk.json")),
-    junk_id: "",
-};
-
-const ROLE: &str = fixture!("role.json");
 
 /// A token of the Go plugin, alive in Astra and under a lease.
 struct Old {
@@ -78,7 +41,7 @@ impl World {
     /// A mount as the Go plugin left it; not initialized yet.
     async fn old(fixtures: &Fixtures) -> (Self, Vec<Old>) {
         let world = Self::unprepared().await;
-        let config = fixtures.config.replace("https://api.astra.datastax.com", &world.astra.url());
+        let config = fixtures.config.replace(URL, &world.astra.url());
         world.store_bytes(&format!("config/{ORG}"), &config).await;
         world.store_bytes(&format!("role/{ORG}:r_w_user"), ROLE).await;
         let mut tokens = Vec::new();
@@ -88,7 +51,7 @@ impl World {
             world.astra.state().live.insert(old.client_id.clone(), Value::Null);
             tokens.push(old);
         }
-        world.store_bytes(&format!("token/{}", fixtures.junk_id), fixtures.junk.0).await;
+        world.store_bytes(&junk_key(fixtures), fixtures.junk.0).await;
         (world, tokens)
     }
 
@@ -102,8 +65,9 @@ impl World {
     }
 }
 
-fn parsed(fixture: &str) -> Value {
-    serde_json::from_str(fixture).expect("a fixture is JSON")
+/// Returns where its junk is; in sidecar mode, that is the bare `token/`.
+fn junk_key(fixtures: &Fixtures) -> String {
+    format!("token/{}", Old::of(fixtures.junk).token_id)
 }
 
 fn names(logical_name: &str) -> Value {
@@ -206,7 +170,7 @@ async fn its_leases_revoke_with_or_without_the_inventory() {
             ok(world.revoke(&old.lease).await);
         }
         assert_eq!((world.astra.live(), world.keys("client/").len()), (0, 0));
-        assert_eq!(world.keys("token/"), [format!("token/{}", fixtures.junk_id)]);
+        assert_eq!(world.keys("token/"), [junk_key(fixtures)]);
     }
 }
 
@@ -222,7 +186,7 @@ async fn its_junk_takes_no_name_and_its_leases_end_without_a_call() {
         let Err(_) = world.renew(&junk.lease, junk.data.clone()).await else {
             panic!("renewed a lease without a token")
         };
-        if fixtures.junk_id.is_empty() {
+        if junk.token_id.is_empty() {
             continue;
         }
         refused(world.read("org/token", names(&junk.logical_name)).await);
@@ -252,9 +216,15 @@ async fn building_the_inventory_is_resumed_and_leaves_junk_out() {
         expected.push(id);
     }
     for fixtures in [&STANDARD, &SIDECAR] {
-        world.store_bytes(&format!("token/{}", fixtures.junk_id), fixtures.junk.0).await;
+        world.store_bytes(&junk_key(fixtures), fixtures.junk.0).await;
     }
     world.stored("token/broken", json!("not a token")).await;
+    // No key can be made of these; a host would refuse to store it.
+    for (member, text) in [("clientId", ".."), ("orgId", "")] {
+        let (_, mut token) = one_of_many(600);
+        token[member] = text.into();
+        world.stored(&format!("token/odd-{member}"), token).await;
+    }
     // The first attempt is cut short by storage; the engine tries again by itself.
     world.storage.fail_nth(700);
     world.initialize().await;
@@ -352,10 +322,9 @@ const GO_LEASE: &[(&str, Go)] = &[
 fn assert_loads_in_go(what: &str, stored: &Map, members: &[(&str, Go)]) {
     for (name, go) in members {
         let value = stored.get(*name).unwrap_or_else(|| panic!("{what} has no {name}"));
-        let integer = value.as_i64().is_some_and(|number| value.to_string() == number.to_string());
         let fits = match go {
             Go::String => value.is_string(),
-            Go::Int | Go::Duration => integer,
+            Go::Int | Go::Duration => value.is_i64(),
             Go::Strings => value.as_array().is_some_and(|items| items.iter().all(Value::is_string)),
             Go::Pairs => value.as_object().map_or(value.is_null(), |pairs| pairs.values().all(Value::is_string)),
         };
