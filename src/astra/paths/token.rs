@@ -195,11 +195,13 @@ async fn by_client_id(
     org: &OrgId,
     client_id: &ClientId,
 ) -> Result<(String, Token), Error> {
-    if let Some(record) = engine.store.record(org, client_id).await?
-        && let Some(token) = engine.store.token(&record.token_id).await?
-        && token.client_id == *client_id
+    // Without a record, a token that a read minted is still found: its id is the client id.
+    let record = engine.store.record(org, client_id).await?;
+    let token_id = record.map_or_else(|| client_id.to_string(), |record| record.token_id);
+    if let Some(token) = engine.store.token(&token_id).await?
+        && (&token.client_id, &token.org_id) == (client_id, org)
     {
-        return Ok((record.token_id, token));
+        return Ok((token_id, token));
     }
     if !engine.store.index_is_complete().await? {
         return Err(Error::NotYet(

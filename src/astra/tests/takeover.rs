@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::go_plugin::{Fixtures, ROLE, SIDECAR, STANDARD, URL, parsed};
-use super::{ORG, ROLE_ID, ROOT, World, data, lease, ok, refused, some, status, text};
+use super::{ORG, OTHER_ORG, ROLE_ID, ROOT, World, data, lease, ok, refused, some, status, text};
 use crate::sdk::logical::{Entry, Map, Operation, Secret, Storage as _};
 
 /// A token of the Go plugin, alive in Astra and under a lease.
@@ -267,6 +267,22 @@ async fn a_token_minted_during_a_downgrade_gets_its_record_when_its_lease_is_ren
         ok(world.revoke(&old.lease).await);
     }
     assert_eq!((world.astra.live(), world.keys("client/").len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_token_that_a_read_minted_is_deleted_by_its_client_id_without_the_inventory() {
+    let (world, tokens) = World::old(&SIDECAR).await;
+    let by_id = |org: &str| json!({"org_id": org, "client_id": tokens[0].client_id});
+    // Not through another org, though the id is the same.
+    let config = parsed(SIDECAR.config);
+    let other = json!({"org_id": OTHER_ORG, "astra_token": config["astra_token"], "url": world.astra.url(),
+        "logical_name": "other", "caller_mode": 2});
+    world.stored(&format!("config/{OTHER_ORG}"), other).await;
+    status(world.ask(Operation::Delete, "org/token", by_id(OTHER_ORG)).await);
+    assert_eq!(world.astra.live(), 3);
+    ok(world.ask(Operation::Delete, "org/token", by_id(ORG)).await);
+    ok(world.revoke(&tokens[0].lease).await);
+    assert_eq!((world.astra.live(), world.astra.count("DELETE")), (2, 2));
 }
 
 /// Types of the members of the Go plugin's structs.
