@@ -1,7 +1,8 @@
 //! Ending tokens whose lease cannot exist any more.
 //!
 //! A plugin that is killed between its answer and the host's lease leaves a token that no lease ends. Its record says
-//! when it is certain that none does.
+//! when it is certain that none does. The Go plugin's tokens have records that do not say it, and when it ends one, during
+//! a downgrade, the record stays: it knows of none.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,11 +41,8 @@ pub(crate) async fn sweep(engine: Arc<Engine>) -> Result<(), logical::Error> {
     let (page, last) = engine.store.records_after(sweep.last.as_ref(), PAGE).await.map_err(logical::Error::from)?;
     let rest_until = if last.is_none() { Instant::now().checked_add(REST) } else { None };
     *sweep = Sweep { last, rest_until };
-    let now = Timestamp::now();
     for (org, client, record) in page {
-        if is_over(&record, now)
-            && let Err(error) = end_unleased(&engine, &org, &client).await
-        {
+        if let Err(error) = end_unleased(&engine, &org, &client, &record).await {
             tracing::error!(org_id = %org, client_id = %client, error = %error, "failed to end a token without a lease");
             engine.note_trouble(&org, Some(&error));
         }
@@ -52,11 +50,14 @@ pub(crate) async fn sweep(engine: Arc<Engine>) -> Result<(), logical::Error> {
     Ok(())
 }
 
-async fn end_unleased(engine: &Arc<Engine>, org: &OrgId, client: &ClientId) -> Result<(), Error> {
+async fn end_unleased(engine: &Arc<Engine>, org: &OrgId, client: &ClientId, record: &Record) -> Result<(), Error> {
+    if !is_over(engine, client, record).await? {
+        return Ok(());
+    }
     engine.require_no_trouble(org)?;
     // It may have been renewed since the page was read.
     let Some(record) = engine.store.record(org, client).await? else { return Ok(()) };
-    if !is_over(&record, Timestamp::now()) {
+    if !is_over(engine, client, &record).await? {
         return Ok(());
     }
     let target = Target {
@@ -71,7 +72,11 @@ async fn end_unleased(engine: &Arc<Engine>, org: &OrgId, client: &ClientId) -> R
     Ok(())
 }
 
-/// Whether no lease of a token can exist. Of tokens of the Go plugin that is not known.
-fn is_over(record: &Record, now: Timestamp) -> bool {
-    record.expires_at.parse::<Timestamp>().is_ok_and(|end| end < now)
+/// Whether no lease of a token can exist.
+async fn is_over(engine: &Engine, client: &ClientId, record: &Record) -> Result<bool, Error> {
+    match record.expires_at.parse::<Timestamp>() {
+        Ok(end) => Ok(end < Timestamp::now()),
+        // Of a token of the Go plugin that is not known, unless the token was removed.
+        Err(_) => Ok(engine.store.token(&record.token_id).await?.is_none_or(|token| token.client_id != *client)),
+    }
 }

@@ -271,7 +271,7 @@ async fn a_token_that_has_no_lease_any_more_is_swept() {
 async fn a_sweep_looks_at_a_page_in_each_tick() {
     let world = World::new().await;
     for n in 0..600 {
-        let record = json!({"token_id": "t", "expires_at": if n == 599 { "2022-01-01T00:00:00Z" } else { "" }});
+        let record = json!({"token_id": "t", "expires_at": if n == 599 { "2022-01-01T00:00:00Z" } else { "2999-01-01T00:00:00Z" }});
         world.stored(&format!("client/org-{}/c{n:03}", n / 200), record).await;
     }
     for calls in [256, 256, 88] {

@@ -269,6 +269,28 @@ async fn a_token_minted_during_a_downgrade_gets_its_record_when_its_lease_is_ren
     assert_eq!((world.astra.live(), world.keys("client/").len()), (0, 0));
 }
 
+/// It removes a token that it revokes, and leaves the record, of which it knows nothing.
+#[tokio::test]
+async fn the_record_of_a_token_that_was_revoked_during_a_downgrade_is_removed() {
+    let (world, tokens) = World::old(&STANDARD).await;
+    world.initialize().await;
+    let (gone, taken) = (&tokens[0], &tokens[1]);
+    for old in [gone, taken] {
+        world.astra.state().live.remove(&old.client_id);
+        world.storage.delete(&format!("token/{}", old.token_id)).await.expect("deletes");
+    }
+    // Another token has got the name of the second one.
+    let (_, mut token) = one_of_many(1);
+    token["logicalName"] = json!(taken.logical_name);
+    world.stored(&format!("token/{}", taken.token_id), token).await;
+
+    ok(world.tick(false).await);
+    assert!(world.record(gone).is_none() && world.record(taken).is_none());
+    assert!(world.record(&tokens[2]).is_some());
+    assert_eq!(data(world.read("org/token", names(&taken.logical_name)).await)["clientId"], "OLD0001");
+    assert_eq!((world.astra.live(), world.keys("token/").len()), (1, 3));
+}
+
 #[tokio::test]
 async fn a_token_that_a_read_minted_is_deleted_by_its_client_id_without_the_inventory() {
     let (world, tokens) = World::old(&SIDECAR).await;
