@@ -209,9 +209,11 @@ impl Error {
     /// come from a gateway that lost the answer.
     pub(crate) fn may_have_happened(&self) -> bool {
         self.may_have_happened_before
-            || match self.progress {
+            || match &self.progress {
                 Progress::NotSent | Progress::NoConnection => false,
                 Progress::NoAnswer | Progress::Garbled | Progress::Answer(408, _) => true,
+                // A gateway says this, too, when it loses the server that it asked.
+                Progress::Answer(404, body) => !matches!(body, Body::Api(_)),
                 Progress::Answer(status, _) => !matches!(status, 400..=499),
             }
     }
@@ -383,5 +385,13 @@ mod tests {
         assert!(!not_found(b"404 page not found"));
         assert!(!not_found(b"<html></html>"));
         assert!(!not_found(b""));
+    }
+
+    #[test]
+    fn a_404_of_a_gateway_says_nothing_of_what_happened() {
+        let unclear = |body: &[u8]| Error::from_answer(MINT, 404, Body::parse(body, false)).may_have_happened();
+        assert!(!unclear(br#"{"errors":[{"ID":1,"message":"no such role"}]}"#));
+        assert!(unclear(b"404 page not found"));
+        assert!(unclear(b"<html></html>"));
     }
 }
