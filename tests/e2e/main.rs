@@ -21,6 +21,7 @@ mod go_plugin;
 
 mod agent;
 mod bad_input;
+mod catalogue;
 mod errors;
 mod guide;
 mod harness;

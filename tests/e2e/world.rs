@@ -39,6 +39,7 @@ pub(crate) struct World {
 }
 
 /// A token as it was minted.
+#[derive(Clone)]
 pub(crate) struct Token {
     pub(crate) client_id: String,
     pub(crate) lease_id: String,
@@ -48,10 +49,17 @@ pub(crate) struct Token {
 impl World {
     /// A new mount on the server that most tests share.
     pub(crate) fn new() -> Self {
+        Self::with(Astra::builder().orgs(3))
+    }
+
+    /// A new mount on that server, and an Astra as it was set up.
+    pub(crate) fn with(astra: Builder) -> Self {
         static SHARED: OnceLock<Arc<Server>> = OnceLock::new();
         static MOUNTS: AtomicUsize = AtomicUsize::new(0);
         let server = SHARED.get_or_init(|| Arc::new(Server::dev()));
-        Self::at_mount(server, &format!("mount-{}", MOUNTS.fetch_add(1, Ordering::Relaxed)))
+        let mount = format!("mount-{}", MOUNTS.fetch_add(1, Ordering::Relaxed));
+        server.enable(&mount);
+        Self::with_astra(server, &mount, astra)
     }
 
     /// A new mount on a given server.

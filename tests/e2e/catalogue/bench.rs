@@ -1,0 +1,329 @@
+//! One fault against one request, and what is left of it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+use regex_lite::Regex;
+use serde_json::json;
+
+use super::faults::{OTHER, Reach};
+use crate::astra::{Astra, Call, Fault, Kind, Phase, Redirect, Route};
+use crate::bao::Reply;
+use crate::world::{Mode, Org, Token, World};
+
+/// The shortest that a config can have.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a busy machine may add.
+const SLACK: Duration = Duration::from_secs(4);
+
+/// The undo right after a failure is done by then, and the minute's tick has not touched it: its minimum age is 11.5 s.
+const AT_ONCE: Duration = Duration::from_secs(6);
+
+/// Minimum age, a minute, and some patience.
+const TICK: Duration = Duration::from_secs(100);
+
+/// How a token is ended.
+#[derive(Clone, Copy)]
+pub(super) enum End {
+    Delete,
+    Revoke,
+}
+
+/// What a caller sees and what is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) status: u16,
+    /// Without what differs from one time to the next.
+    pub(super) text: String,
+    /// Calls of the kind in question that reached Astra: none, one, or more.
+    pub(super) calls: Calls,
+    pub(super) left: Left,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Calls {
+    None,
+    One,
+    Several,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// What the caller asked for was done.
+    Done,
+    /// Nothing was minted.
+    Nothing,
+    /// A token in Astra, deleted right away.
+    UndoneAtOnce,
+    /// A token in Astra until the minute's tick.
+    UndoneByTick,
+    /// Token, record and lease, as before.
+    AsBefore,
+    /// Record and lease of a token that is gone; the tick removes the record.
+    Record,
+}
+
+/// A mount with orgs to spare, and what it still has to clean up.
+pub(super) struct Bench {
+    pub(super) world: World,
+    /// An org in which tokens are ended.
+    pub(super) ends: Org,
+    /// A host that nobody shall ever ask.
+    elsewhere: Astra,
+    spare: Mutex<VecDeque<Org>>,
+    used: Mutex<Vec<Org>>,
+    /// Tokens that were handed out; their leases are still there.
+    leased: Mutex<Vec<Token>>,
+    /// Tokens whose record the tick has to remove.
+    records: Mutex<Vec<(Org, Token)>>,
+    /// Orgs where the tick has to delete a token.
+    orphans: Mutex<Vec<Org>>,
+    names: AtomicUsize,
+}
+
+impl Bench {
+    pub(super) fn new(world: World) -> Self {
+        let mut spare: VecDeque<Org> = world.orgs().to_vec().into();
+        let ends = spare.pop_front().expect("an org");
+        let bench = Self {
+            world,
+            ends,
+            elsewhere: Astra::builder().seed(1).spawn(),
+            spare: Mutex::new(spare),
+            used: Mutex::default(),
+            leased: Mutex::default(),
+            records: Mutex::default(),
+            orphans: Mutex::default(),
+            names: AtomicUsize::new(0),
+        };
+        bench.set_up(&bench.ends, Mode::Standard);
+        bench
+    }
+
+    /// Returns an org with a config and a role that no other case has.
+    pub(super) fn org(&self, mode: Mode) -> Org {
+        let org = self.spare.lock().unwrap().pop_front().expect("an org for each case");
+        self.set_up(&org, mode);
+        org
+    }
+
+    fn set_up(&self, org: &Org, mode: Mode) {
+        let mut fields = json!({"caller_mode": mode.name(), "request_timeout": "1s", "verify_connection": false});
+        if let Some(ca) = self.world.ca_pem() {
+            fields["ca_cert"] = ca.into();
+        }
+        self.world.configure(org, &fields);
+        self.world.role(org, "reader", 3600, 36000);
+        self.used.lock().unwrap().push(org.clone());
+    }
+
+    /// Mints in standard mode.
+    pub(super) fn token(&self, org: &Org) -> Token {
+        self.world.mint(org, "reader", &format!("name-{}", self.names.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Fills in what is only known here.
+    pub(super) fn real(&self, kind: &Kind) -> Kind {
+        match kind {
+            Kind::Redirect { code, to: Redirect::Other(_) } => {
+                Kind::Redirect { code: *code, to: Redirect::Other(self.elsewhere.url().into()) }
+            }
+            _ => kind.clone(),
+        }
+    }
+
+    /// Mints under a fault.
+    pub(super) fn mint(&self, kind: &Kind, phase: Phase, reach: Reach) -> Seen {
+        let org = self.org(Mode::Sidecar);
+        let mut kind = self.real(kind);
+        let mut bystanders = Vec::new();
+        if let Kind::SetField { value, .. } = &mut kind
+            && value == OTHER
+        {
+            let token = Token::of(self.ask(&org).ok());
+            *value = token.client_id.clone().into();
+            bystanders.push(token);
+        }
+        let fault = Fault { phase, ..Fault::before(kind.clone()) }.org(&org.id);
+        let fault = if reach == Reach::Org { fault } else { fault.route(Route::CreateToken) };
+        let fault = self.world.fault(if reach == Reach::Once { fault.once() } else { fault });
+        let ids: Vec<&str> = bystanders.iter().map(|token| token.client_id.as_str()).collect();
+        let late = is_late(&kind).then_some(fault);
+        let seen = self.minted_under(&org, &ids, late);
+        assert!(self.world.fired(fault) > 0, "the fault did not happen: {kind:?}");
+        self.world.clear_fault(fault);
+        self.leased.lock().unwrap().extend(bystanders);
+        seen
+    }
+
+    fn ask(&self, org: &Org) -> Reply {
+        self.world.get(&format!("org/token?org_id={}&role_name=reader", org.id))
+    }
+
+    /// Asks for a token in an org where only these are alive.
+    pub(super) fn minted(&self, org: &Org, others: &[&str]) -> Seen {
+        self.minted_under(org, others, None)
+    }
+
+    fn minted_under(&self, org: &Org, others: &[&str], late: Option<u64>) -> Seen {
+        let earlier = self.calls(org, Route::CreateToken).len();
+        let started = Instant::now();
+        let reply = self.ask(org);
+        assert!(started.elapsed() < REQUEST_TIMEOUT + SLACK, "took {:?}\n{reply}", started.elapsed());
+        if reply.status == 200 {
+            let calls = Calls::of(self.calls(org, Route::CreateToken).len() - earlier);
+            let token = Token::of(reply.ok());
+            assert!(self.world.is_alive(&token.client_id));
+            self.leased.lock().unwrap().push(token);
+            return Seen { status: 200, text: String::new(), calls, left: Left::Done };
+        }
+        self.world.assert_no_secret("the error", &reply.body.to_string());
+        if late.is_some() {
+            self.world.wait_for(AT_ONCE, |astra| astra.live(&org.id).len() > others.len());
+        }
+        let posts = self.calls(org, Route::CreateToken).split_off(earlier);
+        let unclear = posts.iter().take(posts.len().saturating_sub(1)).any(|call| call.status != Some(429));
+        assert!(!unclear, "a second token was ordered after an unclear outcome: {}", reply.status);
+        let clean = || self.world.alive(org) == others && self.inventory(org) == others;
+        let left = if posts.iter().all(|call| call.minted.is_none()) {
+            assert!(clean(), "a record without a token\n{reply}");
+            Left::Nothing
+        } else if holds_within(AT_ONCE, clean) {
+            Left::UndoneAtOnce
+        } else {
+            self.orphans.lock().unwrap().push(org.clone());
+            Left::UndoneByTick
+        };
+        Seen { status: reply.status, text: self.generalised(&reply.errors()), calls: Calls::of(posts.len()), left }
+    }
+
+    /// Mints, and ends the token under a fault.
+    pub(super) fn end(&self, end: End, kind: &Kind, phase: Phase, reach: Reach) -> Seen {
+        let org = if reach == Reach::Org { self.org(Mode::Standard) } else { self.ends.clone() };
+        let token = self.token(&org);
+        let fault = Fault { phase, ..Fault::before(self.real(kind)) };
+        let fault = match reach {
+            Reach::Org => fault.org(&org.id),
+            Reach::Call | Reach::Once => fault.route(Route::DeleteToken).target(&token.client_id),
+        };
+        let fault = self.world.fault(if reach == Reach::Once { fault.once() } else { fault });
+        let seen = self.ended(end, &org, &token);
+        assert!(self.world.fired(fault) > 0, "the fault did not happen: {kind:?}");
+        self.world.clear_fault(fault);
+        seen
+    }
+
+    /// Ends a token, which its org may not be able to do.
+    pub(super) fn ended(&self, end: End, org: &Org, token: &Token) -> Seen {
+        let started = Instant::now();
+        let reply = match end {
+            End::Revoke => self.world.revoke(token),
+            End::Delete => self.world.delete(&format!("org/token?org_id={}&client_id={}", org.id, token.client_id)),
+        };
+        // Where the answer is no proof, the list is asked.
+        assert!(started.elapsed() < 2 * REQUEST_TIMEOUT + SLACK, "took {:?}\n{reply}", started.elapsed());
+        self.world.assert_no_secret("the answer", &reply.body.to_string());
+        let alive = self.world.is_alive(&token.client_id);
+        let known = self.world.fetch(org, token).status == 200;
+        let leased = self.world.lease_exists(token);
+        self.leased.lock().unwrap().push(token.clone());
+        let left = if reply.status < 300 {
+            assert!(!alive, "a token lives that was said to be gone\n{reply}");
+            assert!(!known && leased == matches!(end, End::Delete), "known {known}, leased {leased}\n{reply}");
+            Left::Done
+        } else {
+            assert!(known && leased, "known {known}, leased {leased}\n{reply}");
+            if alive {
+                Left::AsBefore
+            } else {
+                self.records.lock().unwrap().push((org.clone(), token.clone()));
+                Left::Record
+            }
+        };
+        let deletes = self.calls(org, Route::DeleteToken);
+        let calls = Calls::of(deletes.iter().filter(|call| call.path.ends_with(&token.client_id)).count());
+        Seen { status: reply.status, text: self.generalised(&reply.errors()), calls, left }
+    }
+
+    /// Waits for the tick, ends what was handed out, and shows that nothing is left anywhere.
+    pub(super) fn assert_cleaned_up(&self) {
+        self.world.clear_faults();
+        let (records, orphans) = (self.records.lock().unwrap(), self.orphans.lock().unwrap());
+        let leased = self.leased.lock().unwrap();
+        let handed_out: Vec<&str> = leased.iter().map(|token| token.client_id.as_str()).collect();
+        let clean = || {
+            orphans.iter().all(|org| self.world.alive(org).iter().all(|id| handed_out.contains(&id.as_str())))
+                && records.iter().all(|(org, token)| self.world.fetch(org, token).status != 200)
+        };
+        let in_time = holds_within(TICK, clean);
+        let left: Vec<String> = orphans.iter().flat_map(|org| self.world.alive(org)).collect();
+        assert!(in_time, "left of {} orphans and {} records: {left:?}", orphans.len(), records.len());
+        for token in leased.iter() {
+            self.world.revoke(token).ok();
+        }
+        for org in self.used.lock().unwrap().iter() {
+            assert!(self.world.alive(org).is_empty(), "tokens that nobody knows");
+        }
+        assert!(self.world.keys("org/tokens").is_empty());
+        assert!(self.world.server.keys(&format!("sys/leases/lookup/{}/org/token/", self.world.mount)).is_empty());
+        assert_eq!(self.elsewhere.connections(), 0, "a redirect was followed to another host");
+    }
+
+    fn calls(&self, org: &Org, route: Route) -> Vec<Call> {
+        let of_org = |call: &Call| call.org.as_ref() == Some(&org.id) && call.route == Some(route);
+        self.world.requests().into_iter().filter(of_org).collect()
+    }
+
+    fn inventory(&self, org: &Org) -> Vec<String> {
+        self.world.keys(&format!("org/tokens?org_id={}", org.id))
+    }
+
+    /// Returns an error without the host's frame, ids, and what tells one fault of a family from another.
+    fn generalised(&self, text: &str) -> String {
+        static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+            [
+                (r"(?s)^.*failed to revoke entry: resp: .*? err: (rpc error: code = \w+ desc = )?", ""),
+                (r"(?s)^1 error occurred:\s*\* ", ""),
+                (r"\s+$", ""),
+                (r#"\(\d{3}(: ".*?")?\)"#, "(…)"),
+                (r"(makes no sense|broke|cannot be reached): [^;]*;", "$1: …;"),
+                (r#"client id "[A-Za-z]+""#, "client id \"…\""),
+            ]
+            .map(|(pattern, with)| (Regex::new(pattern).expect("a pattern"), with))
+            .into()
+        });
+        RULES.iter().fold(text.to_owned(), |text, (pattern, with)| pattern.replace_all(&text, *with).into_owned())
+    }
+}
+
+impl Calls {
+    fn of(count: usize) -> Self {
+        match count {
+            0 => Self::None,
+            1 => Self::One,
+            _ => Self::Several,
+        }
+    }
+}
+
+/// Whether the operation takes place after the caller has given up.
+pub(super) fn is_late(kind: &Kind) -> bool {
+    let limit = u64::try_from(REQUEST_TIMEOUT.as_millis()).unwrap();
+    matches!(kind, Kind::HangBeforeHeaders { for_ms: Some(time) } if *time > limit)
+}
+
+fn holds_within(limit: Duration, condition: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,257 @@
+//! The faults, in families of which the caller sees one and the same.
+
+use serde_json::{Value, json};
+
+use crate::astra::{BodyForm, Empty, Kind, Malformed, Phase, Redirect, RetryAfter};
+
+/// Stands for what is known only when a case runs: another host's URL, or the client id of a token in use.
+pub(super) const OTHER: &str = "$OTHER";
+
+/// Faults with one outcome.
+pub(super) struct Family {
+    /// What Astra does, as the table says it.
+    pub(super) what: &'static str,
+    pub(super) kinds: Vec<Kind>,
+    pub(super) phases: &'static [Phase],
+    pub(super) reach: Reach,
+}
+
+/// Which calls meet a fault.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The call that mints or deletes, each time.
+    Call,
+    /// That call, the first time.
+    Once,
+    /// Each call about the org.
+    Org,
+}
+
+const BEFORE: &[Phase] = &[Phase::Before];
+const AFTER: &[Phase] = &[Phase::After];
+const BOTH: &[Phase] = &[Phase::Before, Phase::After];
+
+/// What can happen to the call that makes a token.
+pub(super) fn minting() -> Vec<Family> {
+    let field = |field: &str, value: Value| Kind::SetField { field: field.into(), value };
+    let without = |fields: &[&str]| Kind::DropFields(fields.iter().map(|&field| field.into()).collect());
+    vec![
+        call("refuses the request: 400, 404, 409 or 422 in a form of its own", own(&[400, 404, 409, 422]), BEFORE),
+        call("refuses the root token: 401 or 403 in any form", refusals(), BEFORE),
+        call("limits the rate (429), whatever `Retry-After` says that can be waited for", throttled(), BEFORE),
+        call("limits the rate (429) for longer than `request_timeout`", throttled_for_long(), BEFORE),
+        once("limits the rate (429) once", throttled(), BEFORE),
+        call("fails: 500 or 502", statuses(&[500, 502]), BOTH),
+        call("is unavailable: 503, with or without `Retry-After`", unavailable(), BOTH),
+        call("does not answer in time: 504", statuses(&[504]), BOTH),
+        call("breaks the connection before or within the answer", broken(), BOTH),
+        call("is silent, or slower than `request_timeout`", silent(), BOTH),
+        call("makes the token after `request_timeout`", vec![Kind::HangBeforeHeaders { for_ms: Some(2500) }], BEFORE),
+        call("is slow within `request_timeout`, or its clock is wrong", harmless(), AFTER),
+        call("answers with broken JSON, or with anything else", [garbage(), mislabelled(), odd()].concat(), BOTH),
+        call("answers with success and nothing in it", empty(), BOTH),
+        call(
+            "leaves out what makes a token, or gives it in another type",
+            vec![
+                without(&["clientId"]),
+                without(&["token", "secret"]),
+                without(&["orgId"]),
+                field("clientId", json!(7)),
+                field("orgId", Value::Null),
+                field("token", json!("nonsense")),
+            ],
+            BOTH,
+        ),
+        call(
+            "names another org, another token's client id, or a token that does not match",
+            vec![
+                field("orgId", json!("11111111-2222-3333-4444-555555555555")),
+                field("token", json!("AstraCS:AnotherTokensClientIdAbc:0123456789abcdef")),
+                field("clientId", json!(OTHER)),
+            ],
+            BOTH,
+        ),
+        call(
+            "leaves out what can be computed: `token` or `generatedOn`",
+            vec![without(&["token", "generatedOn"])],
+            AFTER,
+        ),
+        call("repeats keys", vec![Kind::Malformed(Malformed::DuplicateKeys)], AFTER),
+        call("names other roles than asked", vec![field("roles", json!(["another"]))], AFTER),
+        call("answers with more than 1 MiB", vec![Kind::HugeBody { bytes: 2 << 20 }], BOTH),
+        call("redirects, to the same host or another", redirects(), BOTH),
+        call("is not reached: a proxy's 404", not_astras(), BOTH),
+        org("makes the token; then nothing of Astra works for a while", outage(), AFTER),
+    ]
+}
+
+/// What can happen to the call that deletes a token. A success that did not take place is not among it: nothing tells it
+/// from one that did.
+pub(super) fn ending() -> Vec<Family> {
+    let transient = [statuses(&[500, 502, 503, 504]), broken(), throttled()].concat();
+    let gone = "Resource not found: token with identifier: auth-manager returned 404 for call %s/v2/admin/tokens?%s";
+    let gone = Kind::Error { code: 401, id: 340_018, message: gone.into() };
+    vec![
+        once("fails in any way, once", transient, BEFORE),
+        once(
+            "deletes the token and fails in any way, once",
+            [statuses(&[500, 502, 503, 504]), broken()].concat(),
+            AFTER,
+        ),
+        call("refuses the request: 400, 409 or 422 in a form of its own", own(&[400, 409, 422]), BOTH),
+        call(
+            "refuses the root token: 401 or 403 in any form, the 340018 that says \"404\" and \"not found\" too",
+            [refusals(), vec![gone]].concat(),
+            BEFORE,
+        ),
+        call("limits the rate (429), whatever `Retry-After` says that can be waited for", throttled(), BEFORE),
+        call("limits the rate (429) for longer than `request_timeout`", throttled_for_long(), BEFORE),
+        call("fails: 500 or 502", statuses(&[500, 502]), BOTH),
+        call("is unavailable: 503, with or without `Retry-After`", unavailable(), BOTH),
+        call("does not answer in time: 504", statuses(&[504]), BOTH),
+        call("breaks the connection before or within the answer", broken(), BOTH),
+        call("is silent, or slower than `request_timeout`", silent(), BOTH),
+        call("is slow within `request_timeout`, or its clock is wrong", harmless(), AFTER),
+        call("answers with success and what is not JSON", [garbage(), mislabelled()].concat(), BOTH),
+        call("answers with more than 1 MiB", vec![Kind::HugeBody { bytes: 2 << 20 }], BOTH),
+        call("redirects, to the same host or another", redirects(), BOTH),
+        call("is not reached: a proxy's 404", not_astras(), BOTH),
+        org("does not work at all for a while", outage(), BOTH),
+    ]
+}
+
+/// Everything that can happen to any call.
+pub(super) fn anything() -> Vec<Kind> {
+    let mut all: Vec<Kind> = minting().into_iter().chain(ending()).flat_map(|family| family.kinds).collect();
+    all.push(Kind::Latency { min_ms: 5000, max_ms: 5000 });
+    all
+}
+
+fn call(what: &'static str, kinds: Vec<Kind>, phases: &'static [Phase]) -> Family {
+    Family { what, kinds, phases, reach: Reach::Call }
+}
+
+fn once(what: &'static str, kinds: Vec<Kind>, phases: &'static [Phase]) -> Family {
+    Family { what, kinds, phases, reach: Reach::Once }
+}
+
+fn org(what: &'static str, kinds: Vec<Kind>, phases: &'static [Phase]) -> Family {
+    Family { what, kinds, phases, reach: Reach::Org }
+}
+
+/// The first status with every body there is, the others with the two most different ones.
+fn statuses(codes: &[u16]) -> Vec<Kind> {
+    use BodyForm::{Empty, Errors, Html, JsonString, Null, PageNotFound, Text};
+    let with = |code: u16, forms: &[BodyForm]| forms.iter().map(|&form| Kind::status(code, form)).collect::<Vec<_>>();
+    let mut kinds = with(codes[0], &[Errors, JsonString, Text, Null, Empty, Html, PageNotFound]);
+    kinds.extend(codes[1..].iter().flat_map(|&code| with(code, &[Errors, Html])));
+    kinds
+}
+
+/// Answers that only Astra's API gives.
+fn own(codes: &[u16]) -> Vec<Kind> {
+    let forms = [BodyForm::Errors, BodyForm::JsonString];
+    codes.iter().flat_map(|&code| forms.map(|form| Kind::status(code, form))).collect()
+}
+
+fn refusals() -> Vec<Kind> {
+    statuses(&[401]).into_iter().chain(statuses(&[403])).collect()
+}
+
+fn limit(body: BodyForm, retry_after: Option<RetryAfter>) -> Kind {
+    Kind::Status { code: 429, body, retry_after }
+}
+
+fn throttled() -> Vec<Kind> {
+    vec![
+        limit(BodyForm::Errors, None),
+        limit(BodyForm::Text, None),
+        limit(BodyForm::Empty, Some(RetryAfter::Seconds(0))),
+        limit(BodyForm::Errors, Some(RetryAfter::Seconds(-1))),
+        limit(BodyForm::Errors, Some(RetryAfter::Text("soon".into()))),
+    ]
+}
+
+fn throttled_for_long() -> Vec<Kind> {
+    [RetryAfter::Seconds(5), RetryAfter::Seconds(86_400), RetryAfter::DateIn(3600)]
+        .map(|time| limit(BodyForm::Errors, Some(time)))
+        .into()
+}
+
+fn unavailable() -> Vec<Kind> {
+    let long = Kind::Status { code: 503, body: BodyForm::Text, retry_after: Some(RetryAfter::Seconds(60)) };
+    [statuses(&[503]), vec![long]].concat()
+}
+
+fn broken() -> Vec<Kind> {
+    vec![
+        Kind::Reset,
+        Kind::CleanClose,
+        Kind::CutBody { bytes: 5, reset: true },
+        Kind::CutBody { bytes: 5, reset: false },
+        Kind::TruncatedChunk { bytes: 5 },
+    ]
+}
+
+fn silent() -> Vec<Kind> {
+    vec![
+        Kind::HangBeforeHeaders { for_ms: None },
+        Kind::HangAfterHeaders { for_ms: None },
+        Kind::HangAfterHeaders { for_ms: Some(4000) },
+        Kind::SlowBody { interval_ms: 200 },
+    ]
+}
+
+fn harmless() -> Vec<Kind> {
+    vec![
+        Kind::Latency { min_ms: 50, max_ms: 100 },
+        Kind::HangBeforeHeaders { for_ms: Some(50) },
+        Kind::HangAfterHeaders { for_ms: Some(50) },
+        Kind::ClockSkew { seconds: -86_400 },
+        Kind::ClockSkew { seconds: 86_400 },
+    ]
+}
+
+fn garbage() -> Vec<Kind> {
+    [Malformed::Cut, Malformed::TrailingGarbage, Malformed::NotANumber, Malformed::InvalidUtf8]
+        .map(Kind::Malformed)
+        .into()
+}
+
+/// What only matters where the content does.
+fn odd() -> Vec<Kind> {
+    [Malformed::ByteOrderMark, Malformed::WrongTopLevel].map(Kind::Malformed).into()
+}
+
+/// A page under the type of JSON and JSON under that of a page.
+fn mislabelled() -> Vec<Kind> {
+    let page = "<html><body>Please log in</body></html>";
+    vec![
+        Kind::ContentType("text/html".into()),
+        Kind::Body { content_type: "application/json".into(), text: page.into() },
+        Kind::Body { content_type: "text/html".into(), text: page.into() },
+    ]
+}
+
+fn empty() -> Vec<Kind> {
+    [Empty::Nothing, Empty::Null, Empty::Object, Empty::Array, Empty::String].map(Kind::Empty).into()
+}
+
+fn redirects() -> Vec<Kind> {
+    let to = |code| [Redirect::Same, Redirect::Other(OTHER.into())].map(|to| Kind::Redirect { code, to });
+    [301, 302, 307].into_iter().flat_map(to).collect()
+}
+
+fn not_astras() -> Vec<Kind> {
+    [true, false].map(|html| Kind::ProxyNotFound { html }).into()
+}
+
+fn outage() -> Vec<Kind> {
+    vec![
+        Kind::HangBeforeHeaders { for_ms: None },
+        Kind::Reset,
+        Kind::status(503, BodyForm::Html),
+        Kind::status(500, BodyForm::Errors),
+        Kind::ProxyNotFound { html: true },
+    ]
+}

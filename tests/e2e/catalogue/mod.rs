@@ -1,0 +1,199 @@
+//! The whole catalogue of what can go wrong at Astra, against each thing that the engine does there. The tables in
+//! `docs/operations.md` are what this found.
+
+mod bench;
+mod faults;
+mod table;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+
+use serde_json::json;
+
+use self::bench::{Bench, End, Seen, is_late};
+use self::faults::{Reach, anything, ending, minting};
+use self::table::Row;
+use crate::astra::{Astra, Certificate, DeleteSuccess, Fault, Kind, Phase, UnknownId};
+use crate::world::{Mode, World};
+
+/// More than the mints that get an org of their own.
+const ORGS: usize = 250;
+
+/// What keeps a call from reaching Astra.
+const UNREACHABLE: [&str; 2] = ["refuses the connection", "does not finish the TLS handshake within `request_timeout`"];
+
+/// As many requests as wait at a time.
+const WORKERS: usize = 12;
+
+/// A part of the test that can be done beside the others.
+struct Job<'a> {
+    name: String,
+    /// Whether the minute's tick has something to clean up after it. The others are done while that is waited for.
+    first: bool,
+    work: Box<dyn FnOnce() + Send + 'a>,
+}
+
+impl<'a> Job<'a> {
+    fn new(name: impl Into<String>, first: bool, work: impl FnOnce() + Send + 'a) -> Self {
+        Self { name: name.into(), first, work: Box::new(work) }
+    }
+}
+
+#[test]
+fn every_fault_of_astra_has_the_outcome_that_the_documentation_tells() {
+    let bench = Bench::new(World::with(Astra::builder().orgs(ORGS)));
+    let late = Bench::new(World::with(Astra::builder().orgs(3).knobs(|knobs| knobs.list_delay_after_create_ms = 5000)));
+    let spent = Bench::new(World::with(Astra::builder().orgs(1)));
+    let apart = Bench::new(World::with(
+        Astra::builder().orgs(3).tls(Certificate::Valid).knobs(|knobs| knobs.connection_close = true),
+    ));
+    let mut mints: Vec<Row> = minting().into_iter().map(Row::of).collect();
+    mints.extend(UNREACHABLE.map(Row::new));
+    mints.push(Row::new("lists a new token only seconds later, and its answer is lost"));
+    let mut ends: Vec<Row> = ending().into_iter().map(Row::of).collect();
+    ends.extend(UNREACHABLE.map(Row::new));
+    ends.push(Row::new("confirms in another way: 200, 202 or 204"));
+    ends.push(Row::new("has no such token any more, in whatever way it says so"));
+
+    let ([.., refused, no_tls, lagging], [.., not_ended, nor_so, confirmed, unknown]) = (&mints[..], &ends[..]) else {
+        unreachable!("as many were pushed")
+    };
+    let mut jobs = case_jobs(&mints, &bench, mint);
+    jobs.extend(case_jobs(&ends, &bench, end));
+    jobs.push(Job::new("a list that lags", true, || slow_list(&late, lagging)));
+    jobs.push(Job::new("unreachable", false, || unreachable_astra(&apart, [refused, no_tls], [not_ended, nor_so])));
+    jobs.push(Job::new("ways of success", false, || ways_of_success(&spent, confirmed, unknown)));
+    jobs.push(Job::new("renewals", false, || renewals(&bench)));
+    run(jobs);
+
+    for bench in [&bench, &late, &spent, &apart] {
+        bench.assert_cleaned_up();
+    }
+    table::compare(&mints, &ends);
+}
+
+fn mint(bench: &Bench, kind: &Kind, phase: Phase, reach: Reach) -> Vec<Seen> {
+    vec![bench.mint(kind, phase, reach)]
+}
+
+fn end(bench: &Bench, kind: &Kind, phase: Phase, reach: Reach) -> Vec<Seen> {
+    [End::Delete, End::Revoke].map(|end| bench.end(end, kind, phase, reach)).into()
+}
+
+/// Returns a job for each fault of each family.
+fn case_jobs<'a>(
+    rows: &'a [Row],
+    bench: &'a Bench,
+    case: fn(&Bench, &Kind, Phase, Reach) -> Vec<Seen>,
+) -> Vec<Job<'a>> {
+    let mut jobs = Vec::new();
+    for (row, family) in rows.iter().filter_map(|row| Some((row, row.family.as_ref()?))) {
+        for &phase in family.phases {
+            jobs.extend(family.kinds.iter().map(|kind| {
+                let first = family.reach == Reach::Org || is_late(kind);
+                let name = format!("{phase:?} {kind:?}");
+                Job::new(format!("{}: {name}", family.what), first, move || {
+                    row.add(phase, name, case(bench, kind, phase, family.reach));
+                })
+            }));
+        }
+    }
+    jobs
+}
+
+/// Runs the jobs, some at a time.
+fn run(mut jobs: Vec<Job<'_>>) {
+    jobs.sort_by_key(|job| !job.first);
+    let jobs = Mutex::new(jobs.into_iter());
+    let failed: Mutex<Vec<String>> = Mutex::default();
+    let next = || jobs.lock().unwrap().next();
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                while let Some(Job { name, work, .. }) = next() {
+                    // The others go on, so that one run shows all that is wrong.
+                    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                        failed.lock().unwrap().push(name);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "these cases failed, see above:\n{}", failed.join("\n"));
+}
+
+/// A list that lags makes the undo of a lost answer find nothing at first.
+fn slow_list(bench: &Bench, row: &Row) {
+    for kind in [Kind::Reset, Kind::HangBeforeHeaders { for_ms: None }] {
+        row.add(Phase::After, format!("{kind:?}"), mint(bench, &kind, Phase::After, Reach::Call));
+    }
+}
+
+/// Faults of a whole simulator.
+fn unreachable_astra(bench: &Bench, mints: [&Row; 2], ends: [&Row; 2]) {
+    let slow_tls = || {
+        bench.world.fault(Fault::before(Kind::SlowTls { delay_ms: 4000 }));
+    };
+    let cuts: [(&dyn Fn(), &dyn Fn()); 2] = [
+        (&|| bench.world.refuse_connections(true), &|| bench.world.refuse_connections(false)),
+        (&slow_tls, &|| bench.world.clear_faults()),
+    ];
+    for ((cut, mend), (mint, end)) in cuts.into_iter().zip(mints.into_iter().zip(ends)) {
+        let org = bench.org(Mode::Sidecar);
+        cut();
+        let seen = bench.minted(&org, &[]);
+        mend();
+        mint.add(Phase::Before, "minting", vec![seen]);
+        let both = [End::Delete, End::Revoke].map(|end| {
+            let token = bench.token(&bench.ends);
+            cut();
+            let seen = bench.ended(end, &bench.ends, &token);
+            mend();
+            seen
+        });
+        end.add(Phase::Before, "ending", both.into());
+    }
+}
+
+/// The answers to a delete that took place, or that had no need to.
+fn ways_of_success(bench: &Bench, confirmed: &Row, unknown: &Row) {
+    let end = |row: &Row, name: String, gone: bool| {
+        let both = [End::Delete, End::Revoke].map(|end| {
+            let token = bench.token(&bench.ends);
+            assert!(!gone || bench.world.delete_token(&token.client_id));
+            bench.ended(end, &bench.ends, &token)
+        });
+        row.add(Phase::After, name, both.into());
+    };
+    for success in [DeleteSuccess::NoContent, DeleteSuccess::OkEmpty, DeleteSuccess::OkJson, DeleteSuccess::Accepted] {
+        bench.world.knobs(|knobs| knobs.delete_success = success);
+        end(confirmed, format!("{success:?}"), false);
+    }
+    for unknown_id in [
+        UnknownId::NotFoundErrors,
+        UnknownId::NotFoundText,
+        UnknownId::BadRequestString,
+        UnknownId::NoContent,
+        UnknownId::ServerErrorString,
+    ] {
+        bench.world.knobs(|knobs| knobs.unknown_id = unknown_id);
+        end(unknown, format!("{unknown_id:?}"), true);
+    }
+}
+
+/// A renewal asks Astra nothing, so nothing of Astra can spoil it.
+fn renewals(bench: &Bench) {
+    let org = bench.org(Mode::Standard);
+    let token = bench.token(&org);
+    let calls = || bench.world.requests().iter().filter(|call| call.org.as_ref() == Some(&org.id)).count();
+    let before = calls();
+    for kind in anything() {
+        let fault = bench.world.fault(Fault::before(bench.real(&kind)).org(&org.id));
+        let renewed = bench.world.server.post("sys/leases/renew", &json!({"lease_id": token.lease_id})).ok();
+        assert_eq!(renewed["lease_duration"], 3600);
+        bench.world.clear_fault(fault);
+    }
+    assert_eq!(calls(), before, "a renewal called Astra");
+    bench.world.revoke(&token).ok();
+}

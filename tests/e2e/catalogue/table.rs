@@ -1,0 +1,141 @@
+//! What was seen, as the tables of `docs/operations.md`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Mutex;
+
+use super::bench::{Calls, Left, Seen};
+use super::faults::Family;
+use crate::astra::Phase;
+
+const START: &str = "<!-- what the fault catalogue found: DOCS_WRITE=1 cargo test --test e2e catalogue -->\n";
+const END: &str = "<!-- end of what it found -->";
+
+/// A row: a family of faults, and what was seen of each.
+pub(super) struct Row {
+    what: String,
+    pub(super) family: Option<Family>,
+    /// Phase, a name of the case, and what was seen: of the mint, or of the delete and the revocation.
+    seen: Mutex<Vec<(Phase, String, Vec<Seen>)>>,
+}
+
+impl Row {
+    pub(super) fn new(what: &str) -> Self {
+        Self { what: what.to_owned(), family: None, seen: Mutex::default() }
+    }
+
+    pub(super) fn of(family: Family) -> Self {
+        Self { what: family.what.to_owned(), family: Some(family), seen: Mutex::default() }
+    }
+
+    pub(super) fn add(&self, phase: Phase, case: impl Into<String>, seen: Vec<Seen>) {
+        self.seen.lock().unwrap().push((phase, case.into(), seen));
+    }
+
+    /// Returns what all members of the family have in common in a phase, or the names of those that differ.
+    fn common(&self, phase: Phase) -> Result<Option<Vec<Seen>>, String> {
+        let seen = self.seen.lock().unwrap();
+        let of_phase: Vec<_> = seen.iter().filter(|(at, ..)| *at == phase).collect();
+        let Some((_, _, first)) = of_phase.first() else { return Ok(None) };
+        if of_phase.iter().all(|(_, _, seen)| seen == first) {
+            return Ok(Some(first.clone()));
+        }
+        let list = of_phase.iter().map(|(_, case, seen)| format!("  {case}: {seen:?}\n"));
+        Err(format!("{:?} has more than one outcome:\n{}", self.what, list.collect::<String>()))
+    }
+
+    /// Returns the cells of the row; one line where the phases do not differ.
+    fn cells(&self, cell: impl Fn(&[Seen]) -> [String; 3]) -> Result<String, String> {
+        let (before, after) = (self.common(Phase::Before)?, self.common(Phase::After)?);
+        let lines = match (before.map(|seen| cell(&seen)), after.map(|seen| cell(&seen))) {
+            (Some(before), Some(after)) if before == after => vec![("either", after)],
+            (before, after) => {
+                before.map(|cells| ("no", cells)).into_iter().chain(after.map(|cells| ("yes", cells))).collect()
+            }
+        };
+        let mut text = String::new();
+        for (number, (took, [calls, answer, left])) in lines.into_iter().enumerate() {
+            let what = if number == 0 { self.what.as_str() } else { "…" };
+            writeln!(text, "| {what} | {took} | {calls} | {answer} | {left} |").expect("text");
+        }
+        Ok(text)
+    }
+}
+
+/// Compares the tables with the documentation, or writes them there.
+pub(super) fn compare(mints: &[Row], ends: &[Row]) {
+    let mut faults = String::new();
+    let mut rows = |rows: &[Row], cell: fn(&[Seen]) -> [String; 3]| -> String {
+        rows.iter()
+            .map(|row| {
+                row.cells(cell).unwrap_or_else(|fault| {
+                    faults.push_str(&fault);
+                    String::new()
+                })
+            })
+            .collect()
+    };
+    let (mints, ends) = (rows(mints, mint_cells), rows(ends, end_cells));
+    assert!(faults.is_empty(), "{faults}");
+    let found = format!(
+        "\n### A token is minted\n\n\
+         | Astra … | token made? | orders | the caller gets | what is left, until when |\n\
+         | --- | --- | --- | --- | --- |\n{mints}\n\
+         ### A token is deleted, or its lease revoked\n\n\
+         | Astra … | token deleted? | calls | the caller gets | what is left, until when |\n\
+         | --- | --- | --- | --- | --- |\n{ends}\n\
+         ### A lease is renewed\n\n\
+         | Astra … | the caller gets | what is left |\n| --- | --- | --- |\n\
+         | does any of the above, or nothing at all | the renewed lease | nothing: a renewal does not call Astra |\n\n"
+    );
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
+    let text = std::fs::read_to_string(&path).expect("docs/operations.md");
+    let (head, rest) = text.split_once(START).expect("where the tables start");
+    let (committed, tail) = rest.split_once(END).expect("where the tables end");
+    if std::env::var_os("DOCS_WRITE").is_some() {
+        std::fs::write(&path, format!("{head}{START}{found}{END}{tail}")).expect("write the tables");
+    } else {
+        let differs = committed.lines().zip(found.lines()).find(|(committed, found)| committed != found);
+        assert!(
+            committed == found,
+            "docs/operations.md is not what Astra's faults lead to, from here on:\n{differs:#?}\n\
+            DOCS_WRITE=1 cargo test --test e2e catalogue writes it anew"
+        );
+    }
+}
+
+fn mint_cells(seen: &[Seen]) -> [String; 3] {
+    let [seen] = seen else { unreachable!("a mint is one thing") };
+    let left = match seen.left {
+        Left::Done => "the token is the caller's",
+        Left::Nothing => "nothing",
+        Left::UndoneAtOnce => "the token, deleted at once",
+        Left::UndoneByTick => "the token, deleted by the tick",
+        Left::AsBefore | Left::Record => unreachable!("a failed mint leaves no record"),
+    };
+    [calls(seen.calls).into(), answer(seen, "a token"), left.into()]
+}
+
+fn end_cells(seen: &[Seen]) -> [String; 3] {
+    let [delete, revoke] = seen else { unreachable!("two ways to end a token") };
+    assert_eq!((delete.calls, delete.left, &delete.text), (revoke.calls, revoke.left, &revoke.text));
+    let left = match delete.left {
+        Left::Done => "nothing",
+        Left::AsBefore => "all as before, until it is tried again",
+        Left::Record => "record and lease: the tick removes the record, the next try the lease",
+        _ => unreachable!("nothing was minted"),
+    };
+    [calls(delete.calls).into(), answer(delete, "success"), left.into()]
+}
+
+fn calls(calls: Calls) -> &'static str {
+    match calls {
+        Calls::None => "none",
+        Calls::One => "one",
+        Calls::Several => "several",
+    }
+}
+
+fn answer(seen: &Seen, success: &str) -> String {
+    if seen.status < 300 { success.into() } else { format!("{} `{}`", seen.status, seen.text.replace('|', "\\|")) }
+}
