@@ -48,6 +48,8 @@ pub(super) enum Calls {
     None,
     One,
     Several,
+    /// It depends on the fault.
+    Differ,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

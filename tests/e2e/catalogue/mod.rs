@@ -49,7 +49,7 @@ fn every_fault_of_astra_has_the_outcome_that_the_documentation_tells() {
     ));
     let mut mints: Vec<Row> = minting().into_iter().map(Row::of).collect();
     mints.extend(UNREACHABLE.map(Row::new));
-    mints.push(Row::new("lists a new token only seconds later, and its answer is lost"));
+    mints.push(Row::mixed("lists a new token only seconds later, and its answer is lost"));
     let mut ends: Vec<Row> = ending().into_iter().map(Row::of).collect();
     ends.extend(UNREACHABLE.map(Row::new));
     ends.push(Row::new("confirms in another way: 200, 202 or 204"));

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use super::bench::{Calls, Left, Seen};
-use super::faults::Family;
+use super::faults::{Family, Reach};
 use crate::astra::Phase;
 
 const START: &str = "<!-- what the fault catalogue found: DOCS_WRITE=1 cargo test --test e2e catalogue -->\n";
@@ -14,6 +14,8 @@ const END: &str = "<!-- end of what it found -->";
 /// A row: a family of faults, and what was seen of each.
 pub(super) struct Row {
     what: String,
+    /// Whether the members differ in what the caller reads, which other rows tell, and have only the rest in common.
+    mixed: bool,
     pub(super) family: Option<Family>,
     /// Phase, a name of the case, and what was seen: of the mint, or of the delete and the revocation.
     seen: Mutex<Vec<(Phase, String, Vec<Seen>)>>,
@@ -21,14 +23,24 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) fn new(what: &str) -> Self {
-        Self { what: what.to_owned(), family: None, seen: Mutex::default() }
+        Self { what: what.to_owned(), mixed: false, family: None, seen: Mutex::default() }
     }
 
     pub(super) fn of(family: Family) -> Self {
-        Self { what: family.what.to_owned(), family: Some(family), seen: Mutex::default() }
+        let mixed = family.reach == Reach::Org;
+        Self { what: family.what.to_owned(), mixed, family: Some(family), seen: Mutex::default() }
     }
 
-    pub(super) fn add(&self, phase: Phase, case: impl Into<String>, seen: Vec<Seen>) {
+    pub(super) fn mixed(what: &str) -> Self {
+        Self { mixed: true, ..Self::new(what) }
+    }
+
+    pub(super) fn add(&self, phase: Phase, case: impl Into<String>, mut seen: Vec<Seen>) {
+        if self.mixed {
+            for seen in seen.iter_mut().filter(|seen| seen.status >= 300) {
+                (seen.status, seen.calls, seen.text) = (0, Calls::Differ, String::new());
+            }
+        }
         self.seen.lock().unwrap().push((phase, case.into(), seen));
     }
 
@@ -133,9 +145,14 @@ fn calls(calls: Calls) -> &'static str {
         Calls::None => "none",
         Calls::One => "one",
         Calls::Several => "several",
+        Calls::Differ => "as above",
     }
 }
 
 fn answer(seen: &Seen, success: &str) -> String {
-    if seen.status < 300 { success.into() } else { format!("{} `{}`", seen.status, seen.text.replace('|', "\\|")) }
+    match seen.status {
+        0 => "the error of the fault, as above".into(),
+        ..300 => success.into(),
+        status => format!("{status} `{}`", seen.text.replace('|', "\\|")),
+    }
 }
