@@ -27,6 +27,7 @@ mod guide;
 mod harness;
 mod leases;
 mod lifecycle;
+mod operations;
 mod orgs;
 mod readme;
 mod secrets;

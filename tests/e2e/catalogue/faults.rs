@@ -38,15 +38,20 @@ pub(super) fn minting() -> Vec<Family> {
     vec![
         call("refuses the request: 400, 404, 409 or 422 in a form of its own", own(&[400, 404, 409, 422]), BEFORE),
         call("refuses the root token: 401 or 403 in any form", refusals(), BEFORE),
-        call("limits the rate (429), whatever `Retry-After` says that can be waited for", throttled(), BEFORE),
-        call("limits the rate (429) for longer than `request_timeout`", throttled_for_long(), BEFORE),
-        once("limits the rate (429) once", throttled(), BEFORE),
+        call("limits the rate (429) without end, and asks to wait for nothing that makes sense", throttled(), BEFORE),
+        call("limits the rate (429), and asks to wait longer than `request_timeout`", throttled_for_long(), BEFORE),
+        once(
+            "limits the rate (429) once, and asks to wait less than `request_timeout` or for nothing",
+            [throttled(), vec![limit(BodyForm::Errors, Some(RetryAfter::Seconds(1)))]].concat(),
+            BEFORE,
+        ),
         call("fails: 500 or 502", statuses(&[500, 502]), BOTH),
-        call("is unavailable: 503, with or without `Retry-After`", unavailable(), BOTH),
+        call("is unavailable: 503", statuses(&[503]), BOTH),
+        call("is unavailable: 503, and asks to wait longer than `request_timeout`", unavailable_for_long(), BOTH),
         call("does not answer in time: 504", statuses(&[504]), BOTH),
         call("breaks the connection before or within the answer", broken(), BOTH),
         call("is silent, or slower than `request_timeout`", silent(), BOTH),
-        call("makes the token after `request_timeout`", vec![Kind::HangBeforeHeaders { for_ms: Some(2500) }], BEFORE),
+        call("makes the token after `request_timeout`", vec![Kind::HangBeforeHeaders { for_ms: Some(3500) }], BEFORE),
         call("is slow within `request_timeout`, or its clock is wrong", harmless(), AFTER),
         call("answers with broken JSON, or with anything else", [garbage(), mislabelled(), odd()].concat(), BOTH),
         call("answers with success and nothing in it", empty(), BOTH),
@@ -104,10 +109,11 @@ pub(super) fn ending() -> Vec<Family> {
             [refusals(), vec![gone]].concat(),
             BEFORE,
         ),
-        call("limits the rate (429), whatever `Retry-After` says that can be waited for", throttled(), BEFORE),
-        call("limits the rate (429) for longer than `request_timeout`", throttled_for_long(), BEFORE),
+        call("limits the rate (429) without end, and asks to wait for nothing that makes sense", throttled(), BEFORE),
+        call("limits the rate (429), and asks to wait longer than `request_timeout`", throttled_for_long(), BEFORE),
         call("fails: 500 or 502", statuses(&[500, 502]), BOTH),
-        call("is unavailable: 503, with or without `Retry-After`", unavailable(), BOTH),
+        call("is unavailable: 503", statuses(&[503]), BOTH),
+        call("is unavailable: 503, and asks to wait longer than `request_timeout`", unavailable_for_long(), BOTH),
         call("does not answer in time: 504", statuses(&[504]), BOTH),
         call("breaks the connection before or within the answer", broken(), BOTH),
         call("is silent, or slower than `request_timeout`", silent(), BOTH),
@@ -178,9 +184,9 @@ fn throttled_for_long() -> Vec<Kind> {
         .into()
 }
 
-fn unavailable() -> Vec<Kind> {
-    let long = Kind::Status { code: 503, body: BodyForm::Text, retry_after: Some(RetryAfter::Seconds(60)) };
-    [statuses(&[503]), vec![long]].concat()
+fn unavailable_for_long() -> Vec<Kind> {
+    let long = |body| Kind::Status { code: 503, body, retry_after: Some(RetryAfter::Seconds(60)) };
+    vec![long(BodyForm::Errors), long(BodyForm::Html)]
 }
 
 fn broken() -> Vec<Kind> {

@@ -12,15 +12,12 @@ use serde_json::json;
 
 use self::bench::{Bench, End, Seen, is_late};
 use self::faults::{Reach, anything, ending, minting};
-use self::table::Row;
+use self::table::{AS_ABOVE, Row};
 use crate::astra::{Astra, Certificate, DeleteSuccess, Fault, Kind, Phase, UnknownId};
 use crate::world::{Mode, World};
 
 /// More than the mints that get an org of their own.
 const ORGS: usize = 250;
-
-/// What keeps a call from reaching Astra.
-const UNREACHABLE: [&str; 2] = ["refuses the connection", "does not finish the TLS handshake within `request_timeout`"];
 
 /// As many requests as wait at a time.
 const WORKERS: usize = 12;
@@ -48,21 +45,24 @@ fn every_fault_of_astra_has_the_outcome_that_the_documentation_tells() {
         Astra::builder().orgs(3).tls(Certificate::Valid).knobs(|knobs| knobs.connection_close = true),
     ));
     let mut mints: Vec<Row> = minting().into_iter().map(Row::of).collect();
-    mints.extend(UNREACHABLE.map(Row::new));
-    mints.push(Row::mixed("lists a new token only seconds later, and its answer is lost"));
+    mints.extend(unreachable());
+    mints.push(Row::mixed("lists a new token only seconds later, and its answer is lost", AS_ABOVE));
     let mut ends: Vec<Row> = ending().into_iter().map(Row::of).collect();
-    ends.extend(UNREACHABLE.map(Row::new));
+    ends.extend(unreachable());
     ends.push(Row::new("confirms in another way: 200, 202 or 204"));
-    ends.push(Row::new("has no such token any more, in whatever way it says so"));
+    ends.push(Row::new("has no such token any more: 204, 400 or 404"));
+    ends.push(Row::new("has no such token any more, and fails with 500 for that"));
 
-    let ([.., refused, no_tls, lagging], [.., not_ended, nor_so, confirmed, unknown]) = (&mints[..], &ends[..]) else {
-        unreachable!("as many were pushed")
+    let ([.., refused, no_tls, lagging], [.., not_ended, nor_so, confirmed, unknown, failing]) =
+        (&mints[..], &ends[..])
+    else {
+        panic!("as many were pushed")
     };
     let mut jobs = case_jobs(&mints, &bench, mint);
     jobs.extend(case_jobs(&ends, &bench, end));
     jobs.push(Job::new("a list that lags", true, || slow_list(&late, lagging)));
     jobs.push(Job::new("unreachable", false, || unreachable_astra(&apart, [refused, no_tls], [not_ended, nor_so])));
-    jobs.push(Job::new("ways of success", false, || ways_of_success(&spent, confirmed, unknown)));
+    jobs.push(Job::new("ways of success", false, || ways_of_success(&spent, confirmed, unknown, failing)));
     jobs.push(Job::new("renewals", false, || renewals(&bench)));
     run(jobs);
 
@@ -70,6 +70,15 @@ fn every_fault_of_astra_has_the_outcome_that_the_documentation_tells() {
         bench.assert_cleaned_up();
     }
     table::compare(&mints, &ends);
+}
+
+/// What keeps a call from reaching Astra.
+fn unreachable() -> [Row; 2] {
+    let slow_tls = "504: Astra did not answer, or cannot be reached: its connection and the call time out together";
+    [
+        Row::new("refuses the connection"),
+        Row::mixed("does not finish the TLS handshake within `request_timeout`", slow_tls),
+    ]
 }
 
 fn mint(bench: &Bench, kind: &Kind, phase: Phase, reach: Reach) -> Vec<Seen> {
@@ -132,24 +141,23 @@ fn slow_list(bench: &Bench, row: &Row) {
 
 /// Faults of a whole simulator.
 fn unreachable_astra(bench: &Bench, mints: [&Row; 2], ends: [&Row; 2]) {
-    let slow_tls = || {
-        bench.world.fault(Fault::before(Kind::SlowTls { delay_ms: 4000 }));
+    let refuse = |cut: bool| bench.world.refuse_connections(cut);
+    let slow_tls = |cut: bool| match cut {
+        true => drop(bench.world.fault(Fault::before(Kind::SlowTls { delay_ms: 4000 }))),
+        false => bench.world.clear_faults(),
     };
-    let cuts: [(&dyn Fn(), &dyn Fn()); 2] = [
-        (&|| bench.world.refuse_connections(true), &|| bench.world.refuse_connections(false)),
-        (&slow_tls, &|| bench.world.clear_faults()),
-    ];
-    for ((cut, mend), (mint, end)) in cuts.into_iter().zip(mints.into_iter().zip(ends)) {
+    let cuts: [&dyn Fn(bool); 2] = [&refuse, &slow_tls];
+    for (cut, (mint, end)) in cuts.into_iter().zip(mints.into_iter().zip(ends)) {
         let org = bench.org(Mode::Sidecar);
-        cut();
+        cut(true);
         let seen = bench.minted(&org, &[]);
-        mend();
+        cut(false);
         mint.add(Phase::Before, "minting", vec![seen]);
         let both = [End::Delete, End::Revoke].map(|end| {
             let token = bench.token(&bench.ends);
-            cut();
+            cut(true);
             let seen = bench.ended(end, &bench.ends, &token);
-            mend();
+            cut(false);
             seen
         });
         end.add(Phase::Before, "ending", both.into());
@@ -157,7 +165,7 @@ fn unreachable_astra(bench: &Bench, mints: [&Row; 2], ends: [&Row; 2]) {
 }
 
 /// The answers to a delete that took place, or that had no need to.
-fn ways_of_success(bench: &Bench, confirmed: &Row, unknown: &Row) {
+fn ways_of_success(bench: &Bench, confirmed: &Row, unknown: &Row, failing: &Row) {
     let end = |row: &Row, name: String, gone: bool| {
         let both = [End::Delete, End::Revoke].map(|end| {
             let token = bench.token(&bench.ends);
@@ -178,7 +186,8 @@ fn ways_of_success(bench: &Bench, confirmed: &Row, unknown: &Row) {
         UnknownId::ServerErrorString,
     ] {
         bench.world.knobs(|knobs| knobs.unknown_id = unknown_id);
-        end(unknown, format!("{unknown_id:?}"), true);
+        let row = if unknown_id == UnknownId::ServerErrorString { failing } else { unknown };
+        end(row, format!("{unknown_id:?}"), true);
     }
 }
 

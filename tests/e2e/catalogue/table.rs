@@ -1,6 +1,5 @@
 //! What was seen, as the tables of `docs/operations.md`.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -11,11 +10,14 @@ use crate::astra::Phase;
 const START: &str = "<!-- what the fault catalogue found: DOCS_WRITE=1 cargo test --test e2e catalogue -->\n";
 const END: &str = "<!-- end of what it found -->";
 
+/// The answer of rows whose faults have rows of their own.
+pub(super) const AS_ABOVE: &str = "the error of the fault, as above";
+
 /// A row: a family of faults, and what was seen of each.
 pub(super) struct Row {
     what: String,
-    /// Whether the members differ in what the caller reads, which other rows tell, and have only the rest in common.
-    mixed: bool,
+    /// What the caller gets in short, where the members differ in it and have only the rest in common.
+    mixed: Option<&'static str>,
     pub(super) family: Option<Family>,
     /// Phase, a name of the case, and what was seen: of the mint, or of the delete and the revocation.
     seen: Mutex<Vec<(Phase, String, Vec<Seen>)>>,
@@ -23,22 +25,25 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) fn new(what: &str) -> Self {
-        Self { what: what.to_owned(), mixed: false, family: None, seen: Mutex::default() }
+        Self { what: what.to_owned(), mixed: None, family: None, seen: Mutex::default() }
     }
 
     pub(super) fn of(family: Family) -> Self {
-        let mixed = family.reach == Reach::Org;
+        let mixed = (family.reach == Reach::Org).then_some(AS_ABOVE);
         Self { what: family.what.to_owned(), mixed, family: Some(family), seen: Mutex::default() }
     }
 
-    pub(super) fn mixed(what: &str) -> Self {
-        Self { mixed: true, ..Self::new(what) }
+    pub(super) fn mixed(what: &str, answer: &'static str) -> Self {
+        Self { mixed: Some(answer), ..Self::new(what) }
     }
 
     pub(super) fn add(&self, phase: Phase, case: impl Into<String>, mut seen: Vec<Seen>) {
-        if self.mixed {
+        if let Some(answer) = self.mixed {
             for seen in seen.iter_mut().filter(|seen| seen.status >= 300) {
-                (seen.status, seen.calls, seen.text) = (0, Calls::Differ, String::new());
+                (seen.status, seen.text) = (0, answer.to_owned());
+                if answer == AS_ABOVE {
+                    seen.calls = Calls::Differ;
+                }
             }
         }
         self.seen.lock().unwrap().push((phase, case.into(), seen));
@@ -61,16 +66,16 @@ impl Row {
         let (before, after) = (self.common(Phase::Before)?, self.common(Phase::After)?);
         let lines = match (before.map(|seen| cell(&seen)), after.map(|seen| cell(&seen))) {
             (Some(before), Some(after)) if before == after => vec![("either", after)],
+            (Some([calls, answer, left]), Some(after)) if after[..2] == [calls.as_str(), &answer] => {
+                let left = format!("no: {left}; yes: {}", after[2]);
+                vec![("either", [calls, answer, left])]
+            }
             (before, after) => {
                 before.map(|cells| ("no", cells)).into_iter().chain(after.map(|cells| ("yes", cells))).collect()
             }
         };
-        let mut text = String::new();
-        for (number, (took, [calls, answer, left])) in lines.into_iter().enumerate() {
-            let what = if number == 0 { self.what.as_str() } else { "…" };
-            writeln!(text, "| {what} | {took} | {calls} | {answer} | {left} |").expect("text");
-        }
-        Ok(text)
+        let row = |(took, cells): (&str, [String; 3])| format!("| {} | {took} | {} |\n", self.what, cells.join(" | "));
+        Ok(lines.into_iter().map(row).collect())
     }
 }
 
@@ -151,8 +156,8 @@ fn calls(calls: Calls) -> &'static str {
 
 fn answer(seen: &Seen, success: &str) -> String {
     match seen.status {
-        0 => "the error of the fault, as above".into(),
-        ..300 => success.into(),
+        0 => seen.text.clone(),
+        1..300 => success.into(),
         status => format!("{status} `{}`", seen.text.replace('|', "\\|")),
     }
 }
