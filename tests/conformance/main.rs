@@ -13,11 +13,14 @@
     reason = "tests"
 )]
 
+#[path = "../support/astra/mod.rs"]
+mod astra;
 mod connection;
 mod end;
 #[path = "../support/host/mod.rs"]
 mod host;
 mod instances;
+mod kills;
 mod leases;
 mod output;
 mod requests;

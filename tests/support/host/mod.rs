@@ -11,6 +11,7 @@
 //! against the rules that hosts rely on. A failing test prints what the plugin printed, with the secrets of the test
 //! blotted out.
 
+pub mod gate;
 pub mod log;
 pub mod mount;
 pub mod mux;
@@ -23,6 +24,7 @@ pub mod system;
 pub mod tls;
 pub mod wire;
 
+pub use gate::Gate;
 pub use mount::{Lease, Mount, Offer, Setup};
 pub use process::Launch;
 pub use reply::Reply;

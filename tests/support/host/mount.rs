@@ -245,8 +245,7 @@ impl Mount {
 
     /// Sends the host's tick.
     pub async fn rollback(&self, data: &Value) -> Reply {
-        let request = pb::Request { operation: "rollback".into(), data: data.to_string(), ..pb::Request::default() };
-        self.send(request).await.expect("rollback")
+        self.send(tick(data)).await.expect("rollback")
     }
 
     /// Adds the id of the instance to a message.
@@ -276,6 +275,11 @@ pub fn request(operation: &str, path: &str, data: &Value) -> pb::Request {
         request.connection = Some(pb::Connection { remote_addr: "127.0.0.1".into(), remote_port: 45678 });
     }
     request
+}
+
+/// Returns the host's tick, for which nobody has asked.
+pub fn tick(data: &Value) -> pb::Request {
+    pb::Request { operation: "rollback".into(), data: data.to_string(), ..pb::Request::default() }
 }
 
 /// A lease as the host's lease manager keeps it.
@@ -308,7 +312,7 @@ impl Lease {
     }
 
     /// Returns a request of the lease manager: what the lease stores comes back, and nobody has asked.
-    fn request(&self, operation: &str, increment: Duration) -> pb::Request {
+    pub fn request(&self, operation: &str, increment: Duration) -> pb::Request {
         let mut secret = self.secret.clone();
         let options = secret.lease_options.get_or_insert_default();
         options.increment = increment.as_nanos().try_into().unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
+use super::gate::Gate;
 use super::pb::pb::{self, StorageEntry};
 
 type Entries = BTreeMap<String, StorageEntry>;
@@ -42,6 +43,7 @@ struct State {
     fault: Fault,
     vault: bool,
     delay: Duration,
+    gate: Gate,
 }
 
 struct Transaction {
@@ -63,6 +65,15 @@ impl Storage {
     pub fn missing() -> Self {
         let storage = Self::default();
         storage.fail(Fault::Missing);
+        storage
+    }
+
+    /// Returns storage with the same entries, and with a gate before it.
+    #[must_use]
+    pub fn copy(&self, gate: &Gate) -> Self {
+        let storage = Self::default();
+        storage.state().entries = self.state().entries.clone();
+        storage.state().gate = gate.clone();
         storage
     }
 
@@ -125,6 +136,26 @@ impl Storage {
             Fault::Write(text) if writes => Ok(Some(text.into())),
             _ => Ok(None),
         }
+    }
+
+    /// Carries out a call outside of the life of a transaction. The inner error is a text for `err`.
+    async fn carry_out<T>(
+        &self,
+        call: String,
+        writes: bool,
+        openbao: bool,
+        effect: impl FnOnce(&mut State) -> T,
+    ) -> Result<Result<T, String>, Status> {
+        if let Some(err) = self.enter(call.clone(), writes, openbao).await? {
+            return Ok(Err(err));
+        }
+        let gate = self.state().gate.clone();
+        let number = match gate.enter(&call).await {
+            Ok(number) => number,
+            Err(err) => return Ok(Err(err.into())),
+        };
+        let result = effect(&mut self.state());
+        Ok(gate.leave(number, &call).await.map(|()| result).map_err(Into::into))
     }
 }
 
@@ -209,26 +240,31 @@ fn child(key: &str) -> String {
     key.split_inclusive('/').next().unwrap_or_default().to_owned()
 }
 
+fn keys(listed: Result<Vec<String>, String>) -> pb::StorageListReply {
+    match listed {
+        Ok(keys) => pb::StorageListReply { keys, err: String::new() },
+        Err(err) => pb::StorageListReply { keys: Vec::new(), err },
+    }
+}
+
 #[tonic::async_trait]
 impl pb::storage_server::Storage for Storage {
     async fn list(&self, request: Request<pb::StorageListArgs>) -> Answer<pb::StorageListReply> {
         let args = request.into_inner();
-        if let Some(err) = self.enter(format!("list {}", args.prefix), false, false).await? {
-            return Ok(Response::new(pb::StorageListReply { keys: vec![], err }));
-        }
-        let mut keys = self.state().list(&args.txn, &args.prefix);
+        let call = format!("list {}", args.prefix);
+        let listed = self.carry_out(call, false, false, |state| state.list(&args.txn, &args.prefix)).await?;
         // Nobody may rely on an order.
-        keys.reverse();
-        Ok(Response::new(pb::StorageListReply { keys, err: String::new() }))
+        Ok(Response::new(keys(listed.map(|keys| keys.into_iter().rev().collect()))))
     }
 
     async fn get(&self, request: Request<pb::StorageGetArgs>) -> Answer<pb::StorageGetReply> {
         let args = request.into_inner();
-        if let Some(err) = self.enter(format!("get {}", args.key), false, false).await? {
-            return Ok(Response::new(pb::StorageGetReply { entry: None, err }));
-        }
-        let entry = self.state().get(&args.txn, &args.key);
-        Ok(Response::new(pb::StorageGetReply { entry, err: String::new() }))
+        let call = format!("get {}", args.key);
+        let reply = match self.carry_out(call, false, false, |state| state.get(&args.txn, &args.key)).await? {
+            Ok(entry) => pb::StorageGetReply { entry, err: String::new() },
+            Err(err) => pb::StorageGetReply { entry: None, err },
+        };
+        Ok(Response::new(reply))
     }
 
     async fn put(&self, request: Request<pb::StoragePutArgs>) -> Answer<pb::StoragePutReply> {
@@ -236,33 +272,31 @@ impl pb::storage_server::Storage for Storage {
         let Some(entry) = args.entry else {
             return Ok(Response::new(pb::StoragePutReply { err: "cannot write nil entry".into() }));
         };
-        if let Some(err) = self.enter(format!("put {}", entry.key), true, false).await? {
-            return Ok(Response::new(pb::StoragePutReply { err }));
-        }
-        let err = self.state().set(&args.txn, entry.key.clone(), Some(entry));
+        let call = format!("put {}", entry.key);
+        let effect = |state: &mut State| state.set(&args.txn, entry.key.clone(), Some(entry));
+        let err = self.carry_out(call, true, false, effect).await?.unwrap_or_else(|err| err);
         Ok(Response::new(pb::StoragePutReply { err }))
     }
 
     async fn delete(&self, request: Request<pb::StorageDeleteArgs>) -> Answer<pb::StorageDeleteReply> {
         let args = request.into_inner();
-        if let Some(err) = self.enter(format!("delete {}", args.key), true, false).await? {
-            return Ok(Response::new(pb::StorageDeleteReply { err }));
-        }
-        let err = self.state().set(&args.txn, args.key, None);
+        let call = format!("delete {}", args.key);
+        let effect = |state: &mut State| state.set(&args.txn, args.key, None);
+        let err = self.carry_out(call, true, false, effect).await?.unwrap_or_else(|err| err);
         Ok(Response::new(pb::StorageDeleteReply { err }))
     }
 
     async fn list_page(&self, request: Request<pb::StorageListPageArgs>) -> Answer<pb::StorageListReply> {
         let args = request.into_inner();
-        if let Some(err) = self.enter(format!("list_page {}", args.prefix), false, true).await? {
-            return Ok(Response::new(pb::StorageListReply { keys: vec![], err }));
-        }
-        let mut keys = self.state().list(&args.txn, &args.prefix);
-        keys.retain(|key| *key > args.after);
-        if let Ok(limit @ 1..) = usize::try_from(args.limit) {
-            keys.truncate(limit);
-        }
-        Ok(Response::new(pb::StorageListReply { keys, err: String::new() }))
+        let call = format!("list_page {}", args.prefix);
+        let listed = self.carry_out(call, false, true, |state| state.list(&args.txn, &args.prefix)).await?;
+        Ok(Response::new(keys(listed.map(|mut keys| {
+            keys.retain(|key| *key > args.after);
+            if let Ok(limit @ 1..) = usize::try_from(args.limit) {
+                keys.truncate(limit);
+            }
+            keys
+        }))))
     }
 
     async fn is_transactional(&self, _: Request<pb::Empty>) -> Answer<pb::StorageIsTransactionalReply> {

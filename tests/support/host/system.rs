@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
+use super::gate::Gate;
 use super::pb::{logical, pb};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -54,6 +55,7 @@ pub struct System(Arc<Mutex<State>>);
 struct State {
     facts: Facts,
     calls: usize,
+    gate: Gate,
 }
 
 impl System {
@@ -61,6 +63,13 @@ impl System {
     pub fn missing() -> Self {
         let system = Self::default();
         system.set(|facts| facts.missing = true);
+        system
+    }
+
+    /// The default facts, with a gate before them.
+    pub fn behind(gate: &Gate) -> Self {
+        let system = Self::default();
+        system.state().gate = gate.clone();
         system
     }
 
@@ -78,13 +87,18 @@ impl System {
         self.0.lock().unwrap()
     }
 
-    fn answer<T>(&self, make: impl FnOnce(Facts) -> T) -> Answer<T> {
-        let mut state = self.state();
-        state.calls += 1;
-        if state.facts.missing {
+    async fn answer<T>(&self, call: &str, make: impl FnOnce(Facts) -> T) -> Answer<T> {
+        let (facts, gate) = {
+            let mut state = self.state();
+            state.calls += 1;
+            (state.facts.clone(), state.gate.clone())
+        };
+        if facts.missing {
             return Err(Status::unknown("missing system view implementation: this method should not be called"));
         }
-        Ok(Response::new(make(state.facts.clone())))
+        // No fact has an effect, so there is only one phase.
+        gate.enter(call).await.map_err(Status::unknown)?;
+        Ok(Response::new(make(facts)))
     }
 }
 
@@ -95,53 +109,55 @@ fn nanos(duration: Duration) -> i64 {
 #[tonic::async_trait]
 impl pb::system_view_server::SystemView for System {
     async fn default_lease_ttl(&self, _: Request<pb::Empty>) -> Answer<pb::TtlReply> {
-        self.answer(|facts| pb::TtlReply { ttl: nanos(facts.default_lease_ttl) })
+        self.answer("default_lease_ttl", |facts| pb::TtlReply { ttl: nanos(facts.default_lease_ttl) }).await
     }
 
     async fn max_lease_ttl(&self, _: Request<pb::Empty>) -> Answer<pb::TtlReply> {
-        self.answer(|facts| pb::TtlReply { ttl: nanos(facts.max_lease_ttl) })
+        self.answer("max_lease_ttl", |facts| pb::TtlReply { ttl: nanos(facts.max_lease_ttl) }).await
     }
 
     async fn tainted(&self, _: Request<pb::Empty>) -> Answer<pb::TaintedReply> {
-        self.answer(|facts| pb::TaintedReply { tainted: facts.tainted })
+        self.answer("tainted", |facts| pb::TaintedReply { tainted: facts.tainted }).await
     }
 
     async fn caching_disabled(&self, _: Request<pb::Empty>) -> Answer<pb::CachingDisabledReply> {
-        self.answer(|facts| pb::CachingDisabledReply { disabled: facts.caching_disabled })
+        self.answer("caching_disabled", |facts| pb::CachingDisabledReply { disabled: facts.caching_disabled }).await
     }
 
     async fn replication_state(&self, _: Request<pb::Empty>) -> Answer<pb::ReplicationStateReply> {
-        self.answer(|facts| pb::ReplicationStateReply { state: facts.replication_state })
+        self.answer("replication_state", |facts| pb::ReplicationStateReply { state: facts.replication_state }).await
     }
 
     async fn mlock_enabled(&self, _: Request<pb::Empty>) -> Answer<pb::MlockEnabledReply> {
-        self.answer(|_| pb::MlockEnabledReply { enabled: false })
+        self.answer("mlock_enabled", |_| pb::MlockEnabledReply { enabled: false }).await
     }
 
     async fn local_mount(&self, _: Request<pb::Empty>) -> Answer<pb::LocalMountReply> {
-        self.answer(|facts| pb::LocalMountReply { local: facts.local_mount })
+        self.answer("local_mount", |facts| pb::LocalMountReply { local: facts.local_mount }).await
     }
 
     async fn entity_info(&self, request: Request<pb::EntityInfoArgs>) -> Answer<pb::EntityInfoReply> {
         let id = request.into_inner().entity_id;
-        self.answer(|facts| pb::EntityInfoReply {
+        self.answer("entity_info", |facts| pb::EntityInfoReply {
             entity: facts.entity.filter(|entity| entity.id == id),
             err: String::new(),
         })
+        .await
     }
 
     async fn groups_for_entity(&self, _: Request<pb::EntityInfoArgs>) -> Answer<pb::GroupsForEntityReply> {
-        self.answer(|_| pb::GroupsForEntityReply { groups: Vec::new(), err: String::new() })
+        self.answer("groups_for_entity", |_| pb::GroupsForEntityReply { groups: Vec::new(), err: String::new() }).await
     }
 
     async fn plugin_env(&self, _: Request<pb::Empty>) -> Answer<pb::PluginEnvReply> {
-        self.answer(|facts| pb::PluginEnvReply {
+        self.answer("plugin_env", |facts| pb::PluginEnvReply {
             plugin_environment: Some(logical::PluginEnvironment {
                 vault_version: facts.version,
                 ..logical::PluginEnvironment::default()
             }),
             err: String::new(),
         })
+        .await
     }
 
     async fn generate_password_from_policy(
@@ -155,10 +171,11 @@ impl pb::system_view_server::SystemView for System {
     }
 
     async fn cluster_info(&self, _: Request<pb::Empty>) -> Answer<pb::ClusterInfoReply> {
-        self.answer(|_| pb::ClusterInfoReply {
+        self.answer("cluster_info", |_| pb::ClusterInfoReply {
             cluster_name: String::new(),
             cluster_id: "6f1c5a52-5f0a-4a0e-9e0f-6d2c1c3b2a10".into(),
             err: String::new(),
         })
+        .await
     }
 }

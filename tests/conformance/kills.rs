@@ -1,0 +1,266 @@
+//! Nothing is lost: a process that is killed, or whose storage fails, at any step of its work.
+//!
+//! Every step of the engine is a call: to storage, for a fact of the host, or to Astra. So a piece of work is done once
+//! undisturbed, its calls are counted, and then it is done again for each of them, and stopped there: before the call
+//! takes effect, and after that but before its answer. Then the next process takes over, the host's tick comes, and
+//! Astra, the stored entries and the host's leases must agree. Calls that have no effect are stopped at once only.
+
+mod world;
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use self::world::{Calls, Left, Mode, Node, Place, Point, Work, World};
+use crate::host::gate::{Phase, When};
+
+/// What was there before the work.
+#[derive(Clone)]
+enum Before {
+    Nothing,
+    /// A token with its lease.
+    Token,
+    /// Work that was killed.
+    Cut(Work, Point),
+    /// A token whose answer was lost behind the last step of its mint, so long ago that no lease of it can exist.
+    Expired,
+}
+
+/// A piece of work, and its circumstances.
+struct Scene {
+    mode: Mode,
+    before: Before,
+    work: Work,
+}
+
+/// The last step of a mint: from here on the token is the host's.
+const HANDED_OVER: Point = Point { place: Place::Host(When::Call("delete wal/")), phase: Phase::After };
+
+impl Scene {
+    const fn new(mode: Mode, before: Before, work: Work) -> Self {
+        Self { mode, before, work }
+    }
+
+    /// Returns a process that is about to be asked for the work.
+    async fn set(&self, world: &mut World) -> Node {
+        world.begin();
+        match &self.before {
+            Before::Nothing => {}
+            Before::Token => mint(world).await,
+            Before::Cut(work, point) => {
+                if *work != Work::Mint {
+                    mint(world).await;
+                }
+                cut(world, *work, point).await;
+            }
+            Before::Expired => {
+                cut(world, Work::Mint, &HANDED_OVER).await;
+                world.expire();
+            }
+        }
+        world.start().await
+    }
+
+    /// Does the work undisturbed, and returns its points.
+    async fn points(&self, world: &mut World) -> Vec<Point> {
+        let node = self.set(world).await;
+        let Calls { host, astra } = world.count(&node, self.work).await;
+        world.stop(node).await;
+        let node = world.start().await;
+        assert_eq!(world.check(&node).await, Left::default(), "left by {:?} that nothing disturbed", self.work);
+        world.stop(node).await;
+
+        let mut points = Vec::new();
+        for (number, call) in (1..).zip(&host) {
+            let changes = call.starts_with("put ") || call.starts_with("delete ");
+            for phase in [Phase::Before, Phase::After].into_iter().take(1 + usize::from(changes)) {
+                points.push(Point { place: Place::Host(When::Nth(number)), phase });
+            }
+        }
+        for (number, _) in (1..).zip(&astra) {
+            points.extend([Phase::Before, Phase::After].map(|phase| Point { place: Place::Astra(number), phase }));
+        }
+        points
+    }
+
+    /// Kills a process at every point. Returns the calls at which something was left, and what.
+    async fn kill(&self) -> Vec<(String, Left)> {
+        let started = Instant::now();
+        let mut world = World::new(self.mode, json!({})).await;
+        let points = self.points(&mut world).await;
+        let mut left = Vec::new();
+        for point in &points {
+            let mut at = At(format!("{:?} is killed at {point}", self.work));
+            let node = self.set(&mut world).await;
+            let call = world.kill_at(&node, self.work, point).await;
+            at.0 = format!("{}: {call}", at.0);
+            world.bury(node).await;
+
+            let node = world.start().await;
+            world.get(&node, Work::Rollback).await;
+            if self.work == Work::Renew {
+                world.get(&node, Work::Renew).await;
+            }
+            note(&mut left, point, &call, world.check(&node).await);
+            world.stop(node).await;
+        }
+        eprintln!("{:?}: {} points in {:?}", self.work, points.len(), started.elapsed());
+        left
+    }
+
+    /// Lets a call to the host fail at every point. Returns the calls at which something was left, and what.
+    async fn fail(&self) -> Vec<(String, Left)> {
+        let mut world = World::new(self.mode, json!({})).await;
+        let mut points = self.points(&mut world).await;
+        points.retain(|point| matches!(point.place, Place::Host(_)));
+        let mut left = Vec::new();
+        for point in &points {
+            let mut at = At(format!("{:?} fails at {point}", self.work));
+            let node = self.set(&mut world).await;
+            let call = world.fail_at(&node, self.work, point).await;
+            at.0 = format!("{}: {call}", at.0);
+            world.settle(&node).await;
+            note(&mut left, point, &call, world.check(&node).await);
+            world.stop(node).await;
+        }
+        left
+    }
+}
+
+/// Notes what was left, with the call up to the first id in it.
+fn note(left: &mut Vec<(String, Left)>, point: &Point, call: &str, found: Left) {
+    if found != Left::default() {
+        let call = call.split_once('/').map_or(call.to_owned(), |(start, _)| format!("{start}/"));
+        left.push((format!("{} {call}", point.phase), found));
+    }
+}
+
+async fn mint(world: &mut World) {
+    let node = world.start().await;
+    world.get(&node, Work::Mint).await;
+    world.stop(node).await;
+}
+
+async fn cut(world: &mut World, work: Work, point: &Point) {
+    let node = world.start().await;
+    world.kill_at(&node, work, point).await;
+    world.bury(node).await;
+}
+
+/// Says where it was, if a test fails.
+struct At(String);
+
+impl Drop for At {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
+        }
+    }
+}
+
+const NOTHING: Left = Left { unleased: 0, unknown: 0 };
+const UNLEASED: Left = Left { unleased: 1, ..NOTHING };
+const UNKNOWN: Left = Left { unknown: 1, ..NOTHING };
+
+const fn astra(number: u64, phase: Phase) -> Point {
+    Point { place: Place::Astra(number), phase }
+}
+
+const fn host(call: &'static str, phase: Phase) -> Point {
+    Point { place: Place::Host(When::Call(call)), phase }
+}
+
+fn nothing() -> Vec<(String, Left)> {
+    Vec::new()
+}
+
+/// Between the last step of a mint and the host's lease there is a gap that no engine can close. Tokens that fall into
+/// it are swept when no lease can exist any more.
+fn at_the_handover() -> Vec<(String, Left)> {
+    vec![("after delete wal/".to_owned(), UNLEASED)]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mint_is_killed_at_every_step() {
+    assert_eq!(Scene::new(Mode::Standard, Before::Nothing, Work::Mint).kill().await, at_the_handover());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mint_by_a_read_is_killed_at_every_step() {
+    assert_eq!(Scene::new(Mode::Sidecar, Before::Nothing, Work::Mint).kill().await, at_the_handover());
+}
+
+/// Without a description, a token whose answer was lost cannot be told from others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mint_without_description_is_killed_at_every_step() {
+    let left = Scene::new(Mode::Undescribed, Before::Nothing, Work::Mint).kill().await;
+    let mut expected = at_the_handover();
+    expected.insert(0, ("before put wal/".to_owned(), UNKNOWN));
+    expected.push(("after POST /".to_owned(), UNKNOWN));
+    assert_eq!(left, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_is_killed_at_every_step() {
+    assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Delete).kill().await, nothing());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_is_killed_at_every_step() {
+    assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Revoke).kill().await, nothing());
+    assert_eq!(Scene::new(Mode::Sidecar, Before::Token, Work::Revoke).kill().await, nothing());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_is_killed_at_every_step() {
+    assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Renew).kill().await, nothing());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_undo_of_a_mint_is_killed_at_every_step() {
+    for cut in [astra(1, Phase::After), host("put client/", Phase::Before), host("delete wal/", Phase::Before)] {
+        let scene = Scene::new(Mode::Standard, Before::Cut(Work::Mint, cut), Work::Rollback);
+        assert_eq!(scene.kill().await, nothing());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_undo_of_a_revocation_or_delete_is_killed_at_every_step() {
+    for work in [Work::Revoke, Work::Delete] {
+        for phase in [Phase::Before, Phase::After] {
+            let scene = Scene::new(Mode::Standard, Before::Cut(work, astra(1, phase)), Work::Rollback);
+            // The lease of a token that was not deleted is still there, and so is the token.
+            assert_eq!(scene.kill().await, nothing());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sweep_is_killed_at_every_step() {
+    let left = Scene::new(Mode::Standard, Before::Expired, Work::Tick).kill().await;
+    // What is not swept yet is swept by the next tick.
+    assert!(left.iter().all(|(_, left)| *left == UNLEASED), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mint_fails_at_every_step() {
+    for mode in [Mode::Standard, Mode::Sidecar, Mode::Undescribed] {
+        assert_eq!(Scene::new(mode, Before::Nothing, Work::Mint).fail().await, nothing());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_renewal_or_revocation_fails_at_every_step() {
+    for work in [Work::Delete, Work::Renew, Work::Revoke] {
+        assert_eq!(Scene::new(Mode::Standard, Before::Token, work).fail().await, nothing());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_undo_fails_at_every_step() {
+    let cuts = [(Work::Mint, host("delete wal/", Phase::Before)), (Work::Mint, astra(1, Phase::After))];
+    for (work, cut) in cuts.into_iter().chain([(Work::Revoke, astra(1, Phase::After))]) {
+        let scene = Scene::new(Mode::Standard, Before::Cut(work, cut), Work::Rollback);
+        assert_eq!(scene.fail().await, nothing());
+    }
+}

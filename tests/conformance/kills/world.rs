@@ -1,0 +1,388 @@
+//! One mount whose storage and Astra outlive the processes that serve it, and what its host knows of it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::pending;
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use tonic::Status;
+
+use crate::astra::{Astra, Fault, Kind, Phase as AstraPhase};
+use crate::host::gate::{Act, Phase, When};
+use crate::host::mount::{request, tick};
+use crate::host::pb::pb;
+use crate::host::process::{PATIENCE, Plugin};
+use crate::host::{Gate, Host, Launch, Lease, Mount, Reply, Setup, Storage, System};
+
+const ROLE: &str = "reader";
+const ROLE_ID: &str = "946cfbde-24cc-4953-9355-d57bfd61bf39";
+
+/// How an org mints.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    Standard,
+    Sidecar,
+    /// Standard, and Astra is told no description.
+    Undescribed,
+}
+
+/// What a host asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Work {
+    Mint,
+    /// Of `org/token`.
+    Delete,
+    Renew,
+    Revoke,
+    /// A tick that leaves no entry of the log for later.
+    Rollback,
+    /// A tick as it comes by itself.
+    Tick,
+}
+
+/// Where in a piece of work a process is stopped.
+#[derive(Clone, Debug)]
+pub struct Point {
+    pub place: Place,
+    pub phase: Phase,
+}
+
+/// A call that a process makes.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// To storage, or for a fact.
+    Host(When),
+    /// To Astra: the n-th from now.
+    Astra(u64),
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Host(When::Nth(number)) => write!(f, "call {number} to the host, {}", self.phase),
+            Place::Host(When::Call(start)) => write!(f, "{start}, {}", self.phase),
+            Place::Astra(number) => write!(f, "call {number} to Astra, {}", self.phase),
+        }
+    }
+}
+
+/// What could not be undone.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Left {
+    /// Tokens of the inventory that no lease is for. They were swept as soon as no lease could exist any more.
+    pub unleased: usize,
+    /// Live tokens that the inventory does not have.
+    pub unknown: usize,
+}
+
+/// The calls of a piece of work that nothing disturbed, as `method key`.
+pub struct Calls {
+    pub host: Vec<String>,
+    pub astra: Vec<String>,
+}
+
+pub struct World {
+    pub astra: Arc<Astra>,
+    pub gate: Gate,
+    pub storage: Storage,
+    mode: Mode,
+    /// What the lease manager of the host knows.
+    pub leases: Vec<Lease>,
+    /// As it was before anything was minted.
+    configured: Storage,
+    uuid: String,
+}
+
+/// A process that serves the mount.
+pub struct Node {
+    pub host: Host,
+    pub mount: Mount,
+}
+
+impl World {
+    /// Makes one with a config and a role. `config` has fields of the config beside those that have to be there.
+    pub async fn new(mode: Mode, config: Value) -> Self {
+        let gate = Gate::default();
+        let configured = Storage::default();
+        let mut world = Self {
+            astra: Arc::new(Astra::spawn()),
+            storage: configured.copy(&gate),
+            gate,
+            mode,
+            leases: Vec::new(),
+            configured,
+            uuid: uuid::Uuid::new_v4().to_string(),
+        };
+        let org = world.astra.org().clone();
+        let mut wanted = json!({
+            "org_id": org.id, "astra_token": org.root_token, "url": world.astra.url(),
+            "caller_mode": if mode == Mode::Sidecar { "sidecar" } else { "standard" },
+            "description": mode != Mode::Undescribed,
+        });
+        wanted.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
+        let role = json!({"org_id": org.id, "role_name": ROLE, "role_id": ROLE_ID, "ttl": "1h", "max_ttl": "2h"});
+        let node = world.start().await;
+        for (path, data) in [("config", wanted), ("role", role)] {
+            let reply = node.mount.write(path, data).await;
+            assert!(reply.http() < 300, "{path}: {}", reply.error());
+        }
+        world.stop(node).await;
+        world.configured = world.storage.copy(&Gate::default());
+        world
+    }
+
+    /// Begins anew with storage in which nothing was minted.
+    pub fn begin(&mut self) {
+        assert_eq!(self.alive(), BTreeSet::new(), "alive in Astra before anything was asked for");
+        assert!(self.leases.is_empty(), "a lease from before");
+        self.storage = self.configured.copy(&self.gate);
+    }
+
+    /// Starts a process and mounts, as a server does after its own start or that of another node.
+    pub async fn start(&self) -> Node {
+        self.gate.open();
+        let host = Host::start(Launch::astra().secret(&self.astra.org().root_token)).await;
+        let system = System::behind(&self.gate);
+        let setup = Setup { storage: self.storage.clone(), system, uuid: self.uuid.clone(), ..Setup::default() };
+        let mount = host.mount_with(setup).await.expect("Setup");
+        mount.initialize().await;
+        // What is done in the background would be counted with what is asked for.
+        let looked = || self.gate.calls().iter().any(|call| call.ends_with(" client-index"));
+        until("the inventory is complete", || looked() && self.storage.value("client-index").is_some()).await;
+        self.gate.open();
+        Node { host, mount }
+    }
+
+    /// Stops a process in an orderly way.
+    pub async fn stop(&self, node: Node) {
+        let Node { host, mount } = node;
+        // An instance that is gone by now is fine.
+        let _ = mount.cleanup().await;
+        self.check_secrets(&host.plugin);
+        host.stop().await;
+    }
+
+    /// Waits for the end of a process that was killed.
+    pub async fn bury(&self, node: Node) {
+        let Node { host, mount } = node;
+        drop(mount);
+        let mut plugin = host.hang_up();
+        let status = plugin.exit(PATIENCE).await;
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "ended with {status}");
+        plugin.cut_off();
+        self.check_secrets(&plugin);
+        self.astra.clear_faults();
+        self.gate.open();
+    }
+
+    /// Asks for work. The lease manager hears of the answer, and of nothing else.
+    pub async fn ask(&mut self, node: &Node, work: Work) -> Result<Reply, Status> {
+        let reply = node.mount.send(self.request(work)).await?;
+        match work {
+            Work::Mint if reply.http() == 200 => self.leases.push(Lease::new("org/token", &reply)),
+            Work::Revoke if reply.err.is_none() => drop(self.leases.pop()),
+            _ => {}
+        }
+        Ok(reply)
+    }
+
+    /// Asks for work, and checks that it is done.
+    pub async fn get(&mut self, node: &Node, work: Work) {
+        let reply = self.ask(node, work).await.unwrap_or_else(|status| panic!("{work:?}: {status}"));
+        assert!(reply.err.is_none() && reply.error().is_empty(), "{work:?}: {}", reply.error());
+    }
+
+    /// Asks for work, and takes down the calls that it needs.
+    pub async fn count(&mut self, node: &Node, work: Work) -> Calls {
+        let before = self.astra.requests().len();
+        self.get(node, work).await;
+        let answered = self.gate.calls();
+        // It waits for what goes on behind the answer.
+        node.mount.cleanup().await.expect("Cleanup");
+        let host = self.gate.calls();
+        assert_eq!(host, answered, "{work:?} goes on when it is answered");
+        let astra = self.astra.requests().split_off(before);
+        Calls { host, astra: astra.iter().map(|call| format!("{} {}", call.method, call.path)).collect() }
+    }
+
+    /// Asks for work, and kills the process at a point of it. Returns the call that this was.
+    pub async fn kill_at(&mut self, node: &Node, work: Work, point: &Point) -> String {
+        let (astra, before) = (self.astra.clone(), self.astra.requests().len());
+        let process = node.host.plugin.pid();
+        let fault = match &point.place {
+            Place::Host(when) => {
+                self.gate.stop(when.clone(), point.phase, Act::Kill(process));
+                None
+            }
+            Place::Astra(number) => Some((astra.fault(hang(point.phase).nth(*number).once()), *number)),
+        };
+        let killed = async {
+            let Some((fault, number)) = fault else { return pending().await };
+            astra.until(PATIENCE, |astra| astra.fired(fault) > 0).await;
+            kill_process(process, Signal::KILL).unwrap();
+            let call = &astra.requests()[before + usize::try_from(number).unwrap() - 1];
+            format!("{} {}", call.method, call.path)
+        };
+        let hit = {
+            let asked = self.ask(node, work);
+            tokio::pin!(asked, killed);
+            tokio::select! {
+                answer = &mut asked => {
+                    assert!(answer.is_err(), "{work:?} is answered, and never comes to {point}");
+                    None
+                }
+                call = &mut killed => {
+                    assert!(asked.await.is_err(), "{work:?} is answered by a dead process");
+                    Some(call)
+                }
+            }
+        };
+        hit.or_else(|| self.gate.hit()).expect("the process ended before the point")
+    }
+
+    /// Asks for work, of which a call to the host fails. Returns that call.
+    pub async fn fail_at(&mut self, node: &Node, work: Work, point: &Point) -> String {
+        let Place::Host(when) = &point.place else { panic!("only calls to the host can fail") };
+        self.gate.stop(when.clone(), point.phase, Act::Fail);
+        self.ask(node, work).await.expect("a process that lives answers");
+        let hit = self.gate.hit().expect("the work never comes to the point");
+        self.gate.open();
+        hit
+    }
+
+    /// Lets the process undo what is left, until nothing is to be done any more: it may still be at work on something.
+    pub async fn settle(&mut self, node: &Node) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let _ = self.ask(node, Work::Rollback).await.expect("a tick is answered");
+            let busy = self.keys("wal/").next().is_some() || self.alive() != self.inventory();
+            if !busy || Instant::now() > deadline {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Checks that nothing is lost, then that everything can be ended, and that it is as in the beginning then.
+    pub async fn check(&mut self, node: &Node) -> Left {
+        assert_eq!(self.keys("wal/").count(), 0, "entries of the log");
+        let (alive, known) = (self.alive(), self.inventory());
+        assert_eq!(known, self.listed(node).await, "the inventory (left) and the list of it (right)");
+        assert_eq!(known, self.stored(), "the inventory (left) and the tokens (right)");
+        let ghosts: Vec<_> = known.difference(&alive).collect();
+        assert!(ghosts.is_empty(), "known to Vault, gone in Astra: {ghosts:?}");
+        let unknown: Vec<_> = alive.difference(&known).collect();
+        if self.mode != Mode::Undescribed {
+            assert!(unknown.is_empty(), "alive in Astra, unknown to Vault: {unknown:?}");
+        }
+        // Only a human can find them.
+        assert!(unknown.iter().all(|client_id| self.astra.delete_token(client_id)));
+
+        while !self.leases.is_empty() {
+            self.get(node, Work::Revoke).await;
+        }
+        let left = Left { unleased: self.alive().len(), unknown: unknown.len() };
+        self.expire();
+        self.get(node, Work::Tick).await;
+        self.check_empty();
+
+        self.get(node, Work::Mint).await;
+        self.get(node, Work::Revoke).await;
+        self.check_empty();
+        left
+    }
+
+    /// Lets the time pass after which no lease can exist any more.
+    pub fn expire(&self) {
+        for key in self.keys("client/").collect::<Vec<_>>() {
+            let mut record: Value = serde_json::from_slice(&self.storage.value(&key).unwrap()).unwrap();
+            assert!(record["expires_at"].as_str().is_some_and(|time| !time.is_empty()), "{key} has no end");
+            record["expires_at"] = "2020-01-01T00:00:00Z".into();
+            self.storage.insert(&key, record.to_string().as_bytes());
+        }
+    }
+
+    fn check_empty(&self) {
+        assert_eq!(self.alive(), BTreeSet::new(), "alive in Astra at the end");
+        for prefix in ["token/", "client/", "wal/"] {
+            assert_eq!(self.keys(prefix).collect::<Vec<_>>(), Vec::<String>::new(), "stored at the end");
+        }
+    }
+
+    fn check_secrets(&self, plugin: &Plugin) {
+        let printed = plugin.stderr();
+        for (number, secret) in self.astra.secrets().iter().enumerate() {
+            assert!(!printed.contains(secret), "secret {number} of Astra is on stderr");
+        }
+    }
+
+    /// The client ids of the tokens that Astra has.
+    fn alive(&self) -> BTreeSet<String> {
+        self.astra.live(&self.astra.org().id).into_iter().map(|token| token.client_id).collect()
+    }
+
+    /// The client ids of the inventory.
+    fn inventory(&self) -> BTreeSet<String> {
+        let org = format!("client/{}/", self.astra.org().id);
+        self.keys("client/").map(|key| key.strip_prefix(&org).expect("a record of another org").to_owned()).collect()
+    }
+
+    /// The client ids of the stored tokens.
+    fn stored(&self) -> BTreeSet<String> {
+        let token = |key: String| serde_json::from_slice::<Value>(&self.storage.value(&key).unwrap()).unwrap();
+        self.keys("token/").map(|key| token(key)["clientId"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The client ids that a user sees.
+    async fn listed(&self, node: &Node) -> BTreeSet<String> {
+        let reply = node.mount.list("org/tokens").await;
+        if reply.http() == 404 {
+            return BTreeSet::new();
+        }
+        let data = reply.data();
+        data["keys"].as_array().unwrap().iter().map(|key| key.as_str().unwrap().to_owned()).collect()
+    }
+
+    fn keys(&self, prefix: &str) -> impl Iterator<Item = String> {
+        self.storage.keys().into_iter().filter(move |key| key.starts_with(prefix))
+    }
+
+    fn request(&self, work: Work) -> pb::Request {
+        let org_id = &self.astra.org().id;
+        let mint = json!({"org_id": org_id, "role_name": ROLE, "logical_name": "app", "metadata": {"team": "a"}});
+        let lease = || self.leases.last().expect("a lease");
+        match work {
+            Work::Mint if self.mode == Mode::Sidecar => request("read", "org/token", &mint),
+            Work::Mint => request("update", "org/token", &mint),
+            Work::Delete => {
+                let client_id = self.inventory().pop_first().expect("a token");
+                request("delete", "org/token", &json!({"org_id": org_id, "client_id": client_id}))
+            }
+            Work::Renew => lease().request("renew", Duration::from_secs(1800)),
+            Work::Revoke => lease().request("revoke", Duration::ZERO),
+            Work::Rollback => tick(&json!({"immediate": true})),
+            Work::Tick => tick(&json!({})),
+        }
+    }
+}
+
+/// A call to Astra that hangs: on its way there, or on its way back.
+fn hang(phase: Phase) -> Fault {
+    let kind = Kind::HangBeforeHeaders { for_ms: None };
+    let phase = if phase == Phase::Before { AstraPhase::Before } else { AstraPhase::After };
+    Fault { phase, ..Fault::before(kind) }
+}
+
+/// Waits for a condition.
+pub async fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
