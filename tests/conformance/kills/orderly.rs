@@ -1,0 +1,135 @@
+//! Orderly ends, with a mint still going on.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::world::{Left, Mode, Node, Work, World, hang, until};
+use crate::host::gate::Phase;
+use crate::host::process::PATIENCE;
+use crate::host::{Mount, Reply};
+
+/// How long `Cleanup` may take: after 5 seconds it is answered, whatever still goes on.
+const CLEANUP: Duration = Duration::from_secs(6);
+
+/// A mount, a process that serves it, and an Astra that is slow to answer the next mint, or never does.
+async fn slow(for_ms: Option<u64>) -> (World, Node) {
+    let mut world = World::new(Mode::Standard, json!({})).await;
+    world.begin();
+    let node = world.start().await;
+    world.astra.fault(hang(Phase::After, for_ms).once());
+    (world, node)
+}
+
+/// Asks for a token. Once Astra has made it, and the answer is awaited, `then` is done.
+async fn while_minting<T>(world: &World, mount: &Mount, then: impl Future<Output = T>) -> (Option<Reply>, T) {
+    let minted = world.astra.minted();
+    let then = async {
+        world.astra.until(PATIENCE, |astra| astra.minted() > minted).await;
+        then.await
+    };
+    let (reply, done) = tokio::join!(mount.send(world.request(Work::Mint)), then);
+    (reply.ok(), done)
+}
+
+/// Lets the next process take over. Nothing may be lost.
+async fn take_over(world: &mut World, answer: Option<Reply>) {
+    if let Some(reply) = answer {
+        world.hear(Work::Mint, &reply);
+    }
+    world.astra.clear_faults();
+    let node = world.start().await;
+    world.get(&node, Work::Rollback).await;
+    assert_eq!(world.check(node).await, Left::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cleanup_waits_for_a_mint_and_lets_none_begin() {
+    let (mut world, node) = slow(Some(1500)).await;
+    let mount = &node.mount;
+    let clean_up = async {
+        // Another one is held up on its way until the mount is taken down.
+        mount.invalidate("").await;
+        world.gate.open();
+        world.storage.delay(Duration::from_millis(400));
+        let cleanup = async {
+            let comes = || !world.gate.calls().is_empty();
+            until("another mint comes", comes).await;
+            mount.cleanup().await.expect("Cleanup");
+            world.storage.keys()
+        };
+        let (another, stored) = tokio::join!(mount.send(world.request(Work::Mint)), cleanup);
+        world.storage.delay(Duration::ZERO);
+        (another.expect("a request of a known instance is answered"), stored)
+    };
+    let (reply, (another, stored)) = while_minting(&world, mount, clean_up).await;
+    assert!(stored.iter().any(|key| key.starts_with("client/")), "Cleanup has not waited: {stored:?}");
+    assert!(stored.iter().all(|key| !key.starts_with("wal/")), "Cleanup has not waited: {stored:?}");
+    assert_eq!(reply.as_ref().map(Reply::http), Some(200));
+    assert_eq!((another.http(), world.astra.minted()), (503, 1), "{}", another.error());
+    world.stop(node).await;
+    take_over(&mut world, reply).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cleanup_gives_up_on_a_mint_that_never_ends() {
+    let (mut world, node) = slow(None).await;
+    let Node { host, mount } = node;
+    let clean_up = async {
+        let started = Instant::now();
+        mount.cleanup().await.expect("Cleanup");
+        assert!(started.elapsed() < CLEANUP, "Cleanup took {:?}", started.elapsed());
+        host.stop().await;
+    };
+    let (reply, ()) = while_minting(&world, &mount, clean_up).await;
+    assert!(reply.is_none(), "a mint is answered that never ended");
+    take_over(&mut world, reply).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_cuts_a_mint_that_never_ends() {
+    let (mut world, node) = slow(None).await;
+    let Node { host, mount } = node;
+    let (reply, ()) = while_minting(&world, &mount, host.stop()).await;
+    assert!(reply.is_none(), "a mint is answered that never ended");
+    take_over(&mut world, reply).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_cuts_a_mint_that_never_ends() {
+    let (mut world, node) = slow(None).await;
+    let Node { mut host, mount } = node;
+    let terminate = async {
+        host.plugin.signal(Signal::TERM);
+        assert!(host.plugin.exit(PATIENCE / 2).await.success());
+        host.plugin.ended().await;
+    };
+    let (reply, ()) = while_minting(&world, &mount, terminate).await;
+    assert!(reply.is_none(), "a mint is answered that never ended");
+    take_over(&mut world, reply).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_host_cuts_a_mint_that_never_ends() {
+    let (mut world, node) = slow(None).await;
+    let Node { host, mount } = node;
+    let lose = async {
+        let mut plugin = host.hang_up();
+        assert!(plugin.exit(PATIENCE / 2).await.success());
+        plugin.ended().await;
+    };
+    let (reply, ()) = while_minting(&world, &mount, lose).await;
+    assert!(reply.is_none(), "a mint is answered that never ended");
+    take_over(&mut world, reply).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_shutdown_finds_nearly_done_is_done_before_the_end() {
+    let (mut world, node) = slow(Some(300)).await;
+    let Node { host, mount } = node;
+    let (reply, ()) = while_minting(&world, &mount, host.stop()).await;
+    assert!(world.storage.keys().iter().all(|key| !key.starts_with("wal/")), "the end did not wait for the mint");
+    take_over(&mut world, reply).await;
+}
