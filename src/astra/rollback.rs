@@ -74,7 +74,7 @@ pub(crate) enum Undone {
 }
 
 impl Mint {
-    /// Deletes the token of this mint in Astra and in Vault.
+    /// Deletes the token of this mint in Vault and in Astra.
     ///
     /// # Errors
     /// When it is not certain that it is gone.
@@ -92,10 +92,12 @@ impl Mint {
             tracing::error!(org_id = %self.org_id, client_id = %client_id, "left a token alone that is not of the mint to be undone");
             return Ok(Undone::Gone);
         }
-        client.delete_token(client_id.as_str()).await?;
+        // The mark is gone with the token in Astra, and with it the way to what is stored. So that goes first.
         let token_id = self.token_id.as_deref().unwrap_or(client_id.as_str());
-        let _lock = engine.locks.lock(format!("token/{token_id}")).await;
+        let lock = engine.locks.lock(format!("token/{token_id}")).await;
         engine.store.delete_token(token_id, &self.org_id, &client_id).await?;
+        drop(lock);
+        client.delete_token(client_id.as_str()).await?;
         tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %client_id, "rolled back token");
         Ok(Undone::Gone)
     }

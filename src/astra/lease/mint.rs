@@ -274,15 +274,18 @@ impl Mint {
         tracing::warn!(org_id = %self.note.org_id, client_id = %client_id, left, "undid a token whose caller has gone");
     }
 
-    /// Deletes the token in Astra and in Vault, and says what is left.
+    /// Deletes the token in Vault and in Astra, and says what is left.
     async fn undo(&mut self, client_id: &ClientId) -> String {
         let org_id = self.note.org_id.clone();
-        let deleted = self.client.delete_token(client_id.as_str()).await;
         let removed = self.engine.store.delete_token(self.token_id(client_id), &org_id, client_id).await;
         if let Err(error) = &removed {
             tracing::error!(org_id = %org_id, client_id = %client_id, error = %error, "failed to remove a stored token");
+            // The mark is gone with the token in Astra, and with it the way to what is stored.
+            if self.note.client_id.is_none() {
+                return format!("the token with client id {:?} is left, until it can be deleted", client_id.as_str());
+            }
         }
-        match deleted {
+        match self.client.delete_token(client_id.as_str()).await {
             Ok(()) => {
                 if removed.is_ok() {
                     self.close().await;
