@@ -27,11 +27,22 @@ enum Before {
     Expired,
 }
 
+/// What makes the process undo its work by itself.
+#[derive(Clone, Copy)]
+enum Trouble {
+    None,
+    /// The next call to the host that begins so fails.
+    Host(&'static str),
+    /// Astra makes a token, and does not say which.
+    Astra,
+}
+
 /// A piece of work, and its circumstances.
 struct Scene {
     mode: Mode,
     before: Before,
     work: Work,
+    trouble: Trouble,
 }
 
 /// The last step of a mint: from here on the token is the host's.
@@ -39,7 +50,11 @@ const HANDED_OVER: Point = Point { place: Place::Host(When::Call("delete wal/"))
 
 impl Scene {
     const fn new(mode: Mode, before: Before, work: Work) -> Self {
-        Self { mode, before, work }
+        Self { mode, before, work, trouble: Trouble::None }
+    }
+
+    const fn with(self, trouble: Trouble) -> Self {
+        Self { trouble, ..self }
     }
 
     /// Returns a process that is about to be asked for the work.
@@ -59,23 +74,34 @@ impl Scene {
                 world.expire();
             }
         }
-        world.start().await
+        let node = world.start().await;
+        match self.trouble {
+            Trouble::None => {}
+            Trouble::Host(call) => world.gate.trouble(When::Call(call), Phase::Before),
+            Trouble::Astra => world.astra.knobs(|knobs| knobs.create_omit = vec!["token".into(), "secret".into()]),
+        }
+        node
     }
 
     /// Does the work undisturbed, and returns its points.
     async fn points(&self, world: &mut World) -> Vec<Point> {
         let node = self.set(world).await;
-        let Calls { host, astra } = world.count(&node, self.work).await;
+        let Calls { host, astra, failed } = world.count(&node, self.work).await;
+        assert_eq!(failed, !matches!(self.trouble, Trouble::None), "{:?} without being stopped", self.work);
         world.stop(node).await;
         let node = world.start().await;
-        assert_eq!(world.check(node).await, NOTHING, "left by {:?} that nothing disturbed", self.work);
+        world.get(&node, Work::Rollback).await;
+        assert_eq!(world.check(node).await, NOTHING, "left by {:?} that was not stopped", self.work);
 
         let mut points = Vec::new();
+        let mut first = true;
         for (number, call) in (1..).zip(&host) {
-            let changes = call.starts_with("put ") || call.starts_with("delete ");
+            let troubled = matches!(self.trouble, Trouble::Host(start) if call.starts_with(start));
+            let changes = (call.starts_with("put ") || call.starts_with("delete ")) && !(troubled && first);
             for phase in [Phase::Before, Phase::After].into_iter().take(1 + usize::from(changes)) {
                 points.push(Point { place: Place::Host(When::Nth(number)), phase });
             }
+            first &= !troubled;
         }
         for (number, _) in (1..).zip(&astra) {
             points.extend([Phase::Before, Phase::After].map(|phase| Point { place: Place::Astra(number), phase }));
@@ -187,6 +213,22 @@ async fn a_mint_is_killed_at_every_step() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mint_by_a_read_is_killed_at_every_step() {
     assert_eq!(Scene::new(Mode::Sidecar, Before::Nothing, Work::Mint).kill().await, at_the_handover());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mint_that_undoes_itself_is_killed_at_every_step() {
+    for trouble in [Trouble::Host("put client/"), Trouble::Host("delete wal/"), Trouble::Astra] {
+        let scene = Scene::new(Mode::Standard, Before::Nothing, Work::Mint).with(trouble);
+        assert_eq!(scene.kill().await, nothing());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mint_that_undoes_itself_fails_at_every_step() {
+    for trouble in [Trouble::Host("put client/"), Trouble::Host("delete wal/"), Trouble::Astra] {
+        let scene = Scene::new(Mode::Sidecar, Before::Nothing, Work::Mint).with(trouble);
+        assert_eq!(scene.fail().await, nothing());
+    }
 }
 
 /// Without a description, a token whose answer was lost cannot be told from others.

@@ -49,6 +49,7 @@ pub struct Gate(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     calls: Vec<String>,
+    trouble: Option<(When, Phase)>,
     stop: Option<(When, Phase, Act)>,
     hit: Option<String>,
 }
@@ -59,9 +60,15 @@ impl Gate {
         *self.state() = State::default();
     }
 
+    /// Lets one call fail on the way to whatever the plugin is stopped at.
+    pub fn trouble(&self, when: When, phase: Phase) {
+        self.state().trouble = Some((when, phase));
+    }
+
     /// Counts anew from here, and stops the plugin once.
     pub fn stop(&self, when: When, phase: Phase, act: Act) {
-        *self.state() = State { stop: Some((when, phase, act)), ..State::default() };
+        let mut state = self.state();
+        (state.calls, state.stop, state.hit) = (Vec::new(), Some((when, phase, act)), None);
     }
 
     /// Returns the calls that were counted, as `method key`.
@@ -108,17 +115,17 @@ impl Gate {
 
 impl State {
     fn due(&mut self, number: usize, call: &str, phase: Phase) -> Option<Act> {
-        let (when, wanted, act) = self.stop.as_ref()?;
-        let meets = match when {
-            When::Nth(nth) => number == *nth,
-            When::Call(start) => call.starts_with(start),
+        let meets = |when: &When, wanted: Phase| {
+            wanted == phase
+                && match when {
+                    When::Nth(nth) => number == *nth,
+                    When::Call(start) => call.starts_with(start),
+                }
         };
-        if !meets || *wanted != phase {
-            return None;
+        if let Some((_, _, act)) = self.stop.take_if(|(when, phase, _)| meets(when, *phase)) {
+            self.hit = Some(call.to_owned());
+            return Some(act);
         }
-        let act = *act;
-        self.stop = None;
-        self.hit = Some(call.to_owned());
-        Some(act)
+        self.trouble.take_if(|(when, phase)| meets(when, *phase)).map(|_| Act::Fail)
     }
 }
