@@ -6,13 +6,13 @@
 //! Astra, the stored entries and the host's leases must agree. Calls that have no effect are stopped at once only.
 
 mod orderly;
+mod plan;
 mod world;
-
-use std::time::Instant;
 
 use serde_json::json;
 
-use self::world::{Calls, Left, Mode, Node, Place, Point, Work, World};
+use self::plan::{Calls, Left, Mode, Place, Point, Work};
+use self::world::{Node, World};
 use crate::host::gate::{Phase, When};
 
 /// What was there before the work.
@@ -112,7 +112,6 @@ impl Scene {
 
     /// Kills a process at every point. Returns the calls at which something was left, and what.
     async fn kill(&self) -> Vec<(String, Left)> {
-        let started = Instant::now();
         let mut world = World::new(self.mode, json!({})).await;
         let points = self.points(&mut world).await;
         let mut left = Vec::new();
@@ -130,7 +129,6 @@ impl Scene {
             }
             note(&mut left, point, &call, world.check(node).await);
         }
-        eprintln!("{:?}: {} points in {:?}", self.work, points.len(), started.elapsed());
         left
     }
 

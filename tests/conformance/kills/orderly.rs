@@ -6,7 +6,8 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::world::{Left, Mode, Node, Work, World, hang, until};
+use super::plan::{Left, Mode, Work};
+use super::world::{Node, World, hang, until};
 use crate::host::gate::Phase;
 use crate::host::process::PATIENCE;
 use crate::host::{Mount, Reply};
