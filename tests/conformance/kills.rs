@@ -35,6 +35,8 @@ enum Trouble {
     Host(&'static str),
     /// Astra makes a token, and does not say which.
     Astra,
+    /// The client hangs up while a call to the host that begins so waits.
+    HangUp(&'static str, Phase),
 }
 
 /// A piece of work, and its circumstances.
@@ -79,6 +81,7 @@ impl Scene {
             Trouble::None => {}
             Trouble::Host(call) => world.gate.trouble(When::Call(call), Phase::Before),
             Trouble::Astra => world.astra.knobs(|knobs| knobs.create_omit = vec!["token".into(), "secret".into()]),
+            Trouble::HangUp(call, phase) => world.hang_up = Some((When::Call(call), phase)),
         }
         node
     }
@@ -225,6 +228,25 @@ async fn a_mint_that_undoes_itself_is_killed_at_every_step() {
 async fn a_mint_that_undoes_itself_fails_at_every_step() {
     for trouble in [Trouble::Host("put client/"), Trouble::Host("delete wal/"), Trouble::Astra] {
         let scene = Scene::new(Mode::Sidecar, Before::Nothing, Work::Mint).with(trouble);
+        assert_eq!(scene.fail().await, nothing());
+    }
+}
+
+/// A client who goes gets no token, and the host makes no lease. Where the token was handed over by then, it is noted
+/// again to be taken back; until then it is as at the handover.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mint_whose_client_hangs_up_is_killed_at_every_step() {
+    let mint = |call, phase| Scene::new(Mode::Standard, Before::Nothing, Work::Mint).with(Trouble::HangUp(call, phase));
+    assert_eq!(mint("put client/", Phase::Before).kill().await, nothing());
+    let mut expected = at_the_handover();
+    expected.push(("before put wal/".to_owned(), UNLEASED));
+    assert_eq!(mint("delete wal/", Phase::After).kill().await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mint_whose_client_hangs_up_fails_at_every_step() {
+    for (call, phase) in [("put client/", Phase::Before), ("delete wal/", Phase::After)] {
+        let scene = Scene::new(Mode::Sidecar, Before::Nothing, Work::Mint).with(Trouble::HangUp(call, phase));
         assert_eq!(scene.fail().await, nothing());
     }
 }

@@ -66,6 +66,6 @@ pub struct Left {
 pub struct Calls {
     pub host: Vec<String>,
     pub astra: Vec<String>,
-    /// Whether it failed all the same.
+    /// Whether nobody got what was asked for.
     pub failed: bool,
 }

@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::plan::{Calls, Left, Mode, Place, Point, Work};
 use crate::astra::{Astra, Fault, Kind, Knobs, Phase as AstraPhase};
-use crate::host::gate::{Act, Phase};
+use crate::host::gate::{Act, Phase, When};
 use crate::host::mount::{request, tick};
 use crate::host::pb::pb;
 use crate::host::process::{PATIENCE, Plugin};
@@ -29,6 +29,8 @@ pub struct World {
     mode: Mode,
     /// What the lease manager of the host knows.
     pub leases: Vec<Lease>,
+    /// The call at which the next client that asks for work hangs up.
+    pub hang_up: Option<(When, Phase)>,
     /// As it was before anything was minted.
     configured: Storage,
     uuid: String,
@@ -51,6 +53,7 @@ impl World {
             gate,
             mode,
             leases: Vec::new(),
+            hang_up: None,
             configured,
             uuid: uuid::Uuid::new_v4().to_string(),
         };
@@ -124,9 +127,30 @@ impl World {
 
     /// Asks for work. The lease manager hears of the answer, and of nothing else.
     pub async fn ask(&mut self, node: &Node, work: Work) -> Result<Reply, Status> {
-        let reply = node.mount.send(self.request(work)).await?;
+        let hang_up = self.hang_up.take();
+        let reply = match hang_up {
+            None => node.mount.send(self.request(work)).await?,
+            Some((when, phase)) => {
+                self.gate.hold(when, phase);
+                tokio::select! {
+                    reply = node.mount.send(self.request(work)) => reply?,
+                    () = self.gate.held() => {
+                        return Err(self.gone(node).await);
+                    }
+                }
+            }
+        };
         self.hear(work, &reply);
         Ok(reply)
+    }
+
+    /// Goes on when the client has hung up, of which the process hears before it answers what is asked later.
+    async fn gone(&self, node: &Node) -> Status {
+        for _ in 0..3 {
+            node.mount.kind().await;
+        }
+        self.gate.release();
+        Status::cancelled("the client has hung up")
     }
 
     /// Lets the lease manager hear of an answer.
@@ -147,7 +171,7 @@ impl World {
     /// Asks for work, and takes down the calls that it needs, those behind its answer too.
     pub async fn count(&mut self, node: &Node, work: Work) -> Calls {
         let before = self.astra.requests().len();
-        let reply = self.ask(node, work).await.expect("a process that lives answers");
+        let reply = self.ask(node, work).await;
         // It waits for what goes on.
         node.mount.cleanup().await.expect("Cleanup");
         self.calm();
@@ -155,7 +179,7 @@ impl World {
         Calls {
             host: self.gate.calls(),
             astra: astra.iter().map(|call| format!("{} {}", call.method, call.path)).collect(),
-            failed: !reply.error().is_empty(),
+            failed: !reply.is_ok_and(|reply| reply.error().is_empty()),
         }
     }
 
@@ -178,10 +202,9 @@ impl World {
             format!("{} {}", call.method, call.path)
         };
         let asked = async {
-            if self.ask(node, work).await.is_ok() {
-                // It goes on behind the answer, or never comes there.
-                let _ = node.mount.cleanup().await;
-            }
+            let _ = self.ask(node, work).await;
+            // A process that lives goes on behind the answer, or never comes to the point.
+            let _ = node.mount.cleanup().await;
         };
         let hit = {
             tokio::pin!(asked, killed);
@@ -200,7 +223,7 @@ impl World {
     pub async fn fail_at(&mut self, node: &Node, work: Work, point: &Point) -> String {
         let Place::Host(when) = &point.place else { panic!("only calls to the host can fail") };
         self.gate.stop(when.clone(), point.phase, Act::Fail);
-        self.ask(node, work).await.expect("a process that lives answers");
+        let _ = self.ask(node, work).await;
         // The work may go on behind its answer.
         until("the work comes to the point", || self.gate.hit().is_some()).await;
         let hit = self.gate.hit().unwrap_or_default();

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::sleep;
 
 /// When, in the life of a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -49,6 +51,8 @@ pub struct Gate(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     calls: Vec<String>,
+    hold: Option<(When, Phase)>,
+    held: bool,
     trouble: Option<(When, Phase)>,
     stop: Option<(When, Phase, Act)>,
     hit: Option<String>,
@@ -58,6 +62,24 @@ impl Gate {
     /// Counts anew from here, and stops nothing.
     pub fn open(&self) {
         *self.state() = State::default();
+    }
+
+    /// Holds one call up until [`Gate::release`].
+    pub fn hold(&self, when: When, phase: Phase) {
+        self.state().hold = Some((when, phase));
+    }
+
+    /// Waits until a call is held up.
+    pub async fn held(&self) {
+        while !self.state().held {
+            sleep(POLL).await;
+        }
+    }
+
+    /// Holds no call up any more.
+    pub fn release(&self) {
+        let mut state = self.state();
+        (state.hold, state.held) = (None, false);
     }
 
     /// Lets one call fail on the way to whatever the plugin is stopped at.
@@ -97,6 +119,11 @@ impl Gate {
     }
 
     async fn pass(&self, number: usize, call: &str, phase: Phase) -> Result<(), &'static str> {
+        if self.state().holds(number, call, phase) {
+            while self.state().held {
+                sleep(POLL).await;
+            }
+        }
         let act = self.state().due(number, call, phase);
         match act {
             None => Ok(()),
@@ -113,19 +140,31 @@ impl Gate {
     }
 }
 
+impl When {
+    fn meets(&self, number: usize, call: &str) -> bool {
+        match self {
+            Self::Nth(nth) => number == *nth,
+            Self::Call(start) => call.starts_with(start),
+        }
+    }
+}
+
 impl State {
+    fn holds(&mut self, number: usize, call: &str, phase: Phase) -> bool {
+        let held = self.hold.take_if(|(when, wanted)| *wanted == phase && when.meets(number, call)).is_some();
+        self.held |= held;
+        held
+    }
+
     fn due(&mut self, number: usize, call: &str, phase: Phase) -> Option<Act> {
-        let meets = |when: &When, wanted: Phase| {
-            wanted == phase
-                && match when {
-                    When::Nth(nth) => number == *nth,
-                    When::Call(start) => call.starts_with(start),
-                }
-        };
-        if let Some((_, _, act)) = self.stop.take_if(|(when, phase, _)| meets(when, *phase)) {
+        let stop = self.stop.take_if(|(when, wanted, _)| *wanted == phase && when.meets(number, call));
+        if let Some((_, _, act)) = stop {
             self.hit = Some(call.to_owned());
             return Some(act);
         }
-        self.trouble.take_if(|(when, phase)| meets(when, *phase)).map(|_| Act::Fail)
+        let trouble = self.trouble.take_if(|(when, wanted)| *wanted == phase && when.meets(number, call));
+        trouble.map(|_| Act::Fail)
     }
 }
+
+const POLL: Duration = Duration::from_millis(1);
