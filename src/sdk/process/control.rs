@@ -17,7 +17,6 @@ use crate::sdk::pb::plugin::grpc_broker_server::GrpcBroker;
 use crate::sdk::pb::plugin::grpc_controller_server::GrpcController;
 use crate::sdk::pb::plugin::grpc_stdio_server::GrpcStdio;
 use crate::sdk::pb::plugin::{ConnInfo, Empty, StdioData};
-use crate::sdk::work;
 
 /// Why the process ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -54,6 +53,8 @@ pub(super) struct Control {
     stop: SyncSender<Stop>,
     /// Open connections of the host.
     connections: Arc<AtomicUsize>,
+    /// Returns how much unfinished work there is.
+    unfinished: fn() -> usize,
 }
 
 /// One connection of the host, for as long as this lives.
@@ -67,9 +68,9 @@ impl Drop for Counted {
 
 impl Control {
     /// Returns the control, and what is said to it.
-    pub(super) fn new() -> (Self, Receiver<Stop>) {
+    pub(super) fn new(unfinished: fn() -> usize) -> (Self, Receiver<Stop>) {
         let (stop, stops) = sync_channel(8);
-        (Self { stop, connections: Arc::default() }, stops)
+        (Self { stop, connections: Arc::default(), unfinished }, stops)
     }
 
     /// Asks the process to end. Only the first reasons are heard.
@@ -135,7 +136,7 @@ impl Control {
             std::thread::sleep(POLL);
         }
         let end = Instant::now() + WORK;
-        while work::running() > 0 && Instant::now() < end {
+        while (self.unfinished)() > 0 && Instant::now() < end {
             std::thread::sleep(POLL);
         }
         reason
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn orderly_stop_goes_on_after_the_broker_stream_ended() {
-        let (control, stops) = Control::new();
+        let (control, stops) = Control::new(|| 0);
         let _connection = control.connected();
         control.stop(Stop::HostGone);
         control.stop(Stop::Shutdown);
@@ -214,7 +215,7 @@ mod tests {
 
     #[test]
     fn shutdown_does_not_wait_for_a_host_that_stays() {
-        let (control, stops) = Control::new();
+        let (control, stops) = Control::new(|| 0);
         let _connection = control.connected();
         let start = Instant::now();
         control.stop(Stop::Shutdown);
@@ -224,7 +225,7 @@ mod tests {
 
     #[test]
     fn host_that_left_before_it_opened_the_broker_stream_ends_the_process() {
-        let (control, stops) = Control::new();
+        let (control, stops) = Control::new(|| 0);
         let connection = control.connected();
         let (end, ended) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -237,11 +238,25 @@ mod tests {
 
     #[test]
     fn lost_host_ends_the_process_at_once_if_no_connection_is_left() {
-        let (control, stops) = Control::new();
+        let (control, stops) = Control::new(|| 0);
         drop(control.connected());
         control.stop(Stop::HostGone);
         let start = Instant::now();
         assert_eq!(control.wait(&stops), Stop::HostGone);
         assert!(start.elapsed() < GRACE);
+    }
+
+    #[test]
+    fn unfinished_work_has_a_moment_to_end() {
+        static LEFT: AtomicUsize = AtomicUsize::new(10);
+        let (control, stops) = Control::new(|| LEFT.fetch_sub(1, Ordering::Relaxed));
+        control.stop(Stop::Shutdown);
+        assert_eq!((control.wait(&stops), LEFT.load(Ordering::Relaxed)), (Stop::Shutdown, usize::MAX));
+
+        let (control, stops) = Control::new(|| 1);
+        control.stop(Stop::Shutdown);
+        let start = Instant::now();
+        assert_eq!(control.wait(&stops), Stop::Shutdown);
+        assert!((WORK..WORK * 3).contains(&start.elapsed()), "{:?}", start.elapsed());
     }
 }

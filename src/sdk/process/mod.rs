@@ -26,6 +26,7 @@ use super::Plugin;
 use super::pb::plugin::grpc_broker_server::GrpcBrokerServer;
 use super::pb::plugin::grpc_controller_server::GrpcControllerServer;
 use super::pb::plugin::grpc_stdio_server::GrpcStdioServer;
+use super::work;
 
 /// Why the process did not come up.
 type StartError = Box<dyn std::error::Error + Send + Sync>;
@@ -57,7 +58,7 @@ fn start(environment: &Environment, services: impl FnOnce(Arc<Broker>) -> Routes
     protect_memory(environment);
     let mtls = Mtls::new(client_cert)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
-    let (control, stops) = Control::new();
+    let (control, stops) = Control::new(work::running);
     let _entered = runtime.enter();
     serve::listen_to_signals(&control)?;
     let (listener, socket) = listener::bind(environment)?;
