@@ -73,7 +73,7 @@ fn cases() -> Vec<Case> {
         ("403", code(403), once, [403; 3], false),
         ("404", code(404), once, [400, 200, 400], false),
         ("409", code(409), once, [400; 3], false),
-        ("404 of a proxy", Act::Answer(answer(404, "", "404 page not found")), once, [502; 3], false),
+        ("404 of a proxy", Act::Answer(answer(404, "", "404 page not found")), once, [502; 3], true),
         ("redirect", Act::Answer(moved), once, [502; 3], true),
         ("page", Act::Answer(page), once, [502; 3], true),
         ("success without a body", Act::Answer(answer(200, "", "")), once, [502, 200, 502], true),
