@@ -38,6 +38,8 @@ pub(crate) struct Engine {
     pub(crate) system: Arc<dyn SystemView>,
     /// What is being changed: `config` for all configs, `role/…` and `token/…` for single entries.
     pub(crate) locks: Arc<Locks>,
+    /// Held for reading while a token is stored, so that its config stays, and for writing while a config is deleted.
+    pub(crate) configs: tokio::sync::RwLock<()>,
     /// What goes on when its caller hangs up.
     pub(crate) tasks: Tasks,
     /// How far the search for tokens without a lease has come.
@@ -63,6 +65,7 @@ impl Engine {
             store: Store::new(mount),
             system: mount.system.clone(),
             locks: Arc::default(),
+            configs: tokio::sync::RwLock::default(),
             tasks: Tasks::default(),
             sweep: tokio::sync::Mutex::default(),
             storage: mount.storage.clone(),

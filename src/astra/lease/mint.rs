@@ -208,12 +208,11 @@ impl Mint {
 
     async fn store(&self, token: &Token) -> Result<(), Error> {
         let (engine, org_id) = (&self.engine, &self.order.config.org_id);
-        engine.store.put_token(self.token_id(&token.client_id), token, &self.record(token)).await?;
-        // Whoever deletes a config looks for tokens first. One of both sees the other.
-        if engine.store.has_config(org_id).await? {
-            return Ok(());
+        let _stays = engine.configs.read().await;
+        if engine.store.config(org_id).await?.is_none() {
+            return Err(Error::Refused(format!("the config of org_id {:?} was deleted meanwhile", org_id.as_str())));
         }
-        Err(Error::Refused(format!("the config of org_id {:?} was deleted meanwhile", org_id.as_str())))
+        engine.store.put_token(self.token_id(&token.client_id), token, &self.record(token)).await
     }
 
     /// Returns the error of a mint whose outcome is not known.

@@ -205,6 +205,7 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     if engine.store.config(&org).await?.is_none() {
         return Ok(None);
     }
+    let _none_is_stored = engine.configs.write().await;
     if !fields.get(&FORCE).unwrap_or(false) {
         require_no_tokens(&engine, &request, &org).await?;
     }

@@ -90,11 +90,6 @@ impl Store {
         self.load(&self.configs, &config_key(org)).await
     }
 
-    /// Whether an org has a config right now, past all caches.
-    pub(crate) async fn has_config(&self, org: &OrgId) -> Result<bool, Error> {
-        Ok(self.storage.get(&config_key(org)).await?.is_some())
-    }
-
     /// Writes a config.
     pub(crate) async fn put_config(&self, config: &Config) -> Result<(), Error> {
         let key = config_key(&config.org_id);

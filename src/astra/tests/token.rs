@@ -233,7 +233,7 @@ async fn reads_cost_as_few_storage_calls_as_they_can() {
 
 #[tokio::test]
 async fn minting_and_renewing_cost_as_few_calls_of_the_host_as_they_can() {
-    for (mode, stored) in [("standard", 7), ("sidecar", 6)] {
+    for (mode, stored) in [("standard", 6), ("sidecar", 5)] {
         let world = World::with_role(mode).await;
         let operation = if mode == "standard" { Operation::Update } else { Operation::Read };
         let cost = || (world.storage.calls(), world.system.calls());
@@ -242,7 +242,7 @@ async fn minting_and_renewing_cost_as_few_calls_of_the_host_as_they_can() {
         let before = cost();
         let minted = some(world.ask(operation, "org/token", name("second")).await);
         let after = cost();
-        // The name in standard mode, the client id, the config; log, token, record, log. Whether the node may write, and
+        // The name in standard mode, the client id; log, token, record, log. Whether the node may write, and
         // the mount's maximum.
         assert_eq!((after.0 - before.0, after.1 - before.1), (stored, 2), "{mode}");
         some(world.renew(&lease(&minted), Value::Null).await);
