@@ -51,6 +51,12 @@ impl Fault {
 
 struct Service(Arc<Mutex<State>>);
 
+/// The tokens of one point in time.
+pub(super) struct Saved {
+    live: BTreeMap<String, Value>,
+    made: usize,
+}
+
 impl Astra {
     pub(super) async fn start(org: &str) -> Self {
         let state = Arc::new(Mutex::new(State { org: org.to_owned(), ..State::default() }));
@@ -65,6 +71,20 @@ impl Astra {
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// Returns what a later [`Astra::restore`] brings back.
+    pub(super) fn save(&self) -> Saved {
+        let state = self.state();
+        Saved { live: state.live.clone(), made: state.made }
+    }
+
+    /// Brings back the tokens of then, and forgets all requests and faults.
+    pub(super) fn restore(&self, saved: &Saved) {
+        let mut state = self.state();
+        (state.live, state.made) = (saved.live.clone(), saved.made);
+        state.requests.clear();
+        state.faults.clear();
     }
 
     pub(super) fn live(&self) -> usize {

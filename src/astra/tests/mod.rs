@@ -12,6 +12,8 @@ mod races;
 mod retries;
 mod role;
 mod rollback;
+mod scene;
+mod storage_faults;
 mod takeover;
 mod tls;
 mod token;
@@ -22,7 +24,7 @@ use serde_json::{Value, json};
 
 use self::astra::Astra;
 use crate::sdk::logical::{Answer, Backend, Caller, Error, Map, Mount, Operation, Request, Response, Secret, Storage};
-use crate::sdk::testing::{FakeSystem, MemoryStorage, mount, request};
+use crate::sdk::testing::{FakeSystem, MemoryStorage, mount_on, request};
 
 /// Id in the form of the user guide.
 const ORG: &str = "ccd999999_facd_4ad3_bbb99903d999999999999999d";
@@ -35,7 +37,7 @@ struct World {
     backend: Arc<dyn Backend>,
     storage: Arc<MemoryStorage>,
     system: Arc<FakeSystem>,
-    astra: Astra,
+    astra: Arc<Astra>,
 }
 
 impl World {
@@ -48,9 +50,14 @@ impl World {
 
     /// A mount that was not initialized.
     async fn unprepared() -> Self {
-        let (mount, storage, system) = mount();
+        Self::with(Arc::default(), Arc::new(Astra::start(ORG).await))
+    }
+
+    /// A process that was just started, with this storage and this Astra.
+    fn with(storage: Arc<MemoryStorage>, astra: Arc<Astra>) -> Self {
+        let (mount, system) = mount_on(storage.clone());
         let backend = super::factory()(mount).unwrap_or_else(|error| panic!("{error}"));
-        Self { backend, storage, system, astra: Astra::start(ORG).await }
+        Self { backend, storage, system, astra }
     }
 
     /// A mount with a config and a role, as in the user guide.
@@ -63,8 +70,8 @@ impl World {
 
     /// The same mount in a new process.
     async fn remounted(self) -> Self {
-        let (host, ..) = mount();
-        let host = Mount { storage: self.storage.clone(), system: self.system.clone(), ..host };
+        let (host, _) = mount_on(self.storage.clone());
+        let host = Mount { system: self.system.clone(), ..host };
         let backend = super::factory()(host).unwrap_or_else(|error| panic!("{error}"));
         let world = Self { backend, ..self };
         world.initialize().await;
@@ -174,6 +181,11 @@ fn status(answer: Answer) -> (u16, String) {
         Error::Internal { message, .. } => (500, message),
         error => panic!("no status: {error}"),
     }
+}
+
+/// Returns the members of a JSON object.
+fn map(object: Value) -> Map {
+    object.as_object().cloned().expect("a JSON object")
 }
 
 fn lease(response: &Response) -> Secret {

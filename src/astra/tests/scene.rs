@@ -1,0 +1,281 @@
+//! A mount with orgs, roles, a token and its lease, made anew for every trial, and the books that have to balance after
+//! one: what lives in Astra, what Vault stores, and what the host's leases stand for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::astra::{Astra, Saved};
+use super::{ORG, ROLE_ID, ROOT, World, lease, lease_request, ok, some, text};
+use crate::sdk::logical::{Answer, Entry, Error, Operation, Response, Secret};
+use crate::sdk::testing::{MemoryStorage, request};
+
+/// An org without tokens.
+pub(super) const SPARE: &str = "6a4c2d1e-5c0f-4b8e-9a57-00000000000a";
+/// The client id of the token that is there from the start.
+pub(super) const TAKEN: &str = "DTEUyKUZZrvFzzLzPGCb0001";
+
+/// The longest that work may go on in the background.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a trial begins with.
+pub(super) struct Scene {
+    pub(super) mode: &'static str,
+    pub(super) lease: Secret,
+    entries: Vec<Entry>,
+    astra: Arc<Astra>,
+    saved: Saved,
+}
+
+/// What is asked of a backend.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Asked {
+    /// A client's request.
+    Client(Operation, &'static str),
+    /// Whether what would be written to is there.
+    Exists(&'static str),
+    /// A renewal of the scene's lease.
+    Renew,
+    /// A renewal of it as the Go plugin would have made it.
+    RenewOld,
+    /// A revocation of the scene's lease.
+    Revoke,
+    /// The host's tick.
+    Tick,
+}
+
+/// A mount in a trial, and the leases that its host keeps.
+pub(super) struct Trial {
+    pub(super) world: World,
+    pub(super) mode: &'static str,
+    pub(super) leases: BTreeMap<String, Secret>,
+}
+
+impl Scene {
+    /// Two orgs, two roles, and the token [`TAKEN`] with the logical name `taken`.
+    pub(super) async fn new(mode: &'static str) -> Self {
+        let world = World::with_role(mode).await;
+        let spare = json!({"org_id": SPARE, "astra_token": ROOT, "url": world.astra.url(), "logical_name": "spareOrg",
+            "verify_connection": false});
+        assert!(ok(world.write("config", spare).await).is_none());
+        ok(world.write("role", json!({"org_id": ORG, "role_name": "spare", "role_id": ROLE_ID})).await);
+        let operation = if mode == "sidecar" { Operation::Read } else { Operation::Update };
+        let minted = some(world.ask(operation, "org/token", order("taken")).await);
+        assert_eq!(text(&minted, "clientId"), TAKEN);
+        // So that a lease can be renewed for longer than it was minted for.
+        world.write_role(json!({"ttl": "3600", "max_ttl": "72000"})).await;
+        balance(&world, None).await;
+        let lease = Secret { issue_time: Some(Timestamp::now()), ..lease(&minted) };
+        let World { storage, astra, .. } = world;
+        Self { mode, lease, entries: storage.entries(), saved: astra.save(), astra }
+    }
+
+    /// The same, with the token past any lease of it.
+    pub(super) async fn overdue(mode: &'static str) -> Self {
+        let mut scene = Self::new(mode).await;
+        let key = format!("client/{ORG}/{TAKEN}");
+        let entry = scene.entries.iter_mut().find(|entry| entry.key == key).expect("the token has a record");
+        let mut record: Value = entry.decode().expect("the record is JSON");
+        record["expires_at"] = json!("2020-01-01T00:00:00Z");
+        *entry = Entry::json(key, &record).expect("has a JSON form");
+        scene
+    }
+
+    /// Begins a trial with a process that was just started.
+    pub(super) fn trial(&self) -> Trial {
+        self.astra.restore(&self.saved);
+        let storage = Arc::new(MemoryStorage::holding(self.entries.iter().cloned()));
+        let world = World::with(storage, self.astra.clone());
+        Trial { world, mode: self.mode, leases: BTreeMap::from([(TAKEN.to_owned(), self.lease.clone())]) }
+    }
+}
+
+impl Trial {
+    /// Fills the caches and makes the client of Astra.
+    pub(super) async fn warm_up(&self) {
+        views(self).await;
+        let gone = lease_of("DTEUyKUZZrvFzzLzPGCb9999");
+        ok(self.world.revoke(&gone).await);
+        views(self).await;
+        self.world.astra.state().requests.clear();
+    }
+
+    /// The same storage and Astra, in a process that was just started.
+    pub(super) fn succeed(&mut self) {
+        self.world = World::with(self.world.storage.clone(), self.world.astra.clone());
+    }
+
+    /// Returns the future of a request, which does not borrow the trial.
+    pub(super) fn ask(&self, asked: Asked, data: &Value) -> impl Future<Output = Answer> + Send + use<> {
+        let (backend, data, lease) = (self.world.backend.clone(), data.clone(), self.leases.get(TAKEN).cloned());
+        async move {
+            let of_lease = |operation, secret: &Secret| lease_request(operation, secret, Value::Null);
+            let lease = || lease.clone().expect("the host has the lease");
+            backend
+                .handle(match asked {
+                    Asked::Client(operation, path) => request(operation, path, data),
+                    Asked::Exists(path) => {
+                        let found = backend.exists(request(Operation::Update, path, data)).await?;
+                        let found = found.ok_or_else(|| Error::internal("the path has no existence check"))?;
+                        return Ok(Some(Response::new(super::map(json!({"exists": found})))));
+                    }
+                    Asked::Renew => of_lease(Operation::Renew, &lease()),
+                    Asked::RenewOld => of_lease(Operation::Renew, &old(lease())),
+                    Asked::Revoke => of_lease(Operation::Revoke, &lease()),
+                    Asked::Tick => request(Operation::Rollback, "", json!({"immediate": true})),
+                })
+                .await
+        }
+    }
+
+    /// Does what the host does with an answer: a lease is kept, or ends.
+    pub(super) fn note(&mut self, asked: Asked, answer: &Answer) {
+        let Ok(answer) = answer else { return };
+        if asked == Asked::Revoke {
+            self.leases.remove(TAKEN);
+        }
+        if let (Asked::Client(..), Some(response)) = (asked, answer)
+            && let Some(secret) = &response.secret
+        {
+            self.leases.insert(text(response, "clientId"), secret.clone());
+        }
+    }
+
+    /// Lets the host tick until the books balance.
+    pub(super) async fn settle(&self) {
+        balance(&self.world, Some(&self.leases)).await;
+    }
+
+    /// Ends every lease, as a host does that is healthy again. Nothing may be left then.
+    pub(super) async fn end(mut self) {
+        let config = json!({"org_id": ORG, "astra_token": ROOT, "url": self.world.astra.url()});
+        ok(self.world.write("config", config).await);
+        for (client_id, lease) in std::mem::take(&mut self.leases) {
+            let answer = self.world.revoke(&lease).await;
+            assert!(answer.is_ok(), "the lease of {client_id} cannot be revoked");
+        }
+        balance(&self.world, None).await;
+        let left: Vec<String> = ["token/", "client/", "wal/"].iter().flat_map(|kind| self.world.keys(kind)).collect();
+        let alive = live(&self.world);
+        assert!(left.is_empty() && alive.is_empty(), "left in storage: {left:?}, in Astra: {alive:?}");
+    }
+}
+
+/// The order of a token.
+pub(super) fn order(name: &str) -> Value {
+    json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": name})
+}
+
+/// Ticks until no entry is in the log, Astra and storage agree, and no token lives without a lease.
+async fn balance(world: &World, leases: Option<&BTreeMap<String, Secret>>) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let tick = world.backend.handle(request(Operation::Rollback, "", json!({"immediate": true}))).await;
+        let wal = world.keys("wal/");
+        let (live, known, stored) = (live(world), known(world), stored(world));
+        let is_leased = |id: &String| leases.is_none_or(|leases| leases.contains_key(id));
+        if tick.is_ok() && wal.is_empty() && live == known && known == stored && live.iter().all(is_leased) {
+            return;
+        }
+        let failed = tick.err().map(|error| error.detail());
+        let leases: Vec<&String> = leases.into_iter().flat_map(BTreeMap::keys).collect();
+        assert!(
+            Instant::now() < deadline,
+            "the books do not balance: alive in Astra {live:?}, in the inventory {known:?}, stored {stored:?}, leases \
+             {leases:?}, log {wal:?}, last tick {failed:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Client ids of the tokens that live in Astra.
+pub(super) fn live(world: &World) -> BTreeSet<String> {
+    world.astra.state().live.keys().cloned().collect()
+}
+
+/// Client ids in the inventory.
+fn known(world: &World) -> BTreeSet<String> {
+    let keys = world.keys("client/");
+    keys.iter().filter_map(|key| key.rsplit_once('/')).map(|(_, id)| id.to_owned()).collect()
+}
+
+/// Client ids of the stored tokens.
+fn stored(world: &World) -> BTreeSet<String> {
+    let client_id = |key: &String| Some(world.storage.json(key)?["clientId"].as_str()?.to_owned());
+    world.keys("token/").iter().filter_map(client_id).collect()
+}
+
+/// Returns what the reads of a mount show. It may hold secrets.
+pub(super) async fn views(trial: &Trial) -> Vec<(String, Value)> {
+    let mut views = vec![
+        (Operation::Read, "config", json!({"org_id": ORG})),
+        (Operation::Read, "config", json!({"org_id": SPARE})),
+        (Operation::Read, "config", json!({"logical_name": "retailOrg"})),
+        (Operation::Read, "config", json!({"logical_name": "renamed"})),
+        (Operation::List, "configs/", Value::Null),
+        (Operation::Read, "role", json!({"org_id": ORG, "role_name": "r_w_user"})),
+        (Operation::Read, "role", json!({"org_id": ORG, "role_name": "spare"})),
+        (Operation::Read, "role", json!({"org_id": ORG, "role_name": "fresh"})),
+        (Operation::List, "roles/", Value::Null),
+        (Operation::List, "org/tokens/", Value::Null),
+    ];
+    // Elsewhere a read mints.
+    if trial.mode == "standard" {
+        views.extend(["taken", "fresh"].map(|name| (Operation::Read, "org/token", order(name))));
+        views.push((Operation::Read, "org/token", json!({"org_id": ORG, "client_id": TAKEN})));
+    }
+    let mut seen = Vec::new();
+    for (operation, path, data) in views {
+        let answer = trial.world.ask(operation, path, data.clone()).await;
+        seen.push((format!("{operation:?} {path} {data}"), shape(&answer)));
+    }
+    seen
+}
+
+/// Returns an answer as it can be compared with another one: without points in time. It may hold secrets.
+pub(super) fn shape(answer: &Answer) -> Value {
+    match answer {
+        Err(error) => json!({"error": error.to_string()}),
+        Ok(None) => Value::Null,
+        Ok(Some(response)) => {
+            let lease = response.secret.as_ref();
+            let lease = lease.map(|secret| json!([secret.ttl.as_secs(), secret.internal_data]));
+            timeless(json!({"data": response.data, "warnings": response.warnings, "lease": lease}))
+        }
+    }
+}
+
+/// Returns what is stored, without points in time. It holds secrets.
+pub(super) fn contents(world: &World) -> BTreeMap<String, Value> {
+    let keys = world.storage.keys().into_iter();
+    keys.map(|key| (key.clone(), timeless(world.storage.json(&key).unwrap_or_default()))).collect()
+}
+
+/// Returns the lease of a token that Astra does not have.
+fn lease_of(client_id: &str) -> Secret {
+    let data = json!({"orgId": ORG, "clientId": client_id, "roleName": "r_w_user", "tokenId": client_id,
+        "secret_type": "astra_token"});
+    let hour = Duration::from_secs(3600);
+    Secret::new(hour, hour, super::map(data))
+}
+
+/// Returns a lease without what the Go plugin does not record.
+fn old(mut lease: Secret) -> Secret {
+    for member in ["ttl_seconds", "max_ttl_seconds", "expires_at"] {
+        lease.internal_data.remove(member);
+    }
+    lease
+}
+
+fn timeless(mut value: Value) -> Value {
+    match &mut value {
+        Value::String(text) if text.parse::<Timestamp>().is_ok() => *text = "a point in time".into(),
+        Value::Array(values) => values.iter_mut().for_each(|value| *value = timeless(value.take())),
+        Value::Object(members) => members.iter_mut().for_each(|(_, value)| *value = timeless(value.take())),
+        _ => {}
+    }
+    value
+}
