@@ -1,15 +1,19 @@
-//! Loads that a change overtakes.
+//! Loads that a change overtakes, and requests that meet.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
-use super::{ORG, ROLE_ID, ROOT, data};
-use crate::sdk::logical::{Entry, Mount, Operation, Storage, StorageError, Transaction};
-use crate::sdk::testing::{MemoryStorage, mount, request};
+use super::scene::{Asked, Scene, TAKEN, Trial, live, order, panic_text};
+use super::{ORG, ROLE_ID, ROOT, data, eventually};
+use crate::sdk::logical::{Answer, Entry, Error, Mount, Operation, Storage, StorageError, Transaction};
+use crate::sdk::testing::{Fault, MemoryStorage, mount, request};
 
 /// Storage that holds back one answer until it is let go.
 struct Held {
@@ -145,4 +149,117 @@ async fn a_change_whose_caller_goes_away_leaves_nothing_stale_in_the_cache() {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// Every request that changes something about one org and one token, with what it calls of Astra.
+fn changes() -> Vec<(Asked, Value, Option<&'static str>)> {
+    let client = |operation, path, data, call| (Asked::Client(operation, path), data, call);
+    let by_id = json!({"org_id": ORG, "client_id": TAKEN});
+    vec![
+        client(Operation::Update, "org/token", order("fresh"), Some("POST")),
+        client(Operation::Delete, "org/token", by_id, Some("DELETE")),
+        client(Operation::Delete, "org/token", order("taken"), Some("DELETE")),
+        (Asked::Revoke, json!({}), Some("DELETE")),
+        (Asked::Renew, json!({}), None),
+        client(
+            Operation::Patch,
+            "config",
+            json!({"org_id": ORG, "astra_token": ROOT, "request_timeout": "20s"}),
+            Some("GET"),
+        ),
+        client(Operation::Patch, "config", json!({"org_id": ORG, "caller_mode": "sidecar"}), None),
+        client(Operation::Delete, "config", json!({"org_id": ORG}), None),
+        client(Operation::Delete, "config", json!({"org_id": ORG, "force": true}), None),
+        client(Operation::Patch, "role", json!({"org_id": ORG, "role_name": "r_w_user", "ttl": 60}), None),
+        client(Operation::Delete, "role", json!({"org_id": ORG, "role_name": "r_w_user"}), None),
+        (Asked::Tick, json!({}), None),
+    ]
+}
+
+/// Two requests meet at every call that the first one makes of the storage and of Astra.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_two_changes_leave_books_that_balance() {
+    let mut pairs = JoinSet::new();
+    for (index, first) in changes().into_iter().enumerate() {
+        pairs.spawn(async move {
+            let scene = Scene::new("standard").await;
+            let calls = {
+                let trial = scene.trial();
+                drop(trial.ask(first.0, &first.1).await);
+                trial.world.storage.calls()
+            };
+            let mut failures = Vec::new();
+            for second in changes() {
+                let places = (1..=calls).map(Some).chain(first.2.map(|_| None));
+                for place in places {
+                    let meet = meet(&scene, (&first, place), &second);
+                    if let Err(payload) = AssertUnwindSafe(meet).catch_unwind().await {
+                        let text = panic_text(&*payload);
+                        failures.push(format!("change {index}, {:?} at {place:?} and {:?}: {text}", first.0, second.0));
+                        break;
+                    }
+                }
+            }
+            failures
+        });
+    }
+    let failures: Vec<String> = pairs.join_all().await.into_iter().flatten().collect();
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+type Change = (Asked, Value, Option<&'static str>);
+
+/// Holds the first request up at a storage call, or in Astra, until the second one is done or waits for it.
+async fn meet(scene: &Scene, (first, place): (&Change, Option<usize>), second: &Change) {
+    const LONG_ENOUGH_FOR_ASTRA: Duration = Duration::from_millis(60);
+    let mut trial = scene.trial();
+    // One of them may turn reads into mints, so none is tried to see what is stored.
+    trial.mode = "sidecar";
+    let (storage, astra) = (trial.world.storage.clone(), trial.world.astra.clone());
+    match (place, first.2) {
+        (Some(n), _) => storage.inject(Fault::HangsAt(n)),
+        (None, call) => astra.delay(call.expect("it calls Astra"), LONG_ENOUGH_FOR_ASTRA),
+    }
+    let one = tokio::spawn(trial.ask(first.0, &first.1));
+    eventually(|| {
+        let reached = place.map_or_else(|| !astra.state().requests.is_empty(), |n| storage.calls() >= n);
+        reached || one.is_finished()
+    })
+    .await;
+    let mut two = tokio::spawn(trial.ask(second.0, &second.1));
+    // The second one may need a lock that the first one has.
+    let early = tokio::time::timeout(Duration::from_millis(15), &mut two).await;
+    storage.heal();
+    let one = one.await.expect("the first request does not panic");
+    let two = match early {
+        Ok(two) => two,
+        Err(_) => two.await,
+    };
+    let two = two.expect("the second request does not panic");
+    for (change, answer) in [(first, &one), (second, &two)] {
+        check_refusal(change, answer);
+        trial.note(change.0, answer);
+    }
+    trial.settle().await;
+    check_leases(&trial, [first, second]);
+    trial.check_caches().await;
+    trial.end().await;
+}
+
+/// Nothing fails here, so what is not done is refused, with a reason.
+fn check_refusal(change: &Change, answer: &Answer) {
+    match answer {
+        Ok(_) | Err(Error::InvalidRequest(_) | Error::Status { status: 400 | 404, .. }) => {}
+        Err(error) => panic!("{:?} failed: {}", change.0, error.detail()),
+    }
+}
+
+/// Every lease has its token, unless that was ended.
+fn check_leases(trial: &Trial, changes: [&Change; 2]) {
+    let ends = |change: &&Change| matches!(change.0, Asked::Revoke | Asked::Client(Operation::Delete, "org/token"));
+    let is_ended = changes.iter().any(ends);
+    let live = live(&trial.world);
+    let may_be_gone = |id: &str| is_ended && id == TAKEN;
+    let lost: Vec<_> = trial.leases.keys().filter(|id| !live.contains(*id) && !may_be_gone(id)).collect();
+    assert!(lost.is_empty(), "leases without a token: {lost:?}");
 }

@@ -1,6 +1,7 @@
 //! A mount with orgs, roles, a token and its lease, made anew for every trial, and the books that have to balance after
 //! one: what lives in Astra, what Vault stores, and what the host's leases stand for.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -149,6 +150,15 @@ impl Trial {
         balance(&self.world, Some(&self.leases)).await;
     }
 
+    /// What the process has cached is what one that was just started reads.
+    pub(super) async fn check_caches(&self) {
+        let world = World::with(self.world.storage.clone(), self.world.astra.clone());
+        let fresh = Self { world, mode: self.mode, leases: BTreeMap::new() };
+        for ((view, seen), (_, stored)) in views(self).await.into_iter().zip(views(&fresh).await) {
+            assert!(seen == stored, "the caches do not agree with the storage: {view}");
+        }
+    }
+
     /// Ends every lease, as a host does that is healthy again. Nothing may be left then.
     pub(super) async fn end(mut self) {
         let config = json!({"org_id": ORG, "astra_token": ROOT, "url": self.world.astra.url()});
@@ -209,7 +219,7 @@ fn stored(world: &World) -> BTreeSet<String> {
 }
 
 /// Returns what the reads of a mount show. It may hold secrets.
-pub(super) async fn views(trial: &Trial) -> Vec<(String, Value)> {
+async fn views(trial: &Trial) -> Vec<(String, Value)> {
     let mut views = vec![
         (Operation::Read, "config", json!({"org_id": ORG})),
         (Operation::Read, "config", json!({"org_id": SPARE})),
@@ -252,6 +262,12 @@ pub(super) fn shape(answer: &Answer) -> Value {
 pub(super) fn contents(world: &World) -> BTreeMap<String, Value> {
     let keys = world.storage.keys().into_iter();
     keys.map(|key| (key.clone(), timeless(world.storage.json(&key).unwrap_or_default()))).collect()
+}
+
+/// Returns what a panic said.
+pub(super) fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
 /// Returns the lease of a token that Astra does not have.

@@ -4,7 +4,6 @@
 //! anew for each of these calls and each way in which that one can go wrong. Afterwards the host is healthy again, it
 //! ticks, and everything is either as before the request or as after it.
 
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::astra::Astra;
-use super::scene::{Asked, SPARE, Scene, TAKEN, Trial, contents, order, shape, views};
+use super::scene::{Asked, SPARE, Scene, TAKEN, Trial, contents, order, panic_text, shape};
 use super::{ORG, ROLE_ID, ROOT, World, eventually, some, status};
 use crate::sdk::logical::{Answer, Entry, Error, Operation};
 use crate::sdk::testing::{Fault, MemoryStorage};
@@ -186,7 +185,7 @@ async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: Fault
         // Nobody waits for the work, so only the end of the process tells when it is done.
         Fault::HangsAt(_) => {
             trial.world.backend.cleanup().await;
-            check_caches(&trial).await;
+            trial.check_caches().await;
             trial.succeed();
         }
         // A node that is not the active one any more leaves the rest to another.
@@ -194,7 +193,7 @@ async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: Fault
         _ => {}
     }
     trial.settle().await;
-    check_caches(&trial).await;
+    trial.check_caches().await;
     let succeeded = matches!(answer, Some(Ok(_)));
     let now = contents(&trial.world);
     if succeeded || row.asked == Asked::Tick {
@@ -222,7 +221,7 @@ async fn ask(trial: &Trial, row: &Row, fault: Fault) -> Option<Answer> {
     match request.await {
         Ok(answer) => Some(answer),
         Err(ended) if ended.is_cancelled() => None,
-        Err(ended) => panic!("the request panicked: {}", text(&*ended.into_panic())),
+        Err(ended) => panic!("the request panicked: {}", panic_text(&*ended.into_panic())),
     }
 }
 
@@ -242,15 +241,6 @@ fn check_answer(trial: &Trial, row: &Row, usual: &Usual, fault: Fault, answer: &
         let changed = trial.world.astra.count("POST") + trial.world.astra.count("DELETE") > 0;
         let is_plain = matches!(error, Error::ReadOnly);
         assert!(is_plain || (changed && detail.contains("readonly storage")), "the host would not forward: {error}");
-    }
-}
-
-/// What a process has cached is what one that was just started reads.
-async fn check_caches(trial: &Trial) {
-    let world = World::with(trial.world.storage.clone(), trial.world.astra.clone());
-    let fresh = Trial { world, mode: trial.mode, leases: BTreeMap::new() };
-    for ((view, seen), (_, stored)) in views(trial).await.into_iter().zip(views(&fresh).await) {
-        assert!(seen == stored, "the caches do not agree with the storage: {view}");
     }
 }
 
@@ -284,11 +274,6 @@ fn assert_same(is: &BTreeMap<String, Value>, expected: &BTreeMap<String, Value>,
     assert!(differ.is_empty(), "{when}, these entries are not as they should be: {differ:?}");
 }
 
-fn text(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<String>().cloned();
-    text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
-}
-
 /// Tries every fault on a row and returns what did not hold.
 async fn try_row(row: Row) -> Vec<String> {
     const ENOUGH: usize = 3;
@@ -299,7 +284,7 @@ async fn try_row(row: Row) -> Vec<String> {
         let usual = match AssertUnwindSafe(Usual::of(&scene, &row, warm)).catch_unwind().await {
             Ok(usual) => usual,
             Err(payload) => {
-                failures.push(format!("{place}: {}", text(&*payload)));
+                failures.push(format!("{place}: {}", panic_text(&*payload)));
                 continue;
             }
         };
@@ -307,7 +292,7 @@ async fn try_row(row: Row) -> Vec<String> {
         for (of, fault) in faults(&usual) {
             let trial = disturbed(&scene, &row, &usual, of, fault, warm);
             if let Err(payload) = AssertUnwindSafe(trial).catch_unwind().await {
-                failures.push(format!("{place}, {of:?} {fault:?}: {}", text(&*payload)));
+                failures.push(format!("{place}, {of:?} {fault:?}: {}", panic_text(&*payload)));
             }
             if failures.len() >= ENOUGH {
                 return failures;
@@ -464,7 +449,7 @@ async fn disturb_ticks(row: Row) -> (Vec<String>, usize) {
                     Ok(Some(true)) => ticks += 1,
                     Ok(_) => break,
                     Err(payload) => {
-                        failures.push(format!("{row}, cut at {n}, tick {:?}: {}", fault(m), text(&*payload)));
+                        failures.push(format!("{row}, cut at {n}, tick {:?}: {}", fault(m), panic_text(&*payload)));
                         break;
                     }
                 }
@@ -493,7 +478,7 @@ async fn disturbed_tick(scene: &Scene, row: &Row, first: Fault, second: Fault, m
     let reached = trial.world.storage.calls() - before >= m;
     trial.world.storage.heal();
     trial.settle().await;
-    check_caches(&trial).await;
+    trial.check_caches().await;
     trial.end().await;
     Some(reached)
 }
