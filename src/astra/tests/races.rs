@@ -180,9 +180,9 @@ fn changes() -> Vec<(Asked, Value, Option<&'static str>)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_two_changes_leave_books_that_balance() {
     let mut pairs = JoinSet::new();
-    for (index, first) in changes().into_iter().enumerate() {
+    for (first, has_token) in changes().into_iter().flat_map(|change| [(change.clone(), true), (change, false)]) {
         pairs.spawn(async move {
-            let scene = Scene::new("standard").await;
+            let scene = if has_token { Scene::new("standard").await } else { Scene::without_token().await };
             let calls = {
                 let trial = scene.trial();
                 drop(trial.ask(first.0, &first.1).await);
@@ -195,7 +195,8 @@ async fn any_two_changes_leave_books_that_balance() {
                     let meet = meet(&scene, (&first, place), &second);
                     if let Err(payload) = AssertUnwindSafe(meet).catch_unwind().await {
                         let text = panic_text(&*payload);
-                        failures.push(format!("change {index}, {:?} at {place:?} and {:?}: {text}", first.0, second.0));
+                        failures
+                            .push(format!("{:?} at {place:?} and {:?}, token {has_token}: {text}", first.0, second.0));
                         break;
                     }
                 }
@@ -242,6 +243,7 @@ async fn meet(scene: &Scene, (first, place): (&Change, Option<usize>), second: &
     }
     trial.settle().await;
     check_leases(&trial, [first, second]);
+    check_config(&trial, [first, second]).await;
     trial.check_caches().await;
     trial.end().await;
 }
@@ -257,9 +259,16 @@ fn check_refusal(change: &Change, answer: &Answer) {
 /// Every lease has its token, unless that was ended.
 fn check_leases(trial: &Trial, changes: [&Change; 2]) {
     let ends = |change: &&Change| matches!(change.0, Asked::Revoke | Asked::Client(Operation::Delete, "org/token"));
-    let is_ended = changes.iter().any(ends);
+    let is_ended = changes.iter().any(ends) || !trial.had_token;
     let live = live(&trial.world);
     let may_be_gone = |id: &str| is_ended && id == TAKEN;
     let lost: Vec<_> = trial.leases.keys().filter(|id| !live.contains(*id) && !may_be_gone(id)).collect();
     assert!(lost.is_empty(), "leases without a token: {lost:?}");
+}
+
+/// An org without a config has no tokens, unless that was forced: nothing could revoke them.
+async fn check_config(trial: &Trial, changes: [&Change; 2]) {
+    let is_forced = changes.iter().any(|change| change.1.get("force").is_some());
+    let has_config = trial.world.read("config", json!({"org_id": ORG})).await.is_ok();
+    assert!(has_config || is_forced || live(&trial.world).is_empty(), "the config of living tokens is gone");
 }

@@ -52,6 +52,8 @@ pub(super) enum Asked {
 pub(super) struct Trial {
     pub(super) world: World,
     pub(super) mode: &'static str,
+    /// Whether [`TAKEN`] lived in the beginning.
+    pub(super) had_token: bool,
     pub(super) leases: BTreeMap<String, Secret>,
 }
 
@@ -85,12 +87,22 @@ impl Scene {
         scene
     }
 
+    /// The same, without the token: its lease is there, and has nothing left to do.
+    pub(super) async fn without_token() -> Self {
+        let mut scene = Self::new("standard").await;
+        let trial = scene.trial();
+        ok(trial.world.revoke(&scene.lease).await);
+        (scene.entries, scene.saved) = (trial.world.storage.entries(), trial.world.astra.save());
+        scene
+    }
+
     /// Begins a trial with a process that was just started.
     pub(super) fn trial(&self) -> Trial {
         self.astra.restore(&self.saved);
         let storage = Arc::new(MemoryStorage::holding(self.entries.iter().cloned()));
         let world = World::with(storage, self.astra.clone());
-        Trial { world, mode: self.mode, leases: BTreeMap::from([(TAKEN.to_owned(), self.lease.clone())]) }
+        let leases = BTreeMap::from([(TAKEN.to_owned(), self.lease.clone())]);
+        Trial { had_token: live(&world).contains(TAKEN), world, mode: self.mode, leases }
     }
 }
 
@@ -153,7 +165,7 @@ impl Trial {
     /// What the process has cached is what one that was just started reads.
     pub(super) async fn check_caches(&self) {
         let world = World::with(self.world.storage.clone(), self.world.astra.clone());
-        let fresh = Self { world, mode: self.mode, leases: BTreeMap::new() };
+        let fresh = Self { world, mode: self.mode, had_token: self.had_token, leases: BTreeMap::new() };
         for ((view, seen), (_, stored)) in views(self).await.into_iter().zip(views(&fresh).await) {
             assert!(seen == stored, "the caches do not agree with the storage: {view}");
         }
