@@ -29,6 +29,7 @@ mod leases;
 mod lifecycle;
 mod operations;
 mod orgs;
+mod races;
 mod readme;
 mod secrets;
 mod takeover;

@@ -1,0 +1,328 @@
+//! Requests that meet: for one name, one lease, one token, or while the operator changes what they need.
+//!
+//! Whatever comes of them, no token lives in Astra that the inventory does not show, the inventory shows none that is
+//! gone, and every lease that a caller got can be revoked.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::astra::{Astra, Org, Route, Seed, built_in_id};
+use crate::bao::{Reply, redact, wait};
+use crate::world::{Mode, Token, World};
+
+/// Long enough for requests to meet in Astra.
+const LATENCY_MS: u64 = 150;
+
+/// The host ticks once a minute.
+const TICK: Duration = Duration::from_secs(90);
+
+/// A mount with one org and one role.
+struct Race {
+    world: World,
+    org: Org,
+}
+
+impl Race {
+    fn new(mode: Mode) -> Self {
+        let world = World::new();
+        let org = world.configured("shop", mode);
+        world.role(&org, "reader", 3600, 36000);
+        world.knobs(|knobs| knobs.latency_ms = Some((LATENCY_MS, LATENCY_MS)));
+        Self { world, org }
+    }
+
+    /// Asks for a token by a write.
+    fn order(&self, name: &str) -> Reply {
+        let body = json!({"org_id": self.org.id, "role_name": "reader", "logical_name": name});
+        self.world.post("org/token", &body)
+    }
+
+    /// Asks for a token by a read.
+    fn read(&self, name: &str) -> Reply {
+        self.world.get(&format!("org/token?org_id={}&role_name=reader&logical_name={name}", self.org.id))
+    }
+
+    fn as_request<'a>(&'a self, ask: impl FnOnce(&Self) -> Reply + Send + 'a) -> Request<'a> {
+        Box::new(move || ask(self))
+    }
+
+    fn delete(&self, token: &Token) -> Reply {
+        self.world.delete(&format!("org/token?org_id={}&client_id={}", self.org.id, token.client_id))
+    }
+
+    /// Lets eight callers mint three tokens each while something is changed once some of them are at it. Returns the
+    /// answers.
+    fn mint_while(&self, change: impl FnOnce()) -> Vec<Reply> {
+        thread::scope(|scope| {
+            let callers: Vec<_> = (0..8)
+                .map(|caller| {
+                    scope.spawn(move || (0..3).map(|n| self.order(&format!("t-{caller}-{n}"))).collect::<Vec<_>>())
+                })
+                .collect();
+            self.world.wait_for(Duration::from_secs(60), |astra| astra.calls(Route::CreateToken) >= 4);
+            change();
+            callers.into_iter().flat_map(|caller| caller.join().expect("the caller")).collect()
+        })
+    }
+
+    /// Checks that exactly the tokens of these callers live and are known.
+    #[track_caller]
+    fn check_books(&self, tokens: &[Token], others: &[&Astra]) {
+        let mut expected: Vec<_> = tokens.iter().map(|token| token.client_id.clone()).collect();
+        expected.sort();
+        let alive = || {
+            let mut alive = self.world.alive(&self.org);
+            alive.extend(others.iter().flat_map(|astra| astra.live(&self.org.id)).map(|token| token.client_id));
+            alive.sort();
+            alive
+        };
+        // What could not be undone at once is undone by the host's tick.
+        wait("the books to balance", TICK, || {
+            let mut known = self.world.keys("org/tokens");
+            known.sort();
+            (known == expected && alive() == expected).then_some(())
+        });
+    }
+
+    /// Ends all leases; nothing is left then.
+    #[track_caller]
+    fn end(&self, tokens: &[Token]) {
+        for token in tokens {
+            self.world.revoke(token).ok();
+            assert!(!self.world.is_alive(&token.client_id), "{} outlives its lease", token.client_id);
+        }
+        self.check_books(&[], &[]);
+        self.world.server.delete(&format!("sys/mounts/{}", self.world.mount)).ok();
+    }
+}
+
+type Request<'a> = Box<dyn FnOnce() -> Reply + Send + 'a>;
+
+/// Runs requests that all start at the same time.
+fn together(requests: Vec<Request<'_>>) -> Vec<Reply> {
+    let start = &Barrier::new(requests.len());
+    thread::scope(|scope| {
+        let mut running = Vec::new();
+        for request in requests {
+            running.push(scope.spawn(move || {
+                start.wait();
+                request()
+            }));
+        }
+        running.into_iter().map(|request| request.join().expect("the request")).collect()
+    })
+}
+
+/// Returns the tokens of the answers that have one, and checks that all others are refusals with one of these statuses.
+#[track_caller]
+fn tokens(replies: Vec<Reply>, refusals: &[u16]) -> Vec<Token> {
+    let mut tokens = Vec::new();
+    for reply in replies {
+        if reply.status == 200 {
+            tokens.push(Token::of(reply.body));
+        } else {
+            assert!(refusals.contains(&reply.status) && !reply.errors().is_empty(), "{reply}");
+        }
+    }
+    tokens
+}
+
+#[test]
+fn sixteen_callers_for_one_name_get_one_token_within_two_round_trips() {
+    // So long that what the server itself needs for sixteen requests is far below it.
+    const ROUND_TRIP: Duration = Duration::from_secs(2);
+    let race = Race::new(Mode::Standard);
+    let millis = u64::try_from(ROUND_TRIP.as_millis()).unwrap();
+    race.world.knobs(|knobs| knobs.latency_ms = Some((millis, millis)));
+    let before = race.world.requests().len();
+
+    let start = Instant::now();
+    let replies = together((0..16).map(|_| race.as_request(|race| race.order("cart"))).collect());
+    let took = start.elapsed();
+
+    let calls: Vec<_> = race.world.requests().into_iter().skip(before).map(|call| call.route).collect();
+    assert_eq!(calls, [Some(Route::CreateToken)], "Astra was called once");
+    assert!(took < ROUND_TRIP * 2, "all answers were there after {took:?}, two round trips take {:?}", ROUND_TRIP * 2);
+    let refusals: Vec<_> = replies.iter().filter(|reply| reply.status != 200).map(Reply::errors).collect();
+    let tokens = tokens(replies, &[400]);
+    assert_eq!((tokens.len(), refusals.len()), (1, 15));
+    for text in refusals {
+        assert!(text.contains("\"cart\"") && text.contains(&tokens[0].client_id), "{text}");
+    }
+    race.world.knobs(|knobs| knobs.latency_ms = None);
+    race.check_books(&tokens, &[]);
+    race.end(&tokens);
+}
+
+#[test]
+fn a_renewal_that_meets_the_revocation_does_not_keep_the_token() {
+    let race = Race::new(Mode::Standard);
+    for round in 0..6 {
+        let token = race.world.mint(&race.org, "reader", &format!("round-{round}"));
+        let replies = together(vec![
+            Box::new(|| race.world.revoke(&token)),
+            Box::new(|| race.world.renew(&token, 600)),
+            Box::new(|| race.world.renew(&token, 0)),
+        ]);
+        let mut replies = replies.into_iter();
+        replies.next().unwrap().ok();
+        for renewal in replies {
+            assert!(renewal.status == 200 || renewal.status == 400, "{renewal}");
+        }
+        assert!(!race.world.lease_exists(&token), "the lease is back");
+        race.check_books(&[], &[]);
+    }
+    race.end(&[]);
+}
+
+#[test]
+fn deletions_and_a_revocation_of_one_token_agree() {
+    for mode in [Mode::Standard, Mode::Sidecar] {
+        let race = Race::new(mode);
+        let mint = |name: String| match mode {
+            Mode::Standard => race.world.mint(&race.org, "reader", &name),
+            Mode::Sidecar => Token::of(race.read(&name).ok()),
+        };
+        for round in 0..6 {
+            let token = mint(format!("round-{round}"));
+            // In turns: who is first, and whether the host takes part.
+            let mut requests: Vec<Request<'_>> =
+                vec![Box::new(|| race.delete(&token)), Box::new(|| race.delete(&token))];
+            if round % 3 > 0 {
+                requests.insert(0, Box::new(|| race.world.revoke(&token)));
+            }
+            if round % 3 > 1 {
+                requests.swap(0, 2);
+            }
+            for reply in together(requests) {
+                let is_refusal = reply.status == 400 && reply.errors().contains("no live token");
+                assert!((200..300).contains(&reply.status) || is_refusal, "{reply}");
+            }
+            assert!(!race.world.is_alive(&token.client_id));
+            race.world.revoke(&token).ok();
+            race.check_books(&[], &[]);
+        }
+        race.end(&[]);
+    }
+}
+
+#[test]
+fn a_new_root_token_while_mints_run_loses_none() {
+    let race = Race::new(Mode::Standard);
+    // `mint` of the simulator, not of the mount.
+    let new = Astra::mint(&race.world, &race.org.id, &[built_in_id("Organization Administrator")]).token;
+    redact::hide(&new);
+    let replies = race.mint_while(|| {
+        let change = json!({"org_id": race.org.id, "astra_token": new});
+        race.world.post("config", &change).ok();
+        assert!(race.world.delete_token(&race.org.client_id), "the old root token was there");
+    });
+    // A mint that was about to ask with the old one is refused by Astra.
+    let tokens = tokens(replies, &[403]);
+    race.check_books(&tokens, &[]);
+    race.end(&tokens);
+}
+
+#[test]
+fn another_url_while_mints_run_loses_none() {
+    let race = Race::new(Mode::Standard);
+    let seed = Seed::new().id(&race.org.id).root_token(&race.org.root_token);
+    let other = Astra::builder().seed(77_777).org(seed).spawn();
+    let point_to = |url: &str| drop(race.world.post("config", &json!({"org_id": race.org.id, "url": url})).ok());
+    let replies = race.mint_while(|| point_to(other.url()));
+    let tokens = tokens(replies, &[]);
+    assert_eq!(tokens.len(), 24);
+    race.check_books(&tokens, &[&other]);
+    // Each one is revoked where it lives.
+    let (there, here): (Vec<_>, Vec<_>) = tokens.into_iter().partition(|token| other.token(&token.client_id).is_some());
+    assert!(!there.is_empty() && !here.is_empty(), "{} tokens there, {} here", there.len(), here.len());
+    for token in &there {
+        race.world.revoke(token).ok();
+    }
+    assert!(other.live(&race.org.id).is_empty());
+    point_to(race.world.url());
+    race.end(&here);
+}
+
+#[test]
+fn another_caller_mode_while_mints_run_loses_none() {
+    let race = Race::new(Mode::Standard);
+    let flipping = AtomicBool::new(true);
+    let replies = thread::scope(|scope| {
+        let readers: Vec<_> = (0..4)
+            .map(|reader| {
+                let (race, flipping) = (&race, &flipping);
+                scope.spawn(move || {
+                    let mut replies = Vec::new();
+                    while flipping.load(Ordering::SeqCst) || replies.is_empty() {
+                        replies.push(race.read(&format!("t-{reader}-0")));
+                    }
+                    replies
+                })
+            })
+            .collect();
+        let mut replies = race.mint_while(|| {
+            for mode in ["sidecar", "standard", "sidecar", "standard"] {
+                race.world.post("config", &json!({"org_id": race.org.id, "caller_mode": mode})).ok();
+                let minted = race.world.calls(Route::CreateToken);
+                race.world.wait_for(Duration::from_secs(60), |astra| {
+                    astra.calls(Route::CreateToken) > minted || mode == "standard"
+                });
+            }
+        });
+        flipping.store(false, Ordering::SeqCst);
+        for reader in readers {
+            replies.extend(reader.join().expect("the reader"));
+        }
+        replies
+    });
+    // A read in standard mode fetches, without a lease.
+    let minted = |reply: &Reply| reply.status != 200 || reply.body["lease_id"] != "";
+    let tokens = tokens(replies.into_iter().filter(minted).collect(), &[400]);
+    race.check_books(&tokens, &[]);
+    race.end(&tokens);
+}
+
+#[test]
+fn a_role_that_is_deleted_while_mints_run_takes_no_lease_with_it() {
+    let race = Race::new(Mode::Standard);
+    let role = format!("role?org_id={}&role_name=reader", race.org.id);
+    let tokens = tokens(race.mint_while(|| drop(race.world.delete(&role).ok())), &[400]);
+    race.check_books(&tokens, &[]);
+    race.end(&tokens);
+}
+
+#[test]
+fn a_config_is_not_deleted_under_a_mint() {
+    let race = Race::new(Mode::Standard);
+    for round in 0..6 {
+        let mints = (0..4).map(|n| race.as_request(move |race| race.order(&format!("t-{round}-{n}"))));
+        let config = format!("config?org_id={}", race.org.id);
+        let minted = race.world.calls(Route::CreateToken);
+        let delete = race.as_request(move |race| {
+            if round % 2 == 0 {
+                // While Astra makes the first one. In the other rounds it may come before all of them.
+                race.world.wait_for(Duration::from_secs(60), |astra| astra.calls(Route::CreateToken) > minted);
+            }
+            race.world.delete(&config)
+        });
+        let mut replies = together(std::iter::once(delete).chain(mints).collect());
+        let deleted = replies.remove(0);
+        let tokens = tokens(replies, &[400]);
+        match deleted.status {
+            204 => assert!(tokens.is_empty(), "the config of {} tokens was deleted", tokens.len()),
+            _ => assert!(deleted.errors().contains("org_id"), "{deleted}"),
+        }
+        let body: Value = json!({"org_id": race.org.id, "astra_token": race.org.root_token, "url": race.world.url()});
+        race.world.post("config", &body).ok();
+        race.check_books(&tokens, &[]);
+        for token in &tokens {
+            race.world.revoke(token).ok();
+        }
+    }
+    race.end(&[]);
+}
