@@ -302,7 +302,11 @@ fn timeless(mut value: Value) -> Value {
     match &mut value {
         Value::String(text) if text.parse::<Timestamp>().is_ok() => *text = "a point in time".into(),
         Value::Array(values) => values.iter_mut().for_each(|value| *value = timeless(value.take())),
-        Value::Object(members) => members.iter_mut().for_each(|(_, value)| *value = timeless(value.take())),
+        Value::Object(members) => {
+            // It is another one for each mint.
+            members.remove("marker");
+            members.iter_mut().for_each(|(_, value)| *value = timeless(value.take()));
+        }
         _ => {}
     }
     value
