@@ -22,6 +22,7 @@ mod go_plugin;
 mod agent;
 mod bad_input;
 mod catalogue;
+mod cluster;
 mod errors;
 mod guide;
 mod harness;

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use reqwest::redirect::Policy;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -25,6 +26,8 @@ pub(crate) struct Client {
     pub(super) address: String,
     pub(super) token: String,
     pub(super) namespace: String,
+    /// Whether a node may pass requests on to the node that leads.
+    pub(super) forwarding: bool,
 }
 
 impl Client {
@@ -36,6 +39,11 @@ impl Client {
     /// Returns the same caller in a namespace.
     pub(crate) fn in_namespace(&self, namespace: &str) -> Self {
         Self { namespace: namespace.into(), ..self.clone() }
+    }
+
+    /// Returns the same caller, to whom a node that cannot answer by itself says so: with a redirection.
+    pub(crate) fn without_forwarding(&self) -> Self {
+        Self { forwarding: false, ..self.clone() }
     }
 
     /// Returns the base URL of the server.
@@ -50,8 +58,9 @@ impl Client {
 
     /// Sends a request to a server that may not be there.
     pub(crate) fn try_http(&self, method: &str, path: &str, body: &Value) -> Result<Reply, reqwest::Error> {
-        static HTTP: LazyLock<reqwest::Client> =
-            LazyLock::new(|| reqwest::Client::builder().no_proxy().build().expect("HTTP client"));
+        static HTTP: LazyLock<reqwest::Client> = LazyLock::new(|| {
+            reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().expect("HTTP client")
+        });
         let content_type = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let mut call = HTTP
             .request(method.parse().expect("HTTP method"), format!("{}/v1/{path}", self.address))
@@ -60,6 +69,9 @@ impl Client {
             .header("X-Vault-Request", "true");
         if !self.namespace.is_empty() {
             call = call.header("X-Vault-Namespace", &self.namespace);
+        }
+        if !self.forwarding {
+            call = call.header("X-Vault-No-Request-Forwarding", "true");
         }
         if !body.is_null() {
             call = call.header("Content-Type", content_type).body(body.to_string());

@@ -5,6 +5,7 @@
 mod agent;
 mod answer;
 mod client;
+pub(crate) mod cluster;
 mod process;
 pub(crate) mod redact;
 
@@ -88,27 +89,37 @@ impl Server {
 
     /// Starts an unsealed server with integrated storage, which survives restarts; the plugin is in its catalog.
     pub(crate) fn raft() -> Self {
+        let mut server = Self::raft_node("one");
+        server.init();
+        server.unseal();
+        server.register();
+        server
+    }
+
+    /// Starts a server with integrated storage that is not initialized yet.
+    fn raft_node(id: &str) -> Self {
         let options = Options::default();
-        let mut server = Self::first_start(|dir, port| {
+        Self::first_start(|dir, port| {
             let config = dir.join("config.hcl");
-            fs::write(&config, raft_config(dir, port)).expect("write the configuration");
+            fs::write(&config, raft_config(dir, port, id)).expect("write the configuration");
             let args = vec![
                 "server".into(),
                 format!("-config={}", config.display()),
                 format!("-log-level={}", options.log_level),
             ];
             Self::new(dir, port, args, &options)
-        });
-        let init = server.post("sys/init", &json!({"secret_shares": 1, "secret_threshold": 1})).ok();
+        })
+    }
+
+    /// Makes key and root token.
+    fn init(&mut self) {
+        let init = self.post("sys/init", &json!({"secret_shares": 1, "secret_threshold": 1})).ok();
         let text = |value: &Value| value.as_str().expect("text").to_owned();
         let (key, token) = (text(&init["keys"][0]), text(&init["root_token"]));
         redact::hide(&key);
         redact::hide(&token);
-        server.root = server.root.with_token(&token);
-        server.key = Some(key);
-        server.unseal();
-        server.register();
-        server
+        self.root = self.root.with_token(&token);
+        self.key = Some(key);
     }
 
     fn new(dir: &Path, port: u16, args: Vec<String>, options: &Options) -> Self {
@@ -119,6 +130,7 @@ impl Server {
             address: format!("http://127.0.0.1:{port}"),
             token: "root".into(),
             namespace: String::new(),
+            forwarding: true,
         };
         let mut env = options.env.clone();
         env.push(("HOME".into(), root.home.display().to_string()));
@@ -212,10 +224,15 @@ impl Server {
 
     /// Stops the server, starts it again on the same storage and opens the seal.
     pub(crate) fn restart(&self) {
-        let process = self.process().take().expect("the server runs");
+        self.restart_sealed();
+        self.unseal();
+    }
+
+    /// Stops the server if it still runs, and starts it again on the same storage.
+    fn restart_sealed(&self) {
+        let process = self.process().take().expect("a server that was started");
         process.stop();
         assert!(self.start(), "the server did not start again\n{}", self.log_tail());
-        self.unseal();
     }
 
     /// Seals the server.
@@ -307,16 +324,17 @@ fn free_port() -> u16 {
 }
 
 /// Returns a configuration whose elections end soon.
-fn raft_config(dir: &Path, port: u16) -> String {
+fn raft_config(dir: &Path, port: u16, id: &str) -> String {
     format!(
         r#"
 storage "raft" {{
   path = "{data}"
-  node_id = "one"
+  node_id = "{id}"
   performance_multiplier = 1
 }}
 listener "tcp" {{
   address = "127.0.0.1:{port}"
+  cluster_address = "127.0.0.1:{cluster}"
   tls_disable = true
 }}
 api_addr = "http://127.0.0.1:{port}"
