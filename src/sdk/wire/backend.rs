@@ -113,7 +113,9 @@ impl Service {
             async move { broker.connect(&route).await.map(TokioIo::new) }
         });
         // The connector does TLS, so for tonic this is plain. No keep-alive: grpc-go takes pings for an attack.
-        let host = Endpoint::from_static("http://localhost");
+        // A call that is given up is reset, and its answer may be on the way by then. By default the 1024th of those ends
+        // the connection, and with it the calls of others.
+        let host = Endpoint::from_static("http://localhost").http2_max_local_error_reset_streams(None);
         match timeout(CONNECT, host.connect_with_connector(connector)).await {
             Ok(channel) => channel.map_err(|error| told(&Chain(&error))),
             Err(_) => Err(told(&"no connection in time")),
