@@ -25,6 +25,7 @@ mod catalogue;
 mod cluster;
 mod errors;
 mod guide;
+mod hangups;
 mod harness;
 mod leases;
 mod lifecycle;

@@ -1,5 +1,7 @@
 //! A caller of a server: address, token, namespace.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::LazyLock;
@@ -84,6 +86,27 @@ impl Client {
         let body =
             if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
         Ok(Reply { request, log: self.log.clone(), status, body })
+    }
+
+    /// Sends a request and hangs up after `patience`, whatever has come back by then; false if an answer had begun.
+    pub(crate) fn hang_up(&self, method: &str, path: &str, body: &Value, patience: Duration) -> bool {
+        let host = self.address.trim_start_matches("http://");
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let content_type = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let request = format!(
+            "{method} /v1/{path} HTTP/1.1\r\nHost: {host}\r\nX-Vault-Token: {}\r\nX-Vault-Request: true\r\n\
+             Content-Type: {content_type}\r\nContent-Length: {}\r\n\r\n{body}",
+            self.token,
+            body.len()
+        );
+        let mut stream = TcpStream::connect(host).expect("connect to the server");
+        stream.set_nodelay(true).expect("set the socket's options");
+        stream.write_all(request.as_bytes()).expect("send a request");
+        if patience.is_zero() {
+            return true;
+        }
+        stream.set_read_timeout(Some(patience)).expect("set the socket's options");
+        stream.read(&mut [0]).is_err()
     }
 
     /// Reads a path.
