@@ -14,7 +14,7 @@ endif
 RELEASE   := target/$(TRIPLE)/release/$(BIN)
 SIMULATOR := target/debug/examples/astra-simulator
 
-.PHONY: help demo dev test fmt fmtcheck lint doc bin proto
+.PHONY: help demo dev test storm fmt fmtcheck lint doc bin proto
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ dev: bin $(SIMULATOR) ## Leaves a server with the plugin and a simulated Astra r
 
 test: fmtcheck lint doc ## Format, lints, documentation, all tiers of tests
 	HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && cargo test --locked
+
+storm: ## Runs a storm of faults and kills (SEED=1 SECONDS=60) and shows its numbers
+	HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && STORM_SEED=$(SEED) STORM_SECONDS=$(SECONDS) \
+	cargo test --locked --test e2e storm::nothing_is_lost -- --nocapture
 
 fmt: ## Formats the code
 	cargo fmt --all

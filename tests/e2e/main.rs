@@ -34,5 +34,6 @@ mod orgs;
 mod races;
 mod readme;
 mod secrets;
+mod storm;
 mod takeover;
 mod world;

@@ -217,6 +217,13 @@ impl Server {
         }
     }
 
+    /// Kills all plugins and returns how many there were; requests meet a dead process until the server notices.
+    pub(crate) fn strike_plugins(&self) -> usize {
+        let plugins = self.plugins();
+        plugins.iter().for_each(|&pid| process::signal(pid, Signal::KILL));
+        plugins.len()
+    }
+
     /// Kills the server alone, as a crash would.
     pub(crate) fn kill(&self) {
         self.process().as_ref().expect("the server runs").kill();

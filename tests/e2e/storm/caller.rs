@@ -1,0 +1,227 @@
+//! One caller and what it does.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::ledger::{Handed, Ledger, Scope};
+use super::scene::{BRIEF, Place, STEADY, Scene};
+use crate::bao::Reply;
+use crate::world::Mode;
+
+/// A third of the requests are made by clients that hang up after so many milliseconds.
+const PATIENCE_MS: std::ops::RangeInclusive<u64> = 5..=80;
+
+/// Names that several callers want, per org.
+const CONTENDED: usize = 4;
+
+pub(super) struct Caller<'a> {
+    pub(super) scene: &'a Scene,
+    pub(super) ledger: &'a Ledger,
+    pub(super) rng: fastrand::Rng,
+    /// Number among the callers.
+    pub(super) number: usize,
+    /// How many names it has made up.
+    pub(super) names: usize,
+}
+
+impl Caller<'_> {
+    /// Works until the end.
+    pub(super) fn run(mut self, end: Instant) {
+        while Instant::now() < end {
+            match self.rng.u32(..1000) {
+                0..230 => self.mint_by_write(false),
+                230..330 => self.mint_by_write(true),
+                330..470 => self.mint_by_read(),
+                470..540 => self.read_by_client_id(),
+                540..590 => self.read_by_name(),
+                590..640 => self.list(),
+                640..730 => self.renew(),
+                730..810 => self.revoke(true),
+                810..880 => self.revoke(false),
+                880..920 => self.delete_by_client_id(),
+                920..965 => self.delete_by_name(),
+                965..980 => self.write_role(),
+                980..994 => self.write_config(),
+                _ => self.revoke_prefix(),
+            }
+        }
+    }
+
+    fn mint_by_write(&mut self, contended: bool) {
+        let place = self.place(Mode::Standard);
+        let role = if self.rng.u8(..8) == 0 { BRIEF } else { STEADY };
+        let name = if contended { self.contended() } else { self.fresh_name() };
+        let body = json!({
+            "org_id": place.org.id, "role_name": role, "logical_name": name, "metadata": {"caller": self.number.to_string()},
+        });
+        let what = if contended { "mint contended" } else { "mint" };
+        self.mint(what, "POST", format!("{}/org/token", place.mount), &body, &place, role, &name);
+    }
+
+    fn mint_by_read(&mut self) {
+        let place = self.place(Mode::Sidecar);
+        let role = if self.rng.u8(..8) == 0 { BRIEF } else { STEADY };
+        let name = self.contended();
+        let path = format!("{}/org/token?org_id={}&role_name={role}&logical_name={name}", place.mount, place.org.id);
+        self.mint("mint by read", "GET", path, &Value::Null, &place, role, &name);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "both ways to mint differ in all of them")]
+    fn mint(
+        &mut self,
+        what: &'static str,
+        method: &str,
+        path: String,
+        body: &Value,
+        place: &Place,
+        role: &'static str,
+        name: &str,
+    ) {
+        let asked = Instant::now();
+        let Some(reply) = self.ask(what, method, &path, body) else { return };
+        if reply.status != 200 {
+            return;
+        }
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let data = &reply.body["data"];
+        self.ledger.hand(Handed {
+            client_id: text(&data["clientId"]),
+            lease_id: text(&reply.body["lease_id"]),
+            token: text(&data["token"]),
+            mount: place.mount.clone(),
+            org_id: place.org.id.clone(),
+            role,
+            name: name.to_owned(),
+            brief: role == BRIEF,
+            asked,
+            answered: Instant::now(),
+        });
+    }
+
+    fn read_by_client_id(&mut self) {
+        let Some(token) = self.standard_token() else { return };
+        let path = format!("{}/org/token?org_id={}&client_id={}", token.mount, token.org_id, token.client_id);
+        let Some(reply) = self.ask("read", "GET", &path, &Value::Null) else { return };
+        if reply.status == 200 && reply.body["data"]["token"] != token.token.as_str() {
+            self.ledger.object(format!("the read of {} gave another token", token.client_id));
+        }
+    }
+
+    fn read_by_name(&mut self) {
+        let place = self.place(Mode::Standard);
+        let (name, org) = (self.contended(), &place.org.id);
+        let path = format!("{}/org/token?org_id={org}&role_name={STEADY}&logical_name={name}", place.mount);
+        self.ask("read by name", "GET", &path, &Value::Null);
+    }
+
+    fn list(&mut self) {
+        let place = self.rng.choice(&self.scene.places).expect("places").clone();
+        let path = match self.rng.u8(..5) {
+            0 => format!("{}/configs", place.mount),
+            1 => format!("{}/roles", place.mount),
+            2 => format!("{}/org/tokens?org_id={}", place.mount, place.org.id),
+            3 => format!("{}/org/tokens?limit=10", place.mount),
+            _ => format!("{}/org/tokens", place.mount),
+        };
+        self.ask("list", "LIST", &path, &Value::Null);
+    }
+
+    fn renew(&mut self) {
+        let Some(token) = self.ledger.pick(&mut self.rng) else { return };
+        // A renewal by the time that a brief lease has left is one that ends with it, too.
+        let increment = if self.rng.bool() || token.brief { 0 } else { self.rng.u32(3000..4000) };
+        self.ask("renew", "POST", "sys/leases/renew", &json!({"lease_id": token.lease_id, "increment": increment}));
+    }
+
+    fn revoke(&mut self, sync: bool) {
+        let Some(token) = self.ledger.pick(&mut self.rng) else { return };
+        let asked = Instant::now();
+        let body = json!({"lease_id": token.lease_id, "sync": sync});
+        let what = if sync { "revoke" } else { "revoke later" };
+        let reply = self.ask(what, "POST", "sys/leases/revoke", &body);
+        self.ended(Scope::Token(token.client_id), asked, reply);
+    }
+
+    fn delete_by_client_id(&mut self) {
+        let Some(token) = self.ledger.pick(&mut self.rng) else { return };
+        let asked = Instant::now();
+        let path = format!("{}/org/token?org_id={}&client_id={}", token.mount, token.org_id, token.client_id);
+        let reply = self.ask("delete", "DELETE", &path, &Value::Null);
+        self.ended(Scope::Token(token.client_id), asked, reply);
+    }
+
+    fn delete_by_name(&mut self) {
+        let (place, name) = (self.place(Mode::Standard), self.contended());
+        let asked = Instant::now();
+        let (mount, org_id) = (place.mount, place.org.id);
+        let path = format!("{mount}/org/token?org_id={org_id}&role_name={STEADY}&logical_name={name}");
+        let reply = self.ask("delete by name", "DELETE", &path, &Value::Null);
+        self.ended(Scope::Named { org_id, mount, role: STEADY, name }, asked, reply);
+    }
+
+    fn write_role(&mut self) {
+        let place = self.rng.choice(&self.scene.places).expect("places").clone();
+        let body = if self.rng.u8(..4) == 0 {
+            place.role(BRIEF, self.rng.u32(3..6), 8)
+        } else {
+            place.role(STEADY, self.rng.u32(3000..4000), 36000)
+        };
+        self.ask("write role", "POST", &format!("{}/role", place.mount), &body);
+    }
+
+    fn write_config(&mut self) {
+        let place = self.rng.choice(&self.scene.places).expect("places").clone();
+        let body = place.config(self.scene.world.url(), self.rng.u8(..16));
+        self.ask("write config", "POST", &format!("{}/config", place.mount), &body);
+    }
+
+    fn revoke_prefix(&mut self) {
+        let (mount, sync) = (self.scene.squall().to_owned(), self.rng.bool());
+        let asked = Instant::now();
+        let path = format!("sys/leases/revoke-prefix/{mount}/org/token");
+        let what = if sync { "revoke prefix" } else { "revoke prefix later" };
+        let reply = self.ask(what, "POST", &path, &json!({"sync": sync}));
+        self.ended(Scope::Mount(mount), asked, reply);
+    }
+
+    /// Sends a request; none when the client hung up, so that nobody knows what became of it.
+    fn ask(&mut self, what: &'static str, method: &str, path: &str, body: &Value) -> Option<Reply> {
+        let server = &self.scene.server;
+        if self.rng.u8(..3) == 0 {
+            let patience = Duration::from_millis(self.rng.u64(PATIENCE_MS));
+            let early = server.hang_up(method, path, body, patience);
+            self.ledger.count(what, if early { "hung up" } else { "unread" });
+            return None;
+        }
+        let reply = server.http(method, path, body);
+        self.ledger.count(what, reply.status.to_string());
+        if reply.errors().contains("AstraCS:") || reply.warnings().contains("AstraCS:") {
+            self.ledger.object(format!("the error text of {what:?} holds a token"));
+        }
+        Some(reply)
+    }
+
+    fn ended(&self, scope: Scope, asked: Instant, reply: Option<Reply>) {
+        let confirmed = reply.is_some_and(|reply| (200..300).contains(&reply.status));
+        self.ledger.end(scope, asked, confirmed);
+    }
+
+    fn place(&mut self, mode: Mode) -> Place {
+        let places: Vec<&Place> = self.scene.places.iter().filter(|place| place.mode == mode).collect();
+        (*self.rng.choice(places).expect("a place of each mode")).clone()
+    }
+
+    fn standard_token(&mut self) -> Option<Handed> {
+        self.ledger.pick(&mut self.rng).filter(|token| !self.scene.mints_by_read(&token.org_id))
+    }
+
+    fn contended(&mut self) -> String {
+        format!("wanted-{}", self.rng.usize(..CONTENDED))
+    }
+
+    fn fresh_name(&mut self) -> String {
+        self.names += 1;
+        format!("own-{}-{}", self.number, self.names)
+    }
+}

@@ -1,0 +1,82 @@
+//! What a storm leaves behind in the plugin's process: nothing.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use super::ledger::Ledger;
+use super::scene::Scene;
+use super::{DRAIN, blow, weather};
+use crate::bao::{Server, wait};
+
+const LENGTH: Duration = Duration::from_secs(15);
+
+/// How long freed memory and closed connections may take to show.
+const SOON: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_storm_leaves_no_memory_and_no_descriptors_behind() {
+    let mut rng = fastrand::Rng::with_seed(2);
+    let scene = Scene::new(Server::dev(), &mut rng);
+    let (ledger, plugins) = (Ledger::default(), scene.server.plugins());
+    let &[plugin] = plugins.as_slice() else { panic!("one process serves all mounts, not {plugins:?}") };
+    scene.rest(0);
+    let open = descriptors(plugin);
+    assert!(!open.is_empty(), "no descriptors of the plugin are seen");
+
+    // The first storm fills what is filled once: caches, pools, the allocator's arenas.
+    let mut storm = |number: u8| {
+        weather::brew(&scene, &mut rng);
+        blow(&scene, &ledger, &mut rng, LENGTH, false);
+        scene.world.clear_faults();
+        scene.rest(number);
+        let closed = || (descriptors(plugin) == open).then_some(());
+        wait("connections and files to be closed", SOON, closed);
+        ledger.handed()
+    };
+    let first = storm(1);
+    let before = memory(plugin);
+    let both = storm(2);
+    assert!(first > 60 && both > first + 60, "the storms were none: {first} tokens, then {both} in both");
+
+    let mut after = before;
+    let limit = before + before / 5;
+    let fits = || {
+        after = memory(plugin);
+        (after <= limit).then_some(())
+    };
+    wait(&format!("the plugin to take no more than {limit} KiB, after {before} KiB"), SOON, fits);
+    super::show(&format!("{both} tokens; {before} KiB before the storm, {after} KiB after it; {open:?}"));
+    assert_eq!(scene.server.plugins(), plugins, "another process");
+}
+
+impl Scene {
+    /// Ends all leases and connections to Astra.
+    fn rest(&self, number: u8) {
+        self.revoke_all(DRAIN);
+        for place in &self.places {
+            // New settings, which are not tried out, make the engine give up the connections that it has.
+            let config = place.config(self.world.url(), 8 | (number % 2) << 1);
+            self.server.post(&format!("{}/config", place.mount), &config).ok();
+        }
+    }
+}
+
+/// Returns the resident memory of a process in KiB.
+fn memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the status of the plugin");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("resident memory");
+    line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+}
+
+/// Returns what the open descriptors of a process are, without numbers that only tell them apart, sorted.
+fn descriptors(pid: u32) -> Vec<String> {
+    let kind = |path: &Path| {
+        let target = fs::read_link(path).ok()?.to_string_lossy().into_owned();
+        Some(target.trim_end_matches(|c: char| c.is_ascii_digit() || "[]:".contains(c)).to_owned())
+    };
+    let folder = fs::read_dir(format!("/proc/{pid}/fd")).expect("the descriptors of the plugin");
+    let mut kinds: Vec<String> = folder.filter_map(|entry| kind(&entry.ok()?.path())).collect();
+    kinds.sort();
+    kinds
+}

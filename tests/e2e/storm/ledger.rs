@@ -1,0 +1,223 @@
+//! What the callers know: which tokens they were given, and which they had ended.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::{self, Write as _};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::scene::Scene;
+
+/// How long a request whose end nobody saw may still have an effect.
+const LINGERS: Duration = Duration::from_secs(20);
+
+/// A token that a caller was given. No `Debug`: it holds the token.
+#[derive(Clone)]
+pub(super) struct Handed {
+    pub(super) client_id: String,
+    pub(super) lease_id: String,
+    pub(super) token: String,
+    pub(super) mount: String,
+    pub(super) org_id: String,
+    pub(super) role: &'static str,
+    pub(super) name: String,
+    /// Whether its lease ends by itself before the storm is accounted for.
+    pub(super) brief: bool,
+    pub(super) asked: Instant,
+    pub(super) answered: Instant,
+}
+
+/// What a request was to end.
+#[derive(Clone)]
+pub(super) enum Scope {
+    /// The token of this client id.
+    Token(String),
+    /// The token that had this name.
+    Named { org_id: String, mount: String, role: &'static str, name: String },
+    /// Every token that was minted in this mount.
+    Mount(String),
+}
+
+impl Scope {
+    fn covers(&self, token: &Handed) -> bool {
+        match self {
+            Self::Token(client_id) => *client_id == token.client_id,
+            Self::Named { org_id, mount, role, name } => {
+                (org_id, mount, *role, name) == (&token.org_id, &token.mount, token.role, &token.name)
+            }
+            Self::Mount(mount) => *mount == token.mount,
+        }
+    }
+}
+
+/// A request that was to end tokens.
+struct Ending {
+    scope: Scope,
+    asked: Instant,
+    /// When it had no effect any more.
+    over: Instant,
+    /// Whether the server said that it did.
+    confirmed: bool,
+}
+
+impl Ending {
+    /// Whether the token may be dead because of this.
+    fn may_have_met(&self, token: &Handed) -> bool {
+        self.scope.covers(token) && (matches!(self.scope, Scope::Token(_)) || token.asked < self.over)
+    }
+
+    /// Whether the token must be dead because of this. A name belongs to one living token, so whoever deletes by name
+    /// ends the one that was handed out before, if it still lived.
+    fn has_met(&self, token: &Handed) -> bool {
+        self.confirmed && self.scope.covers(token) && token.answered < self.asked
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Ledger {
+    book: Mutex<Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    handed: Vec<Handed>,
+    endings: Vec<Ending>,
+    /// How often each operation ended in which way.
+    tally: BTreeMap<(&'static str, String), u64>,
+    /// Answers that no caller may get.
+    faults: Vec<String>,
+}
+
+impl Ledger {
+    pub(super) fn hand(&self, token: Handed) {
+        self.book().handed.push(token);
+    }
+
+    /// Notes what a request was to end, once it is over; `confirmed` when the server said that it did.
+    pub(super) fn end(&self, scope: Scope, asked: Instant, confirmed: bool) {
+        let over = if confirmed { Instant::now() } else { Instant::now() + LINGERS };
+        self.book().endings.push(Ending { scope, asked, over, confirmed });
+    }
+
+    pub(super) fn count(&self, what: &'static str, end: impl Into<String>) {
+        *self.book().tally.entry((what, end.into())).or_default() += 1;
+    }
+
+    pub(super) fn object(&self, what: String) {
+        self.book().faults.push(what);
+    }
+
+    /// Returns one of the tokens that were handed out lately.
+    pub(super) fn pick(&self, rng: &mut fastrand::Rng) -> Option<Handed> {
+        const LATELY: usize = 200;
+        let book = self.book();
+        let old = book.handed.len().saturating_sub(LATELY);
+        rng.choice(&book.handed[old..]).cloned()
+    }
+
+    /// Returns how often an operation ended in some way.
+    pub(super) fn total(&self, what: &str, end: impl Fn(&str) -> bool) -> u64 {
+        let book = self.book();
+        book.tally.iter().filter(|((op, how), _)| *op == what && end(how)).map(|(_, count)| count).sum()
+    }
+
+    /// Returns how often any operation ended in some way.
+    pub(super) fn total_of_all(&self, end: impl Fn(&str) -> bool) -> u64 {
+        self.book().tally.iter().filter(|((_, how), _)| end(how)).map(|(_, count)| count).sum()
+    }
+
+    pub(super) fn handed(&self) -> usize {
+        self.book().handed.len()
+    }
+
+    /// Returns the client ids of all tokens that were handed out.
+    pub(super) fn client_ids(&self) -> BTreeSet<String> {
+        self.book().handed.iter().map(|token| token.client_id.clone()).collect()
+    }
+
+    /// Compares what the callers know with what Astra and Vault have.
+    pub(super) fn compare(&self, scene: &Scene) -> Findings {
+        // Vault first: what is minted and undone meanwhile is in neither then.
+        let known = scene.known();
+        let alive = scene.alive();
+        let book = self.book();
+        let mut findings = Findings {
+            orphans: alive.difference(&known).cloned().collect(),
+            ghosts: known.difference(&alive).cloned().collect(),
+            ..Findings::default()
+        };
+        let mut names = HashSet::new();
+        for token in &book.handed {
+            let (lives, id) = (alive.contains(&token.client_id), &token.client_id);
+            if !lives && !token.brief && !book.endings.iter().any(|ending| ending.may_have_met(token)) {
+                findings.lost.push(id.clone());
+            }
+            if lives && (token.brief || book.endings.iter().any(|ending| ending.has_met(token))) {
+                findings.undead.push(id.clone());
+            }
+            let named = !scene.mints_by_read(&token.org_id);
+            if lives && named && !names.insert((&token.mount, &token.org_id, token.role, &token.name)) {
+                findings.twins.push(id.clone());
+            }
+        }
+        findings
+    }
+
+    /// Panics if a caller got an answer that nobody may get, or a token that Astra does not know.
+    pub(super) fn assert_answers(&self, scene: &Scene) {
+        let secrets: HashSet<String> = scene.world.secrets().into_iter().collect();
+        let book = self.book();
+        let wrong: Vec<&str> =
+            book.handed.iter().filter(|token| !secrets.contains(&token.token)).map(|token| &*token.client_id).collect();
+        assert!(wrong.is_empty(), "handed out with a text that is no token of Astra's: {wrong:?}");
+        assert!(book.faults.is_empty(), "answers that no caller may get:\n{}", book.faults.join("\n"));
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let book = self.book();
+        let mut rows: BTreeMap<&str, String> = BTreeMap::new();
+        for ((what, end), count) in &book.tally {
+            write!(rows.entry(what).or_default(), " {end}: {count},")?;
+        }
+        rows.iter().try_for_each(|(what, ends)| writeln!(f, "{what:>16}:{}", ends.trim_end_matches(',')))
+    }
+}
+
+/// What does not add up: client ids.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Findings {
+    /// Alive in Astra, unknown to Vault.
+    pub(super) orphans: Vec<String>,
+    /// Known to Vault, gone in Astra.
+    pub(super) ghosts: Vec<String>,
+    /// Handed out, ended by nobody, dead.
+    pub(super) lost: Vec<String>,
+    /// Ended, alive.
+    pub(super) undead: Vec<String>,
+    /// Alive beside another one of the same name.
+    pub(super) twins: Vec<String>,
+}
+
+impl Findings {
+    pub(super) fn is_clean(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns how many there are of each kind.
+    pub(super) fn counts(&self) -> String {
+        let Self { orphans, ghosts, lost, undead, twins } = self;
+        format!(
+            "orphans {}, ghosts {}, lost {}, undead {}, twins {}",
+            orphans.len(),
+            ghosts.len(),
+            lost.len(),
+            undead.len(),
+            twins.len()
+        )
+    }
+}

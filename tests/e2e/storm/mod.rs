@@ -1,0 +1,175 @@
+//! A storm of faults, hang-ups and kills, after which every token has to be accounted for.
+//!
+//! All choices come from one seed; the moments at which they meet do not. `make storm SEED=n SECONDS=s` runs it alone
+//! and shows its numbers.
+
+mod caller;
+mod footprint;
+mod ledger;
+mod scene;
+mod weather;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use caller::Caller;
+use ledger::{Findings, Ledger};
+use scene::Scene;
+
+use crate::bao::Server;
+
+const CALLERS: usize = 8;
+
+/// After so long no trace of an interrupted request may be left: the host's tick comes once a minute, and takes up what is
+/// older than one and a half request timeouts and ten seconds.
+const TICK: Duration = Duration::from_secs(75);
+
+/// How long the host may need for the revocations that failed, the third time after 40 to 120 seconds.
+const DRAIN: Duration = Duration::from_secs(300);
+
+/// How long everything has to add up before it counts.
+const CALM: Duration = Duration::from_secs(10);
+
+struct Options {
+    seed: u64,
+    length: Duration,
+}
+
+impl Options {
+    fn read() -> Self {
+        let number = |name: &str, default: u64| match std::env::var(name) {
+            Ok(text) if !text.is_empty() => text.parse().unwrap_or_else(|_| panic!("{name} is not a number")),
+            _ => default,
+        };
+        Self { seed: number("STORM_SEED", 1), length: Duration::from_secs(number("STORM_SECONDS", 60)) }
+    }
+}
+
+#[test]
+fn nothing_is_lost_in_a_storm() {
+    let Options { seed, length } = Options::read();
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let scene = Scene::new(Server::raft(), &mut rng);
+    let ledger = Ledger::default();
+    weather::brew(&scene, &mut rng);
+    let kills = blow(&scene, &ledger, &mut rng, length, true);
+    scene.world.clear_faults();
+
+    let begun = Instant::now();
+    let worst = ledger.compare(&scene);
+    let findings = settle(&scene, &ledger);
+    let report = format!(
+        "storm of {length:?} with seed {seed}: {kills} kills, {} tokens minted in Astra, {} handed out, {} hang-ups\n\
+         {ledger}faults: {}\nat its end: {}\nafter {:?}: {}",
+        scene.world.minted(),
+        ledger.handed(),
+        ledger.total_of_all(|end| end == "hung up"),
+        scene.world.counters()["faults"],
+        worst.counts(),
+        begun.elapsed(),
+        findings.counts()
+    );
+    show(&report);
+    assert!(findings.is_clean(), "seed {seed}: {findings:#?}\n{report}\n{}", traces(&scene, &findings));
+    ledger.assert_answers(&scene);
+    assert_eq!(scene.irrevocable(), 0, "leases that became irrevocable\n{report}");
+    assert_worked(&scene, &ledger, kills, length, &report);
+
+    let left = leave_nothing(&scene, &ledger);
+    show(&format!("left after revoking every lease: {} of {kills} kills", left.len()));
+    assert!(left.len() <= kills, "more is left than one token for each of {kills} kills: {left:?}\n{report}");
+    assert_log(&scene);
+}
+
+/// Lets the callers work, and returns the number of kills.
+fn blow(scene: &Scene, ledger: &Ledger, rng: &mut fastrand::Rng, length: Duration, deadly: bool) -> usize {
+    let end = Instant::now() + length;
+    thread::scope(|scope| {
+        for number in 0..CALLERS {
+            let caller = Caller { scene, ledger, rng: rng.fork(), number, names: 0 };
+            scope.spawn(move || caller.run(end));
+        }
+        let mut bolts = rng.fork();
+        if deadly { weather::lightning(scene, &mut bolts, end) } else { 0 }
+    })
+}
+
+/// Waits until everything adds up and stays so, and returns what does not.
+fn settle(scene: &Scene, ledger: &Ledger) -> Findings {
+    let begun = Instant::now();
+    let mut clean_since = None;
+    loop {
+        let findings = ledger.compare(scene);
+        clean_since = if findings.is_clean() { clean_since.or(Some(Instant::now())) } else { None };
+        let calm = clean_since.is_some_and(|since: Instant| since.elapsed() >= CALM);
+        if (calm && begun.elapsed() >= TICK) || begun.elapsed() >= DRAIN {
+            return findings;
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// Revokes every lease and returns the client ids of what is left. None of it may have been handed out.
+fn leave_nothing(scene: &Scene, ledger: &Ledger) -> Vec<String> {
+    scene.revoke_all(DRAIN);
+    let left = scene.alive();
+    assert_eq!(scene.known(), left, "Vault's inventory and Astra after revoking every lease");
+    let handed: Vec<_> = ledger.client_ids().intersection(&left).cloned().collect();
+    assert!(handed.is_empty(), "tokens of callers without a lease: {handed:?}");
+    left.into_iter().collect()
+}
+
+/// Panics if the storm was none.
+fn assert_worked(scene: &Scene, ledger: &Ledger, kills: usize, length: Duration, report: &str) {
+    let seconds = length.as_secs();
+    let faults =
+        scene.world.counters()["faults"].as_object().map_or(0, |faults| faults.values().flat_map(|n| n.as_u64()).sum());
+    let ok = |what: &str| ledger.total(what, |end| end.starts_with('2'));
+    for (what, count, least) in [
+        ("tokens handed out", ledger.handed() as u64, seconds * 2),
+        ("hang-ups", ledger.total_of_all(|end| end == "hung up"), seconds * 2),
+        ("faults", faults, seconds),
+        ("kills", kills as u64, seconds / 10),
+        ("contended mints", ok("mint contended"), seconds / 4),
+        ("refused contended mints", ledger.total("mint contended", |end| end == "400"), seconds / 4),
+        ("mints by read", ok("mint by read"), seconds / 2),
+        ("revocations", ok("revoke"), seconds / 4),
+        ("queued revocations", ok("revoke later"), seconds / 4),
+        ("deletions", ok("delete"), seconds / 8),
+        ("deletions by name", ok("delete by name"), seconds / 8),
+        ("renewals", ok("renew"), seconds / 4),
+        ("reads", ok("read") + ok("read by name"), seconds / 2),
+        ("lists", ok("list"), seconds / 2),
+        ("writes of configs", ok("write config"), seconds / 8),
+        ("writes of roles", ok("write role"), seconds / 8),
+        ("prefix revocations", ok("revoke prefix later"), seconds / 30),
+    ] {
+        assert!(count >= least, "the storm was none: {count} {what}, at least {least} were expected\n{report}");
+    }
+}
+
+fn assert_log(scene: &Scene) {
+    let log = scene.server.log();
+    scene.world.assert_no_secret("the server's log", &log);
+    let panics: Vec<&str> = log.lines().filter(|line| line.contains("panic")).collect();
+    assert!(panics.is_empty(), "{}", crate::bao::redact::clean(&panics.join("\n")));
+}
+
+/// Returns what Astra and the log know of the first tokens that do not add up.
+fn traces(scene: &Scene, findings: &Findings) -> String {
+    let Findings { orphans, ghosts, lost, undead, twins } = findings;
+    let ids: Vec<&String> =
+        [orphans, ghosts, lost, undead, twins].into_iter().flat_map(|ids| ids.iter().take(3)).collect();
+    let log = scene.server.log();
+    let mut text = String::new();
+    for id in ids {
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains(&**id)).collect();
+        text += &format!("{:?}\n{}\n", scene.world.token(id), lines.join("\n"));
+    }
+    crate::bao::redact::clean(&text)
+}
+
+#[expect(clippy::print_stdout, reason = "the numbers are what one runs a storm for")]
+fn show(text: &str) {
+    println!("{}", crate::bao::redact::clean(text));
+}

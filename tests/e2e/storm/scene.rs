@@ -1,0 +1,142 @@
+//! Where the storm is: one Astra with three orgs, and a server that has two mounts of the plugin.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::astra::{Astra, DeleteSuccess, UnknownId};
+use crate::bao::{Server, wait};
+use crate::world::{Mode, Org, ROLE_ID, World};
+
+/// The mount whose leases are now and then revoked all at once.
+const SQUALL: &str = "squall";
+
+/// The role whose leases last.
+pub(super) const STEADY: &str = "steady";
+
+/// The role whose leases end by themselves during the storm.
+pub(super) const BRIEF: &str = "brief";
+
+/// An org in a mount.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) mount: String,
+    pub(super) org: Org,
+    pub(super) mode: Mode,
+    /// Number of the org.
+    number: usize,
+}
+
+impl Place {
+    /// Returns a body for the config; its settings differ, but not in what they mean for a token.
+    pub(super) fn config(&self, url: &str, variant: u8) -> Value {
+        json!({
+            "org_id": self.org.id,
+            "astra_token": self.org.root_token,
+            "url": if variant & 1 == 0 { url.to_owned() } else { format!("{url}/v2/") },
+            "request_timeout": if variant & 2 == 0 { "1s" } else { "2s" },
+            "token_expiry": variant & 4 == 0,
+            "logical_name": format!("org-{}", self.number),
+            "caller_mode": self.mode.name(),
+            "verify_connection": variant & 8 == 0,
+        })
+    }
+
+    /// Returns a body for a role.
+    pub(super) fn role(&self, name: &str, ttl: u32, max_ttl: u32) -> Value {
+        json!({"org_id": self.org.id, "role_name": name, "role_id": ROLE_ID, "ttl": ttl, "max_ttl": max_ttl})
+    }
+}
+
+pub(super) struct Scene {
+    pub(super) server: Arc<Server>,
+    pub(super) world: World,
+    pub(super) places: Vec<Place>,
+}
+
+impl Scene {
+    /// Sets up configs and roles while the weather is fine. What Astra leaves open is chosen by the generator.
+    pub(super) fn new(server: Server, rng: &mut fastrand::Rng) -> Self {
+        let server = Arc::new(server);
+        server.enable("storm");
+        server.enable(SQUALL);
+        let successes =
+            [DeleteSuccess::NoContent, DeleteSuccess::OkEmpty, DeleteSuccess::OkJson, DeleteSuccess::Accepted];
+        let unknown = [
+            UnknownId::NotFoundErrors,
+            UnknownId::NotFoundText,
+            UnknownId::BadRequestString,
+            UnknownId::NoContent,
+            UnknownId::ServerErrorString,
+        ];
+        let astra = Astra::builder().orgs(3).knobs(|knobs| {
+            // Callers who hang up soon meet a request on its way.
+            knobs.latency_ms = Some((2, 30));
+            knobs.delete_success = successes[rng.usize(..successes.len())];
+            knobs.unknown_id = unknown[rng.usize(..unknown.len())];
+            knobs.list_shuffle = rng.bool();
+            knobs.chunked = rng.bool();
+            knobs.max_requests_per_connection = rng.bool().then_some(7);
+        });
+        let world = World::with_astra(&server, "storm", astra);
+        let modes = [Mode::Standard, Mode::Standard, Mode::Sidecar];
+        let place = |mount: &str, number: usize| Place {
+            mount: mount.into(),
+            org: world.orgs()[number].clone(),
+            mode: modes[number],
+            number,
+        };
+        let places: Vec<Place> = vec![place("storm", 0), place("storm", 1), place("storm", 2), place(SQUALL, 0)];
+        for place in &places {
+            server.post(&format!("{}/config", place.mount), &place.config(world.url(), 0)).ok();
+            server.post(&format!("{}/role", place.mount), &place.role(STEADY, 3600, 36000)).ok();
+            server.post(&format!("{}/role", place.mount), &place.role(BRIEF, 4, 8)).ok();
+        }
+        Self { server, world, places }
+    }
+
+    /// Returns the mount whose leases may be revoked all at once.
+    pub(super) fn squall(&self) -> &str {
+        SQUALL
+    }
+
+    fn mounts(&self) -> [&str; 2] {
+        [&self.world.mount, SQUALL]
+    }
+
+    pub(super) fn mints_by_read(&self, org_id: &str) -> bool {
+        self.places.iter().any(|place| place.org.id == org_id && place.mode == Mode::Sidecar)
+    }
+
+    /// Returns the client ids that live in Astra, root tokens aside.
+    pub(super) fn alive(&self) -> BTreeSet<String> {
+        self.world.orgs().iter().flat_map(|org| self.world.alive(org)).collect()
+    }
+
+    /// Returns the client ids in Vault's inventory.
+    pub(super) fn known(&self) -> BTreeSet<String> {
+        self.mounts().iter().flat_map(|mount| self.server.keys(&format!("{mount}/org/tokens"))).collect()
+    }
+
+    /// Returns the number of leases that nothing can revoke any more.
+    pub(super) fn irrevocable(&self) -> u64 {
+        let count = self.server.get("sys/leases/count?type=irrevocable&include_child_namespaces=true").data();
+        count["lease_count"].as_u64().or_else(|| count["count"].as_u64()).expect("a count of leases")
+    }
+
+    /// Returns the number of leases.
+    pub(super) fn leases(&self) -> usize {
+        let folder = |mount: &&str| self.server.keys(&format!("sys/leases/lookup/{mount}/org/token/")).len();
+        self.mounts().iter().map(folder).sum()
+    }
+
+    /// Revokes every lease.
+    pub(super) fn revoke_all(&self, limit: Duration) {
+        for mount in self.mounts() {
+            self.server.post(&format!("sys/leases/revoke-prefix/{mount}/org/token"), &json!({"sync": false})).ok();
+        }
+        wait("all leases to be revoked", limit, || (self.leases() == 0).then_some(()));
+    }
+}

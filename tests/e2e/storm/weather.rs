@@ -1,0 +1,138 @@
+//! What goes wrong: the faults of Astra, and the plugin's sudden death.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::scene::Scene;
+use crate::astra::{BodyForm, Empty, Fault, Kind, Malformed, Redirect, RetryAfter, Route};
+
+/// Milliseconds that a call survives, and milliseconds that none does.
+const SHORT: u64 = 200;
+const LONG: u64 = 2500;
+
+/// Sets the faults, each with a small chance of its own.
+pub(super) fn brew(scene: &Scene, rng: &mut fastrand::Rng) {
+    let mut set = |route: Route, chance: f64, faults: Vec<Fault>| {
+        for fault in faults {
+            scene.world.fault(fault.route(route).chance(chance, rng.u64(..)));
+        }
+    };
+    set(Route::CreateToken, 0.004, mint_faults());
+    // The host gives a lease up after six failures in a row, so these have to stay rarer than its patience.
+    set(Route::DeleteToken, 0.008, delete_faults());
+    set(Route::ListTokens, 0.01, list_faults());
+    set(Route::CurrentOrg, 0.01, list_faults());
+    for org in scene.world.orgs() {
+        // An answer that names the root token must not end in its deletion.
+        let root = Kind::SetField { field: "clientId".into(), value: json!(org.client_id) };
+        scene.world.fault(Fault::after(root).route(Route::CreateToken).org(&org.id).chance(0.005, rng.u64(..)));
+    }
+}
+
+/// Kills the plugin every three to eight seconds until the end, and returns how often there was one to kill.
+pub(super) fn lightning(scene: &Scene, rng: &mut fastrand::Rng, end: Instant) -> usize {
+    let mut kills = 0;
+    loop {
+        let pause = Duration::from_millis(rng.u64(3000..=8000));
+        let left = end.saturating_duration_since(Instant::now());
+        std::thread::sleep(pause.min(left));
+        if pause >= left {
+            return kills;
+        }
+        kills += scene.server.strike_plugins();
+    }
+}
+
+/// Failures of any call, which leave nothing to guess but whether it took effect.
+fn failures() -> Vec<Kind> {
+    vec![
+        Kind::Reset,
+        Kind::CleanClose,
+        Kind::HangBeforeHeaders { for_ms: Some(SHORT) },
+        Kind::HangBeforeHeaders { for_ms: Some(LONG) },
+        Kind::status(500, BodyForm::Errors),
+        Kind::status(502, BodyForm::Html),
+        Kind::Status { code: 503, body: BodyForm::Text, retry_after: Some(RetryAfter::Seconds(1)) },
+        Kind::status(504, BodyForm::Empty),
+    ]
+}
+
+/// Refusals, which have no effect.
+fn refusals() -> Vec<Kind> {
+    let after = [
+        RetryAfter::Seconds(0),
+        RetryAfter::Seconds(1),
+        RetryAfter::Seconds(-1),
+        RetryAfter::Seconds(86_400),
+        RetryAfter::DateIn(1),
+        RetryAfter::Text("soon".into()),
+    ];
+    let mut kinds: Vec<Kind> = after.into_iter().map(Kind::too_many_requests).collect();
+    kinds.extend([
+        Kind::status(429, BodyForm::Empty),
+        Kind::status(403, BodyForm::Errors),
+        Kind::null_401(),
+        Kind::Redirect { code: 302, to: Redirect::Same },
+        Kind::Redirect { code: 307, to: Redirect::Other("http://127.0.0.1:9".into()) },
+    ]);
+    kinds
+}
+
+/// Answers that cannot be read.
+fn garbage() -> Vec<Kind> {
+    let mut kinds = vec![
+        Kind::CutBody { bytes: 40, reset: false },
+        Kind::CutBody { bytes: 40, reset: true },
+        Kind::TruncatedChunk { bytes: 40 },
+        Kind::HangAfterHeaders { for_ms: Some(LONG) },
+        Kind::SlowBody { interval_ms: 100 },
+        Kind::Body { content_type: "text/html".into(), text: "<html>maintenance</html>".into() },
+    ];
+    let bodies = [Malformed::Cut, Malformed::TrailingGarbage, Malformed::NotANumber, Malformed::InvalidUtf8];
+    kinds.extend(bodies.map(Kind::Malformed));
+    kinds.push(Kind::Malformed(Malformed::WrongTopLevel));
+    kinds
+}
+
+/// Successes that say nothing.
+fn empties() -> Vec<Kind> {
+    [Empty::Nothing, Empty::Null, Empty::Object, Empty::Array, Empty::String].map(Kind::Empty).into()
+}
+
+fn mint_faults() -> Vec<Fault> {
+    let field = |name: &str, value| Kind::SetField { field: name.into(), value };
+    let drop = |name: &str| Kind::DropFields(vec![name.into()]);
+    // Only with the true token behind it: without, they would be tokens that never were.
+    let odd = vec![
+        drop("clientId"),
+        drop("token"),
+        drop("secret"),
+        drop("orgId"),
+        drop("generatedOn"),
+        field("clientId", json!("AnotherTokensClientIdABC")),
+        field("clientId", json!(7)),
+        field("orgId", json!("another-org")),
+        field("token", json!("")),
+        Kind::Malformed(Malformed::DuplicateKeys),
+        Kind::Malformed(Malformed::ByteOrderMark),
+        Kind::ContentType("text/html".into()),
+        Kind::HugeBody { bytes: 2 << 20 },
+        Kind::HangAfterHeaders { for_ms: Some(SHORT) },
+    ];
+    let before = [failures(), refusals(), garbage(), empties()].concat();
+    let after = [failures(), garbage(), empties(), odd].concat();
+    before.into_iter().map(Fault::before).chain(after.into_iter().map(Fault::after)).collect()
+}
+
+fn delete_faults() -> Vec<Fault> {
+    let page = Kind::Body { content_type: "text/html".into(), text: "<html>log in</html>".into() };
+    let proxies = vec![Kind::ProxyNotFound { html: true }, Kind::ProxyNotFound { html: false }, page];
+    let before =
+        [failures(), proxies, vec![Kind::too_many_requests(RetryAfter::Seconds(1)), Kind::null_401()]].concat();
+    before.into_iter().map(Fault::before).chain(failures().into_iter().map(Fault::after)).collect()
+}
+
+fn list_faults() -> Vec<Fault> {
+    [failures(), garbage(), empties()].concat().into_iter().map(Fault::before).collect()
+}
