@@ -62,7 +62,7 @@ impl Caller<'_> {
     fn mint_by_read(&mut self) {
         let place = self.place(Mode::Sidecar);
         let role = if self.rng.u8(..8) == 0 { BRIEF } else { STEADY };
-        let name = self.contended();
+        let name = self.fresh_name();
         let path = format!("{}/org/token?org_id={}&role_name={role}&logical_name={name}", place.mount, place.org.id);
         self.mint("mint by read", "GET", path, &Value::Null, &place, role, &name);
     }
@@ -79,7 +79,7 @@ impl Caller<'_> {
         name: &str,
     ) {
         let asked = Instant::now();
-        let Some(reply) = self.ask(what, method, &path, body) else { return };
+        let Some(reply) = self.ask(what, method, &path, body) else { return self.ledger.give_up(name) };
         if reply.status != 200 {
             return;
         }

@@ -81,6 +81,8 @@ pub(super) struct Ledger {
 struct Book {
     handed: Vec<Handed>,
     endings: Vec<Ending>,
+    /// Names of tokens whose callers hung up before the answer.
+    given_up: HashSet<String>,
     /// How often each operation ended in which way.
     tally: BTreeMap<(&'static str, String), u64>,
     /// Answers that no caller may get.
@@ -90,6 +92,15 @@ struct Book {
 impl Ledger {
     pub(super) fn hand(&self, token: Handed) {
         self.book().handed.push(token);
+    }
+
+    pub(super) fn give_up(&self, name: &str) {
+        self.book().given_up.insert(name.to_owned());
+    }
+
+    /// Returns the names of the tokens whose callers hung up before the answer.
+    pub(super) fn given_up(&self) -> HashSet<String> {
+        self.book().given_up.clone()
     }
 
     /// Notes what a request was to end, once it is over; `confirmed` when the server said that it did.

@@ -30,6 +30,10 @@ const DRAIN: Duration = Duration::from_secs(300);
 /// How long everything has to add up before it counts.
 const CALM: Duration = Duration::from_secs(10);
 
+/// At most one mint in so many that are hung up on may be answered just then: it was one in forty of those that callers
+/// give up after 5 to 80 ms, as long as a mint takes. Without the undo it would be most of them.
+const UNHEARD: usize = 10;
+
 struct Options {
     seed: u64,
     length: Duration,
@@ -76,8 +80,13 @@ fn nothing_is_lost_in_a_storm() {
     assert_worked(&scene, &ledger, kills, length, &report);
 
     let left = leave_nothing(&scene, &ledger);
-    show(&format!("left after revoking every lease: {} of {kills} kills", left.len()));
-    assert!(left.len() <= kills, "more is left than one token for each of {kills} kills: {left:?}\n{report}");
+    // The host drops an answer that is on its way to it when the client hangs up, and tells nobody.
+    let given_up = ledger.given_up();
+    let (unheard, cut): (Vec<_>, Vec<_>) = left.into_iter().partition(|id| given_up.contains(&scene.name_of(id)));
+    let (hang_ups, unheard, cut) = (given_up.len(), unheard.len(), cut.len());
+    show(&format!("left after revoking every lease: {cut} of {kills} kills, {unheard} of {hang_ups} mints hung up on"));
+    assert!(cut <= kills, "{cut} tokens are left of {kills} kills\n{report}");
+    assert!(unheard <= hang_ups / UNHEARD, "{unheard} tokens are left of {hang_ups} mints hung up on\n{report}");
     assert_log(&scene);
 }
 

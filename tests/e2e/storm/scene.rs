@@ -120,6 +120,15 @@ impl Scene {
         self.mounts().iter().flat_map(|mount| self.server.keys(&format!("{mount}/org/tokens"))).collect()
     }
 
+    /// Returns the logical name of a token in Vault's inventory.
+    pub(super) fn name_of(&self, client_id: &str) -> String {
+        let shown = |mount: &&str| {
+            let list = self.server.list(&format!("{mount}/org/tokens"));
+            list.body["data"]["key_info"][client_id]["logical_name"].as_str().map(str::to_owned)
+        };
+        self.mounts().iter().find_map(shown).unwrap_or_default()
+    }
+
     /// Returns the number of leases that nothing can revoke any more.
     pub(super) fn irrevocable(&self) -> u64 {
         let count = self.server.get("sys/leases/count?type=irrevocable&include_child_namespaces=true").data();
