@@ -168,10 +168,11 @@ impl Store {
         Ok(is_stored || self.record(org, client).await?.is_some())
     }
 
-    /// Writes a token and its inventory record.
+    /// Writes a token and its inventory record. The record comes first, or whoever builds the inventory takes the token
+    /// for one of the Go plugin and gives it a record without mark and end: it would neither be undone nor swept.
     pub(crate) async fn put_token(&self, id: &str, token: &Token, record: &Record) -> Result<(), Error> {
-        self.storage.put_json(&token_key(id), token).await?;
-        self.put_record(&token.org_id, &token.client_id, record).await
+        self.put_record(&token.org_id, &token.client_id, record).await?;
+        Ok(self.storage.put_json(&token_key(id), token).await?)
     }
 
     /// Removes what is stored of a token. Another token that took its name meanwhile stays.

@@ -9,6 +9,7 @@ use wiremock::ResponseTemplate;
 
 use super::{ORG, ROOT, World, eventually, failed, lease, ok, some, status, text};
 use crate::sdk::logical::{Answer, Operation};
+use crate::sdk::testing::{Fault, MemoryStorage};
 
 const MARKER: &str = "0123456789abcdef0123456789abcdef";
 
@@ -148,6 +149,36 @@ async fn what_was_stored_of_an_unfinished_mint_goes_with_it() {
         assert!(world.is_clean(), "{mode}");
         // The host would not have made the lease, but if it did, it ends.
         ok(world.revoke(&lease(&minted)).await);
+    }
+}
+
+/// A process that is killed at any storage call of a mint, followed by one that builds the inventory before its first tick.
+#[tokio::test]
+async fn the_inventory_hides_no_unfinished_mint() {
+    for n in 1.. {
+        let world = Arc::new(World::with_role("standard").await);
+        world.storage.inject(Fault::HangsAt(n));
+        let caller = tokio::spawn({
+            let world = world.clone();
+            async move { world.mint("a").await }
+        });
+        let before = world.storage.calls();
+        eventually(|| caller.is_finished() || world.storage.calls() - before >= n).await;
+        if caller.is_finished() {
+            assert!(n > 4, "no call was held up");
+            break;
+        }
+        let mut left = world.storage.entries();
+        left.retain(|entry| entry.key != "client-index");
+        for entry in left.iter_mut().filter(|entry| entry.key.starts_with("wal/")) {
+            // Under its own id it is one that goes on, as both processes are one here.
+            entry.key = "wal/killed".into();
+        }
+        let next = World::with(Arc::new(MemoryStorage::holding(left)), world.astra.clone());
+        let is_minted = next.keys("wal/").is_empty() && !next.keys("token/").is_empty();
+        next.initialize().await;
+        ok(next.tick(true).await);
+        assert!(is_minted || next.is_clean(), "killed at call {n}: {:?}", next.storage.keys());
     }
 }
 
