@@ -192,6 +192,8 @@ pub(crate) struct FakeSystem {
     pub(crate) default_lease_ttl: Mutex<Duration>,
     pub(crate) max_lease_ttl: Mutex<Duration>,
     pub(crate) state: Mutex<ReplicationState>,
+    /// Whether the mount is being removed.
+    pub(crate) tainted: AtomicBool,
     gate: Gate,
 }
 
@@ -223,6 +225,7 @@ impl Default for FakeSystem {
             default_lease_ttl: Mutex::new(month),
             max_lease_ttl: Mutex::new(month),
             state: Mutex::new(ReplicationState(12288)),
+            tainted: AtomicBool::new(false),
             gate: Gate::default(),
         }
     }
@@ -247,7 +250,7 @@ impl SystemView for FakeSystem {
     }
 
     async fn tainted(&self) -> Result<bool, Error> {
-        self.tell(|| false).await
+        self.tell(|| self.tainted.load(Ordering::SeqCst)).await
     }
 
     async fn caching_disabled(&self) -> Result<bool, Error> {

@@ -281,11 +281,14 @@ impl<E: Send + Sync + 'static> Mounted<E> {
             return Ok(());
         }
         let wal = &Wal::new(&*self.mount.storage);
+        let ids = wal.list().await?;
+        // A mount that is removed has its last tick, and loses the log after it. Nothing new is begun there any more.
+        let immediate = immediate || (!ids.is_empty() && self.mount.system.tainted().await.unwrap_or(false));
         let undo = |id: String| async move {
             let undone = self.undo_one(wal, &id, immediate).await;
             undone.map_err(|error| (id, error))
         };
-        let mut undone = stream::iter(wal.list().await?).map(undo).buffer_unordered(UNDONE_AT_ONCE);
+        let mut undone = stream::iter(ids).map(undo).buffer_unordered(UNDONE_AT_ONCE);
         let mut failures = 0;
         let mut result = Ok(());
         while let Some(one) = undone.next().await {
@@ -566,6 +569,17 @@ mod tests {
         assert!(shelf.ask(Operation::Rollback, "", json!({ "immediate": true })).await.unwrap().is_none());
         assert_eq!(shelf.shelf.events(), ["periodic", "undo young", "undo slow", "undo future"]);
         assert_eq!(shelf.storage.keys(), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn the_last_tick_of_a_mount_undoes_young_entries_too() {
+        let shelf = mounted();
+        shelf.write_wal("a", "print", json!({ "name": "young" }), 0).await;
+        assert!(shelf.ask(Operation::Rollback, "", Value::Null).await.unwrap().is_none());
+        assert_eq!((shelf.shelf.events(), shelf.storage.keys().len()), (vec!["periodic".to_owned()], 1));
+        shelf.system.tainted.store(true, Ordering::SeqCst);
+        assert!(shelf.ask(Operation::Rollback, "", Value::Null).await.unwrap().is_none());
+        assert_eq!((shelf.shelf.events().len(), shelf.storage.keys().len()), (2, 0));
     }
 
     #[tokio::test]
