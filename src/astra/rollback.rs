@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
-use super::Error;
 use super::engine::Engine;
 use super::store::{ClientId, Config, OrgId, RoleName};
+use super::{Error, api};
 use crate::sdk::framework::{WalEntry, WalKind};
 use crate::sdk::logical;
 
@@ -26,6 +26,10 @@ const MARGIN: Duration = Duration::from_secs(10);
 
 /// When an entry that cannot be set right is given up, unless it is certain earlier that nothing is left of it.
 const GIVE_UP: Duration = Duration::from_secs(30 * 86400);
+
+/// How long the host's tick waits for one entry or token, whatever the `request_timeout` of its org. The host cuts a tick
+/// short after 90 seconds, and what stands behind shall have its turn before that.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// A mint that has not come to its end.
 #[derive(Clone, Serialize, Deserialize)]
@@ -149,12 +153,22 @@ fn longest(entry: &WalEntry) -> Duration {
     timeout.saturating_mul(3) / 2 + MARGIN
 }
 
+/// Does work of the host's tick, unless it takes so long that Astra is to be left alone for now.
+///
+/// # Errors
+/// Those of the work, and that of a call without an answer.
+pub(crate) async fn in_tick<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let late = |_| Err(api::Error::no_answer("finish a change", PATIENCE).into());
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(late)
+}
+
 async fn undo_mint(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
     let mint: Mint = entry.decode()?;
-    let undone = match engine.config_for_undo(&mint.org_id).await {
-        Ok(config) => mint.undo(&engine, &config).await,
-        Err(error) => Err(error),
-    };
+    let undone = in_tick(async {
+        let config = engine.config_for_undo(&mint.org_id).await?;
+        mint.undo(&engine, &config).await
+    });
+    let undone = undone.await;
     engine.note_trouble(&mint.org_id, undone.as_ref().err());
     match undone {
         Ok(Undone::Gone) => {}
@@ -191,8 +205,10 @@ impl Mint {
 /// Lets Vault forget a token that Astra does not have any more. One that is still there has its lease, which ends it.
 async fn finish_deletion(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
     let deletion: Deletion = entry.decode()?;
-    let finished = deletion.finish(&engine).await;
-    engine.note_trouble(&deletion.org_id, finished.as_ref().err());
+    let finished = in_tick(deletion.finish(&engine)).await;
+    if !matches!(finished, Ok(Asked(false))) {
+        engine.note_trouble(&deletion.org_id, finished.as_ref().err());
+    }
     match finished {
         Err(error) if entry.age() > GIVE_UP => {
             tracing::error!(org_id = %deletion.org_id, client_id = %deletion.client_id, error = %error,
@@ -205,22 +221,25 @@ async fn finish_deletion(engine: Arc<Engine>, entry: WalEntry) -> Result<(), log
                 "whether the token with client id {client:?} of org_id {org:?} was deleted is not known: {error}"
             )))
         }
-        Ok(()) => Ok(()),
+        Ok(_) => Ok(()),
     }
 }
 
+/// Whether Astra was asked, so that success says something about it.
+struct Asked(bool);
+
 impl Deletion {
-    async fn finish(&self, engine: &Engine) -> Result<(), Error> {
+    async fn finish(&self, engine: &Engine) -> Result<Asked, Error> {
         let _lock = engine.locks.lock(format!("token/{}", self.token_id)).await;
         if !engine.store.has_traces(&self.token_id, &self.org_id, &self.client_id).await? {
-            return Ok(());
+            return Ok(Asked(false));
         }
         let config = engine.config_for_undo(&self.org_id).await?;
         if !engine.client(&config).await?.has_token(self.client_id.as_str()).await? {
             engine.store.delete_token(&self.token_id, &self.org_id, &self.client_id).await?;
             tracing::info!(org_id = %self.org_id, client_id = %self.client_id, "finished the deletion of a token");
         }
-        Ok(())
+        Ok(Asked(true))
     }
 }
 

@@ -133,7 +133,7 @@ impl Error {
     }
 
     /// Returns the failure of a request that was sent, or was about to be, when the deadline came.
-    pub(super) fn no_answer(call: &'static str, timeout: Duration) -> Self {
+    pub(crate) fn no_answer(call: &'static str, timeout: Duration) -> Self {
         let what = format!("Astra did not answer within {timeout:?}");
         Self::new(Kind::Timeout, call, what, RAISE_TIMEOUT, Progress::NoAnswer)
     }

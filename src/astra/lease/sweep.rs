@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::revoke::{Target, end};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
+use crate::astra::rollback::in_tick;
 use crate::astra::store::{ClientId, OrgId, Record};
 use crate::sdk::logical;
 
@@ -42,7 +43,7 @@ pub(crate) async fn sweep(engine: Arc<Engine>) -> Result<(), logical::Error> {
     let rest_until = if last.is_none() { Instant::now().checked_add(REST) } else { None };
     *sweep = Sweep { last, rest_until };
     for (org, client, record) in page {
-        if let Err(error) = end_unleased(&engine, &org, &client, &record).await {
+        if let Err(error) = in_tick(end_unleased(&engine, &org, &client, &record)).await {
             tracing::error!(org_id = %org, client_id = %client, error = %error, "failed to end a token without a lease");
             engine.note_trouble(&org, Some(&error));
         }

@@ -354,3 +354,31 @@ async fn taking_the_mount_down_does_not_wait_for_ever() {
     assert!(start.elapsed() < Duration::from_secs(5) && world.keys("wal/").len() == 1);
     drop(caller);
 }
+
+#[tokio::test]
+async fn an_org_that_hangs_keeps_no_other_from_its_turn() {
+    let world = World::with_role("standard").await;
+    ok(world.write("config", json!({"org_id": ORG, "request_timeout": "10m"})).await);
+    for name in ["a", "b"] {
+        world.mint(name).await;
+    }
+    for key in world.keys("client/") {
+        let mut record = world.storage.json(&key).unwrap();
+        record["expires_at"] = json!("2022-01-01T00:00:00Z");
+        world.stored(&key, record).await;
+    }
+    for n in 0..40 {
+        world.noted(&format!("{n}"), 1000, json!({"marker": "x"})).await;
+    }
+    let done = json!({"org_id": ORG, "client_id": "gone", "token_id": "gone", "timeout_seconds": 30});
+    world.stored("wal/z", json!({"type": "token-delete", "data": done, "created_at": 0})).await;
+    for method in ["GET", "DELETE"] {
+        world.astra.answer_all(method, ResponseTemplate::new(200).set_delay(Duration::from_secs(3600)));
+    }
+    tokio::time::pause();
+    // As the host does.
+    let tick = tokio::time::timeout(Duration::from_secs(90), world.tick(false)).await;
+    failed(tick.expect("the tick comes to its end"));
+    assert!(!world.keys("wal/").contains(&"wal/z".to_owned()));
+    assert_eq!(world.keys("token/").len(), 2);
+}
