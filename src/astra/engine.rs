@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
 use super::lease::Sweep;
-use super::locks::Locks;
+use super::locks::{Guard, Locks};
 use super::store::{Config, OrgId, Store};
 use super::task::Tasks;
 use super::{Error, api};
@@ -112,6 +112,11 @@ impl Engine {
     /// Closes the connections of an org whose config changed.
     pub(crate) fn drop_client(&self, org: &OrgId) {
         self.clients().pop(org);
+    }
+
+    /// Waits for the lock of a stored token.
+    pub(crate) async fn lock_token(&self, id: &str) -> Guard {
+        self.locks.lock(format!("token/{id}")).await
     }
 
     /// Fails on a node that may not write, before anything is changed elsewhere.

@@ -71,7 +71,7 @@ async fn run(
         order.named.then(|| named_token_id(&order.config.org_id, &order.role.role_name, &order.logical_name));
     // Held until the caller has the token or it is undone: two for one name get one token.
     let lock = match &token_id {
-        Some(id) => Some(engine.locks.lock(format!("token/{id}")).await),
+        Some(id) => Some(engine.lock_token(id).await),
         None => None,
     };
     let mut mint = match Mint::begin(engine, order, lifetime, token_id, &answer).await {
