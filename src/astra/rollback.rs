@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
@@ -240,12 +239,5 @@ impl Deletion {
             tracing::info!(org_id = %self.org_id, client_id = %self.client_id, "finished the deletion of a token");
         }
         Ok(Asked(true))
-    }
-}
-
-impl Config {
-    /// Whether this is the client id of the root token.
-    pub(crate) fn is_root(&self, client_id: &ClientId) -> bool {
-        self.astra_token.expose_secret().split(':').nth(1) == Some(client_id.as_str())
     }
 }

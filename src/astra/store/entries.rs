@@ -109,6 +109,11 @@ impl Config {
             && self.ca_cert == other.ca_cert
             && self.astra_token.expose_secret() == other.astra_token.expose_secret()
     }
+
+    /// Whether this is the client id of the root token.
+    pub(crate) fn is_root(&self, client_id: &ClientId) -> bool {
+        self.astra_token.expose_secret().split(':').nth(1) == Some(client_id.as_str())
+    }
 }
 
 /// `role/<org_id>:<role_name>`.
