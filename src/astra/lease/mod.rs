@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Error;
+use super::engine::Engine;
 use super::store::{ClientId, OrgId, RoleName, Token};
 use crate::sdk::logical::{self, Map, Secret};
 
@@ -115,6 +116,12 @@ pub(crate) fn token_data(token: &Token, minted_by_read: bool) -> Map {
         ("roleName".to_owned(), json!(token.role_name)),
         ("token".to_owned(), json!(token.token.expose_secret())),
     ])
+}
+
+/// Returns the longest life of a lease, which the mount may cut below that of the role.
+async fn capped(engine: &Engine, max_ttl: Duration) -> Result<Duration, Error> {
+    let mount_max = engine.system.max_lease_ttl().await?;
+    Ok(if mount_max.is_zero() { max_ttl } else { max_ttl.min(mount_max) })
 }
 
 /// Returns a point in time as Astra takes it: RFC 3339 in UTC with whole seconds.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{EXPIRY_MARGIN, later};
+use super::{EXPIRY_MARGIN, capped, later};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::store::{Config, LogicalName, Metadata, Role};
@@ -49,8 +49,7 @@ pub(super) struct Lifetime {
 impl Order {
     /// Computes how long the token lives. This comes before minting, because the host would only cap the lease after it.
     pub(super) async fn lifetime(&self, engine: &Engine) -> Result<Lifetime, Error> {
-        let mount_max = engine.system.max_lease_ttl().await?;
-        let max_ttl = if mount_max.is_zero() { self.role.max_ttl() } else { self.role.max_ttl().min(mount_max) };
+        let max_ttl = capped(engine, self.role.max_ttl()).await?;
         let wanted = self.ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(self.role.ttl());
         let expiry = later(Timestamp::now(), max_ttl.saturating_add(EXPIRY_MARGIN));
         Ok(Lifetime { ttl: wanted.min(max_ttl), max_ttl, expiry })

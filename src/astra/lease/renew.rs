@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{EXPIRY_MARGIN, LeaseData, later, rfc3339, token_data, until};
+use super::{EXPIRY_MARGIN, LeaseData, capped, later, rfc3339, token_data, until};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::store::{DEFAULT_TTL, Record, Token};
@@ -39,8 +39,7 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
     let now = Timestamp::now();
     let issued = secret.issue_time.unwrap_or(now);
     let (ttl, max_ttl) = role_ttls(engine, lease, &secret).await?;
-    let mount_max = engine.system.max_lease_ttl().await?;
-    let max_ttl = if mount_max.is_zero() { max_ttl } else { max_ttl.min(mount_max) };
+    let max_ttl = capped(engine, max_ttl).await?;
     let told: Option<Timestamp> = lease.expires_at.as_deref().and_then(|time| time.parse().ok());
     let end = told.map_or_else(|| later(issued, max_ttl), |told| later(issued, max_ttl).min(told));
 
