@@ -218,17 +218,13 @@ impl Mint {
     /// Returns the error of a mint whose outcome is not known.
     fn not_clear(&mut self, cause: Error) -> Error {
         self.unclear = true;
-        let left = match &self.note.dies_at {
-            _ if self.note.described => "should Astra have made it all the same, it is deleted as soon as it is found",
-            Some(_) => {
-                "should Astra have made it all the same, it cannot be found without a description, and lives until \
-                        it expires"
-            }
-            None => {
-                "should Astra have made it all the same, it cannot be found without a description, and does not expire"
-            }
+        let fate = match &self.note.dies_at {
+            _ if self.note.described => "is deleted as soon as it is found",
+            Some(_) => "cannot be found without a description, and lives until it expires",
+            None => "cannot be found without a description, and does not expire",
         };
-        Error::Unfinished { step: "no token is handed out", left: left.to_owned(), cause: Box::new(cause) }
+        let left = format!("should Astra have made it all the same, it {fate}");
+        Error::Unfinished { step: "no token is handed out", left, cause: Box::new(cause) }
     }
 
     /// Looks for the token of a mint whose outcome is not known. What it does not find or cannot delete now waits for the
