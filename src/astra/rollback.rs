@@ -70,7 +70,7 @@ pub(crate) struct Deletion {
 /// What came of an attempt to undo a mint.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Undone {
-    /// Its token is gone.
+    /// Its token is gone, or what is known of it leads to a token that is not its own.
     Gone,
     /// Astra does not list its token. It may do so later if the request is still on its way.
     NotFound,

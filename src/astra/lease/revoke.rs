@@ -54,7 +54,7 @@ pub(super) async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, E
         async move {
             let _lock = engine.lock_token(&target.token_id).await;
             match engine.store.config(&target.org_id).await? {
-                Some(config) => delete_in_astra(&engine, &config, &target).await?,
+                Some(config) => delete_both(&engine, &config, &target).await?,
                 None => {
                     require_gone(&engine, &target).await?;
                     engine.store.delete_token(&target.token_id, &target.org_id, &target.client_id).await?;
@@ -66,7 +66,8 @@ pub(super) async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, E
     engine.tasks.run(work).await?
 }
 
-async fn delete_in_astra(engine: &Engine, config: &Arc<Config>, target: &Target) -> Result<(), Error> {
+/// Deletes a token in Astra, then in Vault, with an entry in the write-ahead log until both are done.
+async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> Result<(), Error> {
     let Target { org_id, client_id, token_id, .. } = target;
     let client = engine.client(config).await?;
     let wal = engine.wal();
