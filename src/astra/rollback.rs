@@ -95,7 +95,7 @@ impl Mint {
             tracing::error!(org_id = %self.org_id, client_id = %client_id, "left a token alone that is not of the mint to be undone");
             return Ok(Undone::Gone);
         }
-        // The mark is gone with the token in Astra, and with it the way to what is stored. So that goes first.
+        // The marker is gone with the token in Astra, and with it the way to what is stored. So that goes first.
         let token_id = self.token_id.as_deref().unwrap_or(client_id.as_str());
         let lock = engine.lock_token(token_id).await;
         engine.store.delete_token(token_id, &self.org_id, &client_id).await?;
@@ -182,7 +182,7 @@ async fn undo_mint(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::
         }
         Err(error) if entry.age() > GIVE_UP => {
             tracing::error!(org_id = %mint.org_id, role_name = %mint.role_name, marker = mint.marker, error = %error,
-                "gave up deleting a token: delete the one with this mark in its description in Astra's portal");
+                "gave up deleting a token: delete the one with this marker in its description in Astra's portal");
         }
         Err(error) => {
             let (org, role) = (mint.org_id.as_str(), mint.role_name.as_str());

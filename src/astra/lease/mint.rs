@@ -275,7 +275,7 @@ impl Mint {
         let removed = self.engine.store.delete_token(self.token_id(client_id), &org_id, client_id).await;
         if let Err(error) = &removed {
             tracing::error!(org_id = %org_id, client_id = %client_id, error = %error, "failed to remove a stored token");
-            // The mark is gone with the token in Astra, and with it the way to what is stored.
+            // The marker is gone with the token in Astra, and with it the way to what is stored.
             if self.note.client_id.is_none() {
                 return format!("the token with client id {:?} is left, until it can be deleted", client_id.as_str());
             }

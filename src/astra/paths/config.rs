@@ -63,7 +63,7 @@ const REQUEST_TIMEOUT: Field<Duration> = Field::duration(
 
 const DESCRIPTION: Field<bool> = Field::bool(
     "description",
-    "Whether Astra is given a description of each token, with mount, role, names and a unique mark. Without it, a token \
+    "Whether Astra is given a description of each token, with mount, role, names and a unique marker. Without it, a token \
      whose answer was lost cannot be found again. Set it to false only if Astra refuses the member \"description\".",
 )
 .default("true");

@@ -207,7 +207,7 @@ pub(crate) struct Record {
     pub(crate) entity_id: String,
     /// When no lease of the token can exist any more (RFC 3339); empty where that is not known.
     pub(crate) expires_at: String,
-    /// The mark that the mint was noted with in the write-ahead log; empty for tokens of the Go plugin.
+    /// The marker that the mint was noted with in the write-ahead log; empty for tokens of the Go plugin.
     pub(crate) marker: String,
 }
 
