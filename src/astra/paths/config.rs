@@ -57,7 +57,8 @@ const CA_CERT: Field<String> = Field::string(
 
 const REQUEST_TIMEOUT: Field<Duration> = Field::duration(
     "request_timeout",
-    "How long one call to Astra may take, from the connection to the last byte. Between 1s and 10m.",
+    "How long one call to Astra may take, from the wait for its turn to the last byte of the last attempt. Between 1s \
+     and 10m.",
 )
 .default("30s");
 
@@ -77,8 +78,8 @@ const TOKEN_EXPIRY: Field<bool> = Field::bool(
 
 const FORCE: Field<bool> = Field::bool(
     "force",
-    "Whether to delete the config although the organization has live tokens. Their leases cannot be revoked until the \
-     config is written again.",
+    "Whether to delete the config although the organization has live tokens or an unfinished mint. Leases cannot be \
+     revoked, and the mint cannot be undone, until the config is written again.",
 )
 .default("false");
 
