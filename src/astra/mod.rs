@@ -1,6 +1,6 @@
 //! The engine: application tokens of DataStax Astra DB.
 //!
-//! Architecture invariant: sees `sdk::logical` and `sdk::framework` only, never the wire.
+//! Architecture invariant: sees `sdk::logical`, `sdk::framework` and `sdk::work` only, never the wire.
 
 mod api;
 mod engine;

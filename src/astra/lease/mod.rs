@@ -1,4 +1,4 @@
-//! The life of a token: minted with a lease, renewed, revoked.
+//! The life of a token: minted with a lease, renewed, then revoked, deleted, or swept when no lease of it is left.
 //!
 //! Architecture invariant: what a lease holds suffices to revoke it after its role or the root token was changed.
 

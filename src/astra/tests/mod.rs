@@ -131,7 +131,7 @@ impl World {
         self.storage.put(entry).await.expect("stores");
     }
 
-    /// Everything that is stored except the marker of the inventory.
+    /// The stored keys with this prefix, sorted.
     fn keys(&self, prefix: &str) -> Vec<String> {
         self.storage.keys().into_iter().filter(|key| key.starts_with(prefix)).collect()
     }

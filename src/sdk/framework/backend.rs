@@ -15,7 +15,7 @@ use super::wal::{Wal, WalKind};
 use super::{help, pattern};
 use crate::sdk::logical::{self, Answer, Error, Mount, Operation, Request, Response, SpecialPaths};
 
-/// Log entries that are undone at the same time: what one of them waits for holds up few others.
+/// Entries of the write-ahead log that are undone at the same time: what one of them waits for holds up few others.
 const UNDONE_AT_ONCE: usize = 16;
 
 /// Failures of one tick that are logged one by one.
@@ -92,7 +92,11 @@ impl<E: Send + Sync + 'static> Backend<E> {
     /// On a name that is there already: at start-up.
     #[must_use]
     pub fn wal(mut self, kind: WalKind<E>) -> Self {
-        assert!(self.wal.iter().all(|known| known.name != kind.name), "log entry {:?} declared twice", kind.name);
+        assert!(
+            self.wal.iter().all(|known| known.name != kind.name),
+            "write-ahead log entry {:?} declared twice",
+            kind.name
+        );
         self.wal.push(kind);
         self
     }
@@ -317,8 +321,11 @@ impl<E: Send + Sync + 'static> Mounted<E> {
             return Ok(());
         }
         let Some(entry) = wal.get(id).await? else { return Ok(()) };
-        let kind = self.backend.wal.iter().find(|kind| kind.name == entry.kind);
-        let kind = kind.ok_or_else(|| Error::internal(format!("no kind {:?} of log entries", entry.kind)))?;
+        let Some(kind) = self.backend.wal.iter().find(|kind| kind.name == entry.kind) else {
+            let text =
+                format!("kind {:?} is unknown; a version of the plugin that knows it sets this right", entry.kind);
+            return Err(Error::internal(text));
+        };
         if !immediate && entry.age() < kind.minimum_age(&entry) {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! request -> Backend::handle -> renew/revoke: SecretType
-//!                            -> rollback:     periodic, then each WalKind
+//!                            -> rollback:     periodic, then the WalKind of each entry whose change does not go on
 //!                            -> help:         help + openapi
 //!                            -> else:         first matching Path -> Fields -> handler -> warnings
 //! ```
