@@ -6,12 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wiremock::ResponseTemplate;
 
-use super::{ORG, ROOT, World, eventually, failed, lease, ok, refused, some, status};
+use super::{ORG, ROOT, World, eventually, failed, lease, ok, order, refused, some, status};
 use crate::sdk::logical::{Operation, Secret};
-
-fn order() -> Value {
-    json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": "org1"})
-}
 
 #[tokio::test]
 async fn each_answer_of_astra_has_its_status() {
@@ -45,7 +41,7 @@ async fn each_answer_of_astra_has_its_status() {
     let world = World::with_role("standard").await;
     for (answer, expected, quoted) in cases {
         world.astra.answer_all("POST", answer);
-        let (code, text) = status(world.write("org/token", order()).await);
+        let (code, text) = status(world.write("org/token", order("org1")).await);
         world.astra.heal();
         assert_eq!(code, expected, "{text}");
         assert!(text.contains(quoted), "{text}");
@@ -59,12 +55,8 @@ async fn no_message_holds_a_token() {
     let world = World::with_role("standard").await;
     let echo = json!({"errors": [{"ID": 1, "message": format!("token {ROOT} is bad")}]});
     world.astra.answer("POST", ResponseTemplate::new(400).set_body_json(echo));
-    let text = refused_or_status(world.write("org/token", order()).await);
+    let text = failed(world.write("org/token", order("org1")).await).to_string();
     assert!(text.contains("is bad") && !text.contains("608ba"), "a token is quoted");
-}
-
-fn refused_or_status(answer: crate::sdk::logical::Answer) -> String {
-    failed(answer).to_string()
 }
 
 #[tokio::test]
@@ -72,11 +64,11 @@ async fn a_slow_astra_is_a_504_and_a_dead_one_a_503() {
     let world = World::with_role("standard").await;
     ok(world.write("config", json!({"org_id": ORG, "request_timeout": 1})).await);
     world.astra.delay("POST", Duration::from_secs(20));
-    let (code, text) = status(world.write("org/token", order()).await);
+    let (code, text) = status(world.write("org/token", order("org1")).await);
     assert_eq!(code, 504, "{text}");
     let dead = json!({"org_id": ORG, "url": "http://127.0.0.1:1", "verify_connection": false});
     ok(world.write("config", dead).await);
-    let (code, text) = status(world.write("org/token", order()).await);
+    let (code, text) = status(world.write("org/token", order("org1")).await);
     assert_eq!(code, 503, "{text}");
 }
 
@@ -92,7 +84,7 @@ async fn a_connection_that_breaks_is_a_502() {
     });
     let world = World::with_role("standard").await;
     ok(world.write("config", json!({"org_id": ORG, "url": url, "verify_connection": false})).await);
-    let (code, text) = status(world.write("org/token", order()).await);
+    let (code, text) = status(world.write("org/token", order("org1")).await);
     assert_eq!(code, 502, "{text}");
     server.await.unwrap();
 }
@@ -108,7 +100,7 @@ async fn a_token_that_is_not_what_was_asked_for_is_deleted_again() {
         ("token", json!("AstraCS:DTEUyKUZZrvFzzLzPGCb0005:")),
     ] {
         world.astra.change(member, value);
-        let (code, text) = status(world.write("org/token", order()).await);
+        let (code, text) = status(world.write("org/token", order("org1")).await);
         assert_eq!(code, 502, "{text}");
         eventually(|| world.astra.live() == 0).await;
         assert!(!text.contains("nonsense") && !text.contains("AstraCS:a"), "a body is quoted");
@@ -133,7 +125,7 @@ async fn a_mint_that_storage_fails_leaves_nothing() {
     for n in 1.. {
         let world = World::with_role("standard").await;
         world.storage.fail_nth(n);
-        match world.write("org/token", order()).await {
+        match world.write("org/token", order("org1")).await {
             Ok(_) => {
                 assert!(n > 4, "the mint makes {n} storage calls");
                 return;
@@ -154,7 +146,7 @@ async fn what_is_left_in_astra_is_said() {
     // With config and role in the caches: the check of the name, the log, the check of the client id, the token.
     world.storage.fail_nth(4);
     world.astra.answer_all("DELETE", ResponseTemplate::new(500));
-    let (code, text) = status(world.write("org/token", order()).await);
+    let (code, text) = status(world.write("org/token", order("org1")).await);
     assert!(
         code == 500 && text.contains("DTEUyKUZZrvFzzLzPGCb0002") && text.contains("left in Astra"),
         "{code} {text}"
@@ -171,7 +163,7 @@ async fn a_caller_who_goes_away_leaves_nothing() {
     world.astra.delay("POST", Duration::from_millis(1500));
     let caller = tokio::spawn({
         let world = world.clone();
-        async move { world.write("org/token", order()).await.is_ok() }
+        async move { world.write("org/token", order("org1")).await.is_ok() }
     });
     eventually(|| world.astra.live() == 1).await;
     caller.abort();
@@ -187,7 +179,7 @@ async fn a_config_that_is_deleted_while_a_token_is_minted_takes_the_token_with_i
     world.astra.delay("POST", Duration::from_millis(1500));
     let caller = tokio::spawn({
         let world = world.clone();
-        async move { status(world.write("org/token", order()).await) }
+        async move { status(world.write("org/token", order("org1")).await) }
     });
     eventually(|| world.astra.live() == 1).await;
     let (code, text) = status(world.ask(Operation::Delete, "config", json!({"org_id": ORG})).await);
@@ -207,7 +199,7 @@ async fn a_slow_org_holds_up_no_other() {
     world.astra.delay("POST", Duration::from_millis(1500));
     let slow = tokio::spawn({
         let world = world.clone();
-        async move { world.write("org/token", order()).await.is_ok() }
+        async move { world.write("org/token", order("org1")).await.is_ok() }
     });
     eventually(|| world.astra.live() == 1).await;
     some(world.write("org/token", json!({"org_id": "o2", "role_name": "r", "logical_name": "l"})).await);
@@ -224,5 +216,5 @@ async fn a_root_token_that_was_replaced_is_used_at_once() {
     assert_eq!(status(world.revoke(&secret).await).0, 403);
     ok(world.write("config", json!({"org_id": ORG, "astra_token": ROOT})).await);
     ok(world.revoke(&secret).await);
-    assert!(refused(world.read("org/token", order()).await).contains("no live token"));
+    assert!(refused(world.read("org/token", order("org1")).await).contains("no live token"));
 }

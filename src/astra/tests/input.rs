@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{ORG, ROLE_ID, ROOT, World, refused};
+use super::{ORG, ROLE_ID, ROOT, World, order, refused};
 use crate::sdk::logical::Operation;
 
 /// A request that is right but for one field, and the values that are wrong there.
@@ -15,7 +15,7 @@ fn table() -> Vec<(Operation, &'static str, Value, &'static str, Vec<Value>)> {
     let config = json!({"org_id": ORG, "astra_token": ROOT, "verify_connection": false});
     let role = json!({"org_id": ORG, "role_name": "r", "role_id": ROLE_ID});
     let name = json!({"org_id": ORG, "role_name": "r_w_user"});
-    let token = json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": "x"});
+    let token = order("x");
     let durations = || vec![json!("-5"), json!(-5), json!("1w"), json!("soon"), json!(true), json!([1])];
     let bools = || vec![json!("maybe"), json!({}), json!([true, false])];
     let mut rows = vec![
@@ -101,7 +101,7 @@ fn table() -> Vec<(Operation, &'static str, Value, &'static str, Vec<Value>)> {
         rows.push((operation, path, right.clone(), "role_name", ids()));
     }
     for operation in [Update, Read, Delete] {
-        let right = json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": "x"});
+        let right = order("x");
         rows.push((operation, "org/token", right.clone(), "org_id", ids()));
         rows.push((operation, "org/token", right, "role_name", ids()));
     }

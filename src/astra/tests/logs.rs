@@ -11,7 +11,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use wiremock::ResponseTemplate;
 
-use super::{ORG, ROLE_ID, ROOT, World, failed, lease, ok, some, text};
+use super::{ORG, ROLE_ID, ROOT, World, failed, lease, ok, order, some, text};
 use crate::sdk::logical::Operation;
 
 /// Keeps all events as text.
@@ -53,7 +53,6 @@ async fn events_are_logged_with_their_fields_and_without_secrets() {
     let (capture, _guard) = capture();
 
     let world = World::with_role("standard").await;
-    let order = |name: &str| json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": name});
     let minted = world.mint("org1").await;
     ok(world.read("org/token", order("org1")).await);
     let secret = lease(&minted);

@@ -97,7 +97,7 @@ impl World {
 
     /// Mints a token in standard mode.
     async fn mint(&self, name: &str) -> Response {
-        some(self.write("org/token", json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": name})).await)
+        some(self.write("org/token", order(name)).await)
     }
 
     async fn write(&self, path: &str, data: Value) -> Answer {
@@ -181,6 +181,11 @@ fn status(answer: Answer) -> (u16, String) {
         Error::Internal { message, .. } => (500, message),
         error => panic!("no status: {error}"),
     }
+}
+
+/// The order of a token.
+fn order(name: &str) -> Value {
+    json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": name})
 }
 
 /// Returns the members of a JSON object.

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::scene::{Asked, Scene, TAKEN, Trial, live, order, panic_text};
-use super::{ORG, ROLE_ID, ROOT, data, eventually};
+use super::scene::{Asked, Scene, TAKEN, Trial, live, panic_text};
+use super::{ORG, ROLE_ID, ROOT, data, eventually, order};
 use crate::sdk::logical::{Answer, Entry, Error, Mount, Operation, Storage, StorageError, Transaction};
 use crate::sdk::testing::{Fault, MemoryStorage, mount, request};
 

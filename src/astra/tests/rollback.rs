@@ -7,15 +7,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use wiremock::ResponseTemplate;
 
-use super::{ORG, ROOT, World, eventually, failed, lease, ok, some, status, text};
+use super::{ORG, ROOT, World, eventually, failed, lease, ok, order, some, status, text};
 use crate::sdk::logical::{Answer, Operation};
 use crate::sdk::testing::{Fault, MemoryStorage};
 
 const MARKER: &str = "0123456789abcdef0123456789abcdef";
-
-fn order(name: &str) -> Value {
-    json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": name})
-}
 
 impl World {
     /// The host's tick; `immediate` looks at young entries as well.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::astra::{Astra, Saved};
-use super::{ORG, ROLE_ID, ROOT, World, lease, lease_request, ok, some, text};
+use super::{ORG, ROLE_ID, ROOT, World, lease, lease_request, ok, order, some, text};
 use crate::sdk::logical::{Answer, Entry, Error, Operation, Response, Secret};
 use crate::sdk::testing::{MemoryStorage, request};
 
@@ -184,11 +184,6 @@ impl Trial {
         let alive = live(&self.world);
         assert!(left.is_empty() && alive.is_empty(), "left in storage: {left:?}, in Astra: {alive:?}");
     }
-}
-
-/// The order of a token.
-pub(super) fn order(name: &str) -> Value {
-    json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": name})
 }
 
 /// Ticks until no entry is in the log, Astra and storage agree, and no token lives without a lease.

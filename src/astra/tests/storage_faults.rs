@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::astra::Astra;
-use super::scene::{Asked, SPARE, Scene, TAKEN, Trial, contents, order, panic_text, shape};
-use super::{ORG, ROLE_ID, ROOT, World, eventually, some, status};
+use super::scene::{Asked, SPARE, Scene, TAKEN, Trial, contents, panic_text, shape};
+use super::{ORG, ROLE_ID, ROOT, World, eventually, order, some, status};
 use crate::sdk::logical::{Answer, Entry, Error, Operation};
 use crate::sdk::testing::{Fault, MemoryStorage};
 

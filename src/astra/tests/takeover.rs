@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::go_plugin::{Fixtures, ROLE, SIDECAR, STANDARD, URL, parsed};
-use super::{ORG, OTHER_ORG, ROLE_ID, ROOT, World, data, lease, ok, refused, some, status, text};
+use super::{ORG, OTHER_ORG, ROLE_ID, ROOT, World, data, lease, ok, order, refused, some, status, text};
 use crate::sdk::logical::{Entry, Map, Operation, Secret, Storage as _};
 
 /// A token of the Go plugin, alive in Astra and under a lease.
@@ -70,10 +70,6 @@ fn junk_key(fixtures: &Fixtures) -> String {
     format!("token/{}", Old::of(fixtures.junk).token_id)
 }
 
-fn names(logical_name: &str) -> Value {
-    json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": logical_name})
-}
-
 fn sorted_ids(tokens: &[Old]) -> Value {
     let mut ids: Vec<&str> = tokens.iter().map(|old| old.client_id.as_str()).collect();
     ids.sort_unstable();
@@ -102,7 +98,7 @@ async fn its_tokens_are_read_and_listed_once_the_inventory_is_built() {
 
     // Before the inventory is there, names work, and a client id is not said to be unknown.
     for old in &tokens {
-        assert_eq!(data(world.read("org/token", names(&old.logical_name)).await)["clientId"], json!(old.client_id));
+        assert_eq!(data(world.read("org/token", order(&old.logical_name)).await)["clientId"], json!(old.client_id));
     }
     let (code, text) = status(world.read("org/token", by_id.clone()).await);
     assert!(code == 503 && text.contains("still being built"), "{text}");
@@ -125,14 +121,14 @@ async fn its_tokens_are_read_and_listed_once_the_inventory_is_built() {
 async fn its_names_stay_taken_while_their_tokens_live() {
     let (world, tokens) = World::old(&STANDARD).await;
     for old in &tokens {
-        let refusal = refused(world.write("org/token", names(&old.logical_name)).await);
+        let refusal = refused(world.write("org/token", order(&old.logical_name)).await);
         assert!(refusal.contains(&old.client_id), "{refusal}");
     }
     assert_eq!(world.astra.count("POST"), 0);
     // The id that guards a name is that of the Go plugin.
-    world.write("org/token", names("Org9")).await.expect("mints");
-    world.ask(Operation::Delete, "org/token", names(&tokens[0].logical_name)).await.expect("deletes");
-    let minted = some(world.write("org/token", names(&tokens[0].logical_name)).await);
+    world.write("org/token", order("Org9")).await.expect("mints");
+    world.ask(Operation::Delete, "org/token", order(&tokens[0].logical_name)).await.expect("deletes");
+    let minted = some(world.write("org/token", order(&tokens[0].logical_name)).await);
     assert_eq!(lease(&minted).internal_data["tokenId"], json!(tokens[0].token_id));
 }
 
@@ -189,11 +185,11 @@ async fn its_junk_takes_no_name_and_its_leases_end_without_a_call() {
         if junk.token_id.is_empty() {
             continue;
         }
-        refused(world.read("org/token", names(&junk.logical_name)).await);
-        let minted = some(world.write("org/token", names(&junk.logical_name)).await);
+        refused(world.read("org/token", order(&junk.logical_name)).await);
+        let minted = some(world.write("org/token", order(&junk.logical_name)).await);
         // Its lease ends after the name has got a token; that is another one.
         ok(world.revoke(&junk.lease).await);
-        let found = data(world.read("org/token", names(&junk.logical_name)).await);
+        let found = data(world.read("org/token", order(&junk.logical_name)).await);
         assert_eq!(found["clientId"], json!(text(&minted, "clientId")));
     }
 }
@@ -262,7 +258,7 @@ async fn a_token_minted_during_a_downgrade_gets_its_record_when_its_lease_is_ren
     assert_eq!(world.record(old).unwrap()["token_id"], json!(old.token_id));
     assert_eq!(world.list("org/tokens/", json!({})).await["keys"], json!([old.client_id]));
     // The others are found by their names, and their leases revoke.
-    assert_eq!(data(world.read("org/token", names("org1")).await)["clientId"], json!(tokens[0].client_id));
+    assert_eq!(data(world.read("org/token", order("org1")).await)["clientId"], json!(tokens[0].client_id));
     for old in &tokens {
         ok(world.revoke(&old.lease).await);
     }
@@ -287,7 +283,7 @@ async fn the_record_of_a_token_that_was_revoked_during_a_downgrade_is_removed() 
     ok(world.tick(false).await);
     assert!(world.record(gone).is_none() && world.record(taken).is_none());
     assert!(world.record(&tokens[2]).is_some());
-    assert_eq!(data(world.read("org/token", names(&taken.logical_name)).await)["clientId"], "OLD0001");
+    assert_eq!(data(world.read("org/token", order(&taken.logical_name)).await)["clientId"], "OLD0001");
     assert_eq!((world.astra.live(), world.keys("token/").len()), (1, 3));
 }
 
