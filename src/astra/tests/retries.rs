@@ -158,7 +158,7 @@ async fn the_deadline_ends_what_has_no_end() {
             let peer = Peer::always(act).await;
             let start = Instant::now();
             let error = call(&client(&peer.url, timeout), method).await.unwrap_err();
-            assert!((timeout..timeout * 4).contains(&start.elapsed()), "{:?}", start.elapsed());
+            assert!((timeout..timeout * 10).contains(&start.elapsed()), "{:?}", start.elapsed());
             assert_eq!((error.status(), peer.count(method)), (504, 1), "{error}");
             assert!(error.may_have_happened());
             assert!(error.to_string().contains("did not answer within 500ms"), "{error}");
