@@ -1,6 +1,5 @@
 //! What goes wrong at Astra, in storage, or with the caller.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -159,13 +158,8 @@ async fn what_is_left_in_astra_is_said() {
 
 #[tokio::test]
 async fn a_caller_who_goes_away_leaves_nothing() {
-    let world = Arc::new(World::with_role("standard").await);
-    world.astra.delay("POST", Duration::from_millis(1500));
-    let caller = tokio::spawn({
-        let world = world.clone();
-        async move { world.write("org/token", order("org1")).await.is_ok() }
-    });
-    eventually(|| world.astra.live() == 1).await;
+    let world = World::with_role("standard").await;
+    let caller = world.minting("org1", Duration::from_millis(1500)).await;
     caller.abort();
     eventually(|| world.astra.count("DELETE") == 1 && world.astra.live() == 0).await;
     assert!(world.keys("token/").is_empty() && world.keys("client/").is_empty());
@@ -175,36 +169,26 @@ async fn a_caller_who_goes_away_leaves_nothing() {
 
 #[tokio::test]
 async fn a_config_that_is_deleted_while_a_token_is_minted_takes_the_token_with_it() {
-    let world = Arc::new(World::with_role("standard").await);
-    world.astra.delay("POST", Duration::from_millis(1500));
-    let caller = tokio::spawn({
-        let world = world.clone();
-        async move { status(world.write("org/token", order("org1")).await) }
-    });
-    eventually(|| world.astra.live() == 1).await;
+    let world = World::with_role("standard").await;
+    let caller = world.minting("org1", Duration::from_millis(1500)).await;
     let (code, text) = status(world.ask(Operation::Delete, "config", json!({"org_id": ORG})).await);
     assert!(code == 503 && text.contains("goes on"), "{text}");
     ok(world.ask(Operation::Delete, "config", json!({"org_id": ORG, "force": true})).await);
-    let (code, text) = caller.await.unwrap();
+    let (code, text) = status(caller.await.unwrap());
     assert!(code == 400 && text.contains("deleted meanwhile"), "{text}");
     assert_eq!((world.astra.live(), world.keys("token/").len()), (0, 0));
 }
 
 #[tokio::test]
 async fn a_slow_org_holds_up_no_other() {
-    let world = Arc::new(World::with_role("standard").await);
+    let world = World::with_role("standard").await;
     let other = super::Astra::start("o2").await;
     ok(world.write("config", json!({"org_id": "o2", "astra_token": ROOT, "url": other.url()})).await);
     ok(world.write("role", json!({"org_id": "o2", "role_name": "r", "role_id": "i"})).await);
-    world.astra.delay("POST", Duration::from_millis(1500));
-    let slow = tokio::spawn({
-        let world = world.clone();
-        async move { world.write("org/token", order("org1")).await.is_ok() }
-    });
-    eventually(|| world.astra.live() == 1).await;
+    let slow = world.minting("org1", Duration::from_millis(1500)).await;
     some(world.write("org/token", json!({"org_id": "o2", "role_name": "r", "logical_name": "l"})).await);
     assert!(!slow.is_finished());
-    assert!(slow.await.unwrap());
+    some(slow.await.unwrap());
 }
 
 #[tokio::test]

@@ -19,8 +19,10 @@ mod tls;
 mod token;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use self::astra::Astra;
 use crate::sdk::logical::{Answer, Backend, Caller, Error, Map, Mount, Operation, Request, Response, Secret, Storage};
@@ -98,6 +100,16 @@ impl World {
     /// Mints a token in standard mode.
     async fn mint(&self, name: &str) -> Response {
         some(self.write("org/token", order(name)).await)
+    }
+
+    /// Asks for a token in standard mode, which Astra makes at once and answers late. Returns when it has made it, the only
+    /// one that lives there.
+    async fn minting(&self, name: &str, delay: Duration) -> JoinHandle<Answer> {
+        self.astra.delay("POST", delay);
+        let (backend, order) = (self.backend.clone(), request(Operation::Update, "org/token", order(name)));
+        let caller = tokio::spawn(async move { backend.handle(order).await });
+        eventually(|| self.astra.live() == 1).await;
+        caller
     }
 
     async fn write(&self, path: &str, data: Value) -> Answer {
@@ -203,9 +215,9 @@ fn text(response: &Response, member: &str) -> String {
 
 /// Waits for a condition that another task brings about.
 async fn eventually(mut condition: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
-        assert!(std::time::Instant::now() < deadline, "the condition did not come about");
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        assert!(Instant::now() < deadline, "the condition did not come about");
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

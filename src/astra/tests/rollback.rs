@@ -1,6 +1,5 @@
 //! What is left of a change that did not come to its end, and how it is set right.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -50,13 +49,8 @@ impl World {
 
 #[tokio::test]
 async fn a_mint_is_noted_until_its_token_is_stored() {
-    let world = Arc::new(World::with_role("standard").await);
-    world.astra.delay("POST", Duration::from_millis(1500));
-    let caller = tokio::spawn({
-        let world = world.clone();
-        async move { world.mint("a").await }
-    });
-    eventually(|| world.astra.live() == 1).await;
+    let world = World::with_role("standard").await;
+    let caller = world.minting("a", Duration::from_millis(1500)).await;
     let noted = world.storage.json(&world.keys("wal/")[0]).unwrap();
     assert_eq!((noted["type"].as_str(), noted["data"]["org_id"].as_str()), (Some("token-mint"), Some(ORG)));
     let marker = noted["data"]["marker"].as_str().unwrap();
@@ -64,7 +58,7 @@ async fn a_mint_is_noted_until_its_token_is_stored() {
     assert!(described.ends_with(&format!(" id={marker}")), "{described}");
     // However old it looks, it is not undone while the mint goes on.
     ok(world.tick(true).await);
-    let minted = caller.await.unwrap();
+    let minted = some(caller.await.unwrap());
     assert_eq!((world.astra.live(), world.keys("wal/").len()), (1, 0));
     ok(world.revoke(&lease(&minted)).await);
     assert!(world.is_clean());
@@ -313,17 +307,10 @@ async fn a_sweep_looks_at_a_page_in_each_tick() {
 
 #[tokio::test]
 async fn taking_the_mount_down_waits_for_what_callers_began() {
-    let world = Arc::new(World::with_role("standard").await);
-    world.astra.delay("POST", Duration::from_millis(700));
-    let caller = tokio::spawn({
-        let world = world.clone();
-        async move { world.write("org/token", order("a")).await }
-    });
-    eventually(|| world.astra.live() == 1).await;
-    let cleanup = tokio::spawn({
-        let world = world.clone();
-        async move { world.backend.cleanup().await }
-    });
+    let world = World::with_role("standard").await;
+    let caller = world.minting("a", Duration::from_millis(700)).await;
+    let backend = world.backend.clone();
+    let cleanup = tokio::spawn(async move { backend.cleanup().await });
     tokio::task::yield_now().await;
     let (code, message) = status(world.write("org/token", order("b")).await);
     assert!(code == 503 && message.contains("stopping"), "{message}");
@@ -335,13 +322,8 @@ async fn taking_the_mount_down_waits_for_what_callers_began() {
 
 #[tokio::test]
 async fn taking_the_mount_down_does_not_wait_for_ever() {
-    let world = Arc::new(World::with_role("standard").await);
-    world.astra.delay("POST", Duration::from_secs(20));
-    let caller = tokio::spawn({
-        let world = world.clone();
-        async move { world.write("org/token", order("a")).await.is_ok() }
-    });
-    eventually(|| world.astra.live() == 1).await;
+    let world = World::with_role("standard").await;
+    let caller = world.minting("a", Duration::from_secs(20)).await;
     // Astra has a clock of its own, so nothing but the end of the patience comes next.
     tokio::time::pause();
     let start = tokio::time::Instant::now();
