@@ -10,7 +10,7 @@ use super::plan::{Left, Mode, Work};
 use super::world::{Node, World, hang, until};
 use crate::host::gate::Phase;
 use crate::host::process::PATIENCE;
-use crate::host::{Mount, Reply};
+use crate::host::{Host, Mount, Reply};
 
 /// How long `Cleanup` may take: after 5 seconds it is answered, whatever still goes on.
 const CLEANUP: Duration = Duration::from_secs(6);
@@ -74,56 +74,48 @@ async fn cleanup_waits_for_a_mint_and_lets_none_begin() {
     take_over(&mut world, reply).await;
 }
 
+/// Ends a process in some way while a mint goes on that never ends. It is cut short, and nothing is lost.
+async fn cut_short(end: impl AsyncFnOnce(&Mount, Host)) {
+    let (mut world, Node { host, mount }) = slow(None).await;
+    let (reply, ()) = while_minting(&world, &mount, end(&mount, host)).await;
+    assert!(reply.is_none(), "a mint is answered that never ended");
+    take_over(&mut world, reply).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cleanup_gives_up_on_a_mint_that_never_ends() {
-    let (mut world, node) = slow(None).await;
-    let Node { host, mount } = node;
-    let clean_up = async {
+    cut_short(async |mount, host| {
         let started = Instant::now();
         mount.cleanup().await.expect("Cleanup");
         assert!(started.elapsed() < CLEANUP, "Cleanup took {:?}", started.elapsed());
         host.stop().await;
-    };
-    let (reply, ()) = while_minting(&world, &mount, clean_up).await;
-    assert!(reply.is_none(), "a mint is answered that never ended");
-    take_over(&mut world, reply).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shutdown_cuts_a_mint_that_never_ends() {
-    let (mut world, node) = slow(None).await;
-    let Node { host, mount } = node;
-    let (reply, ()) = while_minting(&world, &mount, host.stop()).await;
-    assert!(reply.is_none(), "a mint is answered that never ended");
-    take_over(&mut world, reply).await;
+    cut_short(async |_, host| host.stop().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_cuts_a_mint_that_never_ends() {
-    let (mut world, node) = slow(None).await;
-    let Node { mut host, mount } = node;
-    let terminate = async {
+    cut_short(async |_, mut host| {
         host.plugin.signal(Signal::TERM);
         assert!(host.plugin.exit(PATIENCE / 2).await.success());
         host.plugin.ended().await;
-    };
-    let (reply, ()) = while_minting(&world, &mount, terminate).await;
-    assert!(reply.is_none(), "a mint is answered that never ended");
-    take_over(&mut world, reply).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_host_cuts_a_mint_that_never_ends() {
-    let (mut world, node) = slow(None).await;
-    let Node { host, mount } = node;
-    let lose = async {
+    cut_short(async |_, host| {
         let mut plugin = host.hang_up();
         assert!(plugin.exit(PATIENCE / 2).await.success());
         plugin.ended().await;
-    };
-    let (reply, ()) = while_minting(&world, &mount, lose).await;
-    assert!(reply.is_none(), "a mint is answered that never ended");
-    take_over(&mut world, reply).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
