@@ -1,5 +1,6 @@
 //! What is left of a change that did not come to its end, and how it is set right.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
