@@ -131,6 +131,25 @@ async fn a_failed_revocation_tells_which_token_it_was() {
 }
 
 #[tokio::test]
+async fn an_org_that_astra_fails_is_logged_once_in_a_sweep() {
+    let (capture, _guard) = capture();
+    let world = World::with_role("standard").await;
+    for name in ["a", "b", "c"] {
+        world.mint(name).await;
+    }
+    for key in world.keys("client/") {
+        let mut record = world.storage.json(&key).unwrap();
+        record["expires_at"] = json!("2022-01-01T00:00:00Z");
+        world.stored(&key, record).await;
+    }
+    world.astra.answer_all("DELETE", ResponseTemplate::new(403));
+    ok(world.tick(false).await);
+    let lines = capture.0.lock().unwrap().clone();
+    let failures = lines.iter().filter(|line| line.contains("failed to end a token without a lease")).count();
+    assert_eq!((failures, world.astra.count("DELETE"), world.keys("client/").len()), (1, 1, 3));
+}
+
+#[tokio::test]
 async fn what_the_runtime_logs_with_its_cause_is_not_logged_twice() {
     let (capture, _guard) = capture();
     let world = World::with_role("standard").await;
