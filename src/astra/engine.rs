@@ -27,7 +27,8 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// How long unfinished work may hold up the end of the mount. The runtime gives up after 5 seconds.
 const PATIENCE: Duration = Duration::from_millis(4500);
 
-/// How long the host's tick leaves an org alone that Astra failed, so that it holds up no other. Shorter than a tick.
+/// How long work that no caller waits for leaves an org alone that Astra failed, so that it holds up no other and adds
+/// nothing to what an Astra in trouble has to bear. Shorter than a tick.
 const TROUBLE: Duration = Duration::from_secs(30);
 
 /// One mount.
@@ -46,7 +47,7 @@ pub(crate) struct Engine {
     pub(crate) sweep: tokio::sync::Mutex<Sweep>,
     storage: Arc<dyn Storage>,
     clients: Mutex<LruCache<OrgId, Arc<Slot>>>,
-    /// When Astra last failed an org in the host's tick.
+    /// When Astra last failed an org in work that no caller waits for.
     troubled: Mutex<HashMap<OrgId, Instant>>,
     background: Mutex<Option<JoinHandle<()>>>,
 }

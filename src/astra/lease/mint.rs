@@ -230,7 +230,15 @@ impl Mint {
     /// Looks for the token of a mint whose outcome is not known. What it does not find or cannot delete now waits for the
     /// host's tick.
     async fn clean_up(&self) {
-        let undone = self.note.undo(&self.engine, &self.order.config).await;
+        let (engine, org_id) = (&self.engine, &self.note.org_id);
+        if engine.require_no_trouble(org_id).is_err() {
+            // Callers who try again and again would have Astra asked for its list as often.
+            return;
+        }
+        let undone = self.note.undo(engine, &self.order.config).await;
+        if let Err(error) = &undone {
+            engine.note_trouble(org_id, Some(error));
+        }
         let is_over = match undone {
             Ok(Undone::Gone) => true,
             // The request may still be on its way.

@@ -113,6 +113,31 @@ async fn the_tick_deletes_what_could_not_be_found_at_once() {
 }
 
 #[tokio::test]
+async fn callers_who_try_again_do_not_have_the_list_asked_for_each_time() {
+    let world = World::with_role("standard").await;
+    world.astra.answer_after_all("POST", ResponseTemplate::new(500));
+    world.astra.answer_all("GET", ResponseTemplate::new(500));
+    let asked = world.astra.count("GET");
+    failed(world.write("org/token", order("a")).await);
+    // Four attempts; while they go on, the tick leaves the entry alone.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while world.tick(true).await.is_ok() {
+        assert!(Instant::now() < deadline, "the search goes on");
+        tokio::task::yield_now().await;
+    }
+    for n in 0..20 {
+        failed(world.write("org/token", order(&format!("b{n}"))).await);
+    }
+    // Waits for what goes on.
+    world.backend.cleanup().await;
+    assert_eq!((world.astra.count("GET") - asked, world.keys("wal/").len(), world.astra.live()), (4, 21, 21));
+    world.astra.heal();
+    let fresh = world.remounted().await;
+    ok(fresh.tick(true).await);
+    assert!(fresh.is_clean());
+}
+
+#[tokio::test]
 async fn an_entry_is_undone_when_no_process_can_be_at_it_any_more() {
     let world = World::with_role("standard").await;
     world.planted("young", " id=young");
