@@ -36,6 +36,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests that may be at Astra at once for one org. The others wait for their turn.
 const AT_ONCE: usize = 64;
 
+/// Listings among them, of which each may take as much memory as [`LIST_LIMIT`], and then some.
+const LISTED_AT_ONCE: usize = 4;
+
 /// How to reach one org. No `Debug`: it holds the root token.
 pub(crate) struct Settings {
     /// URL of the API, with or without `/v2`.
@@ -56,6 +59,8 @@ pub(crate) struct Client {
     base: Url,
     /// Served in the order of arrival.
     turns: Semaphore,
+    /// The turns of listings, before those of all requests.
+    listings: Semaphore,
     timeout: Duration,
 }
 
@@ -82,7 +87,8 @@ impl Client {
             _ => builder.tls_certs_merge(roots),
         };
         let http = builder.build().map_err(setup)?;
-        Ok(Self { http, base, turns: Semaphore::new(AT_ONCE), timeout: settings.timeout })
+        let (turns, listings) = (Semaphore::new(AT_ONCE), Semaphore::new(LISTED_AT_ONCE));
+        Ok(Self { http, base, turns, listings, timeout: settings.timeout })
     }
 
     /// Returns the id of the org that the root token belongs to.
@@ -163,6 +169,10 @@ impl Client {
         retry::until(deadline, is_idempotent, || async {
             let request = request().build().map_err(|error| Error::from_setup(call, &error))?;
             let too_late = |_| Error::no_turn(call, self.timeout);
+            let _listing = match call {
+                LIST => Some(timeout_at(deadline, self.listings.acquire()).await.map_err(too_late)?),
+                _ => None,
+            };
             // Held during the attempt, not during the pause after it. It is never closed.
             let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(too_late)?;
             let answer = timeout_at(deadline, self.exchange(call, request, limit)).await;

@@ -242,6 +242,31 @@ async fn at_most_64_requests_of_an_org_are_at_astra_and_the_others_come_in_their
 }
 
 #[tokio::test]
+async fn listings_are_few_at_once_and_hold_up_nothing_else() {
+    let gate = Arc::new(Semaphore::new(0));
+    let held = gate.clone();
+    let peer = Peer::start(move |seen, _| match seen.method.as_str() {
+        "GET" => Act::When(held.clone(), json(200, r#"{"clients": [{"clientId": "root"}]}"#)),
+        _ => Act::Answer(answer(204, "", "")),
+    })
+    .await;
+    let client = client(&peer.url, DEADLINE);
+    let mut calls = JoinSet::new();
+    for _ in 0..100 {
+        let client = client.clone();
+        calls.spawn(async move { client.find_token("m1").await });
+    }
+    eventually(|| peer.count("GET") == 4).await;
+    call(&client, "DELETE").await.unwrap();
+    assert_eq!(peer.count("GET"), 4);
+    gate.add_permits(100);
+    while let Some(outcome) = calls.join_next().await {
+        outcome.unwrap().unwrap();
+    }
+    assert_eq!((peer.count("GET"), peer.most() <= 5), (100, true));
+}
+
+#[tokio::test]
 async fn a_pause_takes_nobodys_turn() {
     let peer = Peer::start(|seen, _| match seen.method.as_str() {
         "DELETE" => Act::Answer(answer(503, "retry-after: 25\r\n", "")),
