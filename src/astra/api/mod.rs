@@ -12,7 +12,6 @@ use std::time::Duration;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Method, Request, Response};
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -112,8 +111,8 @@ impl Client {
     pub(crate) async fn delete_token(&self, client_id: &str) -> Result<(), Error> {
         const CALL: &str = "delete a token";
         let error = match self.call(CALL, Method::DELETE, &["clientIdSecrets", client_id], None, ANSWER_LIMIT).await {
-            Ok(answer) if answer.is_empty() || parses(&answer) => return Ok(()),
-            Ok(_) => Error::garbled(CALL, "it is not JSON"),
+            Ok(answer) if answer.is_empty() || is_plain(&answer) => return Ok(()),
+            Ok(_) => Error::garbled(CALL, "it is not JSON, or tells of errors"),
             Err(error) if error.is_not_found() => return Ok(()),
             Err(error) => error,
         };
@@ -205,9 +204,14 @@ impl Client {
     }
 }
 
-/// Whether an answer of which nothing is needed is JSON at all. The parser skips over strings without a look at them.
-fn parses(answer: &[u8]) -> bool {
-    std::str::from_utf8(answer).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+/// Whether a success of which nothing is needed can be believed: it is JSON, and does not speak of errors.
+fn is_plain(answer: &[u8]) -> bool {
+    // The parser skips over strings without a look at them, so that has to be done here.
+    let Ok(text) = std::str::from_utf8(answer) else { return false };
+    match serde_json::from_str::<Value>(text) {
+        Ok(Value::Object(object)) => !object.keys().any(|key| key.eq_ignore_ascii_case("errors")),
+        other => other.is_ok(),
+    }
 }
 
 /// Reads the URL of the API, and cuts the version off that every call adds.
