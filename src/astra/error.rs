@@ -1,6 +1,7 @@
 //! Why the engine could not do what it was asked to.
 
 use super::api;
+use super::store::OrgId;
 use crate::sdk::logical::{self, StorageError};
 
 /// A failed request. No text of it holds a secret.
@@ -36,6 +37,9 @@ pub(crate) enum Error {
         /// Why it failed.
         cause: Box<Error>,
     },
+    /// Astra did the same thing for no org. Never empty.
+    #[error("no organization is done: {}", each(.0))]
+    EveryOrg(Vec<(OrgId, Error)>),
     /// The host's storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -54,6 +58,7 @@ impl Error {
     pub(crate) fn is_failure(&self) -> bool {
         match self {
             Self::Api(_) => true,
+            Self::EveryOrg(errors) => errors.iter().any(|(_, error)| error.is_failure()),
             Self::Unfinished { cause, .. } => cause.status().is_some(),
             Self::Field { .. } | Self::Refused(_) | Self::NotFound(_) | Self::NotYet(_) => false,
             Self::Storage(_) | Self::Host(_) => false,
@@ -68,6 +73,7 @@ impl Error {
             Self::NotFound(_) => Some(404),
             Self::NotYet(_) => Some(503),
             Self::Unfinished { cause, .. } => cause.status(),
+            Self::EveryOrg(errors) => errors.first().and_then(|(_, error)| error.status()),
             Self::Storage(_) | Self::Host(_) => None,
         }
     }
@@ -102,7 +108,7 @@ impl From<Error> for logical::Error {
             Error::NotFound(message) => Self::status(404, message),
             Error::NotYet(message) => Self::status(503, message),
             Error::Api(error) => Self::status(error.status(), error.to_string()),
-            Error::Unfinished { ref cause, .. } => match cause.status() {
+            Error::Unfinished { .. } | Error::EveryOrg(_) => match error.status() {
                 Some(status) => Self::status(status, error.to_string()),
                 None => Self::internal(error.to_string()),
             },
@@ -110,4 +116,10 @@ impl From<Error> for logical::Error {
             Error::Host(error) => error,
         }
     }
+}
+
+/// Tells the failures of several orgs.
+fn each(errors: &[(OrgId, Error)]) -> String {
+    let told = errors.iter().map(|(org, error)| format!("org_id {:?}: {error}", org.as_str()));
+    told.collect::<Vec<_>>().join("; ")
 }

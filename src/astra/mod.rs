@@ -37,6 +37,7 @@ fn backend() -> Backend<Engine> {
         .path(paths::configs::path())
         .path(paths::role::path())
         .path(paths::roles::path())
+        .path(paths::sync::path())
         .path(paths::token::path())
         .path(paths::tokens::path())
         .secret(

@@ -8,6 +8,9 @@ use serde_json::Value;
 /// The call that makes a token.
 pub(super) const MINT: &str = "mint a token";
 
+/// The call that lists the roles.
+pub(super) const LIST_ROLES: &str = "list the roles";
+
 const CHECK_ROLE: &str = "check the role_id of the role";
 
 const RAISE_TIMEOUT: &str = "try again, or raise the request_timeout of the config";
@@ -91,6 +94,11 @@ impl Error {
             _ => status.to_string(),
         };
         let (kind, what, advice) = match (status, &body) {
+            (401 | 403, _) if call == LIST_ROLES => (
+                Kind::RootToken,
+                "Astra refused the root token",
+                "check that the astra_token of the config is live and has the permission org-role-read",
+            ),
             (401 | 403, _) => (
                 Kind::RootToken,
                 "Astra refused the root token",

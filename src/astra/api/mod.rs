@@ -5,6 +5,7 @@
 
 mod error;
 mod retry;
+mod roles;
 mod types;
 
 use std::time::Duration;
@@ -17,8 +18,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use self::error::{Body, MINT, quote};
+use self::error::{Body, LIST_ROLES, MINT, quote};
 pub(crate) use self::error::{Error, Kind};
+pub(crate) use self::roles::{AstraRole, RoleList};
 pub(crate) use self::types::{CreatedToken, NewToken, TOKEN_PREFIX};
 use self::types::{ListedToken, TokenList};
 
@@ -140,6 +142,16 @@ impl Client {
         let answer = self.list().await?;
         let found = tokens(&answer)?.into_iter().find(|token| token.is_marked(marker));
         Ok(found.map(|token| token.client_id.into_owned()))
+    }
+
+    /// Returns the roles of the org, built-in and custom.
+    ///
+    /// # Errors
+    /// Also when the list is empty, which it never is for a token that may see it.
+    pub(crate) async fn roles(&self) -> Result<RoleList, Error> {
+        let path = ["organizations", "roles"];
+        let answer = self.call(LIST_ROLES, Method::GET, &path, None, LIST_LIMIT).await?;
+        RoleList::read(&answer)
     }
 
     async fn list(&self) -> Result<Vec<u8>, Error> {

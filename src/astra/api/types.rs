@@ -46,7 +46,7 @@ pub(super) struct ListedToken<'a> {
 /// A text, or anything else.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Lenient<'a> {
+pub(super) enum Lenient<'a> {
     Text(#[serde(borrow)] Cow<'a, str>),
     Other(IgnoredAny),
 }
@@ -54,6 +54,16 @@ enum Lenient<'a> {
 impl Default for Lenient<'_> {
     fn default() -> Self {
         Self::Other(IgnoredAny)
+    }
+}
+
+impl Lenient<'_> {
+    /// Returns the text, if it is one.
+    pub(super) fn into_text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text.into_owned()),
+            Self::Other(_) => None,
+        }
     }
 }
 

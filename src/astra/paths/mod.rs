@@ -4,6 +4,7 @@ pub(super) mod config;
 pub(super) mod configs;
 pub(super) mod role;
 pub(super) mod roles;
+pub(super) mod sync;
 pub(super) mod token;
 pub(super) mod tokens;
 

@@ -10,9 +10,10 @@ use super::{
 };
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
+use crate::astra::locks::Guard;
 use crate::astra::store::{DEFAULT_TTL, OrgId, Role, RoleName};
 use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, format_duration};
-use crate::sdk::logical::{self, Operation, Response};
+use crate::sdk::logical::{self, Caller, Operation, Response};
 
 const ROLE_ID: Field<String> = Field::string(
     "role_id",
@@ -82,7 +83,7 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
 async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields } = call;
     let (org, name) = names(&fields)?;
-    let _lock = engine.locks.lock(format!("role/{org}:{name}")).await;
+    let _lock = lock(&engine, &org, &name).await;
     let old = engine.store.role(&org, &name).await?;
     if old.is_none() && request.operation == Operation::Patch {
         return Err(Error::NotFound(no_role(&request, &org, &name)));
@@ -91,17 +92,28 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     if old.is_none() && engine.store.config(&role.org_id).await?.is_none() {
         warnings.push(no_config(&request, &role.org_id));
     }
-    engine.store.put_role(&role).await?;
+    put(&engine, &role, &request.caller).await?;
+    Ok(written(warnings))
+}
+
+/// Keeps others from changing a role. Whoever writes one holds this from the read before to the end.
+pub(super) async fn lock(engine: &Engine, org: &OrgId, name: &RoleName) -> Guard {
+    engine.locks.lock(format!("role/{org}:{name}")).await
+}
+
+/// Stores a role on behalf of a caller.
+pub(super) async fn put(engine: &Engine, role: &Role, caller: &Caller) -> Result<(), Error> {
+    engine.store.put_role(role).await?;
     tracing::info!(org_id = %role.org_id, role_name = %role.role_name, role_id = role.role_id,
         ttl_seconds = role.ttl.as_secs(), max_ttl_seconds = role.max_ttl.as_secs(),
-        display_name = request.caller.display_name, entity_id = request.caller.entity_id, "wrote role");
-    Ok(written(warnings))
+        display_name = caller.display_name, entity_id = caller.entity_id, "wrote role");
+    Ok(())
 }
 
 async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields } = call;
     let (org, name) = names(&fields)?;
-    let _lock = engine.locks.lock(format!("role/{org}:{name}")).await;
+    let _lock = lock(&engine, &org, &name).await;
     if engine.store.role(&org, &name).await?.is_some() {
         engine.store.delete_role(&org, &name).await?;
         tracing::info!(org_id = %org, role_name = %name, display_name = request.caller.display_name,
@@ -147,7 +159,7 @@ fn changed(old: Option<&Role>, org: OrgId, name: RoleName, fields: &Fields) -> R
 }
 
 /// Astra takes any text for a role and mints a token without rights, so at least what can be no id is refused.
-fn checked_role_id(id: String) -> Result<String, Error> {
+pub(super) fn checked_role_id(id: String) -> Result<String, Error> {
     if id.trim().is_empty() {
         return Err(Error::field(ROLE_ID.name(), "must not be empty"));
     }
