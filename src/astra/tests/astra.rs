@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
-use super::{OTHER_ORG, ROOT};
+use super::{OTHER_ORG, ROLE_ID, ROOT};
 
 pub(super) struct Astra {
     server: MockServer,
@@ -23,6 +23,8 @@ pub(super) struct State {
     pub(super) live: BTreeMap<String, Value>,
     /// Method and path of each request.
     pub(super) requests: Vec<String>,
+    /// The roles that are listed, as JSON.
+    pub(super) roles: Value,
     /// Headers of the last request.
     pub(super) headers: BTreeMap<String, String>,
     made: usize,
@@ -59,7 +61,7 @@ pub(super) struct Saved {
 
 impl Astra {
     pub(super) async fn start(org: &str) -> Self {
-        let state = Arc::new(Mutex::new(State { org: org.to_owned(), ..State::default() }));
+        let state = Arc::new(Mutex::new(State { org: org.to_owned(), roles: roles(), ..State::default() }));
         let server = MockServer::start().await;
         Mock::given(any()).respond_with(Service(state.clone())).mount(&server).await;
         Self { server, state }
@@ -170,6 +172,7 @@ impl State {
                 let clients: Vec<Value> = std::iter::once(root).chain(self.live.iter().map(listed)).collect();
                 ResponseTemplate::new(200).set_body_json(json!({"clients": clients}))
             }
+            ("GET", "/v2/organizations/roles") => ResponseTemplate::new(200).set_body_json(&self.roles),
             ("POST", "/v2/clientIdSecrets") => self.create(request, change),
             ("DELETE", path) => match path.strip_prefix("/v2/clientIdSecrets/").and_then(|id| self.live.remove(id)) {
                 Some(_) => ResponseTemplate::new(204),
@@ -198,6 +201,11 @@ impl State {
         self.live.insert(client_id, asked);
         ResponseTemplate::new(200).set_body_json(body)
     }
+}
+
+/// Two roles that the tests write by hand as well, and one that they do not.
+fn roles() -> Value {
+    json!([{"id": ROLE_ID, "name": "R/W User"}, {"id": ROLE_ID, "name": "Spare"}, {"id": "fresh-id", "name": "Fresh"}])
 }
 
 /// The root token of another org.

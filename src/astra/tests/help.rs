@@ -9,7 +9,7 @@ use crate::sdk::logical::Operation;
 async fn every_path_explains_itself() {
     let world = World::unprepared().await;
     let mut texts = String::new();
-    for path in ["", "config", "configs", "role", "roles", "org/token", "org/tokens"] {
+    for path in ["", "config", "configs", "role", "roles", "roles/sync", "org/token", "org/tokens"] {
         let response = some(world.ask(Operation::Help, path, Value::Null).await);
         let help = response.data.unwrap()["help"].as_str().unwrap().to_owned();
         texts.push_str(&format!("==== {path:?}\n{}\n", help.trim_end()));

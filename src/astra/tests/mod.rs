@@ -14,6 +14,7 @@ mod role;
 mod rollback;
 mod scene;
 mod storage_faults;
+mod sync;
 mod takeover;
 mod tls;
 mod token;
