@@ -35,5 +35,6 @@ mod races;
 mod readme;
 mod secrets;
 mod storm;
+mod sync;
 mod takeover;
 mod world;
