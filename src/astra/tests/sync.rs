@@ -312,6 +312,8 @@ async fn no_write_is_lost_to_an_import_or_the_other_way_round() {
     let names: Vec<String> = (0..8).map(|n| format!("role{n}")).collect();
     let astra: Vec<(&str, &str)> = names.iter().map(|name| ("new", name.as_str())).collect();
     let world = Arc::new(world(listed(&astra)).await);
+    // Time for another to come in between a read and the write after it.
+    world.storage.inject(Fault::Slow(Duration::from_millis(2)));
     for round in 1..=10 {
         for name in &names {
             let old = json!({"org_id": ORG, "role_name": name, "role_id": "old", "ttl": 1, "max_ttl": 1000});
