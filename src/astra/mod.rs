@@ -40,6 +40,7 @@ fn backend() -> Backend<Engine> {
         .path(paths::sync::path())
         .path(paths::token::path())
         .path(paths::tokens::path())
+        .path(paths::creds::path())
         .secret(
             SecretType::new(lease::SECRET_TYPE)
                 .renew(|engine, call| async move { lease::renew(engine, call).await.map(Some) })
@@ -65,5 +66,6 @@ fn backend() -> Backend<Engine> {
 }
 
 const HELP: &str = "The DataStax Astra DB secrets engine issues application tokens of Astra organizations. Write a root \
-                    token per organization to \"config\", roles to \"role\", and ask for tokens at \"org/token\". Each \
-                    token has a lease; when it ends, the token is deleted in Astra.";
+                    token per organization to \"config\", roles to \"role\", and ask for tokens at \"org/token\", or \
+                    at \"creds/:org/:role\", which a policy can allow role by role. Each token has a lease; when it ends, \
+                    the token is deleted in Astra.";

@@ -6,7 +6,9 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use super::{Answered, ORG_ID, change, handler, missing, mount, no_config, object, org_id, require_config, written};
+use super::{
+    Answered, ORG_ID, change, handler, missing, mount, no_config, object, org, org_id, require_config, written,
+};
 use crate::astra::api::{self, Kind, TOKEN_PREFIX};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
@@ -30,8 +32,8 @@ const URL: Field<String> = Field::string(
 
 const LOGICAL_NAME: Field<String> = Field::string(
     "logical_name",
-    "Short name for the organization, by which the config can be read as well. No two organizations of a mount have the \
-     same one.",
+    "Short name for the organization, by which the config can be read as well, and by which the path creds/:org/:role calls \
+     it if it fits a path. No two organizations of a mount have the same one, and none has the id of another one.",
 );
 
 const CALLER_MODE: Field<String> = Field::string(
@@ -138,7 +140,7 @@ async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error>
 async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields } = call;
     let org = match (fields.get(&ORG_ID), fields.get(&LOGICAL_NAME)) {
-        (None, Some(name)) if !name.is_empty() => org_named(&engine, &request, &name).await?,
+        (None, Some(name)) if !name.is_empty() => org::named(&engine, &request, &name).await?,
         (None, _) => return Err(Error::field(ORG_ID.name(), "or logical_name is required")),
         (Some(_), _) => org_id(&fields)?,
     };
@@ -158,7 +160,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
             return Err(Error::NotFound(no_config(&request, &org)));
         }
         let new = changed(old.as_deref(), &org, &fields)?;
-        require_free_name(&engine, &new).await?;
+        org::require_free_names(&engine, old.as_deref(), &new).await?;
         if !is_to_be_verified(old.as_deref(), &new, &fields) || verified.is_some_and(|known| known.same_endpoint(&new))
         {
             engine.store.put_config(&new).await?;
@@ -241,20 +243,6 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
     ))
 }
 
-async fn org_named(engine: &Engine, request: &Request, name: &str) -> Result<OrgId, Error> {
-    let mut orgs = engine.store.orgs_named(name).await?;
-    match orgs.len() {
-        1 => Ok(orgs.remove(0)),
-        0 => Err(Error::Refused(format!(
-            "no config with logical_name {name:?}; see \"vault list {}/configs\" and read by org_id",
-            mount(request)
-        ))),
-        _ => {
-            Err(Error::field(LOGICAL_NAME.name(), format!("{name:?} is that of several organizations; read by org_id")))
-        }
-    }
-}
-
 /// Returns the config as a write leaves it.
 fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<Config, Error> {
     let mut config = match old {
@@ -265,6 +253,7 @@ fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<Config,
             url: DEFAULT_URL.to_owned(),
             org_id: org.clone(),
             logical_name: String::new(),
+            former_names: Vec::new(),
             caller_mode: CallerMode::default(),
             ca_cert: String::new(),
             request_timeout: DEFAULT_TIMEOUT,
@@ -281,12 +270,14 @@ fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<Config,
         api::parse_url(&url).map_err(|reason| Error::field(URL.name(), reason))?;
     }
     fields.change(&URL).apply(&mut config.url, || DEFAULT_URL.to_owned());
-    if let Change::Set(name) = fields.change(&LOGICAL_NAME)
-        && !name.is_empty()
-    {
-        check(LOGICAL_NAME.name(), &name)?;
+    match fields.change(&LOGICAL_NAME) {
+        Change::Keep => {}
+        Change::Set(name) if !name.is_empty() => {
+            check(LOGICAL_NAME.name(), &name)?;
+            config.rename(name);
+        }
+        _ => config.rename(String::new()),
     }
-    fields.change(&LOGICAL_NAME).apply(&mut config.logical_name, String::new);
     match fields.change(&CALLER_MODE) {
         Change::Keep => {}
         Change::Reset => config.caller_mode = CallerMode::default(),
@@ -321,20 +312,6 @@ fn root_token(token: String) -> Result<String, Error> {
         _ => Err(Error::field(
             ASTRA_TOKEN.name(),
             "must look like \"AstraCS:<id>:<digest>\", as Astra's portal shows it, without spaces or line breaks",
-        )),
-    }
-}
-
-async fn require_free_name(engine: &Engine, config: &Config) -> Result<(), Error> {
-    if config.logical_name.is_empty() {
-        return Ok(());
-    }
-    let orgs = engine.store.orgs_named(&config.logical_name).await?;
-    match orgs.iter().find(|org| **org != config.org_id) {
-        None => Ok(()),
-        Some(other) => Err(Error::field(
-            LOGICAL_NAME.name(),
-            format!("{:?} is already that of org_id {:?}; choose another one", config.logical_name, other.as_str()),
         )),
     }
 }

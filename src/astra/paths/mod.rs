@@ -2,6 +2,8 @@
 
 pub(super) mod config;
 pub(super) mod configs;
+pub(super) mod creds;
+mod org;
 pub(super) mod role;
 pub(super) mod roles;
 pub(super) mod sync;

@@ -7,7 +7,9 @@ use super::{Answered, ORG_ID, ROLE_NAME, handler, missing, mount, no_role, org_i
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::lease::{self, Order, Target, token_data};
-use crate::astra::store::{CallerMode, ClientId, Config, LogicalName, Metadata, OrgId, Token, named_token_id};
+use crate::astra::store::{
+    CallerMode, ClientId, Config, LogicalName, Metadata, OrgId, RoleName, Token, named_token_id,
+};
 use crate::sdk::framework::{Call, Field, FieldSpec, Fields, Path};
 use crate::sdk::logical::{Request, Response};
 
@@ -17,7 +19,7 @@ const LOGICAL_NAME: Field<String> = Field::lowercase(
      role have the same one. In the mode \"sidecar\" it is only a label.",
 );
 
-const METADATA: Field<Metadata> = Field::pairs(
+pub(super) const METADATA: Field<Metadata> = Field::pairs(
     "metadata",
     "Key=value pairs that are kept with the token and shown with it. Repeat the parameter for several pairs.",
 );
@@ -27,7 +29,7 @@ const CLIENT_ID: Field<String> = Field::string(
     "Client id of a live token: the part between the colons. Fetches or deletes that token. Letter case counts.",
 );
 
-const TTL: Field<Duration> = Field::duration(
+pub(super) const TTL: Field<Duration> = Field::duration(
     "ttl",
     "How long the first lease of the token lasts. Without it, or with 0, the ttl of the role counts. It is capped at the \
      max_ttl of the role and at the maximum of the mount.",
@@ -42,7 +44,7 @@ const ORDER: &[&str] = &["org_id", "role_name", "logical_name", "metadata", "ttl
 /// The fields that name a token.
 const NAMES: &[&str] = &["org_id", "client_id", "role_name", "logical_name"];
 
-const TOKEN: &[(&str, &str)] = &[
+pub(super) const TOKEN: &[(&str, &str)] = &[
     ("clientId", "Public part of the token."),
     ("generatedOn", "When Astra made the token."),
     ("logicalName", "Name of the token."),
@@ -81,7 +83,8 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     if fields.is_given(&CLIENT_ID) {
         return Err(Error::field(CLIENT_ID.name(), "cannot be chosen, Astra does; leave it out to mint a token"));
     }
-    Ok(Some(mint(&engine, request, &fields, config).await?))
+    let role = role_name(&fields)?;
+    Ok(Some(mint(&engine, request, &fields, config, role, false).await?))
 }
 
 async fn read(engine: Arc<Engine>, call: Call) -> Answered {
@@ -102,7 +105,8 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
             "has no use in the caller mode \"sidecar\", where a read mints a token and none can be fetched; leave it out",
         ));
     }
-    Ok(Some(mint(&engine, request, &fields, config).await?))
+    let role = role_name(&fields)?;
+    Ok(Some(mint(&engine, request, &fields, config, role, true).await?))
 }
 
 async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
@@ -118,9 +122,15 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     Ok(None)
 }
 
-async fn mint(engine: &Arc<Engine>, request: Request, fields: &Fields, config: Arc<Config>) -> Result<Response, Error> {
-    let by_read = config.caller_mode == CallerMode::Sidecar;
-    let role_name = role_name(fields)?;
+/// Mints a token: as a read does, whose logical names are only labels, or under a name that no other live token has.
+pub(super) async fn mint(
+    engine: &Arc<Engine>,
+    request: Request,
+    fields: &Fields,
+    config: Arc<Config>,
+    role_name: RoleName,
+    by_read: bool,
+) -> Result<Response, Error> {
     let logical_name = match fields.get(&LOGICAL_NAME) {
         Some(name) if !(by_read && name.is_empty()) => LogicalName::parse(LOGICAL_NAME.name(), &name)?,
         None if !by_read => return Err(missing(LOGICAL_NAME.name())),

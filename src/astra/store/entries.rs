@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::names::{ClientId, LogicalName, OrgId, RoleName};
+use super::names::{ClientId, LogicalName, OrgId, RoleName, fits_path};
 
 /// URL of Astra's DevOps API when a config has none.
 pub(crate) const DEFAULT_URL: &str = "https://api.astra.datastax.com";
@@ -17,6 +17,9 @@ pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(86400);
 
 /// Deadline of one Astra call when a config has none.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Former logical names that a config remembers.
+const FORMER_NAMES_KEPT: usize = 8;
 
 /// Key=value pairs that a caller attached to a token.
 pub(crate) type Metadata = BTreeMap<String, String>;
@@ -80,6 +83,9 @@ pub(crate) struct Config {
     /// The operator's short name for the org; may be empty.
     #[serde(default)]
     pub(crate) logical_name: String,
+    /// Logical names that the org had, latest last: who still uses one is told the new one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) former_names: Vec<String>,
     /// How tokens are asked for.
     #[serde(default)]
     pub(crate) caller_mode: CallerMode,
@@ -98,6 +104,26 @@ pub(crate) struct Config {
 }
 
 impl Config {
+    /// Returns the one name by which paths call the org: its logical name, or its id if that does not fit a path. None
+    /// if neither fits.
+    pub(crate) fn path_name(&self) -> Option<&str> {
+        [&self.logical_name, self.org_id.as_str()].into_iter().find(|name| fits_path(name))
+    }
+
+    /// Gives the org another logical name.
+    pub(crate) fn rename(&mut self, logical_name: String) {
+        let former = std::mem::replace(&mut self.logical_name, logical_name);
+        if former == self.logical_name {
+            return;
+        }
+        self.former_names.retain(|name| *name != former && *name != self.logical_name);
+        if !former.is_empty() {
+            self.former_names.push(former);
+        }
+        let surplus = self.former_names.len().saturating_sub(FORMER_NAMES_KEPT);
+        self.former_names.drain(..surplus);
+    }
+
     /// Whether both reach Astra in the same way with the same token, so that one client serves both.
     pub(crate) fn same_connection(&self, other: &Self) -> bool {
         self.same_endpoint(other) && self.request_timeout == other.request_timeout
@@ -334,7 +360,21 @@ mod tests {
     fn new_members_of_a_config_are_stored_when_they_differ_from_their_defaults() {
         round_trip::<Config>(&json!({
             "astra_token": "AstraCS:abc:def", "url": "http://x", "org_id": "o1", "logical_name": "", "caller_mode": 1,
-            "ca_cert": "PEM", "request_timeout": 5_000_000_000_i64, "description": false, "token_expiry": false,
+            "former_names": ["a"], "ca_cert": "PEM", "request_timeout": 5_000_000_000_i64, "description": false, "token_expiry": false,
         }));
+    }
+
+    #[test]
+    fn a_config_remembers_its_latest_names() {
+        let stored = json!({"astra_token": "", "org_id": "o1", "logical_name": "a"});
+        let mut config: Config = serde_json::from_value(stored).expect("loads");
+        for name in ["a", "b", "c", "", "b"] {
+            config.rename(name.to_owned());
+        }
+        assert_eq!((config.logical_name.as_str(), config.former_names.join(" ").as_str()), ("b", "a c"));
+        for n in 0..20 {
+            config.rename(n.to_string());
+        }
+        assert_eq!(config.former_names.join(" "), "11 12 13 14 15 16 17 18");
     }
 }

@@ -11,11 +11,11 @@
 //! Architecture invariant: a listing touches `client/` only, which holds no secret.
 
 mod cache;
+mod directory;
 mod entries;
 mod index;
 mod names;
 
-use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,20 +25,18 @@ use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
 use self::cache::Cache;
+use self::directory::Directory;
 use crate::astra::Error;
 use crate::sdk::logical::{Mount, Storage, StorageExt, SystemView};
 
 pub(crate) use self::entries::{
     CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token,
 };
-pub(crate) use self::names::{ClientId, LogicalName, OrgId, RoleName, check};
+pub(crate) use self::names::{ClientId, LogicalName, OrgId, RoleName, check, fits_path};
 
 const CONFIGS: &str = "config/";
 const ROLES: &str = "role/";
 const TOKENS: &str = "token/";
-
-/// Orgs by their logical names.
-type Directory = BTreeMap<String, Vec<OrgId>>;
 
 /// The stored entries of one mount.
 pub(crate) struct Store {
@@ -111,21 +109,6 @@ impl Store {
         let mut orgs: Vec<OrgId> = leaves(self.storage.list(CONFIGS).await?).map(OrgId::stored).collect();
         orgs.sort();
         Ok(orgs)
-    }
-
-    /// Returns the orgs whose configs have this logical name: at most one, unless an older version stored more.
-    pub(crate) async fn orgs_named(&self, logical_name: &str) -> Result<Vec<OrgId>, Error> {
-        let directory = match self.directory.get(CONFIGS) {
-            Ok(directory) => directory,
-            Err(ticket) => {
-                let directory = Arc::new(self.read_directory().await?);
-                if self.caching().await {
-                    self.directory.insert(CONFIGS, &directory, ticket);
-                }
-                directory
-            }
-        };
-        Ok(directory.get(logical_name).cloned().unwrap_or_default())
     }
 
     /// Returns a role.
@@ -201,19 +184,6 @@ impl Store {
             cache.insert(key, &value, ticket);
         }
         Ok(Some(value))
-    }
-
-    async fn read_directory(&self) -> Result<Directory, Error> {
-        let mut directory = Directory::new();
-        for org in self.orgs().await? {
-            match self.config(&org).await? {
-                Some(config) if !config.logical_name.is_empty() => {
-                    directory.entry(config.logical_name.clone()).or_default().push(org);
-                }
-                _ => {}
-            }
-        }
-        Ok(directory)
     }
 
     async fn caching(&self) -> bool {

@@ -88,6 +88,17 @@ pub(crate) fn check(field: &'static str, text: &str) -> Result<(), Error> {
     Err(Error::field(field, reason))
 }
 
+/// Whether a name can be a segment of a path, as engines take them: ASCII letters, digits and `_`, and `-` and `.` between
+/// those, but no two dots in a row. Such a name has one spelling, whatever clients and servers do to a URL.
+pub(crate) fn fits_path(name: &str) -> bool {
+    let is_word = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
+    name.len() <= MAX_BYTES
+        && is_word(name.chars().next())
+        && is_word(name.chars().next_back())
+        && name.chars().all(|c| is_word(Some(c)) || matches!(c, '-' | '.'))
+        && !name.contains("..")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +118,20 @@ mod tests {
         assert_eq!(OrgId::parse("org_id", guide).unwrap().as_str(), guide);
         assert_eq!(ClientId::parse("client_id", "DTEUyKUZ").unwrap().as_str(), "DTEUyKUZ");
         assert_eq!(OrgId::parse("org_id", &"x".repeat(255)).unwrap().as_str().len(), 255);
+    }
+
+    #[test]
+    fn names_that_fit_a_path_have_one_spelling() {
+        let uuid = "6a4c2d1e-5c0f-4b8e-9a57-000000000002";
+        for name in ["a", "_", "7", "retailOrg", "a.b-c_d", uuid, &"x".repeat(255)] {
+            assert!(fits_path(name), "{name:?}");
+        }
+        let long = "x".repeat(256);
+        for name in
+            ["", ".", "-", "a.", "-a", "a-", "a..b", "a b", "a ", " a", "a/b", "a%2fb", "a\n", "é", "a+", "*", &long]
+        {
+            assert!(!fits_path(name), "{name:?}");
+        }
     }
 
     #[test]

@@ -43,6 +43,7 @@ async fn an_update_changes_only_what_is_given_and_null_brings_the_default_back()
         .ask(Operation::Patch, "config", json!({"org_id": ORG, "logical_name": "other", "description": null}))
         .await);
     let stored = json!({"astra_token": ROOT, "url": world.astra.url(), "org_id": ORG, "logical_name": "other",
+        "former_names": ["retailOrg"],
         "caller_mode": 2, "request_timeout": 5_000_000_000_i64});
     assert!(world.storage.json(&format!("config/{ORG}")) == Some(stored), "stored JSON is another");
     assert_eq!(world.astra.count("GET"), asked, "Astra is only asked when the token or the way to it changes");

@@ -9,7 +9,9 @@ use crate::sdk::logical::Operation;
 async fn every_path_explains_itself() {
     let world = World::unprepared().await;
     let mut texts = String::new();
-    for path in ["", "config", "configs", "role", "roles", "roles/sync", "org/token", "org/tokens"] {
+    let paths =
+        ["", "config", "configs", "role", "roles", "roles/sync", "org/token", "org/tokens", "creds/retail/reader"];
+    for path in paths {
         let response = some(world.ask(Operation::Help, path, Value::Null).await);
         let help = response.data.unwrap()["help"].as_str().unwrap().to_owned();
         texts.push_str(&format!("==== {path:?}\n{}\n", help.trim_end()));
@@ -31,6 +33,7 @@ async fn every_path_is_in_the_openapi_document() {
     assert_eq!(parameters("/config", "delete"), ["org_id", "force"]);
     assert_eq!(parameters("/role", "get"), ["org_id", "role_name"]);
     assert_eq!(parameters("/org/token", "delete"), ["org_id", "role_name", "logical_name", "client_id"]);
+    assert_eq!(parameters("/creds/{org}/{role}", "get"), ["logical_name", "metadata", "ttl"]);
     insta::assert_json_snapshot!("openapi", document);
     assert_eq!(world.storage.calls(), 0, "neither making a mount nor help needs storage");
 }

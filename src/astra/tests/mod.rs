@@ -2,6 +2,7 @@
 
 mod astra;
 mod config;
+mod creds;
 mod failures;
 mod help;
 mod input;

@@ -157,6 +157,7 @@ fn changes() -> Vec<(Asked, Value, Option<&'static str>)> {
     let by_id = json!({"org_id": ORG, "client_id": TAKEN});
     vec![
         client(Operation::Update, "org/token", order("fresh"), Some("POST")),
+        client(Operation::Read, "creds/retailOrg/r_w_user", json!({}), Some("POST")),
         client(Operation::Delete, "org/token", by_id, Some("DELETE")),
         client(Operation::Delete, "org/token", order("taken"), Some("DELETE")),
         (Asked::Revoke, json!({}), Some("DELETE")),

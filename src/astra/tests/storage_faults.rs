@@ -67,6 +67,9 @@ fn table() -> Vec<Row> {
         client(Read, "org/token", order("taken")),
         client(Read, "org/token", by_id.clone()),
         client(Read, "org/token", order("label")).sidecar(),
+        client(Update, "creds/retailOrg/r_w_user", json!({"logical_name": "label"})),
+        client(Read, "creds/retailOrg/r_w_user", json!({"metadata": "team=a"})),
+        client(Read, "creds/retailOrg/r_w_user", json!({})).sidecar(),
         client(Delete, "org/token", order("taken")),
         client(Delete, "org/token", by_id.clone()),
         client(Delete, "org/token", by_id).sidecar(),
@@ -109,7 +112,11 @@ impl Row {
 
     fn mints(&self) -> bool {
         let minting = if self.mode == "sidecar" { Read } else { Update };
-        matches!(self.asked, Asked::Client(operation, "org/token") if operation == minting || operation == Create)
+        match self.asked {
+            Asked::Client(operation, "org/token") => operation == minting || operation == Create,
+            Asked::Client(_, path) => path.starts_with("creds/"),
+            _ => false,
+        }
     }
 }
 

@@ -1,0 +1,75 @@
+//! What the orgs of a mount are called.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::names::OrgId;
+use super::{CONFIGS, Store};
+use crate::astra::Error;
+
+/// Orgs by their names.
+#[derive(Default)]
+pub(super) struct Directory {
+    ids: BTreeSet<OrgId>,
+    /// By logical name.
+    named: BTreeMap<String, BTreeSet<OrgId>>,
+    /// By a logical name that they had.
+    formerly: BTreeMap<String, BTreeSet<OrgId>>,
+}
+
+impl Store {
+    /// Returns the orgs whose configs have this logical name: at most one, unless an older version stored more.
+    pub(crate) async fn orgs_named(&self, logical_name: &str) -> Result<Vec<OrgId>, Error> {
+        let directory = self.directory().await?;
+        Ok(directory.named.get(logical_name).into_iter().flatten().cloned().collect())
+    }
+
+    /// Returns the orgs that have this logical name or this id.
+    pub(crate) async fn orgs_called(&self, name: &str) -> Result<Vec<OrgId>, Error> {
+        let directory = self.directory().await?;
+        let named = directory.named.get(name).into_iter().flatten();
+        let orgs: BTreeSet<OrgId> = named.chain(directory.ids.get(&OrgId::stored(name))).cloned().collect();
+        Ok(orgs.into_iter().collect())
+    }
+
+    /// Returns the orgs that someone may mean by a name: whose logical name or id it is in another letter case, else who
+    /// had this logical name. It looks at all orgs.
+    pub(crate) async fn orgs_like(&self, name: &str) -> Result<Vec<OrgId>, Error> {
+        let directory = self.directory().await?;
+        let folded = name.to_lowercase();
+        let is_like = |other: &str| other.to_lowercase() == folded;
+        let named = directory.named.iter().filter(|(other, _)| is_like(other)).flat_map(|(_, orgs)| orgs);
+        let mut orgs: BTreeSet<&OrgId> = named.chain(directory.ids.iter().filter(|id| is_like(id.as_str()))).collect();
+        if orgs.is_empty() {
+            orgs.extend(directory.formerly.get(name).into_iter().flatten());
+        }
+        Ok(orgs.into_iter().cloned().collect())
+    }
+
+    async fn directory(&self) -> Result<Arc<Directory>, Error> {
+        let ticket = match self.directory.get(CONFIGS) {
+            Ok(directory) => return Ok(directory),
+            Err(ticket) => ticket,
+        };
+        let directory = Arc::new(self.read_directory().await?);
+        if self.caching().await {
+            self.directory.insert(CONFIGS, &directory, ticket);
+        }
+        Ok(directory)
+    }
+
+    async fn read_directory(&self) -> Result<Directory, Error> {
+        let mut directory = Directory::default();
+        for org in self.orgs().await? {
+            let Some(config) = self.config(&org).await? else { continue };
+            if !config.logical_name.is_empty() {
+                directory.named.entry(config.logical_name.clone()).or_default().insert(org.clone());
+            }
+            for name in &config.former_names {
+                directory.formerly.entry(name.clone()).or_default().insert(org.clone());
+            }
+            directory.ids.insert(org);
+        }
+        Ok(directory)
+    }
+}
