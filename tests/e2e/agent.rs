@@ -31,6 +31,28 @@ fn templates_of_one_path_share_a_token_in_sidecar_mode() {
 }
 
 #[test]
+fn templates_of_two_roles_get_two_tokens_at_their_creds_paths() {
+    for mode in [Mode::Standard, Mode::Sidecar] {
+        let world = World::new();
+        let org = world.configured("shop", mode);
+        for role in ["reader", "writer"] {
+            world.role(&org, role, 3600, 36000);
+        }
+        let body = "{{ .Data.clientId }} {{ .Data.roleName }} {{ .Data.metadata.team }} {{ .Data.token }}";
+        let template = |path: &str| format!("{{{{ with secret \"{}\" }}}}{body}{{{{ end }}}}", world.at(path));
+        let agent = Agent::start(
+            &world.server,
+            &[&template("creds/shop/reader?metadata=team%3Dblue"), &template("creds/shop/writer?metadata=team%3Dred")],
+        );
+        let [reader, writer] = [0, 1].map(|place| agent.rendered(place, SOON, |text| text.contains("AstraCS:")));
+        assert!(reader.contains(" reader blue ") && writer.contains(" writer red "), "a template got another token");
+        let [one, two] = [&reader, &writer].map(|text| client_id(text));
+        assert!(one != two && world.is_alive(&one) && world.is_alive(&two));
+        assert_eq!(world.minted(), 2);
+    }
+}
+
+#[test]
 fn a_template_of_a_token_with_metadata_is_rendered() {
     let world = World::new();
     let org = world.configured("shop", Mode::Sidecar);

@@ -23,6 +23,7 @@ mod agent;
 mod bad_input;
 mod catalogue;
 mod cluster;
+mod creds;
 mod errors;
 mod guide;
 mod hangups;
