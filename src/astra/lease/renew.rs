@@ -91,8 +91,14 @@ async fn extend_record(engine: &Engine, token_id: &str, token: &Token, end: Time
         return engine.store.index_token(token_id).await;
     };
     let last = later(end, EXPIRY_MARGIN);
-    match record.expires_at.parse::<Timestamp>() {
-        Ok(recorded) if recorded < last => {
+    let is_to_move = |record: &Record| record.expires_at.parse::<Timestamp>().is_ok_and(|recorded| recorded < last);
+    if !is_to_move(&record) {
+        return Ok(());
+    }
+    // If the token is being ended, its record must not come back.
+    let _lock = engine.lock_token(token_id).await;
+    match engine.store.record(&token.org_id, &token.client_id).await? {
+        Some(record) if is_to_move(&record) => {
             let record = Record { expires_at: rfc3339(last), ..record };
             engine.store.put_record(&token.org_id, &token.client_id, &record).await
         }

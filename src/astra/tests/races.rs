@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::scene::{Asked, Scene, TAKEN, Trial, live, panic_text};
-use super::{ORG, ROLE_ID, ROOT, data, eventually, order};
+use super::{ORG, ROLE_ID, ROOT, World, data, eventually, lease, ok, order};
 use crate::sdk::logical::{Answer, Entry, Error, Mount, Operation, Storage, StorageError, Transaction};
 use crate::sdk::testing::{Fault, MemoryStorage, mount, request};
 
@@ -175,6 +175,26 @@ fn changes() -> Vec<(Asked, Value, Option<&'static str>)> {
         client(Operation::Delete, "role", json!({"org_id": ORG, "role_name": "r_w_user"}), None),
         (Asked::Tick, json!({}), None),
     ]
+}
+
+#[tokio::test]
+async fn a_renewal_that_a_revocation_overtakes_brings_no_record_back() {
+    let world = Arc::new(World::with_role("standard").await);
+    ok(world.write("config", json!({"org_id": ORG, "token_expiry": false})).await);
+    let secret = lease(&world.mint("a").await);
+    world.write_role(json!({"ttl": "3600", "max_ttl": "72000"})).await;
+    // The token, the role, the record.
+    world.storage.inject(Fault::HangsAt(3));
+    let calls = world.storage.calls();
+    let renewal = tokio::spawn({
+        let (world, secret) = (world.clone(), secret.clone());
+        async move { world.renew(&secret, Value::Null).await }
+    });
+    eventually(|| world.storage.calls() == calls + 3).await;
+    ok(world.revoke(&secret).await);
+    world.storage.heal();
+    drop(renewal.await.unwrap());
+    assert!(world.is_clean(), "{:?}", world.keys("client/"));
 }
 
 /// Two requests meet at every call that the first one makes of the storage and of Astra.
