@@ -14,7 +14,9 @@ endif
 RELEASE   := target/$(TRIPLE)/release/$(BIN)
 SIMULATOR := target/debug/examples/astra-simulator
 
-.PHONY: help demo dev test storm fmt fmtcheck lint doc bin proto
+FUZZ_SECONDS ?= 30
+
+.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc bin proto
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -31,6 +33,17 @@ test: fmtcheck lint doc ## Format, lints, documentation, all tiers of tests
 storm: ## Runs a storm of faults and kills (SEED=1 SECONDS=60) and shows its numbers
 	HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && STORM_SEED=$(SEED) STORM_SECONDS=$(SECONDS) \
 	cargo test --locked --test e2e storm::nothing_is_lost -- --nocapture
+
+# The same versions as in the binary. What is found to be new goes to target/, what breaks a promise to artifacts/.
+fuzz: ## Fuzzes each target for FUZZ_SECONDS (30)
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { printf '%s\n' 'fuzzing needs two things that are not here:' \
+		'  rustup toolchain install nightly --profile minimal' '  cargo install cargo-fuzz --locked'; exit 1; } >&2
+	cp Cargo.lock tests/fuzz/
+	cargo +nightly fuzz build --fuzz-dir tests/fuzz --sanitizer none
+	@set -e; for target in $$(ls tests/fuzz/corpus); do \
+		mkdir -p tests/fuzz/target/corpus/$$target; \
+		cargo +nightly fuzz run --fuzz-dir tests/fuzz --sanitizer none $$target tests/fuzz/target/corpus/$$target \
+			tests/fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=1024 -print_final_stats=1; done
 
 fmt: ## Formats the code
 	cargo fmt --all

@@ -17,4 +17,6 @@
 //! | a path of the engine, a lease, a call to Astra, what is undone after a failure | [`astra`] |
 
 pub mod astra;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod sdk;

@@ -18,6 +18,13 @@ use std::sync::Arc;
 
 use self::engine::Engine;
 use self::error::Error;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::{
+    api::{fuzz_astra_error, fuzz_astra_list, fuzz_astra_token, fuzz_retry_after},
+    lease::fuzz::fuzz_lease,
+    rollback::fuzz::fuzz_wal,
+    store::{fuzz_entries, fuzz_names},
+};
 use crate::sdk::framework::{Backend, SecretType};
 use crate::sdk::logical::{self, SpecialPaths};
 

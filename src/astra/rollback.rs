@@ -241,3 +241,28 @@ impl Deletion {
         Ok(Asked(true))
     }
 }
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz {
+    use super::*;
+    use crate::fuzz::{decode, encode};
+
+    /// An entry of the log is stored as it is, or is refused without a word of it, and is never undone too early.
+    pub(crate) fn fuzz_wal(data: &[u8]) {
+        let Some(entry) = decode::<WalEntry>(data) else { return };
+        let stored = encode(&entry);
+        assert!(decode::<WalEntry>(&stored).is_some_and(|entry| encode(&entry) == stored));
+        assert!(longest(&entry) >= MARGIN && entry.age() <= Duration::from_secs(u64::MAX));
+        if let Ok(mint) = entry.decode::<Mint>() {
+            let stored = encode(&mint);
+            assert!(decode::<Mint>(&stored).is_some_and(|mint| encode(&mint) == stored));
+            assert!(longest(&entry).as_secs() > mint.timeout_seconds.min(1 << 60));
+            assert!(!mint.is_dead() || mint.dies_at.is_some());
+        }
+        if let Ok(deletion) = entry.decode::<Deletion>() {
+            let stored = encode(&deletion);
+            assert!(decode::<Deletion>(&stored).is_some_and(|deletion| encode(&deletion) == stored));
+            assert!(longest(&entry).as_secs() > deletion.timeout_seconds.min(1 << 60));
+        }
+    }
+}

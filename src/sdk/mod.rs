@@ -17,6 +17,9 @@ pub mod work;
 
 use std::process::ExitCode;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::wire::{fuzz_wire_data, fuzz_wire_request};
+
 /// A plugin: what its binary says about itself, and the engine.
 pub struct Plugin {
     /// Name of the binary and of the plugin in the host's catalog.

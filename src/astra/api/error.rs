@@ -344,6 +344,62 @@ fn innermost(error: &reqwest::Error) -> String {
     quote(&cause.to_string())
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz {
+    use super::*;
+
+    /// What follows `AstraCS` in an answer has no influence on any text, and no text has control characters or is long.
+    pub(crate) fn fuzz_astra_error(data: &[u8]) {
+        let other = mask(data);
+        for is_html in [false, true] {
+            let (body, masked) = (Body::parse(data, is_html), Body::parse(&other, is_html));
+            // In JSON, an escape is shorter than what is put in its place.
+            if !data.contains(&b'\\') {
+                assert_eq!(body, masked);
+            }
+            let quoted = match &body {
+                Body::Api(text) | Body::Text(text) => text.as_str(),
+                Body::Empty | Body::Unknown => "",
+            };
+            assert!(!quoted.contains(char::is_control) && quoted.chars().count() <= QUOTE + 3);
+            assert!(!is_html || serde_json::from_slice::<Value>(data).is_ok() || !matches!(body, Body::Text(_)));
+            for status in [304, 400, 401, 404, 408, 418, 429, 500, 503, 599] {
+                let error = Error::from_answer(MINT, status, body.clone());
+                assert!(shows_no_token(&error.to_string()), "{status}");
+                assert_eq!(error.is_not_found(), status == 404 && matches!(body, Body::Api(_)));
+                assert!(!error.is_not_found() || !error.may_have_happened());
+                assert!((400..600).contains(&error.status()));
+            }
+        }
+        let Ok(text) = std::str::from_utf8(data) else { return };
+        assert_eq!(quote(text), quote(&String::from_utf8_lossy(&other)));
+        assert!(shows_no_token(&quote(text)));
+    }
+
+    /// Returns the same with other letters in each token, of any kind that a token could have.
+    fn mask(data: &[u8]) -> Vec<u8> {
+        let mut masked = data.to_vec();
+        let mut at = 0;
+        while let Some(start) = masked[at..].windows(7).position(|word| word.eq_ignore_ascii_case(b"AstraCS")) {
+            at += start + 7;
+            while let Some(byte) = masked.get_mut(at).filter(|c| c.is_ascii_alphanumeric() || b":%_-+/=.~".contains(c))
+            {
+                *byte = b'k';
+                at += 1;
+            }
+        }
+        masked
+    }
+
+    /// Whether dots follow the beginning of each token.
+    fn shows_no_token(text: &str) -> bool {
+        let mut tails = text.split("AstraCS");
+        let has_none = |text: &str| find_ignore_case(text, "AstraCS").is_none();
+        has_none(tails.next().unwrap_or_default())
+            && tails.all(|tail| tail.starts_with(":...") || tail.starts_with(":..") || tail.starts_with("..."))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,6 +23,12 @@ pub(crate) use self::error::{Error, Kind};
 pub(crate) use self::roles::{AstraRole, RoleList};
 pub(crate) use self::types::{CreatedToken, NewToken, TOKEN_PREFIX};
 use self::types::{ListedToken, TokenList};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::{
+    error::fuzz::fuzz_astra_error,
+    retry::fuzz::fuzz_retry_after,
+    types::fuzz::{fuzz_astra_list, fuzz_astra_token},
+};
 
 /// Most that is read of an answer about one thing.
 const ANSWER_LIMIT: usize = 1 << 20;

@@ -66,6 +66,34 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     (!wait.is_zero()).then_some(wait)
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz {
+    use super::*;
+
+    /// A wait is in whole seconds and never none, and digits are taken as they are. The first line is `Retry-After`, the second
+    /// `Date`.
+    pub(crate) fn fuzz_retry_after(data: &[u8]) {
+        let mut lines = data.splitn(2, |byte| *byte == b'\n');
+        let headers: HeaderMap = [RETRY_AFTER, DATE]
+            .into_iter()
+            .zip(&mut lines)
+            .filter_map(|(name, line)| Some((name, line.try_into().ok()?)))
+            .collect();
+        let wait = retry_after(&headers);
+        assert!(wait.is_none_or(|wait| wait.as_secs() > 0 && wait.subsec_nanos() == 0));
+        let line = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if let Ok(seconds) = line.parse::<u64>()
+            && !line.starts_with('+')
+        {
+            assert_eq!(wait.map_or(0, |wait| wait.as_secs()), seconds);
+        }
+        let error = Error::garbled("x", "y").with_retry_after(wait);
+        let pause = Duration::from_millis(100);
+        let soon = pause_before(Instant::now() + Duration::from_secs(30), &error, pause);
+        assert!(soon.is_none_or(|soon| soon >= pause && soon < Duration::from_secs(30)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -147,6 +147,61 @@ fn texts(value: Option<Value>) -> Vec<String> {
     values.into_iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz {
+    use super::*;
+
+    /// A listing says what plain JSON says, or nothing.
+    pub(crate) fn fuzz_astra_list(data: &[u8]) {
+        let Ok(value) = serde_json::from_slice::<Value>(data) else { return };
+        let entry = |token: &Value| match token.as_object()?.get("clientId")? {
+            Value::String(id) if !id.is_empty() => Some((id.clone(), token["description"].as_str().map(str::to_owned))),
+            _ => None,
+        };
+        let clients = value.as_object().and_then(|list| list.get("clients")?.as_array()?.iter().map(entry).collect());
+        let expected: Option<Vec<_>> = clients.filter(|clients: &Vec<_>| !clients.is_empty());
+        let read = |data: &[u8]| {
+            let list = TokenList::read(data).ok()?;
+            let pair = |token: &ListedToken<'_>| (token.client_id.clone().into_owned(), token.text());
+            Some(list.clients.iter().map(pair).collect::<Vec<_>>())
+        };
+        assert_eq!(read(value.to_string().as_bytes()), expected);
+        // Where a member is there twice, plain JSON takes the last one.
+        assert!(read(data).is_none_or(|list| Some(list) == expected));
+        let Ok(list) = TokenList::read(data) else { return };
+        for (token, (_, description)) in list.clients.iter().zip(expected.unwrap_or_default()) {
+            let marker = description.as_deref().and_then(|text| text.rsplit_once(" id=")).map(|(_, marker)| marker);
+            assert!(marker.is_none_or(|marker| token.is_marked(marker) && !token.is_marked(&format!("{marker}0"))));
+        }
+    }
+
+    impl ListedToken<'_> {
+        fn text(&self) -> Option<String> {
+            match &self.description {
+                Lenient::Text(text) => Some(text.clone().into_owned()),
+                Lenient::Other(_) => None,
+            }
+        }
+    }
+
+    /// Of an answer to a mint, only a token that belongs to its client id and org is ever taken.
+    pub(crate) fn fuzz_astra_token(data: &[u8]) {
+        let Ok(Value::Object(answer)) = serde_json::from_slice(data) else { return };
+        let text = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let token = CreatedToken::read(answer.clone());
+        assert_eq!((&token.client_id, &token.org_id), (&text("clientId"), &text("orgId")));
+        let all = answer.get("roles").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        assert_eq!(token.roles.len(), all.iter().filter(|role| role.is_string()).count());
+        assert!(token.fault(&format!("{}0", token.org_id)).is_some());
+        if token.fault(&token.org_id).is_none() {
+            let (whole, id) = (token.token.expose_secret(), &token.client_id);
+            let digest = whole.strip_prefix(&format!("AstraCS:{id}:"));
+            assert!(!id.is_empty() && !id.contains(':') && digest.is_some_and(|digest| !digest.is_empty()));
+            assert!(whole == text("token") || text("token").is_empty() && !text("secret").is_empty());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -138,3 +138,28 @@ fn later(time: Timestamp, by: Duration) -> Timestamp {
 fn until(start: Timestamp, end: Timestamp) -> Duration {
     Duration::from_secs(end.duration_since(start).as_secs().try_into().unwrap_or(0))
 }
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz {
+    use super::*;
+
+    /// Whatever is in a lease, what names its token is read, and what was read is read again after it went through the host,
+    /// where numbers are floats.
+    pub(crate) fn fuzz_lease(data: &[u8]) {
+        let Ok(Value::Object(data)) = serde_json::from_slice(data) else { return };
+        let read = |data: Map| LeaseData::read(&Secret::new(Duration::ZERO, Duration::ZERO, data));
+        let text = |name: &str| data.get(name).and_then(Value::as_str).unwrap_or_default();
+        let lease = read(data.clone());
+        let names = [lease.org_id.as_str(), lease.client_id.as_str(), lease.role_name.as_str(), &lease.token_id];
+        assert_eq!(names, ["orgId", "clientId", "roleName", "tokenId"].map(text));
+        let written = lease.clone().into_map();
+        let as_float = |value: Value| value.as_f64().map_or(value, |number| json!(number));
+        let floats = written.iter().map(|(name, value)| (name.clone(), as_float(value.clone()))).collect();
+        assert!(read(floats).into_map() == written, "a lease changed on its way");
+        let issued = Timestamp::now();
+        for seconds in [lease.ttl_seconds, lease.max_ttl_seconds].into_iter().flatten() {
+            let end = later(issued, Duration::from_secs(seconds));
+            assert!(end >= issued && until(issued, end).as_secs() <= seconds);
+        }
+    }
+}

@@ -29,6 +29,9 @@ use self::directory::Directory;
 use crate::astra::Error;
 use crate::sdk::logical::{Mount, Storage, StorageExt, SystemView};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::{entries::fuzz::fuzz_entries, fuzz::fuzz_names};
+
 pub(crate) use self::entries::{
     CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token,
 };
@@ -218,6 +221,44 @@ fn token_key(id: &str) -> String {
 /// Leaves out folders and the bare child that a key equal to its prefix lists as.
 fn leaves(keys: Vec<String>) -> impl Iterator<Item = String> {
     keys.into_iter().filter(|key| !key.is_empty() && !key.ends_with('/'))
+}
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz {
+    use super::*;
+
+    /// Names stay below the folder of their key, are read from it again, and are spelled in one way. Each line is a name.
+    pub(crate) fn fuzz_names(data: &[u8]) {
+        let Ok(text) = std::str::from_utf8(data) else { return };
+        let lines: Vec<&str> = text.split('\n').collect();
+        let [one, two, three, ..] = lines[..] else { return };
+        let (org, client) = (OrgId::parse("org_id", one), ClientId::parse("client_id", two));
+        let (role, name) = (RoleName::parse("role_name", two), LogicalName::parse("logical_name", three));
+        for error in [org.as_ref().err(), client.as_ref().err(), role.as_ref().err()].into_iter().flatten() {
+            assert_eq!(error.to_string().matches("must not").count(), 1);
+        }
+        let Ok(org) = org else { return };
+        assert!(org.as_str() == one && stays(&config_key(&org), &["config", one]));
+        if let Ok(client) = client {
+            assert!(client.as_str() == two && stays(&token_key(two), &["token", two]));
+            assert!(stays(&index::key(&org, &client), &["client", one, two]));
+        }
+        let Ok(role) = role else { return };
+        let key = role_key(&org, &role);
+        assert!(stays(&key, &["role", &format!("{org}:{role}")]));
+        assert_eq!(key.strip_prefix(ROLES).and_then(|key| key.split_once(':')), Some((one, role.as_str())));
+        assert!(RoleName::parse("role_name", role.as_str()).is_ok_and(|again| again == role), "{:?}", role.as_str());
+        let Ok(name) = name else { return };
+        let id = named_token_id(&org, &role, &name);
+        assert!(id.len() == 64 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
+        assert_eq!(id, named_token_id(&org, &role, &LogicalName::stored(three.to_lowercase())));
+    }
+
+    /// Whether a key has these parts, and is one that the host takes.
+    fn stays(key: &str, parts: &[&str]) -> bool {
+        let fits = |part: &&str| !part.is_empty() && *part != "." && part.len() <= 2 * 255 + 1;
+        key.split('/').eq(parts.iter().copied()) && parts.iter().all(fits) && !key.contains("..")
+    }
 }
 
 #[cfg(test)]

@@ -125,6 +125,79 @@ const SECOND: i64 = 1_000_000_000;
 pub(super) const EXPECTED: &str = r#"expected seconds, or a duration such as "1h30m" or "2d""#;
 pub(super) const NEGATIVE: &str = "cannot provide negative value";
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz {
+    use regex_lite::Regex;
+
+    use super::*;
+
+    /// A duration is read as exact numbers say, whatever is written is read again, and nothing is lost in writing.
+    pub(crate) fn fuzz_durations(data: &[u8]) {
+        if let Ok(text) = std::str::from_utf8(data) {
+            read(text);
+            text.parse().map(write).unwrap_or_default();
+        }
+        data.first_chunk().map(|bytes| write(u64::from_be_bytes(*bytes))).unwrap_or_default();
+    }
+
+    fn read(text: &str) {
+        const SECOND: i128 = super::SECOND as i128;
+        let read = parse_duration(text).map(|duration| {
+            for written in [format_duration(duration), duration.as_secs().to_string()] {
+                assert_eq!(parse_duration(&written), Ok(duration), "{text:?} as {written:?}");
+            }
+            i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX)
+        });
+        // Go rounds each fraction.
+        let slack = i128::try_from(text.len()).unwrap_or(i128::MAX);
+        match (exact(text), read) {
+            (None, read) => assert_eq!(read, Err(EXPECTED.into()), "{text:?}"),
+            (Some(exact), Ok(read)) => {
+                let least = (exact - slack).max(0) / SECOND * SECOND;
+                assert!(read >= least && read <= exact.max(0) + slack && read % SECOND == 0, "{text:?}");
+                assert!(exact > -SECOND - slack, "{text:?}");
+            }
+            (Some(exact), Err(reason)) if reason == NEGATIVE => assert!(exact <= slack - SECOND, "{text:?}"),
+            (Some(exact), Err(reason)) => {
+                assert!(reason == EXPECTED && exact.abs() + slack > i128::from(i64::MAX) - SECOND, "{text:?}");
+            }
+        }
+    }
+
+    fn write(number: u64) {
+        for duration in [Duration::from_nanos(number), Duration::from_secs(number)] {
+            let nanoseconds = i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX);
+            assert_eq!(exact(&format_duration(duration)), Some(nanoseconds), "{duration:?}");
+        }
+    }
+
+    /// Returns the nanoseconds that a text stands for, cut off far below one, however many they are.
+    fn exact(text: &str) -> Option<i128> {
+        const FORM: &str = r"^([-+]?)((?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+|\d+d?)$";
+        const PART: &str = r"(\d*)\.?(\d*)([^\d.]*)";
+        // Far above what Go can hold, and far enough below what `i128` can to add some of them.
+        const MANY: i128 = 1 << 100;
+        if text.is_empty() {
+            return Some(0);
+        }
+        let form = Regex::new(FORM).ok()?.captures(text)?;
+        let part = Regex::new(PART).ok()?;
+        let parts = part.captures_iter(&form[2]).filter(|part| !part[0].is_empty()).map(|part| {
+            let unit = match &part[3] {
+                "" => SECOND,
+                "d" => 86_400 * SECOND,
+                unit => unit_of(unit).unwrap_or_default(),
+            };
+            let whole =
+                part[1].parse().map_or(if part[1].is_empty() { 0 } else { MANY }, |whole: i128| whole.min(MANY));
+            let fraction: i128 = format!("{:0<18.18}", &part[2]).parse().unwrap_or_default();
+            whole.saturating_mul(i128::from(unit)).min(MANY) + fraction * i128::from(unit) / 1_000_000_000_000_000_000
+        });
+        let sum = parts.fold(0, |sum: i128, part| (sum + part).min(MANY));
+        Some(if &form[1] == "-" { -sum } else { sum })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -128,6 +128,59 @@ fn default_of<T: FieldType>(field: &Field<T>) -> Option<T> {
     coerce(spec.kind, &Value::String(text.into())).ok().and_then(T::from_value)
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz {
+    use super::super::coerce::fuzz::{MARK, marked};
+    use super::*;
+
+    const SPECS: &[FieldSpec] = &[
+        Field::bool("bool", "").aliases(&["a", "z"]).spec(),
+        Field::comma_ints("comma_ints", "").spec(),
+        Field::comma_strings("comma_strings", "").spec(),
+        Field::duration("duration", "").aliases(&["ttl"]).spec(),
+        Field::float("float", "").spec(),
+        Field::header("header", "").spec(),
+        Field::int("int", "").aliases(&["zz"]).spec(),
+        Field::list("list", "").spec(),
+        Field::lowercase("lowercase", "").spec(),
+        Field::map("map", "").spec(),
+        Field::name_string("name_string", "").spec(),
+        Field::pairs("pairs", "").spec(),
+        Field::string("string", "").aliases(&["text"]).spec(),
+        Field::strings("strings", "").spec(),
+        Field::time("time", "").spec(),
+    ];
+
+    /// Each member of a request is a field, or is told to be none; what the path captured, then the field's own name, win; and no
+    /// error shows a value. The member `/` stands for what the path captured as `string`.
+    pub(crate) fn fuzz_fields(data: &[u8]) {
+        let Ok(Value::Object(mut data)) = serde_json::from_slice(data) else { return };
+        let captures = match data.remove("/") {
+            Some(Value::String(text)) => vec![("string", text)],
+            _ => Vec::new(),
+        };
+        let with_marks = data.iter().map(|(name, value)| (name.clone(), marked(value))).collect();
+        let error = Fields::parse(SPECS, &captures, &with_marks).err().map(|error| error.to_string());
+        assert!(error.is_none_or(|text| text.starts_with("Field validation failed: ") && !text.contains(MARK)));
+
+        let Ok(fields) = Fields::parse(SPECS, &captures, &data) else { return };
+        let is_of = |spec: &FieldSpec, name: &String| spec.name == name || spec.aliases.contains(&name.as_str());
+        let unknown = data.keys().filter(|name| !SPECS.iter().any(|spec| is_of(spec, name)));
+        assert!(fields.unknown.is_sorted() && fields.replaced.is_sorted());
+        assert_eq!(fields.unknown.iter().collect::<BTreeSet<_>>(), unknown.collect());
+        for spec in SPECS {
+            let captured =
+                captures.iter().find(|(name, _)| *name == spec.name).map(|(_, text)| Value::from(text.as_str()));
+            let alias = || data.iter().find(|(name, _)| is_of(spec, name)).map(|(_, value)| value);
+            let chosen = captured.as_ref().or_else(|| data.get(spec.name)).or_else(alias);
+            let expected = chosen.map(|value| coerce(spec.kind, value).ok().filter(|_| !value.is_null()));
+            assert!(fields.given.get(spec.name) == expected.as_ref(), "{}", spec.name);
+            let is_replaced = captured.is_some() && data.keys().any(|name| is_of(spec, name));
+            assert_eq!(fields.replaced.iter().any(|name| is_of(spec, name)), is_replaced, "{}", spec.name);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -54,6 +54,9 @@ mod sample;
 mod secret;
 mod wal;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::{coerce::fuzz::fuzz_coercion, duration::fuzz::fuzz_durations, fields::fuzz::fuzz_fields};
+
 pub use backend::Backend;
 pub use duration::{format_duration, parse_duration};
 pub use field::{Field, FieldKind, FieldSpec, FieldType, FieldValue};

@@ -163,6 +163,59 @@ fn write_timestamp(time: Timestamp) -> WireTimestamp {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz {
+    use prost::Message as _;
+    use serde_json::json;
+
+    use super::*;
+
+    /// JSON of a request, or of the internal data of a lease, comes back from an answer as it was, whatever it is.
+    pub(crate) fn fuzz_wire_data(data: &[u8]) {
+        let Ok(text) = std::str::from_utf8(data) else { return };
+        let Ok(data) = parse_data(text) else { return };
+        assert!(data.values().all(is_finite));
+        assert!(parse_data(&Value::Object(data.clone()).to_string()) == Ok(data.clone()));
+
+        let lease = Secret::new(Duration::from_secs(1), Duration::MAX, data.clone());
+        let answer = response(Response::new(data.clone()).lease(lease), None);
+        let error = parse_data(&answer.data).ok().and_then(|mut shown| shown.remove("error"));
+        let is_error = data.contains_key("error") && (data.len() == 1 || data.len() == 2 && data.contains_key("data"));
+        if is_error {
+            assert!(error.is_some_and(|error| error.is_string()), "the host cannot show this error");
+        } else {
+            assert!(parse_data(&answer.data) == Ok(data.clone()));
+        }
+        let lease = answer.secret.map(secret).transpose().ok().flatten();
+        assert!(lease.is_some_and(|lease| lease.internal_data == data && lease.ttl.as_secs() == 1));
+        // A renewal without data of its own keeps what there was.
+        let text = text.to_owned();
+        let kept = response(Response::default(), Some((text.clone(), None))).data;
+        assert!(kept == text || text.is_empty() && kept == "null");
+    }
+
+    /// No message makes the conversion panic, and no time, duration or header is lost.
+    pub(crate) fn fuzz_wire_request(data: &[u8]) {
+        let Ok(message) = pb::Request::decode(data) else { return };
+        let options = message.secret.as_ref().and_then(|secret| secret.lease_options).unwrap_or_default();
+        let read = match request(Operation::Update, message.clone()) {
+            Ok(read) => read,
+            // What cannot be read is not shown.
+            Err(error) => return assert!(error.to_string().is_ascii() && error.to_string().len() < 64),
+        };
+        assert_eq!((&read.path, read.headers.len()), (&message.path, message.headers.len()));
+        assert_eq!(read.caller.display_name, message.display_name);
+        let Some(lease) = read.secret else { return assert!(message.secret.is_none()) };
+        let written = write_secret(lease.clone(), None).lease_options.unwrap_or_default();
+        let positive =
+            |options: pb::LeaseOptions| [options.ttl, options.increment, options.max_ttl].map(|ns| ns.max(0));
+        assert_eq!(positive(written), positive(options));
+        assert!(lease.issue_time.is_none() || written.issue_time == options.issue_time);
+        let data = json!(lease.internal_data);
+        assert!(is_finite(&data));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::convert::fuzz::{fuzz_wire_data, fuzz_wire_request};
 use super::logical::Factory;
 use super::pb::logical::plugin_version_server::PluginVersionServer;
 use super::pb::pb::backend_server::BackendServer;

@@ -1,0 +1,147 @@
+//! Fuzzing: what each target in `tests/fuzz` runs.
+//!
+//! A body is a function `fuzz_<target>` beside the code that it tests. It takes any bytes and panics where that code
+//! breaks a promise. `make fuzz` runs the bodies on what libFuzzer makes up; the tests below replay the inputs that are
+//! kept in `tests/fuzz/corpus`, so what was found once stays found.
+
+use std::sync::LazyLock;
+
+use regex_lite::Regex;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::sdk::logical::Entry;
+use crate::{astra, sdk};
+
+type Body = fn(&[u8]);
+
+/// The bodies by the names of their targets.
+const BODIES: &[(&str, Body)] = &[
+    ("astra_error", astra::fuzz_astra_error),
+    ("astra_list", astra::fuzz_astra_list),
+    ("astra_token", astra::fuzz_astra_token),
+    ("coercion", sdk::framework::fuzz_coercion),
+    ("durations", sdk::framework::fuzz_durations),
+    ("entries", astra::fuzz_entries),
+    ("fields", sdk::framework::fuzz_fields),
+    ("lease", astra::fuzz_lease),
+    ("names", astra::fuzz_names),
+    ("retry_after", astra::fuzz_retry_after),
+    ("wal", astra::fuzz_wal),
+    ("wire_data", sdk::fuzz_wire_data),
+    ("wire_request", sdk::fuzz_wire_request),
+];
+
+/// Runs the body of this target on an input.
+///
+/// # Panics
+/// When the code under test breaks a promise, or there is no such target.
+pub fn run(target: &str, data: &[u8]) {
+    let body = BODIES.iter().find(|(name, _)| *name == target).map(|(_, body)| body);
+    assert!(body.is_some(), "no body for the target {target:?}");
+    if let Some(body) = body {
+        body(data);
+    }
+}
+
+/// Loads an entry of storage, whose error must not show what is in it.
+pub(crate) fn decode<T: DeserializeOwned>(data: &[u8]) -> Option<T> {
+    const REASON: &str =
+        r#"^storage: entry "k": not the expected JSON \((Syntax|Data|Eof) error at line \d+ column \d+\)$"#;
+    static FORM: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(REASON).ok());
+    let entry = Entry { key: "k".into(), value: data.into(), seal_wrap: false };
+    let decoded = entry.decode();
+    if let Err(error) = &decoded {
+        let text = error.to_string();
+        assert!(FORM.as_ref().is_some_and(|form| form.is_match(&text)), "{text}");
+    }
+    decoded.ok()
+}
+
+/// Returns a value as it is stored.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let entry = Entry::json("k", value);
+    assert!(entry.is_ok(), "a value has no JSON form");
+    entry.map(|entry| entry.value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn inside(folder: &str) -> Vec<PathBuf> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz").join(folder);
+        let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    }
+
+    fn stems(folder: &str) -> Vec<String> {
+        inside(folder).iter().map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_body_has_a_target_and_a_corpus() {
+        let bodies: Vec<&str> = BODIES.iter().map(|(name, _)| *name).collect();
+        assert!(bodies.is_sorted());
+        assert_eq!(stems("corpus"), bodies);
+        assert_eq!(stems("fuzz_targets"), bodies);
+        let manifest = include_str!("../tests/fuzz/Cargo.toml");
+        for name in &bodies {
+            let target =
+                fs::read_to_string(&inside("fuzz_targets")[bodies.iter().position(|n| n == name).unwrap()]).unwrap();
+            assert!(target.contains(&format!("fuzz::run({name:?}, data)")), "{name}");
+            assert!(manifest.contains(&format!("name = {name:?}\npath = \"fuzz_targets/{name}.rs\"")), "{name}");
+        }
+        assert_eq!(manifest.matches("[[bin]]").count(), bodies.len());
+    }
+
+    #[test]
+    fn every_kept_input_keeps_its_promises() {
+        for (name, body) in BODIES {
+            let inputs = inside(&format!("corpus/{name}"));
+            assert!(!inputs.is_empty(), "no input for {name}");
+            for input in inputs {
+                let data = fs::read(&input).unwrap();
+                assert!(data.len() <= 1024, "{} is too long", input.display());
+                // Shown when the body panics.
+                println!("{}", input.display());
+                body(&data);
+            }
+        }
+    }
+
+    /// Bytes, text, and kept inputs with some of their bytes changed.
+    fn input() -> impl Strategy<Value = Vec<u8>> {
+        let kept: Vec<Vec<u8>> = BODIES
+            .iter()
+            .flat_map(|(name, _)| inside(&format!("corpus/{name}")))
+            .map(|path| fs::read(path).unwrap())
+            .collect();
+        let change = (any::<prop::sample::Index>(), any::<u8>());
+        let changed =
+            (prop::sample::select(kept), prop::collection::vec(change, 0..4)).prop_map(|(mut data, changes)| {
+                for (index, byte) in changes {
+                    if !data.is_empty() {
+                        let at = index.index(data.len());
+                        data[at] = byte;
+                    }
+                }
+                data
+            });
+        prop_oneof![prop::collection::vec(any::<u8>(), 0..64), any::<String>().prop_map(String::into_bytes), changed]
+    }
+
+    proptest! {
+        #[test]
+        fn any_input_keeps_its_promises(data in input()) {
+            for (_, body) in BODIES {
+                body(&data);
+            }
+        }
+    }
+}
