@@ -2,10 +2,13 @@
 //! empty, and whoever needs it checks it.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -30,7 +33,7 @@ pub(crate) struct NewToken {
 /// The tokens of an org, which may be thousands. What is kept of each is borrowed from the answer.
 #[derive(Deserialize)]
 pub(super) struct TokenList<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "objects")]
     pub(super) clients: Vec<ListedToken<'a>>,
 }
 
@@ -73,7 +76,7 @@ impl<'a> TokenList<'a> {
     /// # Errors
     /// Says why nothing can be concluded from it.
     pub(super) fn read(answer: &'a [u8]) -> Result<Self, &'static str> {
-        let list: Self = serde_json::from_slice(answer).map_err(|_| UNREADABLE)?;
+        let Object(list): Object<Self> = serde_json::from_slice(answer).map_err(|_| UNREADABLE)?;
         // One entry that cannot be read may be the one that is looked for, so then none counts.
         if list.clients.iter().any(|token| token.client_id.is_empty()) {
             return Err(UNREADABLE);
@@ -139,6 +142,34 @@ impl CreatedToken {
             None
         }
     }
+}
+
+/// What is read from a JSON object only: serde takes an array of the members for it as well.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Members(PhantomData))
+    }
+}
+
+fn objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let objects = Vec::<Object<T>>::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|Object(value)| value).collect())
 }
 
 /// The texts of a JSON array.
@@ -220,6 +251,13 @@ mod tests {
             {"clientId": "g\u0041", "description": "\u0022 id=m2"}, {"clientId": "h", "description": "id=m3"}]}"#;
         for (marker, expected) in [("m1", Some("f")), ("m2", Some("gA")), ("m3", None), ("1", None), ("M1", None)] {
             assert_eq!(found(list, marker).unwrap().as_deref(), expected, "{marker}");
+        }
+    }
+
+    #[test]
+    fn an_array_is_not_taken_for_a_list_or_a_token() {
+        for list in [r#"[[{"clientId": "a"}]]"#, r#"{"clients": [["a", "x id=m1"]]}"#, r#"[[["a"]]]"#] {
+            assert_eq!(found(list, "m1"), Err(UNREADABLE), "{list}");
         }
     }
 
