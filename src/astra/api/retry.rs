@@ -70,8 +70,8 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub(super) mod fuzz {
     use super::*;
 
-    /// A wait is in whole seconds and never none, and digits are taken as they are. The first line is `Retry-After`, the second
-    /// `Date`.
+    /// A wait is in whole seconds and never none, and digits are taken as they are. The first line is `Retry-After`, the
+    /// second `Date`.
     pub(crate) fn fuzz_retry_after(data: &[u8]) {
         let mut lines = data.splitn(2, |byte| *byte == b'\n');
         let headers: HeaderMap = [RETRY_AFTER, DATE]

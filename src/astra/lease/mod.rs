@@ -143,8 +143,8 @@ fn until(start: Timestamp, end: Timestamp) -> Duration {
 pub(crate) mod fuzz {
     use super::*;
 
-    /// Whatever is in a lease, what names its token is read, and what was read is read again after it went through the host,
-    /// where numbers are floats.
+    /// Whatever is in a lease, what names its token is read, and what was read is read again after it went through the
+    /// host, where numbers are floats.
     pub(crate) fn fuzz_lease(data: &[u8]) {
         let Ok(Value::Object(data)) = serde_json::from_slice(data) else { return };
         let read = |data: Map| LeaseData::read(&Secret::new(Duration::ZERO, Duration::ZERO, data));

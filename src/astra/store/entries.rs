@@ -330,8 +330,8 @@ pub(crate) mod fuzz {
     use super::*;
     use crate::fuzz::{decode, encode};
 
-    /// Any entry that the Go plugin could store loads and keeps its shape; any other loads or fails without a word of it, and
-    /// what was loaded is loaded again.
+    /// Any entry that the Go plugin could store loads and keeps its shape; any other loads or fails without a word of it,
+    /// and what was loaded is loaded again.
     pub(crate) fn fuzz_entries(data: &[u8]) {
         again::<Config>(data);
         again::<Role>(data);

@@ -151,8 +151,8 @@ pub(super) mod fuzz {
         Field::time("time", "").spec(),
     ];
 
-    /// Each member of a request is a field, or is told to be none; what the path captured, then the field's own name, win; and no
-    /// error shows a value. The member `/` stands for what the path captured as `string`.
+    /// Each member of a request is a field, or is told to be none; what the path captured, then the field's own name,
+    /// win; and no error shows a value. The member `/` stands for what the path captured as `string`.
     pub(crate) fn fuzz_fields(data: &[u8]) {
         let Ok(Value::Object(mut data)) = serde_json::from_slice(data) else { return };
         let captures = match data.remove("/") {
