@@ -81,10 +81,37 @@ impl Engine {
         Wal::new(&*self.storage)
     }
 
-    /// Returns the client of an org.
-    pub(crate) async fn client(&self, config: &Arc<Config>) -> Result<Arc<api::Client>, Error> {
-        let slot = self.slot(config);
-        Ok(slot.client.get_or_try_init(|| self.new_client(config)).await?.clone())
+    /// Calls Astra for an org. A call that Astra refuses has done nothing. So it is made again if the root token was replaced
+    /// meanwhile, with the new one.
+    pub(crate) async fn call<T, F>(
+        &self,
+        config: &Arc<Config>,
+        call: impl Fn(Arc<api::Client>) -> F,
+    ) -> Result<T, api::Error>
+    where
+        F: Future<Output = Result<T, api::Error>>,
+    {
+        let mut config = config.clone();
+        loop {
+            let slot = self.slot(&config);
+            let refused = match call(self.client_in(&slot).await?).await {
+                Err(error) if error.kind == api::Kind::RootToken => error,
+                done => return done,
+            };
+            match self.store.config(&config.org_id).await {
+                Ok(Some(now)) if now.has_replaced_root(&config) => config = now,
+                _ => return Err(refused),
+            }
+        }
+    }
+
+    /// Makes the client of an org, if there is none yet.
+    pub(crate) async fn prepare_client(&self, config: &Arc<Config>) -> Result<(), api::Error> {
+        self.client_in(&self.slot(config)).await.map(drop)
+    }
+
+    async fn client_in(&self, slot: &Slot) -> Result<Arc<api::Client>, api::Error> {
+        Ok(slot.client.get_or_try_init(|| self.new_client(&slot.config)).await?.clone())
     }
 
     /// Makes a client for a config that is not stored yet.

@@ -82,11 +82,10 @@ impl Mint {
     /// # Errors
     /// When it is not certain that it is gone.
     pub(crate) async fn undo(&self, engine: &Engine, config: &Arc<Config>) -> Result<Undone, Error> {
-        let client = engine.client(config).await?;
         let client_id = match &self.client_id {
             Some(client_id) => client_id.clone(),
             None if !self.described => return Ok(Undone::NotFound),
-            None => match client.find_token(&self.marker).await? {
+            None => match engine.call(config, |client| async move { client.find_token(&self.marker).await }).await? {
                 Some(client_id) => ClientId::stored(client_id),
                 None => return Ok(Undone::NotFound),
             },
@@ -100,7 +99,8 @@ impl Mint {
         let lock = engine.lock_token(token_id).await;
         engine.store.delete_token(token_id, &self.org_id, &client_id).await?;
         drop(lock);
-        client.delete_token(client_id.as_str()).await?;
+        let id = client_id.as_str();
+        engine.call(config, |client| async move { client.delete_token(id).await }).await?;
         tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %client_id, "rolled back token");
         Ok(Undone::Gone)
     }
@@ -234,7 +234,8 @@ impl Deletion {
             return Ok(Asked(false));
         }
         let config = engine.config_for_undo(&self.org_id).await?;
-        if !engine.client(&config).await?.has_token(self.client_id.as_str()).await? {
+        let id = self.client_id.as_str();
+        if !engine.call(&config, |client| async move { client.has_token(id).await }).await? {
             engine.store.delete_token(&self.token_id, &self.org_id, &self.client_id).await?;
             tracing::info!(org_id = %self.org_id, client_id = %self.client_id, "finished the deletion of a token");
         }

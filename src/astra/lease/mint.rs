@@ -22,7 +22,6 @@ struct Mint {
     engine: Arc<Engine>,
     order: Order,
     lifetime: Lifetime,
-    client: Arc<api::Client>,
     /// What the write-ahead log knows of it.
     note: rollback::Mint,
     entry: OpenEntry,
@@ -107,7 +106,7 @@ impl Mint {
             order.require_free(&engine, id).await?;
         }
         let config = &order.config;
-        let client = engine.client(config).await?;
+        engine.prepare_client(config).await?;
         if answer.is_closed() {
             return Err(gone());
         }
@@ -122,7 +121,7 @@ impl Mint {
             timeout_seconds: config.request_timeout.as_secs(),
         };
         let entry = engine.wal().put(rollback::MINT, &note).await?;
-        Ok(Self { engine, order, lifetime, client, note, entry, unclear: false })
+        Ok(Self { engine, order, lifetime, note, entry, unclear: false })
     }
 
     /// The steps in their order. When one fails, what the ones before it did is undone.
@@ -161,7 +160,9 @@ impl Mint {
             description: self.note.described.then(|| self.order.description(&self.note.marker)),
             token_expiry: self.note.dies_at.clone(),
         };
-        match self.client.create_token(&new).await {
+        let new = &new;
+        let create = |client: Arc<api::Client>| async move { client.create_token(new).await };
+        match self.engine.call(&self.order.config, create).await {
             Ok(created) => self.accept(created).await,
             Err(error) if error.may_have_happened() => Err(self.not_clear(error.into())),
             Err(error) => {
@@ -288,7 +289,8 @@ impl Mint {
                 return format!("the token with client id {:?} is left, until it can be deleted", client_id.as_str());
             }
         }
-        match self.client.delete_token(client_id.as_str()).await {
+        let delete = |client: Arc<api::Client>| async move { client.delete_token(client_id.as_str()).await };
+        match self.engine.call(&self.order.config, delete).await {
             Ok(()) => {
                 if removed.is_ok() {
                     self.close().await;

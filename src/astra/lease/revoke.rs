@@ -69,7 +69,7 @@ pub(super) async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, E
 /// Deletes a token in Astra, then in Vault, with an entry in the write-ahead log until both are done.
 async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> Result<(), Error> {
     let Target { org_id, client_id, token_id, .. } = target;
-    let client = engine.client(config).await?;
+    engine.prepare_client(config).await?;
     let wal = engine.wal();
     let note = Deletion {
         org_id: org_id.clone(),
@@ -78,7 +78,7 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> 
         timeout_seconds: config.request_timeout.as_secs(),
     };
     let entry = wal.put(DELETION, &note).await?;
-    let deleted = client.delete_token(client_id.as_str()).await;
+    let deleted = engine.call(config, |client| async move { client.delete_token(client_id.as_str()).await }).await;
     if deleted.as_ref().is_err_and(api::Error::may_have_happened) {
         // The entry stays until it is known whether the token is gone.
         return Ok(deleted?);

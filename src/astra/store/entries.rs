@@ -129,6 +129,11 @@ impl Config {
         self.same_endpoint(other) && self.request_timeout == other.request_timeout
     }
 
+    /// Whether this is a later state of a config with another root token for the same Astra.
+    pub(crate) fn has_replaced_root(&self, earlier: &Self) -> bool {
+        self.url == earlier.url && self.astra_token.expose_secret() != earlier.astra_token.expose_secret()
+    }
+
     /// Whether both name the same Astra and the same token, so that what was verified for one holds for the other.
     pub(crate) fn same_endpoint(&self, other: &Self) -> bool {
         self.url == other.url
