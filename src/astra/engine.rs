@@ -1,6 +1,6 @@
 //! The state of one mount: its store, its clients of Astra, its locks and its background work.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use super::lease::Sweep;
 use super::locks::{Guard, Locks};
-use super::store::{Config, OrgId, Store};
+use super::store::{ClientId, Config, OrgId, Store};
 use super::task::Tasks;
 use super::{Error, api};
 use crate::sdk::framework::Wal;
@@ -47,6 +48,8 @@ pub(crate) struct Engine {
     pub(crate) sweep: tokio::sync::Mutex<Sweep>,
     storage: Arc<dyn Storage>,
     clients: Mutex<LruCache<OrgId, Arc<Slot>>>,
+    /// Client ids of root tokens that are deleted, or about to be, since no config held them. None may hold them again.
+    retired: Mutex<HashSet<ClientId>>,
     /// When Astra last failed an org in work that no caller waits for.
     troubled: Mutex<HashMap<OrgId, Instant>>,
     background: Mutex<Option<JoinHandle<()>>>,
@@ -57,6 +60,8 @@ struct Slot {
     /// What the client is made of. One of another config is not used any more.
     config: Arc<Config>,
     client: OnceCell<Arc<api::Client>>,
+    /// The calls that go on.
+    calls: TaskTracker,
 }
 
 impl Engine {
@@ -71,6 +76,7 @@ impl Engine {
             sweep: tokio::sync::Mutex::default(),
             storage: mount.storage.clone(),
             clients: Mutex::new(LruCache::new(CLIENTS_KEPT)),
+            retired: Mutex::default(),
             troubled: Mutex::default(),
             background: Mutex::default(),
         }
@@ -94,10 +100,12 @@ impl Engine {
         let mut config = config.clone();
         loop {
             let slot = self.slot(&config);
+            let running = slot.calls.token();
             let refused = match call(self.client_in(&slot).await?).await {
                 Err(error) if error.kind == api::Kind::RootToken => error,
                 done => return done,
             };
+            drop(running);
             match self.store.config(&config.org_id).await {
                 Ok(Some(now)) if now.has_replaced_root(&config) => config = now,
                 _ => return Err(refused),
@@ -108,6 +116,11 @@ impl Engine {
     /// Makes the client of an org, if there is none yet.
     pub(crate) async fn prepare_client(&self, config: &Arc<Config>) -> Result<(), api::Error> {
         self.client_in(&self.slot(config)).await.map(drop)
+    }
+
+    /// Returns what waits for the end of the calls that are made with this config.
+    pub(crate) fn calls(&self, config: &Arc<Config>) -> TaskTracker {
+        self.slot(config).calls.clone()
     }
 
     async fn client_in(&self, slot: &Slot) -> Result<Arc<api::Client>, api::Error> {
@@ -145,6 +158,25 @@ impl Engine {
     /// Waits for the lock of a stored token.
     pub(crate) async fn lock_token(&self, id: &str) -> Guard {
         self.locks.lock(format!("token/{id}")).await
+    }
+
+    /// Keeps a root token from being written to a config from now on.
+    pub(crate) fn retire(&self, root: &ClientId) {
+        self.retired().insert(root.clone());
+    }
+
+    /// Fails if the root token of a config is deleted, or about to be.
+    ///
+    /// # Errors
+    /// [`Error::Field`].
+    pub(crate) fn require_in_use(&self, config: &Config) -> Result<(), Error> {
+        match config.root_id() {
+            Some(id) if self.retired().contains(&ClientId::stored(id)) => Err(Error::field(
+                "astra_token",
+                "was replaced by a rotation and is deleted in Astra; give another root token",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Fails on a node that may not write, before anything is changed elsewhere.
@@ -229,13 +261,17 @@ impl Engine {
         if let Some(slot) = clients.get(&config.org_id).filter(|slot| slot.config.same_connection(config)) {
             return slot.clone();
         }
-        let slot = Arc::new(Slot { config: config.clone(), client: OnceCell::new() });
+        let slot = Arc::new(Slot { config: config.clone(), client: OnceCell::new(), calls: TaskTracker::new() });
         clients.put(config.org_id.clone(), slot.clone());
         slot
     }
 
     fn clients(&self) -> MutexGuard<'_, LruCache<OrgId, Arc<Slot>>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn retired(&self) -> MutexGuard<'_, HashSet<ClientId>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn troubled(&self) -> MutexGuard<'_, HashMap<OrgId, Instant>> {

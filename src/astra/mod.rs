@@ -9,6 +9,7 @@ mod lease;
 mod locks;
 mod paths;
 mod rollback;
+mod rotate;
 mod store;
 mod task;
 #[cfg(test)]
@@ -42,6 +43,7 @@ fn backend() -> Backend<Engine> {
     Backend::new(HELP)
         .path(paths::config::path())
         .path(paths::configs::path())
+        .path(paths::rotate_root::path())
         .path(paths::role::path())
         .path(paths::roles::path())
         .path(paths::sync::path())
@@ -55,6 +57,7 @@ fn backend() -> Backend<Engine> {
         )
         .wal(rollback::mints())
         .wal(rollback::deletions())
+        .wal(rotate::rotations())
         .periodic(lease::sweep)
         .special_paths(SpecialPaths {
             local_storage: vec!["wal/".into()],

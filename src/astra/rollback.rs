@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
+use super::rotate::ROTATION;
 use super::store::{ClientId, Config, OrgId, RoleName};
 use super::{Error, api};
 use crate::sdk::framework::{WalEntry, WalKind};
@@ -21,10 +22,10 @@ pub(crate) const MINT: &str = "token-mint";
 pub(crate) const DELETION: &str = "token-delete";
 
 /// A request that another node sent can take effect for this long after the deadline of its call.
-const MARGIN: Duration = Duration::from_secs(10);
+pub(crate) const MARGIN: Duration = Duration::from_secs(10);
 
 /// When an entry that cannot be set right is given up, unless it is certain earlier that nothing is left of it.
-const GIVE_UP: Duration = Duration::from_secs(30 * 86400);
+pub(crate) const GIVE_UP: Duration = Duration::from_secs(30 * 86400);
 
 /// How long the host's tick waits for one entry or token, whatever the `request_timeout` of its org. The host cuts a tick
 /// short after 90 seconds, and what stands behind shall have its turn before that.
@@ -122,13 +123,13 @@ impl Mint {
     }
 }
 
-/// Whether a mint of this org has not come to its end, so that its token may be left in Astra.
-pub(crate) async fn has_mints(engine: &Engine, org: &OrgId) -> Result<bool, Error> {
+/// Whether a mint or a rotation of this org has not come to its end, so that a token may be left in Astra.
+pub(crate) async fn is_unfinished(engine: &Engine, org: &OrgId) -> Result<bool, Error> {
     let wal = engine.wal();
     for id in wal.list().await? {
         if let Some(entry) = wal.get(&id).await?
-            && entry.kind == MINT
-            && entry.decode::<Mint>().is_ok_and(|mint| mint.org_id == *org)
+            && matches!(entry.kind.as_str(), MINT | ROTATION)
+            && entry.data["org_id"] == org.as_str()
         {
             return Ok(true);
         }
@@ -147,7 +148,7 @@ pub(crate) fn deletions() -> WalKind<Engine> {
 }
 
 /// Returns how long the change of an entry can go on in another process.
-fn longest(entry: &WalEntry) -> Duration {
+pub(crate) fn longest(entry: &WalEntry) -> Duration {
     let timeout = Duration::from_secs(entry.data["timeout_seconds"].as_u64().unwrap_or(0));
     timeout.saturating_mul(3) / 2 + MARGIN
 }

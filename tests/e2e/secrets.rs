@@ -61,7 +61,8 @@ fn a_log_at_trace_level_holds_no_secret() {
 }
 
 /// Every path of the engine, with an example for what varies.
-const PATHS: [&str; 7] = ["config", "configs", "role", "roles", "roles/sync", "org/token", "org/tokens"];
+const PATHS: [&str; 8] =
+    ["config", "config/rotate-root", "configs", "role", "roles", "roles/sync", "org/token", "org/tokens"];
 
 #[test]
 fn help_is_there_for_every_path_and_holds_no_secret() {

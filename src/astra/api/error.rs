@@ -13,6 +13,8 @@ pub(super) const LIST_ROLES: &str = "list the roles";
 
 const CHECK_ROLE: &str = "check the role_id of the role";
 
+const SEE_MESSAGE: &str = "see what Astra says";
+
 const RAISE_TIMEOUT: &str = "try again, or raise the request_timeout of the config";
 
 /// How much of a text of Astra is quoted, in characters.
@@ -111,7 +113,7 @@ impl Error {
                 (Kind::BadGateway, "the answer is not one of Astra's API", "check the url of the config and any proxy")
             }
             (400..=499, body) if call == MINT => (Kind::Request, "Astra refused the request", mint_advice(body)),
-            (400..=499, _) => (Kind::Request, "Astra refused the request", "see what Astra says"),
+            (400..=499, _) => (Kind::Request, "Astra refused the request", SEE_MESSAGE),
             (500..=599, _) => (Kind::BadGateway, "Astra failed", "try again later"),
             _ => (Kind::BadGateway, "Astra answered with an unexpected status", "check the url of the config"),
         };
@@ -157,6 +159,16 @@ impl Error {
         let what = format!("no TLS client can be set up: {}", innermost(error));
         let advice = "check the ca_cert of the config, and that this machine has CA certificates";
         Self::new(Kind::Unavailable, call, what, advice, Progress::NotSent)
+    }
+
+    /// Says what to do where it was about a root token instead of a token of a role: if Astra refused it, give it
+    /// `permission`.
+    pub(crate) fn about_root(self, permission: &'static str) -> Self {
+        match self.kind {
+            Kind::RootToken => Self { advice: permission, ..self },
+            Kind::Request if self.advice == CHECK_ROLE => Self { advice: SEE_MESSAGE, ..self },
+            _ => self,
+        }
     }
 
     /// Adds how long Astra asks to wait.

@@ -160,6 +160,15 @@ impl Client {
         RoleList::read(&answer)
     }
 
+    /// Returns the ids of the Astra roles of a token; `None` if Astra does not list it.
+    ///
+    /// # Errors
+    /// When it is not certain which roles it has.
+    pub(crate) async fn roles_of(&self, client_id: &str) -> Result<Option<Vec<String>>, Error> {
+        let answer = self.list().await?;
+        types::roles_of(&answer, client_id).map_err(|reason| Error::garbled(LIST, reason))
+    }
+
     async fn list(&self) -> Result<Vec<u8>, Error> {
         self.call(LIST, Method::GET, &["clientIdSecrets"], None, LIST_LIMIT).await
     }

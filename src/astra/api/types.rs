@@ -94,6 +94,41 @@ impl ListedToken<'_> {
     }
 }
 
+/// Returns the roles of one token in a listing.
+///
+/// # Errors
+/// When the listing cannot be read, or one of the roles cannot: a token without it would be another one.
+pub(super) fn roles_of(answer: &[u8], client_id: &str) -> Result<Option<Vec<String>>, &'static str> {
+    #[derive(Deserialize)]
+    struct Holders<'a> {
+        #[serde(borrow)]
+        clients: Vec<Holder<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Holder<'a> {
+        #[serde(rename = "clientId", borrow)]
+        client_id: Cow<'a, str>,
+        #[serde(default)]
+        roles: Value,
+    }
+    TokenList::read(answer)?;
+    let list: Holders<'_> = serde_json::from_slice(answer).map_err(|_| UNREADABLE)?;
+    let Some(holder) = list.clients.into_iter().find(|holder| holder.client_id == client_id) else { return Ok(None) };
+    let roles = match holder.roles {
+        Value::Null => Some(Vec::new()),
+        Value::Array(roles) => roles.into_iter().map(role_id).collect(),
+        _ => None,
+    };
+    roles.map(Some).ok_or("the roles of the token are not a list of ids")
+}
+
+fn role_id(role: Value) -> Option<String> {
+    match role {
+        Value::String(id) if !id.is_empty() => Some(id),
+        _ => None,
+    }
+}
+
 /// A token that Astra says it made. No `Debug`: it holds the token.
 pub(crate) struct CreatedToken {
     /// Public part of the token.
@@ -259,6 +294,23 @@ mod tests {
         for list in [r#"[[{"clientId": "a"}]]"#, r#"{"clients": [["a", "x id=m1"]]}"#, r#"[[["a"]]]"#] {
             assert_eq!(found(list, "m1"), Err(UNREADABLE), "{list}");
         }
+    }
+
+    #[test]
+    fn the_roles_of_a_token_are_all_of_them_or_none() {
+        let list = br#"{"clients": [{"clientId": "a", "roles": ["r", "s"]}, {"clientId": "b", "roles": []},
+            {"clientId": "c", "roles": null}, {"clientId": "d"}, {"clientId": "e", "roles": ["r", 1]},
+            {"clientId": "f", "roles": ["r", ""]}, {"clientId": "g", "roles": "r"}]}"#;
+        let roles = |ids: &[&str]| Ok(Some(ids.iter().map(|id| (*id).to_owned()).collect()));
+        assert_eq!(roles_of(list, "a"), roles(&["r", "s"]));
+        for client_id in ["b", "c", "d"] {
+            assert_eq!(roles_of(list, client_id), roles(&[]), "{client_id}");
+        }
+        for client_id in ["e", "f", "g"] {
+            assert!(roles_of(list, client_id).is_err(), "{client_id}");
+        }
+        assert_eq!(roles_of(list, "A"), Ok(None));
+        assert!(roles_of(br#"{"clients": []}"#, "a").is_err());
     }
 
     #[test]

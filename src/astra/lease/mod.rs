@@ -21,7 +21,7 @@ use super::store::{ClientId, OrgId, RoleName, Token};
 use crate::sdk::logical::{self, Map, Secret};
 
 pub(crate) use self::mint::mint;
-pub(crate) use self::order::Order;
+pub(crate) use self::order::{Order, describe};
 pub(crate) use self::renew::renew;
 pub(crate) use self::revoke::{Target, delete, revoke};
 pub(crate) use self::sweep::{Sweep, sweep};

@@ -67,15 +67,20 @@ impl Order {
         )))
     }
 
-    /// Returns what Astra's portal shows beside the token. The marker is last and whole: with it the token can be found if
-    /// Astra's answer is lost.
+    /// Returns what Astra's portal shows beside the token.
     pub(super) fn description(&self, marker: &str) -> String {
         let text = format!(
             "vault mount={} role={} name={} by={}",
             self.mount_point, self.role.role_name, self.logical_name, self.caller.display_name
         );
-        let tail = format!(" id={marker}");
-        let safe = text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '_' });
-        safe.take(DESCRIPTION - tail.len()).collect::<String>() + &tail
+        describe(&text, marker)
     }
+}
+
+/// Returns a description that Astra takes. The marker is last and whole: with it the token can be found if Astra's answer is
+/// lost.
+pub(crate) fn describe(text: &str, marker: &str) -> String {
+    let tail = format!(" id={marker}");
+    let safe = text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '_' });
+    safe.take(DESCRIPTION - tail.len()).collect::<String>() + &tail
 }

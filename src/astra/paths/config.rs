@@ -100,7 +100,7 @@ const FIELDS: &[FieldSpec] = &[
 ];
 
 /// Held while a config changes, and never while Astra is asked. One for all orgs, since no two may take one logical name.
-const LOCK: &str = "config";
+pub(crate) const LOCK: &str = "config";
 
 const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
@@ -161,6 +161,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
         }
         let new = changed(old.as_deref(), &org, &fields)?;
         org::require_free_names(&engine, old.as_deref(), &new).await?;
+        engine.require_in_use(&new)?;
         if !is_to_be_verified(old.as_deref(), &new, &fields) || verified.is_some_and(|known| known.same_endpoint(&new))
         {
             engine.store.put_config(&new).await?;
@@ -228,10 +229,10 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
             mount(request)
         )));
     }
-    if rollback::has_mints(engine, org).await? {
+    if rollback::is_unfinished(engine, org).await? {
         return Err(Error::NotYet(format!(
-            "a mint for org_id {:?} goes on, or is to be undone, for which its config is needed; try again in a minute, or \
-             delete with force=true",
+            "a mint or a rotation for org_id {:?} goes on, or is to be undone, for which its config is needed; try again in \
+             a minute, or delete with force=true",
             org.as_str()
         )));
     }

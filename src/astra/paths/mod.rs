@@ -6,6 +6,7 @@ pub(super) mod creds;
 mod org;
 pub(super) mod role;
 pub(super) mod roles;
+pub(super) mod rotate_root;
 pub(super) mod sync;
 pub(super) mod token;
 pub(super) mod tokens;

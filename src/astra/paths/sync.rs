@@ -111,7 +111,7 @@ async fn sync(engine: Arc<Engine>, call: Call) -> Answered {
 /// written.
 async fn sync_org(engine: &Arc<Engine>, request: &Request, org: &OrgId, known: Vec<RoleName>) -> Result<Report, Error> {
     let config = engine.store.config(org).await?.ok_or_else(|| Error::Refused(no_config(request, org)))?;
-    let list = engine.client(&config).await?.roles().await?;
+    let list = engine.call(&config, |client| async move { client.roles().await }).await?;
     let (org, caller) = (org.clone(), request.caller.clone());
     let work = {
         let engine = engine.clone();

@@ -141,9 +141,14 @@ impl Config {
             && self.astra_token.expose_secret() == other.astra_token.expose_secret()
     }
 
+    /// Returns the client id of the root token; none if the token has no such form.
+    pub(crate) fn root_id(&self) -> Option<&str> {
+        self.astra_token.expose_secret().split(':').nth(1).filter(|id| !id.is_empty())
+    }
+
     /// Whether this is the client id of the root token.
     pub(crate) fn is_root(&self, client_id: &ClientId) -> bool {
-        self.astra_token.expose_secret().split(':').nth(1) == Some(client_id.as_str())
+        self.root_id() == Some(client_id.as_str())
     }
 }
 

@@ -91,6 +91,12 @@ impl Store {
         self.load(&self.configs, &config_key(org)).await
     }
 
+    /// Returns the config of an org as it is stored, whatever is cached: for those who delete what it does not name.
+    pub(crate) async fn stored_config(&self, org: &OrgId) -> Result<Option<Arc<Config>>, Error> {
+        self.configs.forget(&config_key(org));
+        self.config(org).await
+    }
+
     /// Writes a config.
     pub(crate) async fn put_config(&self, config: &Config) -> Result<(), Error> {
         let key = config_key(&config.org_id);

@@ -11,6 +11,9 @@ use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
 use super::{OTHER_ORG, ROLE_ID, ROOT};
 
+/// Id of the Astra role of root tokens.
+pub(super) const ROOT_ROLE: &str = "a3f2c1d0-0000-4000-8000-00000000000a";
+
 pub(super) struct Astra {
     server: MockServer,
     state: Arc<Mutex<State>>,
@@ -21,20 +24,37 @@ pub(super) struct State {
     org: String,
     /// Live tokens by client id, with the request that made them.
     pub(super) live: BTreeMap<String, Value>,
+    /// Live root tokens by client id. A token that is made with [`ROOT_ROLE`] is one, too.
+    pub(super) roots: BTreeMap<String, Root>,
     /// Method and path of each request.
     pub(super) requests: Vec<String>,
     /// The roles that are listed, as JSON.
     pub(super) roles: Value,
     /// Headers of the last request.
     pub(super) headers: BTreeMap<String, String>,
+    /// How many calls with a new root token are refused first.
+    pub(super) refuse_fresh: usize,
     made: usize,
     faults: Vec<Fault>,
+}
+
+/// A token that may manage tokens.
+#[derive(Clone)]
+pub(super) struct Root {
+    pub(super) token: String,
+    pub(super) roles: Value,
+    pub(super) description: Value,
+    /// How many calls with it are refused first.
+    pub(super) refused: usize,
 }
 
 /// One answer that goes wrong, or many.
 #[derive(Clone)]
 struct Fault {
+    /// Of the requests that it is for; empty for all.
     method: &'static str,
+    /// How many of them are served well first.
+    skip: usize,
     /// Whether it stays for every attempt, until [`Astra::heal`].
     lasting: bool,
     /// Whether the operation takes effect all the same.
@@ -47,7 +67,7 @@ struct Fault {
 impl Fault {
     /// One that changes nothing yet.
     fn of(method: &'static str) -> Self {
-        Self { method, lasting: false, effective: true, answer: None, delay: Duration::ZERO, change: None }
+        Self { method, skip: 0, lasting: false, effective: true, answer: None, delay: Duration::ZERO, change: None }
     }
 }
 
@@ -56,12 +76,16 @@ struct Service(Arc<Mutex<State>>);
 /// The tokens of one point in time.
 pub(super) struct Saved {
     live: BTreeMap<String, Value>,
+    roots: BTreeMap<String, Root>,
     made: usize,
 }
 
 impl Astra {
     pub(super) async fn start(org: &str) -> Self {
-        let state = Arc::new(Mutex::new(State { org: org.to_owned(), roles: roles(), ..State::default() }));
+        let root = Root { token: ROOT.to_owned(), roles: json!([ROOT_ROLE]), description: Value::Null, refused: 0 };
+        let roots = BTreeMap::from([(ROOT.split(':').nth(1).unwrap_or_default().to_owned(), root)]);
+        let state = State { org: org.to_owned(), roles: roles(), roots, ..State::default() };
+        let state = Arc::new(Mutex::new(state));
         let server = MockServer::start().await;
         Mock::given(any()).respond_with(Service(state.clone())).mount(&server).await;
         Self { server, state }
@@ -78,15 +102,27 @@ impl Astra {
     /// Returns what a later [`Astra::restore`] brings back.
     pub(super) fn save(&self) -> Saved {
         let state = self.state();
-        Saved { live: state.live.clone(), made: state.made }
+        Saved { live: state.live.clone(), roots: state.roots.clone(), made: state.made }
     }
 
     /// Brings back the tokens of then, and forgets all requests and faults.
     pub(super) fn restore(&self, saved: &Saved) {
         let mut state = self.state();
-        (state.live, state.made) = (saved.live.clone(), saved.made);
+        (state.live, state.roots, state.made) = (saved.live.clone(), saved.roots.clone(), saved.made);
         state.requests.clear();
         state.faults.clear();
+    }
+
+    /// Client ids of the live root tokens.
+    pub(super) fn roots(&self) -> Vec<String> {
+        self.state().roots.keys().cloned().collect()
+    }
+
+    /// The only live root token.
+    pub(super) fn root(&self) -> String {
+        let state = self.state();
+        assert_eq!(state.roots.len(), 1, "live root tokens: {:?}", state.roots.keys());
+        state.roots.values().next().map(|root| root.token.clone()).unwrap_or_default()
     }
 
     pub(super) fn live(&self) -> usize {
@@ -115,6 +151,13 @@ impl Astra {
     /// Lets every request with this method take effect, and be answered with this, until [`Astra::heal`].
     pub(super) fn answer_after_all(&self, method: &'static str, answer: ResponseTemplate) {
         self.fault(Fault { lasting: true, answer: Some(answer), ..Fault::of(method) });
+    }
+
+    /// Lets the n-th request from now be answered with this, with or without effect, and those after it as well if it lasts
+    /// until [`Astra::heal`].
+    pub(super) fn fault_nth(&self, n: usize, effective: bool, lasting: bool, answer: ResponseTemplate) {
+        let fault = Fault { lasting, effective, answer: Some(answer), skip: n, ..Fault::of("") };
+        self.fault(fault);
     }
 
     /// Lets the next answer to a request with this method come late.
@@ -146,8 +189,12 @@ impl Respond for Service {
             (format!("{name}"), value.to_str().unwrap_or_default().to_owned())
         };
         state.headers = request.headers.iter().map(header).collect();
-        let fault = state.faults.iter().position(|fault| fault.method == method);
+        let fault = state.faults.iter().position(|fault| fault.method == method || fault.method.is_empty());
         let Some(index) = fault else { return state.serve(request, None) };
+        if state.faults[index].skip > 0 {
+            state.faults[index].skip -= 1;
+            return state.serve(request, None);
+        }
         let fault = if state.faults[index].lasting { state.faults[index].clone() } else { state.faults.remove(index) };
         if !fault.effective {
             return fault.answer.expect("a fault without effect has an answer");
@@ -160,23 +207,32 @@ impl Respond for Service {
 impl State {
     fn serve(&mut self, request: &Request, change: Option<(&'static str, Value)>) -> ResponseTemplate {
         let (method, path) = (request.method.as_str(), request.url.path());
-        if self.headers.get("authorization").is_none_or(|value| *value != format!("Bearer {ROOT}")) {
+        let sent = self.headers.get("authorization").cloned().unwrap_or_default();
+        let root = self.roots.values_mut().find(|root| format!("Bearer {}", root.token) == sent);
+        let is_refused = root.is_none_or(|root| {
+            let is_refused = root.refused > 0;
+            root.refused = root.refused.saturating_sub(1);
+            is_refused
+        });
+        if is_refused {
             let body = json!({"errors": [{"ID": 340_018, "message": "Resource not found: token"}]});
             return ResponseTemplate::new(401).set_body_json(body);
         }
         match (method, path) {
             ("GET", "/v2/currentOrg") => ResponseTemplate::new(200).set_body_json(json!({"id": self.org})),
             ("GET", "/v2/clientIdSecrets") => {
-                let root = json!({"clientId": ROOT.split(':').nth(1), "roles": []});
+                let root = |(id, root): (&String, &Root)| json!({"clientId": id, "roles": root.roles, "description": root.description});
                 let listed = |(id, asked): (&String, &Value)| json!({"clientId": id, "roles": asked["roles"], "description": asked["description"]});
-                let clients: Vec<Value> = std::iter::once(root).chain(self.live.iter().map(listed)).collect();
+                let clients: Vec<Value> = self.roots.iter().map(root).chain(self.live.iter().map(listed)).collect();
                 ResponseTemplate::new(200).set_body_json(json!({"clients": clients}))
             }
             ("GET", "/v2/organizations/roles") => ResponseTemplate::new(200).set_body_json(&self.roles),
             ("POST", "/v2/clientIdSecrets") => self.create(request, change),
-            ("DELETE", path) => match path.strip_prefix("/v2/clientIdSecrets/").and_then(|id| self.live.remove(id)) {
-                Some(_) => ResponseTemplate::new(204),
-                None => {
+            ("DELETE", path) => match path.strip_prefix("/v2/clientIdSecrets/") {
+                Some(id) if self.live.remove(id).is_some() || self.roots.remove(id).is_some() => {
+                    ResponseTemplate::new(204)
+                }
+                _ => {
                     let body = json!({"errors": [{"ID": 1, "message": "no such token"}]});
                     ResponseTemplate::new(404).set_body_json(body)
                 }
@@ -195,10 +251,16 @@ impl State {
             "token": format!("AstraCS:{client_id}:{:x}", Sha256::digest(&secret)),
             "generatedOn": "2022-09-21T17:48:15.260897295Z",
         });
+        if asked["roles"] == json!([ROOT_ROLE]) {
+            let token = body["token"].as_str().unwrap_or_default().to_owned();
+            let (roles, description) = (asked["roles"].clone(), asked["description"].clone());
+            self.roots.insert(client_id, Root { token, roles, description, refused: self.refuse_fresh });
+        } else {
+            self.live.insert(client_id, asked);
+        }
         if let Some((member, value)) = change {
             body[member] = value;
         }
-        self.live.insert(client_id, asked);
         ResponseTemplate::new(200).set_body_json(body)
     }
 }

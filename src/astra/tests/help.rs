@@ -9,8 +9,18 @@ use crate::sdk::logical::Operation;
 async fn every_path_explains_itself() {
     let world = World::unprepared().await;
     let mut texts = String::new();
-    let paths =
-        ["", "config", "configs", "role", "roles", "roles/sync", "org/token", "org/tokens", "creds/retail/reader"];
+    let paths = [
+        "",
+        "config",
+        "config/rotate-root",
+        "configs",
+        "role",
+        "roles",
+        "roles/sync",
+        "org/token",
+        "org/tokens",
+        "creds/retail/reader",
+    ];
     for path in paths {
         let response = some(world.ask(Operation::Help, path, Value::Null).await);
         let help = response.data.unwrap()["help"].as_str().unwrap().to_owned();

@@ -57,6 +57,7 @@ async fn events_are_logged_with_their_fields_and_without_secrets() {
     ok(world.read("org/token", order("org1")).await);
     let secret = lease(&minted);
     some(world.renew(&secret, json!({})).await);
+    some(world.write("config/rotate-root", json!({"org_id": ORG})).await);
     ok(world.revoke(&secret).await);
     world.mint("org2").await;
     ok(world.ask(Operation::Delete, "org/token", order("org2")).await);
@@ -73,6 +74,7 @@ async fn events_are_logged_with_their_fields_and_without_secrets() {
     for (level, message) in [
         ("INFO", "wrote config"),
         ("INFO", "wrote role"),
+        ("INFO", "rotated root token"),
         ("INFO", "created token"),
         ("INFO", "read token"),
         ("INFO", "renewed token"),
@@ -84,7 +86,9 @@ async fn events_are_logged_with_their_fields_and_without_secrets() {
     ] {
         let line = lines.iter().find(|line| line.contains(message)).unwrap_or_else(|| panic!("no {message:?}"));
         assert!(line.starts_with(level), "{message:?} has another level");
-        if message.ends_with("token") {
+        if message == "rotated root token" {
+            assert!([ORG, ROOT.split(':').nth(1).unwrap()].iter().all(|value| line.contains(value)), "{line}");
+        } else if message.ends_with("token") {
             let client_id = text(&minted, "clientId");
             let known = [ORG, "r_w_user"].iter().all(|value| line.contains(value));
             assert!(known && (line.contains(&client_id) || message == "deleted token"), "{line}");
@@ -95,7 +99,8 @@ async fn events_are_logged_with_their_fields_and_without_secrets() {
     }
     let digest = ROOT.rsplit(':').next().unwrap();
     let token = text(&minted, "token");
-    for secret in [digest, "s3cret-1", token.rsplit(':').next().unwrap()] {
+    let root = world.astra.root();
+    for secret in [digest, root.rsplit(':').next().unwrap(), "s3cret-1", token.rsplit(':').next().unwrap()] {
         assert!(!lines.iter().any(|line| line.contains(secret)), "a secret is in the log");
     }
     assert!(lines.iter().any(|line| line.contains(ROLE_ID)));

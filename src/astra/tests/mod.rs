@@ -13,6 +13,7 @@ mod races;
 mod retries;
 mod role;
 mod rollback;
+mod rotate_root;
 mod scene;
 mod storage_faults;
 mod sync;

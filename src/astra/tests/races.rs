@@ -168,6 +168,7 @@ fn changes() -> Vec<(Asked, Value, Option<&'static str>)> {
             json!({"org_id": ORG, "astra_token": ROOT, "request_timeout": "20s"}),
             Some("GET"),
         ),
+        client(Operation::Update, "config/rotate-root", json!({"org_id": ORG}), Some("POST")),
         client(Operation::Patch, "config", json!({"org_id": ORG, "caller_mode": "sidecar"}), None),
         client(Operation::Delete, "config", json!({"org_id": ORG}), None),
         client(Operation::Delete, "config", json!({"org_id": ORG, "force": true}), None),

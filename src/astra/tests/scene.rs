@@ -173,7 +173,7 @@ impl Trial {
 
     /// Ends every lease, as a host does that is healthy again. Nothing may be left then.
     pub(super) async fn end(mut self) {
-        let config = json!({"org_id": ORG, "astra_token": ROOT, "url": self.world.astra.url()});
+        let config = json!({"org_id": ORG, "astra_token": self.world.astra.root(), "url": self.world.astra.url()});
         ok(self.world.write("config", config).await);
         for (client_id, lease) in std::mem::take(&mut self.leases) {
             let answer = self.world.revoke(&lease).await;
@@ -194,18 +194,28 @@ async fn balance(world: &World, leases: Option<&BTreeMap<String, Secret>>) {
         let wal = world.keys("wal/");
         let (live, known, stored) = (live(world), known(world), stored(world));
         let is_leased = |id: &String| leases.is_none_or(|leases| leases.contains_key(id));
-        if tick.is_ok() && wal.is_empty() && live == known && known == stored && live.iter().all(is_leased) {
+        let agree = live == known && known == stored && live.iter().all(is_leased);
+        if tick.is_ok() && wal.is_empty() && agree && has_one_root(world) {
             return;
         }
         let failed = tick.err().map(|error| error.detail());
         let leases: Vec<&String> = leases.into_iter().flat_map(BTreeMap::keys).collect();
         assert!(
             Instant::now() < deadline,
-            "the books do not balance: alive in Astra {live:?}, in the inventory {known:?}, stored {stored:?}, leases \
-             {leases:?}, log {wal:?}, last tick {failed:?}"
+            "the books do not balance: roots {:?}, alive in Astra {live:?}, in the inventory {known:?}, stored {stored:?}, leases \
+             {leases:?}, log {wal:?}, last tick {failed:?}",
+            world.astra.roots()
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Whether there is one root token in Astra, and the config holds it, if there is one.
+fn has_one_root(world: &World) -> bool {
+    let held = world.storage.json(&format!("config/{ORG}")).map(|config| config["astra_token"].clone());
+    let state = world.astra.state();
+    let tokens: Vec<&str> = state.roots.values().map(|root| root.token.as_str()).collect();
+    tokens.len() == 1 && held.is_none_or(|held| held == tokens[0])
 }
 
 /// Client ids of the tokens that live in Astra.
