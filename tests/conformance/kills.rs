@@ -278,6 +278,28 @@ async fn a_renewal_is_killed_at_every_step() {
     assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Renew).kill().await, nothing());
 }
 
+/// There is a token whose lease is to be revoked with whatever root token is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_is_killed_at_every_step() {
+    assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Rotate).kill().await, nothing());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_fails_at_every_step() {
+    for mode in [Mode::Standard, Mode::Undescribed] {
+        assert_eq!(Scene::new(mode, Before::Token, Work::Rotate).fail().await, nothing());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_undo_of_a_rotation_is_killed_at_every_step() {
+    // Made and lost, made and not stored, stored.
+    for cut in [astra(2, Phase::After), host("put config/", Phase::Before), host("put config/", Phase::After)] {
+        let scene = Scene::new(Mode::Standard, Before::Cut(Work::Rotate, cut), Work::Rollback);
+        assert_eq!(scene.kill().await, nothing());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_undo_of_a_mint_is_killed_at_every_step() {
     for cut in [astra(1, Phase::After), host("put client/", Phase::Before), host("delete wal/", Phase::Before)] {

@@ -21,6 +21,8 @@ pub enum Work {
     Delete,
     Renew,
     Revoke,
+    /// Of the root token.
+    Rotate,
     /// A tick that leaves no entry of the log for later.
     Rollback,
     /// A tick as it comes by itself.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use super::plan::{Calls, Left, Mode, Place, Point, Work};
-use crate::astra::{Astra, Fault, Kind, Knobs, Phase as AstraPhase};
+use crate::astra::{Astra, Fault, Kind, Knobs, Phase as AstraPhase, built_in_id};
 use crate::host::gate::{Act, Phase, When};
 use crate::host::mount::{request, tick};
 use crate::host::pb::pb;
@@ -79,7 +79,10 @@ impl World {
     pub fn begin(&mut self) {
         assert_eq!(self.alive(), BTreeSet::new(), "alive in Astra before anything was asked for");
         assert!(self.leases.is_empty(), "a lease from before");
+        // The root token may be another one by now.
+        let config = self.config();
         self.storage = self.configured.copy(&self.gate);
+        self.storage.insert(&self.config_key(), config.to_string().as_bytes());
     }
 
     /// Starts a process and mounts, as a server does after its own start or that of another node.
@@ -249,6 +252,11 @@ impl World {
     /// process.
     pub async fn check(&mut self, mut node: Node) -> Left {
         assert_eq!(self.keys("wal/").count(), 0, "entries of the log");
+        assert_eq!(
+            self.roots(),
+            BTreeSet::from([self.root()]),
+            "live root tokens (left) and that of the config (right)"
+        );
         let (alive, known) = (self.alive(), self.inventory());
         assert_eq!(known, self.listed(&node).await, "the inventory (left) and the list of it (right)");
         assert_eq!(known, self.stored(), "the inventory (left) and the tokens (right)");
@@ -305,9 +313,32 @@ impl World {
         }
     }
 
-    /// The client ids of the tokens that Astra has.
+    /// The client ids of the tokens that Astra has, root tokens aside.
     fn alive(&self) -> BTreeSet<String> {
-        self.astra.live(&self.astra.org().id).into_iter().map(|token| token.client_id).collect()
+        let roots = self.roots();
+        let live = self.astra.live(&self.astra.org().id).into_iter().map(|token| token.client_id);
+        live.filter(|client_id| !roots.contains(client_id)).collect()
+    }
+
+    /// The client ids of the root tokens that Astra has.
+    fn roots(&self) -> BTreeSet<String> {
+        let tokens = self.astra.tokens(&self.astra.org().id).into_iter();
+        let role = built_in_id("Organization Administrator");
+        tokens.filter(|token| token.live && token.roles == [role]).map(|token| token.client_id).collect()
+    }
+
+    /// The client id of the root token in the config.
+    fn root(&self) -> String {
+        let config = self.config();
+        config["astra_token"].as_str().and_then(|token| token.split(':').nth(1)).expect("a root token").to_owned()
+    }
+
+    fn config(&self) -> Value {
+        serde_json::from_slice(&self.storage.value(&self.config_key()).expect("a config")).unwrap()
+    }
+
+    fn config_key(&self) -> String {
+        format!("config/{}", self.astra.org().id)
     }
 
     /// The client ids of the inventory.
@@ -350,6 +381,7 @@ impl World {
             }
             Work::Renew => lease().request("renew", Duration::from_secs(1800)),
             Work::Revoke => lease().request("revoke", Duration::ZERO),
+            Work::Rotate => request("update", "config/rotate-root", &json!({"org_id": org_id})),
             Work::Rollback => tick(&json!({"immediate": true})),
             Work::Tick => tick(&json!({})),
         }
