@@ -34,6 +34,7 @@ mod operations;
 mod orgs;
 mod races;
 mod readme;
+mod rotate;
 mod secrets;
 mod storm;
 mod sync;

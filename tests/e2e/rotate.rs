@@ -1,0 +1,195 @@
+//! Root tokens that are replaced while callers mint.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::astra::{Fault, Kind, Route, built_in_id};
+use crate::bao::{Reply, wait};
+use crate::world::{Mode, Org, Token, World};
+
+const ROTATIONS: usize = 100;
+const CALLERS: usize = 8;
+
+/// The host ticks once a minute, and looks at what is older than some seconds.
+const TICK: Duration = Duration::from_secs(90);
+
+impl World {
+    fn rotate(&self, org: &Org) -> Reply {
+        self.post("config/rotate-root", &json!({"org_id": org.id}))
+    }
+
+    /// Client ids of the live root tokens.
+    fn roots(&self, org: &Org) -> BTreeSet<String> {
+        let role = built_in_id("Organization Administrator");
+        let tokens = self.tokens(&org.id).into_iter();
+        tokens.filter(|token| token.live && token.roles == [role]).map(|token| token.client_id).collect()
+    }
+
+    /// Checks that there is one root token, which the config shows and the next mint is made with.
+    #[track_caller]
+    fn check_root(&self, org: &Org) -> String {
+        let roots = self.roots(org);
+        assert_eq!(roots.len(), 1, "live root tokens: {roots:?}");
+        let root = roots.into_iter().next().unwrap_or_default();
+        let shown = self.get(&format!("config?org_id={}", org.id)).data()["astra_token"].clone();
+        assert_eq!(shown, format!("AstraCS:{}...", &root[..7]));
+        let token = self.mint(org, "reader", "probe");
+        assert_eq!(self.creator(&token.client_id), root);
+        self.revoke(&token).ok();
+        root
+    }
+}
+
+#[test]
+fn a_rotation_is_asked_for_by_cli_and_shows_no_token() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    let old = world.mint(&org, "reader", "before");
+    let printed = world.server.cli(&["write", &world.at("config/rotate-root"), &format!("org_id={}", org.id)]).ok();
+    let root = world.check_root(&org);
+    assert!(root != org.client_id && printed.contains(&root), "{printed}");
+    world.assert_no_secret("the answer", &printed);
+    // What the old one made is ended with the new one.
+    world.revoke(&old).ok();
+    assert!(world.alive(&org) == [root.clone()]);
+    let description = world.token(&root).and_then(|token| token.description).unwrap_or_default();
+    assert!(description.starts_with(&format!("vault mount={}/ root id=", world.mount)), "{description}");
+    // Nobody can go back to it.
+    let back = json!({"org_id": org.id, "astra_token": org.root_token});
+    assert!(world.post("config", &back).fails(400).contains("astra_token"));
+}
+
+#[test]
+fn a_root_token_without_the_permission_says_which_one_it_lacks() {
+    let world = World::new();
+    for (action, missing) in [("org-token-write", "org-token-read"), ("org-token-read", "org-token-write")] {
+        let org = world.next_org();
+        let role = world.create_role(&org.id, "limited", &[action]);
+        let limited = crate::astra::Astra::mint(&world, &org.id, &[&role]);
+        crate::bao::redact::hide(&limited.token);
+        let org = Org { root_token: limited.token, client_id: limited.client_id, ..org };
+        world.configure(&org, &json!({"verify_connection": false}));
+        let text = world.rotate(&org).fails(403);
+        assert!(text.contains(missing), "{text}");
+        assert!(world.is_alive(&org.client_id) && world.alive(&org).is_empty());
+    }
+}
+
+/// One rotation in ten meets one of these.
+fn trouble(round: usize, root: &str) -> Option<Fault> {
+    let unavailable = || Kind::status(503, crate::astra::BodyForm::Text);
+    Some(match round {
+        10 => Fault::after(Kind::Reset).route(Route::CreateToken).once(),
+        20 => Fault::before(unavailable()).route(Route::DeleteToken).target(root).times(4),
+        30 => Fault::after(unavailable()).route(Route::DeleteToken).target(root).times(4),
+        40 => Fault::before(Kind::null_401()).route(Route::CurrentOrg).once(),
+        50 => Fault::before(unavailable()).route(Route::CurrentOrg).times(4),
+        60 => Fault::before(Kind::HangBeforeHeaders { for_ms: None }).route(Route::CurrentOrg).once(),
+        70 => Fault::before(unavailable()).route(Route::ListTokens).times(4),
+        80 => Fault::before(Kind::Reset).route(Route::CreateToken).once(),
+        90 => Fault::after(Kind::status(500, crate::astra::BodyForm::Text)).route(Route::CreateToken).once(),
+        100 => Fault::before(Kind::Reset).route(Route::DeleteToken).target(root).once(),
+        _ => return None,
+    })
+}
+
+#[test]
+fn a_hundred_rotations_fail_no_mint() {
+    let world = World::new();
+    let org = world.next_org();
+    world.configure(&org, &json!({"logical_name": "shop", "request_timeout": "2s"}));
+    world.role(&org, "reader", 3600, 36000);
+    // A new token is refused for a moment.
+    world.knobs(|knobs| knobs.auth_delay_after_create_ms = 30);
+    let (going, done) = (AtomicBool::new(true), AtomicUsize::new(0));
+    let (replies, kept) = thread::scope(|scope| {
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|caller| {
+                let (world, org, going, done) = (&world, &org, &going, &done);
+                scope.spawn(move || call(world, org, caller, going, done))
+            })
+            .collect();
+        let mut made = BTreeSet::new();
+        for round in 1..=ROTATIONS {
+            // So that mints of every caller meet rotations.
+            let before = done.load(Ordering::SeqCst);
+            rotate_once(&world, &org, round, &mut made);
+            wait("a mint between two rotations", Duration::from_secs(20), || {
+                (done.load(Ordering::SeqCst) > before).then_some(())
+            });
+        }
+        going.store(false, Ordering::SeqCst);
+        assert!(made.len() >= ROTATIONS - 8, "{} rotations succeeded", made.len());
+        let (mut failed, mut kept) = (Vec::new(), Vec::new());
+        for caller in callers {
+            let (its_failed, its_kept) = caller.join().expect("the caller");
+            failed.extend(its_failed);
+            kept.extend(its_kept);
+        }
+        (failed, kept)
+    });
+    // A mint can meet a fault that was meant for a rotation, but none fails for want of a root token.
+    let told: Vec<String> = replies.iter().map(|reply| format!("{} {}", reply.status, reply.errors())).collect();
+    assert!(replies.len() <= 3 && replies.iter().all(|reply| reply.status == 502), "{told:?}");
+
+    let mut expected: BTreeSet<String> = kept.iter().map(|token| token.client_id.clone()).collect();
+    wait("one root token to be left", TICK, || (world.roots(&org).len() == 1).then_some(()));
+    expected.extend(world.roots(&org));
+    wait("the mints that failed to be undone", TICK, || {
+        (world.alive(&org).into_iter().collect::<BTreeSet<_>>() == expected).then_some(())
+    });
+    world.check_root(&org);
+    for token in &kept {
+        world.revoke(token).ok();
+    }
+    let root = world.check_root(&org);
+    assert_eq!(world.alive(&org), [root]);
+}
+
+/// Rotates once, and checks the answer. Takes down the new root token, if there is one.
+fn rotate_once(world: &World, org: &Org, round: usize, made: &mut BTreeSet<String>) {
+    let shown = world.get(&format!("config?org_id={}", org.id)).data()["astra_token"].clone();
+    let prefix = shown.as_str().and_then(|text| text.strip_prefix("AstraCS:")?.strip_suffix("...")).expect("its form");
+    let roots = world.roots(org);
+    let root = roots.iter().find(|id| id.starts_with(prefix)).expect("the config holds a live root token");
+    let fault = trouble(round, root).map(|fault| world.fault(fault));
+    let reply = world.rotate(org);
+    if let Some(fault) = fault {
+        world.clear_fault(fault);
+    }
+    let warnings = reply.warnings();
+    if reply.status == 200 {
+        made.insert(reply.data()["client_id"].as_str().expect("a client id").to_owned());
+        assert!(warnings.is_empty() || (fault.is_some() && warnings.contains(root.as_str())), "{round}: {warnings}");
+    } else {
+        assert!(fault.is_some(), "rotation {round}: {reply}");
+    }
+}
+
+/// Mints and revokes until the rotations are over. Returns what failed, and the tokens that it kept.
+fn call(world: &World, org: &Org, caller: usize, going: &AtomicBool, done: &AtomicUsize) -> (Vec<Reply>, Vec<Token>) {
+    let (mut failed, mut kept, mut round) = (Vec::new(), Vec::new(), 0);
+    while going.load(Ordering::SeqCst) {
+        round += 1;
+        let name = format!("t-{caller}-{round}");
+        let order = json!({"org_id": org.id, "role_name": "reader", "logical_name": name});
+        let reply = world.post("org/token", &order);
+        if reply.status != 200 {
+            failed.push(reply);
+            continue;
+        }
+        let token = Token::of(reply.body);
+        done.fetch_add(1, Ordering::SeqCst);
+        if round % 8 == 0 {
+            kept.push(token);
+        } else {
+            world.revoke(&token).ok();
+        }
+    }
+    (failed, kept)
+}
