@@ -103,6 +103,17 @@ fn a_refused_root_token_is_replaced() {
 }
 
 #[test]
+fn a_root_token_is_rotated() {
+    let scene = Scene::new();
+    scene.plays("root token rotated");
+    assert!(!scene.world.is_alive(&scene.org.client_id) && !scene.world.is_alive(&scene.token.client_id));
+    let alive = scene.world.live(&scene.org.id);
+    let is_root = |description: &Option<String>| description.as_ref().is_some_and(|text| text.contains(" root id="));
+    let roots = alive.iter().filter(|token| is_root(&token.description) && token.token_expiry.is_none());
+    assert_eq!((alive.len(), roots.count()), (2, 1));
+}
+
+#[test]
 fn a_mount_is_disabled_by_force_while_astra_is_down() {
     let scene = Scene::new();
     scene.world.refuse_connections(true);
