@@ -12,7 +12,7 @@ use crate::astra::api::{self, CreatedToken, NewToken};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::rollback::{self, Undone};
-use crate::astra::store::{ClientId, Record, Token, named_token_id};
+use crate::astra::store::{ClientId, Place, Record, Token, named_token_id};
 use crate::astra::task;
 use crate::sdk::framework::{OpenEntry, format_duration};
 use crate::sdk::logical::{Response, Secret};
@@ -24,6 +24,8 @@ struct Mint {
     lifetime: Lifetime,
     /// What the write-ahead log knows of it.
     note: rollback::Mint,
+    /// Kept for the token until it is stored, if the tokens of the role have a limit. Free before the entry is closed.
+    place: Option<Place>,
     entry: OpenEntry,
     /// Whether Astra may have made a token that is not known yet.
     unclear: bool,
@@ -79,6 +81,9 @@ async fn run(
     };
     match mint.steps(&mut answer).await {
         Err(error) => {
+            if !mint.unclear {
+                mint.place = None;
+            }
             drop(answer.send(Err(error)));
             drop(lock);
             if mint.unclear {
@@ -110,6 +115,7 @@ impl Mint {
         if answer.is_closed() {
             return Err(gone());
         }
+        let place = order.reserve(&engine).await?;
         let note = rollback::Mint {
             org_id: config.org_id.clone(),
             role_name: order.role.role_name.clone(),
@@ -121,7 +127,7 @@ impl Mint {
             timeout_seconds: config.request_timeout.as_secs(),
         };
         let entry = engine.wal().put(rollback::MINT, &note).await?;
-        Ok(Self { engine, order, lifetime, note, entry, unclear: false })
+        Ok(Self { engine, order, lifetime, note, place, entry, unclear: false })
     }
 
     /// The steps in their order. When one fails, what the ones before it did is undone.
@@ -137,7 +143,8 @@ impl Mint {
                 return Err(self.undone("the token could not be noted", &token.client_id, cause.into()).await);
             }
         }
-        if let Err(cause) = self.store(&token).await {
+        let place = self.place.take();
+        if let Err(cause) = self.store(&token, place).await {
             return Err(self.undone("the token could not be stored", &token.client_id, cause).await);
         }
         if answer.is_closed() {
@@ -207,13 +214,13 @@ impl Mint {
         })
     }
 
-    async fn store(&self, token: &Token) -> Result<(), Error> {
+    async fn store(&self, token: &Token, place: Option<Place>) -> Result<(), Error> {
         let (engine, org_id) = (&self.engine, &self.order.config.org_id);
         let _stays = engine.configs.read().await;
         if engine.store.config(org_id).await?.is_none() {
             return Err(Error::Refused(format!("the config of org_id {:?} was deleted meanwhile", org_id.as_str())));
         }
-        engine.store.put_token(self.token_id(&token.client_id), token, &self.record(token)).await
+        engine.store.put_token(self.token_id(&token.client_id), token, &self.record(token), place).await
     }
 
     /// Returns the error of a mint whose outcome is not known.
@@ -230,7 +237,7 @@ impl Mint {
 
     /// Looks for the token of a mint whose outcome is not known. What it does not find or cannot delete now waits for the
     /// host's tick.
-    async fn clean_up(&self) {
+    async fn clean_up(&mut self) {
         let (engine, org_id) = (&self.engine, &self.note.org_id);
         if engine.require_no_trouble(org_id).is_err() {
             // Callers who try again and again would have Astra asked for its list as often.
@@ -255,6 +262,7 @@ impl Mint {
             }
         };
         if is_over {
+            self.place = None;
             self.close().await;
         }
     }

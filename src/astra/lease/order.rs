@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{EXPIRY_MARGIN, capped, later};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::store::{Config, LogicalName, Metadata, Role};
+use crate::astra::store::{Config, LogicalName, Metadata, Place, Reserved, Role};
 use crate::sdk::logical::Caller;
 
 /// Most characters of a description.
@@ -64,6 +64,26 @@ impl Order {
             self.logical_name.as_str(),
             self.role.role_name.as_str(),
             token.client_id.as_str(),
+        )))
+    }
+
+    /// Takes a place among the live tokens of the role, if their number has a limit.
+    pub(super) async fn reserve(&self, engine: &Engine) -> Result<Option<Place>, Error> {
+        if self.role.max_tokens == 0 {
+            return Ok(None);
+        }
+        let (live, minting) = match engine.store.reserve(&self.role).await? {
+            Reserved::Place(place) => return Ok(Some(place)),
+            Reserved::Full { live, minting } => (live, minting),
+        };
+        let more = if minting > 0 { format!(" and {minting} on their way") } else { String::new() };
+        Err(Error::Refused(format!(
+            "role {:?} of org_id {:?} has {live} live tokens{more}, and its max_tokens is {}; revoke a lease or delete a \
+             token that is not needed any more (see \"vault list {}/org/tokens\"), or raise max_tokens",
+            self.role.role_name.as_str(),
+            self.role.org_id.as_str(),
+            self.role.max_tokens,
+            self.mount_point.trim_end_matches('/'),
         )))
     }
 

@@ -88,7 +88,8 @@ async fn role_ttls(engine: &Engine, lease: &LeaseData, secret: &Secret) -> Resul
 async fn extend_record(engine: &Engine, token_id: &str, token: &Token, end: Timestamp) -> Result<(), Error> {
     let Some(record) = engine.store.record(&token.org_id, &token.client_id).await? else {
         // The Go plugin minted it after the inventory was built: there was a downgrade in between.
-        return engine.store.index_token(token_id).await;
+        engine.store.index_token(token_id).await?;
+        return engine.store.count_found(token).await;
     };
     let last = later(end, EXPIRY_MARGIN);
     let is_to_move = |record: &Record| record.expires_at.parse::<Timestamp>().is_ok_and(|recorded| recorded < last);

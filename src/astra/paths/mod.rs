@@ -31,6 +31,9 @@ const ORG_ID: Field<String> = Field::string(
 const ROLE_NAME: Field<String> =
     Field::lowercase("role_name", "Name of the role in Vault. It is lower-cased.").aliases(&["role"]);
 
+/// Entries that a listing reads at the same time.
+const CONCURRENT_READS: usize = 32;
+
 type Answered = Result<Option<Response>, Error>;
 
 /// Declares a handler that answers with the engine's own errors.

@@ -13,7 +13,7 @@ use crate::astra::error::Error;
 use crate::astra::locks::Guard;
 use crate::astra::store::{DEFAULT_TTL, OrgId, Role, RoleName};
 use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, format_duration};
-use crate::sdk::logical::{self, Caller, Operation, Response};
+use crate::sdk::logical::{self, Caller, Map, Operation, Response};
 
 const ROLE_ID: Field<String> = Field::string(
     "role_id",
@@ -33,15 +33,32 @@ const MAX_TTL: Field<Duration> = Field::duration(
      counts as well.",
 );
 
-const FIELDS: &[FieldSpec] =
-    &[ORG_ID.required().spec(), ROLE_NAME.required().spec(), ROLE_ID.spec(), TTL.spec(), MAX_TTL.spec()];
+const MAX_TOKENS: Field<i64> = Field::int(
+    "max_tokens",
+    "How many tokens of the role may live at the same time. When there are so many, a mint is refused until one of them is \
+     revoked, deleted or expires. Tokens that live already when the limit is set are counted, and stay if they are more. \
+     Without it, or with 0, there is no limit. At most 100000.",
+);
+
+const FIELDS: &[FieldSpec] = &[
+    ORG_ID.required().spec(),
+    ROLE_NAME.required().spec(),
+    ROLE_ID.spec(),
+    TTL.spec(),
+    MAX_TTL.spec(),
+    MAX_TOKENS.spec(),
+];
 
 /// Nobody needs more; nanoseconds in 64 bits end at 292 years.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86400);
 
+/// As many ids as are kept in memory for a role.
+const MOST_TOKENS: i64 = 100_000;
+
 pub(crate) fn path() -> Path<Engine> {
     Path::new("role", FIELDS)
         .read(handler("Read a role", read).takes(&["org_id", "role_name"]).returns(&[
+            ("max_tokens", "How many tokens may live at the same time; missing if there is no limit."),
             ("max_ttl", "Longest life of a token."),
             ("org_id", "Id of the organization."),
             ("role_id", "Id of the role in Astra."),
@@ -71,13 +88,23 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     let (org, name) = names(&call.fields)?;
     let role = engine.store.role(&org, &name).await?;
     let role = role.ok_or_else(|| Error::Refused(no_role(&call.request, &org, &name)))?;
-    Ok(Some(Response::new(object([
+    let mut shown = settings(&role);
+    shown.insert("org_id".to_owned(), json!(role.org_id));
+    shown.insert("role_name".to_owned(), json!(role.role_name));
+    Ok(Some(Response::new(shown)))
+}
+
+/// Returns what is shown of a role beside its names.
+pub(super) fn settings(role: &Role) -> Map {
+    let mut shown = object([
         ("max_ttl", json!(format_duration(role.max_ttl()))),
-        ("org_id", json!(role.org_id)),
         ("role_id", json!(role.role_id)),
-        ("role_name", json!(role.role_name)),
         ("ttl", json!(format_duration(role.ttl()))),
-    ]))))
+    ]);
+    if role.max_tokens > 0 {
+        shown.insert("max_tokens".to_owned(), json!(role.max_tokens));
+    }
+    shown
 }
 
 async fn write(engine: Arc<Engine>, call: Call) -> Answered {
@@ -92,7 +119,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     if old.is_none() && engine.store.config(&role.org_id).await?.is_none() {
         warnings.push(no_config(&request, &role.org_id));
     }
-    put(&engine, &role, &request.caller).await?;
+    put(&engine, old.as_deref(), &role, &request.caller).await?;
     Ok(written(warnings))
 }
 
@@ -101,25 +128,44 @@ pub(super) async fn lock(engine: &Engine, org: &OrgId, name: &RoleName) -> Guard
     engine.locks.lock(format!("role/{org}:{name}")).await
 }
 
-/// Stores a role on behalf of a caller.
-pub(super) async fn put(engine: &Engine, role: &Role, caller: &Caller) -> Result<(), Error> {
-    engine.store.put_role(role).await?;
-    tracing::info!(org_id = %role.org_id, role_name = %role.role_name, role_id = role.role_id,
-        ttl_seconds = role.ttl.as_secs(), max_ttl_seconds = role.max_ttl.as_secs(),
-        display_name = caller.display_name, entity_id = caller.entity_id, "wrote role");
-    Ok(())
-}
-
 async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields } = call;
     let (org, name) = names(&fields)?;
     let _lock = lock(&engine, &org, &name).await;
-    if engine.store.role(&org, &name).await?.is_some() {
+    if let Some(role) = engine.store.role(&org, &name).await? {
         engine.store.delete_role(&org, &name).await?;
+        if role.max_tokens > 0 {
+            engine.store.end_count(&role).await;
+        }
         tracing::info!(org_id = %org, role_name = %name, display_name = request.caller.display_name,
             entity_id = request.caller.entity_id, "deleted role");
     }
     Ok(None)
+}
+
+/// Stores a role on behalf of a caller. One that gets a limit knows of all its tokens first, so that no mint has to look
+/// for them.
+pub(super) async fn put(engine: &Engine, old: Option<&Role>, role: &Role, caller: &Caller) -> Result<(), Error> {
+    let was_limited = old.is_some_and(|old| old.max_tokens > 0);
+    if role.max_tokens > 0 && !was_limited {
+        if !engine.store.index_is_complete().await? {
+            return Err(Error::NotYet("the inventory of tokens is still being built; set max_tokens later".into()));
+        }
+        {
+            // A token that is being stored is in the inventory after this, and each later one is counted.
+            let _none_is_stored = engine.configs.write().await;
+            engine.store.begin_count(role);
+        }
+        engine.store.count(role).await?;
+    }
+    engine.store.put_role(role).await?;
+    if role.max_tokens == 0 && was_limited {
+        engine.store.end_count(role).await;
+    }
+    tracing::info!(org_id = %role.org_id, role_name = %role.role_name, role_id = role.role_id,
+        ttl_seconds = role.ttl.as_secs(), max_ttl_seconds = role.max_ttl.as_secs(), max_tokens = role.max_tokens,
+        display_name = caller.display_name, entity_id = caller.entity_id, "wrote role");
+    Ok(())
 }
 
 fn names(fields: &Fields) -> Result<(OrgId, RoleName), Error> {
@@ -155,7 +201,15 @@ fn changed(old: Option<&Role>, org: OrgId, name: RoleName, fields: &Fields) -> R
         warnings.push(format!("ttl of {given} is longer than max_ttl and was cut to {cut}"));
         ttl = max_ttl;
     }
-    Ok((Role { role_name: name, role_id, org_id: org, ttl, max_ttl }, warnings))
+    let max_tokens = match fields.change(&MAX_TOKENS) {
+        Change::Keep => old.map_or(0, |old| old.max_tokens),
+        Change::Reset => 0,
+        Change::Set(limit) => Some(limit)
+            .filter(|limit| *limit <= MOST_TOKENS)
+            .and_then(|limit| limit.try_into().ok())
+            .ok_or_else(|| Error::field(MAX_TOKENS.name(), format!("must be between 0 and {MOST_TOKENS}")))?,
+    };
+    Ok((Role { role_name: name, role_id, org_id: org, ttl, max_ttl, max_tokens }, warnings))
 }
 
 /// Astra takes any text for a role and mints a token without rights, so at least what can be no id is refused.

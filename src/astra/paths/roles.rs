@@ -4,25 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{Answered, ORG_ID, handler, object, optional_org_id};
+use super::{Answered, CONCURRENT_READS, ORG_ID, handler, optional_org_id, role};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::store::{OrgId, RoleName};
-use crate::sdk::framework::{Call, FieldSpec, Path, format_duration};
+use crate::sdk::framework::{Call, FieldSpec, Path};
 use crate::sdk::logical::{Map, Response};
 
 const FIELDS: &[FieldSpec] = &[ORG_ID.spec()];
-
-/// Roles read at the same time.
-const CONCURRENT_READS: usize = 32;
 
 pub(crate) fn path() -> Path<Engine> {
     Path::new("roles/?", FIELDS)
         .list(handler("List the roles", list).returns(&[
             ("keys", "Names of the roles."),
-            ("key_info", "For each name and each organization that has it: role_id, ttl and max_ttl."),
+            ("key_info", "For each name and each organization that has it: role_id, ttl, max_ttl, and max_tokens if set."),
         ]))
         .help(
             "Lists the roles.",
@@ -45,11 +42,7 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     let roles: Vec<Option<_>> = stream::iter(names).map(read).buffered(CONCURRENT_READS).try_collect().await?;
     let mut info: BTreeMap<String, Map> = BTreeMap::new();
     for (org, name, role) in roles.into_iter().flatten() {
-        let shown = object([
-            ("max_ttl", json!(format_duration(role.max_ttl()))),
-            ("role_id", json!(role.role_id)),
-            ("ttl", json!(format_duration(role.ttl()))),
-        ]);
+        let shown = role::settings(&role);
         info.entry(name.to_string()).or_default().insert(org.to_string(), Value::Object(shown));
     }
     Ok(Some(Response::list_with_info(info.into_iter().map(|(name, orgs)| (name, Value::Object(orgs))))))

@@ -165,10 +165,10 @@ async fn write_role(
         Some(old) => (Role { role_id, ..old.clone() }, Fate::Updated),
         None => {
             let (role_name, org_id) = (name.clone(), org.clone());
-            (Role { role_name, role_id, org_id, ttl: DEFAULT_TTL, max_ttl: DEFAULT_TTL }, Fate::Created)
+            (Role { role_name, role_id, org_id, ttl: DEFAULT_TTL, max_ttl: DEFAULT_TTL, max_tokens: 0 }, Fate::Created)
         }
     };
-    role::put(engine, &role, caller).await?;
+    role::put(engine, old.as_deref(), &role, caller).await?;
     Ok(fate)
 }
 

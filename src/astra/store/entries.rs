@@ -167,6 +167,9 @@ pub(crate) struct Role {
     /// As it is stored; 0 if nothing was ever set. [`Role::max_ttl`] is what counts.
     #[serde(default, with = "nanoseconds")]
     pub(crate) max_ttl: Duration,
+    /// How many of its tokens may live at the same time; 0 if there is no limit.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) max_tokens: u32,
 }
 
 impl Role {
@@ -275,6 +278,10 @@ fn default_timeout() -> Duration {
 
 fn is_default_timeout(timeout: &Duration) -> bool {
     *timeout == DEFAULT_TIMEOUT
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn yes() -> bool {
@@ -432,6 +439,12 @@ mod tests {
             "generatedOn": "", "logicalName": "", "metadata": {}});
         let token: Token = serde_json::from_value(junk).expect("loads");
         assert!(!token.is_live());
+    }
+
+    #[test]
+    fn a_limit_of_a_role_is_stored_where_there_is_one() {
+        round_trip::<Role>(&json!({"role_name": "r", "role_id": "i", "org_id": "o1", "ttl": 1, "max_ttl": 1,
+            "max_tokens": 5}));
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(super) const MARKER: &str = "client-index";
 
 const RECORDS: &str = "client/";
 
-/// Tokens looked at between two listings.
+/// Tokens or records looked at between two listings.
 const PAGE: usize = 256;
 
 /// Records read at the same time.
@@ -89,6 +89,20 @@ impl Store {
         };
         let records: Vec<Option<_>> = stream::iter(page).map(read).buffered(CONCURRENT_READS).try_collect().await?;
         Ok(records.into_iter().flatten().collect())
+    }
+
+    /// Returns records of an org from a point on, and the next point if there may be more.
+    pub(super) async fn records_of(
+        &self,
+        org: &OrgId,
+        after: &str,
+    ) -> Result<(Vec<(ClientId, Record)>, Option<String>), Error> {
+        let clients = self.storage.list_page(&folder(org), after, PAGE).await?;
+        // A host without paging answers with everything, in any order.
+        let next = if clients.len() == PAGE { clients.last().cloned() } else { None };
+        let page = leaves(clients).map(|client| (ClientId::stored(client), org.clone())).collect();
+        let records = self.read_records(page).await?;
+        Ok((records.into_iter().map(|(_, client, record)| (client, record)).collect(), next))
     }
 
     /// Whether the org has live tokens.

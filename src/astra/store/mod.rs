@@ -7,6 +7,7 @@
 //! | `token/<token id>` | [`Token`] |
 //! | `client/<org_id>/<client_id>` | [`Record`], the inventory |
 //! | `client-index` | the inventory is complete |
+//! | `live/<org_id>/<role_name>/<client_id>` | the token counts against the limit of its role |
 //!
 //! Architecture invariant: a listing touches `client/` only, which holds no secret.
 
@@ -14,6 +15,7 @@ mod cache;
 mod directory;
 mod entries;
 mod index;
+mod live;
 mod names;
 
 use std::num::NonZeroUsize;
@@ -26,6 +28,7 @@ use tokio::sync::OnceCell;
 
 use self::cache::Cache;
 use self::directory::Directory;
+use self::live::Live;
 use crate::astra::Error;
 use crate::sdk::logical::{Mount, Storage, StorageExt, SystemView};
 
@@ -35,6 +38,7 @@ pub(crate) use self::{entries::fuzz::fuzz_entries, fuzz::fuzz_names};
 pub(crate) use self::entries::{
     CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token,
 };
+pub(crate) use self::live::{Place, Reserved};
 pub(crate) use self::names::{ClientId, LogicalName, OrgId, RoleName, check, fits_path};
 
 const CONFIGS: &str = "config/";
@@ -48,6 +52,7 @@ pub(crate) struct Store {
     configs: Cache<Config>,
     roles: Cache<Role>,
     directory: Cache<Directory>,
+    live: Live,
     /// Whether the operator lets us cache; asked once.
     caching: OnceCell<bool>,
     /// Whether the inventory is known to hold every token.
@@ -65,6 +70,7 @@ impl Store {
             configs: Cache::new(CONFIGS_KEPT),
             roles: Cache::new(ROLES_KEPT),
             directory: Cache::new(NonZeroUsize::MIN),
+            live: Live::default(),
             caching: OnceCell::new(),
             index_complete: AtomicBool::new(false),
         }
@@ -76,13 +82,17 @@ impl Store {
             self.configs.clear();
             self.directory.clear();
             self.roles.clear();
+            self.live.invalidate(key);
         } else if key.starts_with(CONFIGS) {
             self.configs.forget(key);
             self.directory.clear();
         } else if key.starts_with(ROLES) {
             self.roles.forget(key);
+            self.live.invalidate(key);
         } else if key.starts_with(index::MARKER) {
             self.index_complete.store(false, Ordering::Release);
+        } else {
+            self.live.invalidate(key);
         }
     }
 
@@ -129,7 +139,7 @@ impl Store {
     pub(crate) async fn put_role(&self, role: &Role) -> Result<(), Error> {
         let key = role_key(&role.org_id, &role.role_name);
         let result = self.storage.put_json(&key, role).await;
-        self.invalidate(&key);
+        self.roles.forget(&key);
         Ok(result?)
     }
 
@@ -137,7 +147,7 @@ impl Store {
     pub(crate) async fn delete_role(&self, org: &OrgId, name: &RoleName) -> Result<(), Error> {
         let key = role_key(org, name);
         let result = self.storage.delete(&key).await;
-        self.invalidate(&key);
+        self.roles.forget(&key);
         Ok(result?)
     }
 
@@ -160,15 +170,29 @@ impl Store {
         Ok(is_stored || self.record(org, client).await?.is_some())
     }
 
-    /// Writes a token and its inventory record. The record comes first, or whoever builds the inventory takes the token
-    /// for one of the Go plugin and gives it a record without mark and end: it would neither be undone nor swept.
-    pub(crate) async fn put_token(&self, id: &str, token: &Token, record: &Record) -> Result<(), Error> {
+    /// Writes a token, in the place that was taken for it if its role has a limit, and its inventory record. The record
+    /// comes before the token, or whoever builds the inventory takes it for one of the Go plugin and gives it a record
+    /// without marker and end: it would neither be undone nor swept.
+    pub(crate) async fn put_token(
+        &self,
+        id: &str,
+        token: &Token,
+        record: &Record,
+        place: Option<Place>,
+    ) -> Result<(), Error> {
+        self.enter(token, place).await?;
         self.put_record(&token.org_id, &token.client_id, record).await?;
         Ok(self.storage.put_json(&token_key(id), token).await?)
     }
 
     /// Removes what is stored of a token. Another token that took its name meanwhile stays.
     pub(crate) async fn delete_token(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
+        let deleted = self.delete_entries(id, org, client).await;
+        self.leave(org, client, deleted.is_ok()).await;
+        deleted
+    }
+
+    async fn delete_entries(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
         if let Some(entry) = self.storage.get(&token_key(id)).await? {
             // An entry that cannot be read must not keep a lease from ending.
             let another = entry.decode::<Token>().is_ok_and(|token| token.is_live() && token.client_id != *client);
@@ -274,11 +298,12 @@ mod tests {
     use super::*;
 
     /// Every key that is made of these names.
-    fn keys(org: &str, role: &str, client: &str) -> Option<[String; 4]> {
+    fn keys(org: &str, role: &str, client: &str) -> Option<[String; 5]> {
         let org = OrgId::parse("org_id", org).ok()?;
         let role = RoleName::parse("role_name", role).ok()?;
         let client = ClientId::parse("client_id", client).ok()?;
-        Some([config_key(&org), role_key(&org, &role), token_key(client.as_str()), index::key(&org, &client)])
+        let live = live::entry(&(org.clone(), role.clone()), &client);
+        Some([config_key(&org), role_key(&org, &role), token_key(client.as_str()), index::key(&org, &client), live])
     }
 
     proptest! {
@@ -292,6 +317,7 @@ mod tests {
                 prop_assert_eq!(first == second, one == two);
                 prop_assert_eq!(first[1] == second[1], (&one.0, &one.1) == (&two.0, &two.1));
                 prop_assert_eq!(first[3] == second[3], (&one.0, &one.2) == (&two.0, &two.2));
+                prop_assert_eq!(first[4] == second[4], one == two);
                 for key in first {
                     prop_assert!(!key.contains("..") && !key.contains("//") && !key.ends_with('/'));
                 }

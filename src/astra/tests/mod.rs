@@ -7,6 +7,7 @@ mod failures;
 mod help;
 mod input;
 mod lease;
+mod limits;
 mod logs;
 mod peer;
 mod races;

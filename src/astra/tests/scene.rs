@@ -87,6 +87,15 @@ impl Scene {
         scene
     }
 
+    /// The same, with a limit on the number of tokens of the role.
+    pub(super) async fn limited(mode: &'static str) -> Self {
+        let mut scene = Self::new(mode).await;
+        let trial = scene.trial();
+        trial.world.write_role(json!({"max_tokens": 2})).await;
+        scene.entries = trial.world.storage.entries();
+        scene
+    }
+
     /// The same, without the token: its lease is there, and has nothing left to do.
     pub(super) async fn without_token() -> Self {
         let mut scene = Self::new("standard").await;
@@ -196,6 +205,8 @@ async fn balance(world: &World, leases: Option<&BTreeMap<String, Secret>>) {
         let is_leased = |id: &String| leases.is_none_or(|leases| leases.contains_key(id));
         let agree = live == known && known == stored && live.iter().all(is_leased);
         if tick.is_ok() && wal.is_empty() && agree && has_one_root(world) {
+            let uncounted: Vec<_> = uncounted(world, &live);
+            assert!(uncounted.is_empty(), "not counted against the limit of their role: {uncounted:?}");
             return;
         }
         let failed = tick.err().map(|error| error.detail());
@@ -221,6 +232,14 @@ fn has_one_root(world: &World) -> bool {
 /// Client ids of the tokens that live in Astra.
 pub(super) fn live(world: &World) -> BTreeSet<String> {
     world.astra.state().live.keys().cloned().collect()
+}
+
+/// Client ids of live tokens that a role with a limit does not know of.
+fn uncounted<'a>(world: &World, live: &'a BTreeSet<String>) -> Vec<&'a String> {
+    let role = world.storage.json(&format!("role/{ORG}:r_w_user")).unwrap_or_default();
+    let is_limited = role["max_tokens"].as_u64().is_some_and(|limit| limit > 0);
+    let is_counted = |id: &str| world.storage.json(&format!("live/{ORG}/r_w_user/{id}")).is_some();
+    live.iter().filter(|id| is_limited && !is_counted(id)).collect()
 }
 
 /// Client ids in the inventory.
@@ -275,9 +294,10 @@ pub(super) fn shape(answer: &Answer) -> Value {
     }
 }
 
-/// Returns what is stored, without points in time. It holds secrets.
+/// Returns what is stored, without points in time. It holds secrets. Of the entries that count tokens there may be too
+/// many, so they are left out.
 pub(super) fn contents(world: &World) -> BTreeMap<String, Value> {
-    let keys = world.storage.keys().into_iter();
+    let keys = world.storage.keys().into_iter().filter(|key| !key.starts_with("live/"));
     keys.map(|key| (key.clone(), timeless(world.storage.json(&key).unwrap_or_default()))).collect()
 }
 

@@ -31,6 +31,8 @@ struct Row {
     overdue: bool,
     /// Whether it changes several things, each of which is done or not.
     in_parts: bool,
+    /// Whether the role may have two tokens only.
+    limited: bool,
 }
 
 /// Everything that a mount can be asked for. A new path or operation needs a line here.
@@ -83,6 +85,13 @@ fn table() -> Vec<Row> {
         row(Asked::Revoke, json!({})).sidecar(),
         row(Asked::Tick, json!({})).overdue(),
         row(Asked::Tick, json!({})).sidecar().overdue(),
+        client(Patch, "role", json!({"org_id": ORG, "role_name": "r_w_user", "max_tokens": 2})),
+        client(Patch, "role", json!({"org_id": ORG, "role_name": "r_w_user", "max_tokens": 0})).limited(),
+        client(Delete, "role", json!({"org_id": ORG, "role_name": "r_w_user"})).limited(),
+        client(Update, "org/token", order("fresh")).limited(),
+        client(Read, "org/token", order("label")).sidecar().limited(),
+        client(Delete, "org/token", order("taken")).limited(),
+        row(Asked::Revoke, json!({})).limited(),
     ]
 }
 
@@ -91,7 +100,7 @@ fn client(operation: Operation, path: &'static str, data: Value) -> Row {
 }
 
 fn row(asked: Asked, data: Value) -> Row {
-    Row { asked, data, mode: "standard", overdue: false, in_parts: false }
+    Row { asked, data, mode: "standard", overdue: false, in_parts: false, limited: false }
 }
 
 impl Row {
@@ -107,7 +116,14 @@ impl Row {
         Self { in_parts: true, ..self }
     }
 
+    fn limited(self) -> Self {
+        Self { limited: true, ..self }
+    }
+
     async fn scene(&self) -> Scene {
+        if self.limited {
+            return Scene::limited(self.mode).await;
+        }
         if self.overdue { Scene::overdue(self.mode).await } else { Scene::new(self.mode).await }
     }
 
