@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::Error;
 use super::engine::Engine;
-use super::store::{ClientId, OrgId, RoleName, Token};
+use super::store::{ClientId, OrgId, Record, RoleName, Token};
 use crate::sdk::logical::{self, Map, Secret};
 
 pub(crate) use self::mint::mint;
@@ -127,6 +127,12 @@ async fn capped(engine: &Engine, max_ttl: Duration) -> Result<Duration, Error> {
 /// Returns a point in time as Astra takes it: RFC 3339 in UTC with whole seconds.
 fn rfc3339(time: Timestamp) -> String {
     Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+/// Returns the latest time at which the lease of a token can end, if that is known.
+pub(crate) fn lease_end(record: &Record) -> Option<Timestamp> {
+    let expiry: Timestamp = record.expires_at.parse().ok()?;
+    expiry.checked_sub(jiff::SignedDuration::try_from(EXPIRY_MARGIN).ok()?).ok()
 }
 
 /// Returns a later point in time, or the last one there is.

@@ -2,22 +2,46 @@
 
 use std::sync::Arc;
 
-use super::{Answered, handler};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde_json::{Value, json};
+
+use super::{Answered, CONCURRENT_READS, handler, object};
 use crate::astra::engine::Engine;
+use crate::astra::error::Error;
+use crate::astra::store::{Config, OrgId};
 use crate::sdk::framework::{Call, Path};
 use crate::sdk::logical::Response;
 
 pub(crate) fn path() -> Path<Engine> {
     Path::new("configs/?", &[])
-        .list(handler("List the organizations that have a config", list).returns(&[("keys", "Ids of the organizations.")]))
+        .list(handler("List the organizations that have a config", list).returns(&[
+            ("keys", "Ids of the organizations."),
+            ("key_info", "For each organization: logical_name and caller_mode."),
+        ]))
         .help(
             "Lists the organizations that have a config.",
-            "Lists the ids of all Astra organizations that have a config on this mount. Read one with \"config\" and its \
+            "Lists the ids of all Astra organizations that have a config on this mount. key_info \
+             shows the logical name and the caller mode of each. Read a config with \"config\" and its \
              org_id.",
         )
 }
 
 async fn list(engine: Arc<Engine>, _call: Call) -> Answered {
     let orgs = engine.store.orgs().await?;
-    Ok(Some(Response::list(orgs.into_iter().map(|org| org.to_string()))))
+    let read = |org: OrgId| {
+        let engine = &engine;
+        async move {
+            let config = engine.store.config(&org).await?;
+            Ok::<_, Error>(config.map(|config| (org.to_string(), shown(&config))))
+        }
+    };
+    let configs: Vec<Option<_>> = stream::iter(orgs).map(read).buffered(CONCURRENT_READS).try_collect().await?;
+    Ok(Some(Response::list_with_info(configs.into_iter().flatten())))
+}
+
+fn shown(config: &Config) -> Value {
+    Value::Object(object([
+        ("caller_mode", json!(config.caller_mode.as_str())),
+        ("logical_name", json!(config.logical_name)),
+    ]))
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{Answered, ORG_ID, handler, object, optional_org_id};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
+use crate::astra::lease::lease_end;
 use crate::astra::store::{OrgId, Record};
 use crate::sdk::framework::{Call, Field, FieldSpec, Path};
 use crate::sdk::logical::{Map, Response};
@@ -23,12 +24,16 @@ pub(crate) fn path() -> Path<Engine> {
     Path::new("org/tokens/?", FIELDS)
         .list(handler("List the live tokens", list).returns(&[
             ("keys", "Client ids of the tokens."),
-            ("key_info", "For each client id: organization, role, names, metadata, and when and for whom it was made."),
+            ("key_info", "For each client id: organization, role, names, metadata, when and for whom it was made, and \
+              the latest end of its lease."),
         ]))
         .help(
             "Lists the live tokens.",
             "Lists the client ids of all live tokens of this mount, or of the organization with org_id, in byte order. \
-             key_info shows what is known of each token, never the token. For large inventories, list pages with limit, \
+             key_info shows what is known of each token, never the token. Its member lease_end is the latest time at which \
+             the lease of the token can end, however often it is renewed; the lease itself may end earlier. It is empty where \
+             that is not known, as for tokens of the Go plugin. created_at is when Vault stored the token, for the caller \
+             with display_name and entity_id; generated_on is when Astra made it. For large inventories, list pages with limit, \
              and pass the last client id of a page as after.",
         )
 }
@@ -54,8 +59,8 @@ fn shown(org: &OrgId, record: Record) -> Value {
         ("created_at", json!(record.created_at)),
         ("display_name", json!(record.display_name)),
         ("entity_id", json!(record.entity_id)),
-        ("expires_at", json!(record.expires_at)),
         ("generated_on", json!(record.generated_on)),
+        ("lease_end", json!(lease_end(&record).map(|end| end.to_string()).unwrap_or_default())),
         ("logical_name", json!(record.logical_name)),
         ("metadata", metadata),
         ("org_id", json!(org)),

@@ -29,7 +29,9 @@ async fn a_config_is_stored_as_the_go_plugin_did_and_shown_without_its_token() {
     });
     assert_eq!(data(world.read("config", json!({"org_id": ORG})).await), shown);
     assert_eq!(data(world.read("config", json!({"logical_name": "retailOrg"})).await), shown);
-    assert_eq!(world.list("configs/", json!({})).await["keys"], json!([ORG]));
+    let listed = world.list("configs/", json!({})).await;
+    let info = json!({ORG: {"caller_mode": "standard", "logical_name": "retailOrg"}});
+    assert_eq!((&listed["keys"], &listed["key_info"]), (&json!([ORG]), &info));
 }
 
 #[tokio::test]

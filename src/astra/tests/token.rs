@@ -271,7 +271,10 @@ async fn the_inventory_lists_pages_without_secrets() {
     for (member, value) in expected {
         assert_eq!(info[member], value);
     }
-    assert!(info["created_at"].as_str().unwrap().parse::<Timestamp>().is_ok());
+    let time = |member: &str| info[member].as_str().unwrap().parse::<Timestamp>().unwrap();
+    let longest = time("lease_end").duration_since(time("created_at")).as_secs();
+    assert!((35990..=36000).contains(&longest), "{longest} is not the max_ttl of the role");
+    assert_eq!(all["key_info"]["AAA"]["lease_end"], "", "it is not known");
     let shown = Value::Object(all.clone()).to_string();
     assert!(!shown.contains("AstraCS") && !shown.contains("s3cret"), "a secret is listed");
 
