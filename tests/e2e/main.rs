@@ -30,6 +30,7 @@ mod hangups;
 mod harness;
 mod leases;
 mod lifecycle;
+mod limits;
 mod operations;
 mod orgs;
 mod races;

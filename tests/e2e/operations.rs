@@ -77,6 +77,11 @@ fn transcript(name: &str) -> Vec<(&'static str, String)> {
 }
 
 #[test]
+fn a_role_with_a_limit_gives_no_token_more() {
+    Scene::new().plays("a limit is set");
+}
+
+#[test]
 fn what_needs_no_astra_goes_on_while_it_is_down() {
     let scene = Scene::new();
     scene.world.refuse_connections(true);

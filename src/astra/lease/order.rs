@@ -76,10 +76,10 @@ impl Order {
             Reserved::Place(place) => return Ok(Some(place)),
             Reserved::Full { live, minting } => (live, minting),
         };
-        let more = if minting > 0 { format!(" and {minting} on their way") } else { String::new() };
+        let more = if minting > 0 { format!(", on their way: {minting}") } else { String::new() };
         Err(Error::Refused(format!(
-            "role {:?} of org_id {:?} has {live} live tokens{more}, and its max_tokens is {}; revoke a lease or delete a \
-             token that is not needed any more (see \"vault list {}/org/tokens\"), or raise max_tokens",
+            "role {:?} of org_id {:?} is full: max_tokens is {}, live tokens: {live}{more}; revoke a lease or delete a token \
+             that is not needed any more (see \"vault list {}/org/tokens\"), or raise max_tokens",
             self.role.role_name.as_str(),
             self.role.org_id.as_str(),
             self.role.max_tokens,
