@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::bao::wait;
-use crate::world::{Mode, World};
+use crate::world::{Mode, Token, World};
 
 /// Enough for a server that looks after expired leases on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
@@ -71,6 +72,54 @@ fn a_ttl_of_the_request_is_capped_at_the_roles_maximum() {
     assert_eq!(mint("short", "20s"), 20);
     assert_eq!(mint("long", "5m"), 300);
     assert_eq!(mint("longer", "24h"), 600);
+}
+
+#[test]
+fn the_maximum_of_the_mount_counts_before_astra_is_asked() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    world.server.post(&format!("sys/mounts/{}/tune", world.mount), &json!({"max_lease_ttl": "300s"})).ok();
+    let body = json!({"org_id": org.id, "role_name": "reader", "logical_name": "cart", "ttl": "2h"});
+    let reply = world.post("org/token", &body);
+    assert!(reply.warnings().contains("was cut to 5m0s"), "{reply}");
+    let lease = reply.ok();
+    assert_eq!(lease["lease_duration"], 300, "the host has nothing left to cut");
+    let token = Token::of(lease);
+    assert_ends_with_its_lease(&world, &token, 300);
+    // Raising either of them later does not outlive what Astra was told.
+    world.server.post(&format!("sys/mounts/{}/tune", world.mount), &json!({"max_lease_ttl": "100h"})).ok();
+    world.role(&org, "reader", 3600, 360_000);
+    let granted = world.renew(&token, 360_000).body["lease_duration"].as_i64().unwrap_or_default();
+    assert!((3800..=3900).contains(&granted), "{granted}: 300 s and the hour by which Astra keeps the token longer");
+    world.revoke(&token).ok();
+}
+
+#[test]
+fn a_role_that_is_lowered_counts_at_the_next_renewal() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    let token = world.mint(&org, "reader", "cart");
+    assert_ends_with_its_lease(&world, &token, 36000);
+    world.role(&org, "reader", 60, 600);
+    let granted = world.renew(&token, 7200).body["lease_duration"].as_i64().unwrap_or_default();
+    assert!((500..=600).contains(&granted), "{granted}");
+    world.server.post(&format!("sys/mounts/{}/tune", world.mount), &json!({"max_lease_ttl": "120s"})).ok();
+    let granted = world.renew(&token, 7200).body["lease_duration"].as_i64().unwrap_or_default();
+    assert!((60..=120).contains(&granted), "{granted}");
+    world.revoke(&token).ok();
+}
+
+/// Astra was told an hour more than all leases together can last, and the inventory tells the end of these.
+#[track_caller]
+fn assert_ends_with_its_lease(world: &World, token: &Token, max_ttl: i64) {
+    let expiry = world.token(&token.client_id).and_then(|token| token.token_expiry).expect("an expiry");
+    let left = expiry.duration_since(Timestamp::now()).as_secs();
+    assert!((max_ttl + 3500..=max_ttl + 3600).contains(&left), "{left}");
+    let info = world.list("org/tokens").data()["key_info"][&token.client_id].take();
+    let end: Timestamp = info["lease_end"].as_str().and_then(|text| text.parse().ok()).expect("a time");
+    assert_eq!(expiry.duration_since(end).as_secs(), 3600);
 }
 
 #[test]
