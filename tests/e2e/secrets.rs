@@ -11,7 +11,7 @@ use crate::world::{Mode, World};
 /// A server that logs as much as it can, and so does its plugin.
 fn talkative() -> Arc<Server> {
     let env = vec![("DATASTAX_ASTRA_VAULT_LOG_LEVEL".to_owned(), "trace".to_owned())];
-    Arc::new(Server::dev_with(&Options { log_level: "trace", env }))
+    Arc::new(Server::dev_with(&Options { log_level: "trace", env, ..Options::default() }))
 }
 
 #[test]

@@ -39,6 +39,9 @@ const START: Duration = Duration::from_secs(60);
 /// Opens `sys/raw`, through which tests write what another plugin would have stored.
 const RAW: &str = "raw_storage_endpoint = true";
 
+/// Lets OpenBao take audit devices by its API, as Vault does.
+pub(crate) const AUDIT: &str = "unsafe_allow_api_audit_creation = true";
+
 /// A server; dereferences to a caller with its root token.
 pub(crate) struct Server {
     root: Client,
@@ -57,11 +60,13 @@ pub(crate) struct Options {
     pub(crate) log_level: &'static str,
     /// Additional environment.
     pub(crate) env: Vec<(String, String)>,
+    /// Additional lines of the configuration file.
+    pub(crate) config: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log_level: "debug", env: Vec::new() }
+        Self { log_level: "debug", env: Vec::new(), config: "" }
     }
 }
 
@@ -80,7 +85,7 @@ impl Server {
             args.push(format!("-dev-listen-address=127.0.0.1:{port}"));
             args.push(format!("-dev-plugin-dir={}", plugins.display()));
             let config = dir.join("config.hcl");
-            fs::write(&config, RAW).expect("write the configuration");
+            fs::write(&config, format!("{RAW}\n{}\n", options.config)).expect("write the configuration");
             args.push(format!("-config={}", config.display()));
             args.push(format!("-log-level={}", options.log_level));
             Self::new(dir, port, args, options)
@@ -183,6 +188,13 @@ impl Server {
     /// Returns the plugin directory.
     pub(crate) fn plugin_dir(&self) -> PathBuf {
         self.dir.join("plugins")
+    }
+
+    /// Lets the server write an audit log to a file, and returns its path.
+    pub(crate) fn audit(&self) -> PathBuf {
+        let file = self.dir.join("audit.log");
+        self.post("sys/audit/file", &json!({"type": "file", "options": {"file_path": file}})).ok();
+        file
     }
 
     /// Returns the whole log so far: the server's lines and those of its plugins.
