@@ -64,6 +64,9 @@ pub(crate) struct Deletion {
     pub(crate) client_id: ClientId,
     /// Its id in Vault.
     pub(crate) token_id: String,
+    /// Its role in Vault.
+    #[serde(default)]
+    pub(crate) role_name: RoleName,
     /// Deadline of the call to Astra.
     pub(crate) timeout_seconds: u64,
 }
@@ -238,7 +241,8 @@ impl Deletion {
         let id = self.client_id.as_str();
         if !engine.call(&config, |client| async move { client.has_token(id).await }).await? {
             engine.store.delete_token(&self.token_id, &self.org_id, &self.client_id).await?;
-            tracing::info!(org_id = %self.org_id, client_id = %self.client_id, "finished the deletion of a token");
+            tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %self.client_id,
+                "finished the deletion of a token");
         }
         Ok(Asked(true))
     }

@@ -26,6 +26,7 @@ mod catalogue;
 mod cluster;
 mod creds;
 mod errors;
+mod events;
 mod guide;
 mod hangups;
 mod harness;

@@ -163,7 +163,8 @@ fn names_of((_, lease): (&str, &str)) -> (String, String) {
     (text(&internal["clientId"]), text(&internal["tokenId"]))
 }
 
-fn raw(uuid: &str, key: &str) -> String {
+/// Returns the path of an entry of a mount, for tests that look at it or change it.
+pub(crate) fn raw(uuid: &str, key: &str) -> String {
     format!("sys/raw/logical/{uuid}/{key}")
 }
 

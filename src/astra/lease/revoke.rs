@@ -68,13 +68,14 @@ pub(super) async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, E
 
 /// Deletes a token in Astra, then in Vault, with an entry in the write-ahead log until both are done.
 async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> Result<(), Error> {
-    let Target { org_id, client_id, token_id, .. } = target;
+    let Target { org_id, client_id, role_name, token_id } = target;
     engine.prepare_client(config).await?;
     let wal = engine.wal();
     let note = Deletion {
         org_id: org_id.clone(),
         client_id: client_id.clone(),
         token_id: token_id.clone(),
+        role_name: role_name.clone(),
         timeout_seconds: config.request_timeout.as_secs(),
     };
     let entry = wal.put(DELETION, &note).await?;
