@@ -33,6 +33,7 @@ mod harness;
 mod leases;
 mod lifecycle;
 mod limits;
+mod openapi;
 mod operations;
 mod orgs;
 mod races;
