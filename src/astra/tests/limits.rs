@@ -320,6 +320,30 @@ async fn the_count_is_right_after_a_crash_at_any_call() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_token_makes_room_whatever_call_fails_at_it() {
+    for kind in [Fault::At as fn(usize) -> Fault, Fault::AfterEffectAt] {
+        for n in 1.. {
+            let world = World::limited("standard", 1).await;
+            let secret = lease(&world.mint("a").await);
+            let before = world.storage.calls();
+            world.storage.inject(kind(n));
+            let mut ended = world.revoke(&secret).await;
+            let calls = world.storage.calls() - before;
+            world.storage.heal();
+            // The host tries again, in the same process.
+            if ended.is_err() {
+                ended = world.revoke(&secret).await;
+            }
+            ok(ended);
+            assert_eq!(world.fill("b").await, 1, "at call {n}");
+            if calls < n {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_takes_over_counts_what_the_other_one_did() {
     let first = World::limited("standard", 4).await;
     let second = World::with(first.storage.clone(), first.astra.clone());
