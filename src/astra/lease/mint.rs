@@ -239,6 +239,10 @@ impl Mint {
     /// host's tick.
     async fn clean_up(&mut self) {
         let (engine, org_id) = (&self.engine, &self.note.org_id);
+        if !self.note.described && self.note.client_id.is_some() {
+            // Nothing else leads the tick to the token. If this fails, the tick says that one may be left.
+            let _ = engine.wal().update(&self.entry, &self.note).await;
+        }
         if engine.require_no_trouble(org_id).is_err() {
             // Callers who try again and again would have Astra asked for its list as often.
             return;

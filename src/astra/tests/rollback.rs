@@ -385,3 +385,18 @@ async fn an_org_that_hangs_keeps_no_other_from_its_turn() {
     assert!(!world.keys("wal/").contains(&"wal/z".to_owned()));
     assert_eq!(world.keys("token/").len(), 2);
 }
+
+#[tokio::test]
+async fn without_a_description_the_tick_still_finds_what_astra_named() {
+    let world = World::with_role("standard").await;
+    ok(world.write("config", json!({"org_id": ORG, "description": false})).await);
+    world.astra.change("orgId", json!("another"));
+    world.astra.answer_all("DELETE", ResponseTemplate::new(500));
+    assert_eq!(status(world.write("org/token", order("a")).await).0, 502);
+    eventually(|| world.astra.count("DELETE") == 4).await;
+    world.astra.heal();
+    assert_eq!(world.astra.live(), 1);
+    let fresh = world.remounted().await;
+    fresh.until_undone().await;
+    assert!(fresh.is_clean());
+}
