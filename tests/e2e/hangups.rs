@@ -183,14 +183,52 @@ fn ten_thousand_clients_that_hang_up_harm_nobody() {
 fn assert_log(scene: &Scene) {
     let log = scene.world.server.log();
     scene.world.assert_no_secret("the server's log", &log);
-    let bad = |line: &&str| {
-        let cancelled =
-            ["context canceled", "code = Canceled", "context deadline"].iter().any(|text| line.contains(text));
+    let is_bad = |entry: &&str| {
         // A port that another process took is none of the plugin's business.
-        let elsewhere = line.contains("cluster-listener");
-        line.contains("panic") || (line.contains("[ERROR]") && !cancelled && !elsewhere)
+        let elsewhere = entry.contains("cluster-listener");
+        entry.contains("panic") || (entry.contains("[ERROR]") && !is_cancelled(entry) && !elsewhere)
     };
-    let lines: Vec<&str> = log.lines().filter(bad).collect();
-    let some = lines[..lines.len().min(20)].join("\n");
-    assert!(lines.is_empty(), "{} lines of trouble:\n{}", lines.len(), crate::bao::redact::clean(&some));
+    let entries = entries(&log);
+    let bad: Vec<&str> = entries.into_iter().filter(is_bad).collect();
+    let some = bad[..bad.len().min(20)].join("\n");
+    assert!(bad.is_empty(), "{} entries of trouble:\n{}", bad.len(), crate::bao::redact::clean(&some));
+}
+
+/// Whether nothing but the end of a request is what an entry of the log tells, or each of the errors that it lists.
+fn is_cancelled(entry: &str) -> bool {
+    let cancelled =
+        |text: &str| ["context canceled", "code = Canceled", "context deadline"].iter().any(|end| text.contains(end));
+    let mut listed = entry.lines().filter(|line| line.contains("\\t* ")).peekable();
+    if listed.peek().is_some() { listed.all(cancelled) } else { cancelled(entry) }
+}
+
+/// Splits a log where lines begin with a time: an entry with a list of errors goes over several lines.
+fn entries(log: &str) -> Vec<&str> {
+    let begins = |line: &str| line.get(..11).is_some_and(|date| date.starts_with("20") && date.ends_with('T'));
+    let mut starts: Vec<usize> = Vec::new();
+    let mut at = 0;
+    for line in log.split_inclusive('\n') {
+        if starts.is_empty() || begins(line) {
+            starts.push(at);
+        }
+        at += line.len();
+    }
+    let ends = starts.iter().skip(1).copied().chain([log.len()]);
+    starts.iter().zip(ends).map(|(&start, end)| &log[start..end]).collect()
+}
+
+#[test]
+fn a_list_of_errors_is_read_to_its_end() {
+    const LOG: &str = "==> server started\n\
+        2026-11-27T18:09:58.910Z [ERROR] core: failed to run existence check: error=\"code = Canceled\"\n\
+        2026-11-27T18:09:58.976Z [ERROR] core: failed to register lease: request_path=astra/org/token\n  error=\n\
+        \x20 | 2 errors occurred:\n  | \\t* failed to persist lease index entry: context canceled\n\
+        \x20 | \\t* failed to delete lease entry: context canceled\n  | \n  \n\
+        2026-11-27T18:09:59.150Z [INFO]  core: next\n";
+    let parts = entries(LOG);
+    assert_eq!(parts.len(), 4);
+    assert_eq!(parts.concat(), LOG);
+    assert!(is_cancelled(parts[1]) && is_cancelled(parts[2]) && !is_cancelled(parts[3]));
+    let another = parts[2].replace("failed to delete lease entry: context canceled", "the secret could not be revoked");
+    assert!(!is_cancelled(&another), "one of the errors is another one");
 }
