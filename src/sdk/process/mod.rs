@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
-pub(crate) use self::broker::Broker;
+pub(crate) use self::broker::{Broker, Io};
 use self::control::{BrokerStream, Control, Controller, Stdio, Stop};
 use self::env::Environment;
 use self::mtls::Mtls;

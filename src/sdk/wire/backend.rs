@@ -7,21 +7,19 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
-use tower::service_fn;
 use tracing::{Instrument, Span};
 
+use super::channel::Channel;
 use super::storage::RemoteStorage;
 use super::system::RemoteSystem;
 use super::{answer, convert};
 use crate::sdk::logical::{Backend, Factory, Mount, Operation};
 use crate::sdk::pb::pb;
 use crate::sdk::pb::pb::backend_server;
-use crate::sdk::process::Broker;
+use crate::sdk::process::{Broker, Io};
 
 /// A secrets engine, as opposed to an auth method (`sdk/logical`, `TypeLogical`).
 const TYPE_LOGICAL: u32 = 1;
@@ -108,16 +106,12 @@ impl Service {
         let told = |error: &dyn std::fmt::Display| format!("cannot reach the host's services: {error}");
         let route = self.broker.route(broker_id).await.map_err(|error| told(&error))?;
         let broker = self.broker.clone();
-        let connector = service_fn(move |_| {
+        let channel = Channel::new(move || {
             let (broker, route) = (broker.clone(), route.clone());
-            async move { broker.connect(&route).await.map(TokioIo::new) }
+            async move { broker.connect(&route).await.map(|stream| Box::new(stream) as Box<dyn Io>) }.boxed()
         });
-        // The connector does TLS, so for tonic this is plain. No keep-alive: grpc-go takes pings for an attack.
-        // A call that is given up is reset, and its answer may be on the way by then. By default the 1024th of those ends
-        // the connection, and with it the calls of others.
-        let host = Endpoint::from_static("http://localhost").http2_max_local_error_reset_streams(None);
-        match timeout(CONNECT, host.connect_with_connector(connector)).await {
-            Ok(channel) => channel.map_err(|error| told(&Chain(&error))),
+        match timeout(CONNECT, channel.connect()).await {
+            Ok(connected) => connected.map(|()| channel).map_err(|error| told(&error)),
             Err(_) => Err(told(&"no connection in time")),
         }
     }
@@ -239,21 +233,6 @@ async fn catch<T>(run: impl Future<Output = T>) -> Option<T> {
 
 fn panicked() -> Status {
     Status::internal("internal error")
-}
-
-/// An error with its causes: tonic's own text says "transport error" and nothing more.
-struct Chain<'a>(&'a (dyn std::error::Error + 'static));
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 mod answer;
 mod backend;
+mod channel;
 mod convert;
 mod storage;
 mod system;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
-use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
+use super::channel::{Channel, origin};
 use crate::sdk::logical::{Entry, Storage, StorageError, Transaction};
 use crate::sdk::pb::pb;
 use crate::sdk::pb::pb::storage_client::StorageClient;
@@ -40,8 +40,9 @@ struct Host {
 impl RemoteStorage {
     pub(super) fn new(channel: Channel) -> Self {
         // Entries are as large as the host's storage takes them.
-        let client =
-            StorageClient::new(channel).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
+        let client = StorageClient::with_origin(channel, origin())
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX);
         let host = Host { client, transactional: OnceCell::new(), paged: AtomicBool::new(true) };
         Self { host: Arc::new(host), txn: String::new(), open: false }
     }
@@ -204,15 +205,16 @@ mod tests {
     use std::sync::{Mutex, PoisonError};
 
     use futures_util::FutureExt;
-    use hyper_util::rt::TokioIo;
+    use futures_util::future::ready;
     use proptest::prelude::*;
     use tokio::io::DuplexStream;
     use tokio::sync::mpsc;
     use tonic::Request;
-    use tonic::transport::{Endpoint, Server};
+    use tonic::transport::Server;
 
     use super::*;
     use crate::sdk::pb::pb::storage_server::{Storage as Served, StorageServer};
+    use crate::sdk::process::Io;
 
     /// The storage of a host. It writes down what it is asked, and is one of Vault's or one of OpenBao's.
     struct FakeHost {
@@ -255,7 +257,9 @@ mod tests {
 
         async fn put(&self, request: Request<pb::StoragePutArgs>) -> Result<Response<pb::StoragePutReply>, Status> {
             let args = request.into_inner();
-            self.called(format!("put {} in {:?}", args.entry.unwrap_or_default().key, args.txn));
+            let entry = args.entry.unwrap_or_default();
+            let size = if entry.value.len() < 10 { String::new() } else { format!(" of {} bytes", entry.value.len()) };
+            self.called(format!("put {}{size} in {:?}", entry.key, args.txn));
             Ok(Response::new(pb::StoragePutReply { err: self.err() }))
         }
 
@@ -321,22 +325,23 @@ mod tests {
         let (calls, called) = mpsc::unbounded_channel();
         let host = Arc::new(FakeHost { calls, is_vault, err: Mutex::default() });
         let (near, far) = tokio::io::duplex(64 * 1024);
-        let server = StorageServer::from_arc(host.clone());
+        let server = StorageServer::from_arc(host.clone()).max_decoding_message_size(usize::MAX);
         let incoming = tokio_stream::once(std::io::Result::<DuplexStream>::Ok(far));
         tokio::spawn(Server::builder().add_service(server).serve_with_incoming(incoming));
-        let mut near = Some(near);
-        let connector = tower::service_fn(move |_| {
-            let stream = near.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
-            async move { stream.map(TokioIo::new) }
-        });
-        let endpoint = Endpoint::from_static("http://localhost");
-        let channel = endpoint.connect_with_connector(connector).await.unwrap();
-        (RemoteStorage::new(channel), Calls(called, host))
+        let near = Mutex::new(Some(near));
+        let connect = move || {
+            let near = near.lock().unwrap_or_else(PoisonError::into_inner).take();
+            ready(near.map(|near| Box::new(near) as Box<dyn Io>).ok_or(std::io::ErrorKind::NotConnected.into())).boxed()
+        };
+        (RemoteStorage::new(Channel::new(connect)), Calls(called, host))
     }
 
     #[tokio::test]
     async fn entries_are_as_large_as_the_host_takes_them() {
-        let (storage, _calls) = storage(false).await;
+        let (storage, mut calls) = storage(false).await;
+        let big = Entry { key: "big".into(), value: vec![b'x'; 5 << 20], seal_wrap: false };
+        storage.put(big).await.unwrap();
+        assert_eq!(calls.so_far(), ["put big of 5242880 bytes in \"\""]);
         assert_eq!(storage.get("big").await.unwrap().map(|entry| entry.value.len()), Some(5 << 20));
         assert!(storage.get("none").await.unwrap().is_none());
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::timeout;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+use super::channel::{Channel, origin};
 use super::convert;
 use crate::sdk::logical::{Entity, Error, ReplicationState, SystemView};
 use crate::sdk::pb::pb::system_view_client::SystemViewClient;
@@ -23,7 +23,7 @@ pub(super) struct RemoteSystem(SystemViewClient<Channel>);
 
 impl RemoteSystem {
     pub(super) fn new(channel: Channel) -> Self {
-        Self(SystemViewClient::new(channel))
+        Self(SystemViewClient::with_origin(channel, origin()))
     }
 
     fn client(&self) -> SystemViewClient<Channel> {
