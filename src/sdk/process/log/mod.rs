@@ -169,6 +169,12 @@ mod tests {
         }
     }
 
+    impl writer::Output for Output {
+        fn is_ready(&self) -> bool {
+            true
+        }
+    }
+
     /// Returns the lines that are logged while `run` runs.
     fn logged(run: impl FnOnce()) -> Vec<Value> {
         let output = Output::default();

@@ -1,16 +1,18 @@
-//! The thread that writes log lines to stderr.
+//! Writes log lines to stderr.
 //!
-//! A host that does not read its pipe must not stop a request, so lines wait in a bounded queue, and what finds it full
-//! is dropped and counted.
+//! A host that does not read its pipe must not stop a request. So a line is written on the spot where that cannot block.
+//! Else it waits in a bounded queue for a thread that may block, and what finds the queue full is dropped and counted.
 
 use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::Level;
 
 use super::line::{Record, render};
@@ -18,36 +20,79 @@ use super::line::{Record, render};
 /// Lines that wait at most.
 const QUEUE: usize = 512;
 
+/// Longest line that a pipe takes as a whole when it says that it takes anything (POSIX `PIPE_BUF` on Linux).
+const AT_ONCE: usize = 4096;
+
 /// How long the end of the process waits for the last lines.
 const FLUSH: Duration = Duration::from_millis(500);
+
+/// Where lines go to.
+pub(super) trait Output: Write + Send + 'static {
+    /// Whether a line of up to 4096 bytes is taken without blocking.
+    fn is_ready(&self) -> bool;
+}
+
+impl Output for std::io::Stderr {
+    fn is_ready(&self) -> bool {
+        is_ready(self)
+    }
+}
+
+fn is_ready(output: &impl AsFd) -> bool {
+    let mut output = [PollFd::new(output, PollFlags::OUT)];
+    matches!(poll(&mut output, Some(&Timespec::default())), Ok(1)) && output[0].revents() == PollFlags::OUT
+}
 
 enum Message {
     Line(Vec<u8>),
     Flush(SyncSender<()>),
 }
 
-/// The queue to the writing thread.
+/// The way to the output, for all that have a line to write.
 #[derive(Clone)]
 pub(super) struct Writer {
+    output: Arc<Mutex<dyn Output>>,
     queue: SyncSender<Message>,
+    /// Lines in the queue, or on their way from there. While there are some, none may overtake them.
+    waiting: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
 }
 
 impl Writer {
     /// Starts the thread. Lines are lost, and nothing else, if the system has no thread to give.
-    pub(super) fn start(output: impl Write + Send + 'static) -> Self {
+    pub(super) fn start(output: impl Output) -> Self {
         let (queue, lines) = sync_channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let count = dropped.clone();
-        let _ = thread::Builder::new().name("log".into()).spawn(move || write(output, &lines, &count));
-        Self { queue, dropped }
+        let output = Arc::new(Mutex::new(output));
+        let writer = Self { output, queue, waiting: Arc::default(), dropped: Arc::default() };
+        let (output, waiting, dropped) = (writer.output.clone(), writer.waiting.clone(), writer.dropped.clone());
+        let _ = thread::Builder::new().name("log".into()).spawn(move || write(&output, &lines, &waiting, &dropped));
+        writer
     }
 
-    /// Queues a line, or drops it.
+    /// Writes a line, queues it, or drops it.
     pub(super) fn line(&self, line: Vec<u8>) {
+        if self.write_at_once(&line) {
+            return;
+        }
+        self.waiting.fetch_add(1, Ordering::AcqRel);
         if self.queue.try_send(Message::Line(line)).is_err() {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Writes a line if it neither blocks nor overtakes another one.
+    fn write_at_once(&self, line: &[u8]) -> bool {
+        let mut output = match self.output.try_lock() {
+            Ok(output) => output,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        if line.len() > AT_ONCE || self.waiting.load(Ordering::Acquire) > 0 || !output.is_ready() {
+            return false;
+        }
+        let _ = output.write_all(line);
+        true
     }
 
     /// Waits until the lines queued so far are written, but not for long.
@@ -60,11 +105,13 @@ impl Writer {
 }
 
 /// Errors of writing are ignored: when the host is gone there is nobody to tell.
-fn write(mut output: impl Write, lines: &Receiver<Message>, dropped: &AtomicU64) {
+fn write(output: &Mutex<dyn Output>, lines: &Receiver<Message>, waiting: &AtomicUsize, dropped: &AtomicU64) {
     for message in lines {
+        let mut output: MutexGuard<'_, dyn Output> = output.lock().unwrap_or_else(PoisonError::into_inner);
         match message {
             Message::Line(line) => {
                 let _ = output.write_all(&line);
+                waiting.fetch_sub(1, Ordering::AcqRel);
             }
             Message::Flush(done) => {
                 let _ = output.flush();
@@ -95,6 +142,12 @@ mod tests {
     /// Output that lets through one line for each permit, and passes it on.
     struct Gate(Receiver<()>, Sender<String>);
 
+    impl Output for Gate {
+        fn is_ready(&self) -> bool {
+            false
+        }
+    }
+
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             let _ = self.0.recv();
@@ -123,9 +176,80 @@ mod tests {
         assert!(dropped == 99 || dropped == 100, "{dropped}");
     }
 
+    /// A pipe as stderr is one.
+    struct Pipe(std::io::PipeWriter);
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Output for Pipe {
+        fn is_ready(&self) -> bool {
+            is_ready(&self.0)
+        }
+    }
+
+    #[test]
+    fn lines_of_all_threads_pass_a_slow_pipe_whole_and_in_order() {
+        use std::io::{BufRead as _, BufReader};
+
+        const LINES: usize = 2000;
+        let (read, write) = std::io::pipe().unwrap();
+        let writer = Writer::start(Pipe(write));
+        let threads: Vec<_> = (0..4)
+            .map(|thread| {
+                let writer = writer.clone();
+                std::thread::spawn(move || {
+                    for n in 0..LINES / 4 {
+                        // Some are longer than what is written at once; a full queue would drop lines.
+                        let text = "x".repeat(if n % 50 == 0 { 9000 } else { n % 300 });
+                        while writer.waiting.load(Ordering::Acquire) > QUEUE / 2 {
+                            std::thread::yield_now();
+                        }
+                        writer.line(format!("{thread} {n} {text}\n").into_bytes());
+                    }
+                })
+            })
+            .collect();
+        let mut next = [0; 4];
+        let mut lines = BufReader::new(read).lines();
+        for _ in 0..LINES {
+            let line = lines.next().unwrap().unwrap();
+            let words: Vec<&str> = line.split(' ').collect();
+            let (thread, n): (usize, usize) = (words[0].parse().unwrap(), words[1].parse().unwrap());
+            assert_eq!(n, next[thread], "lines of one thread out of order");
+            assert_eq!(words[2].len(), if n % 50 == 0 { 9000 } else { n % 300 });
+            next[thread] += 1;
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(next, [LINES / 4; 4]);
+    }
+
+    #[test]
+    fn a_full_pipe_is_not_ready_and_stops_no_caller() {
+        let (read, write) = std::io::pipe().unwrap();
+        let writer = Writer::start(Pipe(write));
+        for _ in 0..(1 << 20) / AT_ONCE + QUEUE + 10 {
+            writer.line(vec![b'x'; AT_ONCE]);
+        }
+        assert!(writer.dropped.load(Ordering::Relaxed) > 0);
+        drop(read);
+    }
+
     #[test]
     fn broken_output_is_ignored() {
         struct Broken;
+        impl Output for Broken {
+            fn is_ready(&self) -> bool {
+                true
+            }
+        }
         impl Write for Broken {
             fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
                 Err(std::io::ErrorKind::BrokenPipe.into())
