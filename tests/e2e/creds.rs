@@ -22,16 +22,17 @@ fn shop(mode: Mode) -> (World, Org) {
     (world, org)
 }
 
-/// Returns a caller with one policy.
-fn caller(world: &World, policy: &str) -> Client {
+/// Returns a caller with one policy, without even the one that all have by default.
+pub(crate) fn caller(world: &World, policy: &str) -> Client {
     static POLICIES: AtomicUsize = AtomicUsize::new(0);
     let name = format!("{}-{}", world.mount, POLICIES.fetch_add(1, Ordering::Relaxed));
     world.server.post(&format!("sys/policies/acl/{name}"), &json!({"policy": policy})).ok();
-    let login = world.server.post("auth/token/create", &json!({"policies": [name]})).ok();
+    let body = json!({"policies": [name], "no_default_policy": true});
+    let login = world.server.post("auth/token/create", &body).ok();
     world.server.with_token(login["auth"]["client_token"].as_str().expect("a token"))
 }
 
-fn rule(path: &str, capabilities: &str) -> String {
+pub(crate) fn rule(path: &str, capabilities: &str) -> String {
     format!("path \"{path}\" {{ capabilities = [{capabilities}] }}\n")
 }
 
@@ -147,7 +148,7 @@ fn whoever_misspells_a_path_is_told_the_right_one() {
 }
 
 /// Everything that someone may try to reach `creds/shop/admin` by, as it goes over the wire behind `/v1/`.
-fn tricks(world: &World, org: &Org) -> Vec<String> {
+pub(crate) fn tricks(world: &World, org: &Org) -> Vec<String> {
     let (id, upper) = (&org.id, org.id.to_uppercase());
     let mount = &world.mount;
     let mut tricks: Vec<String> = [
@@ -234,7 +235,7 @@ fn tricks(world: &World, org: &Org) -> Vec<String> {
 }
 
 /// Tries a path in every way of asking, and returns the leases that come of it.
-fn try_all(caller: &Client, path: &str) -> Vec<String> {
+pub(crate) fn try_all(caller: &Client, path: &str) -> Vec<String> {
     let body = json!({"org": "shop", "role": "admin", "role_name": "admin"});
     let ways =
         [("GET", Value::Null), ("LIST", Value::Null), ("POST", Value::Null), ("POST", body.clone()), ("PUT", body)];

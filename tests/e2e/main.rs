@@ -36,6 +36,7 @@ mod limits;
 mod openapi;
 mod operations;
 mod orgs;
+mod policies;
 mod races;
 mod readme;
 mod rotate;

@@ -14,7 +14,7 @@ use crate::world::World;
 const SCHEMA: &str = include_str!("../fixtures/openapi/schema-3.0.json");
 
 /// Returns the server's document with the paths of one mount.
-fn document(world: &World) -> Value {
+pub(crate) fn document(world: &World) -> Value {
     let mut document = world.server.get("sys/internal/specs/openapi").ok();
     let prefix = format!("/{}/", world.mount);
     let paths = document["paths"].as_object_mut().expect("paths");
@@ -24,7 +24,7 @@ fn document(world: &World) -> Value {
 }
 
 /// Returns the methods of all paths, with the path without its mount.
-fn operations(document: &Value) -> Vec<(String, &str, &Value)> {
+pub(crate) fn operations(document: &Value) -> Vec<(String, &str, &Value)> {
     const METHODS: [&str; 4] = ["get", "post", "patch", "delete"];
     let paths = document["paths"].as_object().expect("paths").iter();
     paths

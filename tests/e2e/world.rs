@@ -55,12 +55,16 @@ impl World {
 
     /// A new mount on that server, and an Astra as it was set up.
     pub(crate) fn with(astra: Builder) -> Self {
-        static SHARED: OnceLock<Arc<Server>> = OnceLock::new();
         static MOUNTS: AtomicUsize = AtomicUsize::new(0);
+        Self::named(&format!("mount-{}", MOUNTS.fetch_add(1, Ordering::Relaxed)), astra)
+    }
+
+    /// The same with a name for the mount, which no other test may have.
+    pub(crate) fn named(mount: &str, astra: Builder) -> Self {
+        static SHARED: OnceLock<Arc<Server>> = OnceLock::new();
         let server = SHARED.get_or_init(|| Arc::new(Server::dev()));
-        let mount = format!("mount-{}", MOUNTS.fetch_add(1, Ordering::Relaxed));
-        server.enable(&mount);
-        Self::with_astra(server, &mount, astra)
+        server.enable(mount);
+        Self::with_astra(server, mount, astra)
     }
 
     /// A new mount on a given server.

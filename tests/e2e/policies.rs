@@ -1,0 +1,317 @@
+//! The policies in `docs/examples/policies`: each allows what it says, and nothing else.
+//!
+//! The table has a row for every path and operation that the server's OpenAPI document names for the engine, so a new one
+//! cannot be without a decision.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::astra::{Astra, Route};
+use crate::bao::Reply;
+use crate::creds::{caller, rule, tricks, try_all};
+use crate::openapi;
+use crate::world::{Mode, Org, ROLE_ID, Token, World};
+
+use self::Who::{Auditor, Operator, RoleAdmin, Workload};
+
+/// Whose policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Operator,
+    RoleAdmin,
+    Workload,
+    Auditor,
+}
+
+impl Who {
+    const ALL: [Self; 4] = [Operator, RoleAdmin, Workload, Auditor];
+
+    /// Returns the policy, for a mount at `astra/`.
+    fn policy(self) -> &'static str {
+        match self {
+            Operator => include_str!("../../docs/examples/policies/operator.hcl"),
+            RoleAdmin => include_str!("../../docs/examples/policies/role-admin.hcl"),
+            Workload => include_str!("../../docs/examples/policies/workload.hcl"),
+            Auditor => include_str!("../../docs/examples/policies/auditor.hcl"),
+        }
+    }
+}
+
+/// A mount at `astra/`, as in the policies.
+struct Scene {
+    world: World,
+    /// Logical name `shop`, with the roles `reader` and `admin`.
+    shop: Org,
+    /// May be deleted.
+    spare: Org,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let world = World::named("astra", Astra::builder().orgs(3));
+        let shop = world.configured("shop", Mode::Standard);
+        for role in ["reader", "admin"] {
+            world.role(&shop, role, 3600, 36000);
+        }
+        let spare = world.configured("spare", Mode::Sidecar);
+        Self { world, shop, spare }
+    }
+
+    /// Brings back what a request may have deleted.
+    fn repair(&self) {
+        self.world.configure(&self.spare, &json!({"logical_name": "spare"}));
+        self.world.role(&self.spare, "reader", 3600, 36000);
+    }
+
+    /// Returns a new token of the role `reader` with a lease of its own.
+    fn token(&self) -> Token {
+        Token::of(self.world.get("creds/shop/reader").ok())
+    }
+
+    /// Returns the path and the body that write a config.
+    fn config(&self, org_id: &str) -> (String, Value) {
+        let body = json!({
+            "org_id": org_id, "astra_token": self.spare.root_token, "url": self.world.url(), "verify_connection": false,
+        });
+        ("astra/config".into(), body)
+    }
+
+    /// Returns the path and the body that write a role.
+    fn role(&self, name: &str) -> (String, Value) {
+        ("astra/role".into(), json!({"org_id": self.spare.id, "role_name": name, "role_id": ROLE_ID}))
+    }
+
+    /// Returns the path and the body of a request about a new lease.
+    fn lease(&self, path: &str) -> (String, Value) {
+        (path.into(), json!({"lease_id": self.token().lease_id}))
+    }
+}
+
+/// A request, and who may make it.
+struct Row {
+    method: &'static str,
+    /// The path in the OpenAPI document, or below `sys/`.
+    path: &'static str,
+    /// Capability that it takes.
+    capability: &'static str,
+    who: &'static [Who],
+    /// Returns path and body of one that succeeds; the path of the table where there is none.
+    request: fn(&Scene) -> (String, Value),
+}
+
+fn row(
+    method: &'static str,
+    path: &'static str,
+    capability: &'static str,
+    who: &'static [Who],
+    request: fn(&Scene) -> (String, Value),
+) -> Row {
+    Row { method, path, capability, who, request }
+}
+
+/// Every path and operation of the engine.
+fn engine() -> Vec<Row> {
+    vec![
+        row("POST", "config", "create", &[Operator], |scene| scene.config("new")),
+        row("POST", "config", "update", &[Operator], |scene| scene.config(&scene.spare.id)),
+        row("PATCH", "config", "patch", &[Operator], |scene| scene.config(&scene.spare.id)),
+        row("GET", "config", "read", &[Operator, Auditor], |scene| (query("config", &scene.spare), Value::Null)),
+        row("DELETE", "config", "delete", &[Operator], |scene| {
+            (query("config", &scene.spare) + "&force=true", Value::Null)
+        }),
+        row("POST", "config/rotate-root", "update", &[Operator], |scene| {
+            ("astra/config/rotate-root".into(), json!({"org_id": scene.shop.id}))
+        }),
+        row("LIST", "configs", "list", &[Operator, RoleAdmin, Auditor], |_| ("astra/configs".into(), Value::Null)),
+        row("POST", "role", "create", &[RoleAdmin], |scene| scene.role("new")),
+        row("POST", "role", "update", &[RoleAdmin], |scene| scene.role("reader")),
+        row("PATCH", "role", "patch", &[RoleAdmin], |scene| scene.role("reader")),
+        row("GET", "role", "read", &[RoleAdmin, Auditor], |scene| {
+            (query("role", &scene.spare) + "&role_name=reader", Value::Null)
+        }),
+        row("DELETE", "role", "delete", &[RoleAdmin], |scene| {
+            (query("role", &scene.spare) + "&role_name=reader", Value::Null)
+        }),
+        row("LIST", "roles", "list", &[Operator, RoleAdmin, Auditor], |_| ("astra/roles".into(), Value::Null)),
+        row("POST", "roles/sync", "update", &[RoleAdmin], |scene| {
+            ("astra/roles/sync".into(), json!({"org_id": scene.shop.id}))
+        }),
+        row("POST", "org/token", "update", &[], |scene| {
+            ("astra/org/token".into(), json!({"org_id": scene.shop.id, "role_name": "reader", "logical_name": "x"}))
+        }),
+        row("GET", "org/token", "read", &[], |scene| (query("org/token", &scene.shop), Value::Null)),
+        row("DELETE", "org/token", "delete", &[Operator], |scene| {
+            let token = scene.token();
+            (query("org/token", &scene.shop) + "&client_id=" + &token.client_id, Value::Null)
+        }),
+        row("LIST", "org/tokens", "list", &[Operator, Auditor], |scene| {
+            scene.token();
+            ("astra/org/tokens".into(), Value::Null)
+        }),
+        row("GET", "creds/{org}/{role}", "read", &[Workload], |_| ("astra/creds/shop/reader".into(), Value::Null)),
+        row("POST", "creds/{org}/{role}", "update", &[Workload], |_| {
+            ("astra/creds/shop/reader".into(), json!({"ttl": 60}))
+        }),
+    ]
+}
+
+/// What of the server itself has to do with the engine, and some of what nobody may have.
+fn server() -> Vec<Row> {
+    vec![
+        row("POST", "sys/leases/lookup", "update", &[Operator, Workload, Auditor], |scene| {
+            scene.lease("sys/leases/lookup")
+        }),
+        row("POST", "sys/leases/renew", "update", &[Workload], |scene| scene.lease("sys/leases/renew")),
+        row("POST", "sys/leases/revoke", "update", &[Operator, Workload], |scene| scene.lease("sys/leases/revoke")),
+        row("LIST", "sys/leases/lookup/astra/*", "list", &[Operator, Auditor], |scene| {
+            scene.token();
+            ("sys/leases/lookup/astra/creds/shop/reader".into(), Value::Null)
+        }),
+        row("POST", "sys/leases/revoke-prefix/astra/*", "update", &[Operator], |_| {
+            ("sys/leases/revoke-prefix/astra/creds/shop/reader".into(), Value::Null)
+        }),
+        row("POST", "sys/leases/revoke-force/astra/*", "update", &[Operator], |_| {
+            ("sys/leases/revoke-force/astra/creds/shop/reader".into(), Value::Null)
+        }),
+        row("GET", "sys/leases", "read", &[Operator, Auditor], |_| ("sys/leases?type=irrevocable".into(), Value::Null)),
+        nobody("LIST", "sys/leases/lookup/other/"),
+        nobody("POST", "sys/leases/revoke-prefix/other/creds"),
+        nobody("POST", "sys/leases/tidy"),
+        nobody("GET", "sys/mounts"),
+        nobody("POST", "sys/mounts/astra/tune"),
+        nobody("DELETE", "sys/mounts/astra"),
+        nobody("GET", "sys/policies/acl/root"),
+        nobody("POST", "sys/policies/acl/other"),
+        nobody("GET", "sys/raw/core/mounts"),
+        nobody("POST", "sys/plugins/reload/backend"),
+        nobody("GET", "sys/audit"),
+        nobody("POST", "auth/token/create"),
+        nobody("POST", "sys/wrapping/wrap"),
+    ]
+}
+
+fn nobody(method: &'static str, path: &'static str) -> Row {
+    row(method, path, "", &[], |_| (String::new(), Value::Null))
+}
+
+fn query(path: &str, org: &Org) -> String {
+    format!("astra/{path}?org_id={}", org.id)
+}
+
+#[test]
+fn each_policy_allows_what_its_table_says_and_the_rest_is_403() {
+    let scene = Scene::new();
+    let (engine, server) = (engine(), server());
+    every_operation_has_a_row(&scene.world, &engine);
+    let mut faults = Vec::new();
+    for who in Who::ALL {
+        let caller = caller(&scene.world, who.policy());
+        let mut note =
+            |what: &str, reply: &Reply| faults.push(format!("{who:?}: {what}: {} {}", reply.status, reply.body));
+        for row in engine.iter().chain(&server) {
+            scene.repair();
+            let (path, body) = (row.request)(&scene);
+            let path = if path.is_empty() { row.path.to_owned() } else { path };
+            let reply = caller.http(row.method, &path, &body);
+            let right = if row.who.contains(&who) { reply.status < 300 } else { is_refusal(&reply) };
+            if !right {
+                note(&format!("{} {path} ({})", row.method, row.capability), &reply);
+            }
+        }
+        // What is no operation of a path, or is one by another name.
+        for path in engine.iter().map(|row| row.path).collect::<BTreeSet<_>>() {
+            for method in ["GET", "LIST", "SCAN", "HEAD", "POST", "PUT", "PATCH", "DELETE"] {
+                let declared = if method == "PUT" { "POST" } else { method };
+                if engine.iter().any(|row| row.path == path && row.method == declared && row.who.contains(&who)) {
+                    continue;
+                }
+                let path = format!("astra/{}", path.replace("{org}", "shop").replace("{role}", "reader"));
+                // The server reads the body of a patch before it looks at policies.
+                let body = if method == "PATCH" { json!({}) } else { Value::Null };
+                let reply = caller.http(method, &path, &body);
+                if !is_refusal(&reply) {
+                    note(&format!("{method} {path}"), &reply);
+                }
+            }
+        }
+        every_capability_is_needed(who, engine.iter().chain(&server));
+    }
+    assert!(faults.is_empty(), "{} cases\n{}", faults.len(), faults.join("\n"));
+}
+
+/// Whether the server refused a request for want of a policy.
+fn is_refusal(reply: &Reply) -> bool {
+    reply.status == 403 && (reply.body.is_null() || reply.errors().contains("permission denied"))
+}
+
+/// Compares the table with what the server says that the engine has.
+#[track_caller]
+fn every_operation_has_a_row(world: &World, rows: &[Row]) {
+    let document = openapi::document(world);
+    let declared: BTreeSet<(String, &str)> = openapi::operations(&document)
+        .into_iter()
+        .map(|(path, method, operation)| {
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let is_list = parameters.into_iter().any(|parameter| parameter["name"] == "list");
+            let method = match method {
+                "get" if is_list => "LIST",
+                "get" => "GET",
+                "post" => "POST",
+                "patch" => "PATCH",
+                "delete" => "DELETE",
+                other => panic!("{other}"),
+            };
+            (path, method)
+        })
+        .collect();
+    let in_table: BTreeSet<(String, &str)> = rows.iter().map(|row| (row.path.to_owned(), row.method)).collect();
+    assert_eq!(in_table, declared, "the table of policies is not about what the engine has");
+}
+
+/// Checks that a policy has no line and no capability without a request in the table that needs it.
+#[track_caller]
+fn every_capability_is_needed<'a>(who: Who, rows: impl Iterator<Item = &'a Row> + Clone) {
+    for stanza in who.policy().split("\npath \"").skip(1) {
+        let (path, rest) = stanza.split_once('"').expect("a path");
+        let list = rest.split_once('[').and_then(|(_, rest)| rest.split_once(']')).expect("capabilities").0;
+        for capability in list.split(',').map(|word| word.trim().trim_matches('"')) {
+            let needs = |row: &Row| {
+                let of_row = match row.path {
+                    "creds/{org}/{role}" => "astra/creds/shop/reader".to_owned(),
+                    path if path.starts_with("sys/") => path.to_owned(),
+                    path => format!("astra/{path}"),
+                };
+                of_row == path && row.who.contains(&who) && (row.capability == capability || capability == "sudo")
+            };
+            assert!(
+                rows.clone().any(needs),
+                "{who:?} has {capability:?} on {path:?}, and nothing in the table needs it"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_spelling_leads_a_workload_to_a_role_that_its_policy_does_not_name() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Sidecar);
+    for role in ["reader", "admin"] {
+        world.role(&org, role, 3600, 36000);
+    }
+    let policy = Workload.policy().replace("\"astra/", &format!("\"{}/", world.mount));
+    let all = r#""create", "read", "update", "patch", "delete", "list", "sudo""#;
+    let denied = [world.at("creds/shop/admin"), world.at("org/*")].map(|path| rule(&path, r#""deny""#));
+    // That of a workload, and one that allows everything but one spelling of one role.
+    for policy in [policy, rule("*", all) + &denied.concat()] {
+        let minted = world.calls(Route::CreateToken);
+        let caller = caller(&world, &policy);
+        for path in tricks(&world, &org) {
+            let leases = try_all(&caller, &path);
+            assert!(leases.is_empty(), "{path} got {leases:?} in spite of\n{policy}");
+        }
+        assert_eq!(world.calls(Route::CreateToken), minted, "{policy}");
+        // It is the role that is refused, not everything.
+        assert_eq!(caller.get(&world.at("creds/shop/reader")).data()["roleName"], "reader");
+    }
+}
