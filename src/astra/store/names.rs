@@ -10,7 +10,7 @@ use crate::astra::Error;
 const MAX_BYTES: usize = 255;
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $fold:expr) => {
+    ($(#[$doc:meta])* $name:ident, $fold:expr, $check:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
         #[serde(transparent)]
@@ -25,7 +25,7 @@ macro_rules! name {
                 let fold: fn(&str) -> String = $fold;
                 // Some letters are longer in lower case, and what is stored must be taken when it is given back.
                 let name = fold(text);
-                check(field, &name)?;
+                $check(field, &name)?;
                 Ok(Self(name))
             }
 
@@ -52,22 +52,26 @@ macro_rules! name {
 name!(
     /// Id of an Astra organization. Letter case counts.
     OrgId,
-    str::to_owned
+    str::to_owned,
+    check_key
 );
 name!(
     /// Name of a role, in lower case.
     RoleName,
-    str::to_lowercase
+    str::to_lowercase,
+    check_key
 );
 name!(
     /// Logical name of a token, in lower case; empty where a token has none.
     LogicalName,
-    str::to_lowercase
+    str::to_lowercase,
+    check
 );
 name!(
     /// Public part of an Astra token. Letter case counts.
     ClientId,
-    str::to_owned
+    str::to_owned,
+    check_key
 );
 
 /// Checks a name that a caller gave.
@@ -88,6 +92,22 @@ pub(crate) fn check(field: &'static str, text: &str) -> Result<(), Error> {
         return Ok(());
     };
     Err(Error::field(field, reason))
+}
+
+/// Checks a name that becomes part of a storage key as it is.
+fn check_key(field: &'static str, text: &str) -> Result<(), Error> {
+    check(field, text)?;
+    if text.chars().all(is_printable) {
+        return Ok(());
+    }
+    Err(Error::field(field, "must not contain characters that are not printable, such as a zero-width space"))
+}
+
+/// Whether the host's storage takes a character in a key: it must be what Go calls printable (`unicode.IsPrint`). Rust's
+/// standard library writes the others as escapes.
+fn is_printable(c: char) -> bool {
+    // An accent is written as an escape only at the start of a text.
+    matches!(c, '"' | '\'' | '\\') || format!("a{c}").escape_debug().count() == 2
 }
 
 /// Whether a name can be a segment of a path, as engines take them: ASCII letters, digits and `_`, and `-` and `.` between
@@ -111,6 +131,31 @@ mod tests {
         for text in ["", "a/b", "a:b", "a\nb", "a\0", ".", "..", "a..b", &long] {
             let error = OrgId::parse("org_id", text).unwrap_err().to_string();
             assert!(error.starts_with("org_id "), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_that_the_storage_does_not_take_in_a_key_are_refused() {
+        // Zero-width space and joiner, reading direction, byte order mark, blanks that are no space, private, unassigned.
+        for c in ['\u{200b}', '\u{200d}', '\u{202e}', '\u{feff}', '\u{a0}', '\u{2028}', '\u{e000}', '\u{378}', '\u{ad}']
+        {
+            let text = format!("a{c}b");
+            let error = RoleName::parse("role_name", &text).unwrap_err().to_string();
+            assert!(error.starts_with("role_name must not") && error.contains("printable"), "{error}");
+            assert!(OrgId::parse("org_id", &text).is_err() && ClientId::parse("client_id", &text).is_err());
+            assert!(LogicalName::parse("logical_name", &text).is_ok(), "it is in no key");
+        }
+        for text in [
+            "a b",
+            "\u{e9}t\u{e9}",
+            "e\u{301}",
+            "\u{4e2d}\u{6587}",
+            "\u{1f600}",
+            "\u{301}",
+            r#"it's "\quoted\""#,
+            "$+~^<>|",
+        ] {
+            assert!(OrgId::parse("org_id", text).is_ok(), "{text:?}");
         }
     }
 
