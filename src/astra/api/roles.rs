@@ -27,6 +27,9 @@ pub(crate) struct AstraRole {
     pub(crate) name: String,
 }
 
+/// Each of them is written to the storage. Real orgs have a few dozen.
+const MAX_ROLES: usize = 10_000;
+
 impl AstraRole {
     /// Returns the name as it may be shown.
     pub(crate) fn label(&self) -> String {
@@ -43,6 +46,9 @@ impl RoleList {
         let entries: Vec<Entry<'_>> =
             serde_json::from_slice(answer).map_err(|_| Error::garbled(LIST_ROLES, "it is not a list of roles"))?;
         let total = entries.len();
+        if total > MAX_ROLES {
+            return Err(Error::garbled(LIST_ROLES, format_args!("it has more than {MAX_ROLES} roles")));
+        }
         let roles: Vec<AstraRole> = entries.into_iter().filter_map(Entry::into_role).collect();
         match (total, roles.len()) {
             (0, _) => Err(Error::garbled(
