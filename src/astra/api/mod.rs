@@ -38,6 +38,8 @@ const LIST_LIMIT: usize = 64 << 20;
 
 const LIST: &str = "list the tokens";
 
+const MAX_URL: usize = 2048;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Requests that may be at Astra at once for one org. The others wait for their turn.
@@ -246,6 +248,13 @@ fn is_plain(answer: &[u8]) -> bool {
 /// # Errors
 /// Says what is wrong; never holds the URL, which may hold a password.
 pub(crate) fn parse_url(text: &str) -> Result<Url, &'static str> {
+    if text.len() > MAX_URL {
+        return Err("must not be longer than 2048 bytes");
+    }
+    // The parser drops those at the ends, and line ends anywhere, so that what is shown would not be what is called.
+    if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err("must not contain spaces or control characters");
+    }
     let mut url = Url::parse(text).map_err(|_| "must be a URL such as \"https://api.astra.datastax.com\"")?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err("must begin with \"https://\" or \"http://\" and name a host");

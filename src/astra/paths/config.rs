@@ -102,6 +102,11 @@ const FIELDS: &[FieldSpec] = &[
 /// Held while a config changes, and never while Astra is asked. One for all orgs, since no two may take one logical name.
 pub(crate) const LOCK: &str = "config";
 
+/// Room for all certificates that a system trusts. The host's storage refuses entries of 1 MiB.
+const MAX_CA_CERT: usize = 512 << 10;
+
+const MAX_ROOT_TOKEN: usize = 4096;
+
 const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 pub(crate) fn path() -> Path<Engine> {
@@ -288,11 +293,8 @@ fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<Config,
                 known.ok_or_else(|| Error::field(CALLER_MODE.name(), "must be \"standard\" or \"sidecar\""))?;
         }
     }
-    if let Change::Set(pem) = fields.change(&CA_CERT)
-        && !pem.is_empty()
-        && !api::are_certificates(&pem)
-    {
-        return Err(Error::field(CA_CERT.name(), "must be certificates in PEM form"));
+    if let Change::Set(pem) = fields.change(&CA_CERT) {
+        require_certificates(&pem)?;
     }
     fields.change(&CA_CERT).apply(&mut config.ca_cert, String::new);
     fields.change(&REQUEST_TIMEOUT).apply(&mut config.request_timeout, || DEFAULT_TIMEOUT);
@@ -304,11 +306,28 @@ fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<Config,
     Ok(config)
 }
 
+fn require_certificates(pem: &str) -> Result<(), Error> {
+    if pem.len() > MAX_CA_CERT {
+        return Err(Error::field(
+            CA_CERT.name(),
+            "must not be longer than 512 KiB; give only the certificates that are needed",
+        ));
+    }
+    if !pem.is_empty() && !api::are_certificates(pem) {
+        return Err(Error::field(CA_CERT.name(), "must be certificates in PEM form"));
+    }
+    Ok(())
+}
+
 /// Checks the shape of a root token. The error never holds it.
 fn root_token(token: String) -> Result<String, Error> {
     let parts = token.strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split_once(':'));
     let is_part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
     match parts {
+        // No server takes a longer header, and real ones have some hundred bytes.
+        Some(_) if token.len() > MAX_ROOT_TOKEN => {
+            Err(Error::field(ASTRA_TOKEN.name(), "must not be longer than 4096 bytes"))
+        }
         Some((client_id, digest)) if is_part(client_id) && is_part(digest) => Ok(token),
         _ => Err(Error::field(
             ASTRA_TOKEN.name(),

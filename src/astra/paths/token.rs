@@ -21,7 +21,8 @@ const LOGICAL_NAME: Field<String> = Field::lowercase(
 
 pub(super) const METADATA: Field<Metadata> = Field::pairs(
     "metadata",
-    "Key=value pairs that are kept with the token and shown with it. Repeat the parameter for several pairs.",
+    "Key=value pairs that are kept with the token and shown with it. Repeat the parameter for several pairs. At most 64 KiB \
+     in all.",
 );
 
 const CLIENT_ID: Field<String> = Field::string(
@@ -37,6 +38,9 @@ pub(super) const TTL: Field<Duration> = Field::duration(
 
 const FIELDS: &[FieldSpec] =
     &[ORG_ID.required().spec(), ROLE_NAME.spec(), LOGICAL_NAME.spec(), METADATA.spec(), CLIENT_ID.spec(), TTL.spec()];
+
+/// So that the inventory, which shows the metadata of all tokens, stays readable whatever a caller sends.
+const MAX_METADATA: usize = 64 << 10;
 
 /// The fields of a write.
 const ORDER: &[&str] = &["org_id", "role_name", "logical_name", "metadata", "ttl"];
@@ -139,6 +143,9 @@ pub(super) async fn mint(
     let metadata = fields.get(&METADATA).unwrap_or_default();
     if by_read && metadata.contains_key("deletion_time") {
         return Err(Error::field(METADATA.name(), "must not have the key \"deletion_time\", which agents read"));
+    }
+    if metadata.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_METADATA {
+        return Err(Error::field(METADATA.name(), "must not have more than 64 KiB of keys and values"));
     }
     let ttl = fields.get(&TTL);
     if request.from_snapshot {

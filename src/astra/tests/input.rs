@@ -41,6 +41,7 @@ fn table() -> Vec<(Operation, &'static str, Value, &'static str, Vec<Value>)> {
                     json!("AstraCS:a:b:c"),
                     json!("AstraCS:a b:c"),
                     json!("AstraCS:a:\u{e9}"),
+                    json!(format!("AstraCS:a:{}", "b".repeat(4096))),
                     Value::Null,
                 ],
             ]
@@ -54,6 +55,9 @@ fn table() -> Vec<(Operation, &'static str, Value, &'static str, Vec<Value>)> {
             [
                 types(),
                 vec![json!(""), json!("astra"), json!("ftp://x"), json!("https://u:p@x"), json!("https://x?y=1")],
+                // What a URL parser takes and drops.
+                vec![json!("https://x\r\n.y"), json!("https://x\t"), json!(" https://x"), json!("https://x ")],
+                vec![json!(format!("https://x/{}", "y".repeat(2048)))],
             ]
             .concat(),
         ),
@@ -78,7 +82,19 @@ fn table() -> Vec<(Operation, &'static str, Value, &'static str, Vec<Value>)> {
         (Update, "org/token", token.clone(), "logical_name", ids()),
         (Update, "org/token", token.clone(), "client_id", vec![json!("abc")]),
         (Update, "org/token", token.clone(), "ttl", durations()),
-        (Update, "org/token", token, "metadata", vec![json!("novalue"), json!(["=v"]), json!({"a": {"b": 1}})]),
+        (
+            Update,
+            "org/token",
+            token,
+            "metadata",
+            vec![
+                json!("novalue"),
+                json!(["=v"]),
+                json!({"a": {"b": 1}}),
+                json!({"a": "x".repeat(64 << 10)}),
+                json!((0..8000).map(|n| format!("key{n}=value")).collect::<Vec<_>>()),
+            ],
+        ),
         (Read, "org/token", name.clone(), "logical_name", ids()),
         (Read, "org/token", json!({"org_id": ORG}), "client_id", [names(), types()].concat()),
         (Delete, "org/token", json!({"org_id": ORG}), "client_id", [names(), types(), vec![Value::Null]].concat()),
