@@ -78,4 +78,7 @@ fn backend() -> Backend<Engine> {
 const HELP: &str = "The DataStax Astra DB secrets engine issues application tokens of Astra organizations. Write a root \
                     token per organization to \"config\", roles to \"role\", and ask for tokens at \"org/token\", or \
                     at \"creds/:org/:role\", which a policy can allow role by role. Each token has a lease; when it ends, \
-                    the token is deleted in Astra.";
+                    the token is deleted in Astra.\n\nA first token:\n    \
+                    vault write <mount>/config org_id=$ORG_ID astra_token=$ROOT_TOKEN logical_name=retail\n    \
+                    vault write <mount>/role org_id=$ORG_ID role_name=reader role_id=$ROLE_ID\n    \
+                    vault read <mount>/creds/retail/reader";

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::astra::{BodyForm, Fault, Kind, Route};
 use crate::bao::{Options, Server};
-use crate::world::{Mode, World};
+use crate::world::{Mode, ROLE_ID, World};
 
 /// A server that logs as much as it can, and so does its plugin.
 fn talkative() -> Arc<Server> {
@@ -102,4 +102,34 @@ fn the_open_api_document_names_every_path_and_holds_no_secret() {
         assert!(found, "no {path} among {names:?}");
     }
     world.assert_no_secret("the document", &document.to_string());
+}
+
+#[test]
+fn the_examples_of_the_help_work() {
+    let world = World::new();
+    let org = world.next_org();
+    // The one thing that differs from what a reader types: where Astra is.
+    world.configure(&org, &json!({}));
+    let paths = [
+        "",
+        "config",
+        "configs",
+        "role",
+        "roles",
+        "roles/sync",
+        "org/token",
+        "org/tokens",
+        "creds/a/b",
+        "config/rotate-root",
+    ];
+    for path in paths {
+        let help = world.server.cli(&["path-help", &world.at(path)]).ok();
+        let examples: Vec<&str> = help.lines().filter_map(|line| line.trim().strip_prefix("vault ")).collect();
+        assert!(!examples.is_empty(), "{path} has no examples");
+        for example in examples {
+            let line = example.replace("<mount>", &world.mount).replace("$ORG_ID", &org.id);
+            let line = line.replace("$ROOT_TOKEN", &org.root_token).replace("$ROLE_ID", ROLE_ID);
+            world.server.cli(&line.split_whitespace().collect::<Vec<_>>()).ok();
+        }
+    }
 }

@@ -130,7 +130,10 @@ pub(crate) fn path() -> Path<Engine> {
             "Manages the root token and the settings of one Astra organization.",
             "Each Astra organization needs a config with a root token, with which the engine mints and revokes tokens. A \
              write changes only the parameters that are given. A read takes org_id or logical_name and never shows the \
-             root token. A config cannot be deleted while its organization has live tokens, unless force is true.",
+             root token. A config cannot be deleted while its organization has live tokens, unless force is true.\n\
+             \nExamples:\n    vault write <mount>/config org_id=$ORG_ID astra_token=$ROOT_TOKEN logical_name=retail\n    \
+             vault read <mount>/config logical_name=retail\n    \
+             vault patch <mount>/config org_id=$ORG_ID request_timeout=10s",
         )
 }
 

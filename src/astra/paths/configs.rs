@@ -22,7 +22,7 @@ pub(crate) fn path() -> Path<Engine> {
             "Lists the organizations that have a config.",
             "Lists the ids of all Astra organizations that have a config on this mount. key_info \
              shows the logical name and the caller mode of each. Read a config with \"config\" and its \
-             org_id.",
+             org_id.\n\nExample:\n    vault list -detailed <mount>/configs",
         )
 }
 

@@ -40,9 +40,9 @@ pub(crate) fn path() -> Path<Engine> {
              lease; when it ends, the token is deleted in Astra. A policy can allow single roles, such as \
              creds/retail/reader, and \"lease revoke -prefix <mount>/creds/retail/reader\" ends the tokens of that role. Each \
              role has one path: any other spelling of it is refused with an error that names the right one. Agents keep \
-             the answers of different paths apart, but not those of different parameters, so use these paths in templates. \
-             Examples: \"vault read <mount>/creds/retail/reader\", \"vault write <mount>/creds/retail/reader ttl=10m \
-             metadata=team=shop\".",
+             the answers of different paths apart, but not those of different parameters, so use these paths in templates.\n\
+             \nExamples:\n    vault read <mount>/creds/retail/reader\n    \
+             vault write <mount>/creds/retail/reader ttl=10m metadata=team=shop",
         )
 }
 

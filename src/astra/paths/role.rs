@@ -72,7 +72,10 @@ pub(crate) fn path() -> Path<Engine> {
         .help(
             "Manages one role: a name in Vault for a role of an Astra organization.",
             "Tokens are minted for a role. It names the Astra role whose rights they get, and how long they live. A write \
-             changes only the parameters that are given. Deleting a role leaves its tokens and their leases alone.",
+             changes only the parameters that are given. Deleting a role leaves its tokens and their leases alone.\n\
+             \nExamples:\n    vault write <mount>/role org_id=$ORG_ID role_name=reader role_id=$ROLE_ID ttl=1h max_ttl=24h\n    \
+             vault read <mount>/role org_id=$ORG_ID role_name=reader\n\n\
+             A write to roles/sync imports all roles of Astra instead.",
         )
 }
 

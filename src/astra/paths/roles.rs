@@ -24,7 +24,8 @@ pub(crate) fn path() -> Path<Engine> {
         .help(
             "Lists the roles.",
             "Lists the distinct names of the roles of all Astra organizations of this mount, or of the one with org_id. \
-             key_info shows for each name which organizations have it.",
+             key_info shows for each name which organizations have it.\n\nExample:\n    \
+             vault list -detailed <mount>/roles",
         )
 }
 

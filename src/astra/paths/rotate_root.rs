@@ -10,7 +10,7 @@ use crate::astra::rotate::{Rotated, rotate};
 use crate::sdk::framework::{Call, FieldSpec, Path};
 use crate::sdk::logical::Response;
 
-const FIELDS: &[FieldSpec] = &[ORG_ID.spec()];
+const FIELDS: &[FieldSpec] = &[ORG_ID.required().spec()];
 
 pub(crate) fn path() -> Path<Engine> {
     Path::new("config/rotate-root", FIELDS)
@@ -27,7 +27,7 @@ pub(crate) fn path() -> Path<Engine> {
              org-token-read and org-token-write, as those with the role Organization Administrator or Database \
              Administrator have. The new one is not given an expiry and is never shown; the answer holds its client id. A \
              rotation that is cut short is undone or finished by itself within some minutes, and the config holds a root \
-             token that works all the time.",
+             token that works all the time.\n\nExample:\n    vault write <mount>/config/rotate-root org_id=$ORG_ID",
         )
 }
 

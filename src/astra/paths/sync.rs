@@ -44,7 +44,8 @@ pub(crate) fn path() -> Path<Engine> {
              characters other than letters and digits: \"R/W User\" becomes \"r_w_user\". A role that exists keeps its ttl \
              and max_ttl, and gets the role_id if it has another. Nothing is deleted. Where several Astra roles would have \
              one name, none of them is imported. If some organizations fail, the others are done, and the answer has \
-             errors; if all do, the request fails. The root token needs the permission org-role-read.",
+             errors; if all do, the request fails. The root token needs the permission org-role-read.\n\nExample:\n    \
+             vault write <mount>/roles/sync org_id=$ORG_ID",
         )
 }
 

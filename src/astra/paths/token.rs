@@ -68,7 +68,10 @@ pub(crate) fn path() -> Path<Engine> {
             "In the caller mode \"standard\" of an organization, a write mints a token for a role under a logical name, \
              and a read fetches it by client_id, or by role_name and logical_name. In the mode \"sidecar\", a read mints \
              a token for a role, and nothing is fetched. A minted token has a lease. When the lease ends, the token is \
-             deleted in Astra. A delete does so at once.",
+             deleted in Astra. A delete does so at once.\n\nExamples:\n    \
+             vault write <mount>/org/token org_id=$ORG_ID role_name=reader logical_name=checkout\n    \
+             vault read <mount>/org/token org_id=$ORG_ID role_name=reader logical_name=checkout\n    \
+             vault delete <mount>/org/token org_id=$ORG_ID role_name=reader logical_name=checkout",
         )
 }
 
