@@ -20,6 +20,7 @@ mod bao;
 mod go_plugin;
 
 mod agent;
+mod attacks;
 mod audit;
 mod bad_input;
 mod catalogue;

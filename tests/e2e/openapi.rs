@@ -36,7 +36,7 @@ pub(crate) fn operations(document: &Value) -> Vec<(String, &str, &Value)> {
 }
 
 /// Returns the fields that an operation takes: name, declaration and schema.
-fn fields(operation: &Value) -> Vec<(&str, &Value, &Value)> {
+pub(crate) fn fields(operation: &Value) -> Vec<(&str, &Value, &Value)> {
     let parameters = operation["parameters"].as_array().into_iter().flatten();
     let parameters = parameters.map(|field| (field["name"].as_str().expect("a name"), field, &field["schema"]));
     let media = operation["requestBody"]["content"].as_object().into_iter().flat_map(Map::values);

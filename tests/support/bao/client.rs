@@ -60,6 +60,12 @@ impl Client {
 
     /// Sends a request to a server that may not be there.
     pub(crate) fn try_http(&self, method: &str, path: &str, body: &Value) -> Result<Reply, reqwest::Error> {
+        let text = if body.is_null() { None } else { Some(body.to_string()) };
+        self.send(method, path, text)
+    }
+
+    /// Sends a request with any text for a body, JSON or not.
+    pub(crate) fn send(&self, method: &str, path: &str, body: Option<String>) -> Result<Reply, reqwest::Error> {
         static HTTP: LazyLock<reqwest::Client> = LazyLock::new(|| {
             reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().expect("HTTP client")
         });
@@ -75,14 +81,15 @@ impl Client {
         if !self.forwarding {
             call = call.header("X-Vault-No-Request-Forwarding", "true");
         }
-        if !body.is_null() {
-            call = call.header("Content-Type", content_type).body(body.to_string());
+        // A long one tells nothing in a failure's text.
+        let request = format!("{method} /v1/{path} {:.1000}", body.as_deref().unwrap_or_default());
+        if let Some(body) = body {
+            call = call.header("Content-Type", content_type).body(body);
         }
         let (status, text) = block_on(async {
             let response = call.send().await?;
             Ok::<_, reqwest::Error>((response.status().as_u16(), response.text().await?))
         })?;
-        let request = format!("{method} /v1/{path} {body}");
         let body =
             if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
         Ok(Reply { request, log: self.log.clone(), status, body })

@@ -1,0 +1,95 @@
+//! What an attacker can try at the finished binary, and the table of it in `docs/security.md`: each row is a test, and the
+//! answer in it is what the test saw.
+
+mod astra;
+mod callers;
+mod peer;
+mod table;
+
+use std::path::Path;
+
+use self::table::{ATTACKS, Attack};
+
+const START: &str = "<!-- the attacks that the tests make: DOCS_WRITE=1 cargo test --test e2e attacks -->\n";
+const END: &str = "<!-- end of the attacks -->";
+
+/// Returns the row of a test in this module.
+#[track_caller]
+fn attack(test: &str) -> &'static Attack {
+    let mut rows = ATTACKS.iter().flat_map(|(_, rows)| rows.iter());
+    rows.find(|row| row.test == test && row.file.starts_with("tests/e2e/attacks/")).expect("a row of the table")
+}
+
+impl Attack {
+    /// Compares an answer with that of the row: its first word is the status, and what is quoted in it must be in the text.
+    #[track_caller]
+    fn is_answered_with(&self, status: u16, text: &str) {
+        let word = self.answer.split(' ').next().unwrap_or_default();
+        assert_eq!(word, status.to_string(), "{}: {text}", self.what);
+        let quoted = self.answer.split('`').nth(1).expect("a quoted text");
+        let mut rest = text;
+        for part in quoted.split('…').map(str::trim).filter(|part| !part.is_empty()) {
+            let end = rest.find(part).map(|start| start + part.len());
+            assert!(end.is_some(), "{}: {part:?} is not in its place in {text:?}", self.what);
+            rest = &rest[end.unwrap_or_default()..];
+        }
+    }
+}
+
+#[test]
+fn the_table_in_the_documentation_is_that_of_the_tests() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(repository.join(path)).unwrap_or_else(|_| panic!("{path}"));
+    let mut found = String::new();
+    for (group, rows) in ATTACKS {
+        found += &format!("\n### {group}\n\n| attack | answer | unharmed | test |\n| --- | --- | --- | --- |\n");
+        for row in *rows {
+            assert!(is_test(&read(row.file), row.test), "no test {} in {}", row.test, row.file);
+            let Attack { what, answer, unharmed, file, test } = row;
+            found += &format!("| {what} | {answer} | {unharmed} | [`{test}`](../{file}) |\n");
+        }
+    }
+    found.push('\n');
+    for file in ["astra", "callers", "peer"].map(|name| format!("tests/e2e/attacks/{name}.rs")) {
+        let text = read(&file);
+        let tests = text.split("#[test]\nfn ").skip(1).filter_map(|rest| rest.split('(').next());
+        for test in tests {
+            assert_eq!(attack(test).file, file, "{test} has a row");
+        }
+    }
+    let path = "docs/security.md";
+    let text = read(path);
+    let (head, rest) = text.split_once(START).expect("where the table starts");
+    let (committed, tail) = rest.split_once(END).expect("where the table ends");
+    if std::env::var_os("DOCS_WRITE").is_some() {
+        std::fs::write(repository.join(path), format!("{head}{START}{found}{END}{tail}")).expect("write the table");
+    } else {
+        let differs = committed.lines().zip(found.lines()).find(|(committed, found)| committed != found);
+        assert!(
+            committed == found,
+            "{path} is not what the tests say, from here on:\n{differs:#?}\n\
+            DOCS_WRITE=1 cargo test --test e2e attacks writes it anew"
+        );
+    }
+}
+
+/// Whether a file has a test of this name, which is not ignored.
+fn is_test(text: &str, name: &str) -> bool {
+    let heads =
+        ["    ", ""].iter().flat_map(|indent| ["fn ", "async fn "].map(|word| format!("\n{indent}{word}{name}()")));
+    heads.into_iter().filter_map(|head| text.find(&head)).any(|at| {
+        let attributes: Vec<&str> =
+            text[..at].lines().rev().map(str::trim).take_while(|line| line.starts_with("#[")).collect();
+        let is = |word: &str| attributes.iter().any(|line| line.starts_with(word));
+        (is("#[test]") || is("#[tokio::test")) && !is("#[ignore") && !is("#[cfg")
+    })
+}
+
+#[test]
+fn a_row_needs_a_test_that_runs() {
+    assert!(is_test("mod x {\n    #[test]\n    fn a() {", "a"));
+    assert!(is_test("x\n#[tokio::test(flavor = \"multi_thread\")]\nasync fn a() {", "a"));
+    assert!(!is_test("x\nfn a() {", "a"));
+    assert!(!is_test("x\n#[test]\n#[ignore]\nfn a() {", "a"));
+    assert!(!is_test("x\n#[test]\nfn ab() {", "a"));
+}

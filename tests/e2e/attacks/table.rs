@@ -1,0 +1,317 @@
+//! The table of attacks. What is quoted in an answer is what a test of this module compares; the others say it in words.
+
+/// A row.
+pub(super) struct Attack {
+    pub(super) what: &'static str,
+    pub(super) answer: &'static str,
+    pub(super) unharmed: &'static str,
+    pub(super) file: &'static str,
+    pub(super) test: &'static str,
+}
+
+const fn row(
+    what: &'static str,
+    answer: &'static str,
+    unharmed: &'static str,
+    file: &'static str,
+    test: &'static str,
+) -> Attack {
+    Attack { what, answer, unharmed, file, test }
+}
+
+const CONNECTION: &str = "tests/conformance/connection.rs";
+const START: &str = "tests/conformance/start.rs";
+const OUTPUT: &str = "tests/conformance/output.rs";
+const REQUESTS: &str = "tests/conformance/requests.rs";
+const CALLERS: &str = "tests/e2e/attacks/callers.rs";
+const ASTRA: &str = "tests/e2e/attacks/astra.rs";
+const CREDS: &str = "tests/e2e/creds.rs";
+const POLICIES: &str = "tests/e2e/policies.rs";
+const BAD_INPUT: &str = "tests/e2e/bad_input.rs";
+const SECRETS: &str = "tests/e2e/secrets.rs";
+const CATALOGUE: &str = "tests/e2e/catalogue/mod.rs";
+const RACES: &str = "tests/e2e/races.rs";
+
+/// Groups of rows.
+pub(super) const ATTACKS: &[(&str, &[Attack])] = &[
+    ("Another user of the machine", LOCAL),
+    ("A caller of the API", CALLER),
+    ("Astra, or whoever answers in its place", HOSTILE_ASTRA),
+    ("A reader of logs and answers", READER),
+];
+
+const LOCAL: &[Attack] = &[
+    row(
+        "connects to the plugin's socket without a certificate, with one of his own, or with the server's but not its key",
+        "the TLS handshake fails, and not a byte is answered",
+        "the server's own connection",
+        CONNECTION,
+        "p06_only_the_host_that_started_it_can_connect",
+    ),
+    row(
+        "opens connections and says nothing",
+        "they wait, and hold up nobody",
+        "new connections of the server",
+        CONNECTION,
+        "p06_a_client_that_never_speaks_does_not_hold_up_others",
+    ),
+    row(
+        "looks for the socket",
+        "it is in a directory that only its owner can enter",
+        "the socket",
+        START,
+        "p09_without_a_wish_of_the_host_only_the_owner_can_reach_the_socket",
+    ),
+    row(
+        "starts the plugin himself",
+        "it says what it is for, and ends",
+        "everything: it has no storage without a server",
+        START,
+        "p01_without_the_cookie_it_says_so_on_stderr_and_exits_with_1",
+    ),
+    row(
+        "puts a plugin in the place of the real one to be talked to",
+        "the plugin has a new certificate at each start, which the server pins",
+        "what the server says",
+        CONNECTION,
+        "p07_each_start_has_a_certificate_of_its_own",
+    ),
+    row(
+        "stops reading the log, so that its writer waits",
+        "lines are dropped, and requests go on",
+        "requests, and the end of the process",
+        OUTPUT,
+        "p42_a_host_that_does_not_read_the_log_stops_neither_requests_nor_the_end",
+    ),
+];
+
+const CALLER: &[Attack] = &[
+    row(
+        "asks for a role that the policy does not name, in every spelling of its path: letter case, percent signs, look-alikes, \
+         `.` and `..`, slashes, line ends, the organization's id for its name",
+        "403, 400 or 404, and no mint",
+        "the role",
+        POLICIES,
+        "no_spelling_leads_a_workload_to_a_role_that_its_policy_does_not_name",
+    ),
+    row(
+        "has a policy for everything but one spelling of a role, or for a part of its path",
+        "403, 400 or 404, and no mint",
+        "the role",
+        CREDS,
+        "nobody_gets_a_role_that_a_policy_does_not_allow",
+    ),
+    row(
+        "gives another org or role in query or body than in the path that a policy allows",
+        "a token of the role in the path",
+        "the other role",
+        CREDS,
+        "what_is_allowed_mints_what_its_path_says",
+    ),
+    row(
+        "tries each method on each path with a policy for another job",
+        "403",
+        "all that the policy does not name",
+        POLICIES,
+        "each_policy_allows_what_its_table_says_and_the_rest_is_403",
+    ),
+    row(
+        "sends hostile values in every field of every path: 1 MiB of text, NUL, `../`, `:`, line ends, escape sequences, \
+         look-alikes, JSON of every wrong type, numbers out of range, nesting 100 000 deep",
+        "4xx with a short text, or it is taken as the text that it is; never a 5xx",
+        "another organization's config, role, tokens and leases; the process",
+        CALLERS,
+        "hostile_values_in_every_field_of_every_path",
+    ),
+    row(
+        "gives ids and names that would leave their place in the storage",
+        "400 that names the field",
+        "all that is stored",
+        BAD_INPUT,
+        "config_refuses_wrong_values",
+    ),
+    row(
+        "gives a token metadata without end, so that nobody can list the inventory any more",
+        "400 `metadata must not have more than 64 KiB of keys and values`",
+        "storage and inventory; nothing is minted",
+        CALLERS,
+        "metadata_without_end",
+    ),
+    row(
+        "gives 16 MiB of certificates",
+        "400 `ca_cert must not be longer than 512 KiB`",
+        "the config",
+        CALLERS,
+        "a_ca_cert_without_end",
+    ),
+    row(
+        "puts line ends into `url`, `astra_token` or `org_id`, for a header or a host of his own",
+        "400 `must`",
+        "the config; nothing is sent",
+        CALLERS,
+        "line_ends_for_a_header_of_the_attackers",
+    ),
+    row(
+        "gives a `url` of the machine itself or its network, such as a metadata service, to read what it says; files, sockets \
+         and other protocols as well",
+        "400 `could not verify the root token: the answer of Astra makes no sense: …`",
+        "what the service says: nothing of a success is ever quoted",
+        CALLERS,
+        "a_url_that_leads_to_what_only_the_server_reaches",
+    ),
+    row(
+        "asks for what the host has no right to, with 1 MiB of it",
+        "the same as for an unknown path, and nothing is read or stored",
+        "storage",
+        REQUESTS,
+        "p23_resolve_path_with_a_hostile_body_of_1_mib_costs_nothing",
+    ),
+    row(
+        "asks for one name many times at once, to get more than one token",
+        "one token, and 400 for the others",
+        "the rule that a named token is one",
+        RACES,
+        "sixteen_callers_for_one_name_get_one_token_within_two_round_trips",
+    ),
+];
+
+const HOSTILE_ASTRA: &[Attack] = &[
+    row(
+        "redirects to a host of the attacker's",
+        "502 `Astra answered with an unexpected status (3…)`",
+        "the root token: the other host is never called",
+        ASTRA,
+        "a_redirect_to_a_host_of_the_attackers",
+    ),
+    row(
+        "answers with 100 MB",
+        "502 `it is longer than 1048576 bytes`",
+        "memory: the process grows by less than 48 MiB",
+        ASTRA,
+        "an_answer_of_100_megabytes",
+    ),
+    row(
+        "answers one byte at a time",
+        "504 `Astra did not answer within 2s`",
+        "the caller's time: `request_timeout` is for the whole call",
+        ASTRA,
+        "an_answer_that_drips",
+    ),
+    row(
+        "has a certificate of another CA, of another host, or an expired one",
+        "400 `could not verify the root token: Astra cannot be reached: …certificate`",
+        "the root token: no request is sent, with or without the check",
+        ASTRA,
+        "a_certificate_that_is_not_astras",
+    ),
+    row(
+        "gives a client id that is a path or empty, or is too long, or has `..`, `:`, NUL or line ends in it",
+        "502 `the answer of Astra makes no sense`",
+        "all paths of its API but that of the new token, which is found by its description and deleted",
+        ASTRA,
+        "a_client_id_that_is_a_path",
+    ),
+    row(
+        "sends headers without end, by the thousand or of 4 MiB, with NUL or bare line ends; lengths that are negative, double \
+         or too large; broken chunks; wrong status, version or protocol; nothing",
+        "502 `failed to mint a token: …`",
+        "other organizations; nothing of it is quoted",
+        ASTRA,
+        "headers_made_to_break_the_reader",
+    ),
+    row(
+        "sends interim answers (1xx) without end",
+        "504 `Astra did not answer within 2s`",
+        "the caller's time, other organizations",
+        ASTRA,
+        "answers_that_are_never_the_last",
+    ),
+    row(
+        "sends JSON 200 000 levels deep, with 30 000 keys, with huge numbers or half characters; packed data; a page; brackets \
+         without end",
+        "502 `failed to mint a token: …the answer of Astra makes no sense`",
+        "the stack, memory, other organizations; nothing of it is quoted",
+        ASTRA,
+        "bodies_made_to_break_the_reader",
+    ),
+    row(
+        "gives a reason without end, with escape sequences and line ends for the reader's terminal and log",
+        "400 `failed to mint a token: Astra refused the request (400: …...`",
+        "terminal and log: control characters are gone, and 300 characters are left",
+        ASTRA,
+        "an_error_with_no_end_to_its_reason",
+    ),
+    row(
+        "lists 60 000 roles",
+        "502 `it has more than 10000 roles`",
+        "storage: none is imported",
+        ASTRA,
+        "a_list_of_roles_made_to_fill_the_storage",
+    ),
+    row(
+        "lists roles with hostile names and ids",
+        "200 `were skipped, since they have no usable id and name`",
+        "other paths of the storage; roles that are there",
+        ASTRA,
+        "roles_with_names_made_to_break_out",
+    ),
+    row(
+        "hands out a token of another organization, or one that the engine has already, or the root token itself",
+        "502, and nobody gets it",
+        "the token that it names",
+        "src/astra/tests/failures.rs",
+        "a_token_that_is_not_what_was_asked_for_is_deleted_again",
+    ),
+    row(
+        "hands out nonsense, or the old root token, at a rotation",
+        "502",
+        "the root token: the config keeps the old one",
+        "src/astra/tests/rotate_root.rs",
+        "an_answer_that_makes_no_sense_changes_nothing",
+    ),
+    row(
+        "says \"not found\" to a deletion in the name of a proxy, or refuses with a text that says so",
+        "the lease stays, and its revocation is tried again",
+        "the record of a token that lives",
+        "src/astra/tests/lease.rs",
+        "only_astra_itself_can_say_that_a_token_is_gone",
+    ),
+    row(
+        "fails in any other way of the [fault catalogue](operations.md#what-each-failure-looks-like)",
+        "as that says",
+        "as that says",
+        CATALOGUE,
+        "every_fault_of_astra_has_the_outcome_that_the_documentation_tells",
+    ),
+];
+
+const READER: &[Attack] = &[
+    row(
+        "reads the log at level trace",
+        "no token in it",
+        "root tokens, tokens",
+        SECRETS,
+        "a_log_at_trace_level_holds_no_secret",
+    ),
+    row(
+        "reads the server's audit log",
+        "each secret is a hash",
+        "root tokens, tokens",
+        "tests/e2e/audit.rs",
+        "the_audit_log_holds_no_secret_in_the_clear",
+    ),
+    row(
+        "reads errors of Astra that quote a token, in any letter case",
+        "what follows `AstraCS` is cut",
+        "root tokens, tokens",
+        "src/astra/api/error.rs",
+        "tokens_are_cut_out_of_what_is_quoted",
+    ),
+    row(
+        "makes the plugin answer a wrong root token",
+        "400 that does not hold it",
+        "a root token with a slip in it",
+        "src/astra/tests/input.rs",
+        "a_wrong_root_token_is_not_echoed",
+    ),
+];
