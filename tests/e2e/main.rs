@@ -38,6 +38,7 @@ mod openapi;
 mod operations;
 mod orgs;
 mod policies;
+mod proxy;
 mod races;
 mod readme;
 mod rotate;

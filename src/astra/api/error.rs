@@ -106,6 +106,11 @@ impl Error {
                 "Astra refused the root token",
                 "check that the astra_token of the config is live and may manage tokens and the role",
             ),
+            (407, _) => (
+                Kind::BadGateway,
+                "a proxy asks for a login",
+                "check HTTPS_PROXY and HTTP_PROXY in the environment of the server",
+            ),
             (429, _) => (Kind::Throttled, "Astra limits the rate of requests", "try again later"),
             (408 | 504, _) => (Kind::Timeout, "Astra did not answer in time", "try again later"),
             (503, _) => (Kind::Unavailable, "Astra is unavailable", "try again later"),
@@ -249,7 +254,7 @@ impl Error {
             // A proxy that asks for a login or tells of its maintenance does so with a success as well.
             Progress::Garbled => true,
             // The others say that Astra did not even look.
-            Progress::Answer(status, _) => !matches!(status, 401 | 403 | 429 | 503),
+            Progress::Answer(status, _) => !matches!(status, 401 | 403 | 407 | 429 | 503),
             Progress::NotSent | Progress::NoConnection | Progress::NoAnswer => false,
         }
     }
