@@ -37,6 +37,7 @@ mod limits;
 mod openapi;
 mod operations;
 mod orgs;
+mod permissions;
 mod policies;
 mod proxy;
 mod races;

@@ -42,7 +42,7 @@ pub(super) const ATTACKS: &[(&str, &[Attack])] = &[
 
 const LOCAL: &[Attack] = &[
     row(
-        "connects to the plugin's socket without a certificate, with one of his own, or with the server's but not its key",
+        "connects to the plugin's socket without a certificate, with another one, or with the server's but not its key",
         "the TLS handshake fails, and not a byte is answered",
         "the server's own connection",
         CONNECTION,
@@ -63,7 +63,7 @@ const LOCAL: &[Attack] = &[
         "p09_without_a_wish_of_the_host_only_the_owner_can_reach_the_socket",
     ),
     row(
-        "starts the plugin himself",
+        "starts the plugin without a server",
         "it says what it is for, and ends",
         "everything: it has no storage without a server",
         START,
@@ -145,7 +145,7 @@ const CALLER: &[Attack] = &[
         "a_ca_cert_without_end",
     ),
     row(
-        "puts line ends into `url`, `astra_token` or `org_id`, for a header or a host of his own",
+        "puts line ends into `url`, `astra_token` or `org_id`, for a header or a host of the attacker's",
         "400 `must`",
         "the config; nothing is sent",
         CALLERS,

@@ -1,0 +1,97 @@
+//! What the engine needs of a root token in Astra: the table in `docs/security.md`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::astra::{Astra, Call, Fault, Kind, Route};
+use crate::bao::redact;
+use crate::world::{Org, Token, World};
+
+/// What the tokens of the role may do.
+const OF_ROLE: &str = "db-cql";
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// An org whose root token has some permissions, and those of the role.
+struct Scene {
+    world: World,
+    org: Org,
+    /// Made when the root token could still do everything.
+    tokens: [Token; 2],
+}
+
+impl Scene {
+    fn new(permissions: &BTreeSet<&str>) -> Self {
+        let world = World::new();
+        let org = world.next_org();
+        world.configure(&org, &json!({"logical_name": "shop", "request_timeout": "2s"}));
+        let role = world.create_role(&org.id, "reader", &[OF_ROLE]);
+        let body = json!({"org_id": org.id, "role_name": "reader", "role_id": role});
+        world.post("role", &body).ok();
+        let tokens = [(), ()].map(|()| Token::of(world.get("creds/shop/reader").ok()));
+
+        let actions: Vec<&str> = permissions.iter().copied().chain([OF_ROLE]).collect();
+        let root = Astra::mint(&world, &org.id, &[&world.create_role(&org.id, "root", &actions)]);
+        redact::hide(&root.token);
+        world.post("config", &json!({"org_id": org.id, "astra_token": root.token})).ok();
+        Self { world, org, tokens }
+    }
+
+    /// Does what a row of the table says, and tells whether it worked.
+    fn can(&self, function: &str) -> bool {
+        let Self { world, org, tokens } = self;
+        match function {
+            "mint a token" => world.get("creds/shop/reader").status == 200,
+            "delete a token, or revoke its lease" => {
+                let [one, other] = tokens;
+                let deleted = world.delete(&format!("org/token?org_id={}&client_id={}", org.id, one.client_id));
+                let (deleted, revoked) = (deleted.status < 300, world.revoke(other).status < 300);
+                assert_eq!(deleted, revoked);
+                deleted && !tokens.iter().any(|token| world.is_alive(&token.client_id))
+            }
+            "find a token whose answer was lost, and delete it" => {
+                let before = world.alive(org);
+                world.fault(Fault::after(Kind::Reset).route(Route::CreateToken).once());
+                if world.get("creds/shop/reader").status != 502 {
+                    return false;
+                }
+                let is_refused = |call: &Call| call.route == Some(Route::ListTokens) && call.status == Some(403);
+                let is_gone = |astra: &Astra| astra.live(&org.id).len() == before.len();
+                world.wait_for(SOON, |astra| is_gone(astra) || astra.requests().iter().any(is_refused));
+                is_gone(world)
+            }
+            "`config/rotate-root`" => world.post("config/rotate-root", &json!({"org_id": org.id})).status == 200,
+            other => panic!("{other:?} is in the table, and nothing tries it"),
+        }
+    }
+}
+
+/// Returns the rows: what is done, and the permissions that it takes.
+fn table() -> Vec<(&'static str, BTreeSet<&'static str>)> {
+    let text = include_str!("../../docs/security.md");
+    let rows = text.split_once("<!-- tested: permissions -->\n").expect("the table").1.lines().skip(2);
+    let rows = rows.take_while(|line| line.starts_with('|')).map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        (cells[0], cells[1].split(',').map(|name| name.trim().trim_matches('`')).collect())
+    });
+    rows.collect()
+}
+
+#[test]
+fn a_root_token_needs_what_the_documentation_says_and_no_more() {
+    let table = table();
+    assert_eq!(table.len(), 4);
+    std::thread::scope(|scope| {
+        for (function, permissions) in &table {
+            scope.spawn(move || {
+                assert!(Scene::new(permissions).can(function), "{function} with {permissions:?}");
+                for one in permissions {
+                    let others: BTreeSet<&str> = permissions.iter().copied().filter(|name| name != one).collect();
+                    assert!(!Scene::new(&others).can(function), "{function} without {one}");
+                }
+            });
+        }
+    });
+}
