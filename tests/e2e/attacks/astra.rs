@@ -276,5 +276,5 @@ fn roles_with_names_made_to_break_out() {
         before,
         "a collision is left alone"
     );
-    assert_eq!(world.keys("configs"), [org.id.clone()]);
+    assert_eq!(world.keys("configs"), std::slice::from_ref(&org.id));
 }
