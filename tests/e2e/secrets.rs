@@ -31,6 +31,9 @@ fn a_log_at_trace_level_holds_no_secret() {
     let ask = || world.get(&format!("org/token?org_id={}&role_name=reader", sidecar.id));
     keep(ask().ok());
     keep(world.get(&format!("org/token?org_id={}&role_name=reader&metadata=team%3Dblue", sidecar.id)).ok());
+    keep(world.get("creds/shop/reader").ok());
+    world.post("roles/sync", &json!({})).ok();
+    world.post("config/rotate-root", &json!({"org_id": sidecar.id})).ok();
     world.renew(&token, 60).ok();
     world.list("org/tokens").ok();
 

@@ -21,7 +21,7 @@ use url::Url;
 use self::error::{Body, LIST_ROLES, MINT, quote};
 pub(crate) use self::error::{Error, Kind};
 pub(crate) use self::roles::{AstraRole, RoleList};
-pub(crate) use self::types::{CreatedToken, NewToken, TOKEN_PREFIX};
+pub(crate) use self::types::{CreatedToken, MAX_TOKEN, NewToken, TOKEN_PREFIX};
 use self::types::{ListedToken, TokenList};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{

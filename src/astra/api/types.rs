@@ -14,6 +14,11 @@ use sha2::{Digest, Sha256};
 
 const UNREADABLE: &str = "it is not a list of clients, each with a clientId";
 
+/// A token has some hundred bytes; this is as long as a header may be everywhere.
+pub(crate) const MAX_TOKEN: usize = 4096;
+
+const MAX_TIME: usize = 64;
+
 /// How every application token begins.
 pub(crate) const TOKEN_PREFIX: &str = "AstraCS:";
 
@@ -141,7 +146,7 @@ pub(crate) struct CreatedToken {
     pub(crate) roles: Vec<String>,
     /// The token.
     pub(crate) token: SecretString,
-    /// When it was made (RFC 3339); empty if Astra does not say.
+    /// When it was made (RFC 3339); empty if Astra does not say, or says what is no time.
     pub(crate) generated_on: String,
 }
 
@@ -160,7 +165,10 @@ impl CreatedToken {
             }
             token => token,
         };
-        let (org_id, generated_on) = (text("orgId"), text("generatedOn"));
+        let (org_id, mut generated_on) = (text("orgId"), text("generatedOn"));
+        if !is_line(&generated_on, MAX_TIME) {
+            generated_on.clear();
+        }
         Self { client_id, secret, org_id, roles: texts(answer.remove("roles")), token: token.into(), generated_on }
     }
 
@@ -171,12 +179,20 @@ impl CreatedToken {
             Some("it has no clientId")
         } else if parts.is_none_or(|(client_id, digest)| client_id != self.client_id || digest.is_empty()) {
             Some("its token does not belong to its clientId")
+        } else if !is_line(self.token.expose_secret(), MAX_TOKEN) || self.token.expose_secret().contains(' ') {
+            // Templates write it into files, where a line end would be the start of something else.
+            Some("its token has characters or a length that no token has")
         } else if !self.org_id.eq_ignore_ascii_case(org_id) {
             Some("its token is of another org")
         } else {
             None
         }
     }
+}
+
+/// Whether a text is printable ASCII and not too long.
+fn is_line(text: &str, longest: usize) -> bool {
+    text.len() <= longest && text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
 }
 
 /// What is read from a JSON object only: serde takes an array of the members for it as well.

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     Answered, ORG_ID, change, handler, missing, mount, no_config, object, org, org_id, require_config, written,
 };
-use crate::astra::api::{self, Kind, TOKEN_PREFIX};
+use crate::astra::api::{self, Kind, MAX_TOKEN, TOKEN_PREFIX};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::rollback;
@@ -104,8 +104,6 @@ pub(crate) const LOCK: &str = "config";
 
 /// Room for all certificates that a system trusts. The host's storage refuses entries of 1 MiB.
 const MAX_CA_CERT: usize = 512 << 10;
-
-const MAX_ROOT_TOKEN: usize = 4096;
 
 const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
@@ -328,8 +326,8 @@ fn root_token(token: String) -> Result<String, Error> {
     let is_part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
     match parts {
         // No server takes a longer header, and real ones have some hundred bytes.
-        Some(_) if token.len() > MAX_ROOT_TOKEN => {
-            Err(Error::field(ASTRA_TOKEN.name(), "must not be longer than 4096 bytes"))
+        Some(_) if token.len() > MAX_TOKEN => {
+            Err(Error::field(ASTRA_TOKEN.name(), format!("must not be longer than {MAX_TOKEN} bytes")))
         }
         Some((client_id, digest)) if is_part(client_id) && is_part(digest) => Ok(token),
         _ => Err(Error::field(

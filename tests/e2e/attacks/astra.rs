@@ -125,6 +125,31 @@ fn a_client_id_that_is_a_path() {
     assert!(paths.iter().all(|path| known(path)), "{paths:?}");
 }
 
+#[test]
+fn a_token_that_breaks_out_of_the_callers_file() {
+    let (world, org) = ready("token");
+    let meets = |token: &str, generated_on: &str| {
+        let text = json!({"clientId": "EvilClient", "secret": "s", "orgId": org.id, "token": token, "roles": [],
+            "generatedOn": generated_on});
+        let body = Kind::Body { content_type: "application/json".into(), text: text.to_string() };
+        world.fault(Fault::before(body).route(Route::CreateToken).once());
+        world.get("creds/shop/reader")
+    };
+    let long = "x".repeat(100_000);
+    for digest in ["a\nadmin: true", "a\r\nb", "a b", "a\u{0}b", "a\u{1b}[2J", "a\u{2028}b", &long] {
+        let reply = meets(&format!("AstraCS:EvilClient:{digest}"), "2026-01-01T00:00:00Z");
+        attack("a_token_that_breaks_out_of_the_callers_file").is_answered_with(reply.status, &reply.errors());
+    }
+    assert!(world.keys("org/tokens").is_empty());
+    // A time that is none is not worth a token. The engine's own clock has one.
+    for time in ["today\nadmin: true", &long, "\u{1b}[2J"] {
+        let token = crate::world::Token::of(meets("AstraCS:EvilClient:0123456789abcdef", time).ok());
+        let told = token.data["generatedOn"].as_str().expect("a time").to_owned();
+        assert!(told.parse::<jiff::Timestamp>().is_ok(), "{told:.100}");
+        world.revoke(&token).ok();
+    }
+}
+
 /// Lets a peer answer the mint of an org that is as unreal as the peer.
 fn mint_of(world: &World, name: &str, peer: &Peer) -> Reply {
     let token = format!("AstraCS:{name}:0123456789abcdef0123456789abcdef");

@@ -212,6 +212,13 @@ const HOSTILE_ASTRA: &[Attack] = &[
         "a_client_id_that_is_a_path",
     ),
     row(
+        "puts line ends, blanks, escape sequences or 100 kB into the token itself, for the file that the caller's template writes",
+        "502 `its token has characters or a length that no token has`",
+        "the caller's file. A time of issue that is none is replaced by the engine's own",
+        ASTRA,
+        "a_token_that_breaks_out_of_the_callers_file",
+    ),
+    row(
         "sends headers without end, by the thousand or of 4 MiB, with NUL or bare line ends; lengths that are negative, double \
          or too large; broken chunks; wrong status, version or protocol; nothing",
         "502 `failed to mint a token: …`",
