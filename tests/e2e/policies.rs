@@ -315,3 +315,32 @@ fn no_spelling_leads_a_workload_to_a_role_that_its_policy_does_not_name() {
         assert_eq!(caller.get(&world.at("creds/shop/reader")).data()["roleName"], "reader");
     }
 }
+
+#[test]
+fn parameters_can_be_narrowed_on_creds_and_not_on_org_token() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Sidecar);
+    for role in ["reader", "admin"] {
+        world.role(&org, role, 3600, 36000);
+    }
+    let narrow = |path: &str, parameters: &str| {
+        let at = world.at(path);
+        format!("path \"{at}\" {{\n  capabilities = [\"read\", \"update\"]\n  {parameters}\n}}\n")
+    };
+    let careful = caller(&world, &narrow("creds/shop/reader", "allowed_parameters = { \"logical_name\" = [] }"));
+    let creds = world.at("creds/shop/reader");
+    for (name, value) in [("ttl", "9h"), ("metadata", "a=b"), ("TTL", "9h")] {
+        assert_eq!(careful.get(&format!("{creds}?{name}={value}")).status, 403, "{name}");
+        assert_eq!(careful.post(&creds, &json!({name: value})).status, 403, "{name}");
+    }
+    assert_eq!(careful.get(&creds).status, 200);
+    assert_eq!(careful.post(&creds, &json!({"logical_name": "x"})).status, 200);
+
+    // A role has many spellings there, as the documentation warns.
+    let denied = "denied_parameters = { \"role_name\" = [\"admin\"] }";
+    let careless = caller(&world, &narrow("org/token", denied));
+    let ask = |query: &str| careless.get(&world.at(&format!("org/token?org_id={}&{query}", org.id)));
+    assert_eq!(ask("role_name=admin").status, 403);
+    assert_eq!(ask("role=admin").data()["roleName"], "admin");
+    assert_eq!(ask("role_name=Admin").data()["roleName"], "admin");
+}
