@@ -1,7 +1,7 @@
 # An auditor: which organizations, roles and tokens there are, who has them and until when. It changes nothing, and nothing that
 # it can read holds a secret.
 #
-# The engine is mounted at "astra/". Test a copy with:
+# The engine is mounted at "astra/". Load it with:
 #   vault policy write astra-auditor auditor.hcl
 
 # Organizations and their settings. The root token is masked.

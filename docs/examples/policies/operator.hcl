@@ -1,7 +1,7 @@
 # The operator of the engine: root tokens and settings of the organizations, and the end of tokens in an emergency.
 # It cannot mint a token, and cannot read one. Roles are another person's: see role-admin.hcl.
 #
-# The engine is mounted at "astra/". Test a copy with:
+# The engine is mounted at "astra/". Load it with:
 #   vault policy write astra-operator operator.hcl
 
 # Root tokens are written here and are never shown again. Who can write "url" decides where the root token is sent, so give

@@ -2,7 +2,7 @@
 # It cannot mint a token, and cannot touch a root token. But who can write a role decides what the tokens of that role may do:
 # whoever holds this policy and may mint for one role can give that role every right that the root token can give.
 #
-# The engine is mounted at "astra/". Test a copy with:
+# The engine is mounted at "astra/". Load it with:
 #   vault policy write astra-role-admin role-admin.hcl
 
 # Roles. Deleting one leaves its tokens alone.

@@ -1,7 +1,7 @@
 # A workload that may have tokens of one role of one organization: the role "reader" of the organization with the logical name
 # "shop". It cannot see what other roles, organizations or tokens there are.
 #
-# The engine is mounted at "astra/". Test a copy with:
+# The engine is mounted at "astra/". Load it with:
 #   vault policy write shop-reader workload.hcl
 
 # Mints. Agents and templates read; "update" lets a caller write "ttl", "metadata" and "logical_name" in the body of a request.
