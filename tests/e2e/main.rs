@@ -28,6 +28,7 @@ mod cluster;
 mod creds;
 mod errors;
 mod events;
+mod examples;
 mod guide;
 mod hangups;
 mod harness;

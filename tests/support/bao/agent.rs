@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use super::process::Process;
@@ -31,7 +32,11 @@ impl Agent {
             ));
         }
         fs::write(dir.join("agent.hcl"), config).expect("write the configuration");
-        let mut command = client.command();
+        Self::with_config(client.command(), dir)
+    }
+
+    /// Starts the agent with the `agent.hcl` of a directory, which goes when the agent does. The command is the CLI.
+    pub(crate) fn with_config(mut command: Command, dir: PathBuf) -> Self {
         command.arg("agent").arg(format!("-config={}", dir.join("agent.hcl").display())).arg("-log-level=debug");
         let process = Process::spawn(&mut command, &dir.join("agent.log"), &dir);
         Self { dir, process }
@@ -40,9 +45,15 @@ impl Agent {
     /// Returns what a template has become, once it is there and `wanted` says that it is right.
     #[track_caller]
     pub(crate) fn rendered(&self, place: usize, limit: Duration, wanted: impl Fn(&str) -> bool) -> String {
-        let file = self.dir.join(place.to_string());
+        self.file(&place.to_string(), limit, wanted)
+    }
+
+    /// Returns a file of the agent's directory, once it is there and `wanted` says that it is right.
+    #[track_caller]
+    pub(crate) fn file(&self, name: &str, limit: Duration, wanted: impl Fn(&str) -> bool) -> String {
+        let file = self.dir.join(name);
         let found = wait_or(limit, || fs::read_to_string(&file).ok().filter(|text| wanted(text)));
-        found.unwrap_or_else(|| panic!("template {place} was not rendered as wanted\n{}", self.log_tail()))
+        found.unwrap_or_else(|| panic!("{name} was not rendered as wanted\n{}", self.log_tail()))
     }
 
     /// Tells whether the agent still runs.

@@ -1,0 +1,132 @@
+//! What is in `docs/examples`: programs and agents are run, the rest is validated.
+
+mod agent;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+use crate::bao::{Client, host_binary, redact};
+use crate::world::World;
+
+/// Returns the path of an example.
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples").join(name)
+}
+
+/// Returns the text of an example.
+#[track_caller]
+fn text(name: &str) -> String {
+    fs::read_to_string(example(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Returns the directory of the Python packages that the tests need.
+fn python_packages() -> &'static Path {
+    static PACKAGES: OnceLock<PathBuf> = OnceLock::new();
+    PACKAGES.get_or_init(|| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/python-packages.sh");
+        let output = Command::new("sh").arg(script).output().expect("run sh");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+    })
+}
+
+/// Returns Python, with those packages.
+fn python() -> Command {
+    let mut command = Command::new("python3");
+    command.env("PYTHONPATH", python_packages()).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
+/// Returns what a program of Python prints as JSON, given a text on standard input.
+#[track_caller]
+fn parsed(program: &str, text: &str) -> Value {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("text");
+    fs::write(&file, text).expect("write a file");
+    let output = python().args(["-c", program]).arg(&file).output().expect("run python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// Returns a program of the search path.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").expect("a search path");
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+/// Says what was not checked on a machine that lacks a program which the project cannot fetch.
+fn skip(what: &str, program: &str) {
+    use std::io::Write as _;
+    // Past the capture of the test's output: a check that is left out must be seen.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: no {program} on this machine");
+}
+
+/// Returns the block of shell commands in a document behind a mark.
+#[track_caller]
+fn block(document: &str, name: &str) -> String {
+    let text = text(document);
+    let block = text.split_once(&format!("<!-- tested: {name} -->\n```sh\n")).expect("the commands").1;
+    block.split_once("```").expect("their end").0.to_owned()
+}
+
+/// Runs commands of a document in a directory, with `vault` in the search path, as a caller of the server.
+#[track_caller]
+fn run(client: &Client, commands: &str, dir: &Path) {
+    let bin = dir.join("bin");
+    fs::create_dir_all(&bin).expect("create a directory");
+    link(&host_binary(), &bin.join("vault"));
+    let output = Command::new("sh")
+        .args(["-euc", commands])
+        .env_clear()
+        .envs(client.command().get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .env("PATH", search_path(&bin))
+        .current_dir(dir)
+        .output()
+        .expect("run sh");
+    let told = |bytes: &[u8]| redact::clean(&String::from_utf8_lossy(bytes));
+    assert!(output.status.success(), "{}\n{}", told(&output.stdout), told(&output.stderr));
+}
+
+fn link(target: &Path, place: &Path) {
+    if !place.exists() {
+        std::os::unix::fs::symlink(target, place).expect("link a program");
+    }
+}
+
+/// Returns the search path with a directory before all others.
+fn search_path(first: &Path) -> String {
+    format!("{}:{}", first.display(), std::env::var("PATH").expect("a search path"))
+}
+
+impl World {
+    /// Returns a text of the examples for this mount: they all say `astra`.
+    fn here(&self, text: &str) -> String {
+        text.replace("astra/creds/", &format!("{}/creds/", self.mount))
+    }
+}
+
+#[test]
+fn every_example_is_listed() {
+    let list = text("README.md");
+    let mut entries: Vec<String> = fs::read_dir(example(""))
+        .expect("list the examples")
+        .map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned())
+        .filter(|name| name != "README.md")
+        .collect();
+    entries.sort();
+    for entry in entries {
+        assert!(list.contains(&format!("]({entry}")), "docs/examples/README.md says nothing of {entry}");
+        let dir = example(&entry);
+        if let (true, Ok(readme)) = (dir.is_dir(), fs::read_to_string(dir.join("README.md"))) {
+            for file in fs::read_dir(&dir).expect("list an example") {
+                let name = file.expect("entry").file_name().to_string_lossy().into_owned();
+                let told = name == "README.md" || readme.contains(&format!("]({name}")) || name.ends_with(".tf");
+                assert!(told, "docs/examples/{entry}/README.md says nothing of {name}");
+            }
+        }
+    }
+}
