@@ -1,6 +1,7 @@
 //! What is in `docs/examples`: programs and agents are run, the rest is validated.
 
 mod agent;
+mod application;
 
 use std::fs;
 use std::path::{Path, PathBuf};
