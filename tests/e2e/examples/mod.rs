@@ -2,6 +2,7 @@
 
 mod agent;
 mod application;
+mod kubernetes;
 
 use std::fs;
 use std::path::{Path, PathBuf};
