@@ -3,6 +3,7 @@
 mod agent;
 mod application;
 mod kubernetes;
+mod terraform;
 
 use std::fs;
 use std::path::{Path, PathBuf};
