@@ -3,6 +3,7 @@
 mod agent;
 mod application;
 mod kubernetes;
+mod systemd;
 mod terraform;
 
 use std::fs;
