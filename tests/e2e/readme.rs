@@ -52,13 +52,14 @@ fn the_demo_runs_to_its_end_and_leaves_nothing() {
     let plugin = Path::new(env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra"));
     let simulator = plugin.with_file_name("examples").join("astra-simulator");
     assert!(simulator.is_file(), "no {}: \"cargo test\" builds it with the other examples", simulator.display());
-    let temporary = tempfile::tempdir().expect("temporary directory");
+    let [temporary, logs] = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
     let output = Command::new("sh")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/demo.sh"))
         .env("PLUGIN", plugin)
         .env("SIMULATOR", simulator)
         .env("HOST_BIN", host_binary())
         .env("TMPDIR", temporary.path())
+        .env("DEMO_LOGS", logs.path())
         .output()
         .expect("run the demo");
     let told = String::from_utf8_lossy(&output.stdout);
@@ -66,4 +67,18 @@ fn the_demo_runs_to_its_end_and_leaves_nothing() {
     assert_eq!(told.matches(" is alive").count(), 1);
     assert_eq!(told.matches(" is gone").count(), 2);
     assert_eq!(temporary.path().read_dir().expect("temporary directory").count(), 0, "files are left");
+
+    // What is said goes to somebody who has never seen this: no colours but on a terminal, no noise, one line for each command.
+    let noise = String::from_utf8_lossy(&output.stderr);
+    assert!(noise.is_empty() && !told.contains('\u{1b}'), "{noise}");
+    for word in ["WARN", "error", "Error", "panic"] {
+        assert!(!told.contains(word), "{word} in:\n{told}");
+    }
+    let lines: Vec<&str> = told.lines().collect();
+    for (before, command) in lines.iter().zip(&lines[1..]).filter(|(_, line)| line.starts_with("$ ")) {
+        assert!(before.starts_with("# "), "nothing is said of {command}");
+    }
+    let log = logs.path().join("server.log");
+    assert!(log.is_file() && told.contains(&log.display().to_string()), "where the log is");
+    assert!(told.trim_end().lines().last().is_some_and(|line| line.contains("make dev")), "{told}");
 }
