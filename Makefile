@@ -24,6 +24,12 @@ help: ## Lists the targets
 demo: bin $(SIMULATOR) ## Mints, shows, renews and revokes a token on a real server
 	@PLUGIN=$(RELEASE) SIMULATOR=$(SIMULATOR) sh docs/demo.sh
 
+.PHONY: recording
+recording: bin $(SIMULATOR) ## Records the demo in docs/demo.cast, and draws a moment of it in docs/demo.svg (needs npx)
+	@at=$$(PLUGIN=$(RELEASE) SIMULATOR=$(SIMULATOR) DEMO_PAUSE=2 \
+		python3 docs/record.py --at 'Whoever may read it' docs/demo.cast sh docs/demo.sh) && \
+	npx --yes svg-term-cli@2.1.1 --in docs/demo.cast --out docs/demo.svg --at "$$at" --no-cursor --window
+
 dev: bin $(SIMULATOR) ## Leaves a server with the plugin and a simulated Astra running
 	@PLUGIN=$(RELEASE) SIMULATOR=$(SIMULATOR) sh docs/demo.sh --stay
 

@@ -3,6 +3,7 @@
 mod agent;
 mod application;
 mod kubernetes;
+mod recording;
 mod systemd;
 mod terraform;
 
