@@ -17,6 +17,9 @@ use serde_json::Value;
 use crate::bao::{Client, host_binary, redact};
 use crate::world::World;
 
+/// Reads a file of Terraform, or the configuration of a server.
+const HCL: &str = "import hcl2, json, sys; print(json.dumps(hcl2.load(open(sys.argv[1], encoding='utf-8'))))";
+
 /// Returns the path of an example.
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples").join(name)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
-use super::{find, skip, text};
+use super::{HCL, find, parsed, skip, text};
 use crate::bao::host_binary;
 
 const UNITS: [&str; 2] = ["systemd/vault.service", "agent/astra-agent.service"];
@@ -55,10 +55,11 @@ fn units_start_something_and_keep_secrets_in() {
     let service = |key: &str| server[&("Service".to_owned(), key.to_owned())][0].clone();
     // The sockets of plugins are where only this service writes.
     assert_eq!(service("Environment"), format!("TMPDIR=/run/{}", service("RuntimeDirectory")));
-    let config = text("systemd/vault.hcl");
-    let directory = config.split_once("plugin_directory = \"").expect("the directory").1;
-    assert!(directory.starts_with("/opt/vault/plugins\""));
-    assert!(text("systemd/README.md").contains("/opt/vault/plugins/"));
+    let config = parsed(HCL, &text("systemd/vault.hcl"));
+    let directory = config["plugin_directory"].as_str().expect("the directory");
+    assert!(text("systemd/README.md").contains(&format!("{directory}/\n")));
+    let storage = config["storage"][0]["raft"]["path"].as_str().expect("a path");
+    assert_eq!(storage, format!("/var/lib/{}", service("StateDirectory")));
 }
 
 #[test]

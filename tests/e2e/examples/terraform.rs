@@ -7,12 +7,9 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use super::{example, find, parsed, skip, text};
+use super::{HCL, example, find, parsed, skip, text};
 use crate::bao::{host_binary, redact};
 use crate::world::World;
-
-/// Reads a file of Terraform.
-const HCL: &str = "import hcl2, json, sys; print(json.dumps(hcl2.load(open(sys.argv[1], encoding='utf-8'))))";
 
 const FILES: [&str; 4] = ["main.tf", "variables.tf", "org/main.tf", "org/variables.tf"];
 
