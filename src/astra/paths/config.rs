@@ -99,6 +99,20 @@ const FIELDS: &[FieldSpec] = &[
     FORCE.spec(),
 ];
 
+/// The fields of a write: all but the one of a deletion.
+const SETTINGS: &[&str] = &[
+    "org_id",
+    "astra_token",
+    "url",
+    "logical_name",
+    "caller_mode",
+    "verify_connection",
+    "ca_cert",
+    "request_timeout",
+    "description",
+    "token_expiry",
+];
+
 /// Held while a config changes, and never while Astra is asked. One for all orgs, since no two may take one logical name.
 pub(crate) const LOCK: &str = "config";
 
@@ -120,8 +134,8 @@ pub(crate) fn path() -> Path<Engine> {
             ("token_expiry", "Whether Astra is told when each token expires."),
             ("url", "URL of Astra's DevOps API."),
         ]))
-        .write(change("Write the config of an organization", write).on_active_node())
-        .patch(change("Change some settings of the config of an organization", write).on_active_node())
+        .write(change("Write the config of an organization", write).takes(SETTINGS).on_active_node())
+        .patch(change("Change some settings of the config of an organization", write).takes(SETTINGS).on_active_node())
         .delete(change("Delete the config of an organization", delete).takes(&["org_id", "force"]).on_active_node())
         .exists(exists)
         .help(
