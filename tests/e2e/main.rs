@@ -26,6 +26,7 @@ mod bad_input;
 mod catalogue;
 mod cluster;
 mod creds;
+mod docs;
 mod errors;
 mod events;
 mod examples;

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::astra::{Astra, Fault, FieldPolicy, Kind, Route};
 use crate::bao::redact;
+use crate::docs::Shell;
 use crate::world::{Org, Token, World};
 
 /// A mount with a token, and what the transcripts have variables for.
@@ -23,57 +24,16 @@ impl Scene {
         Self { world, org, token }
     }
 
-    /// Runs the commands of a transcript and compares what they print; `…` stands for anything.
+    /// Runs the commands of a transcript and compares what they print.
     #[track_caller]
     fn plays(&self, name: &str) {
-        for (command, expected) in transcript(name) {
-            let words = self.words(command);
-            let output = self.world.server.cli(&words.iter().map(String::as_str).collect::<Vec<_>>());
-            let told = format!("{} {}", output.stdout, output.stderr).replace(&self.world.mount, "astra");
-            let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
-            let mut rest = told.as_str();
-            for part in expected.split('…').map(str::trim).filter(|part| !part.is_empty()) {
-                let end = rest.find(part).map(|start| start + part.len());
-                assert!(end.is_some(), "{command}: not in its place: {part:?}\n{output}");
-                rest = &rest[end.unwrap_or_default()..];
-            }
-            let fails = expected.starts_with("Error");
-            assert_eq!(output.status != 0, fails, "{command}\n{output}");
-        }
+        let mut shell = Shell::new(&self.world.server, &self.world.mount, self.world.url());
+        shell.set("ORG_ID", &self.org.id);
+        shell.set("ROOT_TOKEN", &self.org.root_token);
+        shell.set("LEASE_ID", &self.token.lease_id);
+        shell.set("CLIENT_ID", &self.token.client_id);
+        shell.plays("docs/operations.md", name);
     }
-
-    /// Returns the words of a command behind the program's name, for this mount and this Astra.
-    fn words(&self, command: &str) -> Vec<String> {
-        let variables = [
-            ("$ORG_ID", &self.org.id),
-            ("$ROOT_TOKEN", &self.org.root_token),
-            ("$LEASE_ID", &self.token.lease_id),
-            ("$CLIENT_ID", &self.token.client_id),
-        ];
-        let word = |word: &str| match word.strip_prefix("astra") {
-            Some(path) if path.is_empty() || path.starts_with('/') => format!("{}{path}", self.world.mount),
-            _ => variables.iter().fold(word.to_owned(), |word, (name, value)| word.replace(name, value)),
-        };
-        command.replace('"', "").split_whitespace().skip(1).map(word).collect()
-    }
-}
-
-/// Returns the commands of a transcript, each with what it prints on one line.
-fn transcript(name: &str) -> Vec<(&'static str, String)> {
-    let text = include_str!("../../docs/operations.md");
-    let block = text.split_once(&format!("<!-- tested: {name} -->\n```console\n")).expect("the transcript").1;
-    let mut commands: Vec<(&str, String)> = Vec::new();
-    for line in block.split_once("```").expect("its end").0.lines() {
-        match line.strip_prefix("$ ") {
-            Some(command) => commands.push((command, String::new())),
-            None => {
-                let (_, expected) = commands.last_mut().expect("a command first");
-                expected.push_str(line.trim());
-                expected.push(' ');
-            }
-        }
-    }
-    commands
 }
 
 #[test]

@@ -1,49 +1,76 @@
-//! The commands of the README do what it says.
+//! The commands of the README and of the quick start do what they say.
 
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::astra::Astra;
 use crate::bao::{PLUGIN, Server, host_binary, redact, sha256};
+use crate::docs::{Shell, block};
 use crate::world::{ROLE_ID, World};
 
-#[test]
-fn six_commands_make_a_token() {
-    let readme = include_str!("../../README.md");
-    let block = readme.split_once("<!-- tested: six commands -->\n```sh\n").expect("the commands").1;
-    let lines: Vec<&str> = block.split_once("```").expect("their end").0.lines().collect();
-    assert_eq!(lines.len(), 6);
+const QUICK_START: &str = "docs/quick-start.md";
 
+/// The README first, then the quick start, on one server.
+#[test]
+fn newcomers_get_their_tokens() {
     let server = Arc::new(Server::dev());
-    let world = World::with_astra(&server, "astra", Astra::builder().orgs(1));
-    let org = world.next_org();
     let digest = sha256(&server.plugin_dir().join(PLUGIN));
-    let mut lease = String::new();
-    for line in lines {
-        let variables =
-            [("$SHA256", &digest), ("$ORG_ID", &org.id), ("$ROOT_TOKEN", &org.root_token), ("$LEASE_ID", &lease)];
-        let words = line.replace("$ROLE_ID", ROLE_ID).replace('"', "");
-        let words = variables.iter().fold(words, |text, (name, value)| text.replace(name, value));
-        let mut words: Vec<&str> = words.split_whitespace().skip(1).collect();
-        let url = format!("url={}", world.url());
-        if words.contains(&"astra/config") {
-            // The one thing that differs from what a reader types: where Astra is.
-            words.push(&url);
+    six_commands(&server, digest);
+    server.delete("sys/mounts/astra").ok();
+    quick_start(&server);
+}
+
+fn six_commands(server: &Arc<Server>, digest: String) {
+    let world = World::with_astra(server, "astra", Astra::builder().orgs(1));
+    let org = world.next_org();
+    let mut shell = Shell::new(server, "astra", world.url());
+    for (name, value) in
+        [("SHA256", digest.as_str()), ("ORG_ID", &org.id), ("ROOT_TOKEN", &org.root_token), ("ROLE_ID", ROLE_ID)]
+    {
+        shell.set(name, value);
+    }
+    let commands = block("README.md", "six commands");
+    assert_eq!(commands.lines().count(), 6);
+    for line in commands.lines() {
+        let ran = shell.run(line);
+        if line.contains("astra/org/token") {
+            redact::hide(ran.row("token"));
+            assert_eq!(world.alive(&org), [ran.row("clientId")]);
+            shell.set("LEASE_ID", ran.row("lease_id"));
         }
-        let output = server.cli(&words);
-        if words.contains(&"astra/org/token") {
-            let table = output.table();
-            let value = |name: &str| table.iter().find(|(key, _)| key == name).expect("a row of it").1.clone();
-            redact::hide(value("token"));
-            assert_eq!(world.alive(&org), [value("clientId")]);
-            lease = value("lease_id");
-        } else {
-            output.ok();
-        }
+        assert!(ran.code == 0, "{line}\n{}", redact::clean(&ran.stderr));
     }
     assert_eq!(world.minted(), 1);
-    world.wait_for(std::time::Duration::from_secs(30), |astra| astra.live(&org.id).is_empty());
+    world.wait_for(Duration::from_secs(30), |astra| astra.live(&org.id).is_empty());
+}
+
+fn quick_start(server: &Arc<Server>) {
+    let world = World::with_astra(server, "astra", Astra::builder().orgs(1));
+    let org = world.next_org();
+    let mut shell = Shell::new(server, "astra", world.url());
+    shell.set("PLUGIN_DIR", server.plugin_dir().display().to_string());
+    shell.set("ORG_ID", &org.id);
+    shell.set("ROOT_TOKEN", &org.root_token);
+    shell.runs(QUICK_START, "quick start, register");
+    shell.plays(QUICK_START, "quick start, config");
+    shell.plays(QUICK_START, "quick start, rotate");
+    shell.plays(QUICK_START, "quick start, roles");
+    let minted = &shell.plays(QUICK_START, "quick start, mint")[0];
+    redact::hide(minted.row("token"));
+    assert!(world.is_alive(&minted.row("clientId")));
+    shell.set("LEASE_ID", minted.row("lease_id"));
+    let lease = shell.plays(QUICK_START, "quick start, lease");
+    assert!(lease[0].stdout.contains(&minted.row("clientId")));
+    assert!(!world.is_alive(&minted.row("clientId")));
+    let allowed = shell.runs(QUICK_START, "quick start, policy");
+    redact::hide(allowed.row("token"));
+    assert!(world.is_alive(&allowed.row("clientId")));
+    shell.plays(QUICK_START, "quick start, disable");
+    // What the text says is left: the root token that nobody has seen.
+    assert!(!world.is_alive(&allowed.row("clientId")) && !world.is_alive(&org.client_id));
+    assert_eq!(world.live(&org.id).len(), 1);
 }
 
 /// `make demo` and `make dev` are this script with a release build of the plugin.

@@ -1,11 +1,11 @@
 //! What was seen, as the tables of `docs/operations.md`.
 
-use std::path::Path;
 use std::sync::Mutex;
 
 use super::bench::{Calls, Left, Seen};
 use super::faults::{Family, Reach};
 use crate::astra::Phase;
+use crate::docs::agrees;
 
 const START: &str = "<!-- what the fault catalogue found: DOCS_WRITE=1 cargo test --test e2e catalogue -->\n";
 const END: &str = "<!-- end of what it found -->";
@@ -105,20 +105,7 @@ pub(super) fn compare(mints: &[Row], ends: &[Row]) {
          | Astra … | the caller gets | what is left |\n| --- | --- | --- |\n\
          | does any of the above, or nothing at all | the renewed lease | nothing: a renewal does not call Astra |\n\n"
     );
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
-    let text = std::fs::read_to_string(&path).expect("docs/operations.md");
-    let (head, rest) = text.split_once(START).expect("where the tables start");
-    let (committed, tail) = rest.split_once(END).expect("where the tables end");
-    if std::env::var_os("DOCS_WRITE").is_some() {
-        std::fs::write(&path, format!("{head}{START}{found}{END}{tail}")).expect("write the tables");
-    } else {
-        let differs = committed.lines().zip(found.lines()).find(|(committed, found)| committed != found);
-        assert!(
-            committed == found,
-            "docs/operations.md is not what Astra's faults lead to, from here on:\n{differs:#?}\n\
-            DOCS_WRITE=1 cargo test --test e2e catalogue writes it anew"
-        );
-    }
+    agrees("docs/operations.md", START, END, &found, "catalogue");
 }
 
 fn mint_cells(seen: &[Seen]) -> [String; 3] {

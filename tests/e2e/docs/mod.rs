@@ -1,0 +1,9 @@
+//! Documents whose commands are run, and whose samples a run writes.
+
+mod page;
+mod reference;
+mod sample;
+mod shell;
+
+pub(crate) use page::{agrees, block};
+pub(crate) use shell::Shell;

@@ -1,0 +1,400 @@
+//! `docs/api.md`: its lists of operations and parameters are what the paths declare, and its samples are what a server
+//! answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::slice::from_ref;
+
+use serde_json::{Value, json};
+
+use super::sample::{API, Call, Recorder};
+use crate::astra::{Astra, Seed};
+use crate::bao::redact;
+use crate::openapi::{document, fields, operations};
+use crate::world::{ROLE_ID, World};
+
+const ORG: &str = "6f9a2c1e-7d34-4b8a-9c55-0e1f2a3b4c5d";
+const OTHER: &str = "b1d0c3e2-5a46-4f7b-8e69-1f2e3d4c5b6a";
+
+/// What a path demands although another operation of it does not, so that it is not declared: path, method, parameter.
+const DEMANDED: [(&str, &str, &str); 8] = [
+    ("config", "post", "org_id"),
+    ("config", "patch", "org_id"),
+    ("config", "delete", "org_id"),
+    ("config/rotate-root", "post", "org_id"),
+    ("role", "patch", "org_id"),
+    ("role", "patch", "role_name"),
+    ("org/token", "post", "role_name"),
+    ("org/token", "post", "logical_name"),
+];
+
+const VERBS: [(&str, &str, &str); 5] = [
+    ("get", "read", "GET"),
+    ("post", "write", "POST"),
+    ("patch", "patch", "PATCH"),
+    ("delete", "delete", "DELETE"),
+    ("list", "list", "LIST"),
+];
+
+/// A parameter: its declaration, and the operations that take it and demand it.
+struct Parameter {
+    schema: Value,
+    description: String,
+    takes: Vec<&'static str>,
+    demands: Vec<&'static str>,
+}
+
+#[test]
+fn the_reference_is_what_the_paths_declare_and_a_server_answers() {
+    let root = Seed::new().id(ORG).root_token(format!("AstraCS:ABcDeFgHiJkLmNoPqRsTuVwX:{}", "0a".repeat(32)));
+    let orgs = [root, Seed::new().id(OTHER)];
+    let astra = orgs.into_iter().fold(Astra::builder(), |astra, org| astra.org(org));
+    let mut recorder = Recorder::new(World::with(astra));
+    declared(&mut recorder);
+    demands(&recorder.world);
+    configs(&mut recorder);
+    roles(&mut recorder);
+    named_tokens(&mut recorder);
+    sidecar_and_creds(&mut recorder);
+    ends(&mut recorder);
+    recorder.compare();
+}
+
+/// Writes the operations and parameters of each path.
+fn declared(recorder: &mut Recorder) {
+    let document = document(&recorder.world);
+    let operations = operations(&document);
+    let paths: BTreeSet<&String> = operations.iter().map(|(path, ..)| path).collect();
+    let headings: Vec<String> = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/api.md"))
+        .expect("the reference")
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("<!-- declared: ")?.strip_suffix(" -->")?.to_owned()))
+        .collect();
+    let known: BTreeSet<String> = paths.iter().map(|path| (*path).clone()).collect();
+    assert_eq!(BTreeSet::from_iter(headings), known, "the paths in {API} (left), and those of the engine");
+    for path in paths {
+        let mut rows = String::from("| operation | method | path | what it does |\n| --- | --- | --- | --- |\n");
+        let mut parameters: BTreeMap<String, Parameter> = BTreeMap::new();
+        let mut order: Vec<String> = Vec::new();
+        let item = &document["paths"][format!("/{}/{path}", recorder.world.mount)];
+        for (name, verb) in captured(item) {
+            order.push(name.clone());
+            parameters.insert(name, verb);
+        }
+        for (_, method, operation) in operations.iter().filter(|(of, ..)| of == path) {
+            let is_list = operation["parameters"].as_array().into_iter().flatten().any(|field| field["name"] == "list");
+            let method = if is_list { "list" } else { method };
+            let (_, verb, http) = VERBS.into_iter().find(|(name, ..)| *name == method).expect("a known method");
+            let summary = operation["summary"].as_str().expect("a summary");
+            let shown = path.replace('{', ":").replace('}', "");
+            let _ = writeln!(rows, "| {verb} | `{http}` | `astra/{shown}` | {summary} |");
+            for (name, declaration, schema) in fields(operation).into_iter().filter(|(name, ..)| *name != "list") {
+                if !order.iter().any(|known| known == name) {
+                    order.push(name.to_owned());
+                }
+                let parameter = parameters.entry(name.to_owned()).or_insert_with(|| Parameter {
+                    schema: schema.clone(),
+                    description: declaration["description"].as_str().expect("a description").to_owned(),
+                    takes: Vec::new(),
+                    demands: Vec::new(),
+                });
+                parameter.takes.push(verb);
+                let body = operation["requestBody"]["content"].as_object().into_iter().flat_map(|media| media.values());
+                let required = body.flat_map(|media| media["schema"]["required"].as_array().into_iter().flatten());
+                let declared = declaration["required"] == true || required.into_iter().any(|field| field == name);
+                if declared || DEMANDED.contains(&(path.as_str(), method, name)) {
+                    parameter.demands.push(verb);
+                }
+            }
+        }
+        let verbs = rows.lines().count() - 2;
+        if !order.is_empty() {
+            rows.push_str("\nParameters:\n\n");
+        }
+        for name in order {
+            rows.push_str(&parameters[&name].shown(&name, verbs));
+        }
+        recorder.put(format!("declared: {path}"), rows);
+    }
+}
+
+/// Returns the parameters that are parts of a path.
+fn captured(item: &Value) -> Vec<(String, Parameter)> {
+    let of_path = item["parameters"].as_array().into_iter().flatten();
+    of_path
+        .map(|field| {
+            let parameter = Parameter {
+                schema: field["schema"].clone(),
+                description: field["description"].as_str().expect("a description").to_owned(),
+                takes: vec!["path"],
+                demands: vec!["path"],
+            };
+            (field["name"].as_str().expect("a name").to_owned(), parameter)
+        })
+        .collect()
+}
+
+impl Parameter {
+    fn shown(&self, name: &str, verbs: usize) -> String {
+        let Self { schema, description, takes, demands } = self;
+        let kind = match (schema["type"].as_str(), schema["format"].as_str()) {
+            (Some("integer"), Some("seconds")) => "duration",
+            (Some("object"), Some("kvpairs")) => "key=value pairs",
+            (Some("integer"), _) => "integer",
+            (Some("boolean"), _) => "bool",
+            (Some("string"), _) => "string",
+            other => panic!("a type without a word: {other:?}"),
+        };
+        let default = match (&schema["default"], kind) {
+            _ if !demands.is_empty() => "<required>".to_owned(),
+            (Value::Null, _) => "none".to_owned(),
+            (Value::String(text), _) => format!("\"{text}\""),
+            (value, "duration") => format!("{value}s"),
+            (value, _) => value.to_string(),
+        };
+        // What looks like a tag is not shown.
+        let mut text = format!("- `{name}` `({kind}: {default})`: {}", description.replace('<', "\\<"));
+        if let Some(allowed) = schema["enum"].as_array() {
+            let allowed: Vec<String> =
+                allowed.iter().map(|value| format!("`{}`", value.as_str().unwrap_or("?"))).collect();
+            let _ = write!(text, " One of {}.", allowed.join(", "));
+        }
+        match (takes.as_slice(), takes.len() < verbs) {
+            (["path"], _) => text.push_str(" Part of the path."),
+            (_, true) => _ = write!(text, " Taken by {}.", takes.join(", ")),
+            _ => {}
+        }
+        if !demands.is_empty() && demands.len() < takes.len() {
+            let _ = write!(text, " Required by {}.", demands.join(", "));
+        }
+        text.push('\n');
+        text
+    }
+}
+
+/// Shows that what the reference calls required is: without it, nothing happens, and the error names it.
+fn demands(world: &World) {
+    world.configure(&world.orgs()[1], &json!({}));
+    for (path, method, field) in DEMANDED {
+        let mut body = json!({"org_id": OTHER, "role_name": "none", "logical_name": "none"});
+        body.as_object_mut().expect("an object").remove(field);
+        let text = match method {
+            "post" => world.post(path, &body).fails(400),
+            "patch" => world.patch(path, &body).fails(400),
+            _ => world.delete(path).fails(400),
+        };
+        assert!(text.contains(field) && text.contains("required"), "{method} {path}: {text}");
+    }
+    world.delete(&format!("config?org_id={OTHER}")).ok();
+}
+
+/// Paths of configs; leaves that of the first org.
+fn configs(recorder: &mut Recorder) {
+    let (root, other) = (recorder.world.orgs()[0].clone(), recorder.world.orgs()[1].clone());
+    recorder.mask(&root.root_token, "root token");
+    recorder.mask(&other.root_token, "root token");
+    recorder.refusals("configs", &[("without any config", Call("list", "configs", &[]))]);
+    recorder.refusals("roles/sync", &[("without any config", Call("write", "roles/sync", &[]))]);
+    let org = ("org_id", json!(ORG));
+    let token = ("astra_token", json!(root.root_token));
+    recorder.twice(
+        "config write",
+        &Call("write", "config", &[org.clone(), token.clone(), ("logical_name", json!("retail"))]),
+    );
+    recorder.twice("config read", &Call("read", "config", from_ref(&org)));
+    recorder.twice("config patch", &Call("patch", "config", &[org.clone(), ("request_timeout", json!("20s"))]));
+    recorder.twice("configs list", &Call("list", "configs", &[]));
+    recorder.twice("config/rotate-root write", &Call("write", "config/rotate-root", from_ref(&org)));
+
+    let unknown = format!("AstraCS:{}:{}", "abcdefghijklmnopqrstuvwx", "0".repeat(64));
+    redact::hide(&unknown);
+    let theirs = ("org_id", json!(OTHER));
+    recorder.refusals(
+        "config",
+        &[
+            ("without `org_id`", Call("write", "config", from_ref(&token))),
+            ("of a new one without `astra_token`", Call("write", "config", from_ref(&theirs))),
+            (
+                "of a token that is none",
+                Call("write", "config", &[theirs.clone(), ("astra_token", json!("AstraCS:abc"))]),
+            ),
+            (
+                "of a token that Astra refuses",
+                Call("write", "config", &[theirs.clone(), ("astra_token", json!(unknown))]),
+            ),
+            (
+                "of another org's token",
+                Call("write", "config", &[org.clone(), ("astra_token", json!(other.root_token))]),
+            ),
+            (
+                "of a `logical_name` that is taken",
+                Call(
+                    "write",
+                    "config",
+                    &[theirs.clone(), ("astra_token", json!(other.root_token)), ("logical_name", json!("retail"))],
+                ),
+            ),
+            ("of another `caller_mode`", Call("write", "config", &[org.clone(), ("caller_mode", json!("agent"))])),
+            ("of a long `request_timeout`", Call("write", "config", &[org.clone(), ("request_timeout", json!("1h"))])),
+            (
+                "of a config that is not there",
+                Call("patch", "config", &[theirs.clone(), ("description", json!(false))]),
+            ),
+            ("of a config that is not there", Call("read", "config", from_ref(&theirs))),
+            ("by a name that is not there", Call("read", "config", &[("logical_name", json!("wholesale"))])),
+        ],
+    );
+    recorder.refusals(
+        "config/rotate-root",
+        &[("without a config", Call("write", "config/rotate-root", from_ref(&theirs)))],
+    );
+    recorder.world.refuse_connections(true);
+    let call = Call("write", "config", &[org.clone(), ("verify_connection", json!(true))]);
+    recorder.refusals("config", &[("while Astra is down", call)]);
+    recorder.refusals(
+        "config/rotate-root",
+        &[("while Astra is down", Call("write", "config/rotate-root", from_ref(&org)))],
+    );
+    recorder.world.refuse_connections(false);
+}
+
+/// Paths of roles; leaves `reader`.
+fn roles(recorder: &mut Recorder) {
+    let org = ("org_id", json!(ORG));
+    recorder.refusals("roles", &[("without any role", Call("list", "roles", &[]))]);
+    let reader = [org.clone(), ("role_name", json!("reader"))];
+    let times = [("role_id", json!(ROLE_ID)), ("ttl", json!("1h")), ("max_ttl", json!("24h"))];
+    let write: Vec<(&str, Value)> = reader.iter().chain(&times).cloned().collect();
+    recorder.twice("role write", &Call("write", "role", &write));
+    recorder.twice("role read", &Call("read", "role", &reader));
+    recorder.twice("role patch", &Call("patch", "role", &[org.clone(), reader[1].clone(), ("max_tokens", json!(100))]));
+    recorder.twice("roles list", &Call("list", "roles", from_ref(&org)));
+    let role = |name: &str| [org.clone(), ("role_name", json!(name))];
+    recorder.refusals(
+        "role",
+        &[
+            ("without `role_name`", Call("write", "role", from_ref(&org))),
+            ("of a new one without `role_id`", Call("write", "role", &role("writer"))),
+            (
+                "of a negative `max_tokens`",
+                Call("write", "role", &[org.clone(), role("reader")[1].clone(), ("max_tokens", json!(-1))]),
+            ),
+            (
+                "of a negative `ttl`",
+                Call("write", "role", &[org.clone(), role("reader")[1].clone(), ("ttl", json!("-1h"))]),
+            ),
+            ("of a name with `/`", Call("write", "role", &role("a/b"))),
+            ("of a role that is not there", Call("patch", "role", &role("writer"))),
+            ("of a role that is not there", Call("read", "role", &role("writer"))),
+        ],
+    );
+    let made = role("writer");
+    let id = ("role_id", json!(ROLE_ID));
+    let make = json!({"org_id": ORG, "role_name": "writer", "role_id": id.1});
+    recorder.world.post("role", &make).ok();
+    recorder.twice("role delete", &Call("delete", "role", &made));
+    // The second time, the roles are there already.
+    recorder.twice("roles/sync write", &Call("write", "roles/sync", from_ref(&org)));
+    for name in recorder.world.keys("roles").into_iter().filter(|name| name != "reader") {
+        recorder.world.delete(&format!("role?org_id={ORG}&role_name={name}")).ok();
+    }
+    recorder.world.refuse_connections(true);
+    recorder.refusals("roles/sync", &[("while Astra is down", Call("write", "roles/sync", from_ref(&org)))]);
+    recorder.world.refuse_connections(false);
+}
+
+fn of_name(name: &str) -> [(&'static str, Value); 3] {
+    [("org_id", json!(ORG)), ("role_name", json!("reader")), ("logical_name", json!(name))]
+}
+
+/// Named tokens and their leases; leaves none.
+fn named_tokens(recorder: &mut Recorder) {
+    let org = ("org_id", json!(ORG));
+    recorder.refusals("org/tokens", &[("without any token", Call("list", "org/tokens", &[]))]);
+    let order = of_name("checkout");
+    let mut write = order.to_vec();
+    write.push(("metadata", json!({"owner": "ann", "team": "shop"})));
+    let minted = recorder.sample("org/token write", &Call("write", "org/token", &write), |recorder, _| {
+        recorder.world.delete(&format!("org/token?org_id={ORG}&role_name=reader&logical_name=checkout")).ok();
+    });
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let (client, lease) = (text(&minted["data"]["clientId"]), text(&minted["lease_id"]));
+    recorder.twice("org/token read", &Call("read", "org/token", &[org.clone(), ("client_id", json!(client))]));
+    recorder.twice("org/tokens list", &Call("list", "org/tokens", &[org.clone(), ("limit", json!(10))]));
+    let lease = [("lease_id", json!(lease))];
+    recorder.twice("lease lookup", &Call("write", "sys/leases/lookup", &lease));
+    recorder.twice("lease renew", &Call("write", "sys/leases/renew", &[lease[0].clone(), ("increment", json!("2h"))]));
+    recorder.refusals("config", &[("of an org with live tokens", Call("delete", "config", from_ref(&org)))]);
+
+    let nobody = ("client_id", json!("abcdefghijklmnopqrstuvwx"));
+    let role = |name: &str, label: &str| [org.clone(), ("role_name", json!(name)), ("logical_name", json!(label))];
+    recorder.refusals(
+        "org/token",
+        &[
+            ("of a name that is taken", Call("write", "org/token", &of_name("checkout"))),
+            ("without `logical_name`", Call("write", "org/token", &of_name("billing")[..2])),
+            ("for a role that is not there", Call("write", "org/token", &role("writer", "billing"))),
+            (
+                "for an org without a config",
+                Call(
+                    "write",
+                    "org/token",
+                    &[("org_id", json!(OTHER)), role("reader", "a")[1].clone(), role("reader", "a")[2].clone()],
+                ),
+            ),
+            ("of a `client_id` that is not there", Call("read", "org/token", &[org.clone(), nobody.clone()])),
+            ("of names that are not there", Call("read", "org/token", &of_name("billing"))),
+            ("without a name", Call("read", "org/token", from_ref(&org))),
+            ("of a `client_id` that is not there", Call("delete", "org/token", &[org.clone(), nobody])),
+        ],
+    );
+    recorder
+        .refusals("org/tokens", &[("with a negative `limit`", Call("list", "org/tokens", &[("limit", json!(-1))]))]);
+    recorder.world.patch("role", &json!({"org_id": ORG, "role_name": "reader", "max_tokens": 1})).ok();
+    recorder.refusals("org/token", &[("for a role that is full", Call("write", "org/token", &of_name("billing")))]);
+    recorder.world.patch("role", &json!({"org_id": ORG, "role_name": "reader", "max_tokens": 0})).ok();
+    recorder.world.refuse_connections(true);
+    recorder.refusals("org/token", &[("while Astra is down", Call("write", "org/token", &of_name("billing")))]);
+    recorder.world.refuse_connections(false);
+    recorder.sample("org/token delete", &Call("delete", "org/token", &order), |recorder, _| {
+        recorder
+            .world
+            .post("org/token", &json!({"org_id": ORG, "role_name": "reader", "logical_name": "checkout"}))
+            .ok();
+    });
+}
+
+/// Tokens that reads mint, of which any number may have a label.
+fn sidecar_and_creds(recorder: &mut Recorder) {
+    let creds = "creds/retail/reader";
+    let minted = recorder.twice("creds read", &Call("read", creds, &[]));
+    let label = [("logical_name", json!("nightly")), ("ttl", json!("10m"))];
+    recorder.twice("creds write", &Call("write", creds, &label));
+    let lease = [("lease_id", minted["lease_id"].clone()), ("sync", json!(true))];
+    recorder.twice("lease revoke", &Call("write", "sys/leases/revoke", &lease));
+    recorder.refusals(
+        "creds/{org}/{role}",
+        &[
+            ("by the `org_id` of an org with a name", Call("read", &format!("creds/{ORG}/reader"), &[])),
+            ("with a role in capitals", Call("read", "creds/retail/Reader", &[])),
+            ("of an org that is not there", Call("read", "creds/wholesale/reader", &[])),
+            ("of a role that is not there", Call("read", "creds/retail/writer", &[])),
+        ],
+    );
+    recorder.world.post("config", &json!({"org_id": ORG, "caller_mode": "sidecar"})).ok();
+    recorder.twice("org/token read, sidecar", &Call("read", "org/token", &of_name("nightly")));
+    let client = [("org_id", json!(ORG)), ("client_id", json!("abcdefghijklmnopqrstuvwx"))];
+    recorder.refusals(
+        "org/token",
+        &[
+            ("in the mode sidecar", Call("write", "org/token", &of_name("billing"))),
+            ("of a `client_id` in the mode sidecar", Call("read", "org/token", &client)),
+        ],
+    );
+}
+
+/// The end of a config, by force since tokens live.
+fn ends(recorder: &mut Recorder) {
+    let call = [("org_id", json!(ORG)), ("force", json!(true))];
+    recorder.twice("config delete", &Call("delete", "config", &call));
+}

@@ -1,0 +1,255 @@
+//! Sample calls of the reference: made by the CLI and by HTTP, and written down with what they answered.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value, json};
+
+use super::page::agrees;
+use super::shell::Shell;
+use crate::bao::{Reply, redact};
+use crate::world::World;
+
+/// The reference of the paths.
+pub(super) const API: &str = "docs/api.md";
+
+/// How the CLI calls an operation, and its method.
+const METHODS: [(&str, &str); 5] =
+    [("read", "GET"), ("write", "POST"), ("patch", "PATCH"), ("delete", "DELETE"), ("list", "LIST")];
+
+/// What differs between two runs, by its shape.
+const UNSTEADY: [(&str, &str); 4] = [
+    ("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z", "<time>"),
+    ("(?m)^ttl( +)([0-9]+m[0-9]+s|1h)$", "ttl$1<time left>"),
+    ("\"ttl\": [0-9]+", "\"ttl\": \"<seconds left>\""),
+    ("Connection refused [(]os error [0-9]+[)], after [0-9]+ attempts", "…"),
+];
+
+/// A call: verb of the CLI, path, parameters.
+pub(super) struct Call<'a>(pub(super) &'a str, pub(super) &'a str, pub(super) &'a [(&'a str, Value)]);
+
+/// A person who tries each path, and what became of it.
+pub(super) struct Recorder {
+    pub(super) world: World,
+    shell: Shell,
+    /// What differs between two runs, and what is shown in its place: in commands, and in answers.
+    masks: Vec<(String, String, String)>,
+    /// What was found, by the name of its place in the document.
+    found: BTreeMap<String, String>,
+}
+
+impl Recorder {
+    pub(super) fn new(world: World) -> Self {
+        let shell = Shell::new(&world.server, &world.mount, world.url());
+        Self { world, shell, masks: Vec::new(), found: BTreeMap::new() }
+    }
+
+    /// Shows `name` in place of a value: `$NAME` in commands, `<name>` in answers.
+    pub(super) fn mask(&mut self, value: &str, name: &str) {
+        let variable = format!("${}", name.to_uppercase().replace(' ', "_"));
+        self.masks.push((value.to_owned(), variable, format!("<{name}>")));
+    }
+
+    /// Makes a call by the CLI; then, after `between`, by HTTP. Returns the answer to the latter.
+    pub(super) fn sample(&mut self, name: &str, call: &Call, between: impl FnOnce(&mut Self, &str)) -> Value {
+        let line = cli(call);
+        let ran = self.shell.run(&line);
+        let told = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(ran.code == 0, "{name}: {line}\n{}", redact::clean(&told));
+        self.learn(&told);
+        let mut text = format!("```console\n$ {}\n{}```\n\n", self.command(&line), self.answer(&table(&told)));
+        between(self, &told);
+
+        let reply = self.send(call);
+        assert!(reply.status < 300, "{name}\n{reply}");
+        let body = self.answered(call, reply, &mut text);
+        self.found.insert(format!("seen: {name}"), text);
+        body
+    }
+
+    /// Makes a call by the CLI and by HTTP, which does the same twice.
+    pub(super) fn twice(&mut self, name: &str, call: &Call) -> Value {
+        self.sample(name, call, |_, _| {})
+    }
+
+    fn answered(&mut self, call: &Call, reply: Reply, text: &mut String) -> Value {
+        let (status, body) = (reply.status, reply.body);
+        self.learn(&body.to_string());
+        let line = curl(call);
+        let (command, data) = line.split_once(" -d ").unwrap_or((&line, ""));
+        let data = if data.is_empty() { String::new() } else { format!(" -d {}", self.answer(data)) };
+        let _ = write!(text, "```console\n$ {}{data}\n```\n\n", self.command(command));
+        let shown = shown(&body);
+        if shown.as_object().is_none_or(Map::is_empty) {
+            let _ = writeln!(text, "Answer: {status}");
+        } else {
+            let json = serde_json::to_string_pretty(&shown).expect("JSON");
+            let _ = write!(text, "Answer: {status}\n\n```json\n{}\n```\n", self.answer(&json));
+        }
+        body
+    }
+
+    /// Makes calls that are refused, each with what is wrong with it, and writes a table of the answers.
+    pub(super) fn refusals(&mut self, name: &str, calls: &[(&str, Call)]) {
+        let place = format!("seen: errors of {name}");
+        let head = "| request | status | error |\n| --- | --- | --- |\n";
+        for (what, call) in calls {
+            let reply = self.send(call);
+            assert!(reply.status >= 400, "{name}: {what}\n{reply}");
+            // The server breaks what it collects into lines.
+            let errors = reply.errors().split_whitespace().collect::<Vec<_>>().join(" ");
+            let errors = errors.trim_start_matches("1 error occurred: * ").replace('|', "\\|");
+            let errors = if errors.is_empty() { "none".to_owned() } else { format!("`{}`", self.answer(&errors)) };
+            let row = format!("| {} {what} | {} | {errors} |\n", call.0, reply.status);
+            self.found.entry(place.clone()).or_insert_with(|| head.to_owned()).push_str(&row);
+        }
+    }
+
+    fn send(&self, Call(verb, path, parameters): &Call) -> Reply {
+        let method = METHODS.iter().find(|(name, _)| name == verb).expect("a verb of the CLI").1;
+        let path = if path.starts_with("sys/") { (*path).to_owned() } else { self.world.at(path) };
+        let mut body = json!({});
+        for (name, value) in *parameters {
+            body[*name] = value.clone();
+        }
+        if path.ends_with("/config") && body.get("astra_token").is_some() {
+            body["url"] = self.world.url().into();
+        }
+        match method {
+            "POST" | "PATCH" => self.world.server.http(method, &path, &body),
+            _ => self.world.server.http(method, &format!("{path}{}", query(parameters)), &Value::Null),
+        }
+    }
+
+    /// Masks what an answer has that is new: tokens, client ids, leases.
+    fn learn(&mut self, text: &str) {
+        for found in pattern("AstraCS:([A-Za-z0-9]+):([0-9a-f]+)").captures_iter(text) {
+            redact::hide(&found[2]);
+            self.mask(&found[0], "token");
+            self.mask(&found[1], "client id");
+        }
+        for found in pattern("client_id[\": ]+([A-Za-z0-9]{24})").captures_iter(text) {
+            self.mask(&found[1], "client id");
+        }
+        for found in pattern("[a-z0-9/-]+/(org/token|creds/[^/\" ]+/[^/\" ]+)/[A-Za-z0-9]{24}").find_iter(text) {
+            self.mask(&self.told(found.as_str()), "lease id");
+        }
+    }
+
+    fn told(&self, text: &str) -> String {
+        let text = text.replace(&self.world.mount, "astra");
+        let text = text.replace(self.world.url(), "https://api.astra.datastax.com");
+        UNSTEADY.iter().fold(text, |text, (found, shown)| pattern(found).replace_all(&text, *shown).into_owned())
+    }
+
+    fn command(&self, text: &str) -> String {
+        let text = self.masks.iter().fold(self.told(text), |text, (value, variable, _)| text.replace(value, variable));
+        pattern("'([$][A-Z_]+)'").replace_all(&text, "\"$1\"").into_owned()
+    }
+
+    fn answer(&self, text: &str) -> String {
+        self.masks.iter().fold(self.told(text), |text, (value, _, shown)| text.replace(value, shown))
+    }
+
+    /// Adds what belongs to a place that is not a sample.
+    pub(super) fn put(&mut self, place: String, text: String) {
+        self.found.insert(place, text);
+    }
+
+    /// Compares the document with all that was found, or writes it.
+    pub(super) fn compare(self) {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/api.md")).expect("the reference");
+        for place in text.lines().filter_map(|line| line.strip_prefix("<!-- ")?.strip_suffix(" -->")) {
+            let known = self.found.contains_key(place) || place == "end" || !place.contains(": ");
+            assert!(known, "{API} has the place {place:?}, for which nothing was found");
+        }
+        for (place, found) in self.found {
+            self.world.assert_no_secret(&place, &found);
+            agrees(API, &format!("<!-- {place} -->\n"), "<!-- end -->", &found, "docs::reference");
+        }
+    }
+}
+
+/// Returns the members of an answer that say something.
+fn shown(body: &Value) -> Value {
+    let silent = |value: &Value| value.is_null() || *value == json!(false) || *value == json!("") || *value == json!(0);
+    let members = body.as_object().into_iter().flatten();
+    members
+        .filter(|(name, value)| *name != "request_id" && !silent(value))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect()
+}
+
+fn text_of(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Returns the parameters as the CLI and queries take them: pairs one by one.
+fn flat(parameters: &[(&str, Value)]) -> Vec<(String, String)> {
+    let each = |(name, value): &(&str, Value)| match value {
+        Value::Object(pairs) => {
+            pairs.iter().map(|(key, value)| ((*name).to_owned(), format!("{key}={}", text_of(value)))).collect()
+        }
+        value => vec![((*name).to_owned(), text_of(value))],
+    };
+    parameters.iter().flat_map(each).collect()
+}
+
+/// Returns the command of the CLI, which has no parameters for lists.
+fn cli(Call(verb, path, parameters): &Call) -> String {
+    let mount = if path.starts_with("sys/") { "" } else { "astra/" };
+    if *verb == "list" {
+        return format!("vault list {mount}{path}");
+    }
+    let word = |(name, value): (String, String)| match value
+        .contains(|c: char| !c.is_ascii_alphanumeric() && !"_-=.".contains(c))
+    {
+        true => format!(" {name}='{value}'"),
+        false => format!(" {name}={value}"),
+    };
+    let flag = if *verb == "write" && parameters.is_empty() { " -force" } else { "" };
+    format!("vault {verb}{flag} {mount}{path}{}", flat(parameters).into_iter().map(word).collect::<String>())
+}
+
+/// Returns the same call by HTTP.
+fn curl(Call(verb, path, parameters): &Call) -> String {
+    let method = METHODS.iter().find(|(name, _)| name == verb).expect("a verb of the CLI").1;
+    let mount = if path.starts_with("sys/") { "" } else { "astra/" };
+    let start = format!("curl -H \"X-Vault-Token: $VAULT_TOKEN\" -X {method}");
+    let url = format!("$VAULT_ADDR/v1/{mount}{path}");
+    match method {
+        "POST" | "PATCH" => {
+            let body: Map<String, Value> =
+                parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            let media = match method {
+                "PATCH" => " -H \"Content-Type: application/merge-patch+json\"",
+                _ => "",
+            };
+            let data = if body.is_empty() { String::new() } else { format!(" -d '{}'", Value::Object(body)) };
+            format!("{start}{media} \\\n    \"{url}\"{data}")
+        }
+        _ => {
+            let url = format!("{url}{}", query(parameters));
+            let space = if url.len() > 70 { " \\\n    " } else { " " };
+            format!("{start}{space}\"{url}\"")
+        }
+    }
+}
+
+fn query(parameters: &[(&str, Value)]) -> String {
+    let mut text = String::new();
+    for (name, value) in flat(parameters) {
+        let start = if text.is_empty() { '?' } else { '&' };
+        let _ = write!(text, "{start}{name}={}", value.replace('=', "%3D"));
+    }
+    text
+}
+
+/// Returns what the CLI printed with the spaces at the ends of lines cut off, and the two columns of a table side by side.
+fn table(told: &str) -> String {
+    told.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+fn pattern(text: &str) -> regex_lite::Regex {
+    regex_lite::Regex::new(text).expect("a pattern")
+}

@@ -1,0 +1,126 @@
+//! Runs the commands of documents as they stand there, in a shell.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use super::page::{block, transcript};
+use crate::bao::{Client, host_binary, redact};
+
+/// Where Astra is in documents.
+const ASTRA: &str = "https://api.astra.datastax.com";
+
+/// The CLI as documents call it. What a reader types stays as it is, but for the mount, which has another path here, and
+/// the root token, which is that of a simulated Astra with a URL of its own.
+const CLI: &str = r#"#!/bin/sh
+for word do
+    shift
+    case $word in
+        astra | astra/*) word=$TEST_MOUNT${word#astra} ;;
+        -path=astra) word=-path=$TEST_MOUNT ;;
+        -mounts=astra/) word=-mounts=$TEST_MOUNT/ ;;
+        */astra/*) word=${word%%astra/*}$TEST_MOUNT/${word#*astra/} ;;
+        astra_token=?*) set -- "$@" "url=$TEST_ASTRA" ;;
+    esac
+    set -- "$@" "$word"
+done
+exec "$TEST_HOST" "$@"
+"#;
+
+/// A shell of a caller, in which `vault` and `bao` are the server's CLI.
+pub(crate) struct Shell {
+    client: Client,
+    mount: String,
+    astra: String,
+    bin: tempfile::TempDir,
+    variables: Vec<(String, String)>,
+}
+
+/// How a command ended.
+pub(crate) struct Ran {
+    /// Exit code.
+    pub(crate) code: i32,
+    /// Standard output, in the words of the document.
+    pub(crate) stdout: String,
+    /// Standard error, in the words of the document.
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    /// Returns a row of the table that the CLI prints.
+    #[track_caller]
+    pub(crate) fn row(&self, name: &str) -> String {
+        let row = self.stdout.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        row.unwrap_or_else(|| panic!("no row {name:?}:\n{}", redact::clean(&self.stdout))).trim().to_owned()
+    }
+}
+
+impl Shell {
+    /// A shell for a mount that stands for `astra`, whose Astra has this URL.
+    pub(crate) fn new(client: &Client, mount: &str, astra: &str) -> Self {
+        let bin = tempfile::tempdir().expect("temporary directory");
+        for name in ["vault", "bao"] {
+            let script = bin.path().join(name);
+            std::fs::write(&script, CLI).expect("write the CLI");
+            std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("make it a program");
+        }
+        Self { client: client.clone(), mount: mount.into(), astra: astra.into(), bin, variables: Vec::new() }
+    }
+
+    /// Sets a variable that the commands name.
+    pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.variables.push((name.to_owned(), value.into()));
+    }
+
+    /// Runs a command line, or several.
+    pub(crate) fn run(&self, script: &str) -> Ran {
+        let path = std::env::var("PATH").expect("a search path");
+        let mut command = Command::new("sh");
+        command.args(["-euc", script]).env_clear();
+        command.envs(self.client.command().get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.env("PATH", format!("{}:{path}", self.bin.path().display()));
+        command.env("TEST_MOUNT", &self.mount).env("TEST_ASTRA", &self.astra).env("TEST_HOST", host_binary());
+        let output = command
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.bin.path())
+            .output()
+            .expect("run a shell");
+        let text = |bytes: &[u8]| {
+            let text = String::from_utf8_lossy(bytes).replace(&self.astra, ASTRA);
+            text.replace(&self.mount, "astra").replace(self.client.address(), "http://127.0.0.1:8200")
+        };
+        Ran { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// Runs a block of a document as one script, which must succeed.
+    #[track_caller]
+    pub(crate) fn runs(&self, document: &str, name: &str) -> Ran {
+        let ran = self.run(&block(document, name));
+        let told = || redact::clean(&format!("{}\n{}", ran.stdout, ran.stderr));
+        assert!(ran.code == 0, "{document}, {name:?} fails with {}:\n{}", ran.code, told());
+        ran
+    }
+
+    /// Runs the commands of a transcript and compares what they print; `…` stands for anything. Those that print an error
+    /// must fail, the others succeed.
+    #[track_caller]
+    pub(crate) fn plays(&self, document: &str, name: &str) -> Vec<Ran> {
+        let steps = transcript(document, name).into_iter();
+        steps
+            .map(|(command, expected)| {
+                let ran = self.run(&command);
+                let told = format!("{} {}", ran.stdout, ran.stderr);
+                let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+                let mut rest = told.as_str();
+                for part in expected.split('…').map(str::trim).filter(|part| !part.is_empty()) {
+                    let end = rest.find(part).map(|start| start + part.len());
+                    let place = format!("{document}, {name:?}: {command}");
+                    assert!(end.is_some(), "{place}: not in its place: {part:?}\n{}", redact::clean(&told));
+                    rest = &rest[end.unwrap_or_default()..];
+                }
+                let fails = expected.starts_with("Error");
+                assert_eq!(ran.code != 0, fails, "{document}: {command}\n{}", redact::clean(&told));
+                ran
+            })
+            .collect()
+    }
+}
