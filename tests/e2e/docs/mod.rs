@@ -4,6 +4,7 @@ mod page;
 mod reference;
 mod sample;
 mod shell;
+mod troubleshooting;
 
 pub(crate) use page::{agrees, block};
 pub(crate) use shell::Shell;

@@ -80,9 +80,7 @@ impl Server {
     pub(crate) fn dev_with(options: &Options) -> Self {
         Self::first_start(|dir, port| {
             let plugins = dir.join("plugins");
-            let mut args: Vec<String> =
-                ["server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token"].map(String::from).into();
-            args.push(format!("-dev-listen-address=127.0.0.1:{port}"));
+            let mut args = dev_args(port);
             args.push(format!("-dev-plugin-dir={}", plugins.display()));
             let config = dir.join("config.hcl");
             fs::write(&config, format!("{RAW}\n{}\n", options.config)).expect("write the configuration");
@@ -90,6 +88,11 @@ impl Server {
             args.push(format!("-log-level={}", options.log_level));
             Self::new(dir, port, args, options)
         })
+    }
+
+    /// Starts such a server that was not told of a plugin directory.
+    pub(crate) fn dev_without_plugins() -> Self {
+        Self::first_start(|dir, port| Self::new(dir, port, dev_args(port), &Options::default()))
     }
 
     /// Starts an unsealed server with integrated storage, which survives restarts; the plugin is in its catalog.
@@ -297,6 +300,14 @@ pub(crate) fn wait<T>(what: &str, limit: Duration, mut condition: impl FnMut() -
         assert!(Instant::now() < deadline, "waited {limit:?} in vain for {what}");
         std::thread::sleep(Duration::from_millis(30));
     }
+}
+
+/// Returns the arguments of every server in dev mode.
+fn dev_args(port: u16) -> Vec<String> {
+    let mut args: Vec<String> =
+        ["server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token"].map(String::from).into();
+    args.push(format!("-dev-listen-address=127.0.0.1:{port}"));
+    args
 }
 
 /// Returns the lower-case hex SHA-256 of a file.

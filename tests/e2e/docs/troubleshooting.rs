@@ -1,0 +1,76 @@
+//! `docs/troubleshooting.md`: its messages are what a server says.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+
+use super::Shell;
+use crate::bao::{Client, PLUGIN, Server, install, sha256};
+
+const PAGE: &str = "docs/troubleshooting.md";
+
+/// Puts a file into the plugin directory and the catalog, as another version.
+fn register(server: &Server, command: &str, version: &str, content: &[u8], mode: u32) {
+    let file = server.plugin_dir().join(command);
+    fs::write(&file, content).expect("write a file");
+    fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("set its mode");
+    let digest = format!("-sha256={}", sha256(&file));
+    let (command, version) = (format!("-command={command}"), format!("-version={version}"));
+    server.cli(&["plugin", "register", &digest, &command, &version, "secret", PLUGIN]).ok();
+}
+
+/// Puts the plugin's file away and something else in its place, which no running process holds.
+fn replace(plugin: &Path, aside: &Path) {
+    fs::rename(plugin, aside).expect("put the plugin aside");
+    fs::write(plugin, b"something else").expect("write a file");
+}
+
+fn shell(client: &Client, plugin: &Path) -> Shell {
+    let mut shell = Shell::new(client, "astra", "");
+    shell.set("PLUGIN_DIR", plugin.parent().expect("its directory").display().to_string());
+    shell.set("SHA256", sha256(plugin));
+    shell
+}
+
+#[test]
+fn a_plugin_that_does_not_start_is_explained() {
+    let server = Server::dev();
+    let (plugin, aside) = (server.plugin_dir().join(PLUGIN), server.plugin_dir().with_file_name("aside"));
+    let shell = shell(&server, &plugin);
+    shell.plays(PAGE, "run by hand");
+    shell.plays(PAGE, "old server");
+    shell.plays(PAGE, "no file");
+    shell.plays(PAGE, "another version");
+    shell.plays(PAGE, "not registered");
+    let outside = server.plugin_dir().with_file_name("outside");
+    install(&outside);
+    symlink(&outside, server.plugin_dir().join("linked")).expect("link the plugin");
+    shell.plays(PAGE, "link");
+
+    register(&server, "hello", "v3.0.1", b"#!/bin/sh\necho hello\n", 0o755);
+    shell.plays(PAGE, "another program");
+    register(&server, "locked", "v3.0.2", b"#!/bin/sh\n", 0o644);
+    shell.plays(PAGE, "not executable");
+    register(&server, "garbage", "v3.0.3", b"\x7fELF of another world", 0o755);
+    shell.plays(PAGE, "no program");
+    for version in ["v3.0.1", "v3.0.2", "v3.0.3"] {
+        server.cli(&["plugin", "deregister", &format!("-version={version}"), "secret", PLUGIN]).ok();
+    }
+
+    replace(&plugin, &aside);
+    shell.plays(PAGE, "checksum");
+    shell.plays(PAGE, "compare checksums");
+    fs::rename(&aside, &plugin).expect("put the plugin back");
+    server.enable("astra");
+    replace(&plugin, &aside);
+    server.kill_plugins();
+    shell.plays(PAGE, "checksum of a mount");
+    fs::rename(&aside, &plugin).expect("put the plugin back");
+    shell.plays(PAGE, "checksum mended");
+}
+
+#[test]
+fn a_server_without_a_plugin_directory_takes_no_plugin() {
+    let server = Server::dev_without_plugins();
+    shell(&server, &server.plugin_dir().join(PLUGIN)).plays(PAGE, "no plugin directory");
+}
