@@ -1,12 +1,11 @@
 //! The commands of the README and of the quick start do what they say.
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::astra::Astra;
-use crate::bao::{PLUGIN, Server, host_binary, redact, sha256};
+use crate::bao::{PLUGIN, Server, example, host_binary, redact, sha256};
 use crate::docs::{Shell, block};
 use crate::world::{ROLE_ID, World};
 
@@ -76,14 +75,11 @@ fn quick_start(server: &Arc<Server>) {
 /// `make demo` and `make dev` are this script with a release build of the plugin.
 #[test]
 fn the_demo_runs_to_its_end_and_leaves_nothing() {
-    let plugin = Path::new(env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra"));
-    let simulator = plugin.with_file_name("examples").join("astra-simulator");
-    assert!(simulator.is_file(), "no {}: \"cargo test\" builds it with the other examples", simulator.display());
     let [temporary, logs] = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
     let output = Command::new("sh")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/demo.sh"))
-        .env("PLUGIN", plugin)
-        .env("SIMULATOR", simulator)
+        .env("PLUGIN", env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra"))
+        .env("SIMULATOR", example("astra-simulator"))
         .env("HOST_BIN", host_binary())
         .env("TMPDIR", temporary.path())
         .env("DEMO_LOGS", logs.path())

@@ -18,12 +18,12 @@ const SOON: Duration = Duration::from_secs(30);
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 /// A mount that the Go plugin left behind.
-struct Old {
-    world: World,
-    org: Org,
-    uuid: String,
+pub(crate) struct Old {
+    pub(crate) world: World,
+    pub(crate) org: Org,
+    pub(crate) uuid: String,
     /// A token without metadata, whose lease was never renewed.
-    plain: Token,
+    pub(crate) plain: Token,
     /// A token with metadata, whose lease has lost its data in a renewal.
     pairs: Token,
     /// A token whose lease ends while the server is away.
@@ -33,9 +33,8 @@ struct Old {
 }
 
 impl Old {
-    /// Puts a mount together. It is complete once the server was started again.
-    fn new(server: &Arc<Server>, mount: &str, fixtures: &Fixtures, template: &Value) -> Self {
-        server.enable(mount);
+    /// Fills a mount. It is complete once the server was started again.
+    pub(crate) fn new(server: &Arc<Server>, mount: &str, fixtures: &Fixtures, template: &Value) -> Self {
         let config = parsed(fixtures.config);
         let seed = Seed::new().id(text(&config["org_id"])).root_token(text(&config["astra_token"]));
         let world = World::with_astra(server, mount, Astra::builder().org(seed));
@@ -107,7 +106,7 @@ impl Old {
         self.world.server.keys(&raw(&self.uuid, folder))
     }
 
-    fn wait_for_inventory(&self) {
+    pub(crate) fn wait_for_inventory(&self) {
         wait("the inventory", SOON, || self.world.server.get(&raw(&self.uuid, "client-index")).data_if_there());
     }
 
@@ -140,7 +139,7 @@ impl Old {
     }
 
     /// Shows that a revoked token is gone everywhere.
-    fn assert_revokes(&self, token: &Token) {
+    pub(crate) fn assert_revokes(&self, token: &Token) {
         self.world.revoke(token).ok();
         assert!(!self.world.is_alive(&token.client_id) && !self.world.lease_exists(token));
         assert!(!self.keys(&format!("client/{}", self.org.id)).contains(&token.client_id));
@@ -177,12 +176,12 @@ fn lease_key(token: &Token) -> String {
 }
 
 /// Returns the server's entry of a lease.
-fn stored_lease(server: &Server, token: &Token) -> Value {
+pub(crate) fn stored_lease(server: &Server, token: &Token) -> Value {
     parsed(&text(&server.get(&lease_key(token)).data()["value"]))
 }
 
 /// Returns a lease as this server stores one.
-fn template(server: &Arc<Server>) -> Value {
+pub(crate) fn template(server: &Arc<Server>) -> Value {
     let world = World::at_mount(server, "template");
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "r_w_user", 3600, 36000);
@@ -195,6 +194,8 @@ fn taken_over() -> &'static (Old, Old) {
     MOUNTS.get_or_init(|| {
         let server = Arc::new(Server::raft());
         let template = template(&server);
+        server.enable("standard");
+        server.enable("sidecar");
         let standard = Old::new(&server, "standard", &STANDARD, &template);
         let sidecar = Old::new(&server, "sidecar", &SIDECAR, &template);
         server.restart();

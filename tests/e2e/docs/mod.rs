@@ -5,6 +5,7 @@ mod reference;
 mod sample;
 mod shell;
 mod troubleshooting;
+mod upgrade;
 
 pub(crate) use page::{agrees, block};
 pub(crate) use shell::Shell;

@@ -33,6 +33,8 @@ pub(crate) struct Shell {
     astra: String,
     bin: tempfile::TempDir,
     variables: Vec<(String, String)>,
+    /// A word of the document, and what is there in its place.
+    replaced: Option<(&'static str, &'static str)>,
 }
 
 /// How a command ended.
@@ -63,7 +65,19 @@ impl Shell {
             std::fs::write(&script, CLI).expect("write the CLI");
             std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("make it a program");
         }
-        Self { client: client.clone(), mount: mount.into(), astra: astra.into(), bin, variables: Vec::new() }
+        Self {
+            client: client.clone(),
+            mount: mount.into(),
+            astra: astra.into(),
+            bin,
+            variables: Vec::new(),
+            replaced: None,
+        }
+    }
+
+    /// Takes another word for one of the document.
+    pub(crate) fn stands_for(&mut self, word: &'static str, here: &'static str) {
+        self.replaced = Some((word, here));
     }
 
     /// Sets a variable that the commands name.
@@ -75,7 +89,10 @@ impl Shell {
     pub(crate) fn run(&self, script: &str) -> Ran {
         let path = std::env::var("PATH").expect("a search path");
         let mut command = Command::new("sh");
-        command.args(["-euc", script]).env_clear();
+        let (word, here) = self.replaced.unwrap_or_default();
+        let swap =
+            |text: &str, from: &str, to: &str| if from.is_empty() { text.to_owned() } else { text.replace(from, to) };
+        command.args(["-euc", &swap(script, word, here)]).env_clear();
         command.envs(self.client.command().get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.env("PATH", format!("{}:{path}", self.bin.path().display()));
         command.env("TEST_MOUNT", &self.mount).env("TEST_ASTRA", &self.astra).env("TEST_HOST", host_binary());
@@ -85,8 +102,7 @@ impl Shell {
             .output()
             .expect("run a shell");
         let text = |bytes: &[u8]| {
-            let text = String::from_utf8_lossy(bytes).into_owned();
-            let text = if self.astra.is_empty() { text } else { text.replace(&self.astra, ASTRA) };
+            let text = swap(&swap(&String::from_utf8_lossy(bytes), here, word), &self.astra, ASTRA);
             text.replace(&self.mount, "astra").replace(self.client.address(), "http://127.0.0.1:8200")
         };
         Ran { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }

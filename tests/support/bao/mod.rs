@@ -325,6 +325,14 @@ pub(crate) fn install(plugin: &Path) {
     }
 }
 
+/// Returns the program of an example, which "cargo test" builds.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let file =
+        Path::new(env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra")).with_file_name("examples").join(name);
+    assert!(file.is_file(), "no {}: \"cargo test\" builds it with the other examples", file.display());
+    file
+}
+
 /// Returns where programs are sought.
 fn search_path() -> String {
     std::env::var("PATH").expect("a search path")

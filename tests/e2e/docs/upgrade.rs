@@ -1,0 +1,95 @@
+//! `docs/upgrade.md`: from the Go plugin 2.0.0 and back, with another plugin in its place that leaves the storage alone.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::Shell;
+use crate::bao::{PLUGIN, Server, example, redact, sha256};
+use crate::go_plugin::{Fixtures, ROLE, STANDARD, parsed};
+use crate::takeover::{Old, raw, stored_lease, template};
+use crate::world::Token;
+
+const PAGE: &str = "docs/upgrade.md";
+
+/// The version that the stand-in reports, for the one in the document.
+const VERSIONS: (&str, &str) = ("v2.0.0", "v0.1.0");
+
+/// Puts the stand-in into the catalog, and mounts it.
+fn mount_old(server: &Server) {
+    let command = format!("{PLUGIN}_2.0.0");
+    let file = server.plugin_dir().join(&command);
+    std::fs::copy(example("passbook"), &file).expect("copy the plugin that stands in");
+    let entry = json!({"sha256": sha256(&file), "command": command, "version": VERSIONS.1});
+    server.post(&format!("sys/plugins/catalog/secret/{PLUGIN}"), &entry).ok();
+    server.post("sys/mounts/astra", &json!({"type": PLUGIN, "config": {"plugin_version": VERSIONS.1}})).ok();
+}
+
+fn shell(old: &Old, new: &std::path::Path) -> Shell {
+    let (world, server) = (&old.world, &old.world.server);
+    let mut shell = Shell::new(server, "astra", world.url());
+    shell.stands_for(VERSIONS.0, VERSIONS.1);
+    shell.set("NEW_BINARY", new.display().to_string());
+    shell.set("PLUGIN_DIR", server.plugin_dir().display().to_string());
+    shell.set("ORG_ID", &old.org.id);
+    shell.set("LEASE_ID", &old.plain.lease_id);
+    shell
+}
+
+#[test]
+fn a_mount_of_the_go_plugin_is_upgraded_and_goes_back() {
+    let server = Arc::new(Server::raft());
+    let template = template(&server);
+    mount_old(&server);
+    let old = Old::new(&server, "astra", &STANDARD, &template);
+    server.restart();
+    let new = server.plugin_dir().with_file_name("downloaded");
+    crate::bao::install(&new);
+    let mut shell = shell(&old, &new);
+
+    shell.plays(PAGE, "upgrade, before");
+    assert!(old.world.list("configs").fails(404).contains("unsupported path"), "the old plugin runs");
+    shell.runs(PAGE, "upgrade, install");
+    shell.runs(PAGE, "upgrade, register");
+    assert_eq!(old.world.list("configs").status, 404, "the old plugin runs");
+    shell.runs(PAGE, "upgrade, reload");
+    old.wait_for_inventory();
+    shell.plays(PAGE, "upgrade, check");
+    shell.runs(PAGE, "upgrade, mint");
+    let order = json!({"org_id": old.org.id, "role_name": "r_w_user", "logical_name": "kept"});
+    let kept = Token::of(old.world.post("org/token", &order).ok());
+    assert_written_for_the_go_plugin(&old, &kept);
+
+    shell.runs(PAGE, "upgrade, back");
+    assert!(old.world.list("configs").fails(404).contains("unsupported path"), "the old plugin runs");
+    shell.set("SHA256", sha256(&new));
+    shell.runs(PAGE, "upgrade, reload");
+    for token in [&old.plain, &kept] {
+        old.assert_revokes(token);
+    }
+}
+
+/// Shows that each stored entry has what 2.0.0 reads: the same members, of the same types.
+fn assert_written_for_the_go_plugin(old: &Old, token: &Token) {
+    let Fixtures { config, tokens: [(go_token, go_lease), ..], .. } = &STANDARD;
+    let (world, org) = (&old.world, &old.org.id);
+    // Each was written anew by the new version.
+    world.post("config", &json!({"org_id": org, "request_timeout": "20s"})).ok();
+    world.post("role", &json!({"org_id": org, "role_name": "r_w_user", "max_tokens": 9})).ok();
+    let stored = |key: &str| parsed(world.server.get(&raw(&old.uuid, key)).data()["value"].as_str().expect("a value"));
+    assert_has(&stored(&format!("config/{org}")), &parsed(config));
+    assert_has(&stored(&format!("role/{org}:r_w_user")), &parsed(ROLE));
+    let lease = stored_lease(&world.server, token);
+    let internal = &lease["secret"]["internal_data"];
+    assert_has(&stored(&format!("token/{}", internal["tokenId"].as_str().expect("text"))), &parsed(go_token));
+    assert_has(internal, &parsed(go_lease)["internal_data"]);
+    assert_has(&lease["data"], &parsed(go_lease)["data"]);
+}
+
+#[track_caller]
+fn assert_has(entry: &Value, of_go: &Value) {
+    for (name, value) in of_go.as_object().expect("an object") {
+        let (ours, theirs) = (std::mem::discriminant(&entry[name]), std::mem::discriminant(value));
+        assert!(ours == theirs, "{name} is not as 2.0.0 has it: {}", redact::clean(&entry.to_string()));
+    }
+}
