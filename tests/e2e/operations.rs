@@ -27,12 +27,17 @@ impl Scene {
     /// Runs the commands of a transcript and compares what they print.
     #[track_caller]
     fn plays(&self, name: &str) {
+        self.plays_of("docs/operations.md", name);
+    }
+
+    #[track_caller]
+    fn plays_of(&self, document: &str, name: &str) {
         let mut shell = Shell::new(&self.world.server, &self.world.mount, self.world.url());
         shell.set("ORG_ID", &self.org.id);
         shell.set("ROOT_TOKEN", &self.org.root_token);
         shell.set("LEASE_ID", &self.token.lease_id);
         shell.set("CLIENT_ID", &self.token.client_id);
-        shell.plays("docs/operations.md", name);
+        shell.plays(document, name);
     }
 }
 
@@ -126,6 +131,24 @@ fn without_a_description_a_lost_answer_is_told_as_such() {
     let left = scene.world.undelivered(&scene.org.id);
     assert_eq!(left.len(), 1);
     assert!(left[0].token_expiry.is_some());
+}
+
+#[test]
+fn a_lease_that_is_not_revoked_says_why() {
+    let scene = Scene::new();
+    scene.world.refuse_connections(true);
+    scene.plays("a lease that is not revoked");
+    scene.world.refuse_connections(false);
+    scene.plays("an org without a config");
+    assert!(!scene.world.is_alive(&scene.token.client_id));
+}
+
+#[test]
+fn both_caller_modes_do_what_their_page_says() {
+    let scene = Scene::new();
+    scene.plays_of("docs/caller-modes.md", "standard mode");
+    scene.plays_of("docs/caller-modes.md", "sidecar mode");
+    assert_eq!(scene.world.alive(&scene.org).len(), 3);
 }
 
 #[test]

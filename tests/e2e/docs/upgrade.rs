@@ -47,6 +47,7 @@ fn a_mount_of_the_go_plugin_is_upgraded_and_goes_back() {
     crate::bao::install(&new);
     let mut shell = shell(&old, &new);
 
+    shell.plays("docs/operations.md", "backup");
     shell.plays(PAGE, "upgrade, before");
     assert!(old.world.list("configs").fails(404).contains("unsupported path"), "the old plugin runs");
     shell.runs(PAGE, "upgrade, install");
