@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use crate::astra::Astra;
 use crate::bao::{PLUGIN, Server, example, host_binary, redact, sha256};
-use crate::docs::{Shell, block};
+use crate::docs::{Shell, block, follow_the_guide};
 use crate::world::{ROLE_ID, World};
 
 const QUICK_START: &str = "docs/quick-start.md";
 
-/// The README first, then the quick start, on one server.
+/// The README first, then the quick start, then the guide of the Go plugin, on one server.
 #[test]
 fn newcomers_get_their_tokens() {
     let server = Arc::new(Server::dev());
@@ -19,6 +19,7 @@ fn newcomers_get_their_tokens() {
     six_commands(&server, digest);
     server.delete("sys/mounts/astra").ok();
     quick_start(&server);
+    follow_the_guide(&server);
 }
 
 fn six_commands(server: &Arc<Server>, digest: String) {

@@ -314,7 +314,7 @@ fn named_tokens(recorder: &mut Recorder) {
     let order = of_name("checkout");
     let mut write = order.to_vec();
     write.push(("metadata", json!({"owner": "ann", "team": "shop"})));
-    let minted = recorder.sample("org/token write", &Call("write", "org/token", &write), |recorder, _| {
+    let minted = recorder.sample("org/token write", &Call("write", "org/token", &write), |recorder| {
         recorder.world.delete(&format!("org/token?org_id={ORG}&role_name=reader&logical_name=checkout")).ok();
     });
     let text = |value: &Value| value.as_str().expect("text").to_owned();
@@ -356,7 +356,7 @@ fn named_tokens(recorder: &mut Recorder) {
     recorder.world.refuse_connections(true);
     recorder.refusals("org/token", &[("while Astra is down", Call("write", "org/token", &of_name("billing")))]);
     recorder.world.refuse_connections(false);
-    recorder.sample("org/token delete", &Call("delete", "org/token", &order), |recorder, _| {
+    recorder.sample("org/token delete", &Call("delete", "org/token", &order), |recorder| {
         recorder
             .world
             .post("org/token", &json!({"org_id": ORG, "role_name": "reader", "logical_name": "checkout"}))

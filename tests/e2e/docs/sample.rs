@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use super::page::agrees;
-use super::shell::Shell;
+use super::shell::{Ran, Shell};
 use crate::bao::{Reply, redact};
 use crate::world::World;
 
@@ -31,7 +31,7 @@ pub(super) struct Call<'a>(pub(super) &'a str, pub(super) &'a str, pub(super) &'
 /// A person who tries each path, and what became of it.
 pub(super) struct Recorder {
     pub(super) world: World,
-    shell: Shell,
+    pub(super) shell: Shell,
     /// What differs between two runs, and what is shown in its place: in commands, and in answers.
     masks: Vec<(String, String, String)>,
     /// What was found, by the name of its place in the document.
@@ -51,14 +51,11 @@ impl Recorder {
     }
 
     /// Makes a call by the CLI; then, after `between`, by HTTP. Returns the answer to the latter.
-    pub(super) fn sample(&mut self, name: &str, call: &Call, between: impl FnOnce(&mut Self, &str)) -> Value {
+    pub(super) fn sample(&mut self, name: &str, call: &Call, between: impl FnOnce(&mut Self)) -> Value {
         let line = cli(call);
-        let ran = self.shell.run(&line);
-        let told = format!("{}{}", ran.stdout, ran.stderr);
-        assert!(ran.code == 0, "{name}: {line}\n{}", redact::clean(&told));
-        self.learn(&told);
-        let mut text = format!("```console\n$ {}\n{}```\n\n", self.command(&line), self.answer(&table(&told)));
-        between(self, &told);
+        let (_, told) = self.tell(&line);
+        let mut text = format!("```console\n$ {}\n{told}```\n\n", self.command(&line));
+        between(self);
 
         let reply = self.send(call);
         assert!(reply.status < 300, "{name}\n{reply}");
@@ -67,9 +64,20 @@ impl Recorder {
         body
     }
 
+    /// Runs a command, which must succeed. Returns what it printed, and the same with masks.
+    #[track_caller]
+    pub(super) fn tell(&mut self, line: &str) -> (Ran, String) {
+        let ran = self.shell.run(line);
+        let told = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(ran.code == 0, "{line}\n{}", redact::clean(&told));
+        self.learn(&told);
+        let told = self.answer(&told.lines().map(|line| format!("{}\n", line.trim_end())).collect::<String>());
+        (ran, told)
+    }
+
     /// Makes a call by the CLI and by HTTP, which does the same twice.
     pub(super) fn twice(&mut self, name: &str, call: &Call) -> Value {
-        self.sample(name, call, |_, _| {})
+        self.sample(name, call, |_| {})
     }
 
     fn answered(&mut self, call: &Call, reply: Reply, text: &mut String) -> Value {
@@ -243,11 +251,6 @@ fn query(parameters: &[(&str, Value)]) -> String {
         let _ = write!(text, "{start}{name}={}", value.replace('=', "%3D"));
     }
     text
-}
-
-/// Returns what the CLI printed with the spaces at the ends of lines cut off, and the two columns of a table side by side.
-fn table(told: &str) -> String {
-    told.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 fn pattern(text: &str) -> regex_lite::Regex {

@@ -12,6 +12,7 @@ const ASTRA: &str = "https://api.astra.datastax.com";
 /// The CLI as documents call it. What a reader types stays as it is, but for the mount, which has another path here, and
 /// the root token, which is that of a simulated Astra with a URL of its own.
 const CLI: &str = r#"#!/bin/sh
+url=
 for word do
     shift
     case $word in
@@ -19,11 +20,12 @@ for word do
         -path=astra) word=-path=$TEST_MOUNT ;;
         -mounts=astra/) word=-mounts=$TEST_MOUNT/ ;;
         */astra/*) word=${word%%astra/*}$TEST_MOUNT/${word#*astra/} ;;
-        astra_token=?*) set -- "$@" "url=$TEST_ASTRA" ;;
+        astra_token=?*) url=url=$TEST_ASTRA ;;
+        url=https://api.astra.datastax.com) continue ;;
     esac
     set -- "$@" "$word"
 done
-exec "$TEST_HOST" "$@"
+exec "$TEST_HOST" "$@" $url
 "#;
 
 /// A shell of a caller, in which `vault` and `bao` are the server's CLI.
@@ -65,6 +67,8 @@ impl Shell {
             std::fs::write(&script, CLI).expect("write the CLI");
             std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("make it a program");
         }
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/update_roles.sh");
+        std::os::unix::fs::symlink(script, bin.path().join("update_roles.sh")).expect("link a script");
         Self {
             client: client.clone(),
             mount: mount.into(),
