@@ -1,6 +1,8 @@
-//! Checks of the repository itself: generated code, and who may name whom.
+//! Checks of the repository itself: documents, generated code, and who may name whom.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
+mod documents;
 mod generated;
 mod layering;
+mod messages;
