@@ -1,11 +1,12 @@
 //! `docs/upgrade.md`: from the Go plugin 2.0.0 and back, with another plugin in its place that leaves the storage alone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::Shell;
-use crate::bao::{PLUGIN, Server, example, redact, sha256};
+use crate::bao::{PLUGIN, Server, example, redact, sha256, wait};
 use crate::go_plugin::{Fixtures, ROLE, STANDARD, parsed};
 use crate::takeover::{Old, raw, stored_lease, template};
 use crate::world::Token;
@@ -47,7 +48,6 @@ fn a_mount_of_the_go_plugin_is_upgraded_and_goes_back() {
     crate::bao::install(&new);
     let mut shell = shell(&old, &new);
 
-    shell.plays("docs/operations.md", "backup");
     shell.plays(PAGE, "upgrade, before");
     assert!(old.world.list("configs").fails(404).contains("unsupported path"), "the old plugin runs");
     shell.runs(PAGE, "upgrade, install");
@@ -68,6 +68,33 @@ fn a_mount_of_the_go_plugin_is_upgraded_and_goes_back() {
     for token in [&old.plain, &kept] {
         old.assert_revokes(token);
     }
+    back_up_and_restore(&old, &shell);
+}
+
+/// What `docs/operations.md` says of a restore: Vault goes back, Astra does not, and that is no trouble.
+fn back_up_and_restore(old: &Old, shell: &Shell) {
+    let (world, server) = (&old.world, &old.world.server);
+    let mint = |name: &str| {
+        let order = json!({"org_id": old.org.id, "role_name": "r_w_user", "logical_name": name});
+        Token::of(world.post("org/token", &order).ok())
+    };
+    let ended = mint("ended");
+    shell.plays("docs/operations.md", "backup");
+    world.revoke(&ended).ok();
+    let unknown = mint("unknown");
+    shell.plays("docs/operations.md", "restore");
+    let listed = wait("the older state to be back", Duration::from_secs(60), || {
+        let reply = server.try_http("LIST", &world.at("org/tokens"), &Value::Null).ok()?;
+        let keys = reply.body["data"]["keys"].to_string();
+        keys.contains(&ended.client_id).then_some(keys)
+    });
+    assert!(!listed.contains(&unknown.client_id), "{listed}");
+    assert!(world.is_alive(&unknown.client_id) && !world.is_alive(&ended.client_id));
+    let described = world.token(&unknown.client_id).expect("a token");
+    assert!(
+        described.description.is_some_and(|text| text.starts_with("vault mount=")) && described.token_expiry.is_some()
+    );
+    old.assert_revokes(&ended);
 }
 
 /// Shows that each stored entry has what 2.0.0 reads: the same members, of the same types.
