@@ -16,7 +16,7 @@ SIMULATOR := target/debug/examples/astra-simulator
 
 FUZZ_SECONDS ?= 30
 
-.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc bin proto
+.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc docs bin proto
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ lint: ## Lints the code
 
 doc: ## Builds the code's documentation
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib
+
+docs: ## Writes anew what the documents show of a run
+	HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && DOCS_WRITE=1 \
+	cargo test --locked --test repository --test e2e -- documents:: docs:: readme:: catalogue::
 
 # The explicit target keeps the flags away from build scripts and procedural macros.
 bin: ## Builds the release binary

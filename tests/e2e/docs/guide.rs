@@ -15,7 +15,7 @@ const PAGE: &str = "docs/guide.md";
 /// The guide's own org.
 const ORG: &str = "ccd999999_facd_4ad3_bbb99903d999999999999999d";
 
-/// Lines that a row shows of what a command prints.
+/// Lines that a row shows of what a command prints; of more, it shows the first three.
 const SHOWN: usize = 13;
 
 /// A command, and how its output compares with what the guide shows.
@@ -134,16 +134,16 @@ impl Reader {
             .filter(|line| !line.trim().is_empty() && !line.starts_with("---"))
             .map(|line| format!("`{}`", line.split_whitespace().collect::<Vec<_>>().join(" ")))
             .collect();
-        let more = if lines.len() > SHOWN { "<br>…" } else { "" };
-        let shown = lines[..lines.len().min(SHOWN)].join("<br>");
-        let _ = writeln!(self.rows, "| `{command}` | {shown}{more} | {verdict} |");
+        let (shown, more) = if lines.len() > SHOWN { (&lines[..3], "<br>…") } else { (&lines[..], "") };
+        let command = self.recorder.command(command).replace("\"$ORG_ID\"", "$ORG_ID");
+        let _ = writeln!(self.rows, "| `{command}` | {verdict} | {}{more} |", shown.join("<br>"));
         ran
     }
 
     fn compare(&mut self, name: &str) {
         let rows = std::mem::take(&mut self.rows);
         self.recorder.world.assert_no_secret(PAGE, &rows);
-        let found = format!("| command | prints | compared with the guide |\n| --- | --- | --- |\n{rows}");
+        let found = format!("| command | compared with the guide | prints |\n| --- | --- | --- |\n{rows}");
         agrees(PAGE, &format!("<!-- seen: guide, {name} -->\n"), "<!-- end -->", &found, "readme");
     }
 
@@ -164,6 +164,7 @@ pub(crate) fn follow_the_guide(server: &Arc<Server>) {
     let mut recorder = Recorder::new(World::with_astra(server, "astra", astra));
     recorder.shell.set("SHA256", sha256(&server.plugin_dir().join(PLUGIN)));
     recorder.shell.set("ROOT_TOKEN", root);
+    recorder.mask(ORG, "org id");
     let mut reader = Reader { recorder, rows: String::new() };
     reader.follows(SET_UP);
     reader.compare("set-up");

@@ -85,7 +85,7 @@ impl Recorder {
         self.learn(&body.to_string());
         let line = curl(call);
         let (command, data) = line.split_once(" -d ").unwrap_or((&line, ""));
-        let data = if data.is_empty() { String::new() } else { format!(" -d {}", self.answer(data)) };
+        let data = if data.is_empty() { String::new() } else { format!(" \\\n    -d {}", self.answer(data)) };
         let _ = write!(text, "```console\n$ {}{data}\n```\n\n", self.command(command));
         let shown = shown(&body);
         if shown.as_object().is_none_or(Map::is_empty) {
@@ -150,7 +150,7 @@ impl Recorder {
         UNSTEADY.iter().fold(text, |text, (found, shown)| pattern(found).replace_all(&text, *shown).into_owned())
     }
 
-    fn command(&self, text: &str) -> String {
+    pub(super) fn command(&self, text: &str) -> String {
         let text = self.masks.iter().fold(self.told(text), |text, (value, variable, _)| text.replace(value, variable));
         pattern("'([$][A-Z_]+)'").replace_all(&text, "\"$1\"").into_owned()
     }
