@@ -135,12 +135,18 @@ fn without_a_description_a_lost_answer_is_told_as_such() {
 
 #[test]
 fn a_lease_that_is_not_revoked_says_why() {
-    let scene = Scene::new();
+    let mut scene = Scene::new();
     scene.world.refuse_connections(true);
     scene.plays("a lease that is not revoked");
     scene.world.refuse_connections(false);
     scene.plays("an org without a config");
     assert!(!scene.world.is_alive(&scene.token.client_id));
+
+    scene.token = scene.world.mint(&scene.org, "reader", "forgotten");
+    scene.world.refuse_connections(true);
+    assert!(scene.world.revoke(&scene.token).status >= 400);
+    scene.plays("a lease is forgotten");
+    assert!(!scene.world.lease_exists(&scene.token));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 pub(crate) use crate::astra::Org;
 use crate::astra::{Astra, Builder};
-use crate::bao::{Reply, Server, redact};
+use crate::bao::{Reply, Server, redact, wait};
 
 /// The id of an Astra role, as in the user's guide; the service does not look at it.
 pub(crate) const ROLE_ID: &str = "946cfbde-24cc-4953-9355-d57bfd61bf39";
@@ -168,6 +168,14 @@ impl World {
 
     pub(crate) fn lease_exists(&self, token: &Token) -> bool {
         self.server.post("sys/leases/lookup", &json!({"lease_id": token.lease_id})).status == 200
+    }
+
+    /// Waits until the mount has no lease any more, whoever ends them.
+    #[track_caller]
+    pub(crate) fn wait_for_no_lease(&self) {
+        let gone =
+            || (self.server.list(&format!("sys/leases/lookup/{}/org/token", self.mount)).status == 404).then_some(());
+        wait("the leases to be gone", std::time::Duration::from_secs(60), gone);
     }
 
     /// Returns the client ids of the tokens that live in Astra, root tokens aside, sorted.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::page::agrees;
 use super::shell::{Ran, Shell};
+use super::speaks_as_documented;
 use crate::bao::{Reply, redact};
 use crate::world::World;
 
@@ -171,8 +172,12 @@ impl Recorder {
             let known = self.found.contains_key(place) || place == "end" || !place.contains(": ");
             assert!(known, "{API} has the place {place:?}, for which nothing was found");
         }
+        let comparable = speaks_as_documented(API);
         for (place, found) in self.found {
             self.world.assert_no_secret(&place, &found);
+            if place.starts_with("seen: ") && !comparable {
+                continue;
+            }
             agrees(API, &format!("<!-- {place} -->\n"), "<!-- end -->", &found, "docs::reference");
         }
     }
