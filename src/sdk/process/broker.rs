@@ -16,10 +16,11 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
+use super::cork::Cork;
 use super::mtls::NAME;
+use super::socket::Socket;
 use crate::sdk::pb::plugin::{ConnInfo, conn_info::Knock};
 
 /// How long the host may take to tell where it serves (go-plugin grpc_broker.go).
@@ -81,9 +82,9 @@ impl Broker {
     }
 
     /// Connects to the host. It can be done again for the same route, when a connection was lost.
-    pub(crate) async fn connect(&self, route: &Route) -> io::Result<TlsStream<Box<dyn Io>>> {
+    pub(crate) async fn connect(&self, route: &Route) -> io::Result<Box<dyn Io>> {
         match (route, &self.shared) {
-            (Route::Socket(path), _) => self.tls(Box::new(UnixStream::connect(path).await?)).await,
+            (Route::Socket(path), _) => self.tls(Box::new(Socket::new(UnixStream::connect(path).await?)?)).await,
             (Route::Knock(id), Some(shared)) => {
                 // The host hears of a stream with its first bytes, so TLS belongs to the turn.
                 let turn = shared.lock().await;
@@ -93,10 +94,11 @@ impl Broker {
         }
     }
 
-    async fn tls(&self, stream: Box<dyn Io>) -> io::Result<TlsStream<Box<dyn Io>>> {
+    async fn tls(&self, stream: Box<dyn Io>) -> io::Result<Box<dyn Io>> {
         let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
         let connected = timeout(WAIT, self.connector.connect(name, stream)).await;
-        connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        let stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(Box::new(Cork::new(stream)))
     }
 
     async fn knock(&self, id: u32, open: &mpsc::Sender<Open>) -> io::Result<Compat<yamux::Stream>> {
@@ -141,7 +143,7 @@ impl Broker {
 /// Drives the shared socket: hands out streams that the plugin asks for, and passes on those that the host opens.
 /// Returns when the host is gone.
 pub(super) async fn share(
-    socket: UnixStream,
+    socket: Socket,
     mut asked: mpsc::Receiver<Open>,
     opened_by_host: mpsc::UnboundedSender<Box<dyn Io>>,
 ) {
@@ -239,7 +241,7 @@ mod tests {
         let (broker, mut said) = Broker::new(mtls.connector, Some(open));
         let (near, far) = UnixStream::pair().unwrap();
         let (inbound, _inbound) = mpsc::unbounded_channel();
-        tokio::spawn(share(near, asked, inbound));
+        tokio::spawn(share(Socket::new(near).unwrap(), asked, inbound));
         let mut session = yamux::Connection::new(far.compat(), yamux::Config::default(), yamux::Mode::Client);
         let (opened, mut streams) = mpsc::unbounded_channel();
         tokio::spawn(async move {

@@ -4,6 +4,7 @@
 
 mod broker;
 mod control;
+mod cork;
 mod env;
 mod handshake;
 mod listener;
@@ -11,6 +12,7 @@ mod log;
 mod manual;
 mod mtls;
 mod serve;
+mod socket;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};

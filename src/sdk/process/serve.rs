@@ -6,7 +6,7 @@ use std::time::Duration;
 use std::{future, io};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{sleep, timeout};
@@ -20,6 +20,8 @@ use tonic::transport::server::Connected;
 
 use super::broker::{Io, Open, share};
 use super::control::{Control, Counted, Stop};
+use super::cork::Cork;
+use super::socket::Socket;
 
 /// How long a peer may take to prove who it is.
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,10 +76,10 @@ pub(super) fn accept_shared(
     accepted
 }
 
-async fn next(listener: &UnixListener) -> UnixStream {
+async fn next(listener: &UnixListener) -> Socket {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
+        match listener.accept().await.and_then(|(stream, _)| Socket::new(stream)) {
+            Ok(socket) => return socket,
             // Usually for want of file descriptors, which may be there again soon.
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -92,7 +94,7 @@ async fn prove(stream: Box<dyn Io>, tls: TlsAcceptor, control: Control, connecti
     match timeout(TLS_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
             // Nobody takes it at the end of the process.
-            let _ = connections.send(Connection { stream, _counted: control.connected() });
+            let _ = connections.send(Connection { stream: Cork::new(stream), _counted: control.connected() });
         }
         Ok(Err(error)) => tracing::warn!(%error, "refused a connection: the TLS handshake failed"),
         Err(_) => tracing::warn!("refused a connection: the TLS handshake took too long"),
@@ -122,7 +124,7 @@ pub(super) fn serve(routes: Routes, connections: UnboundedReceiver<Connection>, 
 
 /// A connection whose peer is the host.
 pub(super) struct Connection {
-    stream: TlsStream<Box<dyn Io>>,
+    stream: Cork<TlsStream<Box<dyn Io>>>,
     _counted: Counted,
 }
 

@@ -19,7 +19,7 @@ use super::{answer, convert};
 use crate::sdk::logical::{Backend, Factory, Mount, Operation};
 use crate::sdk::pb::pb;
 use crate::sdk::pb::pb::backend_server;
-use crate::sdk::process::{Broker, Io};
+use crate::sdk::process::Broker;
 
 /// A secrets engine, as opposed to an auth method (`sdk/logical`, `TypeLogical`).
 const TYPE_LOGICAL: u32 = 1;
@@ -108,7 +108,7 @@ impl Service {
         let broker = self.broker.clone();
         let channel = Channel::new(move || {
             let (broker, route) = (broker.clone(), route.clone());
-            async move { broker.connect(&route).await.map(|stream| Box::new(stream) as Box<dyn Io>) }.boxed()
+            async move { broker.connect(&route).await }.boxed()
         });
         match timeout(CONNECT, channel.connect()).await {
             Ok(connected) => connected.map(|()| channel).map_err(|error| told(&error)),
@@ -174,12 +174,12 @@ impl backend_server::Backend for Service {
         &self,
         request: Request<pb::HandleRequestArgs>,
     ) -> Result<Response<pb::HandleRequestReply>, Status> {
+        // Before anything else is looked at or locked: anybody can send such requests, even without a token, and OpenBao
+        // sends one before each request.
+        let asked = request.get_ref().request.as_ref().and_then(|request| Operation::parse(&request.operation));
+        let Some(operation) = asked else { return Ok(Response::new(answer::unsupported())) };
         let instance = self.instance(request.metadata())?;
         let request = request.into_inner().request.unwrap_or_default();
-        // Before anything else is looked at: anybody can send such requests, even without a token.
-        let Some(operation) = Operation::parse(&request.operation) else {
-            return Ok(Response::new(answer::unsupported()));
-        };
         let span = instance.span(&request);
         let renewed = (operation == Operation::Renew).then(|| {
             let options = request.secret.as_ref().and_then(|secret| secret.lease_options.as_ref());
