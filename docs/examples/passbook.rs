@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     sdk::serve(Plugin {
         name: "passbook",
         version: "0.1.0",
+        commit: None,
         description: "Accounts, and cards that are lent for a while",
         log_level_variable: "PASSBOOK_LOG_LEVEL",
         log_target: env!("CARGO_CRATE_NAME"),

@@ -26,6 +26,8 @@ pub struct Plugin {
     pub name: &'static str,
     /// Semantic version without a leading `v`. The host is told the one with it.
     pub version: &'static str,
+    /// Commit that the binary was built from, if the build knew it.
+    pub commit: Option<&'static str>,
     /// What the engine does, in a few words without a full stop.
     pub description: &'static str,
     /// Environment variable with the log level; the host's own `BAO_LOG_LEVEL` or `VAULT_LOG_LEVEL` comes after it.

@@ -15,6 +15,7 @@
 
 #[path = "../support/astra/mod.rs"]
 mod astra;
+mod command_line;
 mod connection;
 mod end;
 #[path = "../support/host/mod.rs"]

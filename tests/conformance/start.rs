@@ -42,6 +42,9 @@ async fn p03_the_first_line_is_a_handshake_with_as_many_fields_as_the_host_knows
         (Launch::astra().env("PLUGIN_MULTIPLEX_GRPC", "false"), 7),
         // Flags that tutorials of Go plugins register.
         (Launch::astra().arg("-ca-cert=/x").arg("--tls-skip-verify").arg("-unknown"), 6),
+        // Flags for people, who come without a cookie.
+        (Launch::astra().arg("-version"), 6),
+        (Launch::astra().arg("-x").arg("--help"), 6),
     ];
     for (launch, count) in cases {
         let host = Host::start(launch).await;

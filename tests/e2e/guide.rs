@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::Value;
 
 use crate::astra::{Astra, Seed};
-use crate::bao::{Output, PLUGIN, Server, VERSION, install, redact, sha256};
+use crate::bao::{Output, PLUGIN, Server, VERSION, host_binary, install, redact, sha256};
 use crate::world::World;
 
 const ORG: &str = "ccd999999_facd_4ad3_bbb99903d999999999999999d";
@@ -255,6 +255,40 @@ fn set_up_and_upgrade() {
     world.renew(&token, 0).ok();
     world.revoke(&token).ok();
     assert!(world.alive(&org).is_empty());
+}
+
+/// The commands that `-help` prints are ready to be typed.
+#[test]
+fn help_of_the_binary_registers_and_upgrades_it() {
+    let server = Server::dev();
+    let elsewhere = tempfile::Builder::new().prefix("it's else where").tempdir().expect("temporary directory");
+    let binary = elsewhere.path().join("plugin's");
+    std::fs::copy(server.plugin_dir().join(PLUGIN), &binary).expect("copy the plugin");
+    let output = std::process::Command::new(&binary).arg("-help").env_clear().output().expect("run the plugin");
+    assert!(output.status.success());
+    let help = String::from_utf8(output.stdout).expect("text").replace("\\\n", "");
+    let commands: Vec<&str> = help.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+    assert_eq!(commands.iter().filter(|line| line.starts_with("vault ")).count(), 4, "{help}");
+
+    let run = |word: &str| {
+        let line = commands.iter().find(|line| line.starts_with(word)).unwrap_or_else(|| panic!("no {word}\n{help}"));
+        let mut shell = std::process::Command::new("sh");
+        shell.arg("-ec").arg(format!("vault() {{ \"$HOST_BIN\" \"$@\"; }}; {line}"));
+        shell.envs(server.command().get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.env("HOST_BIN", host_binary()).env("PLUGIN_DIRECTORY", server.plugin_dir());
+        let output = shell.output().expect("run a shell");
+        let told = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}\n{told}");
+    };
+    run("install ");
+    run("vault plugin register ");
+    run("vault secrets enable ");
+    let mount = || server.cli(&["secrets", "list", "-detailed", "-format=json"]).json()[format!("{PLUGIN}/")].clone();
+    assert_eq!(mount()["running_sha256"], sha256(&binary).as_str());
+    assert_eq!(mount()["running_plugin_version"], VERSION);
+    run("vault secrets tune ");
+    run("vault plugin reload ");
+    assert_eq!(mount()["plugin_version"], VERSION);
 }
 
 /// Installs the plugin as a file that differs behind the end of the program.

@@ -125,6 +125,16 @@ impl Launch {
         path
     }
 
+    /// Starts the process as a person does, who has no cookie, and returns what it answers on stdout.
+    pub async fn by_hand(self) -> String {
+        let mut plugin = self.without(COOKIE.0).spawn();
+        plugin.checked = true;
+        let status = plugin.exit(PATIENCE).await;
+        assert!(status.success(), "ended with {status}");
+        assert_eq!(plugin.stderr(), "");
+        plugin.stdout()
+    }
+
     /// Starts the process.
     pub fn spawn(self) -> Plugin {
         let mut command = Command::new(&self.binary);
