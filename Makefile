@@ -3,6 +3,9 @@
 BIN    := vault-plugin-secrets-datastax-astra
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 
+# How a release binary is built. What it is optimized for is in Cargo.toml, [profile.release], and .cargo/config.toml has
+# what C code is built without; all other settings are here.
+#
 # A static binary needs nothing of the machine it runs on. It takes a static C library to link one; where there is none
 # (or none is possible), the binary is an ordinary one.
 ifneq ($(wildcard $(shell $(CC) -print-file-name=libc.a)),)
@@ -10,13 +13,30 @@ ifneq ($(findstring linux-gnu,$(TRIPLE)),)
 STATIC := -C target-feature=+crt-static
 endif
 endif
+# Where it is built is left out of it, so that everybody gets the same bytes from one commit and one compiler. C code
+# (aws-lc-sys) does so by itself.
+CARGO_HOME ?= $(HOME)/.cargo
+RUST       := $(shell rustc --print sysroot)/lib/rustlib/src/rust
+REMAP      := --remap-path-prefix=$(CURDIR)=/plugin --remap-path-prefix=$(CARGO_HOME)=/cargo --remap-path-prefix=$(RUST)=/rust
+# What -version shows. A source archive has no commit.
+BUILD_COMMIT ?= $(if $(wildcard .git),$(shell git rev-parse HEAD)$(if $(shell git status --porcelain),-dirty))
+# The explicit target keeps the flags away from build scripts and procedural macros.
+BUILD := BUILD_COMMIT='$(BUILD_COMMIT)' RUSTFLAGS='$(STATIC) $(REMAP)' \
+	cargo build --locked --release --bin $(BIN) --target $(TRIPLE)
+
+# Tools of a release, built once each: $(call tool,name,version). TOOLS can be a folder that several checkouts share.
+TOOLS     ?= target/tools
+tool       = $(TOOLS)/$(1)/$(2)/bin/$(1)
+AUDITABLE := $(call tool,cargo-auditable,0.7.7)
+CYCLONEDX := $(call tool,cargo-cyclonedx,0.5.9)
+DENY      := $(call tool,cargo-deny,0.20.2)
 
 RELEASE   := target/$(TRIPLE)/release/$(BIN)
 SIMULATOR := target/debug/examples/astra-simulator
 
 FUZZ_SECONDS ?= 30
 
-.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc docs bin proto
+.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -67,10 +87,32 @@ docs: ## Writes anew what the documents show of a run
 	HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && DOCS_WRITE=1 \
 	cargo test --locked --test repository --test e2e -- documents:: docs:: readme:: catalogue::
 
-# The explicit target keeps the flags away from build scripts and procedural macros.
 bin: ## Builds the release binary
 	@echo "building $(RELEASE) (some minutes the first time)"
-	RUSTFLAGS='$(STATIC)' cargo build --locked --release --bin $(BIN) --target $(TRIPLE)
+	$(BUILD)
+
+# The binary of a release also tells what it is made of (`cargo audit bin`). The tool is named without its path, which
+# cargo would mix into the names of the binary's symbols; the variable is what `cargo auditable` would set.
+release: $(AUDITABLE) $(CYCLONEDX) ## Makes archive, SBOM and checksums for this platform in target/dist
+	PATH="$(abspath $(dir $(AUDITABLE))):$$PATH" RUSTC_WORKSPACE_WRAPPER=cargo-auditable \
+	CARGO_AUDITABLE_ORIG_ARGS='{"offline":false,"locked":true,"frozen":false,"config":[]}' $(BUILD)
+	PATH="$(abspath $(dir $(CYCLONEDX))):$$PATH" sh packaging/dist.sh $(RELEASE) $(TRIPLE)
+
+reproducible: $(AUDITABLE) $(CYCLONEDX) ## Makes the release twice in different folders and compares the bytes
+	TOOLS='$(abspath $(TOOLS))' CARGO_HOME='$(CARGO_HOME)' sh packaging/reproducible.sh
+
+deny: $(DENY) ## Checks licences, sources and banned or doubled dependencies; `make deny CHECKS=advisories` known flaws
+	$(DENY) --locked check $(CHECKS)
+
+CHECKS ?= licenses bans sources
+
+# Without optimization and debug information they are there in a third of the time.
+$(TOOLS)/%:
+	name=$(notdir $@) && version=$$(basename $$(dirname $(@D))) && CARGO_PROFILE_DEV_DEBUG=0 \
+	cargo install --quiet --locked --debug --root $(TOOLS)/$$name/$$version $$name@$$version
+
+notice: ## Writes NOTICE anew from the dependencies
+	NOTICE_WRITE=1 cargo test --locked --test repository notice
 
 $(SIMULATOR): FORCE
 	cargo build --locked --example astra-simulator

@@ -1,4 +1,4 @@
-//! Checks of the repository itself: documents, generated code, and who may name whom.
+//! Checks of the repository itself: documents, generated code, third-party licences, and who may name whom.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
@@ -6,3 +6,4 @@ mod documents;
 mod generated;
 mod layering;
 mod messages;
+mod notice;

@@ -1,0 +1,37 @@
+#!/bin/sh
+# Packs a release binary: archive, SBOM and checksums in target/dist. `make release` calls it with the binary and the
+# platform it was built for. All times, owners and orders are fixed, so that the same commit gives the same bytes.
+set -eu
+
+binary=$1
+triple=$2
+name=$(basename "$binary")
+cd "$(dirname "$0")/.."
+
+case $triple in
+    x86_64-*-linux-*) platform=linux_amd64 ;;
+    aarch64-*-linux-*) platform=linux_arm64 ;;
+    *) platform=$triple ;;
+esac
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+release=${name}_${version}_$platform
+# The time of the commit; a source archive has none.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+export SOURCE_DATE_EPOCH
+
+rm -rf target/dist
+mkdir -p "target/dist/$release"
+cp "$binary" LICENSE.txt NOTICE README.md CHANGELOG.md "target/dist/$release/"
+chmod 0755 "target/dist/$release" "target/dist/$release/$name"
+chmod 0644 "target/dist/$release"/*.* "target/dist/$release/NOTICE"
+
+python3 packaging/sbom.py "$binary" "$triple" >"target/dist/$release.cdx.json"
+
+cd target/dist
+tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --format=ustar -cf "$release.tar" "$release"
+gzip -9 -n "$release.tar"
+# What an operator checks after the download, and what is registered with the server.
+sha256sum "$release.cdx.json" "$release.tar.gz" >SHA256SUMS
+sha256sum "$release/$name" >BINARY_SHA256SUMS
+rm -rf "$release"
+cat SHA256SUMS BINARY_SHA256SUMS

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Makes the release of HEAD twice, in folders of different names and with different names of cargo's home, and compares
+# every byte. `make reproducible` calls it. Whatever is not committed is not part of it.
+set -eu
+
+cd "$(dirname "$0")/.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+ln -s "$(cd "$CARGO_HOME" && pwd)" "$work/another-home"
+
+# make_release <folder> <cargo's home>
+make_release() {
+    git clone --quiet . "$work/$1"
+    # Only the file system may differ: no cache of compiled code, no target folder that both share.
+    env -u CARGO_TARGET_DIR -u RUSTC_WRAPPER -u MAKEFLAGS -u MAKELEVEL CARGO_HOME="$2" \
+        make -C "$work/$1" release TOOLS="$TOOLS"
+}
+make_release one "$CARGO_HOME"
+make_release elsewhere/and-deeper/two "$work/another-home"
+
+first=$work/one/target/dist
+second=$work/elsewhere/and-deeper/two/target/dist
+diff -r "$first" "$second" || { echo 'reproducible: the two releases differ' >&2; exit 1; }
+for place in "$work" "$(cd "$CARGO_HOME" && pwd)"; do
+    for binary in "$work"/one/target/*/release/vault-plugin-secrets-datastax-astra; do
+        if grep -q -a -F "$place" "$binary"; then
+            echo "reproducible: the binary names $place" >&2
+            exit 1
+        fi
+    done
+done
+echo "reproducible: two builds of $(git rev-parse HEAD) are the same:"
+cat "$first/SHA256SUMS" "$first/BINARY_SHA256SUMS"
