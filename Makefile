@@ -36,7 +36,7 @@ SIMULATOR := target/debug/examples/astra-simulator
 
 FUZZ_SECONDS ?= 30
 
-.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice
+.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice image msrv
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -105,6 +105,18 @@ deny: $(DENY) ## Checks licences, sources and banned or doubled dependencies; `m
 	$(DENY) --locked check $(CHECKS)
 
 CHECKS ?= licenses bans sources
+
+image: ## Builds the container images of the release binary (needs docker)
+	docker build --tag $(BIN) --file packaging/plugin.Dockerfile $(dir $(RELEASE))
+	docker build --tag $(BIN)-openbao --file packaging/server.Dockerfile $(dir $(RELEASE))
+	docker build --tag $(BIN)-vault --file packaging/server.Dockerfile --build-arg BASE=$(VAULT) $(dir $(RELEASE))
+
+VAULT ?= hashicorp/vault:1.21.1
+
+msrv: ## Builds with the oldest Rust that Cargo.toml promises, which rustup fetches
+	version=$$(sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml) && \
+	rustup toolchain install "$$version" --profile minimal --no-self-update && \
+	cargo "+$$version" check --locked --lib --bins --target-dir target/msrv
 
 # Without optimization and debug information they are there in a third of the time.
 $(TOOLS)/%:

@@ -1,0 +1,6 @@
+# A server with the plugin in it, for `plugin_directory = "/plugins"`. BASE can be any image of Vault or OpenBao, such as
+# hashicorp/vault:1.21.1; the base's entry point, user and configuration stay. `make image` builds it.
+ARG BASE=openbao/openbao:2.7.2
+FROM ${BASE}
+# Owned by root: the server may run it, not replace it.
+COPY --chown=0:0 --chmod=0755 vault-plugin-secrets-datastax-astra /plugins/vault-plugin-secrets-datastax-astra
