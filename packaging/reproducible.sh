@@ -9,9 +9,11 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 ln -s "$(cd "$CARGO_HOME" && pwd)" "$work/another-home"
 
+git clone --quiet . "$work/one"
+git clone --quiet "$work/one" "$work/elsewhere/and-deeper/two"
+
 # make_release <folder> <cargo's home>
 make_release() {
-    git clone --quiet . "$work/$1"
     # Only the file system may differ: no cache of compiled code, no target folder that both share.
     env -u CARGO_TARGET_DIR -u RUSTC_WRAPPER -u MAKEFLAGS -u MAKELEVEL CARGO_HOME="$2" \
         make -C "$work/$1" release TOOLS="$TOOLS"
@@ -30,5 +32,5 @@ for place in "$work" "$(cd "$CARGO_HOME" && pwd)"; do
         fi
     done
 done
-echo "reproducible: two builds of $(git rev-parse HEAD) are the same:"
+echo "reproducible: two builds of $(git -C "$work/one" rev-parse HEAD) are the same:"
 cat "$first/SHA256SUMS" "$first/BINARY_SHA256SUMS"
