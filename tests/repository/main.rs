@@ -1,9 +1,12 @@
-//! Checks of the repository itself: documents, generated code, third-party licences, and who may name whom.
+//! Checks of the repository itself: documents, scripts, workflows, generated code, third-party licences, and who may
+//! name whom.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 
 mod documents;
 mod generated;
 mod layering;
+mod linters;
 mod messages;
 mod notice;
+mod release;

