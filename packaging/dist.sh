@@ -8,6 +8,16 @@ triple=$2
 name=$(basename "$binary")
 cd "$(dirname "$0")/.."
 
+# Whatever is not so is no release.
+fail() {
+    echo "dist: $binary $1" >&2
+    exit 1
+}
+grep -q -a -F .dep-v0 "$binary" || fail "does not tell what it is made of"
+if readelf --program-headers "$binary" | grep -q INTERP; then
+    fail "is not static"
+fi
+
 case $triple in
     x86_64-*-linux-*) platform=linux_amd64 ;;
     aarch64-*-linux-*) platform=linux_arm64 ;;
