@@ -2,7 +2,8 @@
 """Writes the SBOM (CycloneDX) of a release binary to stdout: sbom.py <binary> <platform>, in the package's folder.
 
 cargo-cyclonedx lists what Cargo.lock has for a platform. Crates that only features switch on which are off are taken
-out, so that nobody looks for flaws in what is not there; the digest of the binary is put in, and the build folder out.
+out, so that nobody looks for flaws in what is not there; the digest of the binary and what it was built with are
+put in, and the build folder is taken out.
 """
 
 import hashlib
@@ -16,8 +17,12 @@ binary, platform = sys.argv[1:]
 name = os.path.basename(binary)
 
 
+def told(*command):
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 def cargo(*arguments):
-    return subprocess.run(["cargo", *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return told("cargo", *arguments)
 
 
 written = pathlib.Path(f"{name}_bin.cdx.json")
@@ -42,5 +47,11 @@ sbom["dependencies"] = [
 ]
 digest = hashlib.sha256(pathlib.Path(binary).read_bytes()).hexdigest()
 sbom["metadata"]["component"]["hashes"] = [{"alg": "SHA-256", "content": digest}]
+# Who wants the same bytes needs the same compilers, of which one is for aws-lc, and the same C library.
+sbom["metadata"]["properties"] += [
+    {"name": "built:rustc", "value": told("rustc", "--version").strip()},
+    {"name": "built:cc", "value": told(os.environ.get("CC", "cc"), "--version").splitlines()[0]},
+    {"name": "built:libc", "value": told("getconf", "GNU_LIBC_VERSION").strip()},
+]
 json.dump(sbom, sys.stdout, indent=2)
 print()
