@@ -113,10 +113,10 @@ image: ## Builds the container images of the release binary (needs docker)
 
 VAULT ?= hashicorp/vault:1.21.1
 
-msrv: ## Builds with the oldest Rust that Cargo.toml promises, which rustup fetches
+msrv: ## Builds, tests included, with the oldest Rust that Cargo.toml promises, which rustup fetches
 	version=$$(sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml) && \
 	rustup toolchain install "$$version" --profile minimal --no-self-update && \
-	cargo "+$$version" check --locked --lib --bins --target-dir target/msrv
+	cargo "+$$version" check --locked --all-targets --target-dir target/msrv
 
 # Without optimization and debug information they are there in a third of the time.
 $(TOOLS)/%:
