@@ -61,6 +61,8 @@ impl<V> Cache<V> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn cache() -> Cache<u8> {
@@ -88,5 +90,74 @@ mod tests {
         assert!(cache.get("b").is_err() && cache.get("c").is_ok());
         cache.clear();
         assert!(cache.get("c").is_err());
+    }
+
+    /// What happens to one entry, in pieces that other requests and other nodes come between.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// This request asks the cache.
+        Ask(usize),
+        /// This request, which found nothing in the cache, reads the storage.
+        Load(usize),
+        /// This request keeps what it read.
+        Keep(usize),
+        /// A request of this node, or another node, writes the storage.
+        Write,
+        /// The cache hears of the oldest change that it has not heard of.
+        Hear,
+        /// Other entries come and go.
+        Crowd,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let request = 0..4_usize;
+        prop_oneof![
+            request.clone().prop_map(Step::Ask),
+            request.clone().prop_map(Step::Load),
+            request.prop_map(Step::Keep),
+            Just(Step::Write),
+            Just(Step::Hear),
+            Just(Step::Crowd),
+        ]
+    }
+
+    proptest! {
+        /// Once a change was heard of, no request gets what was there before it, whatever was under way meanwhile.
+        #[test]
+        fn no_order_of_reads_writes_and_invalidations_leaves_an_old_value(steps in proptest::collection::vec(step(), 0..60)) {
+            let cache = cache();
+            let (mut stored, mut heard) = (0_u8, 0_u8);
+            let mut requests: [(Option<Ticket>, Option<Arc<u8>>); 4] = [(None, None), (None, None), (None, None), (None, None)];
+            for step in steps {
+                match step {
+                    Step::Ask(n) => match cache.get("key") {
+                        Ok(value) => {
+                            prop_assert!(*value >= heard, "{} after a change to {} was heard of", value, heard);
+                            requests[n] = (None, None);
+                        }
+                        Err(ticket) => requests[n] = (Some(ticket), None),
+                    },
+                    Step::Load(n) if requests[n].0.is_some() => requests[n].1 = Some(Arc::new(stored)),
+                    Step::Keep(n) => {
+                        if let (Some(ticket), Some(value)) = std::mem::take(&mut requests[n]) {
+                            cache.insert("key", &value, ticket);
+                        }
+                    }
+                    Step::Write => stored += 1,
+                    Step::Hear if heard < stored => {
+                        heard += 1;
+                        cache.forget("key");
+                    }
+                    Step::Crowd => {
+                        for other in ["one", "two"] {
+                            if let Err(ticket) = cache.get(other) {
+                                cache.insert(other, &Arc::new(0), ticket);
+                            }
+                        }
+                    }
+                    Step::Load(_) | Step::Hear => {}
+                }
+            }
+        }
     }
 }
