@@ -35,6 +35,7 @@ pub(crate) enum Fault {
 #[derive(Default)]
 struct Gate {
     calls: AtomicUsize,
+    writes: AtomicUsize,
     /// The fault, and the number of calls before it was set.
     fault: watch::Sender<Option<(Fault, usize)>>,
 }
@@ -51,6 +52,7 @@ impl Gate {
     /// Makes one call: its effect happens unless the fault keeps it from happening.
     async fn pass<T: Send>(&self, writes: bool, effect: impl FnOnce() -> T + Send) -> Result<T, StorageError> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        self.writes.fetch_add(usize::from(writes), Ordering::SeqCst);
         let fault = *self.fault.borrow();
         let Some((fault, before)) = fault else { return Ok(effect()) };
         let failed = || Err(StorageError::Failed("told to fail".into()));
@@ -116,6 +118,11 @@ impl MemoryStorage {
     /// Returns the number of calls so far.
     pub(crate) fn calls(&self) -> usize {
         self.gate.calls()
+    }
+
+    /// Returns the number of calls so far that write or delete.
+    pub(crate) fn writes(&self) -> usize {
+        self.gate.writes.load(Ordering::SeqCst)
     }
 
     /// Returns all keys, sorted.

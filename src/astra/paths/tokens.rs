@@ -8,7 +8,7 @@ use super::{Answered, ORG_ID, handler, object, optional_org_id};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::lease::lease_end;
-use crate::astra::store::{OrgId, Record};
+use crate::astra::store::{DETAILS, OrgId, Record};
 use crate::sdk::framework::{Call, Field, FieldSpec, Path};
 use crate::sdk::logical::{Map, Response};
 
@@ -34,7 +34,7 @@ pub(crate) fn path() -> Path<Engine> {
              the lease of the token can end, however often it is renewed; the lease itself may end earlier. It is empty where \
              that is not known, as for tokens of the Go plugin. created_at is when Vault stored the token, for the caller \
              with display_name and entity_id; generated_on is when Astra made it. For large inventories, list pages with limit, \
-             and pass the last client id of a page as after.\n\nExample:\n    vault list -detailed <mount>/org/tokens",
+             and pass the last client id of a page as after: key_info has at most the first 10000 tokens of an answer.\n\nExample:\n    vault list -detailed <mount>/org/tokens",
         )
 }
 
@@ -44,8 +44,17 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     let limit = call.fields.get(&LIMIT).unwrap_or(0);
     let limit = usize::try_from(limit).map_err(|_| Error::field(LIMIT.name(), "must not be negative"))?;
     let page = engine.store.inventory(org.as_ref(), &after, limit).await?;
-    let entries = page.into_iter().map(|(org, client, record)| (client.to_string(), shown(&org, record)));
+    let last = page.detailed.last().map(|(_, client, _)| client.clone());
+    let entries = page.detailed.into_iter().map(|(org, client, record)| (client.to_string(), shown(&org, record)));
     let mut response = Response::list_with_info(entries);
+    if let (Some(last), Some(Value::Array(keys))) = (last, response.data.as_mut().and_then(|data| data.get_mut("keys")))
+        && !page.others.is_empty()
+    {
+        keys.extend(page.others.into_iter().map(|client| json!(client)));
+        response = response.warn(format!(
+            "key_info has the first {DETAILS} tokens only; for those after them, list with after={last}, and with a limit"
+        ));
+    }
     if !engine.store.index_is_complete().await? {
         response =
             response.warn("the inventory of tokens is still being built, so some may be missing; try again later");

@@ -22,8 +22,19 @@ const RECORDS: &str = "client/";
 /// Tokens or records looked at between two listings.
 const PAGE: usize = 256;
 
+/// Records that a listing reads at most: they are in memory together, and in one answer.
+pub(crate) const DETAILS: usize = 10_000;
+
 /// Records read at the same time.
 const CONCURRENT_READS: usize = 32;
+
+/// A page of the inventory.
+pub(crate) struct Page {
+    /// The tokens with their records.
+    pub(crate) detailed: Vec<(OrgId, ClientId, Record)>,
+    /// The tokens after them.
+    pub(crate) others: Vec<ClientId>,
+}
 
 impl Store {
     /// Returns the inventory record of a token.
@@ -36,13 +47,9 @@ impl Store {
         Ok(self.storage.put_json(&key(org, client), record).await?)
     }
 
-    /// Returns a page of the inventory in the order of the client ids: up to `limit` (0 = all) that sort after `after`.
-    pub(crate) async fn inventory(
-        &self,
-        org: Option<&OrgId>,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<(OrgId, ClientId, Record)>, Error> {
+    /// Returns a page of the inventory in the order of the client ids: up to `limit` (0 = all) that sort after `after`. The
+    /// records are those of the first [`DETAILS`] tokens; of the others there are the client ids.
+    pub(crate) async fn inventory(&self, org: Option<&OrgId>, after: &str, limit: usize) -> Result<Page, Error> {
         let orgs = match org {
             Some(org) => vec![org.clone()],
             None => self.orgs_with_tokens().await?,
@@ -56,7 +63,8 @@ impl Store {
         if limit > 0 {
             page.truncate(limit);
         }
-        self.read_records(page).await
+        let others = page.split_off(page.len().min(DETAILS)).into_iter().map(|(client, _)| client).collect();
+        Ok(Page { detailed: self.read_records(page).await?, others })
     }
 
     /// Returns the records of up to `limit` tokens that come after another one, in the order of orgs and client ids, and

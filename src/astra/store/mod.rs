@@ -38,6 +38,7 @@ pub(crate) use self::{entries::fuzz::fuzz_entries, fuzz::fuzz_names};
 pub(crate) use self::entries::{
     CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token,
 };
+pub(crate) use self::index::DETAILS;
 pub(crate) use self::live::{Place, Reserved};
 pub(crate) use self::names::{ClientId, LogicalName, OrgId, RoleName, check, fits_path};
 

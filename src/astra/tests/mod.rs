@@ -6,6 +6,7 @@ mod creds;
 mod failures;
 mod help;
 mod input;
+mod inventory;
 mod lease;
 mod limits;
 mod logs;
