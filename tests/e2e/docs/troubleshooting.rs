@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
+use std::time::Duration;
 
 use super::Shell;
-use crate::bao::{Client, PLUGIN, Server, install, sha256};
+use crate::bao::{Client, PLUGIN, Server, install, sha256, wait};
 
 const PAGE: &str = "docs/troubleshooting.md";
 
@@ -64,6 +65,10 @@ fn a_plugin_that_does_not_start_is_explained() {
     server.enable("astra");
     replace(&plugin, &aside);
     server.kill_plugins();
+    // A request that comes before the server has noticed gets an error of the lost connection.
+    wait("the server to start the plugin again", Duration::from_secs(60), || {
+        server.list("astra/configs").errors().contains("checksums did not match").then_some(())
+    });
     shell.plays(PAGE, "checksum of a mount");
     fs::rename(&aside, &plugin).expect("put the plugin back");
     shell.plays(PAGE, "checksum mended");
