@@ -8,7 +8,7 @@ use crate::sdk::testing::Fault;
 async fn world_with(tokens: usize) -> World {
     let record =
         json!({"token_id": "x", "role_name": "r_w_user", "logical_name": "", "generated_on": "", "created_at": ""});
-    let entries = (0..tokens).map(|n| Entry::json(&format!("client/{ORG}/ID{n:06}"), &record).unwrap());
+    let entries = (0..tokens).map(|n| Entry::json(format!("client/{ORG}/ID{n:06}"), &record).unwrap());
     let marker = Entry::json("client-index", &json!({"version": 1})).unwrap();
     let storage = MemoryStorage::holding(entries.chain([marker]));
     World::with(Arc::new(storage), Arc::new(Astra::start(ORG).await))
