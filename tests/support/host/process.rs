@@ -47,7 +47,7 @@ pub struct Launch {
 impl Launch {
     /// The engine of this package, as OpenBao starts it.
     pub fn astra() -> Self {
-        Self::new(env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra").into())
+        Self::of(env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra").into())
     }
 
     /// The example engine, which `cargo test` builds beside the tests.
@@ -56,10 +56,11 @@ impl Launch {
         let profile = tests.parent().and_then(Path::parent).unwrap();
         let binary = profile.join("examples/passbook");
         assert!(binary.exists(), "{} is missing: build it with `cargo build --example passbook`", binary.display());
-        Self::new(binary)
+        Self::of(binary)
     }
 
-    fn new(binary: PathBuf) -> Self {
+    /// Any program, as OpenBao starts it.
+    pub fn of(binary: PathBuf) -> Self {
         let dir = tempfile::Builder::new().prefix("host").tempdir().unwrap();
         let identity = Identity::new();
         let mut launch = Self { binary, args: Vec::new(), env: BTreeMap::new(), identity, dir, secrets: Vec::new() };
