@@ -36,10 +36,18 @@ SIMULATOR := target/debug/examples/astra-simulator
 
 FUZZ_SECONDS ?= 30
 
-.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice image msrv
+# The load generator of the benchmark.
+OHA_VERSION := 1.16.0
+OHA         := target/tools/oha-$(OHA_VERSION)/bin/oha
+
+# The program that measures, with the dependencies that the tests have built already.
+MEASURE = HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && CARGO_PROFILE_DEV_OPT_LEVEL=2 \
+	cargo bench --locked --profile dev --bench bench --
+
+.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice image msrv bench
 
 help: ## Lists the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 demo: bin $(SIMULATOR) ## Mints, shows, renews and revokes a token on a real server
 	@PLUGIN=$(RELEASE) SIMULATOR=$(SIMULATOR) sh docs/demo.sh
@@ -59,6 +67,12 @@ test: fmtcheck lint doc ## Format, lints, documentation, all tiers of tests
 storm: ## Runs a storm of faults and kills (SEED=1 SECONDS=60) and shows its numbers
 	HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && STORM_SEED=$(SEED) STORM_SECONDS=$(SECONDS) \
 	cargo test --locked --test e2e storm::nothing_is_lost -- --nocapture
+
+bench: bin $(OHA) ## Measures speed and size beside the server's kv engine (BENCH_QUICK=1, BENCH_PEER=path, BENCH_WRITE=1)
+	@export OHA=$(OHA) BENCH_PLUGIN=$(RELEASE) && $(MEASURE)
+
+$(OHA):
+	cargo install oha --version =$(OHA_VERSION) --locked --root target/tools/oha-$(OHA_VERSION)
 
 # The same versions as in the binary. What is found to be new goes to target/, what breaks a promise to artifacts/.
 fuzz: ## Fuzzes each target for FUZZ_SECONDS (30)

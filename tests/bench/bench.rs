@@ -1,0 +1,68 @@
+//! What measures the plugin: `make bench`.
+//!
+//! ```text
+//! speed    requests, start, memory and calls, on a real server beside its own `kv` engine
+//!   rows     the table of requests, and how one is measured
+//!   figures  what is measured once
+//!   report   tables, JSON, bars
+//! ```
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    dead_code,
+    unused_imports,
+    missing_docs,
+    unreachable_pub,
+    reason = "a measurement fails by panicking, reads the environment of its run, and uses a part of the test support"
+)]
+
+#[path = "../support/astra/mod.rs"]
+mod astra;
+#[path = "../support/bao/mod.rs"]
+mod bao;
+mod figures;
+#[path = "../support/host/mod.rs"]
+mod host;
+mod load;
+mod proc;
+mod report;
+mod rows;
+mod scene;
+mod settings;
+mod speed;
+mod wire;
+
+use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+/// Name of our plugin in the catalog and in the report.
+pub(crate) const OURS: &str = "ours";
+
+fn main() -> ExitCode {
+    // cargo adds flags of its own.
+    let mode = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let done = match mode.as_deref() {
+        None => speed::run(),
+        Some(mode) => Err(format!("there is no {mode:?}: there is but one")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Shows progress, with the time since the first such line.
+pub(crate) fn say(text: &str) {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    let time = BEGAN.get_or_init(Instant::now).elapsed().as_secs();
+    eprintln!("[{:02}:{:02}] {text}", time / 60, time % 60);
+}

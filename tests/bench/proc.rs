@@ -1,0 +1,33 @@
+//! What Linux knows of a process.
+
+use std::fs;
+use std::time::Duration;
+
+/// Resident memory in KiB, and the part of it that is no file's.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Memory {
+    pub(crate) resident: u64,
+    pub(crate) anonymous: u64,
+}
+
+impl Memory {
+    pub(crate) fn of(pid: u32) -> Self {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap_or(0)
+        };
+        Self { resident: field("VmRSS"), anonymous: field("RssAnon") }
+    }
+}
+
+/// Returns the processor time that a process has used, in steps of 10 ms.
+pub(crate) fn processor_time(pid: u32) -> Duration {
+    /// The unit of /proc, whatever the kernel's own ticks are.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before these fields may hold any character.
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
+    TICK * (ticks(11) + ticks(12))
+}
