@@ -44,7 +44,7 @@ OHA         := target/tools/oha-$(OHA_VERSION)/bin/oha
 MEASURE = HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 	cargo bench --locked --profile dev --bench bench --
 
-.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice image msrv bench
+.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice image msrv bench bench-guard
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ storm: ## Runs a storm of faults and kills (SEED=1 SECONDS=60) and shows its num
 
 bench: bin $(OHA) ## Measures speed and size beside the server's kv engine (BENCH_QUICK=1, BENCH_PEER=path, BENCH_WRITE=1)
 	@export OHA=$(OHA) BENCH_PLUGIN=$(RELEASE) && $(MEASURE)
+
+bench-guard: bin ## Compares the instructions of a request with the kept figures (BENCH_GUARD_WRITE=1 keeps them)
+	@export BENCH_PLUGIN=$(RELEASE) && $(MEASURE) guard
 
 $(OHA):
 	cargo install oha --version =$(OHA_VERSION) --locked --root target/tools/oha-$(OHA_VERSION)

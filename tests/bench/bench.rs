@@ -1,10 +1,11 @@
-//! What measures the plugin: `make bench`.
+//! What measures the plugin: `make bench` and `make bench-guard`.
 //!
 //! ```text
 //! speed    requests, start, memory and calls, on a real server beside its own `kv` engine
 //!   rows     the table of requests, and how one is measured
 //!   figures  what is measured once
 //!   report   tables, JSON, bars
+//! guard    instructions of a request
 //! ```
 
 #![allow(
@@ -26,6 +27,7 @@ mod astra;
 #[path = "../support/bao/mod.rs"]
 mod bao;
 mod figures;
+mod guard;
 #[path = "../support/host/mod.rs"]
 mod host;
 mod load;
@@ -49,7 +51,8 @@ fn main() -> ExitCode {
     let mode = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let done = match mode.as_deref() {
         None => speed::run(),
-        Some(mode) => Err(format!("there is no {mode:?}: there is but one")),
+        Some("guard") => guard::run(),
+        Some(mode) => Err(format!("there is no {mode:?}: it is \"guard\", or nothing")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
