@@ -34,6 +34,8 @@ DENY      := $(call tool,cargo-deny,0.20.2)
 RELEASE   := target/$(TRIPLE)/release/$(BIN)
 SIMULATOR := target/debug/examples/astra-simulator
 
+PROFILED  := target/$(TRIPLE)/profiling/$(BIN)
+
 FUZZ_SECONDS ?= 30
 
 # The load generator of the benchmark.
@@ -44,7 +46,7 @@ OHA         := target/tools/oha-$(OHA_VERSION)/bin/oha
 MEASURE = HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 	cargo bench --locked --profile dev --bench bench --
 
-.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice image msrv bench bench-guard
+.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice image msrv bench bench-guard profile
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -73,6 +75,9 @@ bench: bin $(OHA) ## Measures speed and size beside the server's kv engine (BENC
 
 bench-guard: bin ## Compares the instructions of a request with the kept figures (BENCH_GUARD_WRITE=1 keeps them)
 	@export BENCH_PLUGIN=$(RELEASE) && $(MEASURE) guard
+
+profile: profiled $(OHA) ## Shows where the time of a role read and of a mint goes
+	@export OHA=$(OHA) BENCH_PLUGIN=$(PROFILED) && $(MEASURE) profile
 
 $(OHA):
 	cargo install oha --version =$(OHA_VERSION) --locked --root target/tools/oha-$(OHA_VERSION)
@@ -143,11 +148,15 @@ $(TOOLS)/%:
 notice: ## Writes NOTICE anew from the dependencies
 	NOTICE_WRITE=1 cargo test --locked --test repository notice
 
+# The release binary with symbols, and with frame pointers for stacks.
+profiled:
+	RUSTFLAGS='$(STATIC) -C force-frame-pointers=yes' cargo build --locked --profile profiling --bin $(BIN) --target $(TRIPLE)
+
 $(SIMULATOR): FORCE
 	cargo build --locked --example astra-simulator
 
 proto: ## Writes src/sdk/pb anew from proto/
 	PROTO_WRITE=1 cargo test --locked --test repository generated_code
 
-.PHONY: FORCE
+.PHONY: FORCE profiled
 FORCE:

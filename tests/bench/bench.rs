@@ -1,4 +1,4 @@
-//! What measures the plugin: `make bench` and `make bench-guard`.
+//! What measures the plugin: `make bench`, `make bench-guard` and `make profile`.
 //!
 //! ```text
 //! speed    requests, start, memory and calls, on a real server beside its own `kv` engine
@@ -6,6 +6,7 @@
 //!   figures  what is measured once
 //!   report   tables, JSON, bars
 //! guard    instructions of a request
+//! profile  where the time of a request goes
 //! ```
 
 #![allow(
@@ -32,11 +33,13 @@ mod guard;
 mod host;
 mod load;
 mod proc;
+mod profile;
 mod report;
 mod rows;
 mod scene;
 mod settings;
 mod speed;
+mod stacks;
 mod wire;
 
 use std::process::ExitCode;
@@ -52,7 +55,8 @@ fn main() -> ExitCode {
     let done = match mode.as_deref() {
         None => speed::run(),
         Some("guard") => guard::run(),
-        Some(mode) => Err(format!("there is no {mode:?}: it is \"guard\", or nothing")),
+        Some("profile") => profile::run(),
+        Some(mode) => Err(format!("there is no {mode:?}: it is \"guard\", \"profile\", or nothing")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
