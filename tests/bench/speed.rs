@@ -4,7 +4,7 @@
 //! machine.
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::figures::{self, Figures};
 use crate::load::{Load, Until};
@@ -20,7 +20,6 @@ const PEER: &str = "peer";
 /// Measures everything and prints the report.
 pub(crate) fn run() -> Result<(), String> {
     let settings = Settings::read()?;
-    let began = Instant::now();
     let report = measure(&settings);
     let markdown = report.markdown();
     println!("\n{markdown}");
@@ -29,15 +28,12 @@ pub(crate) fn run() -> Result<(), String> {
     if settings.write {
         publish(&markdown);
     }
-    say(&format!(
-        "took {:.1} minutes; every round is in {}",
-        began.elapsed().as_secs_f64() / 60.0,
-        settings.json.display()
-    ));
+    say(&format!("done; every round is in {}", settings.json.display()));
     Ok(())
 }
 
 fn measure(settings: &Settings) -> Report {
+    let began = Instant::now();
     let peer = settings.peer.as_deref().map(|peer| (PEER, peer));
     let binaries: Vec<_> = std::iter::once((OURS, settings.plugin.as_path())).chain(peer).collect();
     say("starting a server");
@@ -63,7 +59,12 @@ fn measure(settings: &Settings) -> Report {
         say(&format!("memory of {} after {} mixed requests", place.plugin, settings.mixed));
         figures.after = after_many(&stage, place, settings.mixed);
     }
-    Report { settings: described(&scene, settings), echo_ms: figures::echo_ms(settings.starts), figures, outcomes }
+    Report {
+        settings: described(&scene, settings, began.elapsed()),
+        echo_ms: figures::echo_ms(settings.starts),
+        figures,
+        outcomes,
+    }
 }
 
 /// Returns the memory of a new process after many requests; nothing if the plugin cannot answer all of them.
@@ -80,7 +81,7 @@ fn after_many(stage: &Stage<'_>, place: &Place, requests: usize) -> Memory {
 }
 
 /// Says where and how the figures were found.
-fn described(scene: &Scene, settings: &Settings) -> String {
+fn described(scene: &Scene, settings: &Settings, took: Duration) -> String {
     let health = scene.server.get("sys/health").ok();
     let first = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output();
@@ -89,13 +90,14 @@ fn described(scene: &Scene, settings: &Settings) -> String {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     format!(
-        "Commit {}, server {}, {}, {cores} processors, load average {} at the end; {} rounds of {} s.",
+        "Commit {}, server {}, {}, {cores} processors, load average {} at the end; {} rounds of {} s, {:.0} minutes in all.",
         first("git", &["rev-parse", "--short", "HEAD"]),
         health["version"].as_str().unwrap_or("of unknown version"),
         first(settings.oha.to_str().unwrap_or("oha"), &["--version"]),
         load.split(' ').next().unwrap_or("unknown"),
         settings.rounds,
         settings.seconds,
+        took.as_secs_f64() / 60.0,
     )
 }
 
