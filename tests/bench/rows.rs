@@ -67,7 +67,7 @@ pub(crate) const ROWS: &[Row] = &[
     row(BY_NAME, Sizes::Every, ONE_AND_MANY, Work::Requests(by_name)),
     row(BY_CLIENT_ID, Sizes::Every, ONE_AND_MANY, Work::Requests(by_client_id)),
     row(PAGE, Sizes::Every, ONE_AND_MANY, Work::Requests(page)),
-    row(LONG_LIST, Sizes::From(10_000), ONE_AND_MANY, Work::Batch(2, long_list)),
+    row(LONG_LIST, Sizes::From(10_000), ONE_AND_MANY, Work::Batch(1, long_list)),
     row("creds mint", Sizes::Ends, ONE_AND_MANY, Work::Mints(creds)),
     row("sidecar mint", Sizes::Ends, ONE_AND_MANY, Work::Mints(sidecar)),
     slow(SLOW_MINT, Work::Mints(creds)),
