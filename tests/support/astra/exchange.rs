@@ -34,7 +34,7 @@ impl Shared {
     pub async fn exchange(&self, connection: &mut Connection, request: &Request, close: bool) -> io::Result<bool> {
         let started = Instant::now();
         let arrival = self.update(|state| state.arrive(request));
-        sleep(arrival.wait).await;
+        pause(arrival.wait).await;
         match arrival.main {
             Some(Kind::Reset) => return reset(connection),
             Some(Kind::CleanClose) => return shut(connection).await,
@@ -46,7 +46,7 @@ impl Shared {
         if close {
             answer.response = answer.response.with_header("connection", "close");
         }
-        sleep(answer.wait).await;
+        pause(answer.wait).await;
         let open = !connection.peer_closed().await;
         if answer.delivery == Delivery::Whole {
             // Noted first: who has its answer must find it noted.
@@ -60,6 +60,13 @@ impl Shared {
             }
         });
         Ok(sent && !close)
+    }
+}
+
+/// Waits; for no time at all it does not, which would take until the next tick of the timer.
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
     }
 }
 
