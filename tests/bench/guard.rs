@@ -17,8 +17,9 @@ use crate::wire::{Bed, Op};
 /// What is counted.
 const OPS: &[Op] = &[Op::ResolvePath, Op::RoleRead, Op::TokenByName, Op::TokenByClientId, Op::Mint, Op::Renew];
 
-/// How far a count may be above what is kept. Two runs of one binary differ by less than half of it.
-const TOLERANCE: f64 = 0.05;
+/// How far a count may be above what is kept: twice what two runs of one binary were seen to differ by. How much of a
+/// stream one wake-up finds is a matter of chance.
+const TOLERANCE: f64 = 0.06;
 
 /// Requests of the shorter run.
 const REQUESTS: u64 = 200;
