@@ -146,7 +146,7 @@ impl Scene {
             let node = self.set(&mut world).await;
             let call = world.fail_at(&node, self.work, point).await;
             at.0 = format!("{}: {call}", at.0);
-            world.settle(&node).await;
+            world.settle(&node, matches!(self.trouble, Trouble::HangUp(..))).await;
             note(&mut left, point, &call, world.check(node).await);
         }
         left

@@ -135,10 +135,11 @@ impl World {
             None => node.mount.send(self.request(work)).await?,
             Some((when, phase)) => {
                 self.gate.hold(when, phase);
+                let given_up = node.host.resets.count();
                 tokio::select! {
                     reply = node.mount.send(self.request(work)) => reply?,
                     () = self.gate.held() => {
-                        return Err(self.gone(node).await);
+                        return Err(self.gone(node, given_up).await);
                     }
                 }
             }
@@ -148,7 +149,8 @@ impl World {
     }
 
     /// Goes on when the client has hung up, of which the process hears before it answers what is asked later.
-    async fn gone(&self, node: &Node) -> Status {
+    async fn gone(&self, node: &Node, given_up: u64) -> Status {
+        node.host.resets.exceed(given_up).await;
         for _ in 0..3 {
             node.mount.kind().await;
         }
@@ -234,13 +236,16 @@ impl World {
         hit
     }
 
-    /// Lets the process undo what is left, until nothing is to be done any more: it may still be at work on something.
-    pub async fn settle(&mut self, node: &Node) {
+    /// Lets the process undo what is left, until nothing is to be done any more: it may still be at work on something, and
+    /// of a token that is to be taken back, nothing may show that yet.
+    pub async fn settle(&mut self, node: &Node, taken_back: bool) {
         self.calm();
         let deadline = Instant::now() + PATIENCE;
         loop {
             let _ = self.ask(node, Work::Rollback).await.expect("a tick is answered");
-            let busy = self.keys("wal/").next().is_some() || self.alive() != self.inventory();
+            let alive = self.alive();
+            let busy =
+                self.keys("wal/").next().is_some() || alive != self.inventory() || (taken_back && !alive.is_empty());
             if !busy || Instant::now() > deadline {
                 return;
             }

@@ -19,6 +19,7 @@ pub mod mux;
 pub mod pb;
 pub mod process;
 pub mod reply;
+pub mod resets;
 pub mod storage;
 pub mod system;
 pub mod tls;

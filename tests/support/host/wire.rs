@@ -34,6 +34,7 @@ use super::pb::plugin::{ConnInfo, Empty, StdioData, conn_info::Knock};
 use super::pb::pluginutil::multiplexing::MultiplexingSupportRequest;
 use super::pb::pluginutil::multiplexing::plugin_multiplexing_client::PluginMultiplexingClient;
 use super::process::{Handshake, Launch, PATIENCE, Plugin};
+use super::resets::{Resets, Watched};
 use super::{Storage, System};
 
 /// A stream of bytes, whatever carries it.
@@ -67,6 +68,8 @@ pub struct Host {
     pub agreed: Agreed,
     /// The connection, for calls that no method here makes.
     pub channel: Channel,
+    /// The requests on it that were given up.
+    pub resets: Resets,
     cables: Cables,
     broker: mpsc::Sender<ConnInfo>,
     next_broker_id: AtomicU32,
@@ -95,7 +98,8 @@ impl Host {
         } else {
             Carrier::Sockets
         });
-        let (channel, agreed, cables) = dial(&carrier, &plugin, &handshake).await;
+        let resets = Resets::default();
+        let (channel, agreed, cables) = dial(&carrier, &plugin, &handshake, &resets).await;
         let (broker, offers) = mpsc::channel(16);
         let knocks = Arc::default();
         // A real host makes these three calls at once, in any order.
@@ -121,6 +125,7 @@ impl Host {
             handshake,
             agreed,
             channel,
+            resets,
             cables,
             broker,
             next_broker_id: AtomicU32::new(1),
@@ -295,7 +300,12 @@ fn agreed(connection: &rustls::CommonState, server_name: Option<String>) -> Agre
     }
 }
 
-async fn dial(carrier: &Arc<Carrier>, plugin: &Plugin, handshake: &Handshake) -> (Channel, Agreed, Cables) {
+async fn dial(
+    carrier: &Arc<Carrier>,
+    plugin: &Plugin,
+    handshake: &Handshake,
+    resets: &Resets,
+) -> (Channel, Agreed, Cables) {
     let config = Arc::new(plugin.identity().client(&handshake.certificate));
     let (sender, mut receiver) = mpsc::channel(1);
     let (carrier, socket) = (carrier.clone(), handshake.socket.clone());
@@ -303,10 +313,10 @@ async fn dial(carrier: &Arc<Carrier>, plugin: &Plugin, handshake: &Handshake) ->
     if let Carrier::Session(session) = &*carrier {
         cables.lock().unwrap().push(session.driver.clone());
     }
-    let laid = cables.clone();
+    let (laid, resets) = (cables.clone(), resets.clone());
     let connector = tower::service_fn(move |_| {
         let (carrier, socket, config, sender) = (carrier.clone(), socket.clone(), config.clone(), sender.clone());
-        let cables = laid.clone();
+        let (cables, resets) = (laid.clone(), resets.clone());
         async move {
             let stream: Box<dyn Io> = match &*carrier {
                 Carrier::Sockets => Box::new(UnixStream::connect(&socket).await?),
@@ -318,7 +328,7 @@ async fn dial(carrier: &Arc<Carrier>, plugin: &Plugin, handshake: &Handshake) ->
             let _ = sender.try_send(agreed(stream.get_ref().1, None));
             let (near, far) = tokio::io::duplex(64 * 1024);
             cables.lock().unwrap().push(tokio::spawn(join(far, stream)).abort_handle());
-            Ok::<_, io::Error>(TokioIo::new(near))
+            Ok::<_, io::Error>(TokioIo::new(Watched::new(near, resets)))
         }
     });
     let endpoint = Endpoint::from_static("http://localhost");

@@ -1,0 +1,98 @@
+//! Counts the requests that the host gives up, as they leave: only then does what is sent later come after them.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::process::PATIENCE;
+
+/// What an HTTP/2 client says first (RFC 9113, section 3.4).
+const PREFACE: usize = 24;
+
+/// Length, type, flags and stream of a frame (section 4.1).
+const HEADER: usize = 9;
+
+/// The type of the frame that gives up a stream (section 6.4).
+const RST_STREAM: u8 = 3;
+
+/// The number of requests that were given up so far.
+#[derive(Clone, Default)]
+pub struct Resets(Arc<watch::Sender<u64>>);
+
+impl Resets {
+    pub fn count(&self) -> u64 {
+        *self.0.borrow()
+    }
+
+    /// Waits until there are more than so many.
+    pub async fn exceed(&self, count: u64) {
+        let mut resets = self.0.subscribe();
+        let more = timeout(PATIENCE, resets.wait_for(|resets| *resets > count)).await;
+        more.expect("no request was given up in time").expect("the sender lives as long as this");
+    }
+}
+
+/// A connection whose frames are looked at as they are written.
+pub struct Watched<S> {
+    stream: S,
+    resets: Resets,
+    /// Bytes that are no header of a frame.
+    skip: usize,
+    header: Vec<u8>,
+}
+
+impl<S> Watched<S> {
+    pub fn new(stream: S, resets: Resets) -> Self {
+        Self { stream, resets, skip: PREFACE, header: Vec::with_capacity(HEADER) }
+    }
+
+    fn look_at(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                let skipped = self.skip.min(bytes.len());
+                self.skip -= skipped;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            let (start, rest) = bytes.split_at(bytes.len().min(HEADER - self.header.len()));
+            self.header.extend_from_slice(start);
+            bytes = rest;
+            if let [a, b, c, kind, ..] = self.header[..]
+                && self.header.len() == HEADER
+            {
+                self.skip = usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap();
+                self.header.clear();
+                if kind == RST_STREAM {
+                    self.resets.0.send_modify(|resets| *resets += 1);
+                }
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.look_at(&buf[..written]);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
