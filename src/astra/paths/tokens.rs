@@ -34,7 +34,8 @@ pub(crate) fn path() -> Path<Engine> {
              the lease of the token can end, however often it is renewed; the lease itself may end earlier. It is empty where \
              that is not known, as for tokens of the Go plugin. created_at is when Vault stored the token, for the caller \
              with display_name and entity_id; generated_on is when Astra made it. For large inventories, list pages with limit, \
-             and pass the last client id of a page as after: key_info has at most the first 10000 tokens of an answer.\n\nExample:\n    vault list -detailed <mount>/org/tokens",
+             and pass the last client id of a page as after: key_info has at most the first 10000 tokens \
+             of an answer.\n\nExample:\n    vault list -detailed <mount>/org/tokens",
         )
 }
 
