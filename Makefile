@@ -14,7 +14,9 @@ ifneq ($(findstring linux-gnu,$(TRIPLE)),)
 # can unpack them; with an earlier one the binary would not start.
 PACKED := $(shell printf '%s\n' 2.36 "$$(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d' ' -f2)" | sort -CV && \
 	echo -C link-arg=-Wl,-z,pack-relative-relocs)
-STATIC := -C target-feature=+crt-static $(PACKED)
+# In a static binary, the crate getrandom does not find the system call by itself, and would need /dev/urandom.
+RANDOM := --cfg getrandom_backend="linux_getrandom"
+STATIC := -C target-feature=+crt-static $(PACKED) $(RANDOM)
 endif
 endif
 # Where it is built is left out of it, so that everybody gets the same bytes from one commit and one compiler. C code

@@ -17,12 +17,15 @@
 mod astra;
 mod command_line;
 mod connection;
+#[path = "../support/dns/mod.rs"]
+mod dns;
 mod end;
 #[path = "../support/host/mod.rs"]
 mod host;
 mod instances;
 mod kills;
 mod leases;
+mod names;
 mod output;
 mod requests;
 mod start;

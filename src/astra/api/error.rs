@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::resolve::Failure;
+
 /// The call that makes a token.
 pub(super) const MINT: &str = "mint a token";
 
@@ -16,6 +18,9 @@ const CHECK_ROLE: &str = "check the role_id of the role";
 const SEE_MESSAGE: &str = "see what Astra says";
 
 const RAISE_TIMEOUT: &str = "try again, or raise the request_timeout of the config";
+
+const CHECK_NAMES: &str =
+    "check the url of the config or the proxy, and /etc/hosts and /etc/resolv.conf of the server's machine";
 
 /// How much of a text of Astra is quoted, in characters.
 const QUOTE: usize = 300;
@@ -134,8 +139,13 @@ impl Error {
 
     /// Returns the failure of a connection.
     pub(super) fn from_transport(call: &'static str, error: &reqwest::Error) -> Self {
-        let cause = innermost(error);
         // An error of this kind comes from making a connection, never from one that was in use before.
+        if let Some(failure) = causes(error).find_map(|cause| cause.downcast_ref::<Failure>()) {
+            let kind = if failure.is_timeout() { Kind::Timeout } else { Kind::Unavailable };
+            let what = format!("Astra cannot be reached: {}", quote(&failure.to_string()));
+            return Self::new(kind, call, what, CHECK_NAMES, Progress::NoConnection);
+        }
+        let cause = innermost(error);
         if error.is_connect() {
             // A host that drops packets is one that does not answer.
             let kind = if error.is_timeout() { Kind::Timeout } else { Kind::Unavailable };
@@ -354,11 +364,12 @@ fn find_ignore_case(text: &str, word: &str) -> Option<usize> {
 
 /// Returns the last cause in the chain, which is the one that says something.
 fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    quote(&cause.to_string())
+    quote(&causes(error).last().map(ToString::to_string).unwrap_or_default())
+}
+
+/// Returns an error and its causes.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source())
 }
 
 #[cfg(any(test, fuzzing))]

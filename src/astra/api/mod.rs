@@ -3,7 +3,9 @@
 //! Architecture invariant: knows nothing of Vault, and nothing of an answer gets into an error but its status and the
 //! message in it.
 
+mod connect;
 mod error;
+mod resolve;
 mod retry;
 mod roles;
 mod types;
@@ -39,8 +41,6 @@ const LIST_LIMIT: usize = 64 << 20;
 const LIST: &str = "list the tokens";
 
 const MAX_URL: usize = 2048;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Requests that may be at Astra at once for one org. The others wait for their turn.
 const AT_ONCE: usize = 64;
@@ -89,7 +89,8 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             // What may be sent again is decided in one place, see `retry`.
             .retry(reqwest::retry::never())
-            .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout));
+            .dns_resolver(resolve::Names::of_machine())
+            .connector_layer(connect::Limit);
         // A machine without CA certificates can still use plain HTTP; the platform's verifier would refuse to start.
         let builder = match base.scheme() {
             "http" => builder.tls_certs_only(roots),
@@ -194,7 +195,7 @@ impl Client {
             Some(body) => self.http.request(method.clone(), url.clone()).json(body),
             None => self.http.request(method.clone(), url.clone()),
         };
-        retry::until(deadline, is_idempotent, || async {
+        let attempts = retry::until(deadline, is_idempotent, || async {
             let request = request().build().map_err(|error| Error::from_setup(call, &error))?;
             let too_late = |_| Error::no_turn(call, self.timeout);
             let _listing = match call {
@@ -205,8 +206,8 @@ impl Client {
             let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(too_late)?;
             let answer = timeout_at(deadline, self.exchange(call, request, limit)).await;
             answer.unwrap_or_else(|_| Err(Error::no_answer(call, self.timeout)))
-        })
-        .await
+        });
+        connect::within(deadline, attempts).await
     }
 
     /// Sends a request once and reads the answer to it.

@@ -1,0 +1,167 @@
+//! Asks DNS servers for addresses: which names, which servers, and for how long.
+//!
+//! Architecture invariant: what is on the wire is left to `message`, and which servers there are to `files`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use domain::base::Name;
+use domain::base::iana::{Rcode, Rtype};
+use futures_util::future::{Either, select};
+use tokio::time::timeout;
+
+use super::files::Conf;
+use super::message::{self, Query};
+
+/// How long one address family waits for the other. Some firewalls and servers drop questions for IPv6 addresses.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// What is known of the DNS servers.
+#[derive(Default)]
+pub(super) struct Servers {
+    /// Index of the server to ask first: the last one that answered, so that a dead one is waited for only once.
+    first: AtomicUsize,
+}
+
+/// Why there is no address. The order tells which trouble explains more.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// The text is no host name.
+    #[error("it is not a valid host name")]
+    Invalid,
+    /// The name does not exist.
+    #[error("name server {0} says that it does not exist (NXDOMAIN)")]
+    NoSuchName(IpAddr),
+    /// The name exists and has no address.
+    #[error("name server {0} says that it has no address")]
+    NoAddress(IpAddr),
+    /// The server failed or refused.
+    #[error("name server {0} answered {1}")]
+    Failed(IpAddr, Rcode),
+    /// The server cannot be reached.
+    #[error("name server {0} cannot be reached: {1}")]
+    Unreachable(IpAddr, String),
+    /// The server did not answer.
+    #[error("name server {0} did not answer within {1:?}")]
+    Silent(IpAddr, Duration),
+    /// The deadline came before the time of the server was over.
+    #[error("name server {0} did not answer in time")]
+    Slow(IpAddr),
+    /// The deadline came before a server was asked.
+    #[error("there was no time to ask a name server")]
+    Late,
+}
+
+impl Servers {
+    /// Returns the addresses of a name, at least one. Notes each trouble in `last`.
+    pub(super) async fn search(&self, conf: &Conf, name: &str, last: &Mutex<Trouble>) -> Result<Vec<IpAddr>, Trouble> {
+        let mut worst = Trouble::Invalid;
+        for candidate in conf.candidates(name) {
+            match self.addresses(conf, &candidate, last).await {
+                // Other names would fare no better.
+                Err(trouble) if trouble.is_of_network() => return Err(trouble),
+                Err(trouble) => worst = worst.or(trouble),
+                found => return found,
+            }
+        }
+        Err(worst)
+    }
+
+    async fn addresses(
+        &self,
+        conf: &Conf,
+        name: &Name<Vec<u8>>,
+        last: &Mutex<Trouble>,
+    ) -> Result<Vec<IpAddr>, Trouble> {
+        let v4 = self.ask(conf, Query::new(name, Rtype::A), last);
+        if conf.ipv4_only {
+            return v4.await;
+        }
+        let (v4, v6) = (pin!(v4), pin!(self.ask(conf, Query::new(name, Rtype::AAAA), last)));
+        let (v6, v4) = match select(v6, v4).await {
+            Either::Left((v6 @ Ok(_), v4)) => (v6, timeout(GRACE, v4).await.unwrap_or(Err(Trouble::Late))),
+            Either::Right((v4 @ Ok(_), v6)) => (timeout(GRACE, v6).await.unwrap_or(Err(Trouble::Late)), v4),
+            Either::Left((v6, v4)) => (v6, v4.await),
+            Either::Right((v4, v6)) => (v6.await, v4),
+        };
+        match (v6, v4) {
+            (Ok(v6), Ok(v4)) => Ok([v6, v4].concat()),
+            (Ok(found), Err(_)) | (Err(_), Ok(found)) => Ok(found),
+            (Err(v6), Err(v4)) => Err(v6.or(v4)),
+        }
+    }
+
+    /// Asks one server after the other until one knows. Returns at least one address.
+    async fn ask(&self, conf: &Conf, query: Query, last: &Mutex<Trouble>) -> Result<Vec<IpAddr>, Trouble> {
+        let count = conf.servers.len();
+        let first = match conf.rotate {
+            true => self.first.fetch_add(1, Ordering::Relaxed),
+            false => self.first.load(Ordering::Relaxed),
+        };
+        let mut trouble = Trouble::Late;
+        for index in (0..conf.attempts * count).map(|turn| first.wrapping_add(turn) % count) {
+            let server = conf.servers[index];
+            note(last, |last| matches!(last, Trouble::Late).then_some(Trouble::Slow(server.ip())));
+            let answer = ask_server(conf, server, &query).await;
+            if let Ok(_) | Err(Trouble::NoSuchName(_) | Trouble::NoAddress(_)) = answer {
+                if !conf.rotate {
+                    self.first.store(index, Ordering::Relaxed);
+                }
+                return answer;
+            }
+            if let Err(error) = answer {
+                note(last, |_| Some(error.clone()));
+                trouble = error;
+            }
+        }
+        Err(trouble)
+    }
+}
+
+impl Trouble {
+    /// Whether it concerns the servers and not the name.
+    fn is_of_network(&self) -> bool {
+        matches!(self, Self::Unreachable(..) | Self::Silent(..) | Self::Slow(_) | Self::Late)
+    }
+
+    /// Returns the trouble that explains more.
+    fn or(self, other: Self) -> Self {
+        let weight = |trouble: &Self| match trouble {
+            Self::Invalid => 0,
+            Self::NoSuchName(_) => 1,
+            Self::NoAddress(_) => 2,
+            Self::Failed(..) => 3,
+            Self::Late => 4,
+            Self::Slow(_) => 5,
+            Self::Unreachable(..) => 6,
+            Self::Silent(..) => 7,
+        };
+        if weight(&other) > weight(&self) { other } else { self }
+    }
+}
+
+/// Replaces the last trouble, if there is a better one.
+fn note(last: &Mutex<Trouble>, better: impl FnOnce(&Trouble) -> Option<Trouble>) {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(better) = better(&last) {
+        *last = better;
+    }
+}
+
+async fn ask_server(conf: &Conf, server: SocketAddr, query: &Query) -> Result<Vec<IpAddr>, Trouble> {
+    let address = server.ip();
+    let answer = match timeout(conf.timeout, message::exchange(server, query, conf.tcp_only)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return Err(Trouble::Unreachable(address, error.to_string())),
+        Err(_) => return Err(Trouble::Silent(address, conf.timeout)),
+    };
+    match answer.rcode {
+        Rcode::NOERROR if answer.addresses.is_empty() => Err(Trouble::NoAddress(address)),
+        Rcode::NOERROR => Ok(answer.addresses),
+        Rcode::NXDOMAIN => Err(Trouble::NoSuchName(address)),
+        rcode => Err(Trouble::Failed(address, rcode)),
+    }
+}
