@@ -53,6 +53,7 @@ pub(crate) struct Engine {
     /// When Astra last failed an org in work that no caller waits for.
     troubled: Mutex<HashMap<OrgId, Instant>>,
     background: Mutex<Option<JoinHandle<()>>>,
+    proxies: Arc<api::Proxies>,
 }
 
 /// The client of one org, made when it is first needed.
@@ -66,7 +67,7 @@ struct Slot {
 
 impl Engine {
     /// Returns the state of a mount. Neither storage nor facts are asked yet.
-    pub(crate) fn new(mount: &Mount) -> Self {
+    pub(crate) fn new(mount: &Mount, proxies: Arc<api::Proxies>) -> Self {
         Self {
             store: Store::new(mount),
             system: mount.system.clone(),
@@ -79,6 +80,7 @@ impl Engine {
             retired: Mutex::default(),
             troubled: Mutex::default(),
             background: Mutex::default(),
+            proxies,
         }
     }
 
@@ -135,6 +137,7 @@ impl Engine {
             ca_cert: config.ca_cert.clone(),
             timeout: config.request_timeout,
             user_agent: self.user_agent().await,
+            proxies: self.proxies.clone(),
         };
         // It reads CA certificates from disk.
         let made = tokio::task::spawn_blocking(move || api::Client::new(&settings)).await;

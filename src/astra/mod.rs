@@ -1,6 +1,7 @@
 //! The engine: application tokens of DataStax Astra DB.
 //!
-//! Architecture invariant: sees `sdk::logical`, `sdk::framework` and `sdk::work` only, never the wire.
+//! Architecture invariant: sees `sdk::logical`, `sdk::framework`, `sdk::work` and the proxies of the environment only, never
+//! the wire.
 
 mod api;
 mod engine;
@@ -26,14 +27,16 @@ pub(crate) use self::{
     rollback::fuzz::fuzz_wal,
     store::{fuzz_entries, fuzz_names},
 };
+use crate::sdk;
 use crate::sdk::framework::{Backend, SecretType};
 use crate::sdk::logical::{self, SpecialPaths};
 
 /// Returns what makes the backend of a mount. The declaration is made once and shared by all mounts.
 pub fn factory() -> logical::Factory {
     let backend = Arc::new(backend());
+    let proxies = Arc::new(api::Proxies::new(&sdk::proxy_variables()));
     Arc::new(move |mount| {
-        let engine = Arc::new(Engine::new(&mount));
+        let engine = Arc::new(Engine::new(&mount, proxies.clone()));
         Ok(backend.clone().mount(engine, mount))
     })
 }

@@ -17,6 +17,7 @@ pub mod work;
 
 use std::process::ExitCode;
 
+pub use self::process::proxy_variables;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::wire::{fuzz_wire_data, fuzz_wire_request};
 

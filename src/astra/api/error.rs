@@ -114,7 +114,7 @@ impl Error {
             (407, _) => (
                 Kind::BadGateway,
                 "a proxy asks for a login",
-                "check HTTPS_PROXY and HTTP_PROXY in the environment of the server",
+                "check the login in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY",
             ),
             (429, _) => (Kind::Throttled, "Astra limits the rate of requests", "try again later"),
             (408 | 504, _) => (Kind::Timeout, "Astra did not answer in time", "try again later"),
@@ -174,6 +174,20 @@ impl Error {
         let what = format!("no TLS client can be set up: {}", innermost(error));
         let advice = "check the ca_cert of the config, and that this machine has CA certificates";
         Self::new(Kind::Unavailable, call, what, advice, Progress::NotSent)
+    }
+
+    /// Returns the failure to find the way to Astra.
+    pub(super) fn from_proxy(call: &'static str, reason: &impl Display) -> Self {
+        let advice = "correct the variable, then restart the server, or register and reload the plugin";
+        Self::new(Kind::Unavailable, call, reason.to_string(), advice, Progress::NotSent)
+    }
+
+    /// Adds the variable whose proxy the connection went through, if there was one.
+    pub(super) fn through(mut self, variable: Option<&str>) -> Self {
+        if let Some(variable) = variable {
+            self.what += &format!(" (through the proxy in {variable})");
+        }
+        self
     }
 
     /// Says what to do where it was about a root token instead of a token of a role: if Astra refused it, give it

@@ -5,11 +5,13 @@
 
 mod connect;
 mod error;
+mod proxy;
 mod resolve;
 mod retry;
 mod roles;
 mod types;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -22,6 +24,7 @@ use url::Url;
 
 use self::error::{Body, LIST_ROLES, MINT, quote};
 pub(crate) use self::error::{Error, Kind};
+pub(crate) use self::proxy::Proxies;
 pub(crate) use self::roles::{AstraRole, RoleList};
 pub(crate) use self::types::{CreatedToken, MAX_TOKEN, NewToken, TOKEN_PREFIX};
 use self::types::{ListedToken, TokenList};
@@ -60,6 +63,8 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     /// Who asks.
     pub(crate) user_agent: String,
+    /// The proxies that the environment names.
+    pub(crate) proxies: Arc<Proxies>,
 }
 
 /// Astra as seen with the root token of one org. It has a pool of connections and a queue of its own.
@@ -71,19 +76,24 @@ pub(crate) struct Client {
     /// The turns of listings, before those of all requests.
     listings: Semaphore,
     timeout: Duration,
+    /// Name of the variable whose proxy the calls take.
+    proxy: Option<&'static str>,
 }
 
 impl Client {
     /// Returns a client. This reads the system's CA certificates from disk, so it blocks for some milliseconds.
     ///
     /// # Errors
-    /// When `ca_cert` is not PEM, or there are no trust roots at all for an `https` URL.
+    /// When `ca_cert` is not PEM, there are no trust roots at all for an `https` URL, or the environment names a proxy for
+    /// it that cannot be used.
     pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
         const CALL: &str = "prepare calls to Astra";
         let setup = |error: reqwest::Error| Error::from_setup(CALL, &error);
         let base = parse_url(&settings.url).map_err(|reason| Error::garbled(CALL, reason))?;
+        let proxy = settings.proxies.for_url(&base).map_err(|reason| Error::from_proxy(CALL, &reason))?;
         let roots = certificates(&settings.ca_cert).map_err(setup)?;
-        let builder = reqwest::Client::builder()
+        let builder = proxy::apply(proxy.as_ref(), reqwest::Client::builder())
+            .map_err(setup)?
             .user_agent(&settings.user_agent)
             .default_headers(headers(&settings.token).map_err(|reason| Error::garbled(CALL, reason))?)
             .redirect(reqwest::redirect::Policy::none())
@@ -92,13 +102,15 @@ impl Client {
             .dns_resolver(resolve::Names::of_machine())
             .connector_layer(connect::Limit);
         // A machine without CA certificates can still use plain HTTP; the platform's verifier would refuse to start.
-        let builder = match base.scheme() {
-            "http" => builder.tls_certs_only(roots),
-            _ => builder.tls_certs_merge(roots),
+        let builder = if base.scheme() == "https" || proxy.as_ref().is_some_and(proxy::Proxy::uses_tls) {
+            builder.tls_certs_merge(roots)
+        } else {
+            builder.tls_certs_only(roots)
         };
         let http = builder.build().map_err(setup)?;
         let (turns, listings) = (Semaphore::new(AT_ONCE), Semaphore::new(LISTED_AT_ONCE));
-        Ok(Self { http, base, turns, listings, timeout: settings.timeout })
+        let proxy = proxy.map(|proxy| proxy.variable);
+        Ok(Self { http, base, turns, listings, timeout: settings.timeout, proxy })
     }
 
     /// Returns the id of the org that the root token belongs to.
@@ -212,7 +224,7 @@ impl Client {
 
     /// Sends a request once and reads the answer to it.
     async fn exchange(&self, call: &'static str, request: Request, limit: usize) -> Result<Vec<u8>, Error> {
-        let transport = |error: reqwest::Error| Error::from_transport(call, &error);
+        let transport = |error: reqwest::Error| Error::from_transport(call, &error).through(self.proxy);
         let mut response = self.http.execute(request).await.map_err(transport)?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(transport)? {
@@ -282,7 +294,7 @@ fn certificates(pem: &str) -> Result<Vec<Certificate>, reqwest::Error> {
 
 /// Whether the text is PEM with certificates that can be trusted, and without a key, which nobody shall see.
 pub(crate) fn are_certificates(pem: &str) -> bool {
-    let trusted = |roots| reqwest::Client::builder().tls_certs_only(roots).build().is_ok();
+    let trusted = |roots| reqwest::Client::builder().no_proxy().tls_certs_only(roots).build().is_ok();
     !pem.contains("PRIVATE KEY") && certificates(pem).is_ok_and(|roots| !roots.is_empty() && trusted(roots))
 }
 
@@ -356,6 +368,7 @@ mod tests {
             ca_cert: String::new(),
             timeout: Duration::from_secs(30),
             user_agent: "test".to_owned(),
+            proxies: Arc::default(),
         })
         .unwrap();
         let _turns = client.turns.acquire_many(AT_ONCE as u32).await.unwrap();

@@ -11,6 +11,7 @@ mod lease;
 mod limits;
 mod logs;
 mod peer;
+mod proxy;
 mod races;
 mod retries;
 mod role;

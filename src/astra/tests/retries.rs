@@ -24,6 +24,7 @@ fn client(url: &str, timeout: Duration) -> Arc<Client> {
         ca_cert: String::new(),
         timeout,
         user_agent: "test".to_owned(),
+        proxies: Arc::default(),
     };
     Arc::new(Client::new(&settings).unwrap())
 }

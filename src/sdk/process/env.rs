@@ -60,10 +60,30 @@ impl Environment {
     }
 }
 
+/// Returns the variables that are set among those that name proxies, as they are written. They may hold passwords.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+pub fn proxy_variables() -> Vec<(&'static str, String)> {
+    let read = |name| Some((name, std::env::var_os(name)?.to_string_lossy().into_owned()));
+    PROXY_VARIABLES.into_iter().filter_map(read).collect()
+}
+
 /// The spellings of Go's `strconv.ParseBool`.
 fn is_true(value: &str) -> bool {
     matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
+
+/// With `REQUEST_METHOD`, by which Go knows a process whose `HTTP_PROXY` comes from a client.
+const PROXY_VARIABLES: [&str; 9] = [
+    "http_proxy",
+    "HTTP_PROXY",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+    "REQUEST_METHOD",
+];
 
 const COOKIE: &str = "VAULT_BACKEND_PLUGIN";
 const COOKIE_VALUE: &str = "6669da05-b1c8-4f49-97d9-c8e5bed98e20";

@@ -23,6 +23,7 @@ use tonic::service::Routes;
 pub(crate) use self::broker::{Broker, Io};
 use self::control::{BrokerStream, Control, Controller, Stdio, Stop};
 use self::env::Environment;
+pub use self::env::proxy_variables;
 use self::mtls::Mtls;
 use super::Plugin;
 use super::pb::plugin::grpc_broker_server::GrpcBrokerServer;

@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 /// The certificate that the simulator shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Certificate {
-    /// For `localhost` and the loopback addresses.
+    /// For `localhost`, the loopback addresses, and `astra.test`, which only a proxy reaches.
     Valid,
     Expired,
     WrongHost,
@@ -29,8 +29,10 @@ pub fn acceptor(certificate: Certificate) -> (TlsAcceptor, String) {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("CA");
 
-    let hosts: &[&str] =
-        if certificate == Certificate::WrongHost { &["astra.invalid"] } else { &["localhost", "127.0.0.1", "::1"] };
+    let hosts: &[&str] = match certificate {
+        Certificate::WrongHost => &["astra.invalid"],
+        Certificate::Valid | Certificate::Expired => &["localhost", "127.0.0.1", "::1", "astra.test"],
+    };
     let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
     let mut params = CertificateParams::new(hosts).expect("valid names");
     params.distinguished_name.push(DnType::CommonName, "Simulated Astra");

@@ -179,13 +179,24 @@ impl Server {
 
     /// Enables the plugin at a path.
     pub(crate) fn enable(&self, path: &str) {
-        self.post(&format!("sys/mounts/{path}"), &json!({"type": PLUGIN})).ok();
+        self.enable_plugin(path, PLUGIN);
+    }
+
+    /// Enables what the catalog has under a name.
+    pub(crate) fn enable_plugin(&self, path: &str, name: &str) {
+        self.post(&format!("sys/mounts/{path}"), &json!({"type": name})).ok();
     }
 
     /// Puts the plugin into the catalog.
     pub(crate) fn register(&self) {
-        let body = json!({"sha256": sha256(&self.plugin_dir().join(PLUGIN)), "command": PLUGIN, "version": VERSION});
-        self.post(&format!("sys/plugins/catalog/secret/{PLUGIN}"), &body).ok();
+        self.register_as(PLUGIN, Vec::new());
+    }
+
+    /// Puts the plugin into the catalog under a name, with an environment that it has to itself.
+    pub(crate) fn register_as(&self, name: &str, env: Vec<String>) {
+        let digest = sha256(&self.plugin_dir().join(PLUGIN));
+        let body = json!({"sha256": digest, "command": PLUGIN, "version": VERSION, "env": env});
+        self.post(&format!("sys/plugins/catalog/secret/{name}"), &body).ok();
     }
 
     /// Returns the plugin directory.

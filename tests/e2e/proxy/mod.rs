@@ -1,0 +1,262 @@
+//! The proxies that the environment names: the server's, and that of a plugin alone.
+//!
+//! Calls to this machine take no proxy. So `astra.test` stands for a host that only proxies reach, and `0.0.0.0`, which is this
+//! machine but does not look like it, for a host that is reached directly.
+
+mod stand_in;
+
+use std::net::TcpListener;
+use std::sync::{Arc, LazyLock};
+
+use serde_json::json;
+
+use self::stand_in::{BASIC, LOGIN, Proxy};
+use crate::astra::{Astra, Builder, Certificate};
+use crate::bao::{Options, PLUGIN, Server};
+use crate::docs::Shell;
+use crate::world::{Token, World};
+
+const FAR: &str = "astra.test";
+const NEAR: &str = "0.0.0.0";
+
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
+/// Starts a server in an environment, which logs as much as it can.
+fn server(variables: Variables<'_>) -> Arc<Server> {
+    let env = variables.iter().chain(&[("DATASTAX_ASTRA_VAULT_LOG_LEVEL", "trace")]);
+    let env = env.map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+    Arc::new(Server::dev_with(&Options { log_level: "trace", env, ..Options::default() }))
+}
+
+/// The server of the tests whose environment is that of a plugin.
+fn shared() -> &'static Arc<Server> {
+    static SHARED: LazyLock<Arc<Server>> = LazyLock::new(|| server(&[]));
+    &SHARED
+}
+
+/// A mount whose config calls Astra by a host's name.
+struct Mount {
+    world: World,
+    authority: String,
+}
+
+impl Mount {
+    fn new(server: &Arc<Server>, host: &str, name: &str, astra: Builder) -> Self {
+        Self::of(server, PLUGIN, host, name, astra, |_| Vec::new())
+    }
+
+    /// A mount of a plugin that has variables to itself, which may depend on where its Astra is.
+    fn with(
+        server: &Arc<Server>,
+        host: &str,
+        name: &str,
+        variables: impl Fn(&str) -> Vec<(&'static str, String)>,
+    ) -> Self {
+        Self::of(server, name, host, name, Astra::builder(), variables)
+    }
+
+    fn of(
+        server: &Arc<Server>,
+        plugin: &str,
+        host: &str,
+        name: &str,
+        astra: Builder,
+        variables: impl Fn(&str) -> Vec<(&'static str, String)>,
+    ) -> Self {
+        let world = World::with_astra(server, name, astra.orgs(1));
+        let url = world.url().replace("127.0.0.1", host).replace("localhost", host);
+        let authority = url.split_once("://").expect("a URL").1.to_owned();
+        if plugin != PLUGIN {
+            let env = variables(&authority).into_iter().map(|(name, value)| format!("{name}={value}"));
+            server.register_as(plugin, env.collect());
+        }
+        server.enable_plugin(name, plugin);
+        let org = world.next_org();
+        let ca = world.ca_pem().unwrap_or_default().to_owned();
+        let fields = json!({"url": url, "ca_cert": ca, "logical_name": "retail", "verify_connection": false, "request_timeout": "5s"});
+        world.configure(&org, &fields);
+        world.role(&org, "reader", 60, 600);
+        Self { world, authority }
+    }
+
+    /// Mints and revokes, which must work.
+    #[track_caller]
+    fn works(&self) {
+        let token = Token::of(self.world.get("creds/retail/reader").ok());
+        self.world.revoke(&token).ok();
+        assert!(!self.world.is_alive(&token.client_id));
+    }
+
+    /// Mints, which must fail, and returns the error.
+    #[track_caller]
+    fn fails(&self, status: u16) -> String {
+        let text = self.world.get("creds/retail/reader").fails(status);
+        assert!(!text.contains("proxy-secret") && !text.contains(BASIC), "an error holds the login of a proxy: {text}");
+        text
+    }
+}
+
+fn assert_no_login(server: &Server) {
+    let log = server.log();
+    assert!(log.contains("created token") && log.contains("[TRACE]"), "the log is another one");
+    let line = log.lines().find(|line| line.contains("proxy-secret") || line.contains(BASIC));
+    assert!(line.is_none(), "the log holds the login of a proxy: {line:?}");
+}
+
+/// A port on which nobody listens any more.
+fn nobody() -> String {
+    let gone = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+    gone.to_string()
+}
+
+#[test]
+fn calls_take_the_proxies_of_the_environment() {
+    let proxy = Proxy::start();
+    let url = proxy.url("http");
+    let server = server(&[("HTTP_PROXY", &url), ("HTTPS_PROXY", &url), ("NO_PROXY", "10.0.0.0/8, 0.0.0.0")]);
+
+    let plain = Mount::new(&server, FAR, "plain", Astra::builder());
+    plain.works();
+    let lines = proxy.lines();
+    let wanted = [
+        format!("POST http://{}/v2/clientIdSecrets ", plain.authority),
+        format!("DELETE http://{}/v2/", plain.authority),
+    ];
+    assert!(lines.len() == 2 && lines.iter().zip(&wanted).all(|(line, wanted)| line.starts_with(wanted)), "{lines:?}");
+
+    proxy.sent();
+    let tls = Mount::new(&server, FAR, "tls", Astra::builder().tls(Certificate::Valid));
+    tls.works();
+    let lines = proxy.lines();
+    let tunnel = format!("CONNECT {} HTTP/1.1", tls.authority);
+    assert!(!lines.is_empty() && lines.iter().all(|line| *line == tunnel), "{lines:?}");
+    let sent = proxy.sent();
+    assert!(sent.contains("CONNECT") && !sent.contains("AstraCS") && !sent.contains("clientIdSecrets"), "in the clear");
+    tls.world.assert_no_secret("what the proxy saw", &sent);
+
+    let direct = Mount::new(&server, NEAR, "direct", Astra::builder());
+    direct.works();
+    assert!(proxy.lines().is_empty(), "NO_PROXY was not honoured");
+    for host in ["localhost", "127.0.0.1"] {
+        Mount::new(&server, host, host, Astra::builder().tls(Certificate::Valid)).works();
+        assert!(proxy.lines().is_empty(), "a call to {host} took a proxy");
+    }
+
+    proxy.refuse();
+    for mount in [&plain, &Mount::new(&server, FAR, "new", Astra::builder().tls(Certificate::Valid))] {
+        let text = mount.fails(if mount.world.mount == "plain" { 502 } else { 503 });
+        assert!(text.contains("proxy"), "{text}");
+    }
+    direct.works();
+    assert_no_login(&server);
+}
+
+#[test]
+fn the_same_in_lower_case_and_a_proxy_that_is_gone() {
+    let proxy = Proxy::start();
+    let (url, gone) = (proxy.url("http"), format!("http://{LOGIN}@{}", nobody()));
+    // The names in upper case come second.
+    let server = server(&[
+        ("http_proxy", &url),
+        ("HTTP_PROXY", &gone),
+        ("https_proxy", &gone),
+        ("no_proxy", NEAR),
+        ("NO_PROXY", "*"),
+    ]);
+
+    let plain = Mount::new(&server, FAR, "plain", Astra::builder());
+    plain.works();
+    assert_eq!(proxy.lines().len(), 2);
+    let tls = Mount::new(&server, FAR, "tls", Astra::builder().tls(Certificate::Valid));
+    let text = tls.fails(503);
+    assert!(text.contains("Astra cannot be reached") && text.contains("through the proxy in https_proxy"), "{text}");
+    Mount::new(&server, NEAR, "direct", Astra::builder()).works();
+    assert!(proxy.lines().is_empty(), "no_proxy was not honoured");
+    assert_no_login(&server);
+}
+
+#[test]
+fn a_socks5_proxy_resolves_the_name_and_gets_its_login() {
+    let server = shared();
+    for scheme in ["socks5", "socks5h"] {
+        let proxy = Proxy::start();
+        let variables = [("ALL_PROXY", proxy.url(scheme))];
+        for (kind, astra) in [("plain", Astra::builder()), ("tls", Astra::builder().tls(Certificate::Valid))] {
+            let name = format!("{scheme}-{kind}");
+            let mount = Mount::of(server, &name, FAR, &name, astra, |_| variables.to_vec());
+            mount.works();
+            let lines = proxy.lines();
+            let wanted = format!("SOCKS {}", mount.authority);
+            assert!(!lines.is_empty() && lines.iter().all(|line| *line == wanted), "{lines:?}");
+        }
+    }
+    assert_no_login(server);
+}
+
+/// Before, such a call went to port 80 of the proxy's host, or past the proxy, with the root token.
+#[test]
+fn a_proxy_that_cannot_be_parsed_lets_no_call_go_anywhere() {
+    let proxy = Proxy::start();
+    let raw = proxy.url("http").replace("secret", "secret#");
+    let cases = [
+        ("HTTP_PROXY", "http://127.0.0.1:notaport"),
+        ("HTTP_PROXY", raw.as_str()),
+        ("HTTP_PROXY", "gopher://127.0.0.1:3128"),
+        ("http_proxy", "http://[::1"),
+        ("ALL_PROXY", "http://127.0.0.1:99999"),
+    ];
+    for (number, (variable, value)) in cases.into_iter().enumerate() {
+        let name = format!("broken-{number}");
+        let mount = Mount::with(shared(), NEAR, &name, |_| vec![(variable, value.to_owned())]);
+        let text = mount.fails(503);
+        assert!(text.contains(variable) && !text.contains(value), "{text}");
+        assert!(!text.contains("notaport") && !text.contains("127.0.0.1"), "{text}");
+        assert!(mount.world.requests().is_empty() && proxy.lines().is_empty(), "{variable}: a call was made");
+    }
+}
+
+#[test]
+fn a_variable_that_cannot_be_parsed_disturbs_no_call_that_it_does_not_govern() {
+    let broken = || "http://127.0.0.1:notaport".to_owned();
+    Mount::with(shared(), NEAR, "other-scheme", |_| vec![("HTTPS_PROXY", broken()), ("NO_PROXY", "10/8".into())])
+        .works();
+    Mount::with(shared(), NEAR, "excepted", |_| vec![("HTTP_PROXY", broken()), ("NO_PROXY", format!("10/8,{NEAR}"))])
+        .works();
+    Mount::with(shared(), "127.0.0.1", "loopback", |_| vec![("HTTP_PROXY", broken()), ("NO_PROXY", "10/8".into())])
+        .works();
+}
+
+/// Before, such an entry was ignored, and the call went through the proxy.
+#[test]
+fn no_proxy_with_a_port_covers_that_port_only() {
+    let proxy = Proxy::start();
+    let listed = Mount::with(shared(), NEAR, "listed", |authority| {
+        vec![("HTTP_PROXY", proxy.url("http")), ("NO_PROXY", format!("x.test:1, {authority}"))]
+    });
+    listed.works();
+    assert!(proxy.lines().is_empty(), "NO_PROXY was not honoured");
+    let other = Mount::with(shared(), NEAR, "other", |_| {
+        vec![("HTTP_PROXY", proxy.url("http")), ("NO_PROXY", format!("{NEAR}:1"))]
+    });
+    other.works();
+    assert_eq!(proxy.lines().len(), 2);
+}
+
+#[test]
+fn no_proxy_that_cannot_be_parsed_lets_no_call_go_to_the_proxy() {
+    let proxy = Proxy::start();
+    let mount = Mount::with(shared(), FAR, "exceptions", |_| {
+        vec![("HTTP_PROXY", proxy.url("http")), ("NO_PROXY", "10.0.0.0/8,astra.test:http".into())]
+    });
+    let text = mount.fails(503);
+    assert!(text.contains("NO_PROXY") && !text.contains("astra.test"), "{text}");
+    assert!(proxy.lines().is_empty(), "a call was made");
+}
+
+#[test]
+fn a_proxy_that_cannot_be_parsed_is_explained() {
+    let value = "http://127.0.0.1:notaport";
+    let astra = Astra::builder().tls(Certificate::Valid);
+    let mount = Mount::of(shared(), "explained", FAR, "explained", astra, |_| vec![("HTTPS_PROXY", value.to_owned())]);
+    Shell::new(shared(), "explained", mount.world.url()).plays("docs/troubleshooting.md", "proxy");
+}
