@@ -12,7 +12,7 @@ use serde_json::json;
 
 use self::stand_in::{BASIC, LOGIN, Proxy};
 use crate::astra::{Astra, Builder, Certificate};
-use crate::bao::{Options, PLUGIN, Server};
+use crate::bao::{Options, PLUGIN, Server, sha256};
 use crate::docs::Shell;
 use crate::world::{Token, World};
 
@@ -259,4 +259,65 @@ fn a_proxy_that_cannot_be_parsed_is_explained() {
     let astra = Astra::builder().tls(Certificate::Valid);
     let mount = Mount::of(shared(), "explained", FAR, "explained", astra, |_| vec![("HTTPS_PROXY", value.to_owned())]);
     Shell::new(shared(), "explained", mount.world.url()).plays("docs/troubleshooting.md", "proxy");
+}
+
+#[test]
+fn the_catalog_gives_the_plugin_a_proxy_as_documented() {
+    let (server, proxy) = (server(&[]), Proxy::start());
+    let mount = Mount::new(&server, FAR, "astra", Astra::builder().tls(Certificate::Valid));
+    let mut shell = Shell::new(&server, "astra", mount.world.url());
+    shell.set("SHA256", sha256(&server.plugin_dir().join(PLUGIN)));
+    shell.stands_for("http://proxy.corp.example:3128", proxy.url("http").leak());
+    shell.runs("docs/operations.md", "a proxy for the plugin alone");
+    mount.works();
+    assert!(!proxy.lines().is_empty(), "the call took no proxy");
+    Mount::new(&server, NEAR, "other", Astra::builder()).works();
+    assert!(proxy.lines().is_empty(), "a call took the proxy of another scheme");
+}
+
+/// Returns whose proxy the calls of a new mount take: the `server`'s, or that of the `plugin` alone.
+#[track_caller]
+fn came_through(
+    server: &Arc<Server>,
+    proxies: [&Proxy; 2],
+    name: &str,
+    astra: Builder,
+    variables: &[(&'static str, String)],
+) -> &'static str {
+    Mount::of(server, name, FAR, name, astra, |_| variables.to_vec()).works();
+    match proxies.map(|proxy| !proxy.lines().is_empty()) {
+        [true, false] => "server",
+        [false, true] => "plugin",
+        both => panic!("calls through both proxies, or none: {both:?}"),
+    }
+}
+
+/// The table in `docs/operations.md`.
+#[test]
+fn variables_of_the_server_and_of_the_plugin_alone() {
+    let proxies = [&Proxy::start(), &Proxy::start()];
+    let [theirs, own] = proxies.map(|proxy| proxy.url("http"));
+    let server = server(&[("HTTP_PROXY", &theirs), ("https_proxy", &theirs)]);
+    let plain = |name, variables: &[_]| came_through(&server, proxies, name, Astra::builder(), variables);
+    // Where both have the name, the servers differ.
+    let is_vault = server.cli(&["version"]).ok().starts_with("Vault ");
+    let same = if is_vault { "plugin" } else { "server" };
+    assert_eq!(plain("same", &[("HTTP_PROXY", own.clone())]), same);
+    assert_eq!(plain("emptied", &[("HTTP_PROXY", String::new()), ("ALL_PROXY", own.clone())]), same);
+    // A name in lower case counts first, whoever sets it.
+    assert_eq!(plain("lower", &[("http_proxy", own.clone())]), "plugin");
+    let tls = Astra::builder().tls(Certificate::Valid);
+    assert_eq!(came_through(&server, proxies, "upper", tls, &[("HTTPS_PROXY", own.clone())]), "server");
+    // Without variables of its own, a plugin has those of the server.
+    assert_eq!(plain("none", &[("OTHER", own)]), "server");
+    assert_no_login(&server);
+}
+
+#[test]
+fn the_variables_of_the_server_count_first_where_vault_is_told_so() {
+    let proxies = [&Proxy::start(), &Proxy::start()];
+    let [theirs, own] = proxies.map(|proxy| proxy.url("http"));
+    let server = server(&[("HTTP_PROXY", &theirs), ("VAULT_PLUGIN_USE_LEGACY_ENV_LAYERING", "true")]);
+    let through = came_through(&server, proxies, "legacy", Astra::builder(), &[("HTTP_PROXY", own)]);
+    assert_eq!(through, "server");
 }
