@@ -37,10 +37,14 @@ AUDITABLE := $(call tool,cargo-auditable,0.7.7)
 CYCLONEDX := $(call tool,cargo-cyclonedx,0.5.9)
 DENY      := $(call tool,cargo-deny,0.20.2)
 
-RELEASE   := target/$(TRIPLE)/release/$(BIN)
-SIMULATOR := target/debug/examples/astra-simulator
+TARGET    := $(abspath $(or $(CARGO_TARGET_DIR),target))
+RELEASE   := $(TARGET)/$(TRIPLE)/release/$(BIN)
+SIMULATOR := $(TARGET)/debug/examples/astra-simulator
 
-PROFILED  := target/$(TRIPLE)/profiling/$(BIN)
+PROFILED  := $(TARGET)/$(TRIPLE)/profiling/$(BIN)
+
+# The conformance and end-to-end tiers test the release binary, the latter on a server.
+UNDER_TEST = HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN PLUGIN=$(RELEASE) &&
 
 FUZZ_SECONDS ?= 30
 
@@ -49,7 +53,7 @@ OHA_VERSION := 1.16.0
 OHA         := target/tools/oha-$(OHA_VERSION)/bin/oha
 
 # The program that measures, with the dependencies that the tests have built already.
-MEASURE = HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && CARGO_PROFILE_DEV_OPT_LEVEL=2 \
+MEASURE = $(UNDER_TEST) CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 	cargo bench --locked --profile dev --bench bench --
 
 .PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice image msrv bench bench-guard profile
@@ -69,21 +73,22 @@ recording: bin $(SIMULATOR) ## Records the demo in docs/demo.cast, and draws a m
 dev: bin $(SIMULATOR) ## Leaves a server with the plugin and a simulated Astra running
 	@PLUGIN=$(RELEASE) SIMULATOR=$(SIMULATOR) sh docs/demo.sh --stay
 
-test: fmtcheck lint doc ## Format, lints, documentation, all tiers of tests
-	HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && cargo test --locked
+test: fmtcheck lint doc bin ## Format, lints, documentation, all tiers of tests
+	$(UNDER_TEST) cargo test --locked
 
-storm: ## Runs a storm of faults and kills (SEED=1 SECONDS=60) and shows its numbers
-	HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && STORM_SEED=$(SEED) STORM_SECONDS=$(SECONDS) \
+storm: bin ## Runs a storm of faults and kills (SEED=1 SECONDS=60) and shows its numbers
+	$(UNDER_TEST) STORM_SEED=$(SEED) STORM_SECONDS=$(SECONDS) \
 	cargo test --locked --test e2e storm::nothing_is_lost -- --nocapture
 
 bench: bin $(OHA) ## Measures speed and size beside the server's kv engine (BENCH_QUICK=1, BENCH_PEER=path, BENCH_WRITE=1)
-	@export OHA=$(OHA) BENCH_PLUGIN=$(RELEASE) && $(MEASURE)
+	@export OHA=$(OHA) && $(MEASURE)
 
 bench-guard: bin ## Compares the instructions of a request with the kept figures (BENCH_GUARD_WRITE=1 keeps them)
-	@export BENCH_PLUGIN=$(RELEASE) && $(MEASURE) guard
+	@$(MEASURE) guard
 
+profile: RELEASE := $(PROFILED)
 profile: profiled $(OHA) ## Shows where the time of a role read and of a mint goes
-	@export OHA=$(OHA) BENCH_PLUGIN=$(PROFILED) && $(MEASURE) profile
+	@export OHA=$(OHA) && $(MEASURE) profile
 
 $(OHA):
 	cargo install oha --version =$(OHA_VERSION) --locked --root target/tools/oha-$(OHA_VERSION)
@@ -111,13 +116,14 @@ lint: ## Lints the code
 doc: ## Builds the code's documentation
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib
 
-docs: ## Writes anew what the documents show of a run
-	HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN && DOCS_WRITE=1 \
+docs: bin ## Writes anew what the documents show of a run
+	$(UNDER_TEST) DOCS_WRITE=1 \
 	cargo test --locked --test repository --test e2e -- documents:: docs:: readme:: catalogue::
 
-bin: ## Builds the release binary
-	@echo "building $(RELEASE) (some minutes the first time)"
+bin: ## Builds the release binary; `eval "$(make -s bin)"` names it to the tests, too
+	@echo "building $(RELEASE) (some minutes the first time)" >&2
 	$(BUILD)
+	@echo "export PLUGIN='$(RELEASE)'"
 
 # The binary of a release also tells what it is made of (`cargo audit bin`). The tool is named without its path, which
 # cargo would mix into the names of the binary's symbols; the variable is what `cargo auditable` would set.

@@ -32,6 +32,8 @@ mod guard;
 #[path = "../support/host/mod.rs"]
 mod host;
 mod load;
+#[path = "../support/plugin.rs"]
+mod plugin;
 mod proc;
 mod profile;
 mod report;

@@ -7,11 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
 
 use crate::host::Launch;
+use crate::plugin;
 use crate::say;
-use crate::settings::{self, require};
+use crate::settings::require;
 use crate::wire::{Bed, Op};
 
 /// What is counted.
@@ -28,14 +28,13 @@ const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/instruction
 
 /// Counts, and fails if a count is too high.
 pub(crate) fn run() -> Result<(), String> {
-    let plugin = settings::plugin()?;
     require("valgrind", "valgrind")?;
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let counts: Vec<(&str, u64)> = OPS
         .iter()
         .map(|&op| {
             say(&format!("counting {}", op.name()));
-            let (once, twice) = (count(&runtime, &plugin, op, REQUESTS), count(&runtime, &plugin, op, 2 * REQUESTS));
+            let (once, twice) = (count(&runtime, op, REQUESTS), count(&runtime, op, 2 * REQUESTS));
             (op.name(), twice.saturating_sub(once) / REQUESTS)
         })
         .collect();
@@ -46,7 +45,7 @@ pub(crate) fn run() -> Result<(), String> {
 }
 
 /// Returns the instructions of a whole run with so many requests.
-fn count(runtime: &tokio::runtime::Runtime, plugin: &Path, op: Op, requests: u64) -> u64 {
+fn count(runtime: &tokio::runtime::Runtime, op: Op, requests: u64) -> u64 {
     let dir = tempfile::tempdir().expect("temporary directory");
     let out = dir.path().join("callgrind.out");
     let launch = Launch::of("valgrind".into())
@@ -54,7 +53,7 @@ fn count(runtime: &tokio::runtime::Runtime, plugin: &Path, op: Op, requests: u64
         .arg("--tool=callgrind")
         .arg(&format!("--callgrind-out-file={}", out.display()))
         .arg(&format!("--log-file={}", dir.path().join("log").display()))
-        .arg(plugin.to_str().expect("a path of text"));
+        .arg(plugin::binary().to_str().expect("a path of text"));
     runtime.block_on(async {
         let mut bed = Bed::new(launch).await;
         for _ in 0..requests {

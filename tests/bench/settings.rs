@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::str::FromStr;
 
+use crate::plugin;
+
 /// The settings of a run.
 pub(crate) struct Settings {
     /// The plugin's binary.
@@ -45,7 +47,7 @@ impl Settings {
             return Err("BENCH_SIZES: the smallest size is 10".into());
         }
         Ok(Self {
-            plugin: plugin()?,
+            plugin: plugin::binary().into(),
             peer: program("BENCH_PEER")?,
             oha: program("OHA")?.ok_or("OHA names no load generator: make does")?,
             rounds: number("BENCH_ROUNDS", pick("3", "1").parse().expect("a number"))?,
@@ -58,11 +60,6 @@ impl Settings {
             write: std::env::var_os("BENCH_WRITE").is_some(),
         })
     }
-}
-
-/// Returns the plugin's binary.
-pub(crate) fn plugin() -> Result<PathBuf, String> {
-    program("BENCH_PLUGIN")?.ok_or_else(|| "BENCH_PLUGIN names no binary: make does".into())
 }
 
 /// Fails if a program is not there, and says in which package it is.

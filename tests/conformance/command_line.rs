@@ -1,21 +1,26 @@
 //! What the binary says to people, who start it without a host's cookie.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use crate::host::Launch;
 use crate::host::process::COOKIE;
+use crate::plugin;
 
-const ENGINE: &str = env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra");
 const NAME: &str = env!("CARGO_PKG_NAME");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn version_tells_version_commit_and_protocol() {
-    // The tests are built with the variable that the binary is built with.
-    let commit = option_env!("BUILD_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("unknown");
-    let expected = format!("{NAME} v{VERSION}\ncommit: {commit}\nprotocol: plugin API version 5\n");
+    let expected = Launch::astra().arg("-version").by_hand().await;
+    let [name, commit, protocol] = expected.lines().collect::<Vec<_>>()[..] else { panic!("{expected}") };
+    assert_eq!((name, protocol), (format!("{NAME} v{VERSION}").as_str(), "protocol: plugin API version 5"));
+    let commit = commit.strip_prefix("commit: ").unwrap();
+    // What is built from uncommitted files says so.
+    assert_eq!(commit.trim_end_matches("-dirty"), checked_out(), "PLUGIN is of another commit: run `make bin`");
     for flag in ["-version", "--version", "-v"] {
         assert_eq!(Launch::astra().arg(flag).by_hand().await, expected, "{flag}");
         assert_eq!(Launch::astra().arg("-x").arg(flag).arg("-help").by_hand().await, expected, "{flag}");
@@ -26,12 +31,13 @@ async fn version_tells_version_commit_and_protocol() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn help_has_the_commands_for_this_very_binary() {
+    let engine = plugin::binary().to_str().unwrap();
     let help = Launch::astra().arg("-help").by_hand().await;
-    let program = std::fs::read(ENGINE).unwrap();
+    let program = std::fs::read(engine).unwrap();
     let digest: String = Sha256::digest(program).iter().map(|byte| format!("{byte:02x}")).collect();
     for part in [
         env!("CARGO_PKG_DESCRIPTION"),
-        &format!("install -m 0755 {ENGINE} "),
+        &format!("install -m 0755 {engine} "),
         &format!("-sha256={digest} "),
         &format!("-command={NAME} -version=v{VERSION} secret {NAME}\n"),
         &format!("vault secrets enable {NAME}\n"),
@@ -41,10 +47,37 @@ async fn help_has_the_commands_for_this_very_binary() {
     ] {
         assert!(help.contains(part), "no {part:?} in:\n{help}");
     }
-    assert!(help.lines().all(|line| line.len() <= 120 || line.contains(ENGINE) || line.contains(&digest)), "{help}");
+    assert!(help.lines().all(|line| line.len() <= 120 || line.contains(engine) || line.contains(&digest)), "{help}");
     for flag in ["--help", "-h"] {
         assert_eq!(Launch::astra().arg(flag).by_hand().await, help, "{flag}");
     }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_binary_under_test_is_the_one_that_ships() {
+    let read =
+        output("readelf", &["--wide", "--segments", "--dynamic", "--sections", plugin::binary().to_str().unwrap()]);
+    let read = read.expect("readelf, which is with the linker");
+    assert!(!read.contains(".symtab") && !read.contains(".debug_"), "it has symbols, so it is no release build");
+    // As in the Makefile: where there is no static C library, the binary is an ordinary one.
+    let library = output("cc", &["-print-file-name=libc.a"]).expect("a C compiler");
+    if cfg!(target_env = "gnu") && Path::new(&library).is_absolute() {
+        assert!(!read.contains("INTERP") && !read.contains("(NEEDED)"), "it is linked dynamically:\n{read}");
+    }
+}
+
+/// Returns the commit of the checkout. A source archive has none.
+fn checked_out() -> String {
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let commit = || output("git", &["-C", folder, "rev-parse", "HEAD"]);
+    Path::new(folder).join(".git").exists().then(commit).flatten().unwrap_or_else(|| "unknown".into())
+}
+
+/// Returns what a program prints, if it is there and succeeds.
+fn output(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,5 +27,7 @@ mod kills;
 mod leases;
 mod names;
 mod output;
+#[path = "../support/plugin.rs"]
+mod plugin;
 mod requests;
 mod start;

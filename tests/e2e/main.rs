@@ -40,6 +40,8 @@ mod openapi;
 mod operations;
 mod orgs;
 mod permissions;
+#[path = "../support/plugin.rs"]
+mod plugin;
 mod policies;
 mod proxy;
 mod races;

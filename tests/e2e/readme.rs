@@ -4,8 +4,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use crate::astra::Astra;
-use crate::bao::{PLUGIN, Server, example, host_binary, redact, sha256};
+use crate::bao::{PLUGIN, Server, host_binary, redact, sha256};
 use crate::docs::{Shell, block, follow_the_guide};
+use crate::plugin::{binary, example};
 use crate::world::{ROLE_ID, World};
 
 const QUICK_START: &str = "docs/quick-start.md";
@@ -80,7 +81,7 @@ fn the_demo_runs_to_its_end_and_leaves_nothing() {
     let [temporary, logs] = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
     let output = Command::new("sh")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/demo.sh"))
-        .env("PLUGIN", env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra"))
+        .env("PLUGIN", binary())
         .env("SIMULATOR", example("astra-simulator"))
         .env("HOST_BIN", host_binary())
         .env("TMPDIR", temporary.path())

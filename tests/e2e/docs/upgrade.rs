@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Shell;
-use crate::bao::{PLUGIN, Server, example, redact, sha256, wait};
+use crate::bao::{PLUGIN, Server, redact, sha256, wait};
 use crate::go_plugin::{Fixtures, ROLE, STANDARD, parsed};
+use crate::plugin::example;
 use crate::takeover::{Old, raw, stored_lease, template};
 use crate::world::Token;
 

@@ -11,7 +11,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::{example, find, link, python, python_packages, search_path, skip, text};
-use crate::bao::{PLUGIN, redact, wait};
+use crate::bao::{redact, wait};
+use crate::plugin;
 use crate::world::{Mode, World};
 
 const SOON: Duration = Duration::from_secs(90);
@@ -29,10 +30,7 @@ struct Worker {
 impl Worker {
     /// Starts all of them; those for which something is missing on this machine are left out, which is said.
     fn all(world: &World, path: &str, jobs: u32) -> Vec<Self> {
-        let rust = Path::new(env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra"));
-        assert_eq!(rust.file_name().expect("a name"), PLUGIN);
-        let mut programs =
-            vec![("worker.rs", Command::new(rust.with_file_name("examples").join("worker"))), ("worker.py", python())];
+        let mut programs = vec![("worker.rs", Command::new(plugin::example("worker"))), ("worker.py", python())];
         programs[1].1.arg(example("application/worker.py"));
         if find("curl").is_some() {
             let mut shell = Command::new("sh");

@@ -27,6 +27,8 @@ pub(crate) use client::Client;
 use process::Process;
 pub(crate) use process::alive;
 
+use crate::plugin::binary;
+
 /// Name of the plugin in the catalog, and of its binary.
 pub(crate) const PLUGIN: &str = "vault-plugin-secrets-datastax-astra";
 
@@ -329,19 +331,11 @@ pub(crate) fn sha256(file: &Path) -> String {
 
 /// Puts a copy of the plugin's binary into a directory.
 pub(crate) fn install(plugin: &Path) {
-    let built = Path::new(env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra"));
+    let built = binary();
     // A hard link cannot cross file systems.
     if fs::hard_link(built, plugin).is_err() {
         fs::copy(built, plugin).expect("copy the plugin");
     }
-}
-
-/// Returns the program of an example, which "cargo test" builds.
-pub(crate) fn example(name: &str) -> PathBuf {
-    let file =
-        Path::new(env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra")).with_file_name("examples").join(name);
-    assert!(file.is_file(), "no {}: \"cargo test\" builds it with the other examples", file.display());
-    file
 }
 
 /// Returns where programs are sought.

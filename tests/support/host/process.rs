@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::log;
 use super::tls::Identity;
+use crate::plugin;
 
 /// Name and value of the variable that says that a plugin host starts the process (`vault/sdk` `plugin/serve.go`).
 pub const COOKIE: (&str, &str) = ("VAULT_BACKEND_PLUGIN", "6669da05-b1c8-4f49-97d9-c8e5bed98e20");
@@ -47,16 +48,12 @@ pub struct Launch {
 impl Launch {
     /// The engine of this package, as OpenBao starts it.
     pub fn astra() -> Self {
-        Self::of(env!("CARGO_BIN_EXE_vault-plugin-secrets-datastax-astra").into())
+        Self::of(plugin::binary().into())
     }
 
-    /// The example engine, which `cargo test` builds beside the tests.
+    /// The example engine.
     pub fn passbook() -> Self {
-        let tests = std::env::current_exe().unwrap();
-        let profile = tests.parent().and_then(Path::parent).unwrap();
-        let binary = profile.join("examples/passbook");
-        assert!(binary.exists(), "{} is missing: build it with `cargo build --example passbook`", binary.display());
-        Self::of(binary)
+        Self::of(plugin::example("passbook"))
     }
 
     /// Any program, as OpenBao starts it.
