@@ -1,12 +1,16 @@
 //! Points 1 to 5 and 9: from the start to the handshake line.
 
+use std::io::Write as _;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::host::process::{COOKIE, SOCKETS, TEMPORARY};
+use crate::host::process::{COOKIE, SOCKETS, TEMPORARY, files};
 use crate::host::{Host, Launch};
+use crate::plugin;
 
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
@@ -122,6 +126,84 @@ async fn p09_without_a_wish_of_the_host_only_the_owner_can_reach_the_socket() {
     });
     assert!(private, "neither the socket nor its directory is private");
     host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p09_a_tmpdir_that_is_of_no_use_is_named_with_the_cause() {
+    let advice = "set TMPDIR to a directory that the server can write to, with a path of at most 90 bytes";
+    let parent = tempfile::tempdir().unwrap();
+    let (file, long) = (parent.path().join("file"), padded(parent.path(), 102));
+    std::fs::write(&file, "").unwrap();
+    let cases = [
+        (&parent.path().join("missing"), "No such file or directory"),
+        (&file, "Not a directory"),
+        (&padded(parent.path(), 91), "path must be shorter than SUN_LEN"),
+        (&long, "path must be shorter than SUN_LEN"),
+    ];
+    for (directory, cause) in cases {
+        let mut plugin = Launch::astra().env("TMPDIR", directory.to_str().unwrap()).spawn();
+        plugin.refused(ONE_SECOND).await;
+        let text = plugin.stderr();
+        let line = text.lines().next().unwrap();
+        for part in ["plugin cannot start", directory.to_str().unwrap(), cause, advice] {
+            assert!(line.contains(part), "no {part:?} in {line}");
+        }
+    }
+    assert_eq!(files(&long), Vec::<PathBuf>::new(), "left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p09_a_tmpdir_that_takes_no_file_is_named_with_the_cause() {
+    const MOUNT: &str = r#"mount -t tmpfs -o "$OPTIONS" none "$TMPDIR" && exec "$0""#;
+    if !has_namespaces("a full and a read-only TMPDIR") {
+        return;
+    }
+    for (options, cause) in [("ro", "Read-only file system"), ("nr_inodes=1", "No space left on device")] {
+        let args = ["sh", "-c", MOUNT, plugin::binary().to_str().unwrap()];
+        let mut plugin = in_namespaces(&args).env("OPTIONS", options).spawn();
+        plugin.refused(ONE_SECOND).await;
+        let text = plugin.stderr();
+        let line = text.lines().next().unwrap();
+        for part in ["plugin cannot start", TEMPORARY, cause, "set TMPDIR"] {
+            assert!(line.contains(part), "no {part:?} in {line}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p09_a_tmpdir_of_90_bytes_has_room_for_the_socket() {
+    let parent = tempfile::tempdir().unwrap();
+    for length in [89, 90] {
+        let directory = padded(parent.path(), length);
+        let host = Host::start(Launch::astra().env("TMPDIR", directory.to_str().unwrap())).await;
+        assert!(host.handshake.socket.starts_with(&directory), "{}", host.handshake.line);
+        host.mount().await;
+        host.stop().await;
+        assert_eq!(files(&directory), Vec::<PathBuf>::new(), "left behind");
+    }
+}
+
+/// Starts a program as root of a user namespace and a mount namespace.
+fn in_namespaces(args: &[&str]) -> Launch {
+    args.iter().fold(Launch::of("unshare".into()).arg("-Urm"), |launch, arg| launch.arg(arg))
+}
+
+/// Whether this machine permits namespaces. If not, says what was left out.
+fn has_namespaces(what: &str) -> bool {
+    let tried = Command::new("unshare").args(["-Urm", "true"]).output();
+    let permitted = tried.is_ok_and(|output| output.status.success());
+    if !permitted {
+        // Past the capture of the test's output, where nobody would see it.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: no namespaces on this machine");
+    }
+    permitted
+}
+
+/// Makes a directory whose path has so many bytes.
+fn padded(parent: &Path, length: usize) -> PathBuf {
+    let directory = parent.join("x".repeat(length - parent.as_os_str().len() - 1));
+    std::fs::create_dir(&directory).unwrap();
+    directory
 }
 
 fn group_name(gid: u32) -> Option<String> {

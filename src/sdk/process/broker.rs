@@ -131,7 +131,10 @@ impl Broker {
             }
         };
         timeout(WAIT, told).await.map_err(|_| {
-            io::Error::new(io::ErrorKind::TimedOut, format!("the host did not say where it serves connection {id}"))
+            // A host without a place for its own sockets says so in its log only (go-plugin grpc_broker.go, AcceptAndServe).
+            let advice = "see its log for \"acceptAndServe error\": it may have a TMPDIR that it cannot write to";
+            let text = format!("the host did not say where it serves connection {id}; {advice}");
+            io::Error::new(io::ErrorKind::TimedOut, text)
         })
     }
 

@@ -39,7 +39,7 @@ impl Drop for Socket {
 /// (plugincontainer, `PluginToHost`). Elsewhere the socket gets a directory that no other user can look into.
 ///
 /// # Errors
-/// Names the directory: it comes from the environment of the host, which nobody has before their eyes.
+/// Names the directory and the variable that it comes from, since both are in the environment of the host.
 pub(super) fn bind(environment: &Environment) -> io::Result<(UnixListener, Socket)> {
     let gid = environment.socket_group.as_deref().map(group_id).transpose()?;
     let directory = std::path::absolute(environment.socket_dir.clone().unwrap_or_else(std::env::temp_dir))?;
@@ -51,16 +51,28 @@ pub(super) fn bind(environment: &Environment) -> io::Result<(UnixListener, Socke
     bound.map_err(|error| io::Error::new(error.kind(), format!("no socket can be made in {directory:?}: {error}")))
 }
 
+/// Adds what to do about a directory that is of no use. `given` tells whether the host named it for sockets alone.
+fn advise(error: &io::Error, given: bool) -> io::Error {
+    let (variable, socket) =
+        if given { ("PLUGIN_UNIX_SOCKET_DIR", "/plugin01234567") } else { ("TMPDIR", "/plugin01234567/s") };
+    let longest = SOCKET_PATH - socket.len();
+    let advice = "to a directory that the server can write to, with a path of at most";
+    io::Error::new(error.kind(), format!("{error}; set {variable} {advice} {longest} bytes"))
+}
+
+/// How many bytes the path of a socket can have (unix(7)); one more is for the zero behind it.
+const SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+
 fn bind_in(parent: &Path, given: bool, gid: Option<u32>) -> io::Result<(UnixListener, Socket)> {
     let unique = Uuid::new_v4().simple().to_string();
     let path = parent.join(format!("plugin{}", &unique[..8]));
     let socket = if given {
         Socket { path, directory: None }
     } else {
-        DirBuilder::new().mode(0o700).create(&path)?;
+        DirBuilder::new().mode(0o700).create(&path).map_err(|error| advise(&error, given))?;
         Socket { path: path.join("s"), directory: Some(path) }
     };
-    let listener = UnixListener::bind(&socket.path)?;
+    let listener = UnixListener::bind(&socket.path).map_err(|error| advise(&error, given))?;
     match gid {
         None => fs::set_permissions(&socket.path, Permissions::from_mode(0o600))?,
         Some(gid) => {
@@ -142,6 +154,20 @@ mod tests {
             let environment = Environment { socket_dir: Some(directory.clone()), ..Environment::default() };
             let error = bind(&environment).err().expect("a socket that no host can use").to_string();
             assert!(error.contains(&format!("{directory:?}")), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn directory_has_room_for_a_socket_up_to_the_length_that_is_told() {
+        let given = tempfile::tempdir().unwrap();
+        let longest = SOCKET_PATH - "/plugin01234567".len();
+        for (length, fits) in [(longest, true), (longest + 1, false)] {
+            let directory = given.path().join("x".repeat(length - given.path().as_os_str().len() - 1));
+            fs::create_dir(&directory).unwrap();
+            let environment = Environment { socket_dir: Some(directory), ..Environment::default() };
+            let error = bind(&environment).err().map(|error| error.to_string());
+            assert_eq!(error.is_none(), fits, "{length}: {error:?}");
+            assert!(error.is_none_or(|error| error.contains(&format!("at most {longest} bytes"))));
         }
     }
 

@@ -75,6 +75,32 @@ fn a_plugin_that_does_not_start_is_explained() {
 }
 
 #[test]
+fn a_plugin_without_a_place_for_its_socket_is_explained() {
+    let server = Server::dev();
+    let mut shell = shell(&server, &server.plugin_dir().join(PLUGIN));
+    shell.set("SERVER_LOG", server.plugin_dir().with_file_name("server.log").display().to_string());
+    let temporary = server.plugin_dir().with_file_name("tmp");
+    fs::remove_dir(&temporary).expect("remove the empty directory");
+    shell.plays(PAGE, "no socket");
+    wait("the cause in the log", Duration::from_secs(10), || server.log().contains("No such file").then_some(()));
+    shell.plays(PAGE, "no socket in the log");
+
+    fs::write(&temporary, "").expect("write a file");
+    let enabled = server.cli(&["secrets", "enable", "-path=astra", PLUGIN]).fails();
+    assert!(enabled.contains("Failed to read any lines from plugin's stdout"), "{enabled}");
+    wait("the cause in the log", Duration::from_secs(10), || server.log().contains("Not a directory").then_some(()));
+    fs::remove_file(&temporary).expect("remove the file");
+    fs::create_dir(&temporary).expect("make the directory again");
+    server.enable("first");
+
+    fs::remove_dir_all(&temporary).expect("remove the directory");
+    shell.plays(PAGE, "no socket of the server");
+    assert!(server.log().contains("acceptAndServe error"), "{}", server.log_tail());
+    fs::create_dir(&temporary).expect("make the directory again");
+    server.enable("astra");
+}
+
+#[test]
 fn a_server_without_a_plugin_directory_takes_no_plugin() {
     let server = Server::dev_without_plugins();
     shell(&server, &server.plugin_dir().join(PLUGIN)).plays(PAGE, "no plugin directory");
