@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::json;
 
-use crate::host::process::{COOKIE, SOCKETS, TEMPORARY, files};
+use crate::host::process::{COOKIE, PATIENCE, SOCKETS, TEMPORARY, files};
 use crate::host::{Host, Launch};
 use crate::plugin;
 
@@ -181,6 +182,24 @@ async fn p09_a_tmpdir_of_90_bytes_has_room_for_the_socket() {
         host.stop().await;
         assert_eq!(files(&directory), Vec::<PathBuf>::new(), "left behind");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p03_it_starts_in_a_root_with_nothing_but_itself() {
+    if !has_namespaces("a start in an empty root") {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    std::fs::copy(plugin::binary(), root.path().join("plugin")).unwrap();
+    std::fs::create_dir(root.path().join("tmp")).unwrap();
+    let launch = in_namespaces(&["chroot", root.path().to_str().unwrap(), "/plugin"]).env("PATH", "/usr/sbin:/usr/bin");
+    let mut plugin = launch.env("TMPDIR", "/tmp").spawn();
+    let socket = plugin.handshake().await.socket;
+    assert!(root.path().join(socket.strip_prefix("/").unwrap()).exists());
+    plugin.signal(Signal::TERM);
+    assert!(plugin.exit(PATIENCE).await.success());
+    plugin.check();
+    assert_eq!(files(&root.path().join("tmp")), Vec::<PathBuf>::new(), "left behind");
 }
 
 /// Starts a program as root of a user namespace and a mount namespace.
