@@ -56,7 +56,7 @@ OHA         := target/tools/oha-$(OHA_VERSION)/bin/oha
 MEASURE = $(UNDER_TEST) CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 	cargo bench --locked --profile dev --bench bench --
 
-.PHONY: help demo dev test storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice image msrv bench bench-guard profile
+.PHONY: help demo dev test test-roots storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice image msrv bench bench-guard profile
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -75,6 +75,13 @@ dev: bin $(SIMULATOR) ## Leaves a server with the plugin and a simulated Astra r
 
 test: fmtcheck lint doc bin ## Format, lints, documentation, all tiers of tests
 	$(UNDER_TEST) cargo test --locked
+
+# Without a network but its own, and with mounts that nobody else sees.
+test-roots: bin ## Runs the binary on a server in roots of other machines (needs root, debootstrap and a static server)
+	sh tests/roots/roots.sh
+	cargo test --locked --no-run --test roots
+	$(UNDER_TEST) unshare --mount --net sh -c \
+		'ip link set lo up && exec cargo test --locked --offline --test roots -- --nocapture'
 
 storm: bin ## Runs a storm of faults and kills (SEED=1 SECONDS=60) and shows its numbers
 	$(UNDER_TEST) STORM_SEED=$(SEED) STORM_SECONDS=$(SECONDS) \
@@ -112,6 +119,7 @@ fmtcheck:
 
 lint: ## Lints the code
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test roots -- -D warnings
 
 doc: ## Builds the code's documentation
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib

@@ -50,6 +50,8 @@ pub(crate) struct Server {
     dir: PathBuf,
     /// Arguments of the server command.
     args: Vec<String>,
+    /// Folder that the server takes for the root of the file system.
+    chroot: Option<PathBuf>,
     env: Vec<(String, String)>,
     /// Key that opens the seal; none in dev mode.
     key: Option<String>,
@@ -62,13 +64,15 @@ pub(crate) struct Options {
     pub(crate) log_level: &'static str,
     /// Additional environment.
     pub(crate) env: Vec<(String, String)>,
+    /// Folder that the server takes for the root of the file system. What it needs has the same path there.
+    pub(crate) chroot: Option<PathBuf>,
     /// Additional lines of the configuration file.
     pub(crate) config: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log_level: "debug", env: Vec::new(), config: "" }
+        Self { log_level: "debug", env: Vec::new(), chroot: None, config: "" }
     }
 }
 
@@ -146,7 +150,8 @@ impl Server {
         env.push(("HOME".into(), root.home.display().to_string()));
         env.push(("TMPDIR".into(), dir.join("tmp").display().to_string()));
         env.push(("PATH".into(), search_path()));
-        Self { root, dir: dir.to_owned(), args, env, key: None, process: Mutex::new(None) }
+        let chroot = options.chroot.clone();
+        Self { root, dir: dir.to_owned(), args, chroot, env, key: None, process: Mutex::new(None) }
     }
 
     /// Starts a server on a free port; another process may take that port in between, then on the next.
@@ -164,7 +169,14 @@ impl Server {
 
     /// Starts the process and waits for the API; false if the process ended.
     fn start(&self) -> bool {
-        let mut command = Command::new(&self.root.bin);
+        let mut command = match &self.chroot {
+            None => Command::new(&self.root.bin),
+            Some(root) => {
+                let mut command = Command::new("chroot");
+                command.arg(root).arg(&self.root.bin);
+                command
+            }
+        };
         command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
         let process = Process::spawn(&mut command, &self.root.log, &self.dir);
         let pid = process.pid();

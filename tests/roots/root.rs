@@ -1,0 +1,70 @@
+//! A root of another system, and how a server runs in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::bao::{Options, Server, host_binary};
+
+/// A folder that a server takes for the root of the file system.
+pub(crate) struct Root(PathBuf);
+
+impl Root {
+    /// Returns a root of Debian, which `roots.sh` has made.
+    pub(crate) fn debian(suite: &str) -> Self {
+        let root = roots().join(suite);
+        assert!(root.is_dir(), "no {}: `make test-roots` makes it", root.display());
+        Self(root).mounted()
+    }
+
+    /// Returns a root with nothing in it but the server, the plugin, and the folder for temporary files.
+    ///
+    /// It is never removed: a mount that somebody forgot would be emptied with it.
+    pub(crate) fn empty(name: &str) -> Self {
+        let root = roots().join(name);
+        fs::create_dir_all(&root).expect("make a root");
+        Self(root).mounted()
+    }
+
+    /// Shows the server and the folder for temporary files, where the plugin is, at their own paths in the root.
+    fn mounted(self) -> Self {
+        let (server, temporary) = (host_binary(), std::env::temp_dir());
+        fs::create_dir_all(self.at(server.parent().expect("a folder"))).expect("make a mount point");
+        fs::create_dir_all(self.at(&temporary)).expect("make a mount point");
+        // Not truncated: where it is mounted already, it is the server.
+        fs::File::options().create(true).append(true).open(self.at(&server)).expect("make a mount point");
+        for path in [&server, &temporary] {
+            let status = Command::new("mount").arg("--bind").args([path, &self.at(path)]).status();
+            assert!(status.expect("run mount").success(), "{} cannot be mounted", path.display());
+        }
+        self
+    }
+
+    /// Writes a file of the root.
+    pub(crate) fn write(&self, path: &Path, text: &str) {
+        let file = self.at(path);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("make a folder of a root");
+        // A link would lead out of the root.
+        let _ = fs::remove_file(&file);
+        fs::write(file, text).expect("write a file of a root");
+    }
+
+    /// Tells whether a dynamic program of this root finds an address of a host.
+    pub(crate) fn resolves(&self, host: &str) -> bool {
+        let found = Command::new("chroot").arg(&self.0).args(["getent", "hosts", host]).output();
+        found.expect("run chroot").status.success()
+    }
+
+    /// Starts a server in the root.
+    pub(crate) fn server(&self) -> Server {
+        Server::dev_with(&Options { chroot: Some(self.0.clone()), ..Options::default() })
+    }
+
+    fn at(&self, path: &Path) -> PathBuf {
+        self.0.join(path.strip_prefix("/").expect("an absolute path"))
+    }
+}
+
+fn roots() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/roots")
+}
