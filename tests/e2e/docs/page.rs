@@ -37,8 +37,7 @@ pub(crate) fn transcript(document: &str, name: &str) -> Vec<Step> {
                 command.push_str(line);
             }
             (None, Some((_, expected))) => {
-                expected.push_str(line.trim());
-                expected.push(' ');
+                line.split_whitespace().for_each(|word| expected.extend([word, " "]));
             }
             (None, None) => panic!("{document}, {name:?}: a command first"),
         }

@@ -18,7 +18,7 @@ for word do
     case $word in
         astra | astra/*) word=$TEST_MOUNT${word#astra} ;;
         -path=astra) word=-path=$TEST_MOUNT ;;
-        -mounts=astra/) word=-mounts=$TEST_MOUNT/ ;;
+        mounts=astra/) word=mounts=$TEST_MOUNT/ ;;
         */astra/*) word=${word%%astra/*}$TEST_MOUNT/${word#*astra/} ;;
         astra_token=?*) url=url=$TEST_ASTRA ;;
         url=https://api.astra.datastax.com) continue ;;
