@@ -56,7 +56,7 @@ OHA         := target/tools/oha-$(OHA_VERSION)/bin/oha
 MEASURE = $(UNDER_TEST) CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 	cargo bench --locked --profile dev --bench bench --
 
-.PHONY: help demo dev test test-roots storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice image msrv bench bench-guard profile
+.PHONY: help demo dev test test-vault test-roots storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice image msrv bench bench-guard profile
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -75,6 +75,10 @@ dev: bin $(SIMULATOR) ## Leaves a server with the plugin and a simulated Astra r
 
 test: fmtcheck lint doc bin ## Format, lints, documentation, all tiers of tests
 	$(UNDER_TEST) cargo test --locked
+
+test-vault: bin ## Runs the end-to-end tests on HashiCorp Vault, which takes Go unless HOST_BIN is a vault
+	HOST_BIN=$$(sh tests/support/vault-bin.sh) && export HOST_BIN PLUGIN=$(RELEASE) && \
+	cargo build --locked --examples && cargo test --locked --test e2e
 
 # Without a network but its own, and with mounts that nobody else sees.
 test-roots: bin ## Runs the binary on a server in roots of other machines (needs root, debootstrap and a static server)

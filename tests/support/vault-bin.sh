@@ -1,0 +1,39 @@
+#!/bin/sh
+# Prints the path of a Vault server: HOST_BIN if it is a `vault`, else the server of tests/vault-server, built once into
+# .cache/vault/.
+set -eu
+
+fail() {
+    echo "vault-bin: $1" >&2
+    exit 1
+}
+
+here=$(cd "$(dirname "$0")" && pwd)
+
+if [ -n "${HOST_BIN:-}" ]; then
+    found=$(sh "$here/host-bin.sh")
+    case $("$found" version) in
+        "Vault "*)
+            echo "$found"
+            exit 0
+            ;;
+    esac
+fi
+
+source=$here/../vault-server
+version=$(sed -n 's|^require github.com/hashicorp/vault v||p' "$source/go.mod")
+cache=$(cd "$here/../.." && pwd)/.cache/vault
+vault=$cache/vault-$version
+
+if [ ! -x "$vault" ]; then
+    command -v go >/dev/null || fail "building Vault takes Go, which is not in PATH: install it, or set HOST_BIN to a vault binary"
+    mkdir -p "$cache"
+    work=$(mktemp -d "$cache/build.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    echo "building Vault $version (about ten minutes, once)" >&2
+    # Without symbols the linker is done sooner, and the file is smaller by a third.
+    (cd "$source" && go build -mod=readonly -ldflags='-s -w' -o "$work/vault" .) >&2 \
+        || fail "Vault could not be built: set HOST_BIN to a vault binary"
+    mv "$work/vault" "$vault"
+fi
+echo "$vault"
