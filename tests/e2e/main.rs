@@ -48,6 +48,7 @@ mod races;
 mod readme;
 mod rotate;
 mod secrets;
+mod servers;
 mod storm;
 mod sync;
 mod takeover;

@@ -11,6 +11,7 @@ use crate::astra::{Astra, Route};
 use crate::bao::Reply;
 use crate::creds::{caller, rule, tricks, try_all};
 use crate::openapi;
+use crate::servers::on_vault;
 use crate::world::{Mode, Org, ROLE_ID, Token, World};
 
 use self::Who::{Auditor, Operator, RoleAdmin, Workload};
@@ -230,7 +231,8 @@ fn each_policy_allows_what_its_table_says_and_the_rest_is_403() {
                 // The server reads the body of a patch before it looks at policies.
                 let body = if method == "PATCH" { json!({}) } else { Value::Null };
                 let reply = caller.http(method, &path, &body);
-                if !is_refusal(&reply) {
+                let unknown = method == "SCAN" && on_vault("scan");
+                if !(if unknown { reply.status == 405 } else { is_refusal(&reply) }) {
                     note(&format!("{method} {path}"), &reply);
                 }
             }

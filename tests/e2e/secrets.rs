@@ -49,7 +49,7 @@ fn a_log_at_trace_level_holds_no_secret() {
     world.post("config", &json!({"org_id": org.id, "astra_token": format!("{}x:y", org.root_token)}));
     world.revoke(&token).ok();
     world.delete(&format!("org/token?org_id={}&client_id={}", org.id, token.client_id));
-    server.cli(&["plugin", "reload", "-mounts", "astra/"]).ok();
+    server.reload("astra");
     world.mint(&org, "reader", "after");
 
     let log = server.log();

@@ -372,7 +372,7 @@ fn leases_live_on_while_an_operator_changes_the_version() {
     for version in [VERSION, &older, VERSION] {
         let brief = world.mint(&org, "brief", "ends-meanwhile");
         server.cli(&["secrets", "tune", &format!("-plugin-version={version}"), "astra"]).ok();
-        server.cli(&["plugin", "reload", "-mounts", "astra/"]).ok();
+        server.reload("astra");
         assert_eq!(running(), version);
         for token in &kept {
             assert!(world.fetch(&org, token).data()["token"] == token.data["token"], "another token");

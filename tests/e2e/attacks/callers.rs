@@ -7,6 +7,7 @@ use super::peer::Peer;
 use crate::astra::{Astra, Certificate};
 use crate::bao::Reply;
 use crate::openapi;
+use crate::servers::on_vault;
 use crate::world::{Mode, Org, ROLE_ID, World};
 
 /// Values that break programs, as JSON.
@@ -142,6 +143,18 @@ impl Scene {
     }
 }
 
+/// Whether Vault refused the body of a request, which the engine has not seen.
+fn refused_by_vault(reply: &Reply) -> bool {
+    const TOLD: [&str; 5] = [
+        "JSON input exceeds allowed nesting depth",
+        "JSON string value exceeds allowed length",
+        "JSON object exceeds allowed entry count",
+        "malformed JSON, unterminated surrogate pair in string",
+        "malformed JSON, invalid number syntax for '1e400'",
+    ];
+    on_vault("limits of JSON") && reply.status == 500 && TOLD.iter().any(|told| reply.errors().ends_with(told))
+}
+
 /// Returns a JSON text as its characters, anything else as it is written, as part of a URL.
 fn encoded(value: &str) -> String {
     let text: String = serde_json::from_str(value).unwrap_or_else(|_| value.to_owned());
@@ -183,6 +196,7 @@ fn hostile_values_in_every_field_of_every_path() {
                 200..300 => taken += 1,
                 // The server redirects to what it takes for the right spelling of a path.
                 300..500 => refused += 1,
+                _ if refused_by_vault(&reply) => refused += 1,
                 status => faults.push(format!("{case}: {status} {text:.300}")),
             }
             if reply.status < 300 && (path.starts_with("config") || path.starts_with("role")) {
@@ -231,7 +245,11 @@ fn metadata_without_end() {
         let path = scene.world.at("creds/target/reader");
         let reply =
             scene.world.server.send("POST", &path, Some(format!("{{\"metadata\":{metadata}}}"))).expect("an answer");
-        assert!((400..500).contains(&reply.status), "{reply}");
+        if on_vault("limits of JSON") {
+            assert!(refused_by_vault(&reply), "{reply}");
+        } else {
+            assert!((400..500).contains(&reply.status), "{reply}");
+        }
     }
     assert_eq!(scene.picture(), before);
     assert!(scene.world.alive(&scene.target).is_empty());
@@ -243,7 +261,14 @@ fn a_ca_cert_without_end() {
     let pem = Astra::builder().tls(Certificate::Valid).spawn().ca_pem().expect("a CA").to_owned();
     let write =
         |pem: String| json!({"org_id": scene.target.id, "ca_cert": pem, "verify_connection": false}).to_string();
-    scene.refuses("a_ca_cert_without_end", "config", write(pem.repeat(1 + (16 << 20) / pem.len())));
+    let endless = write(pem.repeat(1 + (16 << 20) / pem.len()));
+    if on_vault("limits of JSON") {
+        let reply = scene.world.server.send("POST", &scene.world.at("config"), Some(endless)).expect("an answer");
+        assert!(refused_by_vault(&reply), "{reply}");
+    } else {
+        scene.refuses("a_ca_cert_without_end", "config", endless);
+    }
+    scene.refuses("a_ca_cert_without_end", "config", write(pem.repeat(1 + (512 << 10) / pem.len())));
     // It is the length that is refused.
     scene.world.server.send("POST", &scene.world.at("config"), Some(write(pem.repeat(3)))).expect("an answer").ok();
 }

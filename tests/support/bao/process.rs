@@ -103,6 +103,14 @@ pub(crate) fn alive(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
 }
 
+/// Tells whether no thread of a process runs or waits for a disk.
+pub(crate) fn rests(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("list the threads");
+    let ids = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    // A thread that has ended meanwhile has no state.
+    ids.filter_map(stat).all(|(state, _)| state == 'S')
+}
+
 /// Returns the ids of the running children of a process, sorted.
 pub(crate) fn children(parent: u32) -> Vec<u32> {
     let mut found: Vec<u32> = fs::read_dir("/proc")

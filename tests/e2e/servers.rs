@@ -1,0 +1,267 @@
+//! Where Vault and OpenBao differ.
+//!
+//! The table here is the only place that says so. A test that expects something else of Vault asks [`on_vault`] for its row,
+//! and `docs/servers.md` shows the rows to users.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::attacks::is_test;
+use crate::bao::{Product, Server, host_binary};
+use crate::docs::{OPENBAO, VAULT, agrees};
+use crate::world::{Mode, World};
+
+/// A difference between the two servers.
+struct Difference {
+    /// Key of the row.
+    name: &'static str,
+    /// What differs, for users.
+    what: &'static str,
+    openbao: &'static str,
+    vault: &'static str,
+    /// What a user has to know or do.
+    advice: &'static str,
+    /// Tests that see another thing on each server: file below `tests/e2e/`, and name.
+    tests: &'static [(&'static str, &'static str)],
+}
+
+const DIFFERENCES: &[Difference] = &[
+    Difference {
+        name: "reload by mount",
+        what: "`plugin reload -mounts=astra/`",
+        openbao: "reloads the mount",
+        vault: "fails with a 404: the CLI sends no mounts, and asks for a plugin without a name",
+        advice: "`vault write sys/plugins/reload/backend mounts=astra/` works on both",
+        tests: &[("lifecycle.rs", "leases_survive_a_reload_of_the_plugin")],
+    },
+    Difference {
+        name: "reads of standbys",
+        what: "reads at a standby",
+        openbao: "the standby answers what needs no Astra, with a plugin of its own",
+        vault: "the standby forwards every request to the active node, and runs no plugin",
+        advice: "with `X-Vault-No-Request-Forwarding`, a standby of Vault answers every request with a 307",
+        tests: &[
+            ("cluster.rs", "what_changes_astra_is_passed_on_by_standbys_and_done_once"),
+            ("cluster.rs", "callers_of_all_nodes_racing_for_a_name_get_one_token"),
+            ("cluster.rs", "changes_on_the_leader_are_seen_on_standbys_within_a_second"),
+            ("cluster.rs", "a_new_leader_finishes_what_a_killed_one_began"),
+            ("cluster.rs", "a_plugin_whose_server_is_killed_ends_and_leaves_the_rest_to_the_new_leader"),
+        ],
+    },
+    Difference {
+        name: "namespaces",
+        what: "namespaces",
+        openbao: "a mount works in any namespace",
+        vault: "the community edition has none: `sys/namespaces` is a 404",
+        advice: "Vault Enterprise has namespaces; it is not tested",
+        tests: &[("lifecycle.rs", "a_mount_in_a_namespace_works")],
+    },
+    Difference {
+        name: "limits of JSON",
+        what: "a body with broken JSON, with one key twice, with a text of more than 1 MiB, with more than 300 levels, or with \
+               more than 10 000 members in one place",
+        openbao: "broken JSON is a 400; the rest reaches the engine, which answers with a 400 or takes it",
+        vault: "the server refuses it with a 500, and the engine does not see it",
+        advice: "the limits are `max_json_*` of Vault's listener",
+        tests: &[
+            ("servers.rs", "json_that_vault_refuses_does_not_reach_the_engine"),
+            ("attacks/callers.rs", "hostile_values_in_every_field_of_every_path"),
+            ("attacks/callers.rs", "metadata_without_end"),
+            ("attacks/callers.rs", "a_ca_cert_without_end"),
+        ],
+    },
+    Difference {
+        name: "scan",
+        what: "the method `SCAN`",
+        openbao: "a policy that does not allow it is a 403",
+        vault: "there is no such method: 405",
+        advice: "the engine has nothing to scan",
+        tests: &[("policies.rs", "each_policy_allows_what_its_table_says_and_the_rest_is_403")],
+    },
+    Difference {
+        name: "audit devices",
+        what: "`audit enable`",
+        openbao: "is refused: audit devices are part of the server's configuration",
+        vault: "works",
+        advice: "what the audit log has of the engine is the same",
+        tests: &[("servers.rs", "audit_devices_are_enabled_by_api_on_vault_only")],
+    },
+    Difference {
+        name: "memory locking",
+        what: "integrated storage without `disable_mlock` in the configuration",
+        openbao: "the server starts",
+        vault: "the server does not start",
+        advice: "set `disable_mlock` to true or false",
+        tests: &[("servers.rs", "integrated_storage_of_vault_needs_a_decision_about_memory")],
+    },
+    Difference {
+        name: "paging",
+        what: "`list -limit=10 astra/org/tokens`",
+        openbao: "lists ten keys; `-after` goes on from there",
+        vault: "the CLI has no such flags",
+        advice: "`vault read astra/org/tokens list=true limit=10` works on both",
+        tests: &[("servers.rs", "a_page_of_tokens_is_listed")],
+    },
+    Difference {
+        name: "type of the mount",
+        what: "the JSON of an answer",
+        openbao: "has no `mount_type`",
+        vault: "has `mount_type`, which is the name of the plugin",
+        advice: "all other members are the same",
+        tests: &[("docs/reference.rs", "the_reference_is_what_the_paths_declare_and_a_server_answers")],
+    },
+    Difference {
+        name: "lease lookup",
+        what: "`lease lookup`",
+        openbao: "shows the `path` that the lease is of",
+        vault: "does not show it",
+        advice: "the id of the lease begins with the path",
+        tests: &[("docs/reference.rs", "the_reference_is_what_the_paths_declare_and_a_server_answers")],
+    },
+];
+
+/// Tells whether a test that knows this difference runs on Vault.
+#[track_caller]
+pub(crate) fn on_vault(difference: &str) -> bool {
+    let known = DIFFERENCES.iter().any(|row| row.name == difference);
+    assert!(known, "{difference:?} is no row of the table in tests/e2e/servers.rs");
+    Product::of_host() == Product::Vault
+}
+
+#[test]
+fn the_table_in_the_documentation_is_that_of_the_tests() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e");
+    let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_else(|_| panic!("{file}"));
+    let mut found = String::from("| what | OpenBao | Vault | to know | test |\n| --- | --- | --- | --- | --- |\n");
+    let mut names = BTreeSet::new();
+    let sources = sources(&folder);
+    for Difference { name, what, openbao, vault, advice, tests } in DIFFERENCES {
+        assert!(names.insert(name), "{name:?} is there twice");
+        assert!(sources.contains(&format!("on_vault({name:?})")), "no test asks for {name:?}");
+        let mut cells = Vec::new();
+        for (file, test) in *tests {
+            assert!(is_test(&read(file), test), "no test {test} in {file}");
+            cells.push(format!("[`{test}`](../tests/e2e/{file})"));
+        }
+        let _ = writeln!(found, "| {what} | {openbao} | {vault} | {advice} | {} |", cells.join("<br>"));
+    }
+    agrees(
+        "docs/servers.md",
+        "<!-- the differences that the tests see: DOCS_WRITE=1 cargo test --test e2e servers -->\n",
+        "<!-- end -->",
+        &found,
+        "servers",
+    );
+}
+
+/// Returns the text of all files of this tier.
+fn sources(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    entries
+        .map(|path| match path.is_dir() {
+            true => sources(&path),
+            false => fs::read_to_string(&path).expect("text"),
+        })
+        .collect()
+}
+
+#[test]
+fn json_that_vault_refuses_does_not_reach_the_engine() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    let with = |member: String| format!("{{\"org_id\":\"{}\",{member}}}", org.id);
+    // A write that says no more than whose config it is changes nothing. What Vault says, and what OpenBao answers with.
+    let wrong = [
+        ("{\"org_id\":".to_owned(), "malformed JSON, unclosed containers", 400),
+        (with("\"x\":1,\"x\":2".to_owned()), "duplicate key 'x'", 200),
+        (with(format!("\"x\":\"{}\"", "x".repeat((1 << 20) + 1))), "JSON string value exceeds allowed length", 200),
+        (
+            with(format!("\"x\":{}{}", "[".repeat(300), "]".repeat(300))),
+            "JSON input exceeds allowed nesting depth",
+            400,
+        ),
+        (with(format!("\"x\":[{}1]", "1,".repeat(10_000))), "JSON array exceeds allowed element count", 200),
+    ];
+    for (body, told, status) in wrong {
+        let reply = world.server.send("POST", &world.at("config"), Some(body)).expect("an answer");
+        if on_vault("limits of JSON") {
+            assert!(reply.status == 500 && reply.errors().contains(told), "{told}: {reply}");
+        } else {
+            assert_eq!(reply.status, status, "{told}: {reply}");
+        }
+    }
+    assert_eq!(world.keys("configs"), [org.id]);
+}
+
+#[test]
+fn audit_devices_are_enabled_by_api_on_vault_only() {
+    let server = Server::dev();
+    let file = format!("file_path={}", server.plugin_dir().with_file_name("audit.log").display());
+    let output = server.cli(&["audit", "enable", "file", &file]);
+    if on_vault("audit devices") {
+        output.ok();
+    } else {
+        assert!(output.fails().contains("config-based audit device"));
+    }
+}
+
+#[test]
+fn integrated_storage_of_vault_needs_a_decision_about_memory() {
+    if !on_vault("memory locking") {
+        // On OpenBao, no server of the tests has the line.
+        let server = Server::raft();
+        let config = fs::read_to_string(server.plugin_dir().with_file_name("config.hcl")).expect("the configuration");
+        assert!(!config.contains("disable_mlock"), "{config}");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let data = dir.path().join("data");
+    fs::create_dir(&data).expect("create a directory");
+    let config = dir.path().join("config.hcl");
+    let text = format!(
+        "storage \"raft\" {{\n  path = {data:?}\n  node_id = \"one\"\n}}\nlistener \"tcp\" {{\n  address = \"127.0.0.1:0\"\n  \
+         tls_disable = true\n}}\napi_addr = \"http://127.0.0.1:1\"\ncluster_addr = \"http://127.0.0.1:1\"\n"
+    );
+    fs::write(&config, text).expect("write the configuration");
+    let output =
+        Command::new(host_binary()).arg("server").arg("-config").arg(&config).output().expect("run the server");
+    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(!output.status.success() && told.contains("disable_mlock must be configured"), "{told}");
+}
+
+#[test]
+fn a_page_of_tokens_is_listed() {
+    let world = World::new();
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    let mut ids: Vec<String> = ["one", "two", "three"].map(|name| world.mint(&org, "reader", name).client_id).into();
+    ids.sort();
+    let path = world.at("org/tokens");
+    let after = format!("after={}", ids[0]);
+    let page = world.server.cli(&["read", "-format=json", &path, "list=true", "limit=1", &after]).json();
+    assert_eq!(page["data"]["keys"], json!([ids[1]]));
+    let output = world.server.cli(&["list", "-limit=1", &path]);
+    if on_vault("paging") {
+        assert!(output.fails().contains("flag provided but not defined"));
+    } else {
+        assert!(output.ok().contains(&ids[0]));
+    }
+}
+
+#[test]
+fn the_readme_names_the_servers_of_the_tests() {
+    let readme = include_str!("../../README.md");
+    let row = |product: &str| {
+        let start = format!("| {product} | {product} ");
+        readme
+            .lines()
+            .find_map(|line| line.strip_prefix(&start)?.split([',', ' ']).next())
+            .expect("a row of the README")
+    };
+    assert_eq!((row("OpenBao"), row("Vault")), (OPENBAO.as_str(), VAULT.as_str()));
+}
