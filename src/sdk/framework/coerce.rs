@@ -14,6 +14,7 @@ use serde_json::{Number, Value};
 
 use super::duration::{self, from_seconds, parse_duration};
 use super::field::{FieldKind, FieldValue};
+use super::lower::to_lower;
 use crate::sdk::logical::Map;
 
 type Coerced<T> = Result<T, String>;
@@ -25,7 +26,7 @@ type Coerced<T> = Result<T, String>;
 pub(super) fn coerce(kind: FieldKind, value: &Value) -> Coerced<FieldValue> {
     Ok(match kind {
         FieldKind::String => FieldValue::String(text(value)?),
-        FieldKind::LowercaseString => FieldValue::String(text(value)?.to_lowercase()),
+        FieldKind::LowercaseString => FieldValue::String(to_lower(&text(value)?)),
         FieldKind::NameString => FieldValue::String(name(text(value)?)?),
         FieldKind::Int => FieldValue::Int(int(value)?),
         FieldKind::Float => FieldValue::Float(float(value)?),
@@ -410,7 +411,10 @@ mod tests {
         );
         refuses(FieldKind::String, "expected a string", &["[]", "{}", r#"["a"]"#]);
         refuses(FieldKind::String, "number out of range", &["1e400", "-1e999999999999"]);
-        reads(FieldKind::LowercaseString, &[(r#""AbC""#, text_of("abc")), ("1E2", text_of("100"))]);
+        reads(
+            FieldKind::LowercaseString,
+            &[(r#""AbC""#, text_of("abc")), ("1E2", text_of("100")), (r#""İΟΔΟΣ""#, text_of("iοδοσ"))],
+        );
     }
 
     #[test]
