@@ -16,6 +16,8 @@ pub(super) struct Environment {
     pub(super) client_cert: Option<String>,
     /// Directory for the socket, if the host runs the plugin in a container.
     pub(super) socket_dir: Option<PathBuf>,
+    /// Directory for temporary files, if one is named.
+    pub(super) temporary_dir: Option<PathBuf>,
     /// Group that may use the socket: a name or a number.
     pub(super) socket_group: Option<String>,
     /// Whether the handshake line says if one socket can carry all connections.
@@ -51,6 +53,8 @@ impl Environment {
             versions: versions.split(',').filter_map(|version| version.trim().parse().ok()).collect(),
             client_cert: set("PLUGIN_CLIENT_CERT"),
             socket_dir: set("PLUGIN_UNIX_SOCKET_DIR").map(PathBuf::from),
+            // Go takes an empty one for none (`os.TempDir`).
+            temporary_dir: set("TMPDIR").map(PathBuf::from),
             socket_group: set("PLUGIN_UNIX_SOCKET_GROUP"),
             mux_asked: mux.is_some(),
             mux: mux.is_some_and(|value| is_true(&value)),
@@ -125,6 +129,12 @@ mod tests {
     fn log_level_of_the_engine_beats_that_of_the_host() {
         let level = read(&[("BAO_LOG_LEVEL", "warn"), ("ENGINE_LOG_LEVEL", "trace")]).log_level;
         assert_eq!(level.as_deref(), Some("trace"));
+    }
+
+    #[test]
+    fn an_empty_temporary_directory_is_none() {
+        assert_eq!(read(&[("TMPDIR", "")]).temporary_dir, None);
+        assert_eq!(read(&[("TMPDIR", "/run/vault")]).temporary_dir, Some(PathBuf::from("/run/vault")));
     }
 
     #[test]

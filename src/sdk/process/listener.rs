@@ -42,7 +42,8 @@ impl Drop for Socket {
 /// Names the directory and the variable that it comes from, since both are in the environment of the host.
 pub(super) fn bind(environment: &Environment) -> io::Result<(UnixListener, Socket)> {
     let gid = environment.socket_group.as_deref().map(group_id).transpose()?;
-    let directory = std::path::absolute(environment.socket_dir.clone().unwrap_or_else(std::env::temp_dir))?;
+    let named = environment.socket_dir.as_ref().or(environment.temporary_dir.as_ref());
+    let directory = std::path::absolute(named.map_or(Path::new("/tmp"), PathBuf::as_path))?;
     let bound = if directory.to_string_lossy().contains(['|', '\n', '\r']) {
         Err(io::Error::other("its name cannot stand in the handshake line"))
     } else {
