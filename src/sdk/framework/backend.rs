@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::fields::Fields;
 use super::path::{Call, Captures, Path};
-use super::secret::{LeaseCall, SecretType, is_of_type, mark};
+use super::secret::{LeaseCall, SecretType, is_of_type, is_untyped, mark};
 use super::wal::{Wal, WalKind};
 use super::{help, pattern};
 use crate::sdk::logical::{self, Answer, Error, Mount, Operation, Request, Response, SpecialPaths};
@@ -77,11 +77,14 @@ impl<E: Send + Sync + 'static> Backend<E> {
     /// Adds a type of lease.
     ///
     /// # Panics
-    /// On a name that is there already, or without a revocation, which would leave leases that never end: at start-up.
+    /// On a name that is there already, without a revocation, which would leave leases that never end, or if another type
+    /// takes the leases without a type: at start-up.
     #[must_use]
     pub fn secret(mut self, secret: SecretType<E>) -> Self {
         assert!(self.secrets.iter().all(|known| known.name != secret.name), "lease {:?} declared twice", secret.name);
         assert!(secret.revoke.is_some(), "lease {:?} cannot be revoked", secret.name);
+        let is_taken = secret.untyped && self.secrets.iter().any(|known| known.untyped);
+        assert!(!is_taken, "lease {:?} is the second that takes leases without a type", secret.name);
         self.secrets.push(secret);
         self
     }
@@ -258,7 +261,8 @@ impl<E: Send + Sync + 'static> Mounted<E> {
 
     fn secret_type(&self, request: &mut Request) -> Result<(&SecretType<E>, logical::Secret), Error> {
         let secret = request.secret.take().ok_or_else(|| Error::internal("the request has no lease"))?;
-        let kind = self.type_of(&secret);
+        let untyped = || self.backend.secrets.iter().find(|kind| kind.untyped && is_untyped(&secret));
+        let kind = self.type_of(&secret).or_else(untyped);
         let kind = kind.ok_or_else(|| Error::internal("the lease has no secret_type that this engine knows"))?;
         Ok((kind, secret))
     }
@@ -720,6 +724,26 @@ mod tests {
     #[should_panic(expected = "captures \"n\"")]
     fn a_capture_without_a_field_stops_the_start() {
         let _ = Path::<Shelf>::new("x/(?P<n>[a-z]+)", &[]);
+    }
+
+    #[tokio::test]
+    async fn a_lease_without_a_type_goes_to_the_type_that_takes_it() {
+        let loan = SecretType::new("loan").takes_untyped().revoke(|_, _| async { Ok(()) });
+        let (mount, _, _) = crate::sdk::testing::mount();
+        let backend = Arc::new(Backend::<()>::new("").secret(loan)).mount(Arc::new(()), mount);
+        for (internal_data, is_taken) in [(json!({}), true), (json!({ "secret_type": "gift" }), false)] {
+            let mut request = request(Operation::Revoke, "lend/dune", Value::Null);
+            let data: Map = internal_data.as_object().cloned().unwrap();
+            request.secret = Some(Secret::new(Duration::ZERO, Duration::ZERO, data));
+            assert_eq!(backend.handle(request).await.is_ok(), is_taken, "{internal_data}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "takes leases without a type")]
+    fn two_types_that_take_leases_without_a_type_stop_the_start() {
+        let kind = |name| SecretType::<Shelf>::new(name).takes_untyped().revoke(|_, _| async { Ok(()) });
+        let _ = backend().secret(kind("one")).secret(kind("two"));
     }
 
     #[test]

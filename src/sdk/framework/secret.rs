@@ -25,6 +25,8 @@ type RevokeFn<E> = Arc<dyn Fn(Arc<E>, LeaseCall) -> BoxFuture<'static, Result<()
 /// A type of lease.
 pub struct SecretType<E> {
     pub(super) name: &'static str,
+    /// Whether a lease that names no type is of this one.
+    pub(super) untyped: bool,
     pub(super) renew: Option<RenewFn<E>>,
     pub(super) revoke: Option<RevokeFn<E>>,
 }
@@ -32,7 +34,15 @@ pub struct SecretType<E> {
 impl<E: Send + Sync + 'static> SecretType<E> {
     /// Declares a type of lease. Its name is stored with each lease and must never change.
     pub fn new(name: &'static str) -> Self {
-        Self { name, renew: None, revoke: None }
+        Self { name, untyped: false, renew: None, revoke: None }
+    }
+
+    /// Takes the leases that name no type as well: a plugin that this one replaces may have lost the internal data of
+    /// some, and a lease that no type takes can never be revoked.
+    #[must_use]
+    pub fn takes_untyped(mut self) -> Self {
+        self.untyped = true;
+        self
     }
 
     /// Answers renewals. The answer's `data` and lease replace the stored ones, so both must be complete.
@@ -65,6 +75,11 @@ impl Secret {
         mark(&mut self, name);
         self
     }
+}
+
+/// Whether a lease names no type.
+pub(super) fn is_untyped(secret: &Secret) -> bool {
+    !secret.internal_data.contains_key(SECRET_TYPE)
 }
 
 /// Whether a lease is of this type.

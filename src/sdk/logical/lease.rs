@@ -17,6 +17,8 @@ pub struct Secret {
     pub renewable: bool,
     /// What the caller of a renewal asked for; zero if nothing.
     pub increment: Duration,
+    /// Id of the lease. Most hosts leave it out most of the time.
+    pub lease_id: String,
     /// When the lease was issued. `None` on a lease that is just being made.
     pub issue_time: Option<Timestamp>,
     /// What renew and revoke need to know; stored with the lease, never shown.
@@ -26,6 +28,7 @@ pub struct Secret {
 impl Secret {
     /// Returns a new renewable lease.
     pub fn new(ttl: Duration, max_ttl: Duration, internal_data: Map) -> Self {
-        Self { ttl, max_ttl, renewable: true, increment: Duration::ZERO, issue_time: None, internal_data }
+        let (lease_id, increment) = (String::new(), Duration::ZERO);
+        Self { ttl, max_ttl, renewable: true, increment, lease_id, issue_time: None, internal_data }
     }
 }

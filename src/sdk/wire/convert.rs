@@ -66,6 +66,7 @@ fn secret(secret: pb::Secret) -> Result<Secret, Error> {
         max_ttl: duration(options.max_ttl),
         renewable: options.renewable,
         increment: duration(options.increment),
+        lease_id: secret.lease_id,
         issue_time: options.issue_time.and_then(timestamp),
         internal_data: internal_data.map_err(|_| Error::internal("the internal data of the lease cannot be read"))?,
     })
