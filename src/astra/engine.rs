@@ -249,7 +249,26 @@ impl Engine {
 
     async fn prepare(&self) -> Result<(), Error> {
         // On other nodes the active one does it.
-        if self.system.is_writable().await? { self.store.build_index().await } else { Ok(()) }
+        if !self.system.is_writable().await? || self.store.index_is_complete().await? {
+            return Ok(());
+        }
+        let built = self.store.write_records().await?;
+        if !built.strays.is_empty() {
+            // What is learned moves their records.
+            self.ask_for_orgs().await?;
+        }
+        if built.tokens + built.junk + built.left_out > 0 {
+            tracing::info!(
+                tokens = built.tokens,
+                junk = built.junk,
+                left_out = built.left_out,
+                "built the inventory of the stored tokens"
+            );
+        }
+        for org in self.store.strays().await? {
+            tracing::warn!(org_id = %org, "found tokens of an organization without a config");
+        }
+        self.store.complete(built).await
     }
 
     fn replace_background(&self, work: Option<JoinHandle<()>>) {

@@ -6,6 +6,7 @@
 mod api;
 mod engine;
 mod error;
+mod identity;
 mod lease;
 mod locks;
 mod paths;
@@ -55,6 +56,7 @@ fn backend() -> Backend<Engine> {
         .path(paths::creds::path())
         .secret(
             SecretType::new(lease::SECRET_TYPE)
+                .takes_untyped()
                 .renew(|engine, call| async move { lease::renew(engine, call).await.map(Some) })
                 .revoke(lease::revoke),
         )

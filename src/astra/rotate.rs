@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -126,12 +125,13 @@ impl Rotation<'_> {
     /// The steps in their order. When one fails, what the ones before it did is undone.
     async fn run(mut self, new: &NewToken) -> Result<Rotated, Error> {
         let running = self.engine.calls(self.config);
-        let (new, token) = self.create(new).await?;
+        let (new, created) = self.create(new).await?;
         self.note.new = Some(new.clone());
         if let Err(cause) = self.update().await {
             return Err(self.undone("the new root token could not be noted", cause).await);
         }
-        let config = Config { astra_token: token, ..(**self.config).clone() };
+        // The old root token made it, so it is of the same organization.
+        let config = Config { astra_token: created.token, astra_org_id: created.org_id, ..(**self.config).clone() };
         if let Err(cause) = self.prove(&config, &new).await {
             return Err(self.undone("the new root token does not work", cause.into()).await);
         }
@@ -152,7 +152,7 @@ impl Rotation<'_> {
     }
 
     /// Asks Astra for the new token.
-    async fn create(&mut self, new: &NewToken) -> Result<(ClientId, SecretString), Error> {
+    async fn create(&mut self, new: &NewToken) -> Result<(ClientId, CreatedToken), Error> {
         let create = |client: Arc<api::Client>| async move { client.create_token(new).await };
         match self.engine.call(self.config, create).await {
             Ok(created) => self.accept(created).await,
@@ -165,7 +165,7 @@ impl Rotation<'_> {
     }
 
     /// Checks what Astra made.
-    async fn accept(&mut self, created: CreatedToken) -> Result<(ClientId, SecretString), Error> {
+    async fn accept(&mut self, created: CreatedToken) -> Result<(ClientId, CreatedToken), Error> {
         let org_id = &self.note.org_id;
         let client_id = ClientId::parse("clientId", &created.client_id).ok();
         if !self.note.described {
@@ -176,13 +176,16 @@ impl Rotation<'_> {
             None => Some("it has no clientId that can be stored"),
             Some(client_id) if *client_id == self.note.old => Some("its clientId is that of the old root token"),
             Some(client_id) => match self.engine.store.record(org_id, client_id).await {
-                Ok(None) => created.fault(org_id.as_str()),
+                Ok(None) => match created.fault() {
+                    None if self.config.is_of(&created.org_id) == Some(false) => Some("its token is of another org"),
+                    fault => fault,
+                },
                 Ok(Some(_)) => Some("its clientId is that of another token"),
                 Err(error) => return Err(self.not_clear(error).await),
             },
         };
         match (fault, client_id) {
-            (None, Some(client_id)) => Ok((client_id, created.token)),
+            (None, Some(client_id)) => Ok((client_id, created)),
             (fault, _) => {
                 let error = api::Error::garbled("make a root token", fault.unwrap_or_default());
                 Err(self.not_clear(error.into()).await)
@@ -195,7 +198,7 @@ impl Rotation<'_> {
         let client = self.engine.new_client(config).await?;
         let proof = || async {
             match client.current_org().await {
-                Ok(org) if org.eq_ignore_ascii_case(config.org_id.as_str()) => {}
+                Ok(org) if config.is_of(&org) == Some(true) => {}
                 Ok(_) => return Err(api::Error::garbled("make a root token", "its token is of another org")),
                 Err(error) if error.is_undetermined() => {}
                 Err(error) => return Err(error),

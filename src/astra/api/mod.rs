@@ -27,7 +27,7 @@ pub(crate) use self::error::{Error, Kind};
 pub(crate) use self::proxy::Proxies;
 pub(crate) use self::roles::{AstraRole, RoleList};
 pub(crate) use self::types::{CreatedToken, MAX_TOKEN, NewToken, TOKEN_PREFIX};
-use self::types::{ListedToken, TokenList};
+use self::types::{ListedToken, TokenList, is_org_id};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{
     error::fuzz::fuzz_astra_error,
@@ -118,9 +118,8 @@ impl Client {
         const CALL: &str = "ask whose token this is";
         let answer = self.call(CALL, Method::GET, &["currentOrg"], None, ANSWER_LIMIT).await?;
         match object(CALL, &answer)?.remove("id") {
-            // It is shown to the caller when it is another org's.
-            Some(Value::String(id)) if !id.is_empty() => Ok(quote(&id)),
-            _ => Err(Error::garbled(CALL, "it has no id")),
+            Some(Value::String(id)) if is_org_id(&id) => Ok(id),
+            _ => Err(Error::garbled(CALL, "it has no id of an organization")),
         }
     }
 
@@ -133,6 +132,9 @@ impl Client {
     /// Deletes a token. One that Astra does not have any more is deleted, too.
     pub(crate) async fn delete_token(&self, client_id: &str) -> Result<(), Error> {
         const CALL: &str = "delete a token";
+        if !can_name(client_id) {
+            return Err(Error::garbled(CALL, "the client id fits no URL"));
+        }
         let error = match self.call(CALL, Method::DELETE, &["clientIdSecrets", client_id], None, ANSWER_LIMIT).await {
             Ok(answer) if answer.is_empty() || is_plain(&answer) => return Ok(()),
             Ok(_) => Error::garbled(CALL, "it is not JSON, or tells of errors"),
@@ -244,6 +246,11 @@ impl Client {
         }
         Err(Error::garbled(call, format_args!("its content type is {:?}, not JSON", quote(&media_type))))
     }
+}
+
+/// Whether a URL can name a token with this client id. A segment of dots would be taken for a step in the path.
+pub(crate) fn can_name(client_id: &str) -> bool {
+    !matches!(client_id, "" | "." | "..") && client_id.len() <= MAX_URL
 }
 
 /// Whether a success of which nothing is needed can be believed: it is JSON, and does not speak of errors.

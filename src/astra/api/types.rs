@@ -19,6 +19,9 @@ pub(crate) const MAX_TOKEN: usize = 4096;
 
 const MAX_TIME: usize = 64;
 
+/// A UUID has 36 bytes.
+const MAX_ORG_ID: usize = 64;
+
 /// How every application token begins.
 pub(crate) const TOKEN_PREFIX: &str = "AstraCS:";
 
@@ -172,8 +175,8 @@ impl CreatedToken {
         Self { client_id, secret, org_id, roles: texts(answer.remove("roles")), token: token.into(), generated_on }
     }
 
-    /// Says what is wrong with the answer, if anything is.
-    pub(crate) fn fault(&self, org_id: &str) -> Option<&'static str> {
+    /// Says what is wrong with the answer, if anything is. Whether its org is the right one is not known here.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
         let parts = self.token.expose_secret().strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split_once(':'));
         if self.client_id.is_empty() {
             Some("it has no clientId")
@@ -182,12 +185,18 @@ impl CreatedToken {
         } else if !is_line(self.token.expose_secret(), MAX_TOKEN) || self.token.expose_secret().contains(' ') {
             // Templates write it into files, where a line end would be the start of something else.
             Some("its token has characters or a length that no token has")
-        } else if !self.org_id.eq_ignore_ascii_case(org_id) {
-            Some("its token is of another org")
+        } else if !is_org_id(&self.org_id) {
+            Some("it has no orgId")
         } else {
             None
         }
     }
+}
+
+/// Whether a text can be the id that Astra gives an organization. It is stored, compared and shown.
+pub(super) fn is_org_id(text: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !text.is_empty() && text.len() <= MAX_ORG_ID && text.bytes().all(is_part)
 }
 
 /// Whether a text is printable ASCII and not too long.
@@ -274,8 +283,8 @@ pub(super) mod fuzz {
         assert_eq!((&token.client_id, &token.org_id), (&text("clientId"), &text("orgId")));
         let all = answer.get("roles").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         assert_eq!(token.roles.len(), all.iter().filter(|role| role.is_string()).count());
-        assert!(token.fault(&format!("{}0", token.org_id)).is_some());
-        if token.fault(&token.org_id).is_none() {
+        if token.fault().is_none() {
+            assert!(!token.org_id.is_empty() && !token.org_id.contains([' ', '/', ':', '\n']));
             let (whole, id) = (token.token.expose_secret(), &token.client_id);
             let digest = whole.strip_prefix(&format!("AstraCS:{id}:"));
             assert!(!id.is_empty() && !id.contains(':') && digest.is_some_and(|digest| !digest.is_empty()));

@@ -182,19 +182,24 @@ impl Mint {
 
     /// Checks what Astra made.
     async fn accept(&mut self, created: CreatedToken) -> Result<Token, Error> {
-        let org_id = &self.order.config.org_id;
+        let config = &self.order.config;
+        let org_id = &config.org_id;
         let client_id = ClientId::parse("clientId", &created.client_id).ok();
         if !self.note.described {
             self.note.client_id = client_id.clone();
         }
         let fault = match &client_id {
             None => Some("it has no clientId that can be stored"),
-            Some(client_id) if self.order.config.is_root(client_id) => Some("its clientId is that of the root token"),
+            Some(client_id) if config.is_root(client_id) => Some("its clientId is that of the root token"),
             Some(client_id) => match self.engine.store.record(org_id, client_id).await {
-                Ok(None) => created.fault(org_id.as_str()),
+                Ok(None) => created.fault(),
                 Ok(Some(_)) => Some("its clientId is that of another token"),
                 Err(error) => return Err(self.not_clear(error)),
             },
+        };
+        let fault = match fault {
+            None if !self.engine.is_own_org(config, &created.org_id).await => Some("its token is of another org"),
+            fault => fault,
         };
         let (None, Some(client_id)) = (fault, client_id) else {
             return Err(self.not_clear(api::Error::garbled("mint a token", fault.unwrap_or_default()).into()));

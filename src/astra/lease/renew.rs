@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{EXPIRY_MARGIN, LeaseData, capped, later, rfc3339, token_data, until};
+use super::revoke::Target;
+use super::{EXPIRY_MARGIN, LeaseData, capped, find, later, rfc3339, token_data, until};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::store::{DEFAULT_TTL, Record, Token};
+use crate::astra::store::{DEFAULT_TTL, OrgId, Record, Token};
 use crate::sdk::framework::LeaseCall;
 use crate::sdk::logical::{self, Response, Secret};
 
@@ -23,22 +24,22 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the token of the lease is gone.
 pub(crate) async fn renew(engine: Arc<Engine>, call: LeaseCall) -> Result<Response, logical::Error> {
-    let lease = LeaseData::read(&call.secret);
+    let lease = LeaseData::read(&call.secret, &call.request.data);
     extend(&engine, call, &lease).await.map_err(|error| lease.failed("renew", error))
 }
 
 async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<Response, Error> {
-    let LeaseCall { request, secret } = call;
-    let token = engine.store.token(&lease.token_id).await?.filter(|token| token.client_id == lease.client_id);
-    let Some(token) = token else {
-        return Err(Error::Refused(format!(
-            "the token with client id {:?} of this lease is gone; ask for a new one",
-            lease.client_id.as_str()
-        )));
+    let target = match find::target(engine, lease).await? {
+        Some(target) => target,
+        None if call.secret.internal_data.contains_key("clientId") => return Err(gone(lease)),
+        None => return Ok(leave(call)),
     };
+    let token = engine.store.token(&target.token_id).await?.filter(|token| token.client_id == lease.client_id);
+    let token = token.ok_or_else(|| gone(lease))?;
+    let LeaseCall { request, mut secret } = call;
     let now = Timestamp::now();
     let issued = secret.issue_time.unwrap_or(now);
-    let (ttl, max_ttl) = role_ttls(engine, lease, &secret).await?;
+    let (ttl, max_ttl) = role_ttls(engine, &target.org_id, lease, &secret).await?;
     let max_ttl = capped(engine, max_ttl).await?;
     let told: Option<Timestamp> = lease.expires_at.as_deref().and_then(|time| time.parse().ok());
     let end = told.map_or_else(|| later(issued, max_ttl), |told| later(issued, max_ttl).min(told));
@@ -46,20 +47,22 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
     let wanted = if secret.increment.is_zero() { ttl } else { secret.increment };
     let granted = wanted.min(until(now, end)).max(SHORTEST);
     if told.is_none() {
-        extend_record(engine, &lease.token_id, &token, end).await?;
+        extend_record(engine, &target, &token, end).await?;
     }
 
     // Rounded up, or a part of a second of what is granted would be missing.
     let age = until(issued, now) + Duration::from_secs(u64::from(now > end));
     // The stored token has all that an answer holds. The Go plugin's renewals lost theirs.
-    let by_read = lease.token_id == lease.client_id.as_str();
+    let by_read = target.token_id == lease.client_id.as_str();
     let data = if request.data.is_empty() { token_data(&token, by_read) } else { request.data };
+    find::mend(&mut secret.internal_data, &target);
     let renewed = Secret {
         ttl: granted,
         // The host refuses a renewal that is past the longest life, so that never lies behind what is granted.
         max_ttl: until(issued, end).max(age + granted),
         renewable: true,
         increment: Duration::ZERO,
+        lease_id: String::new(),
         issue_time: Some(issued),
         internal_data: secret.internal_data,
     };
@@ -69,9 +72,35 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
     Ok(Response::new(data).lease(renewed))
 }
 
+fn gone(lease: &LeaseData) -> Error {
+    Error::Refused(format!(
+        "the token with client id {:?} of this lease is gone; ask for a new one",
+        lease.client_id.as_str()
+    ))
+}
+
+/// Leaves a lease as it is whose token cannot be told: an error would come back at each renewal.
+fn leave(call: LeaseCall) -> Response {
+    let LeaseCall { request, secret } = call;
+    let now = Timestamp::now();
+    let issued = secret.issue_time.unwrap_or(now);
+    tracing::warn!(path = request.path, lease_id = secret.lease_id, issued = %issued,
+        "did not renew a lease that does not say which token it is of");
+    let left = until(now, later(issued, secret.ttl)).max(SHORTEST);
+    // Rounded up: the host refuses what ends behind the longest life.
+    let max_ttl = until(issued, now) + SHORTEST + left;
+    let secret = Secret { ttl: left, max_ttl, renewable: false, increment: Duration::ZERO, ..secret };
+    Response::new(request.data).lease(secret)
+}
+
 /// Returns `ttl` and `max_ttl` of the role; if it is gone, as they were at minting.
-async fn role_ttls(engine: &Engine, lease: &LeaseData, secret: &Secret) -> Result<(Duration, Duration), Error> {
-    if let Some(role) = engine.store.role(&lease.org_id, &lease.role_name).await? {
+async fn role_ttls(
+    engine: &Engine,
+    org: &OrgId,
+    lease: &LeaseData,
+    secret: &Secret,
+) -> Result<(Duration, Duration), Error> {
+    if let Some(role) = engine.store.role(org, &lease.role_name).await? {
         return Ok((role.ttl(), role.max_ttl()));
     }
     // Leases of the Go plugin recorded nothing; the host knows what it granted.
@@ -85,11 +114,12 @@ async fn role_ttls(engine: &Engine, lease: &LeaseData, secret: &Secret) -> Resul
 }
 
 /// Moves the end of a token that Astra does not end by itself, if its lease can now last longer than was recorded.
-async fn extend_record(engine: &Engine, token_id: &str, token: &Token, end: Timestamp) -> Result<(), Error> {
-    let Some(record) = engine.store.record(&token.org_id, &token.client_id).await? else {
+async fn extend_record(engine: &Engine, target: &Target, token: &Token, end: Timestamp) -> Result<(), Error> {
+    let Target { org_id, client_id, token_id, .. } = target;
+    let Some(record) = engine.store.record(org_id, client_id).await? else {
         // The Go plugin minted it after the inventory was built: there was a downgrade in between.
-        engine.store.index_token(token_id).await?;
-        return engine.store.count_found(token).await;
+        let Some(org) = engine.store.index_token(token_id).await? else { return Ok(()) };
+        return engine.store.count_found(&org, token).await;
     };
     let last = later(end, EXPIRY_MARGIN);
     let is_to_move = |record: &Record| record.expires_at.parse::<Timestamp>().is_ok_and(|recorded| recorded < last);
@@ -98,10 +128,10 @@ async fn extend_record(engine: &Engine, token_id: &str, token: &Token, end: Time
     }
     // If the token is being ended, its record must not come back.
     let _lock = engine.lock_token(token_id).await;
-    match engine.store.record(&token.org_id, &token.client_id).await? {
+    match engine.store.record(org_id, client_id).await? {
         Some(record) if is_to_move(&record) => {
             let record = Record { expires_at: rfc3339(last), ..record };
-            engine.store.put_record(&token.org_id, &token.client_id, &record).await
+            engine.store.put_record(org_id, client_id, &record).await
         }
         _ => Ok(()),
     }

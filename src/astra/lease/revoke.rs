@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::LeaseData;
+use super::{LeaseData, find};
 use crate::astra::api;
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::rollback::{DELETION, Deletion};
 use crate::astra::store::{ClientId, Config, OrgId, RoleName};
 use crate::sdk::framework::LeaseCall;
-use crate::sdk::logical;
+use crate::sdk::logical::{self, Map};
 
 /// A token to be ended.
 pub(crate) struct Target {
@@ -24,19 +24,29 @@ pub(crate) struct Target {
 /// # Errors
 /// When it is not certain that the token is dead; the host tries again.
 pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), logical::Error> {
-    let lease = LeaseData::read(&call.secret);
-    let LeaseData { org_id, client_id, role_name, token_id, .. } = lease.clone();
-    if client_id.as_str().is_empty() {
+    let LeaseCall { request, secret } = call;
+    let lease = LeaseData::read(&secret, &request.data);
+    if lease.client_id.as_str().is_empty() && [&secret.internal_data, &request.data].iter().any(|data| is_junk(data)) {
         // The Go plugin made such leases when Astra had refused to mint.
-        tracing::info!(org_id = %org_id, role_name = %role_name, "revoked a lease that never had a token");
+        tracing::info!(org_id = %lease.org_id, role_name = %lease.role_name, "revoked a lease that never had a token");
         return Ok(());
     }
-    let target = Target { org_id, client_id, role_name, token_id };
+    let Some(target) = find::target(&engine, &lease).await.map_err(|error| lease.failed("revoke", error))? else {
+        let issued = secret.issue_time.map(|time| time.to_string()).unwrap_or_default();
+        tracing::error!(path = request.path, lease_id = secret.lease_id, issued, client_id = %lease.client_id,
+            "ended a lease that does not say which token it is of: look for a token of that time that has no lease");
+        return Ok(());
+    };
     let done = end(engine, target).await.map_err(|error| lease.failed("revoke", error))?;
-    let caller = call.request.caller;
+    let caller = request.caller;
     tracing::info!(org_id = %done.org_id, role_name = %done.role_name, client_id = %done.client_id,
         display_name = caller.display_name, entity_id = caller.entity_id, "revoked token");
     Ok(())
+}
+
+/// Whether the data of a lease says that there is no token.
+fn is_junk(data: &Map) -> bool {
+    data.get("clientId").is_some_and(|id| id == "")
 }
 
 /// Deletes a token before its lease ends. The lease finds nothing left to do then.
@@ -69,6 +79,11 @@ pub(super) async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, E
 /// Deletes a token in Astra, then in Vault, with an entry in the write-ahead log until both are done.
 async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> Result<(), Error> {
     let Target { org_id, client_id, role_name, token_id } = target;
+    if !api::can_name(client_id.as_str()) {
+        tracing::error!(org_id = %org_id, role_name = %role_name, client_id = %client_id,
+            "removed a token that Astra cannot be asked to delete: its client id fits no URL");
+        return engine.store.delete_token(token_id, org_id, client_id).await;
+    }
     engine.prepare_client(config).await?;
     let wal = engine.wal();
     let note = Deletion {

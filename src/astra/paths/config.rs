@@ -12,6 +12,7 @@ use super::{
 use crate::astra::api::{self, Kind, MAX_TOKEN, TOKEN_PREFIX};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
+use crate::astra::identity::is_uuid;
 use crate::astra::rollback;
 use crate::astra::store::{CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_URL, OrgId, check};
 use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, format_duration};
@@ -124,6 +125,7 @@ const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Du
 pub(crate) fn path() -> Path<Engine> {
     Path::new("config", FIELDS)
         .read(handler("Read the config of an organization", read).takes(&["org_id", "logical_name"]).returns(&[
+            ("astra_org_id", "Astra's id of the organization; empty until Astra has named it."),
             ("astra_token", "The beginning of the root token."),
             ("ca_cert", "Certificates that are trusted beside those of the system."),
             ("caller_mode", "How tokens are asked for."),
@@ -142,7 +144,10 @@ pub(crate) fn path() -> Path<Engine> {
             "Manages the root token and the settings of one Astra organization.",
             "Each Astra organization needs a config with a root token, with which the engine mints and revokes tokens. A \
              write changes only the parameters that are given. A read takes org_id or logical_name and never shows the \
-             root token. A config cannot be deleted while its organization has live tokens, unless force is true.\n\
+             root token. A config cannot be deleted while its organization has live tokens, unless force is true.\n\n\
+             org_id is a key of yours. Use Astra's id of the organization. Another text works as well, as in mounts of the Go \
+             plugin: the engine learns from Astra which organization the root token is of, shows it as astra_org_id, and \
+             refuses whatever Astra answers for another one.\n\
              \nExamples:\n    vault write <mount>/config org_id=$ORG_ID astra_token=$ROOT_TOKEN logical_name=retail\n    \
              vault read <mount>/config logical_name=retail\n    \
              vault patch <mount>/config org_id=$ORG_ID request_timeout=10s",
@@ -172,18 +177,25 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields } = call;
     let org = org_id(&fields)?;
     let mut warnings = Vec::new();
-    let mut verified: Option<Config> = None;
+    let mut verified: Option<(Config, Verified)> = None;
     loop {
         let lock = engine.locks.lock(LOCK).await;
         let old = engine.store.config(&org).await?;
+        if old.is_none() {
+            org.require_new(ORG_ID.name())?;
+        }
         if old.is_none() && request.operation == Operation::Patch {
             return Err(Error::NotFound(no_config(&request, &org)));
         }
-        let new = changed(old.as_deref(), &org, &fields)?;
+        let mut new = changed(old.as_deref(), &org, &fields)?;
         org::require_free_names(&engine, old.as_deref(), &new).await?;
         engine.require_in_use(&new)?;
-        if !is_to_be_verified(old.as_deref(), &new, &fields) || verified.is_some_and(|known| known.same_endpoint(&new))
-        {
+        let known = verified.take().filter(|(known, _)| known.same_endpoint(&new)).map(|(_, found)| found);
+        if known.is_some() || !is_to_be_verified(old.as_deref(), &new, &fields) {
+            if let Some(Verified::Org(named)) = &known {
+                warnings.extend(require_same_org(&new, named)?);
+                engine.adopt_org(&mut new, named).await?;
+            }
             engine.store.put_config(&new).await?;
             engine.drop_client(&org);
             log_written(&request, &new);
@@ -192,9 +204,51 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
         }
         // Nobody waits for Astra. If another write changes what is verified meanwhile, it is verified again.
         drop(lock);
-        warnings = verify(&engine, &new).await?.into_iter().collect();
-        verified = Some(new);
+        let found = verify(&engine, &new).await?;
+        warnings = found.remark().into_iter().collect();
+        verified = Some((new, found));
     }
+}
+
+/// What Astra said when it was asked whose root token it is.
+enum Verified {
+    /// Its id of the organization.
+    Org(String),
+    /// Nothing.
+    Undetermined,
+}
+
+impl Verified {
+    fn remark(&self) -> Option<String> {
+        match self {
+            Self::Org(_) => None,
+            Self::Undetermined => Some(
+                "Astra answered 401 without a reason when it was asked whose root token this is: the token may be refused, \
+                 or lack the permission to ask. Mint a token to find out."
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+/// Fails if the root token is of another organization than the config. Returns a remark where `org_id` does not say which
+/// one that is.
+fn require_same_org(config: &Config, named: &str) -> Result<Option<String>, Error> {
+    let org = config.org_id.as_str();
+    let expected = match config.is_of(named) {
+        Some(false) => config.astra_org_id.as_str(),
+        None if is_uuid(org) && !org.eq_ignore_ascii_case(named) => org,
+        _ if org.eq_ignore_ascii_case(named) => return Ok(None),
+        _ => {
+            return Ok(Some(format!(
+                "org_id {org:?} is not Astra's id of the organization, which is {named:?}; the engine takes it as a label"
+            )));
+        }
+    };
+    Err(Error::field(
+        ASTRA_TOKEN.name(),
+        format!("belongs to org_id {named:?}, not to {expected:?}; give a root token of this organization"),
+    ))
 }
 
 /// Says what is lost by settings that were turned off.
@@ -227,6 +281,7 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let org = org_id(&fields)?;
     let _lock = engine.locks.lock(LOCK).await;
     if engine.store.config(&org).await?.is_none() {
+        org.require_new(ORG_ID.name())?;
         return Ok(None);
     }
     let _none_is_stored = engine.configs.write().await;
@@ -241,6 +296,8 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
 }
 
 async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> Result<(), Error> {
+    // First: the inventory may be completed after the look at it.
+    let is_complete = engine.store.index_is_complete().await?;
     if engine.store.has_tokens(org).await? {
         return Err(Error::Refused(format!(
             "org_id {:?} has live tokens, which could not be revoked without its config; revoke them first (see \"vault \
@@ -256,12 +313,20 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
             org.as_str()
         )));
     }
-    if engine.store.index_is_complete().await? {
-        return Ok(());
+    if !is_complete {
+        return Err(Error::NotYet(
+            "the inventory of tokens is still being built; try again later, or delete with force=true".into(),
+        ));
     }
-    Err(Error::NotYet(
-        "the inventory of tokens is still being built; try again later, or delete with force=true".into(),
-    ))
+    let is_known = engine.store.config(org).await?.is_none_or(|config| !config.astra_org_id.is_empty());
+    if !is_known && !engine.store.strays().await?.is_empty() {
+        return Err(Error::NotYet(format!(
+            "Astra has not named the organization of org_id {:?} yet, and there are tokens that may be of it; write its \
+             astra_token again, or delete with force=true",
+            org.as_str()
+        )));
+    }
+    Ok(())
 }
 
 /// Returns the config as a write leaves it.
@@ -273,6 +338,8 @@ fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<Config,
             astra_token: "".into(),
             url: DEFAULT_URL.to_owned(),
             org_id: org.clone(),
+            // An id of this form is Astra's own, unless the Go plugin stored it.
+            astra_org_id: if is_uuid(org.as_str()) { org.to_string() } else { String::new() },
             logical_name: String::new(),
             former_names: Vec::new(),
             caller_mode: CallerMode::default(),
@@ -360,23 +427,15 @@ fn is_to_be_verified(old: Option<&Config>, new: &Config, fields: &Fields) -> boo
             || old.is_none_or(|old| !old.same_endpoint(new)))
 }
 
-/// Asks Astra whose root token it is. Returns a remark where Astra does not say.
-async fn verify(engine: &Engine, config: &Config) -> Result<Option<String>, Error> {
+/// Asks Astra whose root token it is.
+async fn verify(engine: &Engine, config: &Config) -> Result<Verified, Error> {
     let asked = match engine.new_client(config).await {
         Ok(client) => client.current_org().await,
         Err(error) => Err(error),
     };
     match asked {
-        Ok(org) if org.eq_ignore_ascii_case(config.org_id.as_str()) => Ok(None),
-        Ok(org) => Err(Error::field(
-            ASTRA_TOKEN.name(),
-            format!("belongs to org_id {org:?}, not to {:?}; give a root token of this organization", config.org_id.as_str()),
-        )),
-        Err(error) if error.is_undetermined() => Ok(Some(
-            "Astra answered 401 without a reason when it was asked whose root token this is: the token may be refused, or \
-             lack the permission to ask. Mint a token to find out."
-                .to_owned(),
-        )),
+        Ok(named) => Ok(Verified::Org(named)),
+        Err(error) if error.is_undetermined() => Ok(Verified::Undetermined),
         Err(error) if error.kind == Kind::RootToken => Err(Error::field(
             ASTRA_TOKEN.name(),
             format!("is refused: {}; give a live root token of this organization", error.what()),
@@ -391,6 +450,7 @@ async fn verify(engine: &Engine, config: &Config) -> Result<Option<String>, Erro
 /// Returns what is shown of a config.
 fn shown(config: &Config) -> Map {
     object([
+        ("astra_org_id", json!(config.astra_org_id)),
         ("astra_token", json!(masked(config.astra_token.expose_secret()))),
         ("ca_cert", json!(config.ca_cert)),
         ("caller_mode", json!(config.caller_mode.as_str())),

@@ -23,8 +23,8 @@ use crate::sdk::logical::{Map, Request, Response};
 /// The org of everything that belongs to one.
 const ORG_ID: Field<String> = Field::string(
     "org_id",
-    "Id of the Astra organization, as Astra's portal shows it. Letter case counts. It must not contain \"/\", \":\" or \
-     control characters.",
+    "Id of the Astra organization, as Astra's portal shows it, or a label of yours. Letter case counts. A new one must not \
+     contain \"/\", \":\" or control characters.",
 );
 
 /// The role; `role` is accepted as well.
@@ -70,20 +70,20 @@ where
 /// Reads the org of a request.
 fn org_id(fields: &Fields) -> Result<OrgId, Error> {
     match fields.get(&ORG_ID) {
-        Some(text) => OrgId::parse(ORG_ID.name(), &text),
+        Some(text) => OrgId::find(ORG_ID.name(), &text),
         None => Err(missing(ORG_ID.name())),
     }
 }
 
 /// Reads the org of a request, where none means all of them.
 fn optional_org_id(fields: &Fields) -> Result<Option<OrgId>, Error> {
-    fields.get(&ORG_ID).map(|text| OrgId::parse(ORG_ID.name(), &text)).transpose()
+    fields.get(&ORG_ID).map(|text| OrgId::find(ORG_ID.name(), &text)).transpose()
 }
 
 /// Reads the role of a request.
 fn role_name(fields: &Fields) -> Result<RoleName, Error> {
     match fields.get(&ROLE_NAME) {
-        Some(text) => RoleName::parse(ROLE_NAME.name(), &text),
+        Some(text) => RoleName::find(ROLE_NAME.name(), &text),
         None => Err(missing(ROLE_NAME.name())),
     }
 }
@@ -94,7 +94,11 @@ fn missing(field: &'static str) -> Error {
 
 /// Returns the config of an org, or says how to write one. Clients hide the text of a 404, so this is none.
 async fn require_config(engine: &Engine, request: &Request, org: &OrgId) -> Result<Arc<Config>, Error> {
-    engine.store.config(org).await?.ok_or_else(|| Error::Refused(no_config(request, org)))
+    if let Some(config) = engine.store.config(org).await? {
+        return Ok(config);
+    }
+    org.require_new(ORG_ID.name())?;
+    Err(Error::Refused(no_config(request, org)))
 }
 
 fn no_config(request: &Request, org: &OrgId) -> String {

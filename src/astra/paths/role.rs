@@ -90,7 +90,10 @@ async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error>
 async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     let (org, name) = names(&call.fields)?;
     let role = engine.store.role(&org, &name).await?;
-    let role = role.ok_or_else(|| Error::Refused(no_role(&call.request, &org, &name)))?;
+    let Some(role) = role else {
+        require_new(&org, &name)?;
+        return Err(Error::Refused(no_role(&call.request, &org, &name)));
+    };
     let mut shown = settings(&role);
     shown.insert("org_id".to_owned(), json!(role.org_id));
     shown.insert("role_name".to_owned(), json!(role.role_name));
@@ -115,6 +118,9 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     let (org, name) = names(&fields)?;
     let _lock = lock(&engine, &org, &name).await;
     let old = engine.store.role(&org, &name).await?;
+    if old.is_none() {
+        require_new(&org, &name)?;
+    }
     if old.is_none() && request.operation == Operation::Patch {
         return Err(Error::NotFound(no_role(&request, &org, &name)));
     }
@@ -142,6 +148,8 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
         }
         tracing::info!(org_id = %org, role_name = %name, display_name = request.caller.display_name,
             entity_id = request.caller.entity_id, "deleted role");
+    } else {
+        require_new(&org, &name)?;
     }
     Ok(None)
 }
@@ -169,6 +177,12 @@ pub(super) async fn put(engine: &Engine, old: Option<&Role>, role: &Role, caller
         ttl_seconds = role.ttl.as_secs(), max_ttl_seconds = role.max_ttl.as_secs(), max_tokens = role.max_tokens,
         display_name = caller.display_name, entity_id = caller.entity_id, "wrote role");
     Ok(())
+}
+
+/// Fails if no role of this name can be created.
+fn require_new(org: &OrgId, name: &RoleName) -> Result<(), Error> {
+    org.require_new(ORG_ID.name())?;
+    name.require_new(ROLE_NAME.name())
 }
 
 fn names(fields: &Fields) -> Result<(OrgId, RoleName), Error> {

@@ -33,6 +33,9 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     let org = optional_org_id(&call.fields)?;
     let mut names = engine.store.roles().await?;
     names.retain(|(owner, _)| org.as_ref().is_none_or(|org| org == owner));
+    if let Some(org) = org.filter(|_| names.is_empty()) {
+        org.require_new(ORG_ID.name())?;
+    }
     let read = |(org, name): (OrgId, RoleName)| {
         let engine = &engine;
         async move {

@@ -9,7 +9,7 @@ use futures_util::stream::{self, StreamExt as _};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Answered, ORG_ID, ROLE_NAME, handler, mount, no_config, object, optional_org_id, role};
+use super::{Answered, ORG_ID, ROLE_NAME, handler, mount, object, optional_org_id, require_config, role};
 use crate::astra::api::{AstraRole, RoleList};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
@@ -111,7 +111,7 @@ async fn sync(engine: Arc<Engine>, call: Call) -> Answered {
 /// Imports the roles of one org. A caller who hangs up ends it as long as Astra is asked, and not any more once roles are
 /// written.
 async fn sync_org(engine: &Arc<Engine>, request: &Request, org: &OrgId, known: Vec<RoleName>) -> Result<Report, Error> {
-    let config = engine.store.config(org).await?.ok_or_else(|| Error::Refused(no_config(request, org)))?;
+    let config = require_config(engine, request, org).await?;
     let list = engine.call(&config, |client| async move { client.roles().await }).await?;
     let (org, caller) = (org.clone(), request.caller.clone());
     let work = {
@@ -165,6 +165,7 @@ async fn write_role(
         Some(old) if old.role_id == role_id => return Ok(Fate::Unchanged),
         Some(old) => (Role { role_id, ..old.clone() }, Fate::Updated),
         None => {
+            org.require_new(ORG_ID.name())?;
             let (role_name, org_id) = (name.clone(), org.clone());
             (Role { role_name, role_id, org_id, ttl: DEFAULT_TTL, max_ttl: DEFAULT_TTL, max_tokens: 0 }, Fate::Created)
         }

@@ -8,9 +8,9 @@ use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::lease::{self, Order, Target, token_data};
 use crate::astra::store::{
-    CallerMode, ClientId, Config, LogicalName, Metadata, OrgId, RoleName, Token, named_token_id,
+    CallerMode, ClientId, Config, LogicalName, Lookup, Metadata, OrgId, RoleName, Token, named_token_id,
 };
-use crate::sdk::framework::{Call, Field, FieldSpec, Fields, Path};
+use crate::sdk::framework::{Call, Field, FieldSpec, Fields, Path, to_lower};
 use crate::sdk::logical::{Request, Response};
 
 const LOGICAL_NAME: Field<String> = Field::lowercase(
@@ -157,7 +157,10 @@ pub(super) async fn mint(
         ));
     }
     let role = engine.store.role(&config.org_id, &role_name).await?;
-    let role = role.ok_or_else(|| Error::Refused(no_role(&request, &config.org_id, &role_name)))?;
+    let Some(role) = role else {
+        role_name.require_new(ROLE_NAME.name())?;
+        return Err(Error::Refused(no_role(&request, &config.org_id, &role_name)));
+    };
     let (caller, mount_point) = (request.caller, request.mount_point);
     let order = Order { config, role, logical_name, metadata, ttl, caller, mount_point, named: !by_read, by_read };
     lease::mint(engine, order).await
@@ -166,7 +169,7 @@ pub(super) async fn mint(
 /// Returns a live token and its id, by client id or by names.
 async fn find(engine: &Engine, request: &Request, fields: &Fields, org: &OrgId) -> Result<(String, Token), Error> {
     if let Some(client_id) = fields.get(&CLIENT_ID) {
-        let client_id = ClientId::parse(CLIENT_ID.name(), &client_id)?;
+        let client_id = ClientId::find(CLIENT_ID.name(), &client_id)?;
         let (id, token) = by_client_id(engine, request, org, &client_id).await?;
         require_names(fields, &token)?;
         return Ok((id, token));
@@ -176,25 +179,30 @@ async fn find(engine: &Engine, request: &Request, fields: &Fields, org: &OrgId) 
     }
     let role = role_name(fields)?;
     let name = fields.get(&LOGICAL_NAME).ok_or_else(|| missing(LOGICAL_NAME.name()))?;
-    let name = LogicalName::parse(LOGICAL_NAME.name(), &name)?;
+    let name = LogicalName::find(LOGICAL_NAME.name(), &name)?;
     let id = named_token_id(org, &role, &name);
-    match engine.store.token(&id).await? {
-        Some(token) => Ok((id, token)),
-        None => Err(Error::Refused(format!(
-            "no live token with logical_name {:?} of role {:?} and org_id {:?}; see \"vault list {}/org/tokens\", and give \
-             the client_id of a token that a read minted",
-            name.as_str(),
-            role.as_str(),
-            org.as_str(),
-            mount(request)
-        ))),
+    // Where a name has a colon, other names have the same id.
+    let is_certain = ![org.as_str(), role.as_str(), name.as_str()].iter().any(|name| name.contains(':'));
+    let is_it = |token: &Token| is_certain || (&token.role_name, &token.logical_name) == (&role, &name);
+    if let Some(token) = engine.store.token(&id).await?.filter(is_it) {
+        return Ok((id, token));
     }
+    role.require_new(ROLE_NAME.name())?;
+    name.require_new(LOGICAL_NAME.name())?;
+    Err(Error::Refused(format!(
+        "no live token with logical_name {:?} of role {:?} and org_id {:?}; see \"vault list {}/org/tokens\", and give \
+         the client_id of a token that a read minted",
+        name.as_str(),
+        role.as_str(),
+        org.as_str(),
+        mount(request)
+    )))
 }
 
 /// Names that are given beside a client id have to be those of its token, or the caller means another one.
 fn require_names(fields: &Fields, token: &Token) -> Result<(), Error> {
     let differs = |field: &Field<String>, known: &str| {
-        fields.is_given(field) && fields.get(field).is_some_and(|name| name != known.to_lowercase())
+        fields.is_given(field) && fields.get(field).is_some_and(|name| name != to_lower(known))
     };
     if differs(&ROLE_NAME, token.role_name.as_str()) || differs(&LOGICAL_NAME, token.logical_name.as_str()) {
         return Err(Error::field(
@@ -215,19 +223,17 @@ async fn by_client_id(
     org: &OrgId,
     client_id: &ClientId,
 ) -> Result<(String, Token), Error> {
-    // Without a record, a token that a read minted is still found: its id is the client id.
-    let record = engine.store.record(org, client_id).await?;
-    let token_id = record.map_or_else(|| client_id.to_string(), |record| record.token_id);
-    if let Some(token) = engine.store.token(&token_id).await?
-        && (&token.client_id, &token.org_id) == (client_id, org)
-    {
-        return Ok((token_id, token));
+    match engine.store.token_of(org, client_id).await? {
+        Lookup::Found(id, token) => return Ok((id, token)),
+        Lookup::Missing => {}
+        Lookup::Unknown => {
+            return Err(Error::NotYet(
+                "the inventory of tokens is still being built; try again later, or name role_name and logical_name"
+                    .into(),
+            ));
+        }
     }
-    if !engine.store.index_is_complete().await? {
-        return Err(Error::NotYet(
-            "the inventory of tokens is still being built; try again later, or name role_name and logical_name".into(),
-        ));
-    }
+    client_id.require_new(CLIENT_ID.name())?;
     Err(Error::Refused(format!(
         "no live token with client_id {:?} of org_id {:?}; see \"vault list {}/org/tokens\"",
         client_id.as_str(),

@@ -44,7 +44,12 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     let after = call.fields.get(&AFTER).unwrap_or_default();
     let limit = call.fields.get(&LIMIT).unwrap_or(0);
     let limit = usize::try_from(limit).map_err(|_| Error::field(LIMIT.name(), "must not be negative"))?;
+    // First: what is missing in the page may be there by the time that the inventory is complete.
+    let is_complete = engine.store.index_is_complete().await?;
     let page = engine.store.inventory(org.as_ref(), &after, limit).await?;
+    if let Some(org) = org.filter(|_| page.detailed.is_empty()) {
+        org.require_new(ORG_ID.name())?;
+    }
     let last = page.detailed.last().map(|(_, client, _)| client.clone());
     let entries = page.detailed.into_iter().map(|(org, client, record)| (client.to_string(), shown(&org, record)));
     let mut response = Response::list_with_info(entries);
@@ -56,9 +61,17 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
             "key_info has the first {DETAILS} tokens only; for those after them, list with after={last}, and with a limit"
         ));
     }
-    if !engine.store.index_is_complete().await? {
+    if !is_complete {
         response =
             response.warn("the inventory of tokens is still being built, so some may be missing; try again later");
+    }
+    let left_out = engine.store.left_out().await?;
+    if !left_out.is_empty() {
+        response = response.warn(format!(
+            "some stored tokens of the Go plugin are not in the inventory, since their entries cannot be read or have no client id that \
+             can be listed: {}; the log of the upgrade names them all",
+            left_out.iter().map(|id| format!("token/{id}")).collect::<Vec<_>>().join(", ")
+        ));
     }
     Ok(Some(response))
 }

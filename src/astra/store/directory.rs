@@ -15,6 +15,31 @@ pub(super) struct Directory {
     named: BTreeMap<String, BTreeSet<OrgId>>,
     /// By a logical name that they had.
     formerly: BTreeMap<String, BTreeSet<OrgId>>,
+    /// By Astra's id of the organization, in lower case; those of which it is not known by the empty text.
+    astra: BTreeMap<String, BTreeSet<OrgId>>,
+}
+
+impl Directory {
+    /// Whether an org has a config.
+    pub(super) fn has(&self, org: &OrgId) -> bool {
+        self.ids.contains(org)
+    }
+
+    /// Returns all orgs that have a config.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &OrgId> {
+        self.ids.iter()
+    }
+
+    /// Returns the orgs whose configs are of this organization of Astra.
+    pub(super) fn of_astra(&self, astra_org_id: &str) -> impl Iterator<Item = &OrgId> + use<'_> {
+        let orgs = if astra_org_id.is_empty() { None } else { self.astra.get(&astra_org_id.to_ascii_lowercase()) };
+        orgs.into_iter().flatten()
+    }
+
+    /// Returns the orgs of whose configs it is not known which organization they are of.
+    pub(super) fn not_known(&self) -> impl Iterator<Item = &OrgId> {
+        self.astra.get("").into_iter().flatten()
+    }
 }
 
 impl Store {
@@ -46,7 +71,7 @@ impl Store {
         Ok(orgs.into_iter().cloned().collect())
     }
 
-    async fn directory(&self) -> Result<Arc<Directory>, Error> {
+    pub(super) async fn directory(&self) -> Result<Arc<Directory>, Error> {
         let ticket = match self.directory.get(CONFIGS) {
             Ok(directory) => return Ok(directory),
             Err(ticket) => ticket,
@@ -68,6 +93,7 @@ impl Store {
             for name in &config.former_names {
                 directory.formerly.entry(name.clone()).or_default().insert(org.clone());
             }
+            directory.astra.entry(config.astra_org_id.to_ascii_lowercase()).or_default().insert(org.clone());
             directory.ids.insert(org);
         }
         Ok(directory)

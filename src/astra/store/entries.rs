@@ -78,8 +78,11 @@ pub(crate) struct Config {
     /// URL of Astra's API, as the operator wrote it.
     #[serde(default = "default_url")]
     pub(crate) url: String,
-    /// The org.
+    /// The operator's key for the org, which need not be Astra's id of it.
     pub(crate) org_id: OrgId,
+    /// Astra's id of the organization that the root token is of; empty until Astra has named it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) astra_org_id: String,
     /// The operator's short name for the org; may be empty.
     #[serde(default)]
     pub(crate) logical_name: String,
@@ -108,6 +111,11 @@ impl Config {
     /// if neither fits.
     pub(crate) fn path_name(&self) -> Option<&str> {
         [&self.logical_name, self.org_id.as_str()].into_iter().find(|name| fits_path(name))
+    }
+
+    /// Whether an answer of Astra that names this organization fits the config; `None` if that is not known yet.
+    pub(crate) fn is_of(&self, astra_org_id: &str) -> Option<bool> {
+        if self.astra_org_id.is_empty() { None } else { Some(self.astra_org_id.eq_ignore_ascii_case(astra_org_id)) }
     }
 
     /// Gives the org another logical name.
@@ -451,7 +459,7 @@ mod tests {
     fn new_members_of_a_config_are_stored_when_they_differ_from_their_defaults() {
         round_trip::<Config>(&json!({
             "astra_token": "AstraCS:abc:def", "url": "http://x", "org_id": "o1", "logical_name": "", "caller_mode": 1,
-            "former_names": ["a"], "ca_cert": "PEM", "request_timeout": 5_000_000_000_i64, "description": false, "token_expiry": false,
+            "astra_org_id": "u1", "former_names": ["a"], "ca_cert": "PEM", "request_timeout": 5_000_000_000_i64, "description": false, "token_expiry": false,
         }));
     }
 

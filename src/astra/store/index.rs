@@ -1,16 +1,21 @@
 //! The inventory: one record for each token, found by its client id.
 //!
-//! Tokens that the Go plugin minted have no record. [`Store::build_index`] writes theirs once, beside normal work. It
+//! Tokens that the Go plugin minted have no record. [`Store::write_records`] writes theirs once, beside normal work. It
 //! can be cut short at any point and begun anew, and never brings back the record of a token that is deleted meanwhile. A
 //! token that the Go plugin minted later, during a downgrade, gets its record when its lease is renewed.
+//!
+//! Completeness is asked for before the look that it is about, or the look is repeated: the inventory may be completed
+//! between the two.
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
-use super::names::{ClientId, OrgId, check};
-use super::{Record, Store, TOKENS, Token, leaves, token_key};
+use super::names::{ClientId, OrgId, fits_key, from_segment, segment};
+use super::owner::Owners;
+use super::{Record, Store, TOKENS, Token, token_key};
 use crate::astra::Error;
 use crate::sdk::logical::StorageExt as _;
 
@@ -28,6 +33,9 @@ pub(crate) const DETAILS: usize = 10_000;
 /// Records read at the same time.
 const CONCURRENT_READS: usize = 32;
 
+/// Tokens without a record that the marker names.
+const LEFT_OUT_NAMED: usize = 20;
+
 /// A page of the inventory.
 pub(crate) struct Page {
     /// The tokens with their records.
@@ -36,15 +44,127 @@ pub(crate) struct Page {
     pub(crate) others: Vec<ClientId>,
 }
 
+/// What a client id leads to.
+pub(crate) enum Lookup {
+    /// A live token and its id.
+    Found(String, Token),
+    /// There is no such token.
+    Missing,
+    /// The inventory is not complete, so the token may be there.
+    Unknown,
+}
+
+/// `client-index`: the inventory is complete.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Marker {
+    version: u32,
+    /// Ids of some stored tokens that have no record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left_out: Vec<String>,
+}
+
+/// The marker, once it was seen.
+#[derive(Default)]
+pub(super) struct Inventory(Mutex<Option<Arc<Marker>>>);
+
+impl Inventory {
+    /// Forgets the marker: another node changed it.
+    pub(super) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn known(&self) -> Option<Arc<Marker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn keep(&self, marker: Marker) -> Arc<Marker> {
+        let marker = Arc::new(marker);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(marker.clone());
+        marker
+    }
+}
+
+/// What became of the stored tokens while their records were written.
+#[derive(Default)]
+pub(crate) struct Built {
+    /// Number of tokens with a record.
+    pub(crate) tokens: usize,
+    /// Number of entries without a token.
+    pub(crate) junk: usize,
+    /// Number of tokens that cannot have a record.
+    pub(crate) left_out: usize,
+    /// Ids of some of these.
+    named: Vec<String>,
+    /// Organizations of tokens that no config is known to be of.
+    pub(crate) strays: BTreeSet<OrgId>,
+}
+
+enum Fate {
+    Recorded(OrgId),
+    /// As [`Fate::Recorded`], under the id of an organization that no config is known to be of.
+    Stray(OrgId),
+    Junk,
+    LeftOut,
+    Gone,
+}
+
 impl Store {
     /// Returns the inventory record of a token.
     pub(crate) async fn record(&self, org: &OrgId, client: &ClientId) -> Result<Option<Record>, Error> {
+        if client.as_str().is_empty() || !fits_key(client.as_str()) {
+            return Ok(None);
+        }
         Ok(self.storage.get_json(&key(org, client)).await?)
     }
 
     /// Writes the inventory record of a token.
     pub(crate) async fn put_record(&self, org: &OrgId, client: &ClientId, record: &Record) -> Result<(), Error> {
         Ok(self.storage.put_json(&key(org, client), record).await?)
+    }
+
+    /// Removes the inventory record of a token.
+    pub(super) async fn delete_record(&self, org: &OrgId, client: &ClientId) -> Result<(), Error> {
+        if client.as_str().is_empty() || !fits_key(client.as_str()) {
+            return Ok(());
+        }
+        Ok(self.storage.delete(&key(org, client)).await?)
+    }
+
+    /// Looks for a live token by its client id.
+    pub(crate) async fn token_of(&self, org: &OrgId, client: &ClientId) -> Result<Lookup, Error> {
+        let was_complete = self.inventory.known().is_some();
+        if let Some((id, token)) = self.look_up(org, client).await? {
+            return Ok(Lookup::Found(id, token));
+        }
+        if was_complete {
+            return Ok(Lookup::Missing);
+        }
+        if self.complete_inventory().await?.is_none() {
+            return Ok(Lookup::Unknown);
+        }
+        // Its record may have been written between the look and the marker.
+        let found = self.look_up(org, client).await?;
+        Ok(found.map_or(Lookup::Missing, |(id, token)| Lookup::Found(id, token)))
+    }
+
+    async fn look_up(&self, org: &OrgId, client: &ClientId) -> Result<Option<(String, Token)>, Error> {
+        if let Some(record) = self.record(org, client).await? {
+            let token = self.token(&record.token_id).await?.filter(|token| token.client_id == *client);
+            return Ok(token.map(|token| (record.token_id, token)));
+        }
+        // Without a record, a token that a read minted is still found: its id is the client id.
+        let id = client.as_str();
+        match self.token(id).await?.filter(|token| token.client_id == *client) {
+            Some(token) if self.owner(id, &token).await?.as_ref() == Some(org) => Ok(Some((id.to_owned(), token))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns the records of a client id in all orgs. There is one at most, unless Astra gave an id twice.
+    pub(crate) async fn records_named(&self, client: &ClientId) -> Result<Vec<(OrgId, Record)>, Error> {
+        let page = self.orgs_with_tokens().await?.into_iter().map(|org| (client.clone(), org)).collect();
+        let records = self.read_records(page).await?;
+        Ok(records.into_iter().map(|(org, _, record)| (org, record)).collect())
     }
 
     /// Returns a page of the inventory in the order of the client ids: up to `limit` (0 = all) that sort after `after`. The
@@ -56,8 +176,8 @@ impl Store {
         };
         let mut page = Vec::new();
         for org in orgs {
-            let clients = self.storage.list_page(&folder(&org), after, limit).await?;
-            page.extend(leaves(clients).map(|client| (ClientId::stored(client), org.clone())));
+            let clients = self.storage.list_page(&folder(&org), &segment(after), limit).await?;
+            page.extend(clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())));
         }
         page.sort();
         if limit > 0 {
@@ -79,8 +199,8 @@ impl Store {
         let mut page = Vec::new();
         for org in orgs.into_iter().filter(|org| last.is_none_or(|(_, last)| org >= last)) {
             let after = last.filter(|(_, last)| *last == org).map_or("", |(client, _)| client.as_str());
-            let clients = self.storage.list_page(&folder(&org), after, limit - page.len()).await?;
-            page.extend(leaves(clients).map(|client| (ClientId::stored(client), org.clone())));
+            let clients = self.storage.list_page(&folder(&org), &segment(after), limit - page.len()).await?;
+            page.extend(clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())));
             if page.len() >= limit {
                 break;
             }
@@ -108,7 +228,7 @@ impl Store {
         let clients = self.storage.list_page(&folder(org), after, PAGE).await?;
         // A host without paging answers with everything, in any order.
         let next = if clients.len() == PAGE { clients.last().cloned() } else { None };
-        let page = leaves(clients).map(|client| (ClientId::stored(client), org.clone())).collect();
+        let page = clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())).collect();
         let records = self.read_records(page).await?;
         Ok((records.into_iter().map(|(_, client, record)| (client, record)).collect(), next))
     }
@@ -118,79 +238,167 @@ impl Store {
         Ok(!self.storage.list_page(&folder(org), "", 1).await?.is_empty())
     }
 
-    /// Whether every token has its record.
-    pub(crate) async fn index_is_complete(&self) -> Result<bool, Error> {
-        if self.index_complete.load(Ordering::Acquire) {
-            return Ok(true);
-        }
-        let complete = self.storage.get(MARKER).await?.is_some();
-        self.index_complete.fetch_or(complete, Ordering::AcqRel);
-        Ok(complete)
+    /// Returns the orgs that have tokens and no config.
+    pub(crate) async fn strays(&self) -> Result<Vec<OrgId>, Error> {
+        let orgs: BTreeSet<OrgId> = self.orgs().await?.into_iter().collect();
+        Ok(self.orgs_with_tokens().await?.into_iter().filter(|org| !orgs.contains(org)).collect())
     }
 
-    /// Writes the records that are missing, then the marker.
-    pub(crate) async fn build_index(&self) -> Result<(), Error> {
-        if self.index_is_complete().await? {
-            return Ok(());
+    /// Whether every token has its record.
+    pub(crate) async fn index_is_complete(&self) -> Result<bool, Error> {
+        Ok(self.complete_inventory().await?.is_some())
+    }
+
+    /// Returns the marker of the inventory; `None` as long as it is not complete.
+    pub(crate) async fn complete_inventory(&self) -> Result<Option<Arc<Marker>>, Error> {
+        if let Some(marker) = self.inventory.known() {
+            return Ok(Some(marker));
         }
+        let Some(entry) = self.storage.get(MARKER).await? else { return Ok(None) };
+        // That it is there is what counts.
+        let marker = entry.decode().unwrap_or(Marker { version: 1, left_out: Vec::new() });
+        Ok(Some(self.inventory.keep(marker)))
+    }
+
+    /// Returns ids of stored tokens that the inventory leaves out.
+    pub(crate) async fn left_out(&self) -> Result<Vec<String>, Error> {
+        let Some(marker) = self.complete_inventory().await? else { return Ok(Vec::new()) };
+        let mut left_out = Vec::new();
+        for id in &marker.left_out {
+            // The end of its lease removes it.
+            if self.storage.get(&token_key(id)).await?.is_some() {
+                left_out.push(id.clone());
+            }
+        }
+        Ok(left_out)
+    }
+
+    /// Writes the records that are missing.
+    pub(crate) async fn write_records(&self) -> Result<Built, Error> {
+        let (mut built, mut owners) = (Built::default(), self.owners().await?);
         let mut after = String::new();
         loop {
             let page = self.storage.list_page(TOKENS, &after, PAGE).await?;
             let Some(last) = page.last().cloned() else { break };
             // A host without paging answers with everything, in any order.
             let is_last = page.len() != PAGE;
-            for id in leaves(page) {
-                self.index_token(&id).await?;
+            for child in page {
+                if child.ends_with('/') {
+                    for name in self.names_in(&format!("{TOKENS}{child}")).await? {
+                        self.build(&format!("{child}{name}"), &mut owners, &mut built).await?;
+                    }
+                } else if !child.is_empty() {
+                    self.build(&child, &mut owners, &mut built).await?;
+                }
             }
             if is_last {
                 break;
             }
             after = last;
         }
-        self.storage.put_json(MARKER, &json!({"version": 1})).await?;
-        self.index_complete.store(true, Ordering::Release);
+        Ok(built)
+    }
+
+    /// Writes the marker: all records are there.
+    pub(crate) async fn complete(&self, built: Built) -> Result<(), Error> {
+        let marker = Marker { version: 1, left_out: built.named };
+        self.storage.put_json(MARKER, &marker).await?;
+        self.inventory.keep(marker);
         Ok(())
     }
 
-    /// Writes the record of a token if it is missing.
-    pub(crate) async fn index_token(&self, id: &str) -> Result<(), Error> {
+    async fn build(&self, id: &str, owners: &mut Owners, built: &mut Built) -> Result<(), Error> {
+        match self.record_token(id, owners).await? {
+            Fate::Recorded(_) => built.tokens += 1,
+            Fate::Stray(org) => {
+                built.tokens += 1;
+                built.strays.insert(org);
+            }
+            Fate::Junk => built.junk += 1,
+            Fate::LeftOut => {
+                built.left_out += 1;
+                if built.named.len() < LEFT_OUT_NAMED {
+                    built.named.push(id.to_owned());
+                }
+            }
+            Fate::Gone => {}
+        }
+        Ok(())
+    }
+
+    /// Writes the record of a token if it is missing. Returns its org.
+    pub(crate) async fn index_token(&self, id: &str) -> Result<Option<OrgId>, Error> {
+        match self.record_token(id, &mut self.owners().await?).await? {
+            Fate::Recorded(org) | Fate::Stray(org) => Ok(Some(org)),
+            Fate::Junk | Fate::LeftOut | Fate::Gone => Ok(None),
+        }
+    }
+
+    async fn record_token(&self, id: &str, owners: &mut Owners) -> Result<Fate, Error> {
         // An entry that cannot be read is left alone: it must not keep all others out of the inventory.
-        let Some(entry) = self.storage.get(&token_key(id)).await? else { return Ok(()) };
+        let Some(entry) = self.storage.get(&token_key(id)).await? else { return Ok(Fate::Gone) };
         let Ok(token) = entry.decode::<Token>() else {
             tracing::warn!(token_id = id, "left a token out of the inventory: its entry is not the expected JSON");
-            return Ok(());
+            return Ok(Fate::LeftOut);
         };
         if !token.is_live() {
+            return Ok(Fate::Junk);
+        }
+        let owner = owners.of(id, &token);
+        let org = owner.clone().unwrap_or_else(|| token.org_id.clone());
+        if org.as_str().is_empty() || !fits_key(org.as_str()) || !fits_key(token.client_id.as_str()) {
+            tracing::warn!(token_id = id, "left a token out of the inventory: it cannot have a record");
+            return Ok(Fate::LeftOut);
+        }
+        let fate = if owner.is_some() { Fate::Recorded(org.clone()) } else { Fate::Stray(org.clone()) };
+        self.record_missing(id, &org, &token).await?;
+        Ok(fate)
+    }
+
+    /// Writes the record of a token in an org, if it is missing.
+    async fn record_missing(&self, id: &str, org: &OrgId, token: &Token) -> Result<(), Error> {
+        if self.record(org, &token.client_id).await?.is_some() {
             return Ok(());
         }
-        let named = check("orgId", token.org_id.as_str()).and_then(|()| check("clientId", token.client_id.as_str()));
-        if let Err(error) = named {
-            tracing::warn!(token_id = id, error = %error, "left a token out of the inventory: it cannot have a record");
-            return Ok(());
-        }
-        if self.record(&token.org_id, &token.client_id).await?.is_some() {
-            return Ok(());
-        }
-        self.put_record(&token.org_id, &token.client_id, &Record::of(id, &token)).await?;
+        self.put_record(org, &token.client_id, &Record::of(id, token)).await?;
         // Whoever deletes a token removes the entry first and the record after it. If the entry is gone by now, that
         // may have happened before the record was written.
         let now = self.token(id).await?;
         if now.is_none_or(|now| now.client_id != token.client_id) {
-            self.storage.delete(&key(&token.org_id, &token.client_id)).await?;
+            self.delete_record(org, &token.client_id).await?;
+        }
+        Ok(())
+    }
+
+    /// Moves the records of tokens that are under the id of an organization to the org whose config turned out to be of
+    /// that organization.
+    pub(crate) async fn move_records(&self, stray: &OrgId, org: &OrgId) -> Result<(), Error> {
+        let mut after = Some(String::new());
+        while let Some(start) = after {
+            let (page, next) = self.records_of(stray, &start).await?;
+            for (client, record) in page {
+                if let Some(token) = self.token(&record.token_id).await?.filter(|token| token.client_id == client) {
+                    self.record_missing(&record.token_id, org, &token).await?;
+                    self.count_found(org, &token).await?;
+                }
+                self.delete_record(stray, &client).await?;
+            }
+            after = next;
         }
         Ok(())
     }
 
     async fn orgs_with_tokens(&self) -> Result<Vec<OrgId>, Error> {
         let folders = self.storage.list(RECORDS).await?;
-        Ok(folders.iter().filter_map(|folder| folder.strip_suffix('/')).map(OrgId::stored).collect())
+        let orgs = folders.iter().filter_map(|folder| folder.strip_suffix('/'));
+        Ok(orgs.map(|org| OrgId::stored(from_segment(org))).collect())
     }
 }
 
 pub(super) fn key(org: &OrgId, client: &ClientId) -> String {
-    format!("{RECORDS}{org}/{client}")
+    format!("{}{}", folder(org), segment(client.as_str()))
 }
 
 fn folder(org: &OrgId) -> String {
-    format!("{RECORDS}{org}/")
+    format!("{RECORDS}{}/", segment(org.as_str()))
 }

@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::json;
 
-use super::names::{ClientId, OrgId, RoleName};
-use super::{Role, Store, Token, leaves};
+use super::names::{ClientId, OrgId, RoleName, from_segment, segment};
+use super::{Role, Store, Token, leaves, role_key};
 use crate::astra::Error;
 use crate::sdk::logical::StorageExt as _;
 
@@ -105,8 +105,8 @@ impl Store {
     pub(crate) async fn end_count(&self, role: &Role) {
         let key = key_of(role);
         self.live.forget(&key);
-        let remove = |client| {
-            let entry = entry(&key, &ClientId::stored(client));
+        let remove = |client: String| {
+            let entry = entry(&key, &ClientId::stored(from_segment(&client)));
             async move { self.storage.delete(&entry).await }
         };
         let removed = match self.storage.list(&folder(&key)).await {
@@ -120,8 +120,8 @@ impl Store {
     }
 
     /// Counts a token that was found although it was not minted here, if its role has a limit.
-    pub(crate) async fn count_found(&self, token: &Token) -> Result<(), Error> {
-        match self.role(&token.org_id, &token.role_name).await? {
+    pub(crate) async fn count_found(&self, org: &OrgId, token: &Token) -> Result<(), Error> {
+        match self.role(org, &token.role_name).await? {
             Some(role) if role.max_tokens > 0 => self.note_live(&key_of(&role), token.client_id.clone()).await,
             _ => Ok(()),
         }
@@ -147,7 +147,9 @@ impl Store {
     }
 
     async fn load_roster(&self, key: &RoleKey) -> Result<(), Error> {
-        let clients: Vec<_> = leaves(self.storage.list(&folder(key)).await?).map(ClientId::stored).collect();
+        let clients: Vec<_> = leaves(self.storage.list(&folder(key)).await?)
+            .map(|client| ClientId::stored(from_segment(&client)))
+            .collect();
         self.live.open(key);
         self.live.change(key, |roster| {
             for client in clients {
@@ -210,15 +212,17 @@ impl Live {
         let mut parts = key.splitn(4, '/');
         match (parts.next(), parts.next(), parts.next()) {
             (Some("live"), Some(org), Some(role)) => {
-                let key = (OrgId::stored(org), RoleName::stored(role));
+                let key = (OrgId::stored(from_segment(org)), RoleName::stored(from_segment(role)));
                 self.lock().get_mut(&key).into_iter().for_each(Roster::reload);
             }
             // It may have no limit any more. Where it has one, the next mint lists its tokens anew.
-            (Some("role"), Some(name), None) => {
-                let named = |key: &RoleKey| format!("{}:{}", key.0, key.1) == name;
+            (Some("role"), Some(_), _) => {
+                let named = |role: &RoleKey| role_key(&role.0, &role.1) == key;
                 self.lock().retain(|key, roster| !named(key) || Arc::strong_count(&roster.places) > 1);
             }
-            (Some("client"), Some(org), Some(client)) => self.suspect(&OrgId::stored(org), &ClientId::stored(client)),
+            (Some("client"), Some(org), Some(client)) => {
+                self.suspect(&OrgId::stored(from_segment(org)), &ClientId::stored(from_segment(client)));
+            }
             _ => self.lock().values_mut().for_each(Roster::reload),
         }
     }
@@ -305,10 +309,10 @@ fn key_of(role: &Role) -> RoleKey {
     (role.org_id.clone(), role.role_name.clone())
 }
 
-pub(super) fn entry((org, role): &RoleKey, client: &ClientId) -> String {
-    format!("{LIVE}{org}/{role}/{client}")
+pub(super) fn entry(role: &RoleKey, client: &ClientId) -> String {
+    format!("{}{}", folder(role), segment(client.as_str()))
 }
 
 fn folder((org, role): &RoleKey) -> String {
-    format!("{LIVE}{org}/{role}/")
+    format!("{LIVE}{}/{}/", segment(org.as_str()), segment(role.as_str()))
 }

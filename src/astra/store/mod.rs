@@ -9,6 +9,9 @@
 //! | `client-index` | the inventory is complete |
 //! | `live/<org_id>/<role_name>/<client_id>` | the token counts against the limit of its role |
 //!
+//! The Go plugin knows the first three, and took any text for a name. Where a name of it would be more than one segment of
+//! one of the other keys, it is escaped ([`names::segment`]).
+//!
 //! Architecture invariant: a listing touches `client/` only, which holds no secret.
 
 mod cache;
@@ -17,10 +20,10 @@ mod entries;
 mod index;
 mod live;
 mod names;
+mod owner;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -28,7 +31,9 @@ use tokio::sync::OnceCell;
 
 use self::cache::Cache;
 use self::directory::Directory;
+use self::index::Inventory;
 use self::live::Live;
+use self::names::fits_key;
 use crate::astra::Error;
 use crate::sdk::logical::{Mount, Storage, StorageExt, SystemView};
 
@@ -38,7 +43,7 @@ pub(crate) use self::{entries::fuzz::fuzz_entries, fuzz::fuzz_names};
 pub(crate) use self::entries::{
     CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token,
 };
-pub(crate) use self::index::DETAILS;
+pub(crate) use self::index::{DETAILS, Lookup};
 pub(crate) use self::live::{Place, Reserved};
 pub(crate) use self::names::{ClientId, LogicalName, OrgId, RoleName, check, fits_path};
 
@@ -56,8 +61,8 @@ pub(crate) struct Store {
     live: Live,
     /// Whether the operator lets us cache; asked once.
     caching: OnceCell<bool>,
-    /// Whether the inventory is known to hold every token.
-    index_complete: AtomicBool,
+    /// What is known of the inventory since it is complete.
+    inventory: Inventory,
 }
 
 impl Store {
@@ -73,7 +78,7 @@ impl Store {
             directory: Cache::new(NonZeroUsize::MIN),
             live: Live::default(),
             caching: OnceCell::new(),
-            index_complete: AtomicBool::new(false),
+            inventory: Inventory::default(),
         }
     }
 
@@ -91,7 +96,7 @@ impl Store {
             self.roles.forget(key);
             self.live.invalidate(key);
         } else if key.starts_with(index::MARKER) {
-            self.index_complete.store(false, Ordering::Release);
+            self.inventory.forget();
         } else {
             self.live.invalidate(key);
         }
@@ -126,14 +131,18 @@ impl Store {
 
     /// Returns the orgs that have a config, sorted.
     pub(crate) async fn orgs(&self) -> Result<Vec<OrgId>, Error> {
-        let mut orgs: Vec<OrgId> = leaves(self.storage.list(CONFIGS).await?).map(OrgId::stored).collect();
+        let mut orgs: Vec<OrgId> = self.names_in(CONFIGS).await?.into_iter().map(OrgId::stored).collect();
         orgs.sort();
         Ok(orgs)
     }
 
     /// Returns a role.
     pub(crate) async fn role(&self, org: &OrgId, name: &RoleName) -> Result<Option<Arc<Role>>, Error> {
-        self.load(&self.roles, &role_key(org, name)).await
+        let key = role_key(org, name);
+        let role = self.load(&self.roles, &key).await?;
+        // With another colon in it, the key may be that of another role of another org.
+        let is_it = |role: &Arc<Role>| has_one_colon(&key) || (&role.org_id, &role.role_name) == (org, name);
+        Ok(role.filter(is_it))
     }
 
     /// Writes a role.
@@ -154,13 +163,23 @@ impl Store {
 
     /// Returns the names of all roles with their orgs, in no order.
     pub(crate) async fn roles(&self) -> Result<Vec<(OrgId, RoleName)>, Error> {
-        let keys = leaves(self.storage.list(ROLES).await?);
-        let split = |key: String| key.split_once(':').map(|(org, name)| (OrgId::stored(org), RoleName::stored(name)));
-        Ok(keys.filter_map(split).collect())
+        let mut roles = Vec::new();
+        for name in self.names_in(ROLES).await? {
+            if has_one_colon(&name) {
+                roles.extend(name.split_once(':').map(|(org, name)| (OrgId::stored(org), RoleName::stored(name))));
+            } else if let Some(role) = self.load(&self.roles, &format!("{ROLES}{name}")).await? {
+                // Only the entry tells which of the colons is between its names.
+                roles.push((role.org_id.clone(), role.role_name.clone()));
+            }
+        }
+        Ok(roles)
     }
 
-    /// Returns a live token.
+    /// Returns a live token. The id may be any text, as leases hold it.
     pub(crate) async fn token(&self, id: &str) -> Result<Option<Token>, Error> {
+        if id.is_empty() || !fits_key(id) {
+            return Ok(None);
+        }
         let token: Option<Token> = self.storage.get_json(&token_key(id)).await?;
         Ok(token.filter(Token::is_live))
     }
@@ -194,20 +213,41 @@ impl Store {
     }
 
     async fn delete_entries(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
-        if let Some(entry) = self.storage.get(&token_key(id)).await? {
+        if !id.is_empty()
+            && fits_key(id)
+            && let Some(entry) = self.storage.get(&token_key(id)).await?
+        {
             // An entry that cannot be read must not keep a lease from ending.
             let another = entry.decode::<Token>().is_ok_and(|token| token.is_live() && token.client_id != *client);
             if !another {
                 self.storage.delete(&token_key(id)).await?;
             }
         }
-        if !client.as_str().is_empty() {
-            self.storage.delete(&index::key(org, client)).await?;
+        self.delete_record(org, client).await
+    }
+
+    /// Returns the names in a folder of the Go plugin. A name with a slash lists as another folder.
+    async fn names_in(&self, folder: &str) -> Result<Vec<String>, Error> {
+        let (mut names, mut folders) = (Vec::new(), vec![String::new()]);
+        while let Some(path) = folders.pop() {
+            for child in self.storage.list(&format!("{folder}{path}")).await? {
+                let name = format!("{path}{child}");
+                match child.ends_with('/') {
+                    true => folders.push(name),
+                    // A key that ends in a slash lists as an empty child of itself. The folder's own is no name.
+                    false if name.is_empty() => {}
+                    false => names.push(name),
+                }
+            }
         }
-        Ok(())
+        Ok(names)
     }
 
     async fn load<T: DeserializeOwned>(&self, cache: &Cache<T>, key: &str) -> Result<Option<Arc<T>>, Error> {
+        // A lease may name anything.
+        if !fits_key(key) {
+            return Ok(None);
+        }
         let ticket = match cache.get(key) {
             Ok(value) => return Ok(Some(value)),
             Err(ticket) => ticket,
@@ -249,6 +289,11 @@ fn token_key(id: &str) -> String {
     format!("{TOKENS}{id}")
 }
 
+/// Whether the names in a key of a role can be told apart by its colon.
+fn has_one_colon(key: &str) -> bool {
+    key.matches(':').count() == 1
+}
+
 /// Leaves out folders and the bare child that a key equal to its prefix lists as.
 fn leaves(keys: Vec<String>) -> impl Iterator<Item = String> {
     keys.into_iter().filter(|key| !key.is_empty() && !key.ends_with('/'))
@@ -257,6 +302,7 @@ fn leaves(keys: Vec<String>) -> impl Iterator<Item = String> {
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz {
     use super::*;
+    use crate::sdk::framework::to_lower;
 
     /// Names stay below the folder of their key, are read from it again, and are spelled in one way. Each line is a name.
     pub(crate) fn fuzz_names(data: &[u8]) {
@@ -282,7 +328,7 @@ pub(crate) mod fuzz {
         let Ok(name) = name else { return };
         let id = named_token_id(&org, &role, &name);
         assert!(id.len() == 64 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
-        assert_eq!(id, named_token_id(&org, &role, &LogicalName::stored(three.to_lowercase())));
+        assert_eq!(id, named_token_id(&org, &role, &LogicalName::stored(to_lower(three))));
     }
 
     /// Whether a key has these parts, and is one that the host takes.

@@ -1,32 +1,63 @@
 //! Names and ids that become part of a storage key: parsed once, at the edge.
+//!
+//! The Go plugin took any text. So there are two readings: a strict one for what is created, and a wide one for what may
+//! be stored already.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::astra::Error;
+use crate::sdk::framework::to_lower;
 
-/// The host refuses longer keys at 32 KiB; no id or name comes near this.
+/// The longest name that can be created.
 const MAX_BYTES: usize = 255;
 
+/// The longest name that may be stored: the host takes no key of more than 32 KiB.
+const MAX_STORED_BYTES: usize = 8 << 10;
+
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $fold:expr, $check:expr) => {
+    ($(#[$doc:meta])* $name:ident, $fold:expr, $check:expr, $check_stored:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
         #[serde(transparent)]
         pub(crate) struct $name(String);
 
         impl $name {
-            /// Reads what a caller gave.
+            /// Reads the name of something that is created.
             ///
             /// # Errors
             /// When it is empty or could escape its storage key. The text names `field`.
+            #[allow(dead_code, reason = "an org is found first, and created if it is not there")]
             pub(crate) fn parse(field: &'static str, text: &str) -> Result<Self, Error> {
+                let name = Self::fold(text);
+                $check(field, &name.0)?;
+                Ok(name)
+            }
+
+            /// Reads the name of something that may be stored. It need not be one that can be created.
+            ///
+            /// # Errors
+            /// When nothing can be stored under it. The text names `field`.
+            pub(crate) fn find(field: &'static str, text: &str) -> Result<Self, Error> {
+                let name = Self::fold(text);
+                $check_stored(field, &name.0)?;
+                Ok(name)
+            }
+
+            /// Fails if nothing of this name can be created: for whoever creates it, and for whoever found nothing.
+            ///
+            /// # Errors
+            /// As [`Self::parse`].
+            pub(crate) fn require_new(&self, field: &'static str) -> Result<(), Error> {
+                $check(field, &self.0)
+            }
+
+            fn fold(text: &str) -> Self {
                 let fold: fn(&str) -> String = $fold;
                 // Some letters are longer in lower case, and what is stored must be taken when it is given back.
-                let name = fold(text);
-                $check(field, &name)?;
-                Ok(Self(name))
+                Self(fold(text))
             }
 
             /// Takes what this engine stored itself.
@@ -50,28 +81,32 @@ macro_rules! name {
 }
 
 name!(
-    /// Id of an Astra organization. Letter case counts.
+    /// The operator's key for an Astra organization: its id in Astra, or a label. Letter case counts.
     OrgId,
     str::to_owned,
-    check_key
+    check_key,
+    check_stored_key
 );
 name!(
     /// Name of a role, in lower case.
     RoleName,
-    str::to_lowercase,
-    check_key
+    to_lower,
+    check_key,
+    check_stored_key
 );
 name!(
     /// Logical name of a token, in lower case; empty where a token has none.
     LogicalName,
-    str::to_lowercase,
-    check
+    to_lower,
+    check,
+    check_stored
 );
 name!(
     /// Public part of an Astra token. Letter case counts.
     ClientId,
     str::to_owned,
-    check_key
+    check_key,
+    check_stored_key
 );
 
 /// Checks a name that a caller gave.
@@ -103,11 +138,50 @@ fn check_key(field: &'static str, text: &str) -> Result<(), Error> {
     Err(Error::field(field, "must not contain characters that are not printable, such as a zero-width space"))
 }
 
+/// Checks a name under which something may be stored, though not in a key of its own.
+fn check_stored(field: &'static str, text: &str) -> Result<(), Error> {
+    if text.is_empty() {
+        return Err(Error::field(field, "must not be empty"));
+    }
+    if text.len() > MAX_STORED_BYTES {
+        return Err(Error::field(field, "must not be longer than 8 KiB"));
+    }
+    Ok(())
+}
+
+/// Checks a name that may be part of a stored key as it is.
+fn check_stored_key(field: &'static str, text: &str) -> Result<(), Error> {
+    check_stored(field, text)?;
+    if fits_key(text) {
+        return Ok(());
+    }
+    Err(Error::field(field, "must not contain \"..\" or characters that are not printable"))
+}
+
+/// Whether the host's storage takes a text as part of a key: it refuses two dots ("relative paths not supported").
+pub(super) fn fits_key(text: &str) -> bool {
+    !text.contains("..") && text.chars().all(is_printable)
+}
+
+/// Writes a name as one segment of a key. A name that can be created stands for itself; of those of the Go plugin, `/`
+/// would begin another segment. No name that can be created has the `:` with which an escape begins.
+pub(super) fn segment(name: &str) -> Cow<'_, str> {
+    if name.contains(['/', ':']) { name.replace(':', ":3a").replace('/', ":2f").into() } else { name.into() }
+}
+
+/// Reads a name from a segment of a key.
+pub(super) fn from_segment(segment: &str) -> String {
+    segment.replace(":2f", "/").replace(":3a", ":")
+}
+
 /// Whether the host's storage takes a character in a key: it must be what Go calls printable (`unicode.IsPrint`). Rust's
 /// standard library writes the others as escapes.
 fn is_printable(c: char) -> bool {
+    if c.is_ascii() {
+        return !c.is_ascii_control();
+    }
     // An accent is written as an escape only at the start of a text.
-    matches!(c, '"' | '\'' | '\\') || format!("a{c}").escape_debug().count() == 2
+    format!("a{c}").escape_debug().count() == 2
 }
 
 /// Whether a name can be a segment of a path, as engines take them: ASCII letters, digits and `_`, and `-` and `.` between
@@ -123,6 +197,8 @@ pub(crate) fn fits_path(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -183,8 +259,8 @@ mod tests {
 
     #[test]
     fn a_name_that_is_too_long_in_lower_case_is_refused() {
-        let long = "\u{130}".repeat(127);
-        assert!(long.len() <= MAX_BYTES && long.to_lowercase().len() > MAX_BYTES);
+        let long = "\u{23a}".repeat(127);
+        assert!(long.len() <= MAX_BYTES && to_lower(&long).len() > MAX_BYTES);
         assert!(RoleName::parse("role_name", &long).is_err() && LogicalName::parse("logical_name", &long).is_err());
         assert!(OrgId::parse("org_id", &long).is_ok());
     }
@@ -193,5 +269,35 @@ mod tests {
     fn role_and_logical_names_are_lower_cased() {
         assert_eq!(RoleName::parse("role_name", "R_W_User").unwrap().as_str(), "r_w_user");
         assert_eq!(LogicalName::parse("logical_name", "Org1").unwrap().as_str(), "org1");
+    }
+
+    #[test]
+    fn names_of_the_go_plugin_are_found_and_not_created() {
+        let long = "x".repeat(256);
+        for text in ["a/b", "a:b", "/", ":2f", &long] {
+            assert_eq!(OrgId::find("org_id", text).unwrap().as_str(), text);
+            let name = RoleName::find("role_name", text).unwrap();
+            assert!(name.require_new("role_name").unwrap_err().to_string().starts_with("role_name must not"));
+        }
+        // It hashes the name of a token, so nothing is in the way of these.
+        for text in ["a..b", "a\nb", "a\u{200b}b", ".", "a/b", &long] {
+            assert_eq!(LogicalName::find("logical_name", text).unwrap().as_str(), text);
+            let is_new = LogicalName::parse("logical_name", text).is_ok();
+            assert_eq!(is_new, text.contains('\u{200b}'), "{text:?}");
+        }
+        for text in ["", "a..b", "a\nb", &"x".repeat(9000)] {
+            let error = RoleName::find("role_name", text).unwrap_err().to_string();
+            assert!(error.starts_with("role_name must not") && error.len() < 100, "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_is_a_segment_and_comes_back(one in "[:/a2f3.]{0,6}", two in "[:/a2f3.]{0,6}") {
+            let segments = [&one, &two].map(|name| segment(name).into_owned());
+            prop_assert!(!segments[0].contains('/'));
+            prop_assert_eq!(from_segment(&segments[0]), one.clone());
+            prop_assert_eq!(segments[0] == segments[1], one == two);
+        }
     }
 }

@@ -19,11 +19,11 @@ async fn a_config_is_stored_as_the_go_plugin_did_and_shown_without_its_token() {
     let world = World::new().await;
     assert!(ok(world.write("config", config(&world)).await).is_none(), "a 204");
     let stored = json!({"astra_token": ROOT, "url": world.astra.url(), "org_id": ORG, "logical_name": "retailOrg",
-        "caller_mode": 1});
+        "caller_mode": 1, "astra_org_id": ORG});
     assert!(world.storage.json(&format!("config/{ORG}")) == Some(stored), "stored JSON has another shape");
 
     let shown = json!({
-        "astra_token": "AstraCS:ONqZCOA...", "ca_cert": "", "caller_mode": "standard", "description": true,
+        "astra_org_id": ORG, "astra_token": "AstraCS:ONqZCOA...", "ca_cert": "", "caller_mode": "standard", "description": true,
         "logical_name": "retailOrg", "org_id": ORG, "request_timeout": "30s", "token_expiry": true,
         "url": world.astra.url(),
     });
@@ -45,7 +45,7 @@ async fn an_update_changes_only_what_is_given_and_null_brings_the_default_back()
         .ask(Operation::Patch, "config", json!({"org_id": ORG, "logical_name": "other", "description": null}))
         .await);
     let stored = json!({"astra_token": ROOT, "url": world.astra.url(), "org_id": ORG, "logical_name": "other",
-        "former_names": ["retailOrg"],
+        "former_names": ["retailOrg"], "astra_org_id": ORG,
         "caller_mode": 2, "request_timeout": 5_000_000_000_i64});
     assert!(world.storage.json(&format!("config/{ORG}")) == Some(stored), "stored JSON is another");
     assert_eq!(world.astra.count("GET"), asked, "Astra is only asked when the token or the way to it changes");
@@ -87,7 +87,9 @@ async fn the_root_token_is_verified_before_it_is_stored() {
     let text = refused(world.write("config", config(&world)).await);
     assert!(text.len() < 1000 && !text.contains(ROOT), "an answer is shown as it came, {} bytes", text.len());
     other_org(&world.astra);
-    let text = refused(world.write("config", config(&world)).await);
+    let mut foreign = config(&world);
+    foreign["org_id"] = json!("6a4c2d1e-5c0f-4b8e-9a57-000000000001");
+    let text = refused(world.write("config", foreign).await);
     assert!(text.contains("astra_token belongs to") && text.contains(OTHER_ORG), "{text}");
     let mut dead = config(&world);
     dead["url"] = json!("http://127.0.0.1:1");

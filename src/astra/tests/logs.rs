@@ -16,7 +16,14 @@ use crate::sdk::logical::Operation;
 
 /// Keeps all events as text.
 #[derive(Clone, Default)]
-struct Capture(Arc<Mutex<Vec<String>>>);
+pub(super) struct Capture(Arc<Mutex<Vec<String>>>);
+
+impl Capture {
+    /// Whether an event of this level has this text in its message or fields.
+    pub(super) fn has(&self, level: &str, text: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|line| line.starts_with(level) && line.contains(text))
+    }
+}
 
 struct Line(String);
 
@@ -38,7 +45,7 @@ impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
 }
 
 /// Keeps the events of this thread until the guard is dropped.
-fn capture() -> (Capture, DefaultGuard) {
+pub(super) fn capture() -> (Capture, DefaultGuard) {
     // Where there is but one subscriber, the thread that comes to an event first decides with its own, or with none,
     // whether anyone wants the event. So there is always another one.
     static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));

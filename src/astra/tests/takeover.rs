@@ -1,7 +1,7 @@
 //! Mounts of the Go plugin 2.0.0: its entries, its junk and its leases, and the way back to it.
 
 #[path = "../../../tests/fixtures/go-2.0.0/mod.rs"]
-mod go_plugin;
+pub(super) mod go_plugin;
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use self::go_plugin::{Fixtures, ROLE, SIDECAR, STANDARD, URL, parsed};
 use super::{ORG, OTHER_ORG, ROLE_ID, ROOT, World, data, lease, ok, order, refused, some, status, text};
-use crate::sdk::logical::{Entry, Map, Operation, Secret, Storage as _};
+use crate::sdk::logical::{Answer, Entry, Map, Operation, Secret, Storage as _};
+use crate::sdk::testing::{Fault, request};
 
 /// A token of the Go plugin, alive in Astra and under a lease.
 struct Old {
@@ -55,7 +56,7 @@ impl World {
         (world, tokens)
     }
 
-    async fn store_bytes(&self, key: &str, value: &str) {
+    pub(super) async fn store_bytes(&self, key: &str, value: &str) {
         let entry = Entry { key: key.into(), value: value.into(), seal_wrap: false };
         self.storage.put(entry).await.expect("stores");
     }
@@ -192,6 +193,70 @@ async fn its_junk_takes_no_name_and_its_leases_end_without_a_call() {
         let found = data(world.read("org/token", order(&junk.logical_name)).await);
         assert_eq!(found["clientId"], json!(text(&minted, "clientId")));
     }
+}
+
+/// Holds back the n-th answer of the storage to a request until the inventory is complete. Returns the answer to the
+/// request; `None` if it has fewer calls.
+async fn overtaken(nth: usize, operation: Operation, path: &str, data: Value) -> Option<(World, Answer)> {
+    let (world, _) = World::old(&STANDARD).await;
+    let before = world.storage.calls();
+    world.storage.inject(Fault::HangsAt(nth));
+    let (backend, asked) = (world.backend.clone(), request(operation, path, data));
+    let mut asked = tokio::spawn(async move { backend.handle(asked).await });
+    while world.storage.calls() - before < nth {
+        if let Ok(answer) = tokio::time::timeout(Duration::from_millis(1), &mut asked).await {
+            assert!(nth > 1 && answer.is_ok(), "no call to the storage");
+            return None;
+        }
+    }
+    world.initialize().await;
+    world.storage.heal();
+    Some((world, asked.await.expect("does not panic")))
+}
+
+#[tokio::test]
+async fn a_live_token_is_not_denied_when_the_inventory_is_completed_meanwhile() {
+    let client_id = Old::of(STANDARD.tokens[1]).client_id;
+    for operation in [Operation::Read, Operation::Delete] {
+        let mut nth = 1;
+        let by_id = json!({"org_id": ORG, "client_id": client_id});
+        while let Some((world, answer)) = overtaken(nth, operation, "org/token", by_id.clone()).await {
+            if answer.is_err() {
+                assert_eq!(status(answer).0, 503, "{operation:?}, call {nth}");
+                assert_eq!(world.astra.live(), 3);
+            } else {
+                assert_eq!(world.astra.live(), if operation == Operation::Delete { 2 } else { 3 });
+            }
+            nth += 1;
+        }
+        assert!(nth > 3, "{operation:?} has {nth} calls");
+    }
+}
+
+#[tokio::test]
+async fn a_config_with_live_tokens_is_not_deleted_when_the_inventory_is_completed_meanwhile() {
+    let mut nth = 1;
+    let org = json!({"org_id": ORG});
+    while let Some((world, answer)) = overtaken(nth, Operation::Delete, "config", org.clone()).await {
+        let (code, text) = status(answer);
+        assert!(code == 400 && text.contains("live tokens") || code == 503, "call {nth}: {text}");
+        assert!(world.keys("config/").len() == 1);
+        nth += 1;
+    }
+    assert!(nth > 3, "{nth} calls");
+}
+
+#[tokio::test]
+async fn a_list_that_is_not_whole_says_so_when_the_inventory_is_completed_meanwhile() {
+    let mut nth = 1;
+    while let Some((_, answer)) = overtaken(nth, Operation::List, "org/tokens/", Value::Null).await {
+        let response = some(answer);
+        let listed = response.data.as_ref().and_then(|data| data.get("keys")?.as_array()).map_or(0, Vec::len);
+        let is_told = response.warnings.iter().any(|warning| warning.contains("still being built"));
+        assert!(listed == 3 || is_told, "call {nth}: {listed} tokens");
+        nth += 1;
+    }
+    assert!(nth > 2, "{nth} calls");
 }
 
 /// One of many tokens.

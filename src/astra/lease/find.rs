@@ -1,0 +1,92 @@
+//! Which token a lease is of.
+//!
+//! A lease of this engine says it all. A lease of the Go plugin may name the organization by Astra's id instead of the
+//! `org_id` of the config, and may have lost what it said. Architecture invariant: a token is only taken for that of a
+//! lease if both have the same client id.
+
+use super::revoke::Target;
+use super::{LeaseData, SECRET_TYPE};
+use crate::astra::engine::Engine;
+use crate::astra::error::Error;
+use crate::astra::store::{OrgId, Token};
+use crate::sdk::logical::Map;
+
+/// Finds the token of a lease; `None` if nothing tells which one it is.
+///
+/// # Errors
+/// When that is not known yet.
+pub(super) async fn target(engine: &Engine, lease: &LeaseData) -> Result<Option<Target>, Error> {
+    if lease.client_id.as_str().is_empty() {
+        return Ok(None);
+    }
+    if !lease.token_id.is_empty() && engine.store.config(&lease.org_id).await?.is_some() {
+        return Ok(Some(of(lease, lease.org_id.clone(), &lease.token_id)));
+    }
+    for id in [&lease.token_id, lease.client_id.as_str()] {
+        if let Some(token) = engine.store.token(id).await?.filter(|token| token.client_id == lease.client_id) {
+            return Ok(org_of(engine, lease, id, &token).await?.map(|org| of(lease, org, id)));
+        }
+    }
+    for (org, record) in engine.store.records_named(&lease.client_id).await? {
+        let org = with_config(engine, &org).await?.unwrap_or(org);
+        return Ok(Some(of(lease, org, &record.token_id)));
+    }
+    if !engine.store.index_is_complete().await? {
+        return Err(Error::NotYet("the inventory of tokens is still being built; try again later".into()));
+    }
+    // Nothing is stored of it. Astra may have it nevertheless.
+    if lease.org_id.as_str().is_empty() {
+        return Ok(None);
+    }
+    let org = with_config(engine, &lease.org_id).await?.unwrap_or_else(|| lease.org_id.clone());
+    let id = if lease.token_id.is_empty() { lease.client_id.as_str() } else { &lease.token_id };
+    Ok(Some(of(lease, org, id)))
+}
+
+fn of(lease: &LeaseData, org_id: OrgId, token_id: &str) -> Target {
+    let (client_id, role_name) = (lease.client_id.clone(), lease.role_name.clone());
+    Target { org_id, client_id, role_name, token_id: token_id.to_owned() }
+}
+
+/// Returns the org of a stored token, or what is called so; `None` if nothing is.
+async fn org_of(engine: &Engine, lease: &LeaseData, id: &str, token: &Token) -> Result<Option<OrgId>, Error> {
+    if let Some(org) = engine.store.owner(id, token).await? {
+        return Ok(Some(org));
+    }
+    for org in [&token.org_id, &lease.org_id] {
+        if let Some(org) = with_config(engine, org).await? {
+            return Ok(Some(org));
+        }
+    }
+    let called = [&lease.org_id, &token.org_id].into_iter().find(|org| !org.as_str().is_empty());
+    Ok(called.cloned())
+}
+
+/// Returns the org whose config is called so, or is of the organization with this id.
+async fn with_config(engine: &Engine, org: &OrgId) -> Result<Option<OrgId>, Error> {
+    if org.as_str().is_empty() || engine.store.config(org).await?.is_some() {
+        return Ok(Some(org.clone()).filter(|org| !org.as_str().is_empty()));
+    }
+    let known = engine.store.orgs_of(org.as_str()).await?;
+    if !known.is_empty() {
+        return Ok(known.into_iter().next());
+    }
+    engine.ask_for_orgs().await?;
+    Ok(engine.store.orgs_of(org.as_str()).await?.into_iter().next())
+}
+
+/// Fills in what the internal data of a lease has lost.
+pub(super) fn mend(internal_data: &mut Map, target: &Target) {
+    for (name, text) in [
+        ("orgId", target.org_id.as_str()),
+        ("clientId", target.client_id.as_str()),
+        ("roleName", target.role_name.as_str()),
+        ("tokenId", &target.token_id),
+        ("secret_type", SECRET_TYPE),
+    ] {
+        let is_there = internal_data.get(name).is_some_and(|value| value.as_str().is_some_and(|text| !text.is_empty()));
+        if !is_there {
+            internal_data.insert(name.to_owned(), text.into());
+        }
+    }
+}
