@@ -45,6 +45,8 @@ async fn p03_the_first_line_is_a_handshake_with_as_many_fields_as_the_host_knows
         (Launch::astra().env("PLUGIN_MULTIPLEX_GRPC", ""), 6),
         (Launch::astra().env("PLUGIN_MULTIPLEX_GRPC", "true"), 7),
         (Launch::astra().env("PLUGIN_MULTIPLEX_GRPC", "false"), 7),
+        // Go takes an empty one for none.
+        (Launch::astra().env("TMPDIR", ""), 6),
         // Flags that tutorials of Go plugins register.
         (Launch::astra().arg("-ca-cert=/x").arg("--tls-skip-verify").arg("-unknown"), 6),
         // Flags for people, who come without a cookie.

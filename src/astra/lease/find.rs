@@ -27,7 +27,10 @@ pub(super) async fn target(engine: &Engine, lease: &LeaseData) -> Result<Option<
             return Ok(org_of(engine, lease, id, &token).await?.map(|org| of(lease, org, id)));
         }
     }
-    for (org, record) in engine.store.records_named(&lease.client_id).await? {
+    let records = engine.store.records_named(&lease.client_id).await?;
+    // Of several orgs, only the one that the lease names can be meant.
+    let is_certain = records.len() == 1;
+    if let Some((org, record)) = records.into_iter().find(|(org, _)| is_certain || *org == lease.org_id) {
         let org = with_config(engine, &org).await?.unwrap_or(org);
         return Ok(Some(of(lease, org, &record.token_id)));
     }

@@ -224,7 +224,7 @@ async fn by_client_id(
     client_id: &ClientId,
 ) -> Result<(String, Token), Error> {
     match engine.store.token_of(org, client_id).await? {
-        Lookup::Found(id, token) => return Ok((id, token)),
+        Lookup::Found(id, token) => return Ok((id, *token)),
         Lookup::Missing => {}
         Lookup::Unknown => {
             return Err(Error::NotYet(

@@ -30,8 +30,8 @@ const PAGE: usize = 256;
 /// Records that a listing reads at most: they are in memory together, and in one answer.
 pub(crate) const DETAILS: usize = 10_000;
 
-/// Records read at the same time.
-const CONCURRENT_READS: usize = 32;
+/// Records read, or moved, at the same time.
+const CONCURRENT: usize = 32;
 
 /// Tokens without a record that the marker names.
 const LEFT_OUT_NAMED: usize = 20;
@@ -47,7 +47,7 @@ pub(crate) struct Page {
 /// What a client id leads to.
 pub(crate) enum Lookup {
     /// A live token and its id.
-    Found(String, Token),
+    Found(String, Box<Token>),
     /// There is no such token.
     Missing,
     /// The inventory is not complete, so the token may be there.
@@ -134,7 +134,7 @@ impl Store {
     pub(crate) async fn token_of(&self, org: &OrgId, client: &ClientId) -> Result<Lookup, Error> {
         let was_complete = self.inventory.known().is_some();
         if let Some((id, token)) = self.look_up(org, client).await? {
-            return Ok(Lookup::Found(id, token));
+            return Ok(Lookup::Found(id, Box::new(token)));
         }
         if was_complete {
             return Ok(Lookup::Missing);
@@ -144,7 +144,7 @@ impl Store {
         }
         // Its record may have been written between the look and the marker.
         let found = self.look_up(org, client).await?;
-        Ok(found.map_or(Lookup::Missing, |(id, token)| Lookup::Found(id, token)))
+        Ok(found.map_or(Lookup::Missing, |(id, token)| Lookup::Found(id, Box::new(token))))
     }
 
     async fn look_up(&self, org: &OrgId, client: &ClientId) -> Result<Option<(String, Token)>, Error> {
@@ -215,7 +215,7 @@ impl Store {
             let record = self.record(&org, &client).await?;
             Ok::<_, Error>(record.map(|record| (org, client, record)))
         };
-        let records: Vec<Option<_>> = stream::iter(page).map(read).buffered(CONCURRENT_READS).try_collect().await?;
+        let records: Vec<Option<_>> = stream::iter(page).map(read).buffered(CONCURRENT).try_collect().await?;
         Ok(records.into_iter().flatten().collect())
     }
 
@@ -376,16 +376,20 @@ impl Store {
         let mut after = Some(String::new());
         while let Some(start) = after {
             let (page, next) = self.records_of(stray, &start).await?;
-            for (client, record) in page {
-                if let Some(token) = self.token(&record.token_id).await?.filter(|token| token.client_id == client) {
-                    self.record_missing(&record.token_id, org, &token).await?;
-                    self.count_found(org, &token).await?;
-                }
-                self.delete_record(stray, &client).await?;
-            }
+            let moved = |(client, record)| self.move_record(stray, org, client, record);
+            stream::iter(page.into_iter().map(Ok)).try_for_each_concurrent(CONCURRENT, moved).await?;
             after = next;
         }
         Ok(())
+    }
+
+    async fn move_record(&self, stray: &OrgId, org: &OrgId, client: ClientId, record: Record) -> Result<(), Error> {
+        let id = &record.token_id;
+        if let Some(token) = self.token(id).await?.filter(|token| token.client_id == client) {
+            self.record_missing(id, org, &token).await?;
+            self.count_found(org, &token).await?;
+        }
+        self.delete_record(stray, &client).await
     }
 
     async fn orgs_with_tokens(&self) -> Result<Vec<OrgId>, Error> {
