@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::labels::{REAL, go_token};
-use super::takeover::go_plugin::{GoToken, odd_labels, odd_names, role};
+use super::takeover::go_plugin::{GoToken, labels, odd_labels, odd_names, role};
+use super::takeover::{GO_CONFIG, GO_LEASE, GO_ROLE, GO_TOKEN, assert_loads_in_go};
 use super::{ROLE_ID, World, data, lease, ok, refused, some, text};
 use crate::sdk::logical::Operation;
 
@@ -157,4 +158,49 @@ async fn names_with_a_colon_do_not_lead_to_the_role_or_token_of_another_org() {
     refused(world.read("org/token", names("a:b", "c")).await);
     refused(world.ask(Operation::Delete, "org/token", names("a:b", "c")).await);
     assert_eq!(world.astra.live(), 1);
+}
+
+/// One mount with everything, and what the Go plugin finds when it gets the mount back.
+#[tokio::test]
+async fn a_mount_with_every_name_is_taken_over_and_left_in_the_form_of_the_go_plugin() {
+    for is_sidecar in [false, true] {
+        let world = World::labelled("prod", is_sidecar).await;
+        let orgs: Vec<String> = labels(REAL).into_iter().chain(odd_labels()).collect();
+        let mut leases = Vec::new();
+        for (n, org_id) in orgs.iter().enumerate() {
+            world.store_go_config(org_id, is_sidecar).await;
+            for (m, (_, name)) in odd_names().iter().enumerate() {
+                world.store_bytes(&format!("role/{org_id}:{name}"), &role(org_id, name)).await;
+                let named = go_token(org_id, name, is_sidecar);
+                let token = GoToken { role_name: name.clone(), client_id: format!("Go{n}x{m}"), ..named };
+                leases.push(world.store_go_token(&token).await);
+            }
+        }
+        world.initialize().await;
+        let operation = if is_sidecar { Operation::Read } else { Operation::Update };
+        for org_id in &orgs {
+            for (given, stored) in odd_names() {
+                let order = json!({"org_id": org_id, "role_name": given, "logical_name": "next"});
+                let minted = lease(&some(world.ask(operation, "org/token", order).await)).internal_data;
+                assert_loads_in_go("a lease", &minted, GO_LEASE);
+                assert_eq!(minted["orgId"], json!(org_id));
+                world.assert_stored_loads_in_go(&format!("role/{org_id}:{stored}"), GO_ROLE);
+                let id = minted["tokenId"].as_str().unwrap();
+                let entry = world.assert_stored_loads_in_go(&format!("token/{id}"), GO_TOKEN);
+                assert_eq!(entry["roleName"], json!(stored));
+                // Under the id that the Go plugin gives it.
+                let token = GoToken { role_name: stored, ..go_token(org_id, "next", is_sidecar) };
+                assert!(is_sidecar || id == token.id());
+            }
+            let config = world.assert_stored_loads_in_go(&format!("config/{org_id}"), GO_CONFIG);
+            assert_eq!((&config["org_id"], &config["astra_org_id"]), (&json!(org_id), &json!(REAL)));
+        }
+        for old in &leases {
+            let renewed = lease(&some(world.renew(old, Value::Null).await)).internal_data;
+            assert_eq!(renewed, old.internal_data);
+            ok(world.revoke(old).await);
+        }
+        assert_eq!(world.astra.live(), orgs.len() * odd_names().len());
+        assert_eq!(world.keys("token/").len(), world.astra.live());
+    }
 }

@@ -370,7 +370,7 @@ async fn a_token_that_a_read_minted_is_deleted_by_its_client_id_without_the_inve
 
 /// Types of the members of the Go plugin's structs.
 #[derive(Clone, Copy, Debug)]
-enum Go {
+pub(super) enum Go {
     String,
     Int,
     /// Nanoseconds.
@@ -379,7 +379,7 @@ enum Go {
     Pairs,
 }
 
-const GO_CONFIG: &[(&str, Go)] = &[
+pub(super) const GO_CONFIG: &[(&str, Go)] = &[
     ("astra_token", Go::String),
     ("url", Go::String),
     ("org_id", Go::String),
@@ -387,7 +387,7 @@ const GO_CONFIG: &[(&str, Go)] = &[
     ("caller_mode", Go::Int),
 ];
 
-const GO_ROLE: &[(&str, Go)] = &[
+pub(super) const GO_ROLE: &[(&str, Go)] = &[
     ("role_name", Go::String),
     ("role_id", Go::String),
     ("org_id", Go::String),
@@ -395,7 +395,7 @@ const GO_ROLE: &[(&str, Go)] = &[
     ("max_ttl", Go::Duration),
 ];
 
-const GO_TOKEN: &[(&str, Go)] = &[
+pub(super) const GO_TOKEN: &[(&str, Go)] = &[
     ("clientId", Go::String),
     ("secret", Go::String),
     ("orgId", Go::String),
@@ -408,7 +408,7 @@ const GO_TOKEN: &[(&str, Go)] = &[
 ];
 
 /// It takes these out of a lease one by one, as strings.
-const GO_LEASE: &[(&str, Go)] = &[
+pub(super) const GO_LEASE: &[(&str, Go)] = &[
     ("orgId", Go::String),
     ("clientId", Go::String),
     ("roleName", Go::String),
@@ -418,7 +418,7 @@ const GO_LEASE: &[(&str, Go)] = &[
 
 /// Checks that Go's `encoding/json` decodes this into a struct with these members.
 #[track_caller]
-fn assert_loads_in_go(what: &str, stored: &Map, members: &[(&str, Go)]) {
+pub(super) fn assert_loads_in_go(what: &str, stored: &Map, members: &[(&str, Go)]) {
     for (name, go) in members {
         let value = stored.get(*name).unwrap_or_else(|| panic!("{what} has no {name}"));
         let fits = match go {
@@ -440,7 +440,7 @@ fn assert_loads_in_go(what: &str, stored: &Map, members: &[(&str, Go)]) {
 
 impl World {
     #[track_caller]
-    fn assert_stored_loads_in_go(&self, key: &str, members: &[(&str, Go)]) -> Map {
+    pub(super) fn assert_stored_loads_in_go(&self, key: &str, members: &[(&str, Go)]) -> Map {
         let stored = self.storage.json(key).unwrap_or_else(|| panic!("nothing at {key}"));
         let stored = stored.as_object().expect("an object").clone();
         assert_loads_in_go(key, &stored, members);
