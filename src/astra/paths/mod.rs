@@ -10,6 +10,7 @@ pub(super) mod rotate_root;
 pub(super) mod sync;
 pub(super) mod token;
 pub(super) mod tokens;
+mod verify;
 
 use std::future::Future;
 use std::sync::Arc;

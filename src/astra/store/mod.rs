@@ -14,6 +14,7 @@
 //!
 //! Architecture invariant: a listing touches `client/` only, which holds no secret.
 
+mod build;
 mod cache;
 mod directory;
 mod entries;

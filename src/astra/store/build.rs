@@ -1,0 +1,163 @@
+//! Building the inventory: a record for each token that the Go plugin left behind.
+//!
+//! It can be cut short at any point and begun anew, and never brings back the record of a token that is deleted
+//! meanwhile. What cannot have a record is left out and named.
+
+use std::collections::BTreeSet;
+
+use futures_util::stream::{self, TryStreamExt as _};
+
+use super::index::{CONCURRENT, MARKER, Marker, PAGE};
+use super::names::{ClientId, OrgId, fits_key};
+use super::owner::Owners;
+use super::{Record, Store, TOKENS, Token, token_key};
+use crate::astra::Error;
+use crate::sdk::logical::StorageExt as _;
+
+/// Tokens without a record that the marker names.
+const LEFT_OUT_NAMED: usize = 20;
+
+/// What became of the stored tokens while their records were written.
+#[derive(Default)]
+pub(crate) struct Built {
+    /// Number of tokens with a record.
+    pub(crate) tokens: usize,
+    /// Number of entries without a token.
+    pub(crate) junk: usize,
+    /// Number of tokens that cannot have a record.
+    pub(crate) left_out: usize,
+    /// Ids of some of these.
+    named: Vec<String>,
+    /// Organizations of tokens that no config is known to be of.
+    pub(crate) strays: BTreeSet<OrgId>,
+}
+
+enum Fate {
+    Recorded(OrgId),
+    /// As [`Fate::Recorded`], under the id of an organization that no config is known to be of.
+    Stray(OrgId),
+    Junk,
+    LeftOut,
+    Gone,
+}
+
+impl Store {
+    /// Writes the records that are missing.
+    pub(crate) async fn write_records(&self) -> Result<Built, Error> {
+        let (mut built, mut owners) = (Built::default(), self.owners().await?);
+        let mut after = String::new();
+        loop {
+            let page = self.storage.list_page(TOKENS, &after, PAGE).await?;
+            let Some(last) = page.last().cloned() else { break };
+            // A host without paging answers with everything, in any order.
+            let is_last = page.len() != PAGE;
+            for child in page {
+                if child.ends_with('/') {
+                    for name in self.names_in(&format!("{TOKENS}{child}")).await? {
+                        self.build(&format!("{child}{name}"), &mut owners, &mut built).await?;
+                    }
+                } else if !child.is_empty() {
+                    self.build(&child, &mut owners, &mut built).await?;
+                }
+            }
+            if is_last {
+                break;
+            }
+            after = last;
+        }
+        Ok(built)
+    }
+
+    /// Writes the marker: all records are there.
+    pub(crate) async fn complete(&self, built: Built) -> Result<(), Error> {
+        let marker = Marker { version: 1, left_out: built.named };
+        self.storage.put_json(MARKER, &marker).await?;
+        self.inventory.keep(marker);
+        Ok(())
+    }
+
+    async fn build(&self, id: &str, owners: &mut Owners, built: &mut Built) -> Result<(), Error> {
+        match self.record_token(id, owners).await? {
+            Fate::Recorded(_) => built.tokens += 1,
+            Fate::Stray(org) => {
+                built.tokens += 1;
+                built.strays.insert(org);
+            }
+            Fate::Junk => built.junk += 1,
+            Fate::LeftOut => {
+                built.left_out += 1;
+                if built.named.len() < LEFT_OUT_NAMED {
+                    built.named.push(id.to_owned());
+                }
+            }
+            Fate::Gone => {}
+        }
+        Ok(())
+    }
+
+    /// Writes the record of a token if it is missing. Returns its org.
+    pub(crate) async fn index_token(&self, id: &str) -> Result<Option<OrgId>, Error> {
+        match self.record_token(id, &mut self.owners().await?).await? {
+            Fate::Recorded(org) | Fate::Stray(org) => Ok(Some(org)),
+            Fate::Junk | Fate::LeftOut | Fate::Gone => Ok(None),
+        }
+    }
+
+    async fn record_token(&self, id: &str, owners: &mut Owners) -> Result<Fate, Error> {
+        // An entry that cannot be read is left alone: it must not keep all others out of the inventory.
+        let Some(entry) = self.storage.get(&token_key(id)).await? else { return Ok(Fate::Gone) };
+        let Ok(token) = entry.decode::<Token>() else {
+            tracing::warn!(token_id = id, "left a token out of the inventory: its entry is not the expected JSON");
+            return Ok(Fate::LeftOut);
+        };
+        if !token.is_live() {
+            return Ok(Fate::Junk);
+        }
+        let owner = owners.of(id, &token);
+        let org = owner.clone().unwrap_or_else(|| token.org_id.clone());
+        if org.as_str().is_empty() || !fits_key(org.as_str()) || !fits_key(token.client_id.as_str()) {
+            tracing::warn!(token_id = id, "left a token out of the inventory: it cannot have a record");
+            return Ok(Fate::LeftOut);
+        }
+        let fate = if owner.is_some() { Fate::Recorded(org.clone()) } else { Fate::Stray(org.clone()) };
+        self.record_missing(id, &org, &token).await?;
+        Ok(fate)
+    }
+
+    /// Writes the record of a token in an org, if it is missing.
+    async fn record_missing(&self, id: &str, org: &OrgId, token: &Token) -> Result<(), Error> {
+        if self.record(org, &token.client_id).await?.is_some() {
+            return Ok(());
+        }
+        self.put_record(org, &token.client_id, &Record::of(id, token)).await?;
+        // Whoever deletes a token removes the entry first and the record after it. If the entry is gone by now, that
+        // may have happened before the record was written.
+        let now = self.token(id).await?;
+        if now.is_none_or(|now| now.client_id != token.client_id) {
+            self.delete_record(org, &token.client_id).await?;
+        }
+        Ok(())
+    }
+
+    /// Moves the records of tokens that are under the id of an organization to the org whose config turned out to be of
+    /// that organization.
+    pub(crate) async fn move_records(&self, stray: &OrgId, org: &OrgId) -> Result<(), Error> {
+        let mut after = Some(String::new());
+        while let Some(start) = after {
+            let (page, next) = self.records_of(stray, &start).await?;
+            let moved = |(client, record)| self.move_record(stray, org, client, record);
+            stream::iter(page.into_iter().map(Ok)).try_for_each_concurrent(CONCURRENT, moved).await?;
+            after = next;
+        }
+        Ok(())
+    }
+
+    async fn move_record(&self, stray: &OrgId, org: &OrgId, client: ClientId, record: Record) -> Result<(), Error> {
+        let id = &record.token_id;
+        if let Some(token) = self.token(id).await?.filter(|token| token.client_id == client) {
+            self.record_missing(id, org, &token).await?;
+            self.count_found(org, &token).await?;
+        }
+        self.delete_record(stray, &client).await
+    }
+}
