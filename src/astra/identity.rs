@@ -58,8 +58,8 @@ impl Engine {
         Ok(true)
     }
 
-    /// Notes the organization in a config that is about to be stored, and gives it the tokens of that organization that
-    /// have no config.
+    /// Notes the organization in a config that is about to be stored. Moves the records that are under Astra's id of the
+    /// organization to the config.
     pub(crate) async fn adopt_org(&self, config: &mut Config, named: &str) -> Result<(), Error> {
         let stray = OrgId::stored(named);
         if stray != config.org_id && self.store.config(&stray).await?.is_none() {
@@ -70,7 +70,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Asks Astra for the organizations of which it is not known whose they are. An org that Astra fails stays as it is.
+    /// Asks Astra for the organization of each config that does not know it. A config for which Astra fails stays as it is.
     pub(crate) async fn ask_for_orgs(&self) -> Result<(), Error> {
         let ask = |org: OrgId| async move {
             let asked = in_tick(self.ask_for_org(&org)).await;

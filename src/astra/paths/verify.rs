@@ -13,7 +13,7 @@ const ASTRA_TOKEN: &str = "astra_token";
 pub(super) enum Verified {
     /// Its id of the organization.
     Org(String),
-    /// Nothing.
+    /// Nothing: it answered 401 without a reason.
     Undetermined,
 }
 
@@ -45,9 +45,11 @@ pub(super) fn require_same_org(config: &Config, named: &str) -> Result<Option<St
             )));
         }
     };
+    // The organization of a label does not change: its tokens could not be revoked any more.
+    let or = if expected == org { "" } else { ", or delete the config and write it again" };
     Err(Error::field(
         ASTRA_TOKEN,
-        format!("belongs to org_id {named:?}, not to {expected:?}; give a root token of this organization"),
+        format!("belongs to org_id {named:?}, not to {expected:?}; give a root token of this organization{or}"),
     ))
 }
 

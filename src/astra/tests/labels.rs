@@ -151,7 +151,7 @@ async fn a_label_is_accepted_with_a_warning_that_names_the_organization() {
     // Nor may the organization behind a label change.
     super::astra::other_org(&world.astra);
     let text = refused(world.write("config", config("prod")).await);
-    assert!(text.contains(OTHER_ORG) && text.contains(REAL), "{text}");
+    assert!(text.contains(OTHER_ORG) && text.contains(REAL) && text.contains("delete the config"), "{text}");
 }
 
 #[tokio::test]
