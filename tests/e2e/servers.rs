@@ -54,6 +54,14 @@ const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
+        name: "environment of a plugin",
+        what: "a variable that both the server and the registration of the plugin set",
+        openbao: "the server's value counts",
+        vault: "the plugin's value counts",
+        advice: "`VAULT_PLUGIN_USE_LEGACY_ENV_LAYERING=true` lets the server's value count on Vault",
+        tests: &[("proxy/mod.rs", "variables_of_the_server_and_of_the_plugin_alone")],
+    },
+    Difference {
         name: "namespaces",
         what: "namespaces",
         openbao: "a mount works in any namespace",

@@ -14,6 +14,7 @@ use self::stand_in::{BASIC, LOGIN, Proxy};
 use crate::astra::{Astra, Builder, Certificate};
 use crate::bao::{Options, PLUGIN, Server, sha256};
 use crate::docs::Shell;
+use crate::servers::on_vault;
 use crate::world::{Token, World};
 
 const FAR: &str = "astra.test";
@@ -300,8 +301,7 @@ fn variables_of_the_server_and_of_the_plugin_alone() {
     let server = server(&[("HTTP_PROXY", &theirs), ("https_proxy", &theirs)]);
     let plain = |name, variables: &[_]| came_through(&server, proxies, name, Astra::builder(), variables);
     // Where both have the name, the servers differ.
-    let is_vault = server.cli(&["version"]).ok().starts_with("Vault ");
-    let same = if is_vault { "plugin" } else { "server" };
+    let same = if on_vault("environment of a plugin") { "plugin" } else { "server" };
     assert_eq!(plain("same", &[("HTTP_PROXY", own.clone())]), same);
     assert_eq!(plain("emptied", &[("HTTP_PROXY", String::new()), ("ALL_PROXY", own.clone())]), same);
     // A name in lower case counts first, whoever sets it.

@@ -95,7 +95,7 @@ async fn over_tcp(server: SocketAddr, query: &Query) -> io::Result<Message<Vec<u
 fn addresses(message: &Message<Vec<u8>>) -> Option<Vec<IpAddr>> {
     let name = message.canonical_name()?;
     let answer = message.answer().ok()?;
-    let v4 = answer.clone().limit_to_in::<A>().flatten().filter(|record| *record.owner() == name);
+    let v4 = answer.limit_to_in::<A>().flatten().filter(|record| *record.owner() == name);
     let v6 = answer.limit_to_in::<Aaaa>().flatten().filter(|record| *record.owner() == name);
     let v4 = v4.map(|record| IpAddr::from(record.data().addr()));
     Some(v4.chain(v6.map(|record| record.data().addr().into())).collect())
