@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::names::OrgId;
 use super::{CONFIGS, Store};
 use crate::astra::Error;
+use crate::sdk::logical::StorageError;
 
 /// Orgs by their names.
 #[derive(Default)]
@@ -86,7 +87,15 @@ impl Store {
     async fn read_directory(&self) -> Result<Directory, Error> {
         let mut directory = Directory::default();
         for org in self.orgs().await? {
-            let Some(config) = self.config(&org).await? else { continue };
+            let config = match self.config(&org).await {
+                // An entry that cannot be read must not keep the others out of the inventory. Its id stays taken.
+                Err(Error::Storage(StorageError::Encoding { .. })) => {
+                    directory.ids.insert(org);
+                    continue;
+                }
+                config => config?,
+            };
+            let Some(config) = config else { continue };
             if !config.logical_name.is_empty() {
                 directory.named.entry(config.logical_name.clone()).or_default().insert(org.clone());
             }

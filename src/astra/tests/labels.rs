@@ -280,3 +280,14 @@ async fn two_labels_of_one_organization_keep_their_tokens_apart() {
     }
     eventually(|| world.storage.keys().contains(&"client-index".to_owned())).await;
 }
+
+#[tokio::test]
+async fn a_config_that_cannot_be_read_does_not_keep_the_inventory_from_being_built() {
+    let world = World::labelled("prod", false).await;
+    let lease = world.store_go_token(&go_token("prod", "a", false)).await;
+    world.store_bytes("config/damaged", "no JSON").await;
+    world.initialize().await;
+    assert_eq!(world.list("org/tokens/", json!({"org_id": "prod"})).await["keys"], json!(["Go61"]));
+    ok(world.revoke(&lease).await);
+    assert_eq!(world.astra.live(), 0);
+}
