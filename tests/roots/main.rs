@@ -55,7 +55,7 @@ fn a_config_whose_url_has_a_host_name_works_on_every_machine() {
     let zone = vec![(by_dns, Part::Has(vec![Ipv4Addr::LOCALHOST.into()]))];
     let _dns = Dns::start((Ipv4Addr::LOCALHOST, 53).into(), &zone).expect("port 53 of a network of its own");
     let mut table = Table::default();
-    for suite in ["bullseye", "trixie"] {
+    for suite in ["bullseye", "bookworm", "trixie"] {
         let root = Root::debian(suite);
         root.write(Path::new("/etc/resolv.conf"), "nameserver 127.0.0.1\n");
         root.write(Path::new("/etc/hosts"), "127.0.0.1 localhost astra-of-hosts\n");

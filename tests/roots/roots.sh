@@ -32,5 +32,7 @@ make_root() {
     mv "$root.new" "$root"
 }
 make_root bullseye $modules
-# libnss-resolve depends on a message bus there, and debootstrap chooses none.
+# The glibc of bookworm is the one that most machines link the release binary with. In these two, libnss-resolve depends on
+# a message bus, and debootstrap chooses none.
+make_root bookworm dbus,$modules
 make_root trixie dbus,$modules
