@@ -52,6 +52,7 @@ struct Attempt {
     number: usize,
     /// When its current step fails.
     limit: Mutex<Instant>,
+    through_proxy: bool,
 }
 
 /// A look-up that is part of the making of a connection, if there is one.
@@ -59,11 +60,18 @@ pub(super) struct Lookup(Option<Arc<Attempt>>);
 
 /// Adds the limit to a connector.
 #[derive(Clone)]
-pub(super) struct Limit;
+pub(super) struct Limit {
+    /// Whether a proxy makes the connection to Astra. It needs time for its own look-up and connection, so the limit is not
+    /// shared among the addresses of the proxy.
+    pub(super) through_proxy: bool,
+}
 
 /// A connector with the limit.
 #[derive(Clone)]
-pub(super) struct Limited<S>(S);
+pub(super) struct Limited<S> {
+    connector: S,
+    through_proxy: bool,
+}
 
 /// Runs a call with all its attempts. Connections that it makes fail shortly before its deadline.
 pub(super) async fn within<F: Future>(deadline: Instant, call: F) -> F::Output {
@@ -71,11 +79,11 @@ pub(super) async fn within<F: Future>(deadline: Instant, call: F) -> F::Output {
 }
 
 impl Attempt {
-    fn begin() -> Self {
+    fn begin(through_proxy: bool) -> Self {
         let now = Instant::now();
         let of_call = CALL.try_with(|call| (call.deadline - MARGIN, call.connections.fetch_add(1, Ordering::Relaxed)));
         let (deadline, number) = of_call.unwrap_or((now + NO_CALL, 0));
-        Self { deadline, number, limit: Mutex::new(deadline.min(now + LIMIT)) }
+        Self { deadline, number, limit: Mutex::new(deadline.min(now + LIMIT)), through_proxy }
     }
 
     fn limit(&self) -> MutexGuard<'_, Instant> {
@@ -104,7 +112,7 @@ impl Lookup {
         let count = found.len().max(1);
         if let Some(attempt) = self.0 {
             found.rotate_left(attempt.number % count);
-            let share = SHARE.max(LIMIT / count as u32);
+            let share = if attempt.through_proxy { LIMIT } else { SHARE.max(LIMIT / count as u32) };
             *attempt.limit() = attempt.deadline.min(Instant::now() + share);
         }
         found
@@ -115,7 +123,7 @@ impl<S> Layer<S> for Limit {
     type Service = Limited<S>;
 
     fn layer(&self, inner: S) -> Limited<S> {
-        Limited(inner)
+        Limited { connector: inner, through_proxy: self.through_proxy }
     }
 }
 
@@ -129,12 +137,12 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.poll_ready(context)
+        self.connector.poll_ready(context)
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        let attempt = Arc::new(Attempt::begin());
-        let connecting = ATTEMPT.scope(attempt.clone(), self.0.call(request));
+        let attempt = Arc::new(Attempt::begin(self.through_proxy));
+        let connecting = ATTEMPT.scope(attempt.clone(), self.connector.call(request));
         Box::pin(limited(attempt, connecting))
     }
 }
@@ -171,8 +179,17 @@ mod tests {
 
     /// Connects to a host whose look-up and connection take these times. Returns the outcome and the seconds.
     async fn connect(lookup: Duration, connection: Duration, addresses: usize) -> (Result<Vec<IpAddr>, String>, f32) {
+        connect_by(false, lookup, connection, addresses).await
+    }
+
+    async fn connect_by(
+        through_proxy: bool,
+        lookup: Duration,
+        connection: Duration,
+        addresses: usize,
+    ) -> (Result<Vec<IpAddr>, String>, f32) {
         let begin = Instant::now();
-        let mut connector = Limit.layer(service_fn(move |()| async move {
+        let mut connector = Limit { through_proxy }.layer(service_fn(move |()| async move {
             let begun = Lookup::begin();
             let late = || io::Error::other("look-up failed");
             tokio::time::timeout_at(begun.deadline(), sleep_until(Instant::now() + lookup))
@@ -222,6 +239,7 @@ mod tests {
             assert_eq!(first(connect(none, none, 2).await.0), "10.0.0.1");
             assert_eq!(connect(none, ever, 2).await.1, 5.0);
             assert_eq!(connect(none, ever, 9).await.1, 3.0);
+            assert_eq!(connect_by(true, none, ever, 9).await.1, 10.0);
         })
         .await;
         assert_eq!(first(connect(none, none, 2).await.0), "10.0.0.1");

@@ -100,7 +100,7 @@ impl Client {
             // What may be sent again is decided in one place, see `retry`.
             .retry(reqwest::retry::never())
             .dns_resolver(resolve::Names::of_machine())
-            .connector_layer(connect::Limit);
+            .connector_layer(connect::Limit { through_proxy: proxy.is_some() });
         // A machine without CA certificates can still use plain HTTP; the platform's verifier would refuse to start.
         let builder = if base.scheme() == "https" || proxy.as_ref().is_some_and(proxy::Proxy::uses_tls) {
             builder.tls_certs_merge(roots)

@@ -21,8 +21,8 @@ pub(crate) enum Part {
     IsAlias(&'static str, Vec<IpAddr>),
     /// With these addresses; over UDP with a mark that the answer was cut short, and without them.
     IsLong(Vec<IpAddr>),
-    /// With these addresses; questions for IPv6 addresses are dropped.
-    DropsIpv6(Vec<IpAddr>),
+    /// As another part; questions for IPv6 addresses are dropped.
+    DropsIpv6(Box<Part>),
     /// With these addresses, after forged answers that have another id, another question, or make no sense.
     AfterForgeries(Vec<IpAddr>),
     /// With an error.
@@ -136,7 +136,12 @@ impl Script {
         let over = if tcp { " TCP" } else { "" };
         self.asked.lock().expect("no panic").push(format!("{name} {rtype}{over}"));
         let answer = |rcode, addresses: &[IpAddr]| answer(&message, rcode, None, addresses, rtype);
-        match self.parts.get(name.as_str()) {
+        let part = match self.parts.get(name.as_str()) {
+            Some(Part::DropsIpv6(_)) if rtype == Rtype::AAAA => return Vec::new(),
+            Some(Part::DropsIpv6(part)) => Some(&**part),
+            part => part,
+        };
+        match part {
             None => vec![answer(Rcode::NXDOMAIN, &[])],
             Some(Part::Has(addresses)) => vec![answer(Rcode::NOERROR, addresses)],
             Some(Part::IsAlias(alias, addresses)) => {
@@ -148,8 +153,6 @@ impl Script {
                 short[2] |= 2;
                 vec![short]
             }
-            Some(Part::DropsIpv6(_)) if rtype == Rtype::AAAA => Vec::new(),
-            Some(Part::DropsIpv6(addresses)) => vec![answer(Rcode::NOERROR, addresses)],
             Some(Part::AfterForgeries(addresses)) => {
                 let (mut id, mut other) = (answer(Rcode::NXDOMAIN, &[]), answer(Rcode::NXDOMAIN, &[]));
                 id[0] ^= 1;
@@ -163,7 +166,7 @@ impl Script {
                 header[5] = 0;
                 vec![header]
             }
-            Some(Part::Silent) => Vec::new(),
+            Some(Part::Silent | Part::DropsIpv6(_)) => Vec::new(),
         }
     }
 }

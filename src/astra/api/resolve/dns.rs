@@ -76,31 +76,43 @@ impl Servers {
         name: &Name<Vec<u8>>,
         last: &Mutex<Trouble>,
     ) -> Result<Vec<IpAddr>, Trouble> {
-        let v4 = self.ask(conf, Query::new(name, Rtype::A), last);
+        // Both questions begin with the same server: numbers of their own would tie each of them to one server for ever.
+        let first = match conf.rotate {
+            true => self.first.fetch_add(1, Ordering::Relaxed),
+            false => self.first.load(Ordering::Relaxed),
+        };
+        let v4 = self.ask(conf, first, Query::new(name, Rtype::A), last);
         if conf.ipv4_only {
             return v4.await;
         }
-        let (v4, v6) = (pin!(v4), pin!(self.ask(conf, Query::new(name, Rtype::AAAA), last)));
+        let (v4, v6) = (pin!(v4), pin!(self.ask(conf, first, Query::new(name, Rtype::AAAA), last)));
         let (v6, v4) = match select(v6, v4).await {
-            Either::Left((v6 @ Ok(_), v4)) => (v6, timeout(GRACE, v4).await.unwrap_or(Err(Trouble::Late))),
-            Either::Right((v4 @ Ok(_), v6)) => (timeout(GRACE, v6).await.unwrap_or(Err(Trouble::Late)), v4),
-            Either::Left((v6, v4)) => (v6, v4.await),
-            Either::Right((v4, v6)) => (v6.await, v4),
+            Either::Left((v6, v4)) => {
+                let v4 = second(&v6, v4).await;
+                (v6, v4)
+            }
+            Either::Right((v4, v6)) => (second(&v4, v6).await, v4),
         };
         match (v6, v4) {
             (Ok(v6), Ok(v4)) => Ok([v6, v4].concat()),
             (Ok(found), Err(_)) | (Err(_), Ok(found)) => Ok(found),
+            // A name that does not exist has no address of any kind (RFC 8020).
+            (Err(unknown @ Trouble::NoSuchName(_)), Err(_)) | (Err(_), Err(unknown @ Trouble::NoSuchName(_))) => {
+                Err(unknown)
+            }
             (Err(v6), Err(v4)) => Err(v6.or(v4)),
         }
     }
 
     /// Asks one server after the other until one knows. Returns at least one address.
-    async fn ask(&self, conf: &Conf, query: Query, last: &Mutex<Trouble>) -> Result<Vec<IpAddr>, Trouble> {
+    async fn ask(
+        &self,
+        conf: &Conf,
+        first: usize,
+        query: Query,
+        last: &Mutex<Trouble>,
+    ) -> Result<Vec<IpAddr>, Trouble> {
         let count = conf.servers.len();
-        let first = match conf.rotate {
-            true => self.first.fetch_add(1, Ordering::Relaxed),
-            false => self.first.load(Ordering::Relaxed),
-        };
         let mut trouble = Trouble::Late;
         for index in (0..conf.attempts * count).map(|turn| first.wrapping_add(turn) % count) {
             let server = conf.servers[index];
@@ -140,6 +152,17 @@ impl Trouble {
             Self::Silent(..) => 7,
         };
         if weight(&other) > weight(&self) { other } else { self }
+    }
+}
+
+/// Waits for the answer about the second family: not for long, if the first answer settles the matter.
+async fn second(
+    first: &Result<Vec<IpAddr>, Trouble>,
+    second: impl Future<Output = Result<Vec<IpAddr>, Trouble>>,
+) -> Result<Vec<IpAddr>, Trouble> {
+    match first {
+        Ok(_) | Err(Trouble::NoSuchName(_)) => timeout(GRACE, second).await.unwrap_or(Err(Trouble::Late)),
+        Err(_) => second.await,
     }
 }
 

@@ -90,11 +90,13 @@ impl Resolver {
     }
 
     async fn search(&self, name: &str, last: &Mutex<Trouble>) -> Result<Vec<IpAddr>, Trouble> {
-        let (hosts, conf) = (self.hosts.clone(), self.conf.clone());
-        // A missing file counts as an empty file, as in the C library.
-        let read = move || (std::fs::read(hosts).unwrap_or_default(), std::fs::read(conf).unwrap_or_default());
-        let (hosts, conf) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-        let found = addresses_in(&hosts, name);
+        let (hosts, conf, wanted) = (self.hosts.clone(), self.conf.clone(), name.to_owned());
+        // A missing file counts as an empty file, as in the C library. A hosts file can be long.
+        let read = move || {
+            let hosts = std::fs::read(hosts).unwrap_or_default();
+            (addresses_in(&hosts, &wanted), std::fs::read(conf).unwrap_or_default())
+        };
+        let (found, conf) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         if !found.is_empty() {
             return Ok(found);
         }

@@ -76,7 +76,7 @@ async fn each_answer_of_a_server_is_understood() {
         ("none.test", Part::Has(vec![])),
         ("alias.test", Part::IsAlias("real.test", ips("10.0.0.3"))),
         ("long.test", Part::IsLong(ips("10.0.0.4 fd00::4"))),
-        ("drops.test", Part::DropsIpv6(ips("10.0.0.5"))),
+        ("drops.test", Part::DropsIpv6(Part::Has(ips("10.0.0.5")).into())),
         ("forged.test", Part::AfterForgeries(ips("10.0.0.6"))),
         ("broken.test", Part::Fails(Rcode::SERVFAIL)),
         ("refused.test", Part::Refuses),
@@ -185,6 +185,26 @@ async fn domains_are_searched_past_names_without_an_address() {
     assert_eq!(machine.found("b").await, "10.0.0.3");
     // Or an address of another host would be taken for that of the one that was meant.
     assert!(machine.found("c").await.contains("did not answer"));
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_does_not_wait_for_a_dropped_question() {
+    let unknown = || Part::DropsIpv6(Part::Fails(Rcode::NXDOMAIN).into());
+    let zone = vec![("a.first.test", unknown()), ("a.second.test", Part::Has(ips("10.0.0.1"))), ("b", unknown())];
+    let machine = Machine::with("search first.test second.test", vec![zone]);
+    let begin = Instant::now();
+    assert_eq!(machine.found("a").await, "10.0.0.1");
+    assert!(machine.found("b.").await.contains("NXDOMAIN"));
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn both_families_rotate_together() {
+    let silent = vec![("a.test", Part::Silent)];
+    let machine = Machine::with("options rotate", vec![vec![("a.test", Part::Has(ips("10.0.0.1 fd00::1")))], silent]);
+    for _ in 0..4 {
+        assert_eq!(machine.found("a.test").await, "fd00::1 10.0.0.1");
+    }
 }
 
 #[tokio::test]
