@@ -14,7 +14,7 @@ ifneq ($(findstring linux-gnu,$(TRIPLE)),)
 # can unpack them; with an earlier one the binary would not start.
 PACKED := $(shell printf '%s\n' 2.36 "$$(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d' ' -f2)" | sort -CV && \
 	echo -C link-arg=-Wl,-z,pack-relative-relocs)
-# In a static binary, the crate getrandom does not find the system call by itself, and would need /dev/urandom.
+# In a static binary, the crate getrandom does not detect the system call. Without this setting it needs /dev/urandom.
 RANDOM := --cfg getrandom_backend="linux_getrandom"
 STATIC := -C target-feature=+crt-static $(PACKED) $(RANDOM)
 endif
@@ -43,7 +43,7 @@ SIMULATOR := $(TARGET)/debug/examples/astra-simulator
 
 PROFILED  := $(TARGET)/$(TRIPLE)/profiling/$(BIN)
 
-# The conformance and end-to-end tiers test the release binary, the latter on a server.
+# The conformance and end-to-end tiers test the release binary. The end-to-end tier runs it on the server HOST_BIN.
 UNDER_TEST = HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN PLUGIN=$(RELEASE) &&
 
 FUZZ_SECONDS ?= 30
@@ -76,12 +76,12 @@ dev: bin $(SIMULATOR) ## Leaves a server with the plugin and a simulated Astra r
 test: fmtcheck lint doc bin ## Format, lints, documentation, all tiers of tests
 	$(UNDER_TEST) cargo test --locked
 
-test-vault: bin ## Runs the end-to-end tests on HashiCorp Vault, which takes Go unless HOST_BIN is a vault
+test-vault: bin ## Runs the end-to-end tests on HashiCorp Vault (builds Vault with Go unless HOST_BIN names a vault)
 	HOST_BIN=$$(sh tests/support/vault-bin.sh) && export HOST_BIN PLUGIN=$(RELEASE) && \
 	cargo build --locked --examples && cargo test --locked --test e2e
 
-# Without a network but its own, and with mounts that nobody else sees.
-test-roots: bin ## Runs the binary on a server in roots of other machines (needs root, debootstrap and a static server)
+# unshare: the tests have their own network, and other processes do not see their mounts.
+test-roots: bin ## Runs the binary on a server in root file systems of Debian (needs root, debootstrap and a static server)
 	sh tests/roots/roots.sh
 	cargo test --locked --no-run --test roots
 	$(UNDER_TEST) unshare --mount --net sh -c \
@@ -128,11 +128,11 @@ lint: ## Lints the code
 doc: ## Builds the code's documentation
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib
 
-docs: bin ## Writes anew what the documents show of a run
+docs: bin ## Regenerates the output and the tables in the documents from test runs
 	$(UNDER_TEST) DOCS_WRITE=1 \
 	cargo test --locked --test repository --test e2e -- documents:: docs:: readme:: catalogue::
 
-bin: ## Builds the release binary; `eval "$(make -s bin)"` names it to the tests, too
+bin: ## Builds the release binary; `eval "$(make -s bin)"` also sets PLUGIN for the tests
 	@echo "building $(RELEASE) (some minutes the first time)" >&2
 	$(BUILD)
 	@echo "export PLUGIN='$(RELEASE)'"

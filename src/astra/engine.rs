@@ -254,7 +254,7 @@ impl Engine {
         }
         let built = self.store.write_records().await?;
         if !built.strays.is_empty() {
-            // What is learned moves their records.
+            // When the engine learns an organization, it moves the records of its tokens.
             self.ask_for_orgs().await?;
         }
         if built.tokens + built.junk + built.left_out > 0 {

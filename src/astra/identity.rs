@@ -1,8 +1,8 @@
-//! Which organization of Astra stands behind the `org_id` of a config.
+//! Learns which organization of Astra the `org_id` of a config stands for.
 //!
-//! An `org_id` is the operator's key. Astra names the organization when a config is verified. Where that never happened, as
-//! in configs of the Go plugin, the first answer that names the organization tells it. From then on, every answer has to
-//! name the same one.
+//! An `org_id` is the operator's key. Astra names the organization when the engine verifies a config. Configs of the Go
+//! plugin were never verified: the engine learns their organization from the first answer of Astra that names an
+//! organization. From then on, every answer must name the same organization.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use super::paths::config::LOCK;
 use super::rollback::in_tick;
 use super::store::{Config, OrgId};
 
-/// Organizations asked for at the same time.
+/// How many configs ask Astra for their organization at the same time.
 const ASKED_AT_ONCE: usize = 8;
 
 impl Engine {
-    /// Whether the organization that an answer of Astra names is that of the config. The first one that is named is
-    /// remembered.
+    /// Whether an answer of Astra names the organization of the config. If the config has no organization yet, stores
+    /// the named organization in the config.
     pub(crate) async fn is_own_org(&self, config: &Config, named: &str) -> bool {
         if let Some(is_own) = config.is_of(named) {
             return is_own;
@@ -28,14 +28,14 @@ impl Engine {
         match self.learn_org(config, named).await {
             Ok(is_own) => is_own,
             Err(error) => {
-                // The next answer tells it again.
+                // The next answer of Astra names the organization again.
                 tracing::warn!(org_id = %config.org_id, error = %error, "failed to store the organization of a config");
                 true
             }
         }
     }
 
-    /// Stores the organization of a config, if the config is still the one that Astra answered for. Returns false if
+    /// Stores the organization of a config, unless the config was changed since the call to Astra. Returns false if
     /// another organization was stored meanwhile.
     async fn learn_org(&self, config: &Config, named: &str) -> Result<bool, Error> {
         let _lock = self.locks.lock(LOCK).await;
@@ -58,19 +58,20 @@ impl Engine {
         Ok(true)
     }
 
-    /// Notes the organization in a config that is about to be stored. Moves the records that are under Astra's id of the
-    /// organization to the config.
+    /// Sets the organization of a config before the caller stores the config. Moves the records from Astra's id of the
+    /// organization to the `org_id` of the config.
     pub(crate) async fn adopt_org(&self, config: &mut Config, named: &str) -> Result<(), Error> {
         let stray = OrgId::stored(named);
         if stray != config.org_id && self.store.config(&stray).await?.is_none() {
-            // Before the config is stored, so that it is repeated if it fails.
+            // Records move before the config is stored: if moving fails, the next answer of Astra repeats it.
             self.store.move_records(&stray, &config.org_id).await?;
         }
         named.clone_into(&mut config.astra_org_id);
         Ok(())
     }
 
-    /// Asks Astra for the organization of each config that does not know it. A config for which Astra fails stays as it is.
+    /// Asks Astra for the organization of each config without a known organization. If Astra fails, the config stays as
+    /// it is.
     pub(crate) async fn ask_for_orgs(&self) -> Result<(), Error> {
         let ask = |org: OrgId| async move {
             let asked = in_tick(self.ask_for_org(&org)).await;
@@ -84,7 +85,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Asks Astra for the organization of a config, if it is not known.
+    /// Asks Astra for the organization of a config, if the organization is not known.
     pub(crate) async fn ask_for_org(&self, org: &OrgId) -> Result<(), Error> {
         let config: Arc<Config> = self.config_for_undo(org).await?;
         if config.astra_org_id.is_empty() {
@@ -95,7 +96,7 @@ impl Engine {
     }
 }
 
-/// Whether a text has the form of Astra's ids, so that an operator means the organization with this id.
+/// Whether a text has the form of Astra's ids. An `org_id` of this form means the organization with this id.
 pub(crate) fn is_uuid(text: &str) -> bool {
     text.len() == 36 && Uuid::try_parse(text).is_ok()
 }

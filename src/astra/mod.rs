@@ -1,7 +1,7 @@
 //! The engine: application tokens of DataStax Astra DB.
 //!
-//! Architecture invariant: sees `sdk::logical`, `sdk::framework`, `sdk::work` and the proxies of the environment only, never
-//! the wire.
+//! Architecture invariant: uses only `sdk::logical`, `sdk::framework`, `sdk::work` and the proxy variables of the
+//! environment, never the wire.
 
 mod api;
 mod engine;

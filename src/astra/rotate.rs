@@ -130,7 +130,7 @@ impl Rotation<'_> {
         if let Err(cause) = self.update().await {
             return Err(self.undone("the new root token could not be noted", cause).await);
         }
-        // The old root token made it, so it is of the same organization.
+        // The old root token minted the new root token, so both belong to the same organization.
         let config = Config { astra_token: created.token, astra_org_id: created.org_id, ..(**self.config).clone() };
         if let Err(cause) = self.prove(&config, &new).await {
             return Err(self.undone("the new root token does not work", cause.into()).await);

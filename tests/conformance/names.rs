@@ -1,7 +1,7 @@
 //! Name look-ups on machines of all kinds.
 //!
-//! Each test runs the plugin in a machine of its own: namespaces with an `/etc` that the test fills, a loopback interface
-//! and a DNS server that plays a part for each name.
+//! Each test runs the plugin in a separate machine, made of namespaces. The machine has an `/etc` that the test fills,
+//! a loopback interface, and a DNS server that behaves differently for each name.
 
 mod machine;
 
@@ -21,7 +21,8 @@ use crate::host::{Host, Launch, Mount, Reply, Setup};
 
 const DNS_PORT: u16 = 53;
 
-/// A plugin in the machine, and a simulated Astra that it reaches under any name that leads there.
+/// A plugin in the machine, and a simulated Astra. The plugin reaches Astra under every name that resolves to the
+/// machine.
 struct World {
     astra: Astra,
     host: Host,
@@ -40,7 +41,7 @@ impl World {
         Self { astra, host, mount }
     }
 
-    /// Writes a config whose URL has a host name, which is looked up. Returns the answer and how long it took.
+    /// Writes a config whose URL has a host name. The plugin looks up the name. Returns the answer and how long it took.
     async fn write(&self, name: &str, fields: Value) -> (Reply, Duration) {
         let (begin, org) = (Instant::now(), self.astra.org());
         let port = self.astra.url().rsplit(':').next().unwrap().trim_end_matches('/');
@@ -56,7 +57,7 @@ impl World {
         assert!(reply.http() < 300, "{name}: {}", reply.error());
     }
 
-    /// Looks up a name in vain; returns what the caller hears.
+    /// Writes a config with a name that cannot be resolved. Returns the error.
     async fn fails(&self, name: &str) -> String {
         let (reply, time) = self.write(name, json!({"request_timeout": "2s"})).await;
         assert_eq!(reply.http(), 400, "{name}");
@@ -132,7 +133,7 @@ fn a_name_with_ipv6_addresses_only_leads_to_astra() {
 #[test]
 fn a_dead_name_server_delays_the_first_look_up_only() {
     Machine::run("a_dead_name_server_delays_the_first_look_up_only", async {
-        // It takes longer than a connection may.
+        // The timeout of the dead server is longer than the limit of a connection.
         machine::resolv_conf("nameserver 127.0.0.2\nnameserver 127.0.0.1\noptions timeout:11\n");
         let _silent = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), DNS_PORT)).unwrap();
         let _dns = serve(vec![("a.test", Part::Has(here())), ("b.test", Part::Has(here()))]);
@@ -150,7 +151,7 @@ fn files_that_change_count_without_a_restart() {
     Machine::run("files_that_change_count_without_a_restart", async {
         let dns = serve(vec![("a.one.test", Part::Has(here()))]);
         let world = World::new().await;
-        // Without a file, the name server is on this machine.
+        // Without a `resolv.conf`, the name server is on this machine.
         assert!(world.fails("a").await.contains("NXDOMAIN"));
         machine::resolv_conf("search one.test\nnameserver 127.0.0.1\n");
         world.works("a").await;
@@ -200,7 +201,7 @@ fn no_nss_module_is_loaded() {
         let lines =
             ["hosts", "passwd", "group", "services", "networks"].map(|name| format!("{name}: trap files dns\n"));
         fs::write("/etc/nsswitch.conf", lines.concat()).unwrap();
-        // A program that does load modules falls into it.
+        // A program that loads NSS modules ends with the status of the trap.
         let status = Command::new("getent").args(["hosts", "a.test"]).env("LD_LIBRARY_PATH", modules.path()).status();
         assert_eq!(status.expect("getent").code(), Some(99));
         let path = modules.path().to_str().unwrap();

@@ -1,7 +1,7 @@
-//! The binary under a real server on machines that differ from the one that built it: `make test-roots`.
+//! Runs the binary under a real server on machines that differ from the build machine: `make test-roots`.
 //!
-//! Each machine is a folder that the server takes for the root of the file system. All of them share a network of the
-//! test's own, which has nothing but a loopback device, a simulated Astra and a DNS server.
+//! Each machine is a folder that the server uses as the root of the file system. All machines share the network of the
+//! test, which has only a loopback device, a simulated Astra and a DNS server.
 
 #![allow(
     clippy::unwrap_used,
@@ -39,7 +39,7 @@ use dns::{Dns, Part};
 use root::Root;
 use world::{ROLE_ID, Token, World};
 
-/// Lines of `/etc/nsswitch.conf` as machines have them.
+/// Values of `hosts:` in `/etc/nsswitch.conf` that machines really have.
 const HOSTS: [&str; 6] = [
     "files dns",
     "files myhostname dns",
@@ -83,14 +83,14 @@ fn a_config_whose_url_has_a_host_name_works_on_every_machine() {
     assert!(table.failed == 0, "{} cases failed, see the table", table.failed);
 }
 
-/// Starts a server in a root, where no other case has ended the plugin.
+/// Starts a new server in a root, so that a plugin that crashed in another case has no effect.
 fn world(root: &Root, astra: Builder) -> World {
     let server = Arc::new(root.server());
     server.enable("astra");
     World::with_astra(&server, "astra", astra.orgs(1))
 }
 
-/// Writes a config whose URL names Astra by a host, mints a token and revokes it.
+/// Writes a config whose URL has this host name, mints a token and revokes it.
 fn mint_and_revoke(world: &World, host: &str) -> Result<(), String> {
     let org = world.next_org();
     let url = world.url().replace("127.0.0.1", host);
@@ -112,7 +112,7 @@ fn done(reply: Reply) -> Result<Value, String> {
     if reply.status < 300 { Ok(reply.body) } else { Err(format!("{}: {}", reply.status, reply.errors())) }
 }
 
-/// The results, each printed as soon as it is there.
+/// Prints each result as soon as it is known.
 #[derive(Default)]
 struct Table {
     rows: usize,

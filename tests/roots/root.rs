@@ -1,4 +1,4 @@
-//! A root of another system, and how a server runs in it.
+//! The root file system of another machine, and a server that runs in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::bao::{Options, Server, host_binary};
 
-/// A folder that a server takes for the root of the file system.
+/// A folder that a server uses as the root of the file system.
 pub(crate) struct Root(PathBuf);
 
 impl Root {
@@ -19,19 +19,19 @@ impl Root {
 
     /// Returns a root with nothing in it but the server, the plugin, and the folder for temporary files.
     ///
-    /// It is never removed: a mount that somebody forgot would be emptied with it.
+    /// The root is never removed: if a mount was left behind, removing the root would delete the files of that mount.
     pub(crate) fn empty(name: &str) -> Self {
         let root = roots().join(name);
         fs::create_dir_all(&root).expect("make a root");
         Self(root).mounted()
     }
 
-    /// Shows the server and the folder for temporary files, where the plugin is, at their own paths in the root.
+    /// Mounts the server, and the folder for temporary files with the plugin, at the same paths in the root.
     fn mounted(self) -> Self {
         let (server, temporary) = (host_binary(), std::env::temp_dir());
         fs::create_dir_all(self.at(server.parent().expect("a folder"))).expect("make a mount point");
         fs::create_dir_all(self.at(&temporary)).expect("make a mount point");
-        // Not truncated: where it is mounted already, it is the server.
+        // The file must not be truncated: if it is mounted already, it is the server.
         fs::File::options().create(true).append(true).open(self.at(&server)).expect("make a mount point");
         for path in [&server, &temporary] {
             let status = Command::new("mount").arg("--bind").args([path, &self.at(path)]).status();
@@ -44,12 +44,12 @@ impl Root {
     pub(crate) fn write(&self, path: &Path, text: &str) {
         let file = self.at(path);
         fs::create_dir_all(file.parent().expect("a folder")).expect("make a folder of a root");
-        // A link would lead out of the root.
+        // A symbolic link could point out of the root, so it is removed before the write.
         let _ = fs::remove_file(&file);
         fs::write(file, text).expect("write a file of a root");
     }
 
-    /// Tells whether a dynamic program of this root finds an address of a host.
+    /// Whether a dynamically linked program of this root finds an address of a host.
     pub(crate) fn resolves(&self, host: &str) -> bool {
         let found = Command::new("chroot").arg(&self.0).args(["getent", "hosts", host]).output();
         found.expect("run chroot").status.success()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the roots of other systems in .cache/roots, each once. `make test-roots` calls it.
+# Makes the root file systems of other machines in .cache/roots, each only once. `make test-roots` calls this script.
 set -eu
 
 fail() {
@@ -14,7 +14,7 @@ done
 
 cd "$(dirname "$0")/../.."
 mkdir -p .cache/roots
-# The mirror that this machine uses, else the one that debootstrap knows.
+# The mirror that this machine uses. If there is none, debootstrap uses its default mirror.
 mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Label: Debian' 2>/dev/null | head -n 1)
 
 modules=libnss-myhostname,libnss-mdns,libnss-resolve
@@ -25,14 +25,14 @@ make_root() {
     [ ! -e "$root" ] || return 0
     echo "making a root of Debian $1 (2 minutes, once)" >&2
     rm -rf "$root.new"
-    # Unquoted, because an empty one is no argument.
+    # $mirror is unquoted: if it is empty, there must be no argument.
     # shellcheck disable=SC2086
     debootstrap --variant=minbase --include="$2" \
         "$1" "$root.new" $mirror >"$root.log" 2>&1 || fail "debootstrap failed, see $root.log"
     mv "$root.new" "$root"
 }
 make_root bullseye $modules
-# The glibc of bookworm is the one that most machines link the release binary with. In these two, libnss-resolve depends on
-# a message bus, and debootstrap chooses none.
+# Most machines link the release binary with the glibc of bookworm. Since bookworm, libnss-resolve needs a message bus, and
+# debootstrap does not choose a package for it.
 make_root bookworm dbus,$modules
 make_root trixie dbus,$modules

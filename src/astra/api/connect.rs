@@ -1,7 +1,7 @@
-//! How long a connection to Astra may take to make.
+//! Time limits for connecting to Astra.
 //!
-//! A look-up of a name and the making of a connection have separate limits. A slow name server must not use up the time of
-//! the connection: the next attempt would begin with the same look-up, and fail the same way.
+//! The look-up of a host name and the connection have separate limits. A slow name server must not use up the time of
+//! the connection: the next attempt would begin with the same look-up, and fail in the same way.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,15 +15,15 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tower::{Layer, Service};
 
-/// How long the TCP and TLS handshakes may take. A host with several addresses gets a share of it for each of them, and
-/// each attempt begins with another address.
+/// How long the TCP and TLS handshakes may take. If a host has several addresses, each address gets a share of this
+/// time, and each attempt begins with another address.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// The least share: a slow network needs about this long for both handshakes.
 const SHARE: Duration = Duration::from_secs(3);
 
-/// How much earlier than the call itself its look-ups and connections fail, so that the caller hears the cause. It is
-/// shorter than the shortest pause before another attempt.
+/// Look-ups and connections fail this long before their call, so that the error names the cause. Shorter than the
+/// shortest pause before another attempt.
 const MARGIN: Duration = Duration::from_millis(50);
 
 /// How long a look-up may take outside of a call.
@@ -32,7 +32,7 @@ const NO_CALL: Duration = Duration::from_secs(30);
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 tokio::task_local! {
-    /// The call that a connection is made for.
+    /// The call that needs the connection.
     static CALL: Call;
     /// The connection that is being made.
     static ATTEMPT: Arc<Attempt>;
@@ -40,22 +40,22 @@ tokio::task_local! {
 
 struct Call {
     deadline: Instant,
-    /// How many connections were begun for it.
+    /// How many connections the call has begun.
     connections: AtomicUsize,
 }
 
-/// The making of one connection.
+/// One attempt to connect.
 struct Attempt {
-    /// When the last of its steps has to end.
+    /// When its last step must be done.
     deadline: Instant,
-    /// How many connections were begun before it for the same call.
+    /// How many connections the same call has begun before.
     number: usize,
     /// When its current step fails.
     limit: Mutex<Instant>,
     through_proxy: bool,
 }
 
-/// A look-up that is part of the making of a connection, if there is one.
+/// A look-up, and the attempt to connect that needs it, if there is one.
 pub(super) struct Lookup(Option<Arc<Attempt>>);
 
 /// Adds the limit to a connector.
@@ -92,17 +92,17 @@ impl Attempt {
 }
 
 impl Lookup {
-    /// Begins a look-up: the limit of the connection waits for its end.
+    /// Begins a look-up. It suspends the limit of the connection until [`Lookup::end`].
     pub(super) fn begin() -> Self {
         let attempt = ATTEMPT.try_with(Arc::clone).ok();
         if let Some(attempt) = &attempt {
-            // The look-up itself fails at the deadline, and tells more.
+            // The look-up fails at the deadline, before this limit, with a better error.
             *attempt.limit() = attempt.deadline + MARGIN;
         }
         Self(attempt)
     }
 
-    /// Returns when the look-up has to end.
+    /// Returns the deadline of the look-up.
     pub(super) fn deadline(&self) -> Instant {
         self.0.as_ref().map_or_else(|| Instant::now() + NO_CALL, |attempt| attempt.deadline)
     }
@@ -157,7 +157,7 @@ async fn limited<T>(
         if let Poll::Ready(done) = connecting.as_mut().poll(context) {
             return Poll::Ready(done);
         }
-        // A look-up that began or ended just now has moved the limit.
+        // A look-up moves the limit when it begins and when it ends.
         let limit = *attempt.limit();
         if end.deadline() != limit {
             end.as_mut().reset(limit);
@@ -177,7 +177,8 @@ mod tests {
 
     use super::*;
 
-    /// Connects to a host whose look-up and connection take these times. Returns the outcome and the seconds.
+    /// Connects to a host whose look-up and connection take these times. Returns the outcome and how many seconds it
+    /// took.
     async fn connect(lookup: Duration, connection: Duration, addresses: usize) -> (Result<Vec<IpAddr>, String>, f32) {
         connect_by(false, lookup, connection, addresses).await
     }

@@ -176,13 +176,13 @@ impl Error {
         Self::new(Kind::Unavailable, call, what, advice, Progress::NotSent)
     }
 
-    /// Returns the failure to find the way to Astra.
+    /// Returns the error for a proxy variable that cannot be used.
     pub(super) fn from_proxy(call: &'static str, reason: &impl Display) -> Self {
         let advice = "correct the variable, then restart the server, or register and reload the plugin";
         Self::new(Kind::Unavailable, call, reason.to_string(), advice, Progress::NotSent)
     }
 
-    /// Adds the variable whose proxy the connection went through, if there was one.
+    /// Names the variable of the proxy that the connection used, if any.
     pub(super) fn through(mut self, variable: Option<&str>) -> Self {
         if let Some(variable) = variable {
             self.what += &format!(" (through the proxy in {variable})");

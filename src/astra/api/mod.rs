@@ -76,7 +76,7 @@ pub(crate) struct Client {
     /// The turns of listings, before those of all requests.
     listings: Semaphore,
     timeout: Duration,
-    /// Name of the variable whose proxy the calls take.
+    /// Name of the variable with the proxy for the calls.
     proxy: Option<&'static str>,
 }
 
@@ -84,8 +84,8 @@ impl Client {
     /// Returns a client. This reads the system's CA certificates from disk, so it blocks for some milliseconds.
     ///
     /// # Errors
-    /// When `ca_cert` is not PEM, there are no trust roots at all for an `https` URL, or the environment names a proxy for
-    /// it that cannot be used.
+    /// When `ca_cert` is not PEM, when there are no trust roots for an `https` URL, or when the proxy in the environment
+    /// cannot be used.
     pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
         const CALL: &str = "prepare calls to Astra";
         let setup = |error: reqwest::Error| Error::from_setup(CALL, &error);
@@ -248,7 +248,7 @@ impl Client {
     }
 }
 
-/// Whether a URL can name a token with this client id. A segment of dots would be taken for a step in the path.
+/// Whether a URL can contain this client id. URL parsers resolve the segments `.` and `..` to another path.
 pub(crate) fn can_name(client_id: &str) -> bool {
     !matches!(client_id, "" | "." | "..") && client_id.len() <= MAX_URL
 }

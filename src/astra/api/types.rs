@@ -175,7 +175,7 @@ impl CreatedToken {
         Self { client_id, secret, org_id, roles: texts(answer.remove("roles")), token: token.into(), generated_on }
     }
 
-    /// Says what is wrong with the answer, if anything is. Whether its org is the right one is not known here.
+    /// Returns the fault of the answer, if any. The caller checks that the answer is for the right organization.
     pub(crate) fn fault(&self) -> Option<&'static str> {
         let parts = self.token.expose_secret().strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split_once(':'));
         if self.client_id.is_empty() {
@@ -193,7 +193,7 @@ impl CreatedToken {
     }
 }
 
-/// Whether a text can be the id that Astra gives an organization. It is stored, compared and shown.
+/// Whether a text can be Astra's id of an organization. The engine stores, compares and shows this id.
 pub(super) fn is_org_id(text: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     !text.is_empty() && text.len() <= MAX_ORG_ID && text.bytes().all(is_part)

@@ -1,8 +1,8 @@
-//! Which token a lease is of.
+//! Finds the token of a lease.
 //!
-//! A lease of this engine says it all. A lease of the Go plugin may name the organization by Astra's id instead of the
-//! `org_id` of the config, and may have lost what it said. Architecture invariant: a token is only taken for that of a
-//! lease if both have the same client id.
+//! A lease of this engine holds all the data for this. A lease of the Go plugin may name the organization by Astra's id
+//! instead of the `org_id` of the config, and may have lost its internal data. Architecture invariant: a token belongs
+//! to a lease only if both have the same client id.
 
 use super::revoke::Target;
 use super::{LeaseData, SECRET_TYPE};
@@ -11,10 +11,10 @@ use crate::astra::error::Error;
 use crate::astra::store::{OrgId, Token};
 use crate::sdk::logical::Map;
 
-/// Finds the token of a lease; `None` if nothing tells which one it is.
+/// Finds the token of a lease; `None` if nothing identifies the token.
 ///
 /// # Errors
-/// When that is not known yet.
+/// When the inventory is not complete yet, so the token may still turn up.
 pub(super) async fn target(engine: &Engine, lease: &LeaseData) -> Result<Option<Target>, Error> {
     if lease.client_id.as_str().is_empty() {
         return Ok(None);
@@ -28,7 +28,7 @@ pub(super) async fn target(engine: &Engine, lease: &LeaseData) -> Result<Option<
         }
     }
     let records = engine.store.records_named(&lease.client_id).await?;
-    // Of several orgs, only the one that the lease names can be meant.
+    // If several orgs have a record, only the org that the lease names is certain.
     let is_certain = records.len() == 1;
     if let Some((org, record)) = records.into_iter().find(|(org, _)| is_certain || *org == lease.org_id) {
         let org = with_config(engine, &org).await?.unwrap_or(org);
@@ -37,7 +37,7 @@ pub(super) async fn target(engine: &Engine, lease: &LeaseData) -> Result<Option<
     if !engine.store.index_is_complete().await? {
         return Err(Error::NotYet("the inventory of tokens is still being built; try again later".into()));
     }
-    // Nothing is stored of it. Astra may have it nevertheless.
+    // The storage does not have the token, but Astra may still have it.
     if lease.org_id.as_str().is_empty() {
         return Ok(None);
     }
@@ -51,7 +51,8 @@ fn of(lease: &LeaseData, org_id: OrgId, token_id: &str) -> Target {
     Target { org_id, client_id, role_name, token_id: token_id.to_owned() }
 }
 
-/// Returns the org of a stored token, or what is called so; `None` if nothing is.
+/// Returns the org of a stored token. If no config is known for it, returns the `org_id` of the lease or the token;
+/// `None` if both are empty.
 async fn org_of(engine: &Engine, lease: &LeaseData, id: &str, token: &Token) -> Result<Option<OrgId>, Error> {
     if let Some(org) = engine.store.owner(id, token).await? {
         return Ok(Some(org));
@@ -65,7 +66,7 @@ async fn org_of(engine: &Engine, lease: &LeaseData, id: &str, token: &Token) -> 
     Ok(called.cloned())
 }
 
-/// Returns the org whose config is called so, or is of the organization with this id.
+/// Returns the org that has a config under this `org_id`, or whose config has this `astra_org_id`.
 async fn with_config(engine: &Engine, org: &OrgId) -> Result<Option<OrgId>, Error> {
     if org.as_str().is_empty() || engine.store.config(org).await?.is_some() {
         return Ok(Some(org.clone()).filter(|org| !org.as_str().is_empty()));
@@ -78,7 +79,7 @@ async fn with_config(engine: &Engine, org: &OrgId) -> Result<Option<OrgId>, Erro
     Ok(engine.store.orgs_of(org.as_str()).await?.into_iter().next())
 }
 
-/// Fills in what the internal data of a lease has lost.
+/// Restores missing members of a lease's internal data.
 pub(super) fn mend(internal_data: &mut Map, target: &Target) {
     for (name, text) in [
         ("orgId", target.org_id.as_str()),

@@ -58,7 +58,8 @@ struct LeaseData {
 }
 
 impl LeaseData {
-    /// Reads a lease: its internal data and, where that lost something, the answer that is stored with it.
+    /// Reads a lease from its internal data. If a member is missing there, reads it from the answer stored with the
+    /// lease.
     fn read(secret: &Secret, data: &Map) -> Self {
         // Each member by itself: one of another type must not hide the client id.
         let text = |name: &str| {
@@ -163,7 +164,7 @@ pub(crate) mod fuzz {
         let lease = read(data.clone());
         let names = [lease.org_id.as_str(), lease.client_id.as_str(), lease.role_name.as_str(), &lease.token_id];
         assert_eq!(names, ["orgId", "clientId", "roleName", "tokenId"].map(text));
-        // Without internal data, the answer serves.
+        // Without internal data, the stored answer has the same members.
         let answer = LeaseData::read(&Secret::new(Duration::ZERO, Duration::ZERO, Map::new()), &data);
         assert_eq!((answer.org_id, answer.client_id), (lease.org_id.clone(), lease.client_id.clone()));
         let written = lease.clone().into_map();

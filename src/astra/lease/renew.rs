@@ -79,7 +79,7 @@ fn gone(lease: &LeaseData) -> Error {
     ))
 }
 
-/// Leaves a lease as it is whose token cannot be told: an error would come back at each renewal.
+/// Returns the rest of a lease whose token cannot be identified. An error would come back at each renewal.
 fn leave(call: LeaseCall) -> Response {
     let LeaseCall { request, secret } = call;
     let now = Timestamp::now();
@@ -87,7 +87,7 @@ fn leave(call: LeaseCall) -> Response {
     tracing::warn!(path = request.path, lease_id = secret.lease_id, issued = %issued,
         "did not renew a lease that does not say which token it is of");
     let left = until(now, later(issued, secret.ttl)).max(SHORTEST);
-    // Rounded up: the host refuses what ends behind the longest life.
+    // Rounded up: the host refuses a lease that ends after its max TTL.
     let max_ttl = until(issued, now) + SHORTEST + left;
     let secret = Secret { ttl: left, max_ttl, renewable: false, increment: Duration::ZERO, ..secret };
     Response::new(request.data).lease(secret)

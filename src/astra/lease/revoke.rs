@@ -44,7 +44,7 @@ pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), l
     Ok(())
 }
 
-/// Whether the data of a lease says that there is no token.
+/// Whether the data of a lease has an empty client id, which means that there is no token.
 fn is_junk(data: &Map) -> bool {
     data.get("clientId").is_some_and(|id| id == "")
 }

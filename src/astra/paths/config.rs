@@ -256,7 +256,7 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
 }
 
 async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> Result<(), Error> {
-    // First: the inventory may be completed after the look at it.
+    // Asked first: the inventory may be completed between the search for tokens and this question.
     let is_complete = engine.store.index_is_complete().await?;
     if engine.store.has_tokens(org).await? {
         return Err(Error::Refused(format!(
@@ -298,7 +298,7 @@ fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<Config,
             astra_token: "".into(),
             url: DEFAULT_URL.to_owned(),
             org_id: org.clone(),
-            // An id of this form is Astra's own, unless the Go plugin stored it.
+            // A new `org_id` of this form is Astra's id. Only configs of the Go plugin can differ.
             astra_org_id: if is_uuid(org.as_str()) { org.to_string() } else { String::new() },
             logical_name: String::new(),
             former_names: Vec::new(),

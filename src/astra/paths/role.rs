@@ -179,7 +179,7 @@ pub(super) async fn put(engine: &Engine, old: Option<&Role>, role: &Role, caller
     Ok(())
 }
 
-/// Fails if no role of this name can be created.
+/// Fails if a role with this name cannot be created.
 fn require_new(org: &OrgId, name: &RoleName) -> Result<(), Error> {
     org.require_new(ORG_ID.name())?;
     name.require_new(ROLE_NAME.name())

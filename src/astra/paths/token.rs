@@ -181,7 +181,7 @@ async fn find(engine: &Engine, request: &Request, fields: &Fields, org: &OrgId) 
     let name = fields.get(&LOGICAL_NAME).ok_or_else(|| missing(LOGICAL_NAME.name()))?;
     let name = LogicalName::find(LOGICAL_NAME.name(), &name)?;
     let id = named_token_id(org, &role, &name);
-    // Where a name has a colon, other names have the same id.
+    // If a name has a colon, different names can have the same token id.
     let is_certain = ![org.as_str(), role.as_str(), name.as_str()].iter().any(|name| name.contains(':'));
     let is_it = |token: &Token| is_certain || (&token.role_name, &token.logical_name) == (&role, &name);
     if let Some(token) = engine.store.token(&id).await?.filter(is_it) {

@@ -1,4 +1,4 @@
-//! Whose root token a config gets: asked before it is written.
+//! Asks Astra for the organization of a root token before the config is stored.
 
 use crate::astra::api::Kind;
 use crate::astra::engine::Engine;
@@ -9,16 +9,16 @@ use crate::astra::store::Config;
 /// The field with the root token.
 const ASTRA_TOKEN: &str = "astra_token";
 
-/// What Astra said when it was asked whose root token it is.
+/// Astra's answer to the question which organization a root token belongs to.
 pub(super) enum Verified {
-    /// Its id of the organization.
+    /// Astra's id of the organization.
     Org(String),
-    /// Nothing: it answered 401 without a reason.
+    /// Not known: Astra answered 401 without a reason.
     Undetermined,
 }
 
 impl Verified {
-    /// Returns what the caller of the write has to know.
+    /// Returns a warning for the caller of the write, if any.
     pub(super) fn remark(&self) -> Option<String> {
         match self {
             Self::Org(_) => None,
@@ -31,8 +31,8 @@ impl Verified {
     }
 }
 
-/// Fails if the root token is of another organization than the config. Returns a remark where `org_id` does not say which
-/// one that is.
+/// Fails if the root token belongs to another organization than the config. Returns a warning if `org_id` is not
+/// Astra's id of the organization.
 pub(super) fn require_same_org(config: &Config, named: &str) -> Result<Option<String>, Error> {
     let org = config.org_id.as_str();
     let expected = match config.is_of(named) {
@@ -45,7 +45,7 @@ pub(super) fn require_same_org(config: &Config, named: &str) -> Result<Option<St
             )));
         }
     };
-    // The organization of a label does not change: its tokens could not be revoked any more.
+    // A label must not move to another organization: its tokens could not be revoked any more.
     let or = if expected == org { "" } else { ", or delete the config and write it again" };
     Err(Error::field(
         ASTRA_TOKEN,
@@ -53,7 +53,7 @@ pub(super) fn require_same_org(config: &Config, named: &str) -> Result<Option<St
     ))
 }
 
-/// Asks Astra whose root token it is.
+/// Asks Astra which organization the root token belongs to.
 pub(super) async fn verify(engine: &Engine, config: &Config) -> Result<Verified, Error> {
     let asked = match engine.new_client(config).await {
         Ok(client) => client.current_org().await,

@@ -1,7 +1,7 @@
-//! Building the inventory: a record for each token that the Go plugin left behind.
+//! Builds the inventory: writes a record for each token that the Go plugin left behind.
 //!
-//! It can be cut short at any point and begun anew, and never brings back the record of a token that is deleted
-//! meanwhile. What cannot have a record is left out and named.
+//! The build can stop at any point and start again. It never brings back the record of a token that is deleted
+//! meanwhile. It leaves out tokens that cannot have a record, and names them.
 
 use std::collections::BTreeSet;
 
@@ -14,10 +14,10 @@ use super::{Record, Store, TOKENS, Token, token_key};
 use crate::astra::Error;
 use crate::sdk::logical::StorageExt as _;
 
-/// Tokens without a record that the marker names.
+/// How many tokens without a record the marker names.
 const LEFT_OUT_NAMED: usize = 20;
 
-/// What became of the stored tokens while their records were written.
+/// The result of writing the records of the stored tokens.
 #[derive(Default)]
 pub(crate) struct Built {
     /// Number of tokens with a record.
@@ -26,15 +26,15 @@ pub(crate) struct Built {
     pub(crate) junk: usize,
     /// Number of tokens that cannot have a record.
     pub(crate) left_out: usize,
-    /// Ids of some of these.
+    /// Ids of some tokens that cannot have a record.
     named: Vec<String>,
-    /// Organizations of tokens that no config is known to be of.
+    /// Organizations that have tokens but no known config.
     pub(crate) strays: BTreeSet<OrgId>,
 }
 
 enum Fate {
     Recorded(OrgId),
-    /// As [`Fate::Recorded`], under the id of an organization that no config is known to be of.
+    /// Like [`Fate::Recorded`], but the organization has no known config. The record is under the id in the token.
     Stray(OrgId),
     Junk,
     LeftOut,
@@ -49,7 +49,7 @@ impl Store {
         loop {
             let page = self.storage.list_page(TOKENS, &after, PAGE).await?;
             let Some(last) = page.last().cloned() else { break };
-            // A host without paging answers with everything, in any order.
+            // A host without paging returns all entries, in any order.
             let is_last = page.len() != PAGE;
             for child in page {
                 if child.ends_with('/') {
@@ -68,7 +68,7 @@ impl Store {
         Ok(built)
     }
 
-    /// Writes the marker: all records are there.
+    /// Writes the marker, which says that all records are written.
     pub(crate) async fn complete(&self, built: Built) -> Result<(), Error> {
         let marker = Marker { version: 1, left_out: built.named };
         self.storage.put_json(MARKER, &marker).await?;
@@ -104,7 +104,7 @@ impl Store {
     }
 
     async fn record_token(&self, id: &str, owners: &mut Owners) -> Result<Fate, Error> {
-        // An entry that cannot be read is left alone: it must not keep all others out of the inventory.
+        // An entry that cannot be parsed is skipped: it must not keep the other tokens out of the inventory.
         let Some(entry) = self.storage.get(&token_key(id)).await? else { return Ok(Fate::Gone) };
         let Ok(token) = entry.decode::<Token>() else {
             tracing::warn!(token_id = id, "left a token out of the inventory: its entry is not the expected JSON");
@@ -130,8 +130,8 @@ impl Store {
             return Ok(());
         }
         self.put_record(org, &token.client_id, &Record::of(id, token)).await?;
-        // Whoever deletes a token removes the entry first and the record after it. If the entry is gone by now, that
-        // may have happened before the record was written.
+        // Deleting a token removes its entry first, then its record. If the entry is gone now, the record may have been
+        // written after that removal, so the record is removed again.
         let now = self.token(id).await?;
         if now.is_none_or(|now| now.client_id != token.client_id) {
             self.delete_record(org, &token.client_id).await?;
@@ -139,8 +139,8 @@ impl Store {
         Ok(())
     }
 
-    /// Moves the records of tokens that are under the id of an organization to the org whose config turned out to be of
-    /// that organization.
+    /// Moves all records from `stray`, Astra's id of an organization, to `org`, the `org_id` of the config of that
+    /// organization.
     pub(crate) async fn move_records(&self, stray: &OrgId, org: &OrgId) -> Result<(), Error> {
         let mut after = Some(String::new());
         while let Some(start) = after {

@@ -16,7 +16,7 @@ pub(super) struct Directory {
     named: BTreeMap<String, BTreeSet<OrgId>>,
     /// By a logical name that they had.
     formerly: BTreeMap<String, BTreeSet<OrgId>>,
-    /// By Astra's id of the organization, in lower case; those of which it is not known by the empty text.
+    /// By Astra's id of the organization, in lower case. Orgs whose organization is not known are under the empty text.
     astra: BTreeMap<String, BTreeSet<OrgId>>,
 }
 
@@ -31,13 +31,13 @@ impl Directory {
         self.ids.iter()
     }
 
-    /// Returns the orgs whose configs are of this organization of Astra.
+    /// Returns the orgs whose configs belong to this organization of Astra.
     pub(super) fn of_astra(&self, astra_org_id: &str) -> impl Iterator<Item = &OrgId> + use<'_> {
         let orgs = if astra_org_id.is_empty() { None } else { self.astra.get(&astra_org_id.to_ascii_lowercase()) };
         orgs.into_iter().flatten()
     }
 
-    /// Returns the orgs of whose configs it is not known which organization they are of.
+    /// Returns the orgs whose configs have no known organization.
     pub(super) fn not_known(&self) -> impl Iterator<Item = &OrgId> {
         self.astra.get("").into_iter().flatten()
     }
@@ -88,7 +88,7 @@ impl Store {
         let mut directory = Directory::default();
         for org in self.orgs().await? {
             let config = match self.config(&org).await {
-                // An entry that cannot be read must not keep the others out of the inventory. Its id stays taken.
+                // A config that cannot be parsed must not keep other orgs out of the inventory. Its org_id stays taken.
                 Err(Error::Storage(StorageError::Encoding { .. })) => {
                     directory.ids.insert(org);
                     continue;

@@ -78,9 +78,9 @@ pub(crate) struct Config {
     /// URL of Astra's API, as the operator wrote it.
     #[serde(default = "default_url")]
     pub(crate) url: String,
-    /// The operator's key for the org, which need not be Astra's id of it.
+    /// The operator's key for the org. It can differ from Astra's id of the organization.
     pub(crate) org_id: OrgId,
-    /// Astra's id of the organization that the root token is of; empty until Astra has named it.
+    /// Astra's id of the organization that the root token belongs to; empty until Astra has named the organization.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) astra_org_id: String,
     /// The operator's short name for the org; may be empty.
@@ -113,7 +113,7 @@ impl Config {
         [&self.logical_name, self.org_id.as_str()].into_iter().find(|name| fits_path(name))
     }
 
-    /// Whether an answer of Astra that names this organization fits the config; `None` if that is not known yet.
+    /// Whether the config belongs to this organization of Astra; `None` if its organization is not known yet.
     pub(crate) fn is_of(&self, astra_org_id: &str) -> Option<bool> {
         if self.astra_org_id.is_empty() { None } else { Some(self.astra_org_id.eq_ignore_ascii_case(astra_org_id)) }
     }

@@ -3,8 +3,8 @@
 //! Tokens that the Go plugin minted have no record. [`Store::write_records`] writes theirs once, beside normal work. A
 //! token that the Go plugin minted later, during a downgrade, gets its record when its lease is renewed.
 //!
-//! Completeness is asked for before the look that it is about, or the look is repeated: the inventory may be completed
-//! between the two.
+//! A caller asks whether the inventory is complete before it looks for a token, or it looks again afterwards. Otherwise
+//! the inventory could be completed between the two steps, and a live token would seem to be missing.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +28,7 @@ pub(super) const PAGE: usize = 256;
 /// Records that a listing reads at most: they are in memory together, and in one answer.
 pub(crate) const DETAILS: usize = 10_000;
 
-/// Records read, or moved, at the same time.
+/// How many records are read or moved at the same time.
 pub(super) const CONCURRENT: usize = 32;
 
 /// A page of the inventory.
@@ -39,7 +39,7 @@ pub(crate) struct Page {
     pub(crate) others: Vec<ClientId>,
 }
 
-/// What a client id leads to.
+/// The result of looking for a token by its client id.
 pub(crate) enum Lookup {
     /// A live token and its id.
     Found(String, Box<Token>),
@@ -59,12 +59,12 @@ pub(crate) struct Marker {
     pub(crate) left_out: Vec<String>,
 }
 
-/// The marker, once it was seen.
+/// The marker, once it was read or written.
 #[derive(Default)]
 pub(super) struct Inventory(Mutex<Option<Arc<Marker>>>);
 
 impl Inventory {
-    /// Forgets the marker: another node changed it.
+    /// Forgets the marker, because another node changed it.
     pub(super) fn forget(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -115,7 +115,7 @@ impl Store {
         if self.complete_inventory().await?.is_none() {
             return Ok(Lookup::Unknown);
         }
-        // Its record may have been written between the look and the marker.
+        // The record may have been written after the first look and before the marker.
         let found = self.look_up(org, client).await?;
         Ok(found.map_or(Lookup::Missing, |(id, token)| Lookup::Found(id, Box::new(token))))
     }
@@ -125,7 +125,7 @@ impl Store {
             let token = self.token(&record.token_id).await?.filter(|token| token.client_id == *client);
             return Ok(token.map(|token| (record.token_id, token)));
         }
-        // Without a record, a token that a read minted is still found: its id is the client id.
+        // A token that a read minted is found without a record: its id is the client id.
         let id = client.as_str();
         match self.token(id).await?.filter(|token| token.client_id == *client) {
             Some(token) if self.owner(id, &token).await?.as_ref() == Some(org) => Ok(Some((id.to_owned(), token))),
@@ -133,7 +133,7 @@ impl Store {
         }
     }
 
-    /// Returns the records of a client id in all orgs. There is one at most, unless Astra gave an id twice.
+    /// Returns the records of a client id in all orgs: at most one record, unless Astra used a client id twice.
     pub(crate) async fn records_named(&self, client: &ClientId) -> Result<Vec<(OrgId, Record)>, Error> {
         let page = self.orgs_with_tokens().await?.into_iter().map(|org| (client.clone(), org)).collect();
         let records = self.read_records(page).await?;
@@ -228,7 +228,7 @@ impl Store {
             return Ok(Some(marker));
         }
         let Some(entry) = self.storage.get(MARKER).await? else { return Ok(None) };
-        // That it is there is what counts.
+        // The presence of the marker counts: the inventory is complete even if its content cannot be parsed.
         let marker = entry.decode().unwrap_or(Marker { version: 1, left_out: Vec::new() });
         Ok(Some(self.inventory.keep(marker)))
     }
@@ -238,7 +238,7 @@ impl Store {
         let Some(marker) = self.complete_inventory().await? else { return Ok(Vec::new()) };
         let mut left_out = Vec::new();
         for id in &marker.left_out {
-            // The end of its lease removes it.
+            // Revoking its lease deletes the entry.
             if self.storage.get(&token_key(id)).await?.is_some() {
                 left_out.push(id.clone());
             }

@@ -9,8 +9,8 @@
 //! | `client-index` | the inventory is complete |
 //! | `live/<org_id>/<role_name>/<client_id>` | the token counts against the limit of its role |
 //!
-//! The Go plugin knows the first three, and took any text for a name. Where a name of it would be more than one segment of
-//! one of the other keys, it is escaped ([`names::segment`]).
+//! The Go plugin knows the first three keys, and accepted any text as a name. In the other keys, a name must be one
+//! segment: [`names::segment`] escapes a name of the Go plugin that is not.
 //!
 //! Architecture invariant: a listing touches `client/` only, which holds no secret.
 
@@ -62,7 +62,7 @@ pub(crate) struct Store {
     live: Live,
     /// Whether the operator lets us cache; asked once.
     caching: OnceCell<bool>,
-    /// What is known of the inventory since it is complete.
+    /// The marker of the inventory, once the inventory is complete.
     inventory: Inventory,
 }
 
@@ -141,7 +141,7 @@ impl Store {
     pub(crate) async fn role(&self, org: &OrgId, name: &RoleName) -> Result<Option<Arc<Role>>, Error> {
         let key = role_key(org, name);
         let role = self.load(&self.roles, &key).await?;
-        // With another colon in it, the key may be that of another role of another org.
+        // If the key has more than one colon, a role of another org can have the same key.
         let is_it = |role: &Arc<Role>| has_one_colon(&key) || (&role.org_id, &role.role_name) == (org, name);
         Ok(role.filter(is_it))
     }
@@ -169,14 +169,14 @@ impl Store {
             if has_one_colon(&name) {
                 roles.extend(name.split_once(':').map(|(org, name)| (OrgId::stored(org), RoleName::stored(name))));
             } else if let Some(role) = self.load(&self.roles, &format!("{ROLES}{name}")).await? {
-                // Only the entry tells which of the colons is between its names.
+                // Only the entry tells which colon separates the org from the role name.
                 roles.push((role.org_id.clone(), role.role_name.clone()));
             }
         }
         Ok(roles)
     }
 
-    /// Returns a live token. The id may be any text, as leases hold it.
+    /// Returns a live token. The id may be any text, because it can come from a lease.
     pub(crate) async fn token(&self, id: &str) -> Result<Option<Token>, Error> {
         if id.is_empty() || !fits_key(id) {
             return Ok(None);
@@ -227,7 +227,7 @@ impl Store {
         self.delete_record(org, client).await
     }
 
-    /// Returns the names in a folder of the Go plugin. A name with a slash lists as another folder.
+    /// Returns the names in a folder of the Go plugin. The storage lists a name with a slash as a subfolder.
     async fn names_in(&self, folder: &str) -> Result<Vec<String>, Error> {
         let (mut names, mut folders) = (Vec::new(), vec![String::new()]);
         while let Some(path) = folders.pop() {
@@ -235,7 +235,7 @@ impl Store {
                 let name = format!("{path}{child}");
                 match child.ends_with('/') {
                     true => folders.push(name),
-                    // A key that ends in a slash lists as an empty child of itself. The folder's own is no name.
+                    // A key that ends with a slash lists as an empty child. For the folder itself, this is not a name.
                     false if name.is_empty() => {}
                     false => names.push(name),
                 }
@@ -245,7 +245,7 @@ impl Store {
     }
 
     async fn load<T: DeserializeOwned>(&self, cache: &Cache<T>, key: &str) -> Result<Option<Arc<T>>, Error> {
-        // A lease may name anything.
+        // A lease may hold a name that no key can hold.
         if !fits_key(key) {
             return Ok(None);
         }
@@ -290,7 +290,7 @@ fn token_key(id: &str) -> String {
     format!("{TOKENS}{id}")
 }
 
-/// Whether the names in a key of a role can be told apart by its colon.
+/// Whether a role key has exactly one colon, so that the colon separates the org from the role name.
 fn has_one_colon(key: &str) -> bool {
     key.matches(':').count() == 1
 }

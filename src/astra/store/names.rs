@@ -1,7 +1,7 @@
 //! Names and ids that become part of a storage key: parsed once, at the edge.
 //!
-//! The Go plugin took any text. So there are two readings: a strict one for what is created, and a wide one for what may
-//! be stored already.
+//! The Go plugin accepted any text. So there are two ways to parse a name: strict for entries that are created, and
+//! lenient for entries that may be stored already.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::sdk::framework::to_lower;
 /// The longest name that can be created.
 const MAX_BYTES: usize = 255;
 
-/// The longest name that may be stored: the host takes no key of more than 32 KiB.
+/// The longest name that may be stored. The host refuses keys of more than 32 KiB.
 const MAX_STORED_BYTES: usize = 8 << 10;
 
 macro_rules! name {
@@ -25,7 +25,7 @@ macro_rules! name {
         pub(crate) struct $name(String);
 
         impl $name {
-            /// Reads the name of something that is created.
+            /// Parses the name of an entry that is created.
             ///
             /// # Errors
             /// When it is empty or could escape its storage key. The text names `field`.
@@ -36,17 +36,18 @@ macro_rules! name {
                 Ok(name)
             }
 
-            /// Reads the name of something that may be stored. It need not be one that can be created.
+            /// Parses the name of an entry that may be stored already. Accepts names that cannot be created.
             ///
             /// # Errors
-            /// When nothing can be stored under it. The text names `field`.
+            /// When no entry can have this name. The text names `field`.
             pub(crate) fn find(field: &'static str, text: &str) -> Result<Self, Error> {
                 let name = Self::fold(text);
                 $check_stored(field, &name.0)?;
                 Ok(name)
             }
 
-            /// Fails if nothing of this name can be created: for whoever creates it, and for whoever found nothing.
+            /// Fails if no entry with this name can be created. Call it before creating an entry, and after finding
+            /// none.
             ///
             /// # Errors
             /// As [`Self::parse`].
@@ -138,7 +139,7 @@ fn check_key(field: &'static str, text: &str) -> Result<(), Error> {
     Err(Error::field(field, "must not contain characters that are not printable, such as a zero-width space"))
 }
 
-/// Checks a name under which something may be stored, though not in a key of its own.
+/// Checks a name of a stored entry that is not part of a key.
 fn check_stored(field: &'static str, text: &str) -> Result<(), Error> {
     if text.is_empty() {
         return Err(Error::field(field, "must not be empty"));
@@ -149,7 +150,7 @@ fn check_stored(field: &'static str, text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks a name that may be part of a stored key as it is.
+/// Checks a name that is part of a stored key without escapes.
 fn check_stored_key(field: &'static str, text: &str) -> Result<(), Error> {
     check_stored(field, text)?;
     if fits_key(text) {
@@ -158,13 +159,13 @@ fn check_stored_key(field: &'static str, text: &str) -> Result<(), Error> {
     Err(Error::field(field, "must not contain \"..\" or characters that are not printable"))
 }
 
-/// Whether the host's storage takes a text as part of a key: it refuses two dots ("relative paths not supported").
+/// Whether the host's storage accepts a text as part of a key. It refuses two dots ("relative paths not supported").
 pub(super) fn fits_key(text: &str) -> bool {
     !text.contains("..") && text.chars().all(is_printable)
 }
 
-/// Writes a name as one segment of a key. A name that can be created stands for itself; of those of the Go plugin, `/`
-/// would begin another segment. No name that can be created has the `:` with which an escape begins.
+/// Writes a name as one segment of a key. Names of the Go plugin can contain `/`, which would begin another segment, so
+/// `/` is escaped. An escape begins with `:`. Names that can be created contain neither, so they stay as they are.
 pub(super) fn segment(name: &str) -> Cow<'_, str> {
     if name.contains(['/', ':']) { name.replace(':', ":3a").replace('/', ":2f").into() } else { name.into() }
 }
@@ -279,7 +280,7 @@ mod tests {
             let name = RoleName::find("role_name", text).unwrap();
             assert!(name.require_new("role_name").unwrap_err().to_string().starts_with("role_name must not"));
         }
-        // It hashes the name of a token, so nothing is in the way of these.
+        // The Go plugin hashes the logical name of a token, so the storage never refused these.
         for text in ["a..b", "a\nb", "a\u{200b}b", ".", "a/b", &long] {
             assert_eq!(LogicalName::find("logical_name", text).unwrap().as_str(), text);
             let is_new = LogicalName::parse("logical_name", text).is_ok();

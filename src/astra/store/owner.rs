@@ -1,8 +1,8 @@
-//! Which org a stored token belongs to.
+//! Finds the org that a stored token belongs to.
 //!
-//! In a token, the Go plugin stored the id that Astra gives the organization. The `org_id` of the config may be another
-//! text. Architecture invariant: no token is ever attributed to an org by a guess, or it would be deleted with a root token
-//! of an organization that does not have it.
+//! In a token, the Go plugin stored Astra's id of the organization. The `org_id` of the config may be another text.
+//! Architecture invariant: never guesses the org of a token. Otherwise the engine would try to delete the token with
+//! the root token of another organization.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,12 +15,13 @@ use crate::astra::Error;
 /// Finds the orgs of many tokens.
 pub(super) struct Owners {
     directory: Arc<Directory>,
-    /// The last org that a name led to, by the organization in its token: the next token is most likely of that one too.
+    /// Maps the organization in a token to the org that the names of the last such token led to. The next token most
+    /// likely has the same org.
     led: HashMap<OrgId, OrgId>,
 }
 
 impl Store {
-    /// Returns the org of a token: the `org_id` of its config; `None` if no config is known to be of its organization.
+    /// Returns the org of a token: the `org_id` of its config; `None` if its organization has no known config.
     pub(crate) async fn owner(&self, id: &str, token: &Token) -> Result<Option<OrgId>, Error> {
         if is_named(&token.org_id, id, token) || self.config(&token.org_id).await?.is_some() {
             return Ok(Some(token.org_id.clone()));
@@ -28,12 +29,12 @@ impl Store {
         Ok(self.owners().await?.of(id, token))
     }
 
-    /// Returns the orgs whose configs are known to be of an organization of Astra.
+    /// Returns the orgs whose configs belong to an organization of Astra, as far as known.
     pub(crate) async fn orgs_of(&self, astra_org_id: &str) -> Result<Vec<OrgId>, Error> {
         Ok(self.directory().await?.of_astra(astra_org_id).cloned().collect())
     }
 
-    /// Returns the orgs of whose configs it is not known which organization they are of.
+    /// Returns the orgs whose configs have no known organization.
     pub(crate) async fn orgs_not_known(&self) -> Result<Vec<OrgId>, Error> {
         Ok(self.directory().await?.not_known().cloned().collect())
     }
@@ -49,7 +50,7 @@ impl Owners {
         if is_named(&token.org_id, id, token) {
             return Some(token.org_id.clone());
         }
-        // The id of a named token is the digest of its names, the org's among them.
+        // The id of a named token is the digest of its names. The `org_id` is among these names.
         if id.len() == 64 {
             let led = self.led.get(&token.org_id).into_iter();
             let known = led.chain(self.directory.of_astra(token.org_id.as_str())).chain(self.directory.ids());

@@ -17,7 +17,7 @@ use crate::sdk::logical::{Operation, Secret};
 pub(super) const REAL: &str = "6a4c2d1e-5c0f-4b8e-9a57-00000000000f";
 
 impl World {
-    /// A mount of the Go plugin with a config of the organization [`REAL`]; not initialized yet.
+    /// Returns a mount of the Go plugin with a config of the organization [`REAL`], not initialized yet.
     pub(super) async fn labelled(org_id: &str, is_sidecar: bool) -> Self {
         let world = Self::with(Arc::default(), Arc::new(Astra::start(REAL).await));
         world.store_go_config(org_id, is_sidecar).await;
@@ -82,7 +82,7 @@ async fn a_mount_mints_after_a_takeover_whatever_its_org_id_is() {
         assert_eq!(world.config_of(&org_id).await["astra_org_id"], REAL);
         assert_eq!(world.list("org/tokens/", json!({"org_id": org_id})).await["keys"].as_array().unwrap().len(), 2);
 
-        // From now on, that organization is the only one.
+        // From now on, the config accepts only that organization.
         world.astra.change("orgId", json!(OTHER_ORG));
         let (code, text) = status(world.write("org/token", named(&org_id, "three")).await);
         assert!(code == 502 && text.contains("another org"), "{text}");
@@ -106,7 +106,7 @@ async fn an_organization_that_is_known_costs_a_mint_nothing() {
         costs.push((world.storage.calls() - before.0, world.system.calls() - before.1));
     }
     assert!(costs[0].0 > costs[1].0 && costs[1] == costs[2], "{costs:?}");
-    // A config of this engine's own, for comparison.
+    // A config that this engine created, for comparison.
     let own = World::with(Arc::default(), Arc::new(Astra::start(REAL).await));
     own.initialize().await;
     let config = json!({"org_id": REAL, "astra_token": ROOT, "url": own.astra.url()});
@@ -144,11 +144,11 @@ async fn a_label_is_accepted_with_a_warning_that_names_the_organization() {
     assert_eq!(world.config_of("prod").await["astra_org_id"], REAL);
     assert!(ok(world.write("config", config(REAL)).await).is_none());
 
-    // A UUID names an organization, and this is not that one.
+    // A UUID means the organization with this id, and the root token belongs to another organization.
     let text = refused(world.write("config", config(OTHER_ORG)).await);
     assert!(text.contains("belongs to") && text.contains(REAL) && text.contains(OTHER_ORG), "{text}");
     assert_eq!(world.keys("config/"), [format!("config/{REAL}"), "config/prod".to_owned()]);
-    // Nor may the organization behind a label change.
+    // A label must not move to another organization either.
     super::astra::other_org(&world.astra);
     let text = refused(world.write("config", config("prod")).await);
     assert!(text.contains(OTHER_ORG) && text.contains(REAL) && text.contains("delete the config"), "{text}");
@@ -168,7 +168,7 @@ async fn a_root_token_that_was_not_verified_mints_for_its_own_organization_only(
     assert_eq!(status(world.write("org/token", named(OTHER_ORG, "one")).await).0, 502);
     some(world.write("org/token", named("prod", "one")).await);
     assert_eq!(world.config_of("prod").await["astra_org_id"], REAL);
-    // Another root token under the same label.
+    // Now the root token of the label belongs to another organization.
     super::astra::other_org(&world.astra);
     assert_eq!(status(world.write("org/token", named("prod", "two")).await).0, 502);
 }
@@ -180,7 +180,7 @@ async fn an_org_id_of_another_organization_that_the_go_plugin_stored_goes_on_wit
     world.initialize().await;
     some(world.write("org/token", named(OTHER_ORG, "one")).await);
     assert!(log.has("WARN", REAL) && log.has("WARN", OTHER_ORG));
-    // Once the organization is known, the root token can be replaced by another one of it.
+    // Once the organization is known, another root token of this organization can replace the root token.
     let config = json!({"org_id": OTHER_ORG, "astra_token": ROOT});
     let warned = some(world.write("config", config).await).warnings;
     assert!(warned[0].contains(REAL), "{warned:?}");
@@ -210,7 +210,7 @@ async fn tokens_whose_entries_name_the_organization_by_astras_id_are_those_of_th
             assert!(text.contains("Go61"), "{text}");
         }
         ok(world.ask(Operation::Delete, "org/token", by_id).await);
-        // The role of the label counts, and not what the host knows.
+        // The renewal uses the TTLs of the label's role, not those that the host knows.
         world
             .stored(
                 "role/prod:reader",
@@ -236,7 +236,7 @@ async fn tokens_of_a_label_whose_organization_is_learned_later_move_to_it() {
     world.astra.answer_all("GET", ResponseTemplate::new(503));
     world.initialize().await;
     assert_eq!(world.keys("client/"), [format!("client/{REAL}/Go61")]);
-    // A config must not go as long as they may be tokens of it.
+    // A config must not be deleted while these tokens may belong to it.
     assert_eq!(status(world.ask(Operation::Delete, "config", json!({"org_id": "prod"})).await).0, 503);
     world.astra.heal();
     some(world.read("org/token", named("prod", "b")).await);
@@ -255,7 +255,7 @@ async fn the_lease_of_a_label_whose_organization_is_not_known_finds_it_by_asking
     failed(world.revoke(&lease).await);
     assert_eq!(world.astra.live(), 1);
     world.astra.heal();
-    // Astra is left alone for a moment after it failed.
+    // The engine skips an organization for a while after Astra failed. A new mount does not.
     let world = World::with(world.storage.clone(), world.astra.clone());
     ok(world.revoke(&lease).await);
     assert_eq!((world.astra.live(), world.keys("client/").len(), world.keys("token/").len()), (0, 0, 0));

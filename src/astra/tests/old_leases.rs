@@ -1,4 +1,4 @@
-//! Leases of the Go plugin that do not say all that is needed.
+//! Leases of the Go plugin with missing data.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use super::{World, data, failed, lease, lease_request, ok, refused, some};
 use crate::sdk::logical::{Answer, Map, Operation, Secret};
 
 impl World {
-    /// Renews or revokes a lease whose stored answer is this.
+    /// Renews or revokes a lease with this stored answer.
     async fn of_lease(&self, operation: Operation, secret: &Secret, data: &Value) -> Answer {
         self.backend.handle(lease_request(operation, secret, data.clone())).await
     }
@@ -36,7 +36,7 @@ async fn a_lease_without_internal_data_is_of_the_token_that_its_answer_shows() {
         let token = go_token(org_id, "one", is_sidecar);
         let secret = bare(&world.store_go_token(&token).await);
         let answer = parsed(&token.lease())["data"].clone();
-        // Not before it is certain which one that is.
+        // A revocation fails until the engine knows the token for certain.
         if !is_sidecar {
             failed(world.of_lease(Operation::Revoke, &secret, &answer).await);
         }
@@ -44,7 +44,7 @@ async fn a_lease_without_internal_data_is_of_the_token_that_its_answer_shows() {
         let renewed = some(world.of_lease(Operation::Renew, &secret, &answer).await);
         assert_eq!((lease(&renewed).ttl.as_secs(), lease(&renewed).renewable), (3600, true));
         assert_eq!(renewed.data.map(Value::Object), Some(answer.clone()));
-        // It says again what it had lost.
+        // The renewal restores the lost data.
         let internal = lease(&some(world.of_lease(Operation::Renew, &secret, &answer).await)).internal_data;
         assert_eq!((&internal["tokenId"], &internal["orgId"]), (&json!(token.id()), &json!(org_id)));
         ok(world.of_lease(Operation::Revoke, &secret, &answer).await);
@@ -83,13 +83,13 @@ async fn a_lease_without_an_org_finds_its_token_and_no_other() {
         some(world.renew(&secret, Value::Null).await);
         ok(world.revoke(&secret).await);
         assert_eq!(world.astra.state().live.keys().collect::<Vec<_>>(), [&two.client_id]);
-        // Another token has its name by now.
+        // Another token has the same name now.
         let again = GoToken { client_id: "GoAgain".into(), ..one.clone() };
         let next = world.store_go_token(&again).await;
         ok(world.revoke(&secret).await);
         refused_renewal(&world, &secret).await;
         assert_eq!(world.astra.live(), 2);
-        // Without the id of the token, its client id still leads to it.
+        // Without the token id, the client id still leads to the token.
         ok(world.revoke(&without(&whole, &["tokenId"])).await);
         ok(world.revoke(&next).await);
         world.assert_all_is_gone();
@@ -115,7 +115,7 @@ async fn a_lease_whose_client_id_no_key_can_hold_is_revoked() {
             }
             ok(world.revoke(&secret).await);
             assert!(world.keys("client/").is_empty() && world.keys("token/").is_empty(), "{client_id:?}");
-            // A step in the path would delete something else, or all of it.
+            // A client id such as `..` must not change the path of the URL: the request would delete something else.
             let state = world.astra.state();
             let stray = |request: &&String| {
                 request.starts_with("DELETE") && !request.starts_with("DELETE /v2/clientIdSecrets/")
@@ -139,7 +139,7 @@ async fn a_token_that_cannot_be_in_the_inventory_is_named_by_its_list_as_long_as
     let warned = warnings(&world).await;
     assert!(warned[0].contains(&odd.id()) && warned[0].contains("token/broken"), "{warned:?}");
     assert!(log.has("WARN", &odd.id()) && log.has("WARN", "broken") && log.has("INFO", "left_out=2"));
-    // Its name leads to it.
+    // The token can still be read by its names.
     let named = json!({"org_id": "prod", "role_name": "reader", "logical_name": "odd"});
     assert_eq!(data(world.read("org/token", named).await)["clientId"], "..");
     ok(world.revoke(&secret).await);

@@ -1,4 +1,4 @@
-//! Names that the Go plugin took, and that cannot be given any more.
+//! Names that the Go plugin accepted, and that this engine refuses for new entries.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::takeover::{GO_CONFIG, GO_LEASE, GO_ROLE, GO_TOKEN, assert_loads_in_go
 use super::{ROLE_ID, World, data, lease, ok, refused, some, text};
 use crate::sdk::logical::Operation;
 
-/// Logical names in addition to those that a role can have: they are in no key.
+/// Logical names: the odd role names, and names that no key can hold. A logical name is not part of a key.
 fn odd_logical_names() -> Vec<(String, String)> {
     let more = ["a..b", "..", ".", "a\nb", "a\u{200b}b"].map(|name| (name.to_owned(), name.to_owned()));
     odd_names().into_iter().chain(more).collect()
@@ -32,7 +32,7 @@ async fn roles_of_any_name_are_listed_read_changed_and_deleted_but_not_created()
         ok(world.ask(Operation::Patch, "role", json!({"org_id": "prod", "role_name": given, "ttl": "30m"})).await);
         assert_eq!(data(world.read("role", names.clone()).await)["ttl"], "30m0s");
 
-        // Tokens are minted for it as before.
+        // The role still mints tokens.
         let order = json!({"org_id": "prod", "role_name": given, "logical_name": "one"});
         let minted = some(world.write("org/token", order.clone()).await);
         assert_eq!(text(&minted, "roleName"), stored);
@@ -97,7 +97,7 @@ async fn tokens_of_any_name_are_found_and_take_their_name() {
         assert_eq!((&found["clientId"], &found["logicalName"]), (&client_id, &json!(stored)), "{given:?}");
         let by_id = json!({"org_id": "prod", "client_id": client_id, "logical_name": given});
         assert_eq!(data(world.read("org/token", by_id).await)["clientId"], client_id);
-        // No second token of the same name, whether or not it could be minted.
+        // A second token with the same name is refused, for the taken name or for the name itself.
         let text = refused(world.write("org/token", names.clone()).await);
         let is_odd = stored.contains(['/', ':', '\n']) || stored.contains("..") || stored == "." || stored.len() > 255;
         assert_eq!(text.starts_with("logical_name must not"), is_odd, "{text}");
@@ -138,7 +138,7 @@ async fn an_org_id_of_any_text_is_listed_read_changed_and_deleted_but_not_create
     }
 }
 
-/// A key of a role does not tell where the name of the org ends, if one of the names has a colon.
+/// If an `org_id` or a role name has a colon, the key of the role does not tell where the `org_id` ends.
 #[tokio::test]
 async fn names_with_a_colon_do_not_lead_to_the_role_or_token_of_another_org() {
     let world = World::labelled("a", false).await;
@@ -160,7 +160,7 @@ async fn names_with_a_colon_do_not_lead_to_the_role_or_token_of_another_org() {
     assert_eq!(world.astra.live(), 1);
 }
 
-/// One mount with everything, and what the Go plugin finds when it gets the mount back.
+/// One mount with all labels and names. Checks that the Go plugin can read the mount after a downgrade.
 #[tokio::test]
 async fn a_mount_with_every_name_is_taken_over_and_left_in_the_form_of_the_go_plugin() {
     for is_sidecar in [false, true] {
@@ -188,7 +188,7 @@ async fn a_mount_with_every_name_is_taken_over_and_left_in_the_form_of_the_go_pl
                 let id = minted["tokenId"].as_str().unwrap();
                 let entry = world.assert_stored_loads_in_go(&format!("token/{id}"), GO_TOKEN);
                 assert_eq!(entry["roleName"], json!(stored));
-                // Under the id that the Go plugin gives it.
+                // The token has the same id as in the Go plugin.
                 let token = GoToken { role_name: stored, ..go_token(org_id, "next", is_sidecar) };
                 assert!(is_sidecar || id == token.id());
             }

@@ -1,4 +1,4 @@
-//! What proxies see of calls to Astra.
+//! Calls to Astra as proxies see them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{ServerConfig, crypto::aws_lc_rs};
 use super::{ORG, ROOT};
 use crate::astra::api::{Client, Error, Proxies, Settings};
 
-/// No name below `.test` can be resolved, so a call gets there through a proxy only.
+/// Names below `.test` cannot be resolved, so a call reaches this host only through a proxy.
 const NAME: &str = "astra.test";
 
 /// Every byte that a password can hold.
@@ -37,7 +37,7 @@ fn certificate() -> rcgen::CertifiedKey<rcgen::KeyPair> {
     rcgen::generate_simple_self_signed([NAME.to_owned(), "127.0.0.1".to_owned()]).unwrap()
 }
 
-/// Returns such a client that trusts a certificate.
+/// Returns a client whose environment names a proxy, and that trusts a certificate.
 fn trusting(
     trusted: &rcgen::CertifiedKey<rcgen::KeyPair>,
     url: &str,
@@ -55,7 +55,7 @@ fn trusting(
     })
 }
 
-/// Starts a proxy that serves one connection. Returns its address, and the task with all that it sees.
+/// Starts a proxy that serves one connection. Returns its address, and a task that returns the result of `serve`.
 async fn proxy<F>(serve: impl FnOnce(TcpStream) -> F + Send + 'static) -> (String, JoinHandle<F::Output>)
 where
     F: Future<Output: Send + 'static> + Send,
@@ -65,7 +65,7 @@ where
     (address, tokio::spawn(async move { serve(listener.accept().await.unwrap().0).await }))
 }
 
-/// Answers one request with the id of the org, and returns its head.
+/// Answers one request with the id of the org. Returns the head of the request.
 async fn answer(mut connection: impl AsyncRead + AsyncWrite + Unpin) -> String {
     let head = head(&mut connection).await;
     let body = json!({"id": ORG}).to_string();
@@ -83,7 +83,7 @@ async fn head(connection: &mut (impl AsyncRead + Unpin)) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// Does what a SOCKS5 proxy does (RFC 1928 and 1929), but connects to nothing. Returns login, host and port.
+/// Acts as a SOCKS5 proxy (RFC 1928 and 1929), but connects to nothing. Returns user name, password, host and port.
 async fn socks(connection: &mut TcpStream) -> (Vec<u8>, Vec<u8>, String, u16) {
     async fn text(connection: &mut TcpStream) -> Vec<u8> {
         let mut text = vec![0; connection.read_u8().await.unwrap().into()];
@@ -167,7 +167,7 @@ async fn a_proxy_is_spoken_to_in_tls_if_its_url_says_so() {
 #[tokio::test]
 async fn a_socks5_proxy_gets_the_host_name_user_and_password() {
     let odd = b"p@s:s/w#r?d%41 \xc3\xa9".to_vec();
-    // With the host name, user and password have 249 bytes, the most that the documents promise.
+    // User name, password and host name have 249 bytes together, the maximum in the documents.
     let long = vec![b'x'; 249 - "us@er".len() - NAME.len()];
     for (scheme, password) in [("socks5", odd), ("socks5h", long)] {
         let (address, seen) = proxy(async |mut connection| {

@@ -195,8 +195,8 @@ async fn its_junk_takes_no_name_and_its_leases_end_without_a_call() {
     }
 }
 
-/// Holds back the n-th answer of the storage to a request until the inventory is complete. Returns the answer to the
-/// request; `None` if it has fewer calls.
+/// During a request, holds back the n-th answer of the storage until the inventory is complete. Returns the answer to
+/// the request; `None` if the request makes fewer calls to the storage.
 async fn overtaken(nth: usize, operation: Operation, path: &str, data: Value) -> Option<(World, Answer)> {
     let (world, _) = World::old(&STANDARD).await;
     let before = world.storage.calls();

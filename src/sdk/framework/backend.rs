@@ -77,8 +77,8 @@ impl<E: Send + Sync + 'static> Backend<E> {
     /// Adds a type of lease.
     ///
     /// # Panics
-    /// On a name that is there already, without a revocation, which would leave leases that never end, or if another type
-    /// takes the leases without a type: at start-up.
+    /// At start-up, in three cases: another type has the same name; the type cannot be revoked, so its leases would
+    /// never end; or another type takes the leases without a type already.
     #[must_use]
     pub fn secret(mut self, secret: SecretType<E>) -> Self {
         assert!(self.secrets.iter().all(|known| known.name != secret.name), "lease {:?} declared twice", secret.name);

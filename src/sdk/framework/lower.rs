@@ -1,24 +1,24 @@
-//! Lower case as Go has it.
+//! Converts text to lower case as Go does.
 //!
-//! Names that were folded by a Go engine are part of its storage keys, so they must fold to the same text here.
+//! A Go engine uses names in lower case as storage keys, so this must return the same text.
 
-/// Returns a text in lower case as Go's `strings.ToLower` does: rune by rune, whatever stands around a letter.
+/// Returns a text in lower case as Go's `strings.ToLower` does: rune by rune, without regard to the letters around.
 ///
-/// The standard library's `to_lowercase` differs: a final capital sigma becomes `ς` there, and `İ` two characters.
+/// The standard library's `to_lowercase` differs: it turns a final capital sigma into `ς`, and `İ` into two characters.
 pub fn to_lower(text: &str) -> String {
     text.chars().map(lower).collect()
 }
 
 fn lower(c: char) -> char {
     match c {
-        // All others are one character in lower case.
+        // `İ` is the only character that Rust turns into two characters.
         '\u{130}' => 'i',
         c if is_new(c) => c,
         c => c.to_lowercase().next().unwrap_or(c),
     }
 }
 
-/// Whether a letter got its lower case after Unicode 15, which Go 1.26 has. Go leaves it as it is.
+/// Whether a letter got its lower case after Unicode 15. Go 1.26 has Unicode 15, so it leaves such a letter as it is.
 fn is_new(c: char) -> bool {
     matches!(c, '\u{1c89}' | '\u{a7cb}' | '\u{a7cc}' | '\u{a7ce}' | '\u{a7d2}' | '\u{a7d4}' | '\u{a7da}' | '\u{a7dc}'
         | '\u{10d50}'..='\u{10d65}' | '\u{16ea0}'..='\u{16eb8}')
@@ -49,7 +49,7 @@ mod tests {
         }
     }
 
-    /// The digest is that of what Go 1.26 prints for all runes that `strings.ToLower` changes:
+    /// The digest is over the output of this loop in Go 1.26, which prints all runes that `strings.ToLower` changes:
     ///
     /// ```go
     /// for r := rune(0); r <= unicode.MaxRune; r++ {

@@ -25,7 +25,7 @@ type RevokeFn<E> = Arc<dyn Fn(Arc<E>, LeaseCall) -> BoxFuture<'static, Result<()
 /// A type of lease.
 pub struct SecretType<E> {
     pub(super) name: &'static str,
-    /// Whether a lease that names no type is of this one.
+    /// Whether this type takes the leases without a type.
     pub(super) untyped: bool,
     pub(super) renew: Option<RenewFn<E>>,
     pub(super) revoke: Option<RevokeFn<E>>,
@@ -37,8 +37,8 @@ impl<E: Send + Sync + 'static> SecretType<E> {
         Self { name, untyped: false, renew: None, revoke: None }
     }
 
-    /// Takes the leases that name no type as well: a plugin that this one replaces may have lost the internal data of
-    /// some, and a lease that no type takes can never be revoked.
+    /// Takes the leases without a type as well. An older plugin may have lost the internal data of some leases, and a
+    /// lease that no type takes can never be revoked.
     #[must_use]
     pub fn takes_untyped(mut self) -> Self {
         self.untyped = true;
@@ -77,7 +77,7 @@ impl Secret {
     }
 }
 
-/// Whether a lease names no type.
+/// Whether a lease has no type.
 pub(super) fn is_untyped(secret: &Secret) -> bool {
     !secret.internal_data.contains_key(SECRET_TYPE)
 }

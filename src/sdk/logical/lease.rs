@@ -17,7 +17,7 @@ pub struct Secret {
     pub renewable: bool,
     /// What the caller of a renewal asked for; zero if nothing.
     pub increment: Duration,
-    /// Id of the lease. Most hosts leave it out most of the time.
+    /// Id of the lease. Most hosts leave it empty in most calls.
     pub lease_id: String,
     /// When the lease was issued. `None` on a lease that is just being made.
     pub issue_time: Option<Timestamp>,

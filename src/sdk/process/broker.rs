@@ -131,7 +131,7 @@ impl Broker {
             }
         };
         timeout(WAIT, told).await.map_err(|_| {
-            // A host without a place for its own sockets says so in its log only (go-plugin grpc_broker.go, AcceptAndServe).
+            // If the host cannot create its own socket, only its log says so (go-plugin grpc_broker.go, AcceptAndServe).
             let advice = "see its log for \"acceptAndServe error\": it may have a TMPDIR that it cannot write to";
             let text = format!("the host did not say where it serves connection {id}; {advice}");
             io::Error::new(io::ErrorKind::TimedOut, text)

@@ -16,7 +16,7 @@ pub(super) struct Environment {
     pub(super) client_cert: Option<String>,
     /// Directory for the socket, if the host runs the plugin in a container.
     pub(super) socket_dir: Option<PathBuf>,
-    /// Directory for temporary files, if one is named.
+    /// Directory for temporary files, if the environment names a directory.
     pub(super) temporary_dir: Option<PathBuf>,
     /// Group that may use the socket: a name or a number.
     pub(super) socket_group: Option<String>,
@@ -53,7 +53,7 @@ impl Environment {
             versions: versions.split(',').filter_map(|version| version.trim().parse().ok()).collect(),
             client_cert: set("PLUGIN_CLIENT_CERT"),
             socket_dir: set("PLUGIN_UNIX_SOCKET_DIR").map(PathBuf::from),
-            // Go takes an empty one for none (`os.TempDir`).
+            // Go reads an empty `TMPDIR` as not set (`os.TempDir`).
             temporary_dir: set("TMPDIR").map(PathBuf::from),
             socket_group: set("PLUGIN_UNIX_SOCKET_GROUP"),
             mux_asked: mux.is_some(),
@@ -64,7 +64,7 @@ impl Environment {
     }
 }
 
-/// Returns the variables that are set among those that name proxies, as they are written. They may hold passwords.
+/// Returns the proxy variables that are set, with their values as they are. The values may hold passwords.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 pub fn proxy_variables() -> Vec<(&'static str, String)> {
     let read = |name| Some((name, std::env::var_os(name)?.to_string_lossy().into_owned()));
@@ -76,7 +76,7 @@ fn is_true(value: &str) -> bool {
     matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
-/// With `REQUEST_METHOD`, by which Go knows a process whose `HTTP_PROXY` comes from a client.
+/// Includes `REQUEST_METHOD`: if it is set, Go assumes that a client of a web server may have set `HTTP_PROXY`.
 const PROXY_VARIABLES: [&str; 9] = [
     "http_proxy",
     "HTTP_PROXY",

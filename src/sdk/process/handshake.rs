@@ -44,7 +44,7 @@ pub(super) fn send(line: &str) -> io::Result<()> {
     stdout.flush()?;
     let sink: OwnedFd = match File::options().write(true).open("/dev/null") {
         Ok(null) => null.into(),
-        // An empty root has no devices. A pipe without a reader refuses what is written, and does not block either.
+        // An empty root file system has no devices. A write to a pipe without a reader fails, and does not block either.
         Err(_) => io::pipe()?.1.into(),
     };
     Ok(rustix::stdio::dup2_stdout(sink)?)

@@ -39,7 +39,7 @@ impl Drop for Socket {
 /// (plugincontainer, `PluginToHost`). Elsewhere the socket gets a directory that no other user can look into.
 ///
 /// # Errors
-/// Names the directory and the variable that it comes from, since both are in the environment of the host.
+/// Names the directory and its variable, because the operator sets the variable in the environment of the host.
 pub(super) fn bind(environment: &Environment) -> io::Result<(UnixListener, Socket)> {
     let gid = environment.socket_group.as_deref().map(group_id).transpose()?;
     let named = environment.socket_dir.as_ref().or(environment.temporary_dir.as_ref());
@@ -52,7 +52,7 @@ pub(super) fn bind(environment: &Environment) -> io::Result<(UnixListener, Socke
     bound.map_err(|error| io::Error::new(error.kind(), format!("no socket can be made in {directory:?}: {error}")))
 }
 
-/// Adds what to do about a directory that is of no use. `given` tells whether the host named it for sockets alone.
+/// Adds advice to an error about the directory. `given` means that the host named the directory for sockets only.
 fn advise(error: &io::Error, given: bool) -> io::Error {
     let (variable, socket) =
         if given { ("PLUGIN_UNIX_SOCKET_DIR", "/plugin01234567") } else { ("TMPDIR", "/plugin01234567/s") };
@@ -61,7 +61,7 @@ fn advise(error: &io::Error, given: bool) -> io::Error {
     io::Error::new(error.kind(), format!("{error}; set {variable} {advice} {longest} bytes"))
 }
 
-/// How many bytes the path of a socket can have (unix(7)); one more is for the zero behind it.
+/// How many bytes the path of a socket can have (unix(7)), without the zero byte at its end.
 const SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 fn bind_in(parent: &Path, given: bool, gid: Option<u32>) -> io::Result<(UnixListener, Socket)> {

@@ -1,19 +1,20 @@
-//! A machine of the test's own, made of namespaces: empty `/etc`, no network but a loopback interface.
+//! A machine for one test, made of namespaces: an empty `/etc`, and no network except a loopback interface.
 //!
-//! A test starts itself again in there, and does its work the second time.
+//! A test starts its own program again inside the machine. The work happens in this second run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Is set in the machine, to the name of the test.
+/// This variable is set inside the machine. Its value is the name of the test.
 const INSIDE: &str = "TEST_MACHINE";
 
-/// A file that only the `/etc` of such a machine has.
+/// Only the `/etc` of such a machine has this file.
 const MARK: &str = "/etc/machine-of-a-test";
 
-/// Hides the machine's files and raises the loopback interface, if told so; then runs the test. The C compiler can be a
-/// link through `/etc`, so it is found before. Not every machine has another program than Python to raise an interface.
+/// Hides the files in `/etc`, raises the loopback interface unless the first argument is `without-network`, and runs
+/// the test. The C compiler can be a link through `/etc`, so the script finds its real path first. Python raises the
+/// interface, because some machines have no other program for this.
 const ENTER: &str = r#"
 set -eu
 CC=$(readlink -f "$(command -v cc)") && export CC
@@ -30,12 +31,12 @@ exec "$@"
 pub struct Machine;
 
 impl Machine {
-    /// Runs a part of a test, which is named, in a machine with a loopback interface.
+    /// Runs the work of the named test in a machine with a loopback interface.
     pub fn run(test: &str, work: impl Future<Output = ()>) {
         Self::enter(test, "with-network", work);
     }
 
-    /// The same in a machine without any network.
+    /// Runs the work of the named test in a machine without a network.
     pub fn without_network(test: &str, work: impl Future<Output = ()>) {
         Self::enter(test, "without-network", work);
     }
@@ -62,7 +63,7 @@ impl Machine {
     }
 }
 
-/// Fills the file that names the DNS servers.
+/// Writes `/etc/resolv.conf`.
 pub fn resolv_conf(text: &str) {
     write("/etc/resolv.conf", text);
 }
@@ -71,7 +72,7 @@ pub fn hosts(text: &str) {
     write("/etc/hosts", text);
 }
 
-/// Leaves nothing in `/dev` but an empty file, which the test itself needs to start a program.
+/// Removes everything from `/dev` except an empty file, which the test needs to start a program.
 pub fn remove_devices() {
     assert!(Path::new(MARK).exists(), "this is the machine that runs the tests");
     let status = Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/dev"]).status();
@@ -79,7 +80,7 @@ pub fn remove_devices() {
     fs::write("/dev/null", "").unwrap();
 }
 
-/// Returns the C compiler, which is found in there by its real path only.
+/// Returns the real path of the C compiler. Inside the machine, the compiler has no other path.
 #[expect(clippy::disallowed_methods, reason = "a test's own variable")]
 pub fn c_compiler() -> PathBuf {
     std::env::var_os("CC").expect("set on entering").into()

@@ -1,4 +1,4 @@
-//! A DNS server that plays one part for each name: it answers, fails, keeps silent, or cuts its answers short.
+//! A DNS server with a configured behaviour for each name: it answers, fails, keeps silent, or truncates its answers.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -15,15 +15,15 @@ use domain::rdata::{A, Aaaa, Cname};
 /// How the server answers questions about one name.
 #[derive(Clone)]
 pub(crate) enum Part {
-    /// With these addresses, each to its own kind of question.
+    /// With these addresses: IPv4 addresses for `A`, IPv6 addresses for `AAAA`.
     Has(Vec<IpAddr>),
-    /// With an alias and the addresses of that.
+    /// With an alias and its addresses.
     IsAlias(&'static str, Vec<IpAddr>),
-    /// With these addresses; over UDP with a mark that the answer was cut short, and without them.
+    /// Over TCP with these addresses. Over UDP without addresses, and with the flag for a truncated answer.
     IsLong(Vec<IpAddr>),
-    /// As another part; questions for IPv6 addresses are dropped.
+    /// As another part. It drops questions for IPv6 addresses.
     DropsIpv6(Box<Part>),
-    /// With these addresses, after forged answers that have another id, another question, or make no sense.
+    /// With these addresses, after forged answers: with a wrong id, with a wrong question, and not a DNS message.
     AfterForgeries(Vec<IpAddr>),
     /// With an error.
     Fails(Rcode),
@@ -33,10 +33,11 @@ pub(crate) enum Part {
     Silent,
 }
 
-/// Names, in lower case and without the final dot, and their parts. The server says of all others that they do not exist.
+/// Names in lower case, without the final dot, and their behaviour. For all other names, the server answers that they
+/// do not exist.
 pub(crate) type Zone = Vec<(&'static str, Part)>;
 
-/// A DNS server on UDP and TCP, until it is dropped.
+/// A DNS server on UDP and TCP. It stops when it is dropped.
 pub(crate) struct Dns {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -51,7 +52,7 @@ struct Script {
 }
 
 impl Dns {
-    /// Starts a server on an address; none if that is taken.
+    /// Starts a server on an address; `None` if the address is taken.
     pub(crate) fn start(address: SocketAddr, zone: &Zone) -> Option<Self> {
         let udp = UdpSocket::bind(address).ok()?;
         let address = udp.local_addr().ok()?;
@@ -75,7 +76,7 @@ impl Dns {
         self.address
     }
 
-    /// Returns the questions so far, such as `a.test A`, over TCP with ` TCP` behind.
+    /// Returns the questions so far, such as `a.test A`, or `a.test A TCP` for a question over TCP.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().expect("no panic").clone()
     }
@@ -84,7 +85,7 @@ impl Dns {
 impl Drop for Dns {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Release);
-        // Both threads wait for something to come in.
+        // Both threads wait for input, so send something to each.
         if let Ok(socket) = UdpSocket::bind((self.address.ip(), 0)) {
             let _ = socket.send_to(b"", self.address);
         }
@@ -113,7 +114,7 @@ impl Script {
             if self.end.load(Ordering::Acquire) {
                 return;
             }
-            // A client that goes away ends its own connection only.
+            // If a client hangs up, only its connection fails.
             let _ = stream.and_then(|mut stream| {
                 let mut length = [0; 2];
                 stream.read_exact(&mut length)?;
@@ -161,7 +162,7 @@ impl Script {
             }
             Some(Part::Fails(rcode)) => vec![answer(*rcode, &[])],
             Some(Part::Refuses) => {
-                // A header alone, with no question counted.
+                // Only a header, whose count of questions is zero.
                 let mut header = answer(Rcode::REFUSED, &[])[..12].to_vec();
                 header[5] = 0;
                 vec![header]

@@ -1,6 +1,6 @@
 //! The URL of a proxy: `[scheme://][user:password@]host[:port][/]`.
 //!
-//! Stricter than a parser of URLs, which cuts a password at `#`, `?` or `/` and takes the user name for the host.
+//! Stricter than a URL parser. If a password contains `#`, `?` or `/`, a URL parser reads the user name as the host.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -24,11 +24,11 @@ pub(super) struct Address {
 pub(super) enum Scheme {
     Http,
     Https,
-    /// SOCKS5, whose proxy resolves host names. Go makes no difference between `socks5` and `socks5h`.
+    /// SOCKS5. The proxy resolves host names. As in Go, `socks5` and `socks5h` mean the same.
     Socks,
 }
 
-/// A user name and a password, which may be any bytes. No `Debug`.
+/// A user name and a password, with arbitrary bytes. No `Debug`.
 #[derive(Clone, Eq, PartialEq)]
 pub(super) struct Login {
     pub(super) user: Vec<u8>,
@@ -39,7 +39,7 @@ impl Address {
     /// Reads the value of a variable.
     ///
     /// # Errors
-    /// Says what is wrong, without any part of the value.
+    /// Names the mistake, without any part of the value.
     pub(super) fn parse(value: &str) -> Result<Self, &'static str> {
         let (scheme, rest) = value.split_once("://").unwrap_or(("http", value));
         let scheme = Scheme::parse(scheme).ok_or("its scheme is none of http, https, socks5 and socks5h")?;
@@ -66,7 +66,7 @@ impl Address {
         }
     }
 
-    /// Returns the same for the HTTP client.
+    /// Returns this proxy in the type of the HTTP client.
     pub(super) fn to_reqwest(&self) -> reqwest::Result<reqwest::Proxy> {
         let proxy = reqwest::Proxy::all(self.url())?;
         match (self.scheme, &self.login) {
@@ -78,8 +78,9 @@ impl Address {
         }
     }
 
-    /// Returns the URL for the HTTP client, which makes direct calls where it cannot read one. So there is nothing in it that
-    /// needs care. The login of HTTP is left out, because the client changes bytes that are not UTF-8.
+    /// Returns the URL for the HTTP client. If the client cannot parse a URL, it makes direct calls, so this URL has no
+    /// special characters. It leaves out the login of HTTP proxies, because the client changes bytes that are not
+    /// UTF-8.
     pub(super) fn url(&self) -> String {
         let Self { scheme, host, port, login } = self;
         match (scheme, login) {
@@ -139,7 +140,7 @@ impl Login {
 
 const NO_HOST: &str = "it has no host name or IP address that can be used";
 
-/// Whether these are the characters of a host name, in ASCII.
+/// Whether a text has only ASCII characters that a host name can have.
 pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
@@ -150,7 +151,7 @@ pub(super) fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|&port| is_number && port != 0)
 }
 
-/// Decodes percent-encoded text; `None` if it holds what Go does not take in a login.
+/// Decodes percent-encoded text; `None` if it has characters that Go refuses in a login.
 fn decode(text: &str) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();

@@ -1,4 +1,4 @@
-//! `NO_PROXY`: the hosts that calls reach without a proxy.
+//! `NO_PROXY`: the hosts that need no proxy.
 
 use std::net::IpAddr;
 
@@ -10,16 +10,16 @@ use super::address::{is_name, parse_port};
 /// An entry of the list.
 pub(super) struct Exception {
     hosts: Hosts,
-    /// Any, if it is not given.
+    /// `None` means every port.
     port: Option<u16>,
 }
 
 enum Hosts {
     All,
     Network(IpNet),
-    /// The domains below this one, which begins with a dot.
+    /// All domains below a domain, which is written with a dot in front.
     Below(String),
-    /// This domain, and those below it.
+    /// A domain and all domains below it.
     Domain(String),
 }
 
@@ -34,7 +34,7 @@ impl<'a> Target<'a> {
         Some(Self { host: url.host()?, port: url.port_or_known_default()? })
     }
 
-    /// Whether the host is this machine, which a proxy elsewhere cannot reach.
+    /// Whether the host is this machine. A proxy on another machine cannot reach it.
     pub(super) fn is_loopback(&self) -> bool {
         match self.host {
             Host::Domain(name) => name == "localhost",
@@ -66,7 +66,7 @@ impl Exception {
     }
 }
 
-/// Reads the list. An entry that fits no host is `None`.
+/// Parses the list. An entry that cannot match any host is `None`.
 pub(super) fn parse(list: &str) -> Vec<Option<Exception>> {
     list.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(parse_entry).collect()
 }
@@ -98,7 +98,7 @@ fn parse_entry(entry: &str) -> Option<Exception> {
 fn network(ip: IpAddr, length: &str) -> Option<IpNet> {
     let length: u8 = length.parse().ok().filter(|_| length.bytes().all(|byte| byte.is_ascii_digit()))?;
     let network = IpNet::new(ip, length).ok()?;
-    // An IPv4 network that is written as IPv6.
+    // An IPv4 network in IPv6 notation.
     match (ip.to_canonical(), length.checked_sub(96)) {
         (ip @ IpAddr::V4(_), Some(length)) if network.max_prefix_len() == 128 => IpNet::new(ip, length).ok(),
         _ => Some(network),

@@ -1,11 +1,11 @@
-//! The proxy that calls to Astra take, from the variables that Go reads.
+//! Chooses the proxy for calls to Astra from the environment variables that Go reads.
 //!
-//! They mean what they mean to Go (`golang.org/x/net/http/httpproxy`), with two differences. A value that cannot be parsed is an
-//! error for every call that it governs: Go ignores some of these values, and takes others for another host, which then
-//! sees the root token. And `ALL_PROXY` counts where the variable of the URL's scheme is not set.
+//! The rules are those of Go (`golang.org/x/net/http/httpproxy`), with two differences. First, if a value cannot be
+//! parsed, every call that needs the variable fails. Go ignores some of these values, and reads others as another host,
+//! which then gets the root token. Second, `ALL_PROXY` applies if the variable for the URL's scheme is not set.
 //!
-//! Architecture invariant: does not read the environment and resolves no name. No error holds any part of a value, since
-//! it may be a password.
+//! Architecture invariant: does not read the environment and resolves no name. No error contains any part of a value,
+//! because it may be a password.
 
 mod address;
 mod exceptions;
@@ -25,7 +25,7 @@ pub(crate) struct Proxies {
     https: Option<Variable>,
     all: Option<Variable>,
     no: Option<Variable>,
-    /// Whether the process answers a web server's request (CGI): there, the client of that server sets `HTTP_PROXY`.
+    /// Whether the process answers a request to a web server (CGI). In that case, a client can set `HTTP_PROXY`.
     is_cgi: bool,
 }
 
@@ -50,7 +50,8 @@ pub(super) struct Proxy {
 }
 
 impl Proxies {
-    /// Takes the variables that are set. Go, too, prefers a name in lower case, and takes an empty value for none.
+    /// Reads the variables that are set. As in `golang.org/x/net` 0.62, a name in lower case wins, and an empty value
+    /// counts as not set.
     pub(crate) fn new(variables: &[(&'static str, String)]) -> Self {
         let find = |names: [&str; 2]| {
             let set = |name| variables.iter().find(|(known, value)| *known == name && !value.is_empty());
@@ -65,10 +66,10 @@ impl Proxies {
         }
     }
 
-    /// Returns the proxy for calls to a URL; `None` if they go to its host.
+    /// Returns the proxy for calls to a URL; `None` if they need no proxy.
     ///
     /// # Errors
-    /// When a variable governs these calls and cannot be used.
+    /// When these calls need a variable that cannot be used.
     pub(super) fn for_url(&self, url: &Url) -> Result<Option<Proxy>, Unusable> {
         let own = if url.scheme() == "http" { &self.http } else { &self.https };
         let Some(variable) = own.as_ref().or(self.all.as_ref()) else { return Ok(None) };
@@ -104,7 +105,7 @@ impl Variable {
     }
 }
 
-/// Makes a client use this proxy, or none at all. It never looks at the environment itself.
+/// Makes a client use this proxy, or no proxy. The client never reads the environment.
 ///
 /// # Errors
 /// When the client cannot use the proxy.

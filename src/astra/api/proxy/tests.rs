@@ -1,5 +1,5 @@
-//! What Go does with these variables, as its `net/http` of Go 1.26 with `golang.org/x/net` 0.62 showed it: where it connects and
-//! which login it sends.
+//! The cases show how Go reads these variables: where it connects, and which login it sends. They were observed with
+//! `net/http` of Go 1.26 and `golang.org/x/net` 0.62.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +14,7 @@ fn proxies(variables: &[(&'static str, &str)]) -> Proxies {
     Proxies::new(&variables)
 }
 
-/// Returns the way to a URL: `direct`, `ADDRESS` with the login, or the error.
+/// Returns how calls reach a URL: `direct`, the address and login of the proxy, or the error.
 fn way(variables: &[(&'static str, &str)], url: &str) -> String {
     let proxy = match proxies(variables).for_url(&Url::parse(url).unwrap()) {
         Ok(Some(proxy)) => proxy,
@@ -33,12 +33,12 @@ fn way(variables: &[(&'static str, &str)], url: &str) -> String {
     format!("{scheme}{host}:{port}{login}")
 }
 
-/// Whether this is an error that names the variable and nothing of its value.
+/// Asserts that an error names the variable and contains no part of its value.
 #[track_caller]
 fn assert_names(variable: &str, value: &str, error: &str) {
     assert!(error.starts_with(&format!("{variable} in the environment of the plugin cannot be used: ")), "{error}");
     for word in ["proxy.corp", "127.0.0.1", "notaport", "::1", "user", "s3cret", "foo", "a.test"] {
-        // The advice of SOCKS5 names the parts of a login.
+        // The advice for SOCKS5 contains the words "user name".
         assert!(!value.contains(word) || !error.replace("user name", "").contains(word), "{error}");
     }
 }
@@ -82,7 +82,7 @@ fn values_that_go_uses_lead_to_the_same_proxy() {
     }
 }
 
-/// Go connects to the host `http`, to the host `user`, or to Astra itself, for most of these.
+/// For most of these values, Go connects to the host `http`, to the host `user`, or to Astra itself.
 #[test]
 fn values_that_cannot_be_parsed_are_errors_that_name_the_variable_only() {
     for value in [
@@ -239,7 +239,8 @@ fn no_proxy_means_what_it_means_to_go() {
     }
 }
 
-/// Go ignores brackets around an IPv6 address only where a port follows; without, its entry fits no host.
+/// Go accepts brackets around an IPv6 address only before a port. In Go, an entry with brackets and no port matches no
+/// host.
 #[test]
 fn no_proxy_takes_ipv6_in_brackets_without_a_port_too() {
     let variables = [("ALL_PROXY", "p:1"), ("NO_PROXY", "[2001:db8::1]")];
@@ -247,7 +248,7 @@ fn no_proxy_takes_ipv6_in_brackets_without_a_port_too() {
     assert_eq!(way(&variables, "http://[2001:db8::2]/"), "p:1");
 }
 
-/// To Go, none of these fits any host, so that calls that were meant to be direct go through the proxy.
+/// In Go, these entries match no host: calls that the operator wants to be direct go through the proxy.
 #[test]
 fn entries_of_no_proxy_that_fit_no_host_are_errors_for_calls_through_a_proxy() {
     for entry in [
@@ -307,7 +308,7 @@ fn http_proxy_is_refused_where_a_client_of_a_web_server_can_set_it() {
 }
 
 proptest! {
-    /// The HTTP client makes direct calls where it cannot read the URL of a proxy.
+    /// If the HTTP client cannot parse the URL of a proxy, it makes direct calls.
     #[test]
     fn what_is_taken_is_taken_by_the_http_client(value in r#"((https?|socks5h?)://)?([ -~\PC]{0,8}@)?([a-z0-9.:\[\]_-]|\PC){0,12}(:[0-9]{1,6})?/?"#) {
         if let Ok(address) = Address::parse(&value) {

@@ -1,6 +1,7 @@
-//! Asks DNS servers for addresses: which names, which servers, and for how long.
+//! Asks DNS servers for addresses: decides which names to ask for, which servers to ask, and how long to wait.
 //!
-//! Architecture invariant: what is on the wire is left to `message`, and which servers there are to `files`.
+//! Architecture invariant: only `message` knows the wire format, and only `files` knows where the list of servers comes
+//! from.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -19,17 +20,17 @@ use super::message::{self, Query};
 /// How long one address family waits for the other. Some firewalls and servers drop questions for IPv6 addresses.
 const GRACE: Duration = Duration::from_millis(300);
 
-/// What is known of the DNS servers.
+/// What earlier look-ups learned about the DNS servers.
 #[derive(Default)]
 pub(super) struct Servers {
-    /// Index of the server to ask first: the last one that answered, so that a dead one is waited for only once.
+    /// Index of the server that sent the last answer. It is asked first, so only one look-up waits for a dead server.
     first: AtomicUsize,
 }
 
-/// Why there is no address. The order tells which trouble explains more.
+/// Why a look-up found no address. [`Trouble::or`] ranks the variants.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum Trouble {
-    /// The text is no host name.
+    /// The text is not a host name.
     #[error("it is not a valid host name")]
     Invalid,
     /// The name does not exist.
@@ -47,7 +48,7 @@ pub(super) enum Trouble {
     /// The server did not answer.
     #[error("name server {0} did not answer within {1:?}")]
     Silent(IpAddr, Duration),
-    /// The deadline came before the time of the server was over.
+    /// The deadline came before the timeout of the server.
     #[error("name server {0} did not answer in time")]
     Slow(IpAddr),
     /// The deadline came before a server was asked.
@@ -61,7 +62,7 @@ impl Servers {
         let mut worst = Trouble::Invalid;
         for candidate in conf.candidates(name) {
             match self.addresses(conf, &candidate, last).await {
-                // Other names would fare no better.
+                // Another name would fail in the same way.
                 Err(trouble) if trouble.is_of_network() => return Err(trouble),
                 Err(trouble) => worst = worst.or(trouble),
                 found => return found,
@@ -104,7 +105,7 @@ impl Servers {
         }
     }
 
-    /// Asks one server after the other until one knows. Returns at least one address.
+    /// Asks the servers in turn until a server knows the name. Returns at least one address.
     async fn ask(
         &self,
         conf: &Conf,
@@ -134,7 +135,7 @@ impl Servers {
 }
 
 impl Trouble {
-    /// Whether it concerns the servers and not the name.
+    /// Whether the trouble is with the servers, not with the name.
     fn is_of_network(&self) -> bool {
         matches!(self, Self::Unreachable(..) | Self::Silent(..) | Self::Slow(_) | Self::Late)
     }
@@ -155,7 +156,7 @@ impl Trouble {
     }
 }
 
-/// Waits for the answer about the second family: not for long, if the first answer settles the matter.
+/// Waits for the answer about the second family. If the first answer settles the matter, it waits for [`GRACE`] only.
 async fn second(
     first: &Result<Vec<IpAddr>, Trouble>,
     second: impl Future<Output = Result<Vec<IpAddr>, Trouble>>,
@@ -166,7 +167,7 @@ async fn second(
     }
 }
 
-/// Replaces the last trouble, if there is a better one.
+/// Replaces the last trouble if `better` returns a trouble.
 fn note(last: &Mutex<Trouble>, better: impl FnOnce(&Trouble) -> Option<Trouble>) {
     let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(better) = better(&last) {

@@ -10,7 +10,7 @@ use resolv_conf::{Config, ScopedIp};
 pub(super) struct Conf {
     /// At least one.
     pub(super) servers: Vec<SocketAddr>,
-    /// How long one server has for one answer.
+    /// How long to wait for an answer of a server.
     pub(super) timeout: Duration,
     /// How often each server is asked.
     pub(super) attempts: usize,
@@ -25,8 +25,8 @@ pub(super) struct Conf {
 }
 
 impl Conf {
-    /// Reads `resolv.conf`. Lines that make no sense are skipped, and an empty file means a server on this machine, as in
-    /// the C library. So are the limits of its options.
+    /// Parses `resolv.conf` as the C library does: skips invalid lines, limits the options, and takes an empty file to
+    /// mean a server on this machine.
     pub(super) fn parse(text: &[u8], port: u16) -> Self {
         let (conf, _skipped) = Config::parse_with_errors(text);
         let mut servers: Vec<_> = conf.nameservers.iter().map(|server| address(server, port)).collect();
@@ -49,7 +49,7 @@ impl Conf {
         }
     }
 
-    /// Returns the full names to ask for, in this order. Text that is no name is left out.
+    /// Returns the full names to ask for, in order. Leaves out text that is not a name.
     pub(super) fn candidates(&self, name: &str) -> Vec<Name<Vec<u8>>> {
         let full = |name: &str| name.parse::<Name<Vec<u8>>>().ok();
         if name.ends_with('.') {
@@ -78,7 +78,7 @@ pub(super) fn addresses_in(hosts: &[u8], name: &str) -> Vec<IpAddr> {
     found
 }
 
-/// Returns the address of a DNS server. A link-local address names its network interface behind a `%`.
+/// Returns the address of a DNS server. A link-local address has the name of its network interface after a `%`.
 fn address(server: &ScopedIp, port: u16) -> SocketAddr {
     let index = |scope: &String| {
         let of_name = || std::fs::read_to_string(format!("/sys/class/net/{scope}/ifindex")).ok()?.trim().parse().ok();

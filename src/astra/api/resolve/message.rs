@@ -9,16 +9,16 @@ use domain::rdata::{A, Aaaa};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
-/// A server sends at most 512 bytes over UDP to a client that does not announce more (RFC 1035, section 4.2.1).
+/// More than enough: if a client announces no size, a server sends at most 512 bytes over UDP (RFC 1035, section 4.2.1).
 const DATAGRAM: usize = 4096;
 
 /// A question for the addresses of a name.
 pub(super) struct Query(Message<Vec<u8>>);
 
-/// What a server answered.
+/// The answer of a server.
 pub(super) struct Answer {
     pub(super) rcode: Rcode,
-    /// The addresses of the name or of what it is an alias for.
+    /// The addresses of the name. If the name is an alias, the addresses of its target.
     pub(super) addresses: Vec<IpAddr>,
 }
 
@@ -29,12 +29,12 @@ impl Query {
         message.header_mut().set_id(uuid::Uuid::new_v4().as_u128() as u16);
         message.header_mut().set_rd(true);
         let mut question = message.question();
-        // A vector takes a name of any length.
+        // This cannot fail: a vector has room for any name.
         let _ = question.push((name, rtype));
         Self(question.into_message())
     }
 
-    /// Returns a message if it answers this question. A server that refuses may leave the question out.
+    /// Returns a message if it answers this question. A server that refuses may leave out the question.
     fn answered_by(&self, bytes: &[u8]) -> Option<Message<Vec<u8>>> {
         let message = Message::from_octets(bytes.to_vec()).ok()?;
         let (header, counts) = (message.header(), message.header_counts());
@@ -53,7 +53,7 @@ impl Answer {
 /// Asks a server.
 ///
 /// # Errors
-/// When it cannot be reached. Waits for ever for a server that does not answer.
+/// When the server cannot be reached. If the server does not answer, this waits forever.
 pub(super) async fn exchange(server: SocketAddr, query: &Query, tcp_only: bool) -> io::Result<Answer> {
     if !tcp_only {
         let answer = over_udp(server, query).await?;
@@ -67,13 +67,13 @@ pub(super) async fn exchange(server: SocketAddr, query: &Query, tcp_only: bool) 
 async fn over_udp(server: SocketAddr, query: &Query) -> io::Result<Message<Vec<u8>>> {
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
-    // The kernel then drops datagrams of others, and reports a closed port at once.
+    // After `connect`, the kernel drops datagrams from other senders and reports a closed port at once.
     socket.connect(server).await?;
     socket.send(query.0.as_slice()).await?;
     let mut datagram = vec![0; DATAGRAM];
     loop {
         let length = socket.recv(&mut datagram).await?;
-        // Another message is a late or a forged answer.
+        // Any other message is late or forged.
         if let Some(answer) = query.answered_by(&datagram[..length]) {
             return Ok(answer);
         }
@@ -83,7 +83,7 @@ async fn over_udp(server: SocketAddr, query: &Query) -> io::Result<Message<Vec<u
 async fn over_tcp(server: SocketAddr, query: &Query) -> io::Result<Message<Vec<u8>>> {
     let mut stream = TcpStream::connect(server).await?;
     let query_bytes = query.0.as_slice();
-    // A name has 255 bytes at most, so a question has far fewer than 64 KiB.
+    // This cannot be cut off: a name has at most 255 bytes, so a question is far smaller than 64 KiB.
     let framed = [&(query_bytes.len() as u16).to_be_bytes(), query_bytes].concat();
     stream.write_all(&framed).await?;
     let mut answer = vec![0; stream.read_u16().await?.into()];
@@ -91,7 +91,7 @@ async fn over_tcp(server: SocketAddr, query: &Query) -> io::Result<Message<Vec<u
     query.answered_by(&answer).ok_or_else(|| io::Error::other("it answered another question"))
 }
 
-/// Returns the addresses in an answer; none if it cannot be read.
+/// Returns the addresses in an answer; `None` if the answer cannot be parsed.
 fn addresses(message: &Message<Vec<u8>>) -> Option<Vec<IpAddr>> {
     let name = message.canonical_name()?;
     let answer = message.answer().ok()?;

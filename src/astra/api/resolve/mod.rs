@@ -1,10 +1,10 @@
 //! Looks up host names without the C library.
 //!
-//! The release binary is linked statically against glibc. The `getaddrinfo` of glibc loads NSS modules of the machine, and
-//! a module of another glibc build crashes the process. This resolver uses only what every machine has: the hosts file,
-//! then the DNS servers of `resolv.conf`. It reads both files for each look-up, so a change counts without a restart.
+//! The release binary is linked statically against glibc. The `getaddrinfo` of glibc loads NSS modules of the machine,
+//! and a module of another glibc build crashes the process. This resolver uses only what every machine has: the hosts
+//! file, then the DNS servers of `resolv.conf`. It reads both files for each look-up, so a change needs no restart.
 //!
-//! Architecture invariant: the only place that turns a name into addresses. It never calls the C library.
+//! Architecture invariant: only this module turns a name into addresses. It never calls the C library.
 
 mod dns;
 mod files;
@@ -23,7 +23,7 @@ use self::dns::{Servers, Trouble};
 use self::files::{Conf, addresses_in};
 use super::connect;
 
-/// The resolver of this machine, for all organizations: they share what it learns about the DNS servers.
+/// The resolver of this machine. All organizations share it, and benefit from what it learns about the DNS servers.
 static MACHINE: LazyLock<Names> =
     LazyLock::new(|| Names(Arc::new(Resolver::new("/etc/hosts", "/etc/resolv.conf", DNS_PORT))));
 
@@ -108,7 +108,7 @@ impl Resolver {
 }
 
 impl Failure {
-    /// Whether no server answered in time.
+    /// Whether the look-up failed because no server answered in time.
     pub(super) fn is_timeout(&self) -> bool {
         matches!(self.trouble, Trouble::Silent(..) | Trouble::Slow(_) | Trouble::Late)
     }

@@ -1,4 +1,4 @@
-//! Look-ups with files and DNS servers of the test's own.
+//! Look-ups with files and DNS servers that the tests make.
 
 use std::fs;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use server::{Dns, Part, Zone};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A machine with one DNS server or two, on different addresses.
+/// A machine with one or two DNS servers, on different addresses.
 struct Machine {
     resolver: Resolver,
     servers: Vec<Dns>,
@@ -33,7 +33,7 @@ impl Machine {
         machine
     }
 
-    /// Names the servers to ask, by the last byte of their addresses.
+    /// Writes the servers into `resolv.conf`, given the last byte of their addresses.
     fn configure(&self, servers: &[usize], options: &str) {
         let servers: String = servers.iter().map(|last| format!("nameserver 127.0.0.{last}\n")).collect();
         fs::write(self.dir.path().join("resolv.conf"), format!("{servers}options timeout:1 attempts:2\n{options}\n"))
@@ -48,7 +48,7 @@ impl Machine {
     }
 }
 
-/// Starts servers on one port, which all of their addresses have to have free.
+/// Starts servers on the same port, which must be free on all their addresses.
 fn servers(zones: &[Zone]) -> Vec<Dns> {
     let try_all = || {
         let first = Dns::start((Ipv4Addr::LOCALHOST, 0).into(), &zones[0])?;
@@ -144,7 +144,7 @@ async fn a_server_that_fails_is_followed_by_the_next_and_not_asked_first_again()
 #[tokio::test]
 async fn a_closed_port_is_not_waited_for() {
     let machine = Machine::with("", vec![vec![("a.test", Part::Has(ips("10.0.0.1")))]]);
-    // Nothing listens there. The servers of other tests have other ports.
+    // Nothing listens on 127.0.0.77 at this port: the servers of other tests use other ports.
     machine.configure(&[77, 1], "");
     let begin = Instant::now();
     assert_eq!(machine.found("a.test").await, "10.0.0.1");
@@ -183,7 +183,7 @@ async fn domains_are_searched_past_names_without_an_address() {
     let machine = Machine::with("search first.test second.test", vec![zone()]);
     assert_eq!(machine.found("a").await, "10.0.0.2");
     assert_eq!(machine.found("b").await, "10.0.0.3");
-    // Or an address of another host would be taken for that of the one that was meant.
+    // The look-up must not go on to `c.second.test`: that is another host than the one that the caller means.
     assert!(machine.found("c").await.contains("did not answer"));
 }
 
