@@ -156,13 +156,13 @@ fn calls_take_the_proxies_of_the_environment() {
 fn the_same_in_lower_case_and_a_proxy_that_is_gone() {
     let proxy = Proxy::start();
     let (url, gone) = (proxy.url("http"), format!("http://{LOGIN}@{}", nobody()));
-    // The names in upper case come second.
+    // An empty name in upper case counts as not set.
     let server = server(&[
         ("http_proxy", &url),
-        ("HTTP_PROXY", &gone),
+        ("HTTP_PROXY", ""),
         ("https_proxy", &gone),
         ("no_proxy", NEAR),
-        ("NO_PROXY", "*"),
+        ("NO_PROXY", ""),
     ]);
 
     let plain = Mount::new(&server, FAR, "plain", Astra::builder());
@@ -304,10 +304,10 @@ fn variables_of_the_server_and_of_the_plugin_alone() {
     let same = if on_vault("environment of a plugin") { "plugin" } else { "server" };
     assert_eq!(plain("same", &[("HTTP_PROXY", own.clone())]), same);
     assert_eq!(plain("emptied", &[("HTTP_PROXY", String::new()), ("ALL_PROXY", own.clone())]), same);
-    // A name in lower case counts first, whoever sets it.
-    assert_eq!(plain("lower", &[("http_proxy", own.clone())]), "plugin");
+    // A name in upper case counts first, whichever side sets it.
+    assert_eq!(plain("lower", &[("http_proxy", own.clone())]), "server");
     let tls = Astra::builder().tls(Certificate::Valid);
-    assert_eq!(came_through(&server, proxies, "upper", tls, &[("HTTPS_PROXY", own.clone())]), "server");
+    assert_eq!(came_through(&server, proxies, "upper", tls, &[("HTTPS_PROXY", own.clone())]), "plugin");
     // Without variables of its own, a plugin has those of the server.
     assert_eq!(plain("none", &[("OTHER", own)]), "server");
     assert_no_login(&server);

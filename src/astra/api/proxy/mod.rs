@@ -50,18 +50,18 @@ pub(super) struct Proxy {
 }
 
 impl Proxies {
-    /// Reads the variables that are set. As in `golang.org/x/net` 0.62, a name in lower case wins, and an empty value
-    /// counts as not set.
+    /// Reads the variables that are set. As in `net/http` of Go 1.26, a name in upper case wins, and an empty value counts
+    /// as not set.
     pub(crate) fn new(variables: &[(&'static str, String)]) -> Self {
         let find = |names: [&str; 2]| {
             let set = |name| variables.iter().find(|(known, value)| *known == name && !value.is_empty());
             names.into_iter().find_map(set).map(|(name, value)| Variable { name, value: value.clone() })
         };
         Self {
-            http: find(["http_proxy", "HTTP_PROXY"]),
-            https: find(["https_proxy", "HTTPS_PROXY"]),
-            all: find(["all_proxy", "ALL_PROXY"]),
-            no: find(["no_proxy", "NO_PROXY"]),
+            http: find(["HTTP_PROXY", "http_proxy"]),
+            https: find(["HTTPS_PROXY", "https_proxy"]),
+            all: find(["ALL_PROXY", "all_proxy"]),
+            no: find(["NO_PROXY", "no_proxy"]),
             is_cgi: variables.iter().any(|(name, value)| *name == "REQUEST_METHOD" && !value.is_empty()),
         }
     }

@@ -1,5 +1,6 @@
 //! The cases show how Go reads these variables: where it connects, and which login it sends. They were observed with
-//! `net/http` of Go 1.26 and `golang.org/x/net` 0.62.
+//! `net/http` of Go 1.26 and `golang.org/x/net` 0.62. The two differ in one point: if a variable is set in upper and in lower
+//! case, `net/http` reads the upper case. Programs in Go use `net/http`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -284,15 +285,15 @@ fn entries_of_no_proxy_that_fit_no_host_are_errors_for_calls_through_a_proxy() {
 }
 
 #[test]
-fn the_name_in_lower_case_counts_first_and_an_empty_value_does_not_count() {
+fn the_name_in_upper_case_counts_first_and_an_empty_value_does_not_count() {
     let http = |variables: &[(&'static str, &str)]| way(variables, "http://a.test/");
     assert_eq!(http(&[]), "direct");
-    assert_eq!(http(&[("HTTP_PROXY", "upper:1"), ("http_proxy", "lower:1")]), "lower:1");
-    assert_eq!(http(&[("HTTP_PROXY", "upper:1"), ("http_proxy", "")]), "upper:1");
+    assert_eq!(http(&[("HTTP_PROXY", "upper:1"), ("http_proxy", "lower:1")]), "upper:1");
+    assert_eq!(http(&[("HTTP_PROXY", ""), ("http_proxy", "lower:1")]), "lower:1");
     assert_eq!(http(&[("HTTP_PROXY", ""), ("ALL_PROXY", "all:1")]), "all:1");
     assert_eq!(http(&[("HTTP_PROXY", "own:1"), ("all_proxy", "all:1")]), "own:1");
-    assert_eq!(http(&[("HTTPS_PROXY", "own:1"), ("ALL_PROXY", "upper:1"), ("all_proxy", "lower:1")]), "lower:1");
-    let both = [("ALL_PROXY", "p:1"), ("NO_PROXY", "a.test"), ("no_proxy", "b.test")];
+    assert_eq!(http(&[("HTTPS_PROXY", "own:1"), ("ALL_PROXY", "upper:1"), ("all_proxy", "lower:1")]), "upper:1");
+    let both = [("ALL_PROXY", "p:1"), ("NO_PROXY", "b.test"), ("no_proxy", "a.test")];
     assert_eq!(http(&both), "p:1");
 }
 
