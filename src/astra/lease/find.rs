@@ -48,7 +48,9 @@ pub(super) async fn target(engine: &Engine, lease: &LeaseData) -> Result<Option<
 
 fn of(lease: &LeaseData, org_id: OrgId, token_id: &str) -> Target {
     let (client_id, role_name) = (lease.client_id.clone(), lease.role_name.clone());
-    Target { org_id, client_id, role_name, token_id: token_id.to_owned() }
+    // Leases of the Go plugin do not say when they end.
+    let may_be_old = lease.expires_at.is_none() && lease.ttl_seconds.is_none();
+    Target { org_id, client_id, role_name, token_id: token_id.to_owned(), may_be_old }
 }
 
 /// Returns the org of a stored token. If no config is known for it, returns the `org_id` of the lease or the token;

@@ -17,6 +17,8 @@ pub(crate) struct Target {
     pub(crate) client_id: ClientId,
     pub(crate) role_name: RoleName,
     pub(crate) token_id: String,
+    /// Whether the Go plugin may have minted it. Its entry names Astra's id of the organization then.
+    pub(crate) may_be_old: bool,
 }
 
 /// Revokes the token of a lease.
@@ -78,12 +80,13 @@ pub(super) async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, E
 
 /// Deletes a token in Astra, then in Vault, with an entry in the write-ahead log until both are done.
 async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> Result<(), Error> {
-    let Target { org_id, client_id, role_name, token_id } = target;
+    let Target { org_id, client_id, role_name, token_id, .. } = target;
     if !api::can_name(client_id.as_str()) {
         tracing::error!(org_id = %org_id, role_name = %role_name, client_id = %client_id,
             "removed a token that Astra cannot be asked to delete: its client id fits no URL");
         return engine.store.delete_token(token_id, org_id, client_id).await;
     }
+    require_own_root(engine, config, target).await?;
     engine.prepare_client(config).await?;
     let wal = engine.wal();
     let note = Deletion {
@@ -107,6 +110,26 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> 
         tracing::warn!(org_id = %org_id, client_id = %client_id, error = %error, "left an entry in the write-ahead log");
     }
     Ok(deleted?)
+}
+
+/// Fails if the root token is known to be of another organization than the token. Astra would not find the token there, as
+/// if it was gone, and it would live on. Whatever this engine minted is of the organization that its config is held to.
+async fn require_own_root(engine: &Engine, config: &Config, target: &Target) -> Result<(), Error> {
+    if !target.may_be_old || config.astra_org_id.is_empty() {
+        return Ok(());
+    }
+    let stored = engine.store.readable_token(&target.token_id).await?;
+    let Some(token) = stored.filter(|token| token.client_id == target.client_id) else { return Ok(()) };
+    let of = token.org_id.as_str();
+    if of.is_empty() || token.org_id == config.org_id || config.is_of(of) != Some(false) {
+        return Ok(());
+    }
+    let (org, client, other) = (config.org_id.as_str(), target.client_id.as_str(), &config.astra_org_id);
+    Err(Error::Refused(format!(
+        "the token with client id {client:?} is of organization {of:?}, but the root token of org_id {org:?} is of {other:?}; \
+         delete the config with force=true and write it again with a root token of {of:?}, or delete the token in Astra and \
+         force the revocation"
+    )))
 }
 
 /// Without a config there is no root token to ask Astra with. Only a token that was deleted before is surely dead.

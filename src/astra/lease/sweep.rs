@@ -69,6 +69,7 @@ async fn end_unleased(engine: &Arc<Engine>, org: &OrgId, client: &ClientId, reco
         client_id: client.clone(),
         role_name: record.role_name,
         token_id: record.token_id,
+        may_be_old: record.created_at.is_empty(),
     };
     let ended = end(engine.clone(), target).await?;
     tracing::warn!(org_id = %ended.org_id, role_name = %ended.role_name, client_id = %ended.client_id,

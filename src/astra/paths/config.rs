@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use super::verify::{Verified, require_same_org, verify};
+use super::verify::{Verified, settle_org, verify};
 use super::{
     Answered, ORG_ID, change, handler, missing, mount, no_config, object, org, org_id, require_config, written,
 };
@@ -194,8 +194,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
         let known = verified.take().filter(|(known, _)| known.same_endpoint(&new)).map(|(_, found)| found);
         if known.is_some() || !is_to_be_verified(old.as_deref(), &new, &fields) {
             if let Some(Verified::Org(named)) = &known {
-                warnings.extend(require_same_org(&new, named)?);
-                engine.adopt_org(&mut new, named).await?;
+                warnings.extend(settle_org(&engine, &mut new, named, old.is_none()).await?);
             }
             engine.store.put_config(&new).await?;
             engine.drop_client(&org);

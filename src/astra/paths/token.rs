@@ -122,7 +122,13 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     require_config(&engine, &request, &org).await?;
     let (token_id, token) = find(&engine, &request, &fields, &org).await?;
     let (client_id, role_name) = (token.client_id, token.role_name);
-    let target = Target { org_id: org.clone(), client_id: client_id.clone(), role_name: role_name.clone(), token_id };
+    let target = Target {
+        org_id: org.clone(),
+        client_id: client_id.clone(),
+        role_name: role_name.clone(),
+        token_id,
+        may_be_old: token.org_id != org,
+    };
     lease::delete(engine, target).await?;
     tracing::info!(org_id = %org, role_name = %role_name, client_id = %client_id,
         display_name = request.caller.display_name, entity_id = request.caller.entity_id, "deleted token");

@@ -31,9 +31,31 @@ impl Verified {
     }
 }
 
+/// Notes the organization of the root token in a config, before the config is stored. Returns a warning as
+/// [`require_same_org`] does.
+///
+/// # Errors
+/// When the config, or a token of it, belongs to another organization.
+pub(super) async fn settle_org(
+    engine: &Engine,
+    config: &mut Config,
+    named: &str,
+    is_new: bool,
+) -> Result<Option<String>, Error> {
+    // After a forced delete, the operator may write the config of another organization.
+    if !is_new && config.astra_org_id.is_empty() {
+        // Astra has not named the organization yet, but the tokens that this root token has to revoke name it.
+        let of_tokens = engine.store.org_of_tokens(&config.org_id, named).await?;
+        config.astra_org_id = of_tokens.unwrap_or_default().to_string();
+    }
+    let remark = require_same_org(config, named)?;
+    engine.adopt_org(config, named).await?;
+    Ok(remark)
+}
+
 /// Fails if the root token belongs to another organization than the config. Returns a warning if `org_id` is not
 /// Astra's id of the organization.
-pub(super) fn require_same_org(config: &Config, named: &str) -> Result<Option<String>, Error> {
+fn require_same_org(config: &Config, named: &str) -> Result<Option<String>, Error> {
     let org = config.org_id.as_str();
     let expected = match config.is_of(named) {
         Some(false) => config.astra_org_id.as_str(),

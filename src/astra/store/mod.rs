@@ -36,7 +36,7 @@ use self::index::Inventory;
 use self::live::Live;
 use self::names::fits_key;
 use crate::astra::Error;
-use crate::sdk::logical::{Mount, Storage, StorageExt, SystemView};
+use crate::sdk::logical::{Mount, Storage, StorageError, StorageExt, SystemView};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{entries::fuzz::fuzz_entries, fuzz::fuzz_names};
@@ -183,6 +183,18 @@ impl Store {
         }
         let token: Option<Token> = self.storage.get_json(&token_key(id)).await?;
         Ok(token.filter(Token::is_live))
+    }
+
+    /// Returns a live token whose entry can be read. One that cannot must not keep a lease from ending, nor a config from
+    /// being written.
+    pub(crate) async fn readable_token(&self, id: &str) -> Result<Option<Token>, Error> {
+        match self.token(id).await {
+            Err(Error::Storage(StorageError::Encoding { .. })) => {
+                tracing::error!(token_id = id, "passed over a stored token: its entry is not the expected JSON");
+                Ok(None)
+            }
+            token => token,
+        }
     }
 
     /// Whether anything is stored of a token.

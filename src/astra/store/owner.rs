@@ -12,6 +12,9 @@ use super::names::OrgId;
 use super::{Store, Token, named_token_id};
 use crate::astra::Error;
 
+/// Tokens of an org that are asked which organization they are of.
+const LOOKED_AT: usize = 16;
+
 /// Finds the orgs of many tokens.
 pub(super) struct Owners {
     directory: Arc<Directory>,
@@ -37,6 +40,24 @@ impl Store {
     /// Returns the orgs whose configs have no known organization.
     pub(crate) async fn orgs_not_known(&self) -> Result<Vec<OrgId>, Error> {
         Ok(self.directory().await?.not_known().cloned().collect())
+    }
+
+    /// Returns the organization that the stored tokens of an org say they are of: the one that Astra named, if one of the
+    /// first does, else another one; `None` if no token says it.
+    pub(crate) async fn org_of_tokens(&self, org: &OrgId, named: &str) -> Result<Option<OrgId>, Error> {
+        let mut found: Option<OrgId> = None;
+        for (_, client, record) in self.inventory(Some(org), "", LOOKED_AT).await?.detailed {
+            let token = self.readable_token(&record.token_id).await?.filter(|token| token.client_id == client);
+            // The tokens of this engine say the key of their config.
+            let Some(of) = token.map(|token| token.org_id).filter(|of| of != org && !of.as_str().is_empty()) else {
+                continue;
+            };
+            if of.as_str().eq_ignore_ascii_case(named) {
+                return Ok(Some(of));
+            }
+            found.get_or_insert(of);
+        }
+        Ok(found)
     }
 
     pub(super) async fn owners(&self) -> Result<Owners, Error> {

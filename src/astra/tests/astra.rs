@@ -21,7 +21,7 @@ pub(super) struct Astra {
 
 #[derive(Default)]
 pub(super) struct State {
-    org: String,
+    pub(super) org: String,
     /// Live tokens by client id, with the request that made them.
     pub(super) live: BTreeMap<String, Value>,
     /// Live root tokens by client id. A token that is made with [`ROOT_ROLE`] is one, too.

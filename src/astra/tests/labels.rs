@@ -291,3 +291,60 @@ async fn a_config_that_cannot_be_read_does_not_keep_the_inventory_from_being_bui
     ok(world.revoke(&lease).await);
     assert_eq!(world.astra.live(), 0);
 }
+
+/// Lets the next root tokens be those of another organization, which has none of the tokens.
+fn other_organization(world: &World) -> std::collections::BTreeMap<String, Value> {
+    super::astra::other_org(&world.astra);
+    std::mem::take(&mut world.astra.state().live)
+}
+
+#[tokio::test]
+async fn a_label_with_tokens_does_not_take_the_root_token_of_another_organization() {
+    let world = World::labelled("prod", false).await;
+    let lease = world.store_go_token(&go_token("prod", "a", false)).await;
+    world.initialize().await;
+    let tokens = other_organization(&world);
+    let config = json!({"org_id": "prod", "astra_token": ROOT});
+    let text = refused(world.write("config", config.clone()).await);
+    assert!(text.contains(OTHER_ORG) && text.contains(REAL) && text.contains("delete the config"), "{text}");
+    {
+        let mut state = world.astra.state();
+        (state.org, state.live) = (REAL.to_owned(), tokens);
+    }
+    some(world.write("config", config).await);
+    assert_eq!(world.config_of("prod").await["astra_org_id"], REAL);
+    ok(world.revoke(&lease).await);
+    assert_eq!((world.astra.live(), world.keys("token/").len()), (0, 0));
+}
+
+#[tokio::test]
+async fn an_org_id_of_another_organization_takes_the_root_token_of_its_tokens() {
+    let world = World::labelled(OTHER_ORG, false).await;
+    world.store_go_token(&go_token(OTHER_ORG, "a", false)).await;
+    world.initialize().await;
+    some(world.write("config", json!({"org_id": OTHER_ORG, "astra_token": ROOT})).await);
+    assert_eq!(world.config_of(OTHER_ORG).await["astra_org_id"], REAL);
+}
+
+#[tokio::test]
+async fn a_token_is_not_revoked_with_the_root_token_of_another_organization() {
+    for is_sidecar in [false, true] {
+        let world = World::labelled("prod", is_sidecar).await;
+        let lease = world.store_go_token(&go_token("prod", "a", is_sidecar)).await;
+        world.initialize().await;
+        ok(world.ask(Operation::Delete, "config", json!({"org_id": "prod", "force": true})).await);
+        other_organization(&world);
+        let config = json!({"org_id": "prod", "astra_token": ROOT, "url": world.astra.url()});
+        some(world.write("config", config).await);
+        world.requests();
+        let error = failed(world.revoke(&lease).await).detail();
+        // A lease without a name that leads to the label names Astra's id of the organization, which has no config.
+        assert!(error.contains(REAL) && (is_sidecar || error.contains(OTHER_ORG)), "{error}");
+        let by_id = json!({"org_id": "prod", "client_id": "Go61"});
+        if !is_sidecar {
+            refused(world.ask(Operation::Delete, "org/token", by_id).await);
+        }
+        assert!(!world.requests().iter().any(|request| request.starts_with("DELETE")));
+        assert_eq!((world.keys("token/").len(), world.keys("client/").len()), (1, 1));
+    }
+}
