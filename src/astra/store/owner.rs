@@ -26,7 +26,8 @@ pub(super) struct Owners {
 impl Store {
     /// Returns the org of a token: the `org_id` of its config; `None` if its organization has no known config.
     pub(crate) async fn owner(&self, id: &str, token: &Token) -> Result<Option<OrgId>, Error> {
-        if is_named(&token.org_id, id, token) || self.config(&token.org_id).await?.is_some() {
+        let has_config = self.config(&token.org_id).await?.is_some();
+        if has_config && (id.len() != 64 || is_named(&token.org_id, id, token)) {
             return Ok(Some(token.org_id.clone()));
         }
         Ok(self.owners().await?.of(id, token))
@@ -68,7 +69,9 @@ impl Store {
 impl Owners {
     /// Returns the org of a token.
     pub(super) fn of(&mut self, id: &str, token: &Token) -> Option<OrgId> {
-        if is_named(&token.org_id, id, token) {
+        // An org whose config is gone has no root token: the organization may have a config of another name by now.
+        let has_config = self.directory.has(&token.org_id);
+        if has_config && is_named(&token.org_id, id, token) {
             return Some(token.org_id.clone());
         }
         // The id of a named token is the digest of its names. The `org_id` is among these names.
@@ -81,7 +84,7 @@ impl Owners {
                 return Some(org);
             }
         }
-        if self.directory.has(&token.org_id) {
+        if has_config {
             return Some(token.org_id.clone());
         }
         self.directory.of_astra(token.org_id.as_str()).next().cloned()

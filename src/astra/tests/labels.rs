@@ -348,3 +348,20 @@ async fn a_token_is_not_revoked_with_the_root_token_of_another_organization() {
         assert_eq!((world.keys("token/").len(), world.keys("client/").len()), (1, 1));
     }
 }
+
+#[tokio::test]
+async fn a_named_token_of_a_config_that_is_called_by_a_label_now_is_renewed_and_revoked() {
+    let world = World::labelled(REAL, false).await;
+    let lease = world.store_go_token(&go_token(REAL, "a", false)).await;
+    world.initialize().await;
+    ok(world.ask(Operation::Delete, "config", json!({"org_id": REAL, "force": true})).await);
+    let config = json!({"org_id": "prod", "astra_token": ROOT, "url": world.astra.url()});
+    some(world.write("config", config).await);
+    assert_eq!(world.keys("client/"), ["client/prod/Go61"]);
+    for _ in 0..2 {
+        some(world.renew(&lease, Value::Null).await);
+        assert_eq!(world.keys("client/"), ["client/prod/Go61"]);
+    }
+    ok(world.revoke(&lease).await);
+    assert_eq!((world.astra.live(), world.keys("client/").len(), world.keys("token/").len()), (0, 0, 0));
+}
