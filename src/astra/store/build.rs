@@ -120,19 +120,19 @@ impl Store {
             return Ok(Fate::LeftOut);
         }
         let fate = if owner.is_some() { Fate::Recorded(org.clone()) } else { Fate::Stray(org.clone()) };
-        self.record_missing(id, &org, &token).await?;
+        self.record_missing(&org, &token, &Record::of(id, &token)).await?;
         Ok(fate)
     }
 
-    /// Writes the record of a token in an org, if it is missing.
-    async fn record_missing(&self, id: &str, org: &OrgId, token: &Token) -> Result<(), Error> {
+    /// Writes this record of a token in an org, if there is none.
+    async fn record_missing(&self, org: &OrgId, token: &Token, record: &Record) -> Result<(), Error> {
         if self.record(org, &token.client_id).await?.is_some() {
             return Ok(());
         }
-        self.put_record(org, &token.client_id, &Record::of(id, token)).await?;
+        self.put_record(org, &token.client_id, record).await?;
         // Deleting a token removes its entry first, then its record. If the entry is gone now, the record may have been
         // written after that removal, so the record is removed again.
-        let now = self.token(id).await?;
+        let now = self.token(&record.token_id).await?;
         if now.is_none_or(|now| now.client_id != token.client_id) {
             self.delete_record(org, &token.client_id).await?;
         }
@@ -153,9 +153,8 @@ impl Store {
     }
 
     async fn move_record(&self, stray: &OrgId, org: &OrgId, client: ClientId, record: Record) -> Result<(), Error> {
-        let id = &record.token_id;
-        if let Some(token) = self.token(id).await?.filter(|token| token.client_id == client) {
-            self.record_missing(id, org, &token).await?;
+        if let Some(token) = self.token(&record.token_id).await?.filter(|token| token.client_id == client) {
+            self.record_missing(org, &token, &record).await?;
             self.count_found(org, &token).await?;
         }
         self.delete_record(stray, &client).await

@@ -365,3 +365,18 @@ async fn a_named_token_of_a_config_that_is_called_by_a_label_now_is_renewed_and_
     ok(world.revoke(&lease).await);
     assert_eq!((world.astra.live(), world.keys("client/").len(), world.keys("token/").len()), (0, 0, 0));
 }
+
+#[tokio::test]
+async fn a_record_that_moves_to_a_label_keeps_what_it_says() {
+    let world = World::labelled(REAL, false).await;
+    world.initialize().await;
+    some(world.write("org/token", named(REAL, "one")).await);
+    let key = world.keys("client/").remove(0);
+    let record = world.storage.json(&key).unwrap();
+    assert!(record["expires_at"] != "" && record["marker"] != "" && record["created_at"] != "");
+    ok(world.ask(Operation::Delete, "config", json!({"org_id": REAL, "force": true})).await);
+    let config = json!({"org_id": "prod", "astra_token": ROOT, "url": world.astra.url()});
+    some(world.write("config", config).await);
+    assert_eq!(world.keys("client/"), [key.replace(REAL, "prod")]);
+    assert_eq!(world.storage.json(&key.replace(REAL, "prod")), Some(record));
+}
