@@ -23,7 +23,7 @@ pub(super) async fn target(engine: &Engine, lease: &LeaseData) -> Result<Option<
         return Ok(Some(of(lease, lease.org_id.clone(), &lease.token_id)));
     }
     for id in [&lease.token_id, lease.client_id.as_str()] {
-        if let Some(token) = engine.store.token(id).await?.filter(|token| token.client_id == lease.client_id) {
+        if let Some(token) = engine.store.readable_token(id).await?.filter(|token| token.client_id == lease.client_id) {
             return Ok(org_of(engine, lease, id, &token).await?.map(|org| of(lease, org, id)));
         }
     }

@@ -148,3 +148,19 @@ async fn a_token_that_cannot_be_in_the_inventory_is_named_by_its_list_as_long_as
     assert!(!warned[0].contains(&odd.id()) && warned[0].contains("token/broken"), "{warned:?}");
     refused(world.read("org/token", json!({"org_id": "prod", "client_id": "missing"})).await);
 }
+
+#[tokio::test]
+async fn a_lease_whose_token_cannot_be_read_is_revoked() {
+    let (log, _guard) = capture();
+    for is_sidecar in [false, true] {
+        let world = World::labelled("prod", is_sidecar).await;
+        let token = go_token("prod", "one", is_sidecar);
+        let whole = world.store_go_token(&token).await;
+        let secret = without(&whole, &["orgId"]);
+        world.initialize().await;
+        world.store_bytes(&format!("token/{}", token.id()), "no JSON").await;
+        ok(world.revoke(&secret).await);
+        world.assert_all_is_gone();
+    }
+    assert!(log.has("ERROR", "its entry is not the expected JSON"));
+}
