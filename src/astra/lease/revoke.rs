@@ -17,7 +17,7 @@ pub(crate) struct Target {
     pub(crate) client_id: ClientId,
     pub(crate) role_name: RoleName,
     pub(crate) token_id: String,
-    /// Whether the Go plugin may have minted it. Its entry names Astra's id of the organization then.
+    /// Whether the Go plugin may have minted the token. The entries of the Go plugin hold Astra's id of the organization.
     pub(crate) may_be_old: bool,
 }
 
@@ -112,8 +112,9 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> 
     Ok(deleted?)
 }
 
-/// Fails if the root token is known to be of another organization than the token. Astra would not find the token there, as
-/// if it was gone, and it would live on. Whatever this engine minted is of the organization that its config is held to.
+/// Fails if the root token belongs to another organization than the token. Astra would not find the token in that
+/// organization, and report a live token as gone. Tokens that this engine minted need no check: the engine refuses a mint
+/// of another organization.
 async fn require_own_root(engine: &Engine, config: &Config, target: &Target) -> Result<(), Error> {
     if !target.may_be_old || config.astra_org_id.is_empty() {
         return Ok(());

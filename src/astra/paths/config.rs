@@ -148,7 +148,7 @@ pub(crate) fn path() -> Path<Engine> {
              root token. A config cannot be deleted while its organization has live tokens, unless force is true.\n\n\
              org_id is a key of yours. Use Astra's id of the organization. Another text works as well, as in mounts of the Go \
              plugin: the engine learns from Astra which organization the root token is of, shows it as astra_org_id, and \
-             refuses whatever Astra answers for another one.\n\
+             refuses answers for another organization.\n\
              \nExamples:\n    vault write <mount>/config org_id=$ORG_ID astra_token=$ROOT_TOKEN logical_name=retail\n    \
              vault read <mount>/config logical_name=retail\n    \
              vault patch <mount>/config org_id=$ORG_ID request_timeout=10s",
