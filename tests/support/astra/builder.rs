@@ -179,7 +179,9 @@ impl Builder {
         state.listening = true;
         let shared = Arc::new(Shared::new(state));
 
-        let (listener, control) = (bind(self.listen)?, bind(self.control)?);
+        // While the API refuses connections, this socket keeps its port from all others.
+        let port = server::bind(self.listen)?;
+        let (listener, control) = (bind(port.local_addr()?)?, bind(self.control)?);
         let (tls, ca_pem) = self.certificate.map(acceptor).unzip();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", listener.local_addr()?);
@@ -190,6 +192,7 @@ impl Builder {
         let thread = thread::Builder::new().name("astra".into()).spawn(move || {
             runtime.block_on(async {
                 let api = async {
+                    let _port = port;
                     let listener = tokio::net::TcpListener::from_std(listener)?;
                     server::serve(Arc::clone(&for_server), listener, tls).await
                 };

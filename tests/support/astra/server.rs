@@ -27,7 +27,7 @@ pub async fn serve(shared: Arc<Shared>, mut listener: TcpListener, tls: Option<T
             _ = refuse.wait_for(|refuse| *refuse) => {}
         }
         drop(listener);
-        // A bound socket that does not listen refuses connections and keeps the port.
+        // A bound socket that does not listen refuses connections.
         let socket = bind(address)?;
         connections.shutdown().await;
         shared.update(|state| state.listening = false);
@@ -88,7 +88,8 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, tls: Option<TlsAccep
     Ok(())
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
+/// Binds a socket. Any number of sockets can be bound to the same address, of which at most one listens.
+pub fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
