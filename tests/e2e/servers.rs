@@ -42,7 +42,7 @@ const DIFFERENCES: &[Difference] = &[
     Difference {
         name: "reads of standbys",
         what: "reads at a standby",
-        openbao: "the standby answers what needs no Astra, with a plugin of its own",
+        openbao: "the standby runs its own plugin, which answers each read that does not need Astra",
         vault: "the standby forwards every request to the active node, and runs no plugin",
         advice: "with `X-Vault-No-Request-Forwarding`, a standby of Vault answers every request with a 307",
         tests: &[

@@ -61,7 +61,7 @@ pub(super) struct Lookup(Option<Arc<Attempt>>);
 /// Adds the limit to a connector.
 #[derive(Clone)]
 pub(super) struct Limit {
-    /// Whether a proxy makes the connection to Astra. It needs time for its own look-up and connection, so the limit is not
+    /// Whether a proxy makes the connection to Astra. The proxy needs time for a look-up and a connection, so the limit is not
     /// shared among the addresses of the proxy.
     pub(super) through_proxy: bool,
 }
