@@ -2,6 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -284,4 +288,30 @@ async fn latency_and_request_ids_are_off_by_default() {
     let answer = Client::new(&astra).get(CURRENT_ORG).await;
     assert!(begin.elapsed() >= Duration::from_millis(35));
     assert_eq!(answer.header("x-request-id").len(), 36);
+}
+
+/// A process that starts holds a copy of every descriptor until it executes its program.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_refused_while_processes_start() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let starter = {
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                Command::new("true").status().unwrap();
+            }
+        })
+    };
+    let astra = Astra::spawn();
+    let client = Client::new(&astra);
+    for _ in 0..200 {
+        astra.refuse_connections(true);
+        // The first call may still meet the pooled connection, which is dead.
+        assert!(client.try_get(CURRENT_ORG).await.is_err());
+        assert!(client.try_get(CURRENT_ORG).await.unwrap_err().is_connect());
+        astra.refuse_connections(false);
+        assert_eq!(client.get(CURRENT_ORG).await.status, 200);
+    }
+    stop.store(true, Ordering::Relaxed);
+    starter.join().unwrap();
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 use jiff::SignedDuration;
+use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
 use super::control;
@@ -179,9 +180,7 @@ impl Builder {
         state.listening = true;
         let shared = Arc::new(Shared::new(state));
 
-        // While the API refuses connections, this socket keeps its port from all others.
-        let port = server::bind(self.listen)?;
-        let (listener, control) = (bind(port.local_addr()?)?, bind(self.control)?);
+        let (listener, control) = (bind(reserve(self.listen)?.local_addr()?)?, bind(self.control)?);
         let (tls, ca_pem) = self.certificate.map(acceptor).unzip();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", listener.local_addr()?);
@@ -192,7 +191,6 @@ impl Builder {
         let thread = thread::Builder::new().name("astra".into()).spawn(move || {
             runtime.block_on(async {
                 let api = async {
-                    let _port = port;
                     let listener = tokio::net::TcpListener::from_std(listener)?;
                     server::serve(Arc::clone(&for_server), listener, tls).await
                 };
@@ -215,6 +213,15 @@ impl Default for Builder {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Binds a socket that shares its address with one listener. A listener keeps its port when it is shut down if it was
+/// bound to that port by number, and loses a port that the kernel chose (Linux, `inet_bind`).
+fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {

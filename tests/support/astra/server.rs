@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -17,7 +18,6 @@ use super::state::Shared;
 
 /// Serves the API until it is dropped, which ends all connections.
 pub async fn serve(shared: Arc<Shared>, mut listener: TcpListener, tls: Option<TlsAcceptor>) -> io::Result<()> {
-    let address = listener.local_addr()?;
     let mut refuse = shared.refuse.subscribe();
     let mut connections = JoinSet::new();
     loop {
@@ -26,14 +26,16 @@ pub async fn serve(shared: Arc<Shared>, mut listener: TcpListener, tls: Option<T
             result = accept(&listener, &mut connections, connect) => result?,
             _ = refuse.wait_for(|refuse| *refuse) => {}
         }
-        drop(listener);
-        // A bound socket that does not listen refuses connections.
-        let socket = bind(address)?;
+        // Closing the listener is not enough: a process that a test starts at this moment holds a copy of the listener
+        // until it executes its program, so the port stays open. A shutdown acts on all copies.
+        let socket = listener.into_std()?;
+        SockRef::from(&socket).shutdown(Shutdown::Both)?;
         connections.shutdown().await;
         shared.update(|state| state.listening = false);
         // The guard that comes back would block the next change of the value.
         drop(refuse.wait_for(|refuse| !*refuse).await);
-        listener = socket.listen(BACKLOG)?;
+        SockRef::from(&socket).listen(BACKLOG)?;
+        listener = TcpListener::from_std(socket)?;
         shared.update(|state| state.listening = true);
     }
 }
@@ -88,12 +90,4 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, tls: Option<TlsAccep
     Ok(())
 }
 
-/// Binds a socket. Any number of sockets can be bound to the same address, of which at most one listens.
-pub fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    Ok(socket)
-}
-
-const BACKLOG: u32 = 1024;
+const BACKLOG: i32 = 1024;
