@@ -11,11 +11,13 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use super::api;
+use super::error::Error;
 use super::lease::Sweep;
 use super::locks::{Guard, Locks};
-use super::store::{ClientId, Config, OrgId, Store};
+use super::names::{ClientId, OrgId};
+use super::store::{Config, Store};
 use super::task::Tasks;
-use super::{Error, api};
 use crate::sdk::framework::Wal;
 use crate::sdk::logical::{self, Mount, Storage, SystemView};
 

@@ -1,7 +1,7 @@
 //! Why the engine could not do what it was asked to.
 
 use super::api;
-use super::store::OrgId;
+use super::names::{InvalidName, OrgId};
 use crate::sdk::logical::{self, StorageError};
 
 /// A failed request. No text of it holds a secret.
@@ -98,6 +98,12 @@ impl Error {
             }
             _ => logical::Error::internal(message),
         }
+    }
+}
+
+impl From<InvalidName> for Error {
+    fn from(invalid: InvalidName) -> Self {
+        Self::field(invalid.field, invalid.reason)
     }
 }
 

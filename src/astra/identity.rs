@@ -9,11 +9,12 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _};
 use uuid::Uuid;
 
-use super::Error;
 use super::engine::Engine;
+use super::error::Error;
+use super::names::OrgId;
 use super::paths::config::LOCK;
 use super::rollback::in_tick;
-use super::store::{Config, OrgId};
+use super::store::Config;
 
 /// How many configs ask Astra for their organization at the same time.
 const ASKED_AT_ONCE: usize = 8;

@@ -9,6 +9,7 @@ mod error;
 mod identity;
 mod lease;
 mod locks;
+mod names;
 mod paths;
 mod rollback;
 mod rotate;
@@ -20,7 +21,6 @@ mod tests;
 use std::sync::Arc;
 
 use self::engine::Engine;
-use self::error::Error;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{
     api::{fuzz_astra_error, fuzz_astra_list, fuzz_astra_token, fuzz_retry_after},

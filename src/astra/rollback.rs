@@ -8,10 +8,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::api;
 use super::engine::Engine;
+use super::error::Error;
+use super::names::{ClientId, OrgId, RoleName};
 use super::rotate::ROTATION;
-use super::store::{ClientId, Config, OrgId, RoleName};
-use super::{Error, api};
+use super::store::Config;
 use crate::sdk::framework::{WalEntry, WalKind};
 use crate::sdk::logical;
 

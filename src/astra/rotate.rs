@@ -9,13 +9,14 @@ use backon::{ExponentialBuilder, Retryable as _};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Error;
 use super::api::{self, CreatedToken, Kind, NewToken};
 use super::engine::Engine;
+use super::error::Error;
 use super::lease::describe;
+use super::names::{ClientId, OrgId};
 use super::paths::config::LOCK;
 use super::rollback::{GIVE_UP, MARGIN, Undone, longest};
-use super::store::{ClientId, Config, OrgId};
+use super::store::Config;
 use crate::sdk::framework::{OpenEntry, WalEntry, WalKind};
 use crate::sdk::logical;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-use super::Error;
+use super::error::Error;
 use crate::sdk::work;
 
 /// The work of one mount.

@@ -6,7 +6,7 @@ use backon::{ExponentialBuilder, Retryable as _};
 use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 use tokio::time::Instant;
 
-use super::Error;
+use super::error::Error;
 
 /// Pauses of 0.1 s to 0.2 s, 0.2 s to 0.4 s, and 0.4 s to 0.8 s: four attempts ride out a restart or a lost connection,
 /// and callers who failed together do not come back together.

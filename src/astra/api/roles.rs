@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::Error;
+use super::error::Error;
 use super::error::{LIST_ROLES, quote};
 use super::types::Lenient;
 

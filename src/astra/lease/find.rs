@@ -8,7 +8,8 @@ use super::revoke::Target;
 use super::{LeaseData, SECRET_TYPE};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::store::{OrgId, Token};
+use crate::astra::names::OrgId;
+use crate::astra::store::Token;
 use crate::sdk::logical::Map;
 
 /// Finds the token of a lease; `None` if nothing identifies the token.

@@ -16,9 +16,10 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Error;
 use super::engine::Engine;
-use super::store::{ClientId, OrgId, Record, RoleName, Token};
+use super::error::Error;
+use super::names::{ClientId, OrgId, RoleName};
+use super::store::{Record, Token};
 use crate::sdk::logical::{self, Map, Secret};
 
 pub(crate) use self::mint::mint;

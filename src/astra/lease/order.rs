@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use super::{EXPIRY_MARGIN, capped, later};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::store::{Config, LogicalName, Metadata, Place, Reserved, Role};
+use crate::astra::names::LogicalName;
+use crate::astra::store::{Config, Metadata, Place, Reserved, Role};
 use crate::sdk::logical::Caller;
 
 /// Most characters of a description.

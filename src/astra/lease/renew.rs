@@ -9,7 +9,8 @@ use super::revoke::Target;
 use super::{EXPIRY_MARGIN, LeaseData, capped, find, later, rfc3339, token_data, until};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::store::{DEFAULT_TTL, OrgId, Record, Token};
+use crate::astra::names::OrgId;
+use crate::astra::store::{DEFAULT_TTL, Record, Token};
 use crate::sdk::framework::LeaseCall;
 use crate::sdk::logical::{self, Response, Secret};
 

@@ -6,8 +6,9 @@ use super::{LeaseData, find};
 use crate::astra::api;
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
+use crate::astra::names::{ClientId, OrgId, RoleName};
 use crate::astra::rollback::{DELETION, Deletion};
-use crate::astra::store::{ClientId, Config, OrgId, RoleName};
+use crate::astra::store::Config;
 use crate::sdk::framework::LeaseCall;
 use crate::sdk::logical::{self, Map};
 

@@ -12,8 +12,9 @@ use jiff::Timestamp;
 use super::revoke::{Target, end};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
+use crate::astra::names::{ClientId, OrgId};
 use crate::astra::rollback::in_tick;
-use crate::astra::store::{ClientId, OrgId, Record};
+use crate::astra::store::Record;
 use crate::sdk::logical;
 
 /// Records looked at in one tick of the host, which comes once a minute: the work of a tick does not grow with the number

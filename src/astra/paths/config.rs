@@ -14,8 +14,9 @@ use crate::astra::api::{self, MAX_TOKEN, TOKEN_PREFIX};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::identity::is_uuid;
+use crate::astra::names::{OrgId, validate_name};
 use crate::astra::rollback;
-use crate::astra::store::{CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_URL, OrgId, check};
+use crate::astra::store::{CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_URL};
 use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, format_duration};
 use crate::sdk::logical::{self, Map, Operation, Request, Response};
 
@@ -320,7 +321,7 @@ fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<Config,
     match fields.change(&LOGICAL_NAME) {
         Change::Keep => {}
         Change::Set(name) if !name.is_empty() => {
-            check(LOGICAL_NAME.name(), &name)?;
+            validate_name(LOGICAL_NAME.name(), &name)?;
             config.rename(name);
         }
         _ => config.rename(String::new()),

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::{Answered, CONCURRENT_READS, handler, object};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::store::{Config, OrgId};
+use crate::astra::names::OrgId;
+use crate::astra::store::Config;
 use crate::sdk::framework::{Call, Path};
 use crate::sdk::logical::Response;
 

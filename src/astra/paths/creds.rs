@@ -9,7 +9,8 @@ use super::token::{METADATA, TOKEN, TTL, mint};
 use super::{Answered, handler, mount};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::store::{Config, RoleName, check, fits_path};
+use crate::astra::names::{RoleName, fits_path, validate_name};
+use crate::astra::store::Config;
 use crate::sdk::framework::{Call, Field, FieldSpec, Path};
 use crate::sdk::logical::{Operation, Request};
 
@@ -50,7 +51,7 @@ async fn create(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields } = call;
     let org = fields.get(&ORG).unwrap_or_default();
     let role = fields.get(&ROLE).unwrap_or_default();
-    check(ORG.name(), &org)?;
+    validate_name(ORG.name(), &org)?;
     let role_name = RoleName::parse(ROLE.name(), &role)?;
     let config = config_of(&engine, &request, &org, &role_name).await?;
     if role_name.as_str() != role {

@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 use super::engine::Engine;
 use super::error::Error;
-use super::store::{Config, OrgId, RoleName};
+use super::names::{OrgId, RoleName};
+use super::store::Config;
 use crate::sdk::framework::{Call, Field, Fields, Handler};
 use crate::sdk::logical::{Map, Request, Response};
 
@@ -71,20 +72,20 @@ where
 /// Reads the org of a request.
 fn org_id(fields: &Fields) -> Result<OrgId, Error> {
     match fields.get(&ORG_ID) {
-        Some(text) => OrgId::find(ORG_ID.name(), &text),
+        Some(text) => Ok(OrgId::find(ORG_ID.name(), &text)?),
         None => Err(missing(ORG_ID.name())),
     }
 }
 
 /// Reads the org of a request, where none means all of them.
 fn optional_org_id(fields: &Fields) -> Result<Option<OrgId>, Error> {
-    fields.get(&ORG_ID).map(|text| OrgId::find(ORG_ID.name(), &text)).transpose()
+    Ok(fields.get(&ORG_ID).map(|text| OrgId::find(ORG_ID.name(), &text)).transpose()?)
 }
 
 /// Reads the role of a request.
 fn role_name(fields: &Fields) -> Result<RoleName, Error> {
     match fields.get(&ROLE_NAME) {
-        Some(text) => RoleName::find(ROLE_NAME.name(), &text),
+        Some(text) => Ok(RoleName::find(ROLE_NAME.name(), &text)?),
         None => Err(missing(ROLE_NAME.name())),
     }
 }

@@ -3,7 +3,8 @@
 use super::{ORG_ID, mount};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::store::{Config, OrgId};
+use crate::astra::names::OrgId;
+use crate::astra::store::Config;
 use crate::sdk::logical::Request;
 
 /// Returns the org with a logical name.

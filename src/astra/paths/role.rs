@@ -11,7 +11,8 @@ use super::{
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::locks::Guard;
-use crate::astra::store::{DEFAULT_TTL, OrgId, Role, RoleName};
+use crate::astra::names::{OrgId, RoleName};
+use crate::astra::store::{DEFAULT_TTL, Role};
 use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, format_duration};
 use crate::sdk::logical::{self, Caller, Map, Operation, Response};
 
@@ -182,7 +183,7 @@ pub(super) async fn put(engine: &Engine, old: Option<&Role>, role: &Role, caller
 /// Fails if a role with this name cannot be created.
 fn require_new(org: &OrgId, name: &RoleName) -> Result<(), Error> {
     org.require_new(ORG_ID.name())?;
-    name.require_new(ROLE_NAME.name())
+    Ok(name.require_new(ROLE_NAME.name())?)
 }
 
 fn names(fields: &Fields) -> Result<(OrgId, RoleName), Error> {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Answered, CONCURRENT_READS, ORG_ID, handler, optional_org_id, role};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::store::{OrgId, RoleName};
+use crate::astra::names::{OrgId, RoleName};
 use crate::sdk::framework::{Call, FieldSpec, Path};
 use crate::sdk::logical::{Map, Response};
 

@@ -13,7 +13,8 @@ use super::{Answered, ORG_ID, ROLE_NAME, handler, mount, object, optional_org_id
 use crate::astra::api::{AstraRole, RoleList};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::store::{DEFAULT_TTL, OrgId, Role, RoleName};
+use crate::astra::names::{OrgId, RoleName};
+use crate::astra::store::{DEFAULT_TTL, Role};
 use crate::sdk::framework::{Call, FieldSpec, Path};
 use crate::sdk::logical::{Caller, Operation, Request, Response};
 

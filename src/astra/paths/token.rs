@@ -7,9 +7,8 @@ use super::{Answered, ORG_ID, ROLE_NAME, handler, missing, mount, no_role, org_i
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::lease::{self, Order, Target, token_data};
-use crate::astra::store::{
-    CallerMode, ClientId, Config, LogicalName, Lookup, Metadata, OrgId, RoleName, Token, named_token_id,
-};
+use crate::astra::names::{ClientId, LogicalName, OrgId, RoleName};
+use crate::astra::store::{CallerMode, Config, Lookup, Metadata, Token, named_token_id};
 use crate::sdk::framework::{Call, Field, FieldSpec, Fields, Path, to_lower};
 use crate::sdk::logical::{Request, Response};
 

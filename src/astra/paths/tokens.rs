@@ -8,7 +8,8 @@ use super::{Answered, ORG_ID, handler, object, optional_org_id};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::lease::lease_end;
-use crate::astra::store::{DETAILS, OrgId, Record};
+use crate::astra::names::OrgId;
+use crate::astra::store::{DETAILS, Record};
 use crate::sdk::framework::{Call, Field, FieldSpec, Path};
 use crate::sdk::logical::{Map, Response};
 

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use futures_util::stream::{self, TryStreamExt as _};
 
 use super::index::{CONCURRENT, MARKER, Marker, PAGE};
-use super::names::{ClientId, OrgId, fits_key};
 use super::owner::Owners;
 use super::{Record, Store, TOKENS, Token, token_key};
-use crate::astra::Error;
+use crate::astra::error::Error;
+use crate::astra::names::{ClientId, OrgId, fits_key};
 use crate::sdk::logical::StorageExt as _;
 
 /// How many tokens without a record the marker names.

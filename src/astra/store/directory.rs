@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::names::OrgId;
 use super::{CONFIGS, Store};
-use crate::astra::Error;
+use crate::astra::error::Error;
+use crate::astra::names::OrgId;
 use crate::sdk::logical::StorageError;
 
 /// Orgs by their names.

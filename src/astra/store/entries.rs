@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::names::{ClientId, LogicalName, OrgId, RoleName, fits_path};
+use crate::astra::names::{ClientId, LogicalName, OrgId, RoleName, fits_path};
 
 /// URL of Astra's DevOps API when a config has none.
 pub(crate) const DEFAULT_URL: &str = "https://api.astra.datastax.com";

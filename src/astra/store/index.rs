@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
-use super::names::{ClientId, OrgId, fits_key, from_segment, segment};
 use super::{Record, Store, Token, token_key};
-use crate::astra::Error;
+use crate::astra::error::Error;
+use crate::astra::names::{ClientId, OrgId, fits_key, from_segment, segment};
 use crate::sdk::logical::StorageExt as _;
 
 /// Its presence says that every live token has a record.

@@ -19,9 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::json;
 
-use super::names::{ClientId, OrgId, RoleName, from_segment, segment};
 use super::{Role, Store, Token, leaves, role_key};
-use crate::astra::Error;
+use crate::astra::error::Error;
+use crate::astra::names::{ClientId, OrgId, RoleName, from_segment, segment};
 use crate::sdk::logical::StorageExt as _;
 
 pub(super) const LIVE: &str = "live/";

@@ -10,7 +10,7 @@
 //! | `live/<org_id>/<role_name>/<client_id>` | the token counts against the limit of its role |
 //!
 //! The Go plugin knows the first three keys, and accepted any text as a name. In the other keys, a name must be one
-//! segment: [`names::segment`] escapes a name of the Go plugin that is not.
+//! segment: [`segment`](crate::astra::names::segment) escapes a name of the Go plugin that is not.
 //!
 //! Architecture invariant: a listing touches `client/` only, which holds no secret.
 
@@ -20,7 +20,6 @@ mod directory;
 mod entries;
 mod index;
 mod live;
-mod names;
 mod owner;
 
 use std::num::NonZeroUsize;
@@ -34,8 +33,8 @@ use self::cache::Cache;
 use self::directory::Directory;
 use self::index::Inventory;
 use self::live::Live;
-use self::names::fits_key;
-use crate::astra::Error;
+use crate::astra::error::Error;
+use crate::astra::names::{ClientId, LogicalName, OrgId, RoleName, fits_key};
 use crate::sdk::logical::{Mount, Storage, StorageError, StorageExt, SystemView};
 
 #[cfg(any(test, fuzzing))]
@@ -46,7 +45,6 @@ pub(crate) use self::entries::{
 };
 pub(crate) use self::index::{DETAILS, Lookup};
 pub(crate) use self::live::{Place, Reserved};
-pub(crate) use self::names::{ClientId, LogicalName, OrgId, RoleName, check, fits_path};
 
 const CONFIGS: &str = "config/";
 const ROLES: &str = "role/";

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::directory::Directory;
-use super::names::OrgId;
 use super::{Store, Token, named_token_id};
-use crate::astra::Error;
+use crate::astra::error::Error;
+use crate::astra::names::OrgId;
 
 /// Tokens of an org that are asked which organization they are of.
 const LOOKED_AT: usize = 16;

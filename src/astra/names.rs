@@ -8,7 +8,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::astra::Error;
 use crate::sdk::framework::to_lower;
 
 /// The longest name that can be created.
@@ -17,8 +16,24 @@ const MAX_BYTES: usize = 255;
 /// The longest name that may be stored. The host refuses keys of more than 32 KiB.
 const MAX_STORED_BYTES: usize = 8 << 10;
 
+/// A text that cannot be a name. Never holds the text.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{field} {reason}")]
+pub(crate) struct InvalidName {
+    /// Name of the field that holds the text.
+    pub(crate) field: &'static str,
+    /// The rule that the text breaks.
+    pub(crate) reason: &'static str,
+}
+
+impl InvalidName {
+    fn new(field: &'static str, reason: &'static str) -> Self {
+        Self { field, reason }
+    }
+}
+
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $fold:expr, $check:expr, $check_stored:expr) => {
+    ($(#[$doc:meta])* $name:ident, $fold:expr, $check:expr, $validate_stored_name:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
         #[serde(transparent)]
@@ -30,7 +45,7 @@ macro_rules! name {
             /// # Errors
             /// When it is empty or could escape its storage key. The text names `field`.
             #[allow(dead_code, reason = "an org is found first, and created if it is not there")]
-            pub(crate) fn parse(field: &'static str, text: &str) -> Result<Self, Error> {
+            pub(crate) fn parse(field: &'static str, text: &str) -> Result<Self, InvalidName> {
                 let name = Self::fold(text);
                 $check(field, &name.0)?;
                 Ok(name)
@@ -40,9 +55,9 @@ macro_rules! name {
             ///
             /// # Errors
             /// When no entry can have this name. The text names `field`.
-            pub(crate) fn find(field: &'static str, text: &str) -> Result<Self, Error> {
+            pub(crate) fn find(field: &'static str, text: &str) -> Result<Self, InvalidName> {
                 let name = Self::fold(text);
-                $check_stored(field, &name.0)?;
+                $validate_stored_name(field, &name.0)?;
                 Ok(name)
             }
 
@@ -51,7 +66,7 @@ macro_rules! name {
             ///
             /// # Errors
             /// As [`Self::parse`].
-            pub(crate) fn require_new(&self, field: &'static str) -> Result<(), Error> {
+            pub(crate) fn require_new(&self, field: &'static str) -> Result<(), InvalidName> {
                 $check(field, &self.0)
             }
 
@@ -85,36 +100,36 @@ name!(
     /// The operator's key for an Astra organization: its id in Astra, or a label. Letter case counts.
     OrgId,
     str::to_owned,
-    check_key,
-    check_stored_key
+    validate_key,
+    validate_stored_key
 );
 name!(
     /// Name of a role, in lower case.
     RoleName,
     to_lower,
-    check_key,
-    check_stored_key
+    validate_key,
+    validate_stored_key
 );
 name!(
     /// Logical name of a token, in lower case; empty where a token has none.
     LogicalName,
     to_lower,
-    check,
-    check_stored
+    validate_name,
+    validate_stored_name
 );
 name!(
     /// Public part of an Astra token. Letter case counts.
     ClientId,
     str::to_owned,
-    check_key,
-    check_stored_key
+    validate_key,
+    validate_stored_key
 );
 
 /// Checks a name that a caller gave.
 ///
 /// # Errors
 /// Names `field` and what is wrong; never holds the text.
-pub(crate) fn check(field: &'static str, text: &str) -> Result<(), Error> {
+pub(crate) fn validate_name(field: &'static str, text: &str) -> Result<(), InvalidName> {
     let reason = if text.is_empty() {
         "must not be empty"
     } else if text.len() > MAX_BYTES {
@@ -127,51 +142,51 @@ pub(crate) fn check(field: &'static str, text: &str) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    Err(Error::field(field, reason))
+    Err(InvalidName::new(field, reason))
 }
 
 /// Checks a name that becomes part of a storage key as it is.
-fn check_key(field: &'static str, text: &str) -> Result<(), Error> {
-    check(field, text)?;
+fn validate_key(field: &'static str, text: &str) -> Result<(), InvalidName> {
+    validate_name(field, text)?;
     if text.chars().all(is_printable) {
         return Ok(());
     }
-    Err(Error::field(field, "must not contain characters that are not printable, such as a zero-width space"))
+    Err(InvalidName::new(field, "must not contain characters that are not printable, such as a zero-width space"))
 }
 
 /// Checks a name of a stored entry that is not part of a key.
-fn check_stored(field: &'static str, text: &str) -> Result<(), Error> {
+fn validate_stored_name(field: &'static str, text: &str) -> Result<(), InvalidName> {
     if text.is_empty() {
-        return Err(Error::field(field, "must not be empty"));
+        return Err(InvalidName::new(field, "must not be empty"));
     }
     if text.len() > MAX_STORED_BYTES {
-        return Err(Error::field(field, "must not be longer than 8 KiB"));
+        return Err(InvalidName::new(field, "must not be longer than 8 KiB"));
     }
     Ok(())
 }
 
 /// Checks a name that is part of a stored key without escapes.
-fn check_stored_key(field: &'static str, text: &str) -> Result<(), Error> {
-    check_stored(field, text)?;
+fn validate_stored_key(field: &'static str, text: &str) -> Result<(), InvalidName> {
+    validate_stored_name(field, text)?;
     if fits_key(text) {
         return Ok(());
     }
-    Err(Error::field(field, "must not contain \"..\" or characters that are not printable"))
+    Err(InvalidName::new(field, "must not contain \"..\" or characters that are not printable"))
 }
 
 /// Whether the host's storage accepts a text as part of a key. It refuses two dots ("relative paths not supported").
-pub(super) fn fits_key(text: &str) -> bool {
+pub(crate) fn fits_key(text: &str) -> bool {
     !text.contains("..") && text.chars().all(is_printable)
 }
 
 /// Writes a name as one segment of a key. Names of the Go plugin can contain `/`, which would begin another segment, so
 /// `/` is escaped. An escape begins with `:`. Names that can be created contain neither, so they stay as they are.
-pub(super) fn segment(name: &str) -> Cow<'_, str> {
+pub(crate) fn segment(name: &str) -> Cow<'_, str> {
     if name.contains(['/', ':']) { name.replace(':', ":3a").replace('/', ":2f").into() } else { name.into() }
 }
 
 /// Reads a name from a segment of a key.
-pub(super) fn from_segment(segment: &str) -> String {
+pub(crate) fn from_segment(segment: &str) -> String {
     segment.replace(":2f", "/").replace(":3a", ":")
 }
 
