@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 use super::api;
 use super::error::Error;
 use super::lease::Sweep;
-use super::locks::{Guard, Locks};
+use super::locks::Locks;
 use super::names::{ClientId, OrgId};
 use super::store::{Config, Store};
 use super::task::Tasks;
@@ -40,10 +40,8 @@ pub(crate) struct Engine {
     pub(crate) store: Store,
     /// The host's facts.
     pub(crate) system: Arc<dyn SystemView>,
-    /// What is being changed: `config` for all configs, `role/…` and `token/…` for single entries.
-    pub(crate) locks: Arc<Locks>,
-    /// Held for reading while a token is stored, so that its config stays, and for writing while a config is deleted.
-    pub(crate) configs: tokio::sync::RwLock<()>,
+    /// The locks, in their order.
+    pub(crate) locks: Locks,
     /// What goes on when its caller hangs up.
     pub(crate) tasks: Tasks,
     /// How far the search for tokens without a lease has come.
@@ -73,8 +71,7 @@ impl Engine {
         Self {
             store: Store::new(mount),
             system: mount.system.clone(),
-            locks: Arc::default(),
-            configs: tokio::sync::RwLock::default(),
+            locks: Locks::default(),
             tasks: Tasks::default(),
             sweep: tokio::sync::Mutex::default(),
             storage: mount.storage.clone(),
@@ -158,11 +155,6 @@ impl Engine {
     /// Closes the connections of an org whose config changed.
     pub(crate) fn drop_client(&self, org: &OrgId) {
         self.clients().pop(org);
-    }
-
-    /// Waits for the lock of a stored token.
-    pub(crate) async fn lock_token(&self, id: &str) -> Guard {
-        self.locks.lock(format!("token/{id}")).await
     }
 
     /// Keeps a root token from being written to a config from now on.

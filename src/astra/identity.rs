@@ -12,7 +12,6 @@ use uuid::Uuid;
 use super::engine::Engine;
 use super::error::Error;
 use super::names::OrgId;
-use super::paths::config::LOCK;
 use super::rollback::in_tick;
 use super::store::Config;
 
@@ -39,7 +38,7 @@ impl Engine {
     /// Stores the organization of a config, unless the config was changed since the call to Astra. Returns false if
     /// another organization was stored meanwhile.
     async fn learn_org(&self, config: &Config, named: &str) -> Result<bool, Error> {
-        let _lock = self.locks.lock(LOCK).await;
+        let _lock = self.locks.configs().await;
         let org = &config.org_id;
         let Some(now) = self.store.stored_config(org).await? else { return Ok(true) };
         if let Some(is_own) = now.is_of(named) {

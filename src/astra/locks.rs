@@ -1,75 +1,57 @@
-//! Locks by name, for those who read before they write. A lock that nobody has or waits for takes no room.
+//! The locks of a mount: every lock that is held across a call of storage or Astra, except those inside the store.
+//!
+//! | lock | guards | held by | held across calls of Astra |
+//! | --- | --- | --- | --- |
+//! | [`rotation`](Locks::rotation) | the rotations of one org | a rotation of the root token, from the first call to the last | yes, of this org |
+//! | [`role`](Locks::role) | one stored role | each change of a role, from the read to the write | no |
+//! | [`token`](Locks::token) | one stored token and its record | the mint of a named token until the caller has the token, the revocation and deletion of a token, an undo, a change of the record | yes, of this org |
+//! | [`configs`](Locks::configs) | all configs, because no two configs may have the same logical name | each change of a config, from the read to the write | no |
+//! | [`storing_token`](Locks::storing_token) | the set of stored tokens: shared by those who store a token, exclusive for those who need that set to stand still | a mint while it stores its token; the deletion of a config; a role that gets a limit | no |
+//!
+//! Whoever needs several of them takes them in the order of this table. So no two tasks wait for each other.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Locks by name.
+use super::keyed_locks::{KeyedGuard, KeyedLocks};
+use super::names::{OrgId, RoleName};
+
+/// The locks of one mount.
 #[derive(Default)]
 pub(crate) struct Locks {
-    held: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-}
-
-/// A lock that is held until this is dropped.
-pub(crate) struct Guard {
-    // Dropped first: only after it can the claim see that nobody else is there.
-    _lock: OwnedMutexGuard<()>,
-    _claim: Claim,
-}
-
-/// One that has the lock, or waits for it.
-struct Claim {
-    locks: Arc<Locks>,
-    name: String,
-    lock: Arc<tokio::sync::Mutex<()>>,
+    keyed: Arc<KeyedLocks>,
+    stored_tokens: RwLock<()>,
 }
 
 impl Locks {
-    /// Waits for the lock of this name.
-    pub(crate) async fn lock(self: &Arc<Self>, name: impl Into<String>) -> Guard {
-        let name = name.into();
-        let lock = self.held().entry(name.clone()).or_default().clone();
-        let claim = Claim { locks: self.clone(), name, lock };
-        Guard { _lock: claim.lock.clone().lock_owned().await, _claim: claim }
+    /// Waits for the rotations of an org.
+    pub(crate) async fn rotation(&self, org: &OrgId) -> KeyedGuard {
+        self.keyed.lock(format!("rotation/{org}")).await
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits for a role.
+    pub(crate) async fn role(&self, org: &OrgId, name: &RoleName) -> KeyedGuard {
+        self.keyed.lock(format!("role/{org}:{name}")).await
     }
-}
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let mut held = self.locks.held();
-        // Two are the map's and this one. New ones are only made under the same lock.
-        if Arc::strong_count(&self.lock) == 2 {
-            held.remove(&self.name);
-        }
+    /// Waits for a stored token. `id` is the id of the token in Vault.
+    pub(crate) async fn token(&self, id: &str) -> KeyedGuard {
+        self.keyed.lock(format!("token/{id}")).await
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
+    /// Waits for all configs.
+    pub(crate) async fn configs(&self) -> KeyedGuard {
+        self.keyed.lock("configs").await
+    }
 
-    use super::*;
+    /// Waits until tokens may be stored. The config of the token stays until the guard is dropped.
+    pub(crate) async fn storing_token(&self) -> RwLockReadGuard<'_, ()> {
+        self.stored_tokens.read().await
+    }
 
-    #[tokio::test]
-    async fn one_name_is_held_once_and_leaves_nothing_behind() {
-        let locks = Arc::new(Locks::default());
-        let first = locks.lock("a").await;
-        let _other = locks.lock("b").await;
-        // A waiter that gives up, and one that gets it.
-        assert!(tokio::time::timeout(Duration::from_millis(5), locks.lock("a")).await.is_err());
-        let waiter = tokio::spawn({
-            let locks = locks.clone();
-            async move { locks.lock("a").await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiter.is_finished());
-        drop(first);
-        drop(waiter.await.unwrap());
-        assert_eq!(locks.held().keys().collect::<Vec<_>>(), ["b"]);
+    /// Waits until no token is being stored. None is stored until the guard is dropped.
+    pub(crate) async fn no_token_stored(&self) -> RwLockWriteGuard<'_, ()> {
+        self.stored_tokens.write().await
     }
 }

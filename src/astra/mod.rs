@@ -7,6 +7,7 @@ mod api;
 mod engine;
 mod error;
 mod identity;
+mod keyed_locks;
 mod lease;
 mod locks;
 mod names;

@@ -102,7 +102,7 @@ impl Mint {
         }
         // The marker is gone with the token in Astra, and with it the way to what is stored. So that goes first.
         let token_id = self.token_id.as_deref().unwrap_or(client_id.as_str());
-        let lock = engine.lock_token(token_id).await;
+        let lock = engine.locks.token(token_id).await;
         engine.store.delete_token(token_id, &self.org_id, &client_id).await?;
         drop(lock);
         let id = client_id.as_str();
@@ -235,7 +235,7 @@ struct Asked(bool);
 
 impl Deletion {
     async fn finish(&self, engine: &Engine) -> Result<Asked, Error> {
-        let _lock = engine.lock_token(&self.token_id).await;
+        let _lock = engine.locks.token(&self.token_id).await;
         if !engine.store.has_traces(&self.token_id, &self.org_id, &self.client_id).await? {
             return Ok(Asked(false));
         }

@@ -14,7 +14,6 @@ use super::engine::Engine;
 use super::error::Error;
 use super::lease::describe;
 use super::names::{ClientId, OrgId};
-use super::paths::config::LOCK;
 use super::rollback::{GIVE_UP, MARGIN, Undone, longest};
 use super::store::Config;
 use crate::sdk::framework::{OpenEntry, WalEntry, WalKind};
@@ -213,7 +212,7 @@ impl Rotation<'_> {
     /// Stores the new token in the config, if that is still the one it was made for.
     async fn store(&mut self, proven: Config) -> Result<Arc<Config>, Error> {
         let engine = self.engine;
-        let lock = engine.locks.lock(LOCK).await;
+        let lock = engine.locks.configs().await;
         let config = match engine.store.stored_config(&self.note.org_id).await {
             Ok(Some(now)) if now.same_endpoint(self.config) => {
                 Config { astra_token: proven.astra_token, ..(*now).clone() }
@@ -336,7 +335,7 @@ impl Note {
 
     /// Deletes a token in Astra, unless the config holds it.
     async fn delete(&self, engine: &Engine, known: Option<&Arc<Config>>, client_id: &ClientId) -> Result<(), Error> {
-        let lock = engine.locks.lock(LOCK).await;
+        let lock = engine.locks.configs().await;
         let config = self.config(engine, known).await?;
         if config.is_root(client_id) {
             return Ok(());

@@ -73,7 +73,7 @@ async fn run(
         order.named.then(|| named_token_id(&order.config.org_id, &order.role.role_name, &order.logical_name));
     // Held until the caller has the token or it is undone: two for one name get one token.
     let lock = match &token_id {
-        Some(id) => Some(engine.lock_token(id).await),
+        Some(id) => Some(engine.locks.token(id).await),
         None => None,
     };
     let mut mint = match Mint::begin(engine, order, lifetime, token_id, &answer).await {
@@ -222,7 +222,7 @@ impl Mint {
 
     async fn store(&self, token: &Token, place: Option<Place>) -> Result<(), Error> {
         let (engine, org_id) = (&self.engine, &self.order.config.org_id);
-        let _stays = engine.configs.read().await;
+        let _stays = engine.locks.storing_token().await;
         if engine.store.config(org_id).await?.is_none() {
             return Err(Error::Refused(format!("the config of org_id {:?} was deleted meanwhile", org_id.as_str())));
         }

@@ -128,7 +128,7 @@ async fn extend_record(engine: &Engine, target: &Target, token: &Token, end: Tim
         return Ok(());
     }
     // If the token is being ended, its record must not come back.
-    let _lock = engine.lock_token(token_id).await;
+    let _lock = engine.locks.token(token_id).await;
     match engine.store.record(org_id, client_id).await? {
         Some(record) if is_to_move(&record) => {
             let record = Record { expires_at: rfc3339(last), ..record };

@@ -65,7 +65,7 @@ pub(super) async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, E
     let work = {
         let engine = engine.clone();
         async move {
-            let _lock = engine.lock_token(&target.token_id).await;
+            let _lock = engine.locks.token(&target.token_id).await;
             match engine.store.config(&target.org_id).await? {
                 Some(config) => delete_both(&engine, &config, &target).await?,
                 None => {

@@ -116,9 +116,6 @@ const SETTINGS: &[&str] = &[
     "token_expiry",
 ];
 
-/// Held while a config changes, and never while Astra is asked. One for all orgs, since no two may take one logical name.
-pub(crate) const LOCK: &str = "config";
-
 /// Room for all certificates that a system trusts. The host's storage refuses entries of 1 MiB.
 const MAX_CA_CERT: usize = 512 << 10;
 
@@ -181,7 +178,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     let mut warnings = Vec::new();
     let mut verified: Option<(Config, Verified)> = None;
     loop {
-        let lock = engine.locks.lock(LOCK).await;
+        let lock = engine.locks.configs().await;
         let old = engine.store.config(&org).await?;
         if old.is_none() {
             org.require_new(ORG_ID.name())?;
@@ -239,12 +236,12 @@ fn log_written(request: &Request, config: &Config) {
 async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields } = call;
     let org = org_id(&fields)?;
-    let _lock = engine.locks.lock(LOCK).await;
+    let _lock = engine.locks.configs().await;
     if engine.store.config(&org).await?.is_none() {
         org.require_new(ORG_ID.name())?;
         return Ok(None);
     }
-    let _none_is_stored = engine.configs.write().await;
+    let _none_is_stored = engine.locks.no_token_stored().await;
     if !fields.get(&FORCE).unwrap_or(false) {
         require_no_tokens(&engine, &request, &org).await?;
     }

@@ -10,7 +10,6 @@ use super::{
 };
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::locks::Guard;
 use crate::astra::names::{OrgId, RoleName};
 use crate::astra::store::{DEFAULT_TTL, Role};
 use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, format_duration};
@@ -117,7 +116,7 @@ pub(super) fn settings(role: &Role) -> Map {
 async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields } = call;
     let (org, name) = names(&fields)?;
-    let _lock = lock(&engine, &org, &name).await;
+    let _lock = engine.locks.role(&org, &name).await;
     let old = engine.store.role(&org, &name).await?;
     if old.is_none() {
         require_new(&org, &name)?;
@@ -133,15 +132,10 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     Ok(written(warnings))
 }
 
-/// Keeps others from changing a role. Whoever writes one holds this from the read before to the end.
-pub(super) async fn lock(engine: &Engine, org: &OrgId, name: &RoleName) -> Guard {
-    engine.locks.lock(format!("role/{org}:{name}")).await
-}
-
 async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields } = call;
     let (org, name) = names(&fields)?;
-    let _lock = lock(&engine, &org, &name).await;
+    let _lock = engine.locks.role(&org, &name).await;
     if let Some(role) = engine.store.role(&org, &name).await? {
         engine.store.delete_role(&org, &name).await?;
         if role.max_tokens > 0 {
@@ -165,7 +159,7 @@ pub(super) async fn put(engine: &Engine, old: Option<&Role>, role: &Role, caller
         }
         {
             // A token that is being stored is in the inventory after this, and each later one is counted.
-            let _none_is_stored = engine.configs.write().await;
+            let _none_is_stored = engine.locks.no_token_stored().await;
             engine.store.begin_count(role);
         }
         engine.store.count(role).await?;

@@ -35,7 +35,7 @@ async fn run(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields } = call;
     let org = org_id(&fields)?;
     // One after the other: each replaces the one that is there then.
-    let _lock = engine.locks.lock(format!("rotate/{org}")).await;
+    let _lock = engine.locks.rotation(&org).await;
     let config = require_config(&engine, &request, &org).await?;
     let Rotated { old, new, left } = rotate(&engine, &config, mount(&request)).await?;
     tracing::info!(org_id = %org, client_id = %new, old_client_id = %old, display_name = request.caller.display_name,

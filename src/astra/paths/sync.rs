@@ -160,7 +160,7 @@ async fn write_role(
     name: &RoleName,
     role_id: String,
 ) -> Result<Fate, Error> {
-    let _lock = role::lock(engine, org, name).await;
+    let _lock = engine.locks.role(org, name).await;
     let old = engine.store.role(org, name).await?;
     let (role, fate) = match old.as_deref() {
         Some(old) if old.role_id == role_id => return Ok(Fate::Unchanged),
