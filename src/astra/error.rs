@@ -1,5 +1,7 @@
 //! Why the engine could not do what it was asked to.
 
+use std::time::Duration;
+
 use super::api;
 use super::names::{InvalidName, OrgId};
 use crate::sdk::logical::{self, StorageError};
@@ -24,6 +26,9 @@ pub(crate) enum Error {
     /// The request can be done later.
     #[error("{0}")]
     NotYet(String),
+    /// Background work did not end in time.
+    #[error("the work took longer than {0:?} and goes on at a later tick")]
+    OutOfTime(Duration),
     /// Astra did not do it.
     #[error("{0}")]
     Api(#[from] api::Error),
@@ -54,10 +59,18 @@ impl Error {
         Self::Field { field, reason: reason.into() }
     }
 
+    /// Returns what happened, without the call of Astra and without advice.
+    pub(crate) fn what(&self) -> String {
+        match self {
+            Self::Api(error) => error.what().to_owned(),
+            error => error.to_string(),
+        }
+    }
+
     /// Whether this is for an operator to see. What has no status is, too, but the runtime logs that itself.
     pub(crate) fn is_failure(&self) -> bool {
         match self {
-            Self::Api(_) => true,
+            Self::Api(_) | Self::OutOfTime(_) => true,
             Self::EveryOrg(errors) => errors.iter().any(|(_, error)| error.is_failure()),
             Self::Unfinished { cause, .. } => cause.status().is_some(),
             Self::Field { .. } | Self::Refused(_) | Self::NotFound(_) | Self::NotYet(_) => false,
@@ -72,6 +85,7 @@ impl Error {
             Self::Refused(_) | Self::Field { .. } => Some(400),
             Self::NotFound(_) => Some(404),
             Self::NotYet(_) => Some(503),
+            Self::OutOfTime(_) => Some(504),
             Self::Unfinished { cause, .. } => cause.status(),
             Self::EveryOrg(errors) => errors.first().and_then(|(_, error)| error.status()),
             Self::Storage(_) | Self::Host(_) => None,
@@ -113,6 +127,7 @@ impl From<Error> for logical::Error {
             Error::Field { .. } | Error::Refused(_) => Self::InvalidRequest(error.to_string()),
             Error::NotFound(message) => Self::status(404, message),
             Error::NotYet(message) => Self::status(503, message),
+            Error::OutOfTime(_) => Self::status(504, error.to_string()),
             Error::Api(error) => Self::status(error.status(), error.to_string()),
             Error::Unfinished { .. } | Error::EveryOrg(_) => match error.status() {
                 Some(status) => Self::status(status, error.to_string()),

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _};
 use uuid::Uuid;
 
+use super::backoff::in_tick;
 use super::engine::Engine;
 use super::error::Error;
 use super::names::OrgId;
-use super::rollback::in_tick;
 use super::store::Config;
 
 /// How many configs ask Astra for their organization at the same time.
@@ -75,7 +75,7 @@ impl Engine {
     pub(crate) async fn ask_for_orgs(&self) -> Result<(), Error> {
         let ask = |org: OrgId| async move {
             let asked = in_tick(self.ask_for_org(&org)).await;
-            self.note_trouble(&org, asked.as_ref().err());
+            self.backoff.note(&org, asked.as_ref().err());
             if let Err(error) = asked {
                 tracing::warn!(org_id = %org, error = %error, "failed to ask Astra for the organization of a config");
             }

@@ -4,30 +4,34 @@
 //! environment, never the wire.
 
 mod api;
+mod backoff;
+mod clients;
 mod engine;
 mod error;
 mod identity;
+mod inventory;
+mod journal;
 mod keyed_locks;
-mod lease;
 mod locks;
 mod names;
 mod paths;
-mod rollback;
 mod rotate;
 mod store;
 mod task;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::sync::Arc;
 
 use self::engine::Engine;
+use self::journal::{MintNote, RotationNote};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{
     api::{fuzz_astra_error, fuzz_astra_list, fuzz_astra_token, fuzz_retry_after},
-    lease::fuzz::fuzz_lease,
-    rollback::fuzz::fuzz_wal,
+    journal::fuzz::fuzz_wal,
     store::{fuzz_entries, fuzz_names},
+    tokens::fuzz_lease,
 };
 use crate::sdk;
 use crate::sdk::framework::{Backend, SecretType};
@@ -56,15 +60,15 @@ fn backend() -> Backend<Engine> {
         .path(paths::tokens::path())
         .path(paths::creds::path())
         .secret(
-            SecretType::new(lease::SECRET_TYPE)
+            SecretType::new(tokens::SECRET_TYPE)
                 .takes_untyped()
-                .renew(|engine, call| async move { lease::renew(engine, call).await.map(Some) })
-                .revoke(lease::revoke),
+                .renew(|engine, call| async move { tokens::renew(engine, call).await.map(Some) })
+                .revoke(tokens::revoke),
         )
-        .wal(rollback::mints())
-        .wal(rollback::deletions())
-        .wal(rotate::rotations())
-        .periodic(lease::sweep)
+        .wal(tokens::wal_kind::<MintNote>())
+        .wal(tokens::deletions())
+        .wal(tokens::wal_kind::<RotationNote>())
+        .periodic(tokens::sweep)
         .special_paths(SpecialPaths {
             local_storage: vec!["wal/".into()],
             seal_wrap_storage: vec!["config/".into(), "token/".into(), "wal/".into()],

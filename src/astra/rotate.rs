@@ -6,21 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::api::{self, CreatedToken, Kind, NewToken};
+use super::api::{self, CreatedToken, Kind, NewToken, describe};
 use super::engine::Engine;
 use super::error::Error;
-use super::lease::describe;
+use super::journal::{ROTATION, RotationNote};
+use super::keyed_locks::KeyedGuard;
 use super::names::{ClientId, OrgId};
-use super::rollback::{GIVE_UP, MARGIN, Undone, longest};
 use super::store::Config;
-use crate::sdk::framework::{OpenEntry, WalEntry, WalKind};
-use crate::sdk::logical;
-
-/// Kind of the entries of rotations.
-pub(crate) const ROTATION: &str = "root-rotate";
+use super::tokens::{Event, Failure, Found, Order, OrderNote};
 
 const MAY_READ: &str = "check that the astra_token of the config is live and has the permission org-token-read, which the \
                         roles Organization Administrator and Database Administrator give";
@@ -39,36 +34,15 @@ const FRESH: ExponentialBuilder = ExponentialBuilder::new()
     .with_factor(1.5)
     .without_max_times();
 
-/// What the write-ahead log knows of a rotation.
-#[derive(Clone, Serialize, Deserialize)]
-struct Note {
-    org_id: OrgId,
-    /// Client id of the root token that is replaced.
-    old: ClientId,
-    /// What tells the new one from all others.
-    marker: String,
-    /// Whether the marker is at the end of its description.
-    described: bool,
-    /// Client id of the new one, once it is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    new: Option<ClientId>,
-    /// Whether the config may have held the new one at some time, so that the old one has to go.
-    #[serde(default)]
-    stored: bool,
-    /// Deadline of the calls to Astra.
-    timeout_seconds: u64,
-}
-
-/// A rotation that goes on.
+/// A rotation, from its note on.
 struct Rotation<'a> {
     engine: &'a Engine,
-    /// As it was in the beginning.
+    /// The config at the start.
     config: &'a Arc<Config>,
-    note: Note,
-    entry: OpenEntry,
+    order: Order<RotationNote>,
 }
 
-/// A rotation that came to its end.
+/// A finished rotation.
 pub(crate) struct Rotated {
     /// Client id of the old root token.
     pub(crate) old: ClientId,
@@ -82,7 +56,7 @@ pub(crate) struct Rotated {
 ///
 /// # Errors
 /// When the config holds the old one as before, or it is not known which one. What is left is undone or finished later.
-pub(crate) async fn rotate(engine: &Engine, config: &Arc<Config>, mount_point: &str) -> Result<Rotated, Error> {
+pub(crate) async fn rotate(engine: &Arc<Engine>, config: &Arc<Config>, mount_point: &str) -> Result<Rotated, Error> {
     let old = config.root_id().and_then(|id| ClientId::parse("astra_token", id).ok()).ok_or_else(|| {
         Error::Refused("the root token is not of the form \"AstraCS:<id>:<digest>\"; write another astra_token".into())
     })?;
@@ -93,7 +67,7 @@ pub(crate) async fn rotate(engine: &Engine, config: &Arc<Config>, mount_point: &
         description: config.description.then(|| describe(&format!("vault mount={mount_point}/ root"), &marker)),
         token_expiry: None,
     };
-    let note = Note {
+    let note = RotationNote {
         org_id: config.org_id.clone(),
         old,
         marker,
@@ -102,8 +76,8 @@ pub(crate) async fn rotate(engine: &Engine, config: &Arc<Config>, mount_point: &
         stored: false,
         timeout_seconds: config.request_timeout.as_secs(),
     };
-    let entry = engine.wal().put(ROTATION, &note).await?;
-    Rotation { engine, config, note, entry }.run(&new).await
+    let order = Order::begin(engine, config, note).await?;
+    Rotation { engine, config, order }.run(&new).await
 }
 
 /// Returns the Astra roles of the root token, which only a list of all tokens tells.
@@ -122,80 +96,44 @@ async fn own_roles(engine: &Engine, config: &Arc<Config>, root: &ClientId) -> Re
 }
 
 impl Rotation<'_> {
-    /// The steps in their order. When one fails, what the ones before it did is undone.
+    /// Does the steps in their order. If a step fails, the steps before it are undone.
     async fn run(mut self, new: &NewToken) -> Result<Rotated, Error> {
-        let running = self.engine.calls(self.config);
-        let (new, created) = self.create(new).await?;
-        self.note.new = Some(new.clone());
-        if let Err(cause) = self.update().await {
-            return Err(self.undone("the new root token could not be noted", cause).await);
+        let running = self.engine.clients.calls(self.config);
+        let (new, created) = match self.order.call(new).await {
+            Ok(made) => made,
+            Err(Failure::Refused(error)) => return Err(error.about_root(MAY_WRITE).into()),
+            Err(Failure::Unclear(cause)) => return Err(self.unclear(cause).await),
+        };
+        self.order.note.new = Some(new.clone());
+        if let Err(cause) = self.order.update().await {
+            return Err(self.undo("the new root token could not be noted", &new, cause).await);
         }
-        // The old root token minted the new root token, so both belong to the same organization.
-        let config = Config { astra_token: created.token, astra_org_id: created.org_id, ..(**self.config).clone() };
-        if let Err(cause) = self.prove(&config, &new).await {
-            return Err(self.undone("the new root token does not work", cause.into()).await);
+        if let Err(cause) = self.prove(&created, &new).await {
+            return Err(self.undo("the new root token does not work", &new, cause.into()).await);
         }
-        let config = self.store(config).await?;
+        let config = self.store(created, &new).await?;
 
-        // A call that began with the old one may need it once more. Nobody waits for the others, which find the new one.
+        // A call that began with the old root token may need it once more. The other calls take the new one.
         running.close();
         let _ = tokio::time::timeout(config.request_timeout, running.wait()).await;
-        let left = self.note.delete(self.engine, Some(&config), &self.note.old).await.err();
+        let note = &self.order.note;
+        let left = note.delete_unused(self.engine, &config, &note.old).await.err();
         match &left {
-            None => self.close().await,
+            None => self.order.close().await,
             Some(error) => {
-                tracing::error!(org_id = %self.note.org_id, client_id = %self.note.old, error = %error,
+                tracing::error!(org_id = %note.org_id, client_id = %note.old, error = %error,
                     "failed to delete an old root token, will try again");
             }
         }
-        Ok(Rotated { old: self.note.old, new, left })
+        Ok(Rotated { old: self.order.note.old, new, left })
     }
 
-    /// Asks Astra for the new token.
-    async fn create(&mut self, new: &NewToken) -> Result<(ClientId, CreatedToken), Error> {
-        let create = |client: Arc<api::Client>| async move { client.create_token(new).await };
-        match self.engine.call(self.config, create).await {
-            Ok(created) => self.accept(created).await,
-            Err(error) if error.may_have_happened() => Err(self.not_clear(error.into()).await),
-            Err(error) => {
-                self.close().await;
-                Err(error.about_root(MAY_WRITE).into())
-            }
-        }
-    }
-
-    /// Checks what Astra made.
-    async fn accept(&mut self, created: CreatedToken) -> Result<(ClientId, CreatedToken), Error> {
-        let org_id = &self.note.org_id;
-        let client_id = ClientId::parse("clientId", &created.client_id).ok();
-        if !self.note.described {
-            // Nothing but its client id finds it again.
-            self.note.new = client_id.clone().filter(|id| *id != self.note.old);
-        }
-        let fault = match &client_id {
-            None => Some("it has no clientId that can be stored"),
-            Some(client_id) if *client_id == self.note.old => Some("its clientId is that of the old root token"),
-            Some(client_id) => match self.engine.store.record(org_id, client_id).await {
-                Ok(None) => match created.fault() {
-                    None if self.config.is_of(&created.org_id) == Some(false) => Some("its token is of another org"),
-                    fault => fault,
-                },
-                Ok(Some(_)) => Some("its clientId is that of another token"),
-                Err(error) => return Err(self.not_clear(error).await),
-            },
-        };
-        match (fault, client_id) {
-            (None, Some(client_id)) => Ok((client_id, created)),
-            (fault, _) => {
-                let error = api::Error::garbled("make a root token", fault.unwrap_or_default());
-                Err(self.not_clear(error.into()).await)
-            }
-        }
-    }
-
-    /// Checks that the new token is one of this org, and may list tokens. One whose roles Astra does not know may not.
-    async fn prove(&self, config: &Config, new: &ClientId) -> Result<(), api::Error> {
-        let client = self.engine.new_client(config).await?;
+    /// Checks that the new root token is of this org, and may list tokens. A token whose roles Astra does not know may not.
+    async fn prove(&self, created: &CreatedToken, new: &ClientId) -> Result<(), api::Error> {
+        // The old root token made the new root token, so both are of the same organization.
+        let (astra_token, astra_org_id) = (created.token.clone(), created.org_id.clone());
+        let config = Config { astra_token, astra_org_id, ..(**self.config).clone() };
+        let client = self.engine.clients.make(&config).await?;
         let proof = || async {
             match client.current_org().await {
                 Ok(org) if config.is_of(&org) == Some(true) => {}
@@ -209,33 +147,31 @@ impl Rotation<'_> {
         proof.retry(pauses).when(|error: &api::Error| error.kind == Kind::RootToken).await
     }
 
-    /// Stores the new token in the config, if that is still the one it was made for.
-    async fn store(&mut self, proven: Config) -> Result<Arc<Config>, Error> {
-        let engine = self.engine;
+    /// Stores the new root token in the config, unless the config was changed meanwhile.
+    async fn store(&mut self, created: CreatedToken, new: &ClientId) -> Result<Arc<Config>, Error> {
+        let (engine, org_id) = (self.engine, &self.config.org_id);
         let lock = engine.locks.configs().await;
-        let config = match engine.store.stored_config(&self.note.org_id).await {
-            Ok(Some(now)) if now.same_endpoint(self.config) => {
-                Config { astra_token: proven.astra_token, ..(*now).clone() }
-            }
+        let config = match engine.store.stored_config(org_id).await {
+            Ok(Some(now)) if now.same_endpoint(self.config) => Config { astra_token: created.token, ..(*now).clone() },
             Ok(_) => {
                 drop(lock);
                 let changed =
                     Error::Refused("the config was changed meanwhile; rotate again if it is still needed".into());
-                return Err(self.undone("the root token was not rotated", changed).await);
+                return Err(self.undo("the root token was not rotated", new, changed).await);
             }
             Err(cause) => {
                 drop(lock);
-                return Err(self.undone("the config could not be read", cause).await);
+                return Err(self.undo("the config could not be read", new, cause).await);
             }
         };
-        self.note.stored = true;
-        if let Err(cause) = self.update().await {
+        self.order.note.stored = true;
+        if let Err(cause) = self.order.update().await {
             drop(lock);
-            self.note.stored = false;
-            return Err(self.undone("the new root token could not be noted", cause).await);
+            self.order.note.stored = false;
+            return Err(self.undo("the new root token could not be noted", new, cause).await);
         }
         let stored = engine.store.put_config(&config).await;
-        engine.drop_client(&self.note.org_id);
+        engine.clients.forget(org_id);
         stored.map_err(|cause| Error::Unfinished {
             step: "the config could not be stored",
             // A write that failed may still take effect. The tick comes when that is decided.
@@ -247,153 +183,120 @@ impl Rotation<'_> {
         Ok(Arc::new(config))
     }
 
-    /// Deletes a new token that nothing holds, and returns the error that says so.
-    async fn undone(&self, step: &'static str, cause: Error) -> Error {
-        let left = match self.note.finish(self.engine, Some(self.config)).await {
-            Ok(_) => {
-                self.close().await;
-                "the config is as it was, and the new root token was deleted in Astra again".to_owned()
-            }
-            Err(error) => {
-                tracing::error!(org_id = %self.note.org_id, error = %error, "failed to delete a new root token, will try again");
-                format!(
-                    "the config is as it was, and the new root token is left in Astra, until it can be deleted: {error}"
-                )
-            }
+    /// Undoes the rotation because a step failed. Returns the error for the caller.
+    async fn undo(&mut self, step: &'static str, new: &ClientId, cause: Error) -> Error {
+        let left = match self.order.undo(new, None).await {
+            Ok(()) => "the config is as it was, and the new root token was deleted in Astra again".to_owned(),
+            Err(error) => format!(
+                "the config is as it was, and the new root token is left in Astra, until it can be deleted: {error}"
+            ),
         };
         Error::Unfinished { step, left, cause: Box::new(cause) }
     }
 
-    /// Looks for a token that Astra may have made, and returns the error that says so.
-    async fn not_clear(&self, cause: Error) -> Error {
-        let left = match self.note.finish(self.engine, Some(self.config)).await {
-            Ok(Undone::Gone) => {
-                self.close().await;
-                "the config is as it was, and the token that Astra had made all the same was deleted"
-            }
-            // The request may still be on its way.
-            Ok(Undone::NotFound) if self.note.described => FOUND_LATER,
-            Ok(Undone::NotFound) => {
-                self.close().await;
-                self.note.warn_of_lost();
+    /// Returns the error of a rotation whose outcome is not known, after a look for a token that Astra may have made.
+    async fn unclear(&mut self, cause: Error) -> Error {
+        let left = match self.order.look_for_token().await {
+            Found::Deleted => "the config is as it was, and the token that Astra had made all the same was deleted",
+            Found::Later => FOUND_LATER,
+            Found::Never => {
                 "the config is as it was; should Astra have made a token all the same, it cannot be found without a \
                  description, and does not expire"
-            }
-            Err(error) => {
-                tracing::warn!(org_id = %self.note.org_id, error = %error,
-                    "could not look for a root token that Astra may have made, will try again");
-                if self.note.new.is_some() {
-                    let _ = self.update().await;
-                }
-                FOUND_LATER
             }
         };
         Error::Unfinished { step: "the root token was not rotated", left: left.to_owned(), cause: Box::new(cause) }
     }
-
-    async fn update(&self) -> Result<(), Error> {
-        Ok(self.engine.wal().update(&self.entry, &self.note).await?)
-    }
-
-    /// Removes the entry from the log. If that fails, the next tick finds that nothing is left to do.
-    async fn close(&self) {
-        if let Err(error) = self.engine.wal().delete(&self.entry).await {
-            tracing::warn!(org_id = %self.note.org_id, error = %error, "left an entry in the write-ahead log");
-        }
-    }
 }
 
-impl Note {
-    /// Deletes those of the two tokens that the config does not hold, as far as the rotation came. If the config was deleted
-    /// meanwhile, one that is `known` from before serves.
-    ///
-    /// # Errors
-    /// When it is not certain that they are gone.
-    async fn finish(&self, engine: &Engine, known: Option<&Arc<Config>>) -> Result<Undone, Error> {
-        let new = match &self.new {
-            Some(new) => new.clone(),
-            None if !self.described => return Ok(Undone::NotFound),
-            None => {
-                let config = self.config(engine, known).await?;
-                match engine.call(&config, |client| async move { client.find_token(&self.marker).await }).await? {
-                    Some(new) => ClientId::stored(new),
-                    None => return Ok(Undone::NotFound),
-                }
-            }
-        };
-        if engine.store.record(&self.org_id, &new).await?.is_some() {
-            tracing::error!(org_id = %self.org_id, client_id = %new, "left a token alone that is not of the rotation to be undone");
-            return Ok(Undone::Gone);
-        }
-        self.delete(engine, known, &new).await?;
-        // Where the config held the new one, even for a moment, the old one is not needed.
-        if self.stored {
-            self.delete(engine, known, &self.old).await?;
-        }
-        Ok(Undone::Gone)
-    }
-
-    /// Deletes a token in Astra, unless the config holds it.
-    async fn delete(&self, engine: &Engine, known: Option<&Arc<Config>>, client_id: &ClientId) -> Result<(), Error> {
+impl RotationNote {
+    /// Deletes a root token in Astra, unless the config holds it. If the config was deleted meanwhile, an earlier state of
+    /// the config serves.
+    async fn delete_unused(&self, engine: &Engine, known: &Arc<Config>, client_id: &ClientId) -> Result<(), Error> {
         let lock = engine.locks.configs().await;
-        let config = self.config(engine, known).await?;
+        let config = engine.store.stored_config(&self.org_id).await?.unwrap_or_else(|| known.clone());
         if config.is_root(client_id) {
             return Ok(());
         }
-        engine.retire(client_id);
+        engine.clients.retire(client_id);
         drop(lock);
         let id = client_id.as_str();
-        engine.call(&config, |client| async move { client.delete_token(id).await }).await?;
+        engine.call(&config, |client: Arc<api::Client>| async move { client.delete_token(id).await }).await?;
         tracing::info!(org_id = %self.org_id, client_id = %client_id, "deleted a root token that is not in use");
         Ok(())
     }
-
-    /// Returns the config as it is stored, or what is known of it where it was deleted.
-    async fn config(&self, engine: &Engine, known: Option<&Arc<Config>>) -> Result<Arc<Config>, Error> {
-        let stored = engine.store.stored_config(&self.org_id).await?;
-        stored
-            .or_else(|| known.cloned())
-            .ok_or_else(|| Error::Refused(format!("no config for org_id {:?}; write it again", self.org_id.as_str())))
-    }
-
-    /// Warns of a token that nothing can find.
-    fn warn_of_lost(&self) {
-        tracing::error!(org_id = %self.org_id,
-            "a root token may be left in Astra: the outcome of a rotation is not known, and it has no description to be found \
-             by; look for a token of that time in Astra's portal");
-    }
 }
 
-/// Declares the entries of rotations.
-pub(crate) fn rotations() -> WalKind<Engine> {
-    WalKind::new(ROTATION, MARGIN, finish).longer_for(longest)
-}
+impl OrderNote for RotationNote {
+    const KIND: &'static str = ROTATION;
+    const CALL: &'static str = "make a root token";
 
-async fn finish(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
-    let note: Note = entry.decode()?;
-    let org = &note.org_id;
-    let finished = match engine.require_no_trouble(org) {
-        Ok(()) => note.finish(&engine, None).await,
-        Err(error) => Err(error),
-    };
-    engine.note_trouble(org, finished.as_ref().err());
-    match finished {
-        Ok(Undone::Gone) => tracing::info!(org_id = %org, "set an unfinished rotation of the root token right"),
-        Ok(Undone::NotFound) if !note.described => note.warn_of_lost(),
-        Ok(Undone::NotFound) => {
-            tracing::warn!(org_id = %org, marker = note.marker,
-                "found no new root token of an unfinished rotation: none was made, unless Astra does not keep descriptions");
+    fn org_id(&self) -> &OrgId {
+        &self.org_id
+    }
+
+    fn marker(&self) -> &str {
+        &self.marker
+    }
+
+    fn is_described(&self) -> bool {
+        self.described
+    }
+
+    fn client_id(&self) -> Option<&ClientId> {
+        self.new.as_ref()
+    }
+
+    fn set_client_id(&mut self, client_id: ClientId) {
+        self.new = Some(client_id);
+    }
+
+    async fn is_of_another(&self, engine: &Engine, _config: &Config, client_id: &ClientId) -> Result<bool, Error> {
+        Ok(engine.store.record(&self.org_id, client_id).await?.is_some())
+    }
+
+    /// Nothing is stored of a root token but the config, which a rotation never takes back.
+    async fn remove_stored(
+        &self,
+        _engine: &Engine,
+        _client_id: &ClientId,
+        _held: Option<&KeyedGuard>,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn delete(&self, engine: &Engine, config: &Arc<Config>, client_id: &ClientId) -> Result<(), Error> {
+        self.delete_unused(engine, config, client_id).await?;
+        // If the config held the new root token, even for a moment, the old one is not needed.
+        if self.stored {
+            self.delete_unused(engine, config, &self.old).await?;
         }
-        Err(error) if entry.age() > GIVE_UP => {
-            tracing::error!(org_id = %org, marker = note.marker, old_client_id = %note.old, error = %error,
-                "gave up deleting a root token that is not in use: compare the config with the tokens in Astra's portal");
-        }
-        Err(error) => {
-            return Err(logical::Error::internal(format!(
-                "a root token of org_id {:?} that is not in use may be left in Astra: {error}",
-                org.as_str()
-            )));
+        Ok(())
+    }
+
+    fn log(&self, event: Event<'_>) {
+        let (org_id, marker) = (&self.org_id, &self.marker);
+        match event {
+            Event::OfAnother(client_id) => tracing::error!(org_id = %org_id, client_id = %client_id,
+                "left a token alone that is not of the rotation to be undone"),
+            Event::Undone => tracing::info!(org_id = %org_id, "set an unfinished rotation of the root token right"),
+            Event::UndoFailed(error) => {
+                tracing::error!(org_id = %org_id, error = %error, "failed to delete a new root token, will try again");
+            }
+            Event::LookFailed(error) => tracing::warn!(org_id = %org_id, error = %error,
+                "could not look for a root token that Astra may have made, will try again"),
+            Event::NotFound => tracing::warn!(org_id = %org_id, marker,
+                "found no new root token of an unfinished rotation: none was made, unless Astra does not keep descriptions"),
+            Event::Lost => tracing::error!(org_id = %org_id,
+                "a root token may be left in Astra: the outcome of a rotation is not known, and it has no description to be \
+                 found by; look for a token of that time in Astra's portal"),
+            Event::Expired(error) | Event::GaveUp(error) => {
+                tracing::error!(org_id = %org_id, marker, old_client_id = %self.old, error = %error,
+                    "gave up deleting a root token that is not in use: compare the config with the tokens in Astra's portal");
+            }
         }
     }
-    Ok(())
+
+    fn left(&self) -> String {
+        format!("a root token of org_id {:?} that is not in use may be left in Astra", self.org_id.as_str())
+    }
 }

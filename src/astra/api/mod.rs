@@ -4,6 +4,7 @@
 //! message in it.
 
 mod connect;
+mod description;
 mod error;
 mod proxy;
 mod resolve;
@@ -22,6 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+pub(crate) use self::description::describe;
 use self::error::{Body, LIST_ROLES, MINT, quote};
 pub(crate) use self::error::{Error, Kind};
 pub(crate) use self::proxy::Proxies;

@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::description::is_marked;
+
 const UNREADABLE: &str = "it is not a list of clients, each with a clientId";
 
 /// A token has some hundred bytes; this is as long as a header may be everywhere.
@@ -98,7 +100,7 @@ impl ListedToken<'_> {
     /// Whether this is the token with this marker, which is the last word of its description.
     pub(super) fn is_marked(&self, marker: &str) -> bool {
         let Lenient::Text(description) = &self.description else { return false };
-        description.strip_suffix(marker).is_some_and(|text| text.ends_with(" id="))
+        is_marked(description, marker)
     }
 }
 

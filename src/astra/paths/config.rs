@@ -14,8 +14,8 @@ use crate::astra::api::{self, MAX_TOKEN, TOKEN_PREFIX};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::identity::is_uuid;
+use crate::astra::journal;
 use crate::astra::names::{OrgId, validate_name};
-use crate::astra::rollback;
 use crate::astra::store::{CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_URL};
 use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, format_duration};
 use crate::sdk::logical::{self, Map, Operation, Request, Response};
@@ -188,14 +188,14 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
         }
         let mut new = changed(old.as_deref(), &org, &fields)?;
         org::require_free_names(&engine, old.as_deref(), &new).await?;
-        engine.require_in_use(&new)?;
+        require_in_use(&engine, &new)?;
         let known = verified.take().filter(|(known, _)| known.same_endpoint(&new)).map(|(_, found)| found);
         if known.is_some() || !is_to_be_verified(old.as_deref(), &new, &fields) {
             if let Some(Verified::Org(named)) = &known {
                 warnings.extend(settle_org(&engine, &mut new, named, old.is_none()).await?);
             }
             engine.store.put_config(&new).await?;
-            engine.drop_client(&org);
+            engine.clients.forget(&org);
             log_written(&request, &new);
             warnings.extend(losses(&new, &fields));
             return Ok(written(warnings));
@@ -246,7 +246,7 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
         require_no_tokens(&engine, &request, &org).await?;
     }
     engine.store.delete_config(&org).await?;
-    engine.drop_client(&org);
+    engine.clients.forget(&org);
     tracing::info!(org_id = %org, display_name = request.caller.display_name, entity_id = request.caller.entity_id,
         "deleted config");
     Ok(None)
@@ -263,7 +263,7 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
             mount(request)
         )));
     }
-    if rollback::is_unfinished(engine, org).await? {
+    if journal::is_unfinished(engine.wal(), org).await? {
         return Err(Error::NotYet(format!(
             "a mint or a rotation for org_id {:?} goes on, or is to be undone, for which its config is needed; try again in \
              a minute, or delete with force=true",
@@ -343,6 +343,14 @@ fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<Config,
     fields.change(&DESCRIPTION).apply(&mut config.description, || true);
     fields.change(&TOKEN_EXPIRY).apply(&mut config.token_expiry, || true);
     Ok(config)
+}
+
+/// Fails if the root token is deleted, or is about to be: after its rotation, a late write must not bring it back.
+fn require_in_use(engine: &Engine, config: &Config) -> Result<(), Error> {
+    if !engine.clients.is_retired(config) {
+        return Ok(());
+    }
+    Err(Error::field(ASTRA_TOKEN.name(), "was replaced by a rotation and is deleted in Astra; give another root token"))
 }
 
 fn require_certificates(pem: &str) -> Result<(), Error> {

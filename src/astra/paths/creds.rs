@@ -11,6 +11,7 @@ use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::{RoleName, fits_path, validate_name};
 use crate::astra::store::Config;
+use crate::astra::tokens::MintedBy;
 use crate::sdk::framework::{Call, Field, FieldSpec, Path};
 use crate::sdk::logical::{Operation, Request};
 
@@ -67,7 +68,7 @@ async fn create(engine: Arc<Engine>, call: Call) -> Answered {
             ),
         ));
     }
-    Ok(Some(mint(&engine, request, &fields, config, role_name, true).await?))
+    Ok(Some(mint(&engine, request, &fields, config, role_name, MintedBy::Read).await?))
 }
 
 /// Returns the config of the one org that has exactly this name in paths.

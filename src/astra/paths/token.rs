@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::{Answered, ORG_ID, ROLE_NAME, handler, missing, mount, no_role, org_id, require_config, role_name};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::lease::{self, Order, Target, token_data};
 use crate::astra::names::{ClientId, LogicalName, OrgId, RoleName};
 use crate::astra::store::{CallerMode, Config, Lookup, Metadata, Token, named_token_id};
+use crate::astra::tokens::{self, MintRequest, MintedBy, Target, token_data};
 use crate::sdk::framework::{Call, Field, FieldSpec, Fields, Path, to_lower};
 use crate::sdk::logical::{Request, Response};
 
@@ -90,7 +90,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
         return Err(Error::field(CLIENT_ID.name(), "cannot be chosen, Astra does; leave it out to mint a token"));
     }
     let role = role_name(&fields)?;
-    Ok(Some(mint(&engine, request, &fields, config, role, false).await?))
+    Ok(Some(mint(&engine, request, &fields, config, role, MintedBy::Write).await?))
 }
 
 async fn read(engine: Arc<Engine>, call: Call) -> Answered {
@@ -101,7 +101,7 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
         let (_, token) = find(&engine, &request, &fields, &org).await?;
         tracing::info!(org_id = %org, role_name = %token.role_name, client_id = %token.client_id,
             display_name = request.caller.display_name, entity_id = request.caller.entity_id, "read token");
-        return Ok(Some(Response::new(token_data(&token, false))));
+        return Ok(Some(Response::new(token_data(&token, MintedBy::Write))));
     }
     // A read that mints is for the active node, and only the config tells that it does.
     engine.require_writable().await?;
@@ -112,7 +112,7 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
         ));
     }
     let role = role_name(&fields)?;
-    Ok(Some(mint(&engine, request, &fields, config, role, true).await?))
+    Ok(Some(mint(&engine, request, &fields, config, role, MintedBy::Read).await?))
 }
 
 async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
@@ -128,7 +128,7 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
         token_id,
         may_be_old: token.org_id != org,
     };
-    lease::delete(engine, target).await?;
+    tokens::delete(engine, target).await?;
     tracing::info!(org_id = %org, role_name = %role_name, client_id = %client_id,
         display_name = request.caller.display_name, entity_id = request.caller.entity_id, "deleted token");
     Ok(None)
@@ -141,15 +141,17 @@ pub(super) async fn mint(
     fields: &Fields,
     config: Arc<Config>,
     role_name: RoleName,
-    by_read: bool,
+    minted_by: MintedBy,
 ) -> Result<Response, Error> {
     let logical_name = match fields.get(&LOGICAL_NAME) {
-        Some(name) if !(by_read && name.is_empty()) => LogicalName::parse(LOGICAL_NAME.name(), &name)?,
-        None if !by_read => return Err(missing(LOGICAL_NAME.name())),
+        Some(name) if !(minted_by == MintedBy::Read && name.is_empty()) => {
+            LogicalName::parse(LOGICAL_NAME.name(), &name)?
+        }
+        None if minted_by == MintedBy::Write => return Err(missing(LOGICAL_NAME.name())),
         _ => LogicalName::default(),
     };
     let metadata = fields.get(&METADATA).unwrap_or_default();
-    if by_read && metadata.contains_key("deletion_time") {
+    if minted_by == MintedBy::Read && metadata.contains_key("deletion_time") {
         return Err(Error::field(METADATA.name(), "must not have the key \"deletion_time\", which agents read"));
     }
     if metadata.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_METADATA {
@@ -167,8 +169,8 @@ pub(super) async fn mint(
         return Err(Error::Refused(no_role(&request, &config.org_id, &role_name)));
     };
     let (caller, mount_point) = (request.caller, request.mount_point);
-    let order = Order { config, role, logical_name, metadata, ttl, caller, mount_point, named: !by_read, by_read };
-    lease::mint(engine, order).await
+    let order = MintRequest { config, role, logical_name, metadata, ttl, caller, mount_point, minted_by };
+    tokens::mint(engine, order).await
 }
 
 /// Returns a live token and its id, by client id or by names.

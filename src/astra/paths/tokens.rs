@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::{Answered, ORG_ID, handler, object, optional_org_id};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::lease::lease_end;
 use crate::astra::names::OrgId;
 use crate::astra::store::{DETAILS, Record};
+use crate::astra::tokens::lease_end;
 use crate::sdk::framework::{Call, Field, FieldSpec, Path};
 use crate::sdk::logical::{Map, Response};
 

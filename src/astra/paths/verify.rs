@@ -77,7 +77,7 @@ fn require_same_org(config: &Config, named: &str) -> Result<Option<String>, Erro
 
 /// Asks Astra which organization the root token belongs to.
 pub(super) async fn verify(engine: &Engine, config: &Config) -> Result<Verified, Error> {
-    let asked = match engine.new_client(config).await {
+    let asked = match engine.clients.make(config).await {
         Ok(client) => client.current_org().await,
         Err(error) => Err(error),
     };

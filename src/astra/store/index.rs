@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,15 @@ pub(crate) struct Page {
     pub(crate) detailed: Vec<(OrgId, ClientId, Record)>,
     /// The tokens after them.
     pub(crate) others: Vec<ClientId>,
+}
+
+/// How far the search for tokens without a lease has come.
+#[derive(Default)]
+pub(crate) struct Cursor {
+    /// The last token that was looked at; none before the first one of a pass.
+    pub(crate) last: Option<(ClientId, OrgId)>,
+    /// When the next pass begins.
+    pub(crate) rest_until: Option<Instant>,
 }
 
 /// The result of looking for a token by its client id.
@@ -180,6 +190,11 @@ impl Store {
         }
         let last = if page.len() < limit { None } else { page.last().cloned() };
         Ok((self.read_records(page).await?, last))
+    }
+
+    /// Waits for the cursor of the search for tokens without a lease.
+    pub(crate) async fn sweep_cursor(&self) -> tokio::sync::MutexGuard<'_, Cursor> {
+        self.cursor.lock().await
     }
 
     /// Reads records; those of tokens that are gone by now are left out.

@@ -43,7 +43,7 @@ pub(crate) use self::{entries::fuzz::fuzz_entries, fuzz::fuzz_names};
 pub(crate) use self::entries::{
     CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token,
 };
-pub(crate) use self::index::{DETAILS, Lookup};
+pub(crate) use self::index::{Cursor, DETAILS, Lookup};
 pub(crate) use self::live::{Place, Reserved};
 
 const CONFIGS: &str = "config/";
@@ -62,6 +62,7 @@ pub(crate) struct Store {
     caching: OnceCell<bool>,
     /// The marker of the inventory, once the inventory is complete.
     inventory: Inventory,
+    cursor: tokio::sync::Mutex<Cursor>,
 }
 
 impl Store {
@@ -78,6 +79,7 @@ impl Store {
             live: Live::default(),
             caching: OnceCell::new(),
             inventory: Inventory::default(),
+            cursor: tokio::sync::Mutex::default(),
         }
     }
 

@@ -1,67 +1,50 @@
-//! The life of a token: minted with a lease, renewed, then revoked, deleted, or swept when no lease of it is left.
+//! The lease of a token: its internal data, and the answer that is stored with it.
 //!
-//! Architecture invariant: what a lease holds suffices to revoke it after its role or the root token was changed.
-
-mod find;
-mod mint;
-mod order;
-mod renew;
-mod revoke;
-mod sweep;
-
-use std::time::Duration;
+//! Architecture invariant: the internal data suffices to revoke the token after its role or the root token was changed.
 
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::engine::Engine;
-use super::error::Error;
-use super::names::{ClientId, OrgId, RoleName};
-use super::store::{Record, Token};
+use super::request::MintedBy;
+use super::time::EXPIRY_MARGIN;
+use crate::astra::error::Error;
+use crate::astra::names::{ClientId, OrgId, RoleName};
+use crate::astra::store::{Record, Token};
 use crate::sdk::logical::{self, Map, Secret};
-
-pub(crate) use self::mint::mint;
-pub(crate) use self::order::{Order, describe};
-pub(crate) use self::renew::renew;
-pub(crate) use self::revoke::{Target, delete, revoke};
-pub(crate) use self::sweep::{Sweep, sweep};
 
 /// Name of the type of lease. The Go plugin's leases have it too.
 pub(crate) const SECRET_TYPE: &str = "astra_token";
 
-/// How much longer than its lease a token lives, so that it dies even if nobody revokes it, and never before its lease.
-const EXPIRY_MARGIN: Duration = Duration::from_secs(3600);
-
 /// Internal data of a lease. The first members are those of the Go plugin; the others are missing on its leases.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct LeaseData {
+pub(super) struct LeaseData {
     #[serde(rename = "orgId")]
-    org_id: OrgId,
+    pub(super) org_id: OrgId,
     #[serde(rename = "clientId")]
-    client_id: ClientId,
+    pub(super) client_id: ClientId,
     #[serde(rename = "roleName")]
-    role_name: RoleName,
+    pub(super) role_name: RoleName,
     #[serde(rename = "tokenId")]
-    token_id: String,
-    secret_type: String,
+    pub(super) token_id: String,
+    pub(super) secret_type: String,
     /// `ttl` of the role when the token was minted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    ttl_seconds: Option<u64>,
+    pub(super) ttl_seconds: Option<u64>,
     /// `max_ttl` of the role when the token was minted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    max_ttl_seconds: Option<u64>,
+    pub(super) max_ttl_seconds: Option<u64>,
     /// When Astra was told that the token expires (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
+    pub(super) expires_at: Option<String>,
 }
 
 impl LeaseData {
     /// Reads a lease from its internal data. If a member is missing there, reads it from the answer stored with the
     /// lease.
-    fn read(secret: &Secret, data: &Map) -> Self {
+    pub(super) fn read(secret: &Secret, data: &Map) -> Self {
         // Each member by itself: one of another type must not hide the client id.
         let text = |name: &str| {
             let texts = [&secret.internal_data, data].map(|members| members.get(name).and_then(Value::as_str));
@@ -85,7 +68,7 @@ impl LeaseData {
     }
 
     /// Logs why the host's lease manager was refused, with what its own log does not tell.
-    fn failed(&self, operation: &str, error: Error) -> logical::Error {
+    pub(super) fn failed(&self, operation: &str, error: Error) -> logical::Error {
         if error.is_failure() {
             tracing::error!(org_id = %self.org_id, role_name = %self.role_name, client_id = %self.client_id,
                 error = %error, "failed to {operation} a token");
@@ -93,7 +76,7 @@ impl LeaseData {
         error.for_lease()
     }
 
-    fn into_map(self) -> Map {
+    pub(super) fn into_map(self) -> Map {
         match serde_json::to_value(self) {
             Ok(Value::Object(map)) => map,
             _ => Map::new(),
@@ -105,11 +88,11 @@ impl LeaseData {
 ///
 /// Agents take an answer of a read for a deleted key/value entry if it has `metadata` without an empty `deletion_time`,
 /// so one is added where a read mints.
-pub(crate) fn token_data(token: &Token, minted_by_read: bool) -> Map {
+pub(crate) fn token_data(token: &Token, minted_by: MintedBy) -> Map {
     let mut metadata = json!(token.metadata);
     match &mut metadata {
         Value::Object(pairs) if pairs.is_empty() => metadata = Value::Null,
-        Value::Object(pairs) if minted_by_read => {
+        Value::Object(pairs) if minted_by == MintedBy::Read => {
             pairs.insert("deletion_time".into(), json!(""));
         }
         _ => {}
@@ -125,36 +108,18 @@ pub(crate) fn token_data(token: &Token, minted_by_read: bool) -> Map {
     ])
 }
 
-/// Returns the longest life of a lease, which the mount may cut below that of the role.
-async fn capped(engine: &Engine, max_ttl: Duration) -> Result<Duration, Error> {
-    let mount_max = engine.system.max_lease_ttl().await?;
-    Ok(if mount_max.is_zero() { max_ttl } else { max_ttl.min(mount_max) })
-}
-
-/// Returns a point in time as Astra takes it: RFC 3339 in UTC with whole seconds.
-fn rfc3339(time: Timestamp) -> String {
-    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
-}
-
 /// Returns the latest time at which the lease of a token can end, if that is known.
 pub(crate) fn lease_end(record: &Record) -> Option<Timestamp> {
     let expiry: Timestamp = record.expires_at.parse().ok()?;
     expiry.checked_sub(jiff::SignedDuration::try_from(EXPIRY_MARGIN).ok()?).ok()
 }
 
-/// Returns a later point in time, or the last one there is.
-fn later(time: Timestamp, by: Duration) -> Timestamp {
-    jiff::SignedDuration::try_from(by).ok().and_then(|by| time.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
-}
-
-/// Returns how long it is until `end` in whole seconds; zero if it has passed.
-fn until(start: Timestamp, end: Timestamp) -> Duration {
-    Duration::from_secs(end.duration_since(start).as_secs().try_into().unwrap_or(0))
-}
-
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz {
+    use std::time::Duration;
+
     use super::*;
+    use crate::astra::tokens::time::{later, until};
 
     /// Whatever is in a lease, what names its token is read, and what was read is read again after it went through the
     /// host, where numbers are floats.

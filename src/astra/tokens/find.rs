@@ -4,8 +4,8 @@
 //! instead of the `org_id` of the config, and may have lost its internal data. Architecture invariant: a token belongs
 //! to a lease only if both have the same client id.
 
+use super::lease::{LeaseData, SECRET_TYPE};
 use super::revoke::Target;
-use super::{LeaseData, SECRET_TYPE};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::OrgId;

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::revoke::{Target, end};
+use crate::astra::backoff::in_tick;
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::{ClientId, OrgId};
-use crate::astra::rollback::in_tick;
-use crate::astra::store::Record;
+use crate::astra::store::{Cursor, Record};
 use crate::sdk::logical;
 
 /// Records looked at in one tick of the host, which comes once a minute: the work of a tick does not grow with the number
@@ -24,29 +24,22 @@ const PAGE: usize = 256;
 /// Between two passes over all records.
 const REST: Duration = Duration::from_secs(3600);
 
-/// How far a pass has come.
-#[derive(Default)]
-pub(crate) struct Sweep {
-    last: Option<(ClientId, OrgId)>,
-    rest_until: Option<Instant>,
-}
-
 /// Looks at the next records and ends the tokens that no lease ends.
 ///
 /// # Errors
 /// When storage fails. A token that cannot be ended is logged and waits for the next pass.
 pub(crate) async fn sweep(engine: Arc<Engine>) -> Result<(), logical::Error> {
-    let mut sweep = engine.sweep.lock().await;
-    if sweep.rest_until.is_some_and(|time| Instant::now() < time) {
+    let mut cursor = engine.store.sweep_cursor().await;
+    if cursor.rest_until.is_some_and(|time| Instant::now() < time) {
         return Ok(());
     }
-    let (page, last) = engine.store.records_after(sweep.last.as_ref(), PAGE).await.map_err(logical::Error::from)?;
+    let (page, last) = engine.store.records_after(cursor.last.as_ref(), PAGE).await.map_err(logical::Error::from)?;
     let rest_until = if last.is_none() { Instant::now().checked_add(REST) } else { None };
-    *sweep = Sweep { last, rest_until };
+    *cursor = Cursor { last, rest_until };
     for (org, client, record) in page {
         if let Err(error) = in_tick(end_unleased(&engine, &org, &client, &record)).await {
             tracing::error!(org_id = %org, client_id = %client, error = %error, "failed to end a token without a lease");
-            engine.note_trouble(&org, Some(&error));
+            engine.backoff.note(&org, Some(&error));
         }
     }
     Ok(())
@@ -56,7 +49,7 @@ async fn end_unleased(engine: &Arc<Engine>, org: &OrgId, client: &ClientId, reco
     if !is_over(engine, client, record).await? {
         return Ok(());
     }
-    if engine.require_no_trouble(org).is_err() {
+    if engine.backoff.require_over(org).is_err() {
         // The failure of another one was logged a moment ago. This one waits for the next pass as well.
         return Ok(());
     }

@@ -1,15 +1,17 @@
-//! Ending a token: when its lease ends, or because a caller says so.
+//! Deleting a token: because its lease ends, or because a caller asks for it.
 
 use std::sync::Arc;
 
-use super::{LeaseData, find};
+use super::find;
+use super::lease::LeaseData;
 use crate::astra::api;
+use crate::astra::backoff::in_tick;
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
+use crate::astra::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, longest};
 use crate::astra::names::{ClientId, OrgId, RoleName};
-use crate::astra::rollback::{DELETION, Deletion};
 use crate::astra::store::Config;
-use crate::sdk::framework::LeaseCall;
+use crate::sdk::framework::{LeaseCall, WalEntry, WalKind};
 use crate::sdk::logical::{self, Map};
 
 /// A token to be ended.
@@ -88,9 +90,9 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> 
         return engine.store.delete_token(token_id, org_id, client_id).await;
     }
     require_own_root(engine, config, target).await?;
-    engine.prepare_client(config).await?;
+    engine.clients.prepare(config).await?;
     let wal = engine.wal();
-    let note = Deletion {
+    let note = DeletionNote {
         org_id: org_id.clone(),
         client_id: client_id.clone(),
         token_id: token_id.clone(),
@@ -146,4 +148,57 @@ async fn require_gone(engine: &Engine, target: &Target) -> Result<(), Error> {
         target.org_id.as_str(),
         target.client_id.as_str()
     )))
+}
+
+/// Declares the entries of deletions.
+pub(crate) fn deletions() -> WalKind<Engine> {
+    WalKind::new(DELETION, MARGIN, finish).longer_for(longest)
+}
+
+/// What a tick did for an unfinished deletion.
+enum Finished {
+    /// Nothing is stored of the token any more. Astra was not asked.
+    WithoutAstra,
+    /// Astra was asked whether it has the token.
+    WithAstra,
+}
+
+/// Removes what is stored of a token that Astra does not have any more. If Astra still has it, the lease ends it.
+async fn finish(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
+    let note: DeletionNote = entry.decode()?;
+    let (org, client) = (&note.org_id, &note.client_id);
+    let finished = in_tick(note.finish(&engine)).await;
+    if !matches!(finished, Ok(Finished::WithoutAstra)) {
+        engine.backoff.note(org, finished.as_ref().err());
+    }
+    match finished {
+        Err(error) if entry.age() > GIVE_UP => {
+            tracing::error!(org_id = %org, client_id = %client, error = %error,
+                "gave up finding out if a token was deleted; its lease will end it");
+            Ok(())
+        }
+        Err(error) => Err(logical::Error::internal(format!(
+            "whether the token with client id {:?} of org_id {:?} was deleted is not known: {error}",
+            client.as_str(),
+            org.as_str()
+        ))),
+        Ok(_) => Ok(()),
+    }
+}
+
+impl DeletionNote {
+    async fn finish(&self, engine: &Engine) -> Result<Finished, Error> {
+        let _lock = engine.locks.token(&self.token_id).await;
+        if !engine.store.has_traces(&self.token_id, &self.org_id, &self.client_id).await? {
+            return Ok(Finished::WithoutAstra);
+        }
+        let config = engine.config_for_undo(&self.org_id).await?;
+        let id = self.client_id.as_str();
+        if !engine.call(&config, |client| async move { client.has_token(id).await }).await? {
+            engine.store.delete_token(&self.token_id, &self.org_id, &self.client_id).await?;
+            tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %self.client_id,
+                "finished the deletion of a token");
+        }
+        Ok(Finished::WithAstra)
+    }
 }

@@ -1,27 +1,41 @@
-//! What a caller wants of a new token.
+//! A caller's request for a new token.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{EXPIRY_MARGIN, capped, later};
+use super::time::{EXPIRY_MARGIN, capped, later};
+use crate::astra::api::describe;
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::LogicalName;
 use crate::astra::store::{Config, Metadata, Place, Reserved, Role};
 use crate::sdk::logical::Caller;
 
-/// Most characters of a description.
-const DESCRIPTION: usize = 255;
+/// How a token is minted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum MintedBy {
+    /// By a write, under a logical name that only one live token of the role has.
+    Write,
+    /// By a read. The logical name is only a label, and may be empty.
+    Read,
+}
+
+impl MintedBy {
+    /// Whether the logical name identifies the token.
+    pub(super) fn names_token(self) -> bool {
+        self == Self::Write
+    }
+}
 
 /// A token to be minted.
-pub(crate) struct Order {
+pub(crate) struct MintRequest {
     /// The org.
     pub(crate) config: Arc<Config>,
     /// The role.
     pub(crate) role: Arc<Role>,
-    /// Logical name; may be empty unless `named`.
+    /// Logical name; may be empty if a read mints.
     pub(crate) logical_name: LogicalName,
     /// The caller's pairs.
     pub(crate) metadata: Metadata,
@@ -31,10 +45,8 @@ pub(crate) struct Order {
     pub(crate) caller: Caller,
     /// Path of the mount.
     pub(crate) mount_point: String,
-    /// Whether the logical name belongs to one living token only.
-    pub(crate) named: bool,
-    /// Whether a read mints.
-    pub(crate) by_read: bool,
+    /// How the token is minted.
+    pub(crate) minted_by: MintedBy,
 }
 
 /// How long a token lives.
@@ -47,7 +59,7 @@ pub(super) struct Lifetime {
     pub(super) expiry: Timestamp,
 }
 
-impl Order {
+impl MintRequest {
     /// Computes how long the token lives. This comes before minting, because the host would only cap the lease after it.
     pub(super) async fn lifetime(&self, engine: &Engine) -> Result<Lifetime, Error> {
         let max_ttl = capped(engine, self.role.max_ttl()).await?;
@@ -96,12 +108,4 @@ impl Order {
         );
         describe(&text, marker)
     }
-}
-
-/// Returns a description that Astra takes. The marker is last and whole: with it the token can be found if Astra's answer is
-/// lost.
-pub(crate) fn describe(text: &str, marker: &str) -> String {
-    let tail = format!(" id={marker}");
-    let safe = text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '_' });
-    safe.take(DESCRIPTION - tail.len()).collect::<String>() + &tail
 }

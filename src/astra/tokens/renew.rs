@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::find;
+use super::lease::{LeaseData, token_data};
+use super::request::MintedBy;
 use super::revoke::Target;
-use super::{EXPIRY_MARGIN, LeaseData, capped, find, later, rfc3339, token_data, until};
+use super::time::{EXPIRY_MARGIN, capped, later, rfc3339, until};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::OrgId;
@@ -54,8 +57,8 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
     // Rounded up, or a part of a second of what is granted would be missing.
     let age = until(issued, now) + Duration::from_secs(u64::from(now > end));
     // The stored token has all that an answer holds. The Go plugin's renewals lost theirs.
-    let by_read = target.token_id == lease.client_id.as_str();
-    let data = if request.data.is_empty() { token_data(&token, by_read) } else { request.data };
+    let minted_by = if target.token_id == lease.client_id.as_str() { MintedBy::Read } else { MintedBy::Write };
+    let data = if request.data.is_empty() { token_data(&token, minted_by) } else { request.data };
     find::mend(&mut secret.internal_data, &target);
     let renewed = Secret {
         ttl: granted,

@@ -1,0 +1,59 @@
+//! Builds the inventory after a takeover from the Go plugin, in the background.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::Instrument as _;
+
+use super::engine::Engine;
+use super::error::Error;
+
+/// Pauses between attempts: the first and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+impl Engine {
+    /// Starts the background work. Never fails: the host holds up its unsealing for this.
+    pub(crate) fn start(self: Arc<Self>) {
+        let engine = Arc::downgrade(&self);
+        let work = async move {
+            let (mut pause, longest) = RETRY;
+            loop {
+                let Some(engine) = engine.upgrade() else { return };
+                match engine.build_inventory().await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!(error = %error, "failed to build the inventory of tokens, will try again")
+                    }
+                }
+                drop(engine);
+                tokio::time::sleep(pause).await;
+                pause = longest.min(pause * 2);
+            }
+        };
+        self.set_background(Some(tokio::spawn(work.in_current_span())));
+    }
+
+    async fn build_inventory(&self) -> Result<(), Error> {
+        // On other nodes the active one does it.
+        if !self.system.is_writable().await? || self.store.index_is_complete().await? {
+            return Ok(());
+        }
+        let built = self.store.write_records().await?;
+        if !built.strays.is_empty() {
+            // When the engine learns an organization, it moves the records of its tokens.
+            self.ask_for_orgs().await?;
+        }
+        if built.tokens + built.junk + built.left_out > 0 {
+            tracing::info!(
+                tokens = built.tokens,
+                junk = built.junk,
+                left_out = built.left_out,
+                "built the inventory of the stored tokens"
+            );
+        }
+        for org in self.store.strays().await? {
+            tracing::warn!(org_id = %org, "found tokens of an organization without a config");
+        }
+        self.store.complete(built).await
+    }
+}
