@@ -285,7 +285,7 @@ const HOSTILE_ASTRA: &[Attack] = &[
         "only_astra_itself_can_say_that_a_token_is_gone",
     ),
     row(
-        "fails in any other way of the [fault catalogue](operations.md#what-each-failure-looks-like)",
+        "fails in any other way of the [fault catalogue](operations.md#astra-errors)",
         "as that says",
         "as that says",
         CATALOGUE,
