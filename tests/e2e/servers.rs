@@ -35,16 +35,16 @@ const DIFFERENCES: &[Difference] = &[
         name: "reload by mount",
         what: "`plugin reload -mounts=astra/`",
         openbao: "reloads the mount",
-        vault: "fails with a 404: the CLI sends no mounts, and asks for a plugin without a name",
+        vault: "returns 404: the CLI sends no mounts, and requests a plugin without a name",
         advice: "`vault write sys/plugins/reload/backend mounts=astra/` works on both",
         tests: &[("lifecycle.rs", "leases_survive_a_reload_of_the_plugin")],
     },
     Difference {
         name: "reads of standbys",
         what: "reads at a standby",
-        openbao: "the standby runs its own plugin, which answers each read that does not need Astra",
+        openbao: "the standby runs its own plugin. The plugin answers each read that does not need Astra",
         vault: "the standby forwards every request to the active node, and runs no plugin",
-        advice: "with `X-Vault-No-Request-Forwarding`, a standby of Vault answers every request with a 307",
+        advice: "with `X-Vault-No-Request-Forwarding`, a standby of Vault returns 307 to every request",
         tests: &[
             ("cluster.rs", "what_changes_astra_is_passed_on_by_standbys_and_done_once"),
             ("cluster.rs", "callers_of_all_nodes_racing_for_a_name_get_one_token"),
@@ -55,27 +55,27 @@ const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         name: "environment of a plugin",
-        what: "a variable that both the server and the registration of the plugin set",
-        openbao: "the server's value counts",
-        vault: "the plugin's value counts",
-        advice: "`VAULT_PLUGIN_USE_LEGACY_ENV_LAYERING=true` lets the server's value count on Vault",
+        what: "a variable that both the server's environment and the plugin's registration set",
+        openbao: "the server's value wins",
+        vault: "the plugin's value wins",
+        advice: "with `VAULT_PLUGIN_USE_LEGACY_ENV_LAYERING=true`, the server's value also wins on Vault",
         tests: &[("proxy/mod.rs", "variables_of_the_server_and_of_the_plugin_alone")],
     },
     Difference {
         name: "namespaces",
         what: "namespaces",
         openbao: "a mount works in any namespace",
-        vault: "the community edition has none: `sys/namespaces` is a 404",
-        advice: "Vault Enterprise has namespaces; it is not tested",
+        vault: "the community edition has no namespaces: `sys/namespaces` returns 404",
+        advice: "Vault Enterprise has namespaces. No test runs on Vault Enterprise",
         tests: &[("lifecycle.rs", "a_mount_in_a_namespace_works")],
     },
     Difference {
         name: "limits of JSON",
-        what: "a body with broken JSON, with one key twice, with a text of more than 1 MiB, with more than 300 levels, or with \
-               more than 10 000 members in one place",
-        openbao: "broken JSON is a 400; the rest reaches the engine, which answers with a 400 or takes it",
-        vault: "the server refuses it with a 500, and the engine does not see it",
-        advice: "the limits are `max_json_*` of Vault's listener",
+        what: "a body with broken JSON, a duplicate key, a text of more than 1 MiB, more than 300 levels, or more than 10 000 \
+               members in one place",
+        openbao: "broken JSON returns 400. Other bodies reach the engine, which returns 400 or accepts them",
+        vault: "the server returns 500, and the engine does not see the body",
+        advice: "the settings `max_json_*` of Vault's listener set the limits",
         tests: &[
             ("servers.rs", "json_that_vault_refuses_does_not_reach_the_engine"),
             ("attacks/callers.rs", "hostile_values_in_every_field_of_every_path"),
@@ -86,17 +86,17 @@ const DIFFERENCES: &[Difference] = &[
     Difference {
         name: "scan",
         what: "the method `SCAN`",
-        openbao: "a policy that does not allow it is a 403",
-        vault: "there is no such method: 405",
+        openbao: "returns 403 if the policy does not allow it",
+        vault: "returns 405: the method does not exist",
         advice: "the engine has nothing to scan",
         tests: &[("policies.rs", "each_policy_allows_what_its_table_says_and_the_rest_is_403")],
     },
     Difference {
         name: "audit devices",
         what: "`audit enable`",
-        openbao: "is refused: audit devices are part of the server's configuration",
+        openbao: "fails: audit devices are part of the server's configuration",
         vault: "works",
-        advice: "what the audit log has of the engine is the same",
+        advice: "the audit log has the same entries for the engine",
         tests: &[("servers.rs", "audit_devices_are_enabled_by_api_on_vault_only")],
     },
     Difference {
@@ -110,7 +110,7 @@ const DIFFERENCES: &[Difference] = &[
     Difference {
         name: "paging",
         what: "`list -limit=10 astra/org/tokens`",
-        openbao: "lists ten keys; `-after` goes on from there",
+        openbao: "lists ten keys. `-after` lists the next keys",
         vault: "the CLI has no such flags",
         advice: "`vault read astra/org/tokens list=true limit=10` works on both",
         tests: &[("servers.rs", "a_page_of_tokens_is_listed")],
@@ -126,8 +126,8 @@ const DIFFERENCES: &[Difference] = &[
     Difference {
         name: "lease lookup",
         what: "`lease lookup`",
-        openbao: "shows the `path` that the lease is of",
-        vault: "does not show it",
+        openbao: "shows the `path` of the lease",
+        vault: "does not show the `path`",
         advice: "the id of the lease begins with the path",
         tests: &[("docs/reference.rs", "the_reference_is_what_the_paths_declare_and_a_server_answers")],
     },
@@ -145,7 +145,7 @@ pub(crate) fn on_vault(difference: &str) -> bool {
 fn the_table_in_the_documentation_is_that_of_the_tests() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e");
     let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_else(|_| panic!("{file}"));
-    let mut found = String::from("| what | OpenBao | Vault | to know | test |\n| --- | --- | --- | --- | --- |\n");
+    let mut found = String::from("| feature | OpenBao | Vault | advice | test |\n| --- | --- | --- | --- | --- |\n");
     let mut names = BTreeSet::new();
     let sources = sources(&folder);
     for Difference { name, what, openbao, vault, advice, tests } in DIFFERENCES {
