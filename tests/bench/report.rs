@@ -144,7 +144,7 @@ impl Report {
     }
 
     fn bars(&self, text: &mut String) {
-        text.push_str("| bar | limit | measured | |\n| --- | --: | --: | --- |\n");
+        text.push_str("| target | limit | measured | |\n| --- | --: | --: | --- |\n");
         for Bar { name, measured, limit, at_most } in self.all_bars() {
             let sign = if at_most { "≤" } else { "≥" };
             let verdict = match measured {
