@@ -1,11 +1,11 @@
-# Configuration of "vault agent" or "bao agent" on a virtual machine: one token of Astra for each of two roles, in files
-# that a program reads.
+# Configuration of "vault agent" or "bao agent" on a virtual machine. The agent writes one Astra token for each of two roles into
+# files that a program reads.
 
 vault {
   address = "https://vault.example.com:8200"
 }
 
-# The machine logs in with an AppRole. The agent keeps its own token to itself: there is no sink.
+# The machine logs in with an AppRole. Without a sink, the agent does not write its Vault token to a file.
 auto_auth {
   method "approle" {
     config = {
@@ -17,7 +17,7 @@ auto_auth {
 }
 
 template_config {
-  # A server that is away for an hour is waited for; what was rendered stays.
+  # The agent waits for Vault, even for an hour. Existing files stay.
   exit_on_retry_failure = false
 }
 
@@ -27,7 +27,7 @@ template {
   perms                = "0640"
   error_on_missing_key = true
 
-  # Runs when there is another token, not when its lease was renewed.
+  # The command runs when the token changes, not when the lease is renewed.
   exec {
     command = ["systemctl", "try-reload-or-restart", "shop-reader.service"]
     timeout = "60s"

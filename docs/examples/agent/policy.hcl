@@ -1,5 +1,5 @@
-# Mints tokens for two roles of one org. That is all: the server's policy "default", which a login with an AppRole brings
-# along, allows renewals.
+# Mints tokens for two roles of one organization. Renewals need no rule here: a login with an AppRole also gets Vault's policy
+# "default", which allows them.
 path "astra/creds/retail/reader" {
   capabilities = ["read"]
 }

@@ -1,9 +1,9 @@
-# Mints tokens for one role of one org.
+# Mints tokens for one role of one organization.
 path "astra/creds/retail/reader" {
   capabilities = ["read"]
 }
 
-# Renews them and ends them early. The server's policy "default" allows renewals too, but not revocations.
+# Renews and revokes the leases. Vault's policy "default" also allows renewals, but not revocations.
 path "sys/leases/renew" {
   capabilities = ["update"]
 }

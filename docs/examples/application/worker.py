@@ -1,5 +1,5 @@
-"""Does jobs with a token of Astra under a lease: renews it, replaces it when the lease cannot be extended any more, and
-revokes it at the end. README.md beside it tells what it reads from its environment."""
+"""Does jobs with an Astra token and its lease. Renews the lease, replaces the token when the lease cannot be extended, and
+revokes the lease at the end. README.md lists the environment variables."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ TIMEOUT = 30
 
 
 class AstraToken:
-    """A token that works, as long as `value` is asked for before each job."""
+    """A token that works if the program reads `value` before each job."""
 
     def __init__(self, vault, creds):
         self.vault = vault
@@ -40,7 +40,7 @@ class AstraToken:
         answer = self.vault.read(self.creds)
         if answer is None:
             raise LookupError(f"nothing at {self.creds}")
-        # The lease first: what has one can be revoked, whatever happens next.
+        # Store the lease first: if a later step fails, the token can still be revoked.
         self._lease_id = answer["lease_id"]
         self._ttl = answer["lease_duration"]
         self._renew_at = time.monotonic() + self._ttl * 2 / 3
@@ -49,7 +49,7 @@ class AstraToken:
         print(f"got token {self.client_id} for {self._ttl} s", flush=True)
 
     def _renew(self):
-        """Extends the lease; false if a new token is needed, because max_ttl is near or the lease is gone."""
+        """Extends the lease. Returns false if a new token is needed: max_ttl is near, or the lease no longer exists."""
         try:
             granted = self.vault.sys.renew_lease(self._lease_id, increment=self._ttl)["lease_duration"]
         except hvac.exceptions.VaultError as error:
@@ -60,12 +60,12 @@ class AstraToken:
         return granted >= self._ttl / 2
 
     def _revoke(self):
-        """Ends the token in Astra. If that fails, it ends with its lease."""
+        """Deletes the token in Astra. If that fails, the token lives until its lease expires."""
         lease_id, self._lease_id, self._value = self._lease_id, None, None
         if not lease_id:
             return
         try:
-            # With `sync`, which `sys.revoke_lease` lacks, the token is gone in Astra when the call returns.
+            # `sync` waits until the token is deleted in Astra. `sys.revoke_lease` has no such option.
             self.vault.write_data("sys/leases/revoke", data={"lease_id": lease_id, "sync": True})
             print(f"revoked token {self.client_id}", flush=True)
         except hvac.exceptions.VaultError as error:
@@ -73,13 +73,13 @@ class AstraToken:
 
 
 def job(astra_url, token):
-    """The work itself: here, asking Astra which organization the token is for."""
+    """The job: asks Astra which organization the token belongs to."""
     headers = {"Authorization": f"Bearer {token}"}
     requests.get(f"{astra_url}/v2/currentOrg", headers=headers, timeout=TIMEOUT).raise_for_status()
 
 
 def main():
-    # Ends the `with` block below, and so the token.
+    # Leaves the `with` block below, which revokes the lease.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     vault = hvac.Client(url=os.environ["VAULT_ADDR"], token=os.environ["VAULT_TOKEN"], timeout=TIMEOUT)
     astra_url = os.environ.get("ASTRA_URL", "https://api.astra.datastax.com")

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Does jobs with a token of Astra under a lease: renews it, replaces it when the lease cannot be extended any more, and
-# revokes it at the end. Needs curl and jq. README.md beside it tells what it reads from its environment.
+# Does jobs with an Astra token and its lease. Renews the lease, replaces the token when the lease cannot be extended, and
+# revokes the lease at the end. Needs curl and jq. README.md lists the environment variables.
 set -eu
 
 : "${VAULT_ADDR:?}" "${VAULT_TOKEN:?}" "${ASTRA_CREDS:?}"
@@ -9,7 +9,7 @@ JOBS=${JOBS:-10}
 
 lease_id='' ttl=0 renew_at=0 client_id='' token=''
 
-# Secrets reach curl by its standard input: its arguments are seen by every user of the machine.
+# Passes secrets to curl on standard input, because every user of the machine can see its arguments.
 ask() {
     url=$1 header=$2
     shift 2
@@ -22,14 +22,14 @@ vault() {
     ask "$VAULT_ADDR/v1/$path" "X-Vault-Token: $VAULT_TOKEN" --header 'X-Vault-Request: true' "$@"
 }
 
-# Takes the seconds that the lease was granted.
+# Takes the duration of the lease in seconds.
 renew_after() {
     renew_at=$(($(date +%s) + $1 * 2 / 3))
 }
 
 mint() {
     answer=$(vault "$ASTRA_CREDS")
-    # The lease first: what has one can be revoked, whatever happens next.
+    # Store the lease first: if a later step fails, the token can still be revoked.
     lease_id=$(printf %s "$answer" | jq -r .lease_id)
     ttl=$(printf %s "$answer" | jq -r .lease_duration)
     client_id=$(printf %s "$answer" | jq -r .data.clientId)
@@ -39,7 +39,7 @@ mint() {
     echo "got token $client_id for $ttl s"
 }
 
-# Extends the lease; fails if a new token is needed, because max_ttl is near or the lease is gone.
+# Extends the lease. Fails if a new token is needed: max_ttl is near, or the lease no longer exists.
 renew() {
     body=$(jq -n --arg lease_id "$lease_id" --arg increment "$ttl" '$ARGS.named')
     if granted=$(vault sys/leases/renew --request PUT --data "$body" | jq -r .lease_duration) && [ -n "$granted" ]; then
@@ -52,7 +52,7 @@ renew() {
     fi
 }
 
-# Ends the token in Astra. If that fails, it ends with its lease.
+# Deletes the token in Astra. If that fails, the token lives until its lease expires.
 revoke() {
     [ -n "$lease_id" ] || return 0
     body=$(jq -n --arg lease_id "$lease_id" '$ARGS.named + {sync: true}')
@@ -64,7 +64,7 @@ revoke() {
     fi
 }
 
-# The work itself: here, asking Astra which organization the token is for.
+# The job: asks Astra which organization the token belongs to.
 job() {
     ask "$ASTRA_URL/v2/currentOrg" "Authorization: Bearer $token" --output /dev/null
 }

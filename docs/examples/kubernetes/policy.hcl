@@ -1,9 +1,9 @@
-# Mints tokens for one role of one org. The server's policy "default" allows renewals.
+# Mints tokens for one role of one organization. Vault's policy "default" allows renewals.
 path "astra/creds/retail/reader" {
   capabilities = ["read"]
 }
 
-# For the operator's "revoke: true" only.
+# Only the operator's "revoke: true" needs this rule.
 path "sys/leases/revoke" {
   capabilities = ["update"]
 }

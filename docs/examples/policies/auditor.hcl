@@ -1,7 +1,7 @@
-# An auditor: which organizations, roles and tokens there are, who has them and until when. It changes nothing, and nothing that
-# it can read holds a secret.
+# Policy for an auditor. It can read organizations, roles, tokens, their callers and their expiry. It cannot change anything, and
+# it cannot read secrets.
 #
-# The engine is mounted at "astra/". Load it with:
+# The engine is mounted at "astra/". Load the policy with:
 #   vault policy write astra-auditor auditor.hcl
 
 # Organizations and their settings. The root token is masked.
@@ -12,7 +12,7 @@ path "astra/config" {
   capabilities = ["read"]
 }
 
-# Roles, and what they stand for.
+# Roles and their Astra roles.
 path "astra/roles" {
   capabilities = ["list"]
 }
@@ -20,13 +20,13 @@ path "astra/role" {
   capabilities = ["read"]
 }
 
-# The inventory of tokens: who made which, when, with which metadata. Not "astra/org/token", which shows the tokens themselves.
+# The inventory of tokens: callers, times and metadata. It does not allow "astra/org/token", because that path shows the tokens.
 path "astra/org/tokens" {
   capabilities = ["list"]
 }
 
-# Leases of this mount, and when each ends. The server asks for "sudo" on the list. A request for one lease names it in its
-# body, so no policy can narrow that to a mount.
+# Leases of this mount and their expiry. Vault requires "sudo" for the list. A request for one lease has the lease id in its
+# body, so no policy can restrict it to a mount.
 path "sys/leases/lookup/astra/*" {
   capabilities = ["list", "sudo"]
 }
@@ -34,7 +34,7 @@ path "sys/leases/lookup" {
   capabilities = ["update"]
 }
 
-# Leases that were given up ("vault read sys/leases type=irrevocable"), of all mounts. The server asks for "sudo" here.
+# Irrevocable leases of all mounts ("vault read sys/leases type=irrevocable"). Vault requires "sudo" here.
 path "sys/leases" {
   capabilities = ["read", "sudo"]
 }

@@ -1,26 +1,26 @@
-# The operator of the engine: root tokens and settings of the organizations, and the end of tokens in an emergency.
-# It cannot mint a token, and cannot read one. Roles are another person's: see role-admin.hcl.
+# Policy for the operator of the engine. It manages root tokens and settings of the organizations, and deletes tokens in an
+# emergency. It cannot mint or read a token. Another person manages roles: see role-admin.hcl.
 #
-# The engine is mounted at "astra/". Load it with:
+# The engine is mounted at "astra/". Load the policy with:
 #   vault policy write astra-operator operator.hcl
 
-# Root tokens are written here and are never shown again. Who can write "url" decides where the root token is sent, so give
-# this to nobody who may not have the root token itself.
+# Write root tokens here. The engine never shows them again. A person who can write "url" decides where the root token is sent,
+# so give this permission only to people who may have the root token.
 path "astra/config" {
   capabilities = ["create", "update", "patch", "read", "delete"]
 }
 
-# Replaces a root token, without seeing the old one or the new one.
+# Replaces a root token. The caller sees neither the old nor the new root token.
 path "astra/config/rotate-root" {
   capabilities = ["update"]
 }
 
-# Which organizations there are.
+# Lists organizations.
 path "astra/configs" {
   capabilities = ["list"]
 }
 
-# Which roles there are, to tell what a change of a config concerns.
+# Lists roles, to see which roles a change of a config affects.
 path "astra/roles" {
   capabilities = ["list"]
 }
@@ -30,13 +30,13 @@ path "astra/org/tokens" {
   capabilities = ["list"]
 }
 
-# Ends a token at once. Reading this path would show tokens and writing it would mint them, so there is no more than this.
+# Deletes a token at once. A read of this path would show tokens, and a write would mint tokens, so neither is allowed.
 path "astra/org/token" {
   capabilities = ["delete"]
 }
 
-# What is known of a lease, and its end. A request names the lease in its body, so no policy can narrow these to a mount; but
-# the ids of leases cannot be guessed, and only the next rule lists them.
+# Shows and revokes a lease. A request has the lease id in its body, so no policy can restrict it to a mount. But lease ids
+# cannot be guessed, and only the next rule lists them.
 path "sys/leases/lookup" {
   capabilities = ["update"]
 }
@@ -44,24 +44,23 @@ path "sys/leases/revoke" {
   capabilities = ["update"]
 }
 
-# The ids of the leases of this mount. The server asks for "sudo" here.
+# Lists the ids of the leases of this mount. Vault requires "sudo" here.
 path "sys/leases/lookup/astra/*" {
   capabilities = ["list", "sudo"]
 }
 
-# Ends all tokens of a role ("lease revoke -prefix astra/creds/<org>/<role>") or of the mount. The server asks for "sudo" here.
+# Revokes all leases of a role ("lease revoke -prefix astra/creds/<org>/<role>") or of the mount. Vault requires "sudo" here.
 path "sys/leases/revoke-prefix/astra/*" {
   capabilities = ["update", "sudo"]
 }
 
-# Makes the server forget leases that cannot be revoked ("lease revoke -force -prefix"). Their tokens may live on in Astra, so
-# leave this out if nobody has to disable the mount while Astra is down. The server asks for "sudo" here.
+# Makes Vault forget leases that cannot be revoked ("lease revoke -force -prefix"). Their tokens may stay live in Astra. Omit this
+# rule if nobody must disable the mount while Astra is down. Vault requires "sudo" here.
 path "sys/leases/revoke-force/astra/*" {
   capabilities = ["update", "sudo"]
 }
 
-# Which leases were given up ("vault read sys/leases type=irrevocable"). It holds those of all mounts. The server asks for "sudo"
-# here.
+# Lists irrevocable leases of all mounts ("vault read sys/leases type=irrevocable"). Vault requires "sudo" here.
 path "sys/leases" {
   capabilities = ["read", "sudo"]
 }

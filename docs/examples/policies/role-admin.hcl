@@ -1,16 +1,17 @@
-# The administrator of roles: which rights in Astra a name in Vault stands for, and how long its tokens live.
-# It cannot mint a token, and cannot touch a root token. But who can write a role decides what the tokens of that role may do:
-# whoever holds this policy and may mint for one role can give that role every right that the root token can give.
+# Policy for the administrator of roles. A role decides which Astra permissions its tokens have, and how long they live.
+# The policy cannot mint a token, and cannot read or write a root token. But a person who can write a role decides which
+# permissions its tokens have. With this policy and the permission to mint for one role, a person can give that role every
+# permission that the root token can give.
 #
-# The engine is mounted at "astra/". Load it with:
+# The engine is mounted at "astra/". Load the policy with:
 #   vault policy write astra-role-admin role-admin.hcl
 
-# Roles. Deleting one leaves its tokens alone.
+# Roles. If a role is deleted, its tokens stay live.
 path "astra/role" {
   capabilities = ["create", "update", "patch", "read", "delete"]
 }
 
-# Which roles there are.
+# Lists roles.
 path "astra/roles" {
   capabilities = ["list"]
 }
@@ -20,7 +21,7 @@ path "astra/roles/sync" {
   capabilities = ["update"]
 }
 
-# Which organizations there are: a role needs the id of one.
+# Lists organizations: a role needs the id of an organization.
 path "astra/configs" {
   capabilities = ["list"]
 }

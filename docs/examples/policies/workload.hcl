@@ -1,27 +1,28 @@
-# A workload that may have tokens of one role of one organization: the role "reader" of the organization with the logical name
-# "shop". It cannot see what other roles, organizations or tokens there are.
+# Policy for a workload that gets tokens of one role of one organization: the role "reader" of the organization with the logical
+# name "shop". The policy cannot see other roles, organizations or tokens.
 #
-# The engine is mounted at "astra/". Load it with:
+# The engine is mounted at "astra/". Load the policy with:
 #   vault policy write shop-reader workload.hcl
 
-# Mints. Agents and templates read; "update" lets a caller write "ttl", "metadata" and "logical_name" in the body of a request.
-# Leave "update" out if nobody needs it. Name the role in full: "creds/shop/*" would allow roles that do not exist yet.
+# Mints a token. Agents and templates use "read". "update" lets a caller write "ttl", "metadata" and "logical_name" in the body
+# of a request. Omit "update" if nobody needs it. Write the full name of the role: "creds/shop/*" would allow future roles.
 path "astra/creds/shop/reader" {
   capabilities = ["read", "update"]
 }
 
-# Keeps its own leases alive. The policy "default" allows this as well; it is here so that the file is enough by itself.
+# Renews its own leases. The policy "default" also allows this. The rule is here so that this file is complete.
 path "sys/leases/renew" {
   capabilities = ["update"]
 }
 
-# What is left of a lease. The policy "default" allows this as well.
+# Shows the remaining time of a lease. The policy "default" also allows this.
 path "sys/leases/lookup" {
   capabilities = ["update"]
 }
 
-# Ends its own tokens when they are not needed any more. A request names the lease in its body, so no policy can narrow this to
-# the leases of one caller; but their ids cannot be guessed, and nothing here lists them. Leave it out if leases may just end.
+# Revokes its own leases when it no longer needs the tokens. A request has the lease id in its body, so no policy can restrict
+# it to the leases of one caller. But lease ids cannot be guessed, and no rule here lists them. Omit this rule if the leases may
+# expire instead.
 path "sys/leases/revoke" {
   capabilities = ["update"]
 }

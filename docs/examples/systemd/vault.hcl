@@ -1,4 +1,4 @@
-# The parts of a server's configuration that matter to plugins. Listener and seal are your own.
+# The parts of Vault's configuration that matter to plugins. Adapt the listener, and add your seal.
 
 storage "raft" {
   path    = "/var/lib/vault"
@@ -14,9 +14,9 @@ listener "tcp" {
 api_addr     = "https://vault-1.example.com:8200"
 cluster_addr = "https://vault-1.example.com:8201"
 
-# Owned by root and not writable by the server: who can write here runs programs with the server's rights. No file system
-# mounted with noexec, and no symbolic link.
+# The directory belongs to root, and Vault cannot write to it: a user who can write here runs programs with Vault's privileges.
+# Do not use a file system with noexec, or a symbolic link.
 plugin_directory = "/opt/vault/plugins"
 
-# Integrated storage maps its file into memory, which must not be locked.
+# Integrated storage maps its file into memory. This memory must not be locked.
 disable_mlock = true

@@ -1,7 +1,7 @@
-# A mount, one org, one role and the policy of those who use it. The root token is in no state and in no plan.
+# A mount, one organization, one role, and the policy for users of the role. No state and no plan contains the root token.
 
 terraform {
-  # Ephemeral variables.
+  # Ephemeral variables need this version.
   required_version = ">= 1.10"
 
   required_providers {
@@ -34,10 +34,10 @@ module "retail" {
 }
 
 resource "vault_generic_endpoint" "reader" {
-  # A config first, and no mount without it.
+  # The role needs the config and the mount.
   depends_on = [module.retail]
 
-  # Roles are told apart by their fields, not by their path.
+  # All roles have the same path. Their fields identify them.
   path           = "${vault_mount.astra.path}/role"
   disable_read   = true
   disable_delete = true
@@ -58,7 +58,7 @@ resource "vault_policy" "reader" {
 
 data "vault_policy_document" "reader" {
   rule {
-    description  = "Mints tokens for one role of one org."
+    description  = "Mints tokens for one role of one organization."
     path         = "${vault_mount.astra.path}/creds/retail/reader"
     capabilities = ["read"]
   }

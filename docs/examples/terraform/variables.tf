@@ -5,7 +5,7 @@ variable "org_id" {
 
 variable "reader_role_id" {
   type        = string
-  description = "Id of the Astra role that the tokens get."
+  description = "Id of the Astra role of the tokens."
 }
 
 variable "root_token" {
@@ -20,5 +20,5 @@ variable "root_token" {
 
 variable "root_token_version" {
   type        = number
-  description = "Is raised to have root_token written."
+  description = "Increase this number to write root_token again."
 }

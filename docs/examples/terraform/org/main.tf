@@ -1,7 +1,7 @@
-# Writes the config of an org without its root token in any state or plan: the variable is ephemeral, and the CLI reads it
-# from its standard input. It needs "vault" (or "bao", by the variable cli) in PATH where Terraform runs.
+# Writes the config of an organization. No state and no plan contains the root token: the variable is ephemeral, and the CLI
+# reads it from standard input. The module needs "vault" (or "bao", with the variable cli) in PATH where Terraform runs.
 #
-# The provider's vault_generic_endpoint would keep the token in the state: it has no write-only argument.
+# The provider's vault_generic_endpoint would store the token in the state, because it has no write-only argument.
 
 terraform {
   required_version = ">= 1.10"

@@ -1,6 +1,6 @@
 variable "mount" {
   type        = string
-  description = "Path of the mount, without slashes at its ends."
+  description = "Path of the mount, without a slash at either end."
 }
 
 variable "org_id" {
@@ -15,7 +15,7 @@ variable "logical_name" {
 
 variable "url" {
   type        = string
-  description = "Where Astra's DevOps API is."
+  description = "URL of Astra's DevOps API."
   default     = "https://api.astra.datastax.com"
 }
 
@@ -28,11 +28,11 @@ variable "root_token" {
 
 variable "root_token_version" {
   type        = number
-  description = "Is raised to have root_token written."
+  description = "Increase this number to write root_token again."
 }
 
 variable "cli" {
   type        = string
-  description = "The server's command line client."
+  description = "Vault's command line client."
   default     = "vault"
 }
