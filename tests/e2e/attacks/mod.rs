@@ -42,7 +42,7 @@ fn the_table_in_the_documentation_is_that_of_the_tests() {
     let read = |path: &str| std::fs::read_to_string(repository.join(path)).unwrap_or_else(|_| panic!("{path}"));
     let mut found = String::new();
     for (group, rows) in ATTACKS {
-        found += &format!("\n### {group}\n\n| attack | answer | unharmed | test |\n| --- | --- | --- | --- |\n");
+        found += &format!("\n### {group}\n\n| attack | answer | protected | test |\n| --- | --- | --- | --- |\n");
         for row in *rows {
             assert!(is_test(&read(row.file), row.test), "no test {} in {}", row.test, row.file);
             let Attack { what, answer, unharmed, file, test } = row;
