@@ -46,12 +46,12 @@ fn every_fault_of_astra_has_the_outcome_that_the_documentation_tells() {
     ));
     let mut mints: Vec<Row> = minting().into_iter().map(Row::of).collect();
     mints.extend(unreachable());
-    mints.push(Row::mixed("lists a new token only seconds later, and its answer is lost", AS_ABOVE));
+    mints.push(Row::mixed("lists a new token only seconds later, and the answer of the mint is lost", AS_ABOVE));
     let mut ends: Vec<Row> = ending().into_iter().map(Row::of).collect();
     ends.extend(unreachable());
-    ends.push(Row::new("confirms in another way: 200, 202 or 204"));
-    ends.push(Row::new("has no such token any more: 204, 400 or 404"));
-    ends.push(Row::new("has no such token any more, and fails with 500 for that"));
+    ends.push(Row::new("confirms with another status: 200, 202 or 204"));
+    ends.push(Row::new("no longer has the token: 204, 400 or 404"));
+    ends.push(Row::new("no longer has the token, and answers 500 for this reason"));
 
     let ([.., refused, no_tls, lagging], [.., not_ended, nor_so, confirmed, unknown, failing]) =
         (&mints[..], &ends[..])

@@ -11,7 +11,7 @@ const START: &str = "<!-- what the fault catalogue found: DOCS_WRITE=1 cargo tes
 const END: &str = "<!-- end of what it found -->";
 
 /// The answer of rows whose faults have rows of their own.
-pub(super) const AS_ABOVE: &str = "the error of the fault, as above";
+pub(super) const AS_ABOVE: &str = "the error of the failure, as above";
 
 /// A row: a family of faults, and what was seen of each.
 pub(super) struct Row {
@@ -95,15 +95,15 @@ pub(super) fn compare(mints: &[Row], ends: &[Row]) {
     let (mints, ends) = (rows(mints, mint_cells), rows(ends, end_cells));
     assert!(faults.is_empty(), "{faults}");
     let found = format!(
-        "\n### A token is minted\n\n\
-         | Astra … | token made? | orders | the caller gets | what is left, until when |\n\
+        "\n### Mint a token\n\n\
+         | Astra … | token created? | calls | answer to the caller | remains |\n\
          | --- | --- | --- | --- | --- |\n{mints}\n\
-         ### A token is deleted, or its lease revoked\n\n\
-         | Astra … | token deleted? | calls | the caller gets | what is left, until when |\n\
+         ### Delete a token or revoke its lease\n\n\
+         | Astra … | token deleted? | calls | answer to the caller | remains |\n\
          | --- | --- | --- | --- | --- |\n{ends}\n\
-         ### A lease is renewed\n\n\
-         | Astra … | the caller gets | what is left |\n| --- | --- | --- |\n\
-         | does any of the above, or nothing at all | the renewed lease | nothing: a renewal does not call Astra |\n\n"
+         ### Renew a lease\n\n\
+         | Astra … | answer to the caller | remains |\n| --- | --- | --- |\n\
+         | shows any failure of the tables above | the renewed lease | nothing: a renewal does not call Astra |\n\n"
     );
     agrees("docs/operations.md", START, END, &found, "catalogue");
 }
@@ -111,10 +111,10 @@ pub(super) fn compare(mints: &[Row], ends: &[Row]) {
 fn mint_cells(seen: &[Seen]) -> [String; 3] {
     let [seen] = seen else { unreachable!("a mint is one thing") };
     let left = match seen.left {
-        Left::Done => "the token is the caller's",
+        Left::Done => "the caller has the token",
         Left::Nothing => "nothing",
-        Left::UndoneAtOnce => "the token, deleted at once",
-        Left::UndoneByTick => "the token, deleted by the tick",
+        Left::UndoneAtOnce => "the token. The engine deletes it at once",
+        Left::UndoneByTick => "the token. The tick deletes it",
         Left::AsBefore | Left::Record => unreachable!("a failed mint leaves no record"),
     };
     [calls(seen.calls).into(), answer(seen, "a token"), left.into()]
@@ -125,8 +125,8 @@ fn end_cells(seen: &[Seen]) -> [String; 3] {
     assert_eq!((delete.calls, delete.left, &delete.text), (revoke.calls, revoke.left, &revoke.text));
     let left = match delete.left {
         Left::Done => "nothing",
-        Left::AsBefore => "all as before, until it is tried again",
-        Left::Record => "record and lease: the tick removes the record, the next try the lease",
+        Left::AsBefore => "token, record and lease, until a retry succeeds",
+        Left::Record => "record and lease. The tick deletes the record, the next retry the lease",
         _ => unreachable!("nothing was minted"),
     };
     [calls(delete.calls).into(), answer(delete, "success"), left.into()]
