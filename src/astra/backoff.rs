@@ -36,8 +36,12 @@ impl Backoff {
     /// Remembers how background work for an org ended.
     pub(crate) fn note(&self, org: &OrgId, error: Option<&Error>) {
         match error {
-            None => drop(self.failed().remove(org)),
-            Some(Error::Api(_) | Error::OutOfTime(_)) => drop(self.failed().insert(org.clone(), Instant::now())),
+            None => {
+                self.failed().remove(org);
+            }
+            Some(Error::Api(_) | Error::RootCall { .. } | Error::OutOfTime(_)) => {
+                self.failed().insert(org.clone(), Instant::now());
+            }
             Some(_) => {}
         }
     }

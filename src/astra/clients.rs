@@ -57,7 +57,7 @@ impl Clients {
             let slot = self.slot(&config);
             let running = slot.calls.token();
             let refused = match call(self.client_in(&slot).await?).await {
-                Err(error) if error.kind == api::Kind::RootToken => error,
+                Err(error) if error.case() == api::Case::RootTokenRefused => error,
                 done => return done,
             };
             drop(running);
@@ -90,8 +90,7 @@ impl Clients {
         };
         // It reads CA certificates from disk.
         let made = tokio::task::spawn_blocking(move || api::Client::new(&settings)).await;
-        made.unwrap_or_else(|_| Err(api::Error::garbled("prepare calls to Astra", "the client cannot be made")))
-            .map(Arc::new)
+        made.unwrap_or_else(|_| Err(api::Error::stopping(api::PREPARE))).map(Arc::new)
     }
 
     /// Closes the connections of an org whose config changed.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable as _};
 use uuid::Uuid;
 
-use super::api::{self, CreatedToken, Kind, NewToken, describe};
+use super::api::{self, Case, CreatedToken, NewToken, describe};
 use super::engine::Engine;
 use super::error::Error;
 use super::journal::{ROTATION, RotationNote};
@@ -84,7 +84,7 @@ pub(crate) async fn rotate(engine: &Arc<Engine>, config: &Arc<Config>, mount_poi
 async fn own_roles(engine: &Engine, config: &Arc<Config>, root: &ClientId) -> Result<Vec<String>, Error> {
     let id = root.as_str();
     let roles = engine.call(config, |client| async move { client.roles_of(id).await }).await;
-    let trouble = match roles.map_err(|error| error.about_root(MAY_READ))? {
+    let trouble = match roles.map_err(|error| Error::RootCall { error, permission: MAY_READ })? {
         Some(roles) if !roles.is_empty() => return Ok(roles),
         Some(_) => "has no Astra roles",
         None => "is not in Astra's list of the tokens of this organization",
@@ -101,7 +101,7 @@ impl Rotation<'_> {
         let running = self.engine.clients.calls(self.config);
         let (new, created) = match self.order.call(new).await {
             Ok(made) => made,
-            Err(Failure::Refused(error)) => return Err(error.about_root(MAY_WRITE).into()),
+            Err(Failure::Refused(error)) => return Err(Error::RootCall { error, permission: MAY_WRITE }),
             Err(Failure::Unclear(cause)) => return Err(self.unclear(cause).await),
         };
         self.order.note.new = Some(new.clone());
@@ -144,7 +144,7 @@ impl Rotation<'_> {
             client.has_token(new.as_str()).await.map(drop)
         };
         let pauses = FRESH.with_total_delay(Some(config.request_timeout));
-        proof.retry(pauses).when(|error: &api::Error| error.kind == Kind::RootToken).await
+        proof.retry(pauses).when(|error: &api::Error| error.case() == Case::RootTokenRefused).await
     }
 
     /// Stores the new root token in the config, unless the config was changed meanwhile.

@@ -8,38 +8,64 @@ use serde_json::Value;
 use super::resolve::Failure;
 
 /// The call that makes a token.
-pub(super) const MINT: &str = "mint a token";
+pub(crate) const MINT: &str = "mint a token";
 
 /// The call that lists the roles.
-pub(super) const LIST_ROLES: &str = "list the roles";
-
-const CHECK_ROLE: &str = "check the role_id of the role";
-
-const SEE_MESSAGE: &str = "see what Astra says";
-
-const RAISE_TIMEOUT: &str = "try again, or raise the request_timeout of the config";
-
-const CHECK_NAMES: &str =
-    "check the url of the config or the proxy, and /etc/hosts and /etc/resolv.conf of the server's machine";
+pub(crate) const LIST_ROLES: &str = "list the roles";
 
 /// How much of a text of Astra is quoted, in characters.
 const QUOTE: usize = 300;
 
-/// What kind of failure it was; decides the status that the caller sees.
+/// What happened to a call. The status that the caller sees and the advice follow from it, see the engine's `error`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Kind {
-    /// Astra refused the request or the role.
-    Request,
+pub(crate) enum Case {
+    /// The config or a stored name does not allow a call.
+    BadSettings,
+    /// No TLS client can be set up on this machine.
+    NoTls,
+    /// The environment names a proxy that cannot be used.
+    BadProxy,
+    /// The plugin stops.
+    Stopping,
+    /// The host name was not resolved.
+    HostNotResolved,
+    /// No DNS server answered in time.
+    HostNotResolvedInTime,
+    /// There was no connection.
+    NotReachable,
+    /// No connection was made in time.
+    NotReachableInTime,
+    /// Other calls for the same org took all the time.
+    NoTurn,
+    /// The connection broke.
+    ConnectionBroken,
+    /// No answer came in time.
+    NoAnswer,
+    /// Astra's success came in a form that cannot be used.
+    UnusableAnswer,
     /// Astra refused the root token.
-    RootToken,
-    /// Astra's rate limit.
-    Throttled,
-    /// Astra failed, its answer made no sense, or the connection broke.
-    BadGateway,
-    /// Astra is not there.
+    RootTokenRefused,
+    /// Astra refused the request. Some words of the answer say which member of the request it names.
+    RequestRefused {
+        /// Whether the answer names the member `description`.
+        names_description: bool,
+        /// Whether the answer names the member `tokenExpiry`.
+        names_expiry: bool,
+    },
+    /// A proxy asks for a login.
+    ProxyLogin,
+    /// Astra limits the rate of requests.
+    RateLimited,
+    /// Astra, or a gateway before it, says that it took too long.
+    TimedOut,
+    /// Astra, or a gateway before it, is unavailable.
     Unavailable,
-    /// No answer in time.
-    Timeout,
+    /// The answer is not one of Astra's API.
+    NotAstra,
+    /// Astra failed.
+    ServerFailed,
+    /// The status is none that Astra's API has.
+    UnexpectedStatus,
 }
 
 /// What the body of an error answer was.
@@ -70,18 +96,15 @@ enum Progress {
     Answer(u16, Body),
 }
 
-/// A failed call to Astra. Holds no body, no header and no token.
+/// A failed call to Astra. Holds no body, no header and no token. Says what happened, and not what to do.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("failed to {call}: {what}; {advice}")]
+#[error("failed to {call}: {what}")]
 pub(crate) struct Error {
-    /// What kind of failure it was.
-    pub(crate) kind: Kind,
     /// What was tried, such as `mint a token`.
     call: &'static str,
     /// What happened.
     what: String,
-    /// What to do about it.
-    advice: &'static str,
+    case: Case,
     progress: Progress,
     /// How long Astra asks to wait.
     retry_after: Option<Duration>,
@@ -90,96 +113,85 @@ pub(crate) struct Error {
 }
 
 impl Error {
-    fn new(kind: Kind, call: &'static str, what: String, advice: &'static str, progress: Progress) -> Self {
-        Self { kind, call, what, advice, progress, retry_after: None, may_have_happened_before: false }
+    fn new(case: Case, call: &'static str, what: String, progress: Progress) -> Self {
+        Self { call, what, case, progress, retry_after: None, may_have_happened_before: false }
     }
 
-    /// Returns the failure that an answer with another status than success means.
+    /// Returns the error for an answer with another status than success.
     pub(super) fn from_answer(call: &'static str, status: u16, body: Body) -> Self {
         let quoted = match &body {
             Body::Api(text) | Body::Text(text) if !text.is_empty() => format!("{status}: {text:?}"),
             _ => status.to_string(),
         };
-        let (kind, what, advice) = match (status, &body) {
-            (401 | 403, _) if call == LIST_ROLES => (
-                Kind::RootToken,
-                "Astra refused the root token",
-                "check that the astra_token of the config is live and has the permission org-role-read",
-            ),
-            (401 | 403, _) => (
-                Kind::RootToken,
-                "Astra refused the root token",
-                "check that the astra_token of the config is live and may manage tokens and the role",
-            ),
-            (407, _) => (
-                Kind::BadGateway,
-                "a proxy asks for a login",
-                "check the login in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY",
-            ),
-            (429, _) => (Kind::Throttled, "Astra limits the rate of requests", "try again later"),
-            (408 | 504, _) => (Kind::Timeout, "Astra did not answer in time", "try again later"),
-            (503, _) => (Kind::Unavailable, "Astra is unavailable", "try again later"),
-            (404, body) if !matches!(body, Body::Api(_)) => {
-                (Kind::BadGateway, "the answer is not one of Astra's API", "check the url of the config and any proxy")
-            }
-            (400..=499, body) if call == MINT => (Kind::Request, "Astra refused the request", mint_advice(body)),
-            (400..=499, _) => (Kind::Request, "Astra refused the request", SEE_MESSAGE),
-            (500..=599, _) => (Kind::BadGateway, "Astra failed", "try again later"),
-            _ => (Kind::BadGateway, "Astra answered with an unexpected status", "check the url of the config"),
+        let (case, what) = match (status, &body) {
+            (401 | 403, _) => (Case::RootTokenRefused, "Astra refused the root token"),
+            (407, _) => (Case::ProxyLogin, "a proxy asks for a login"),
+            (429, _) => (Case::RateLimited, "Astra limits the rate of requests"),
+            (408 | 504, _) => (Case::TimedOut, "Astra did not answer in time"),
+            (503, _) => (Case::Unavailable, "Astra is unavailable"),
+            (404, body) if !matches!(body, Body::Api(_)) => (Case::NotAstra, "the answer is not one of Astra's API"),
+            (400..=499, body) => (body.refusal(), "Astra refused the request"),
+            (500..=599, _) => (Case::ServerFailed, "Astra failed"),
+            _ => (Case::UnexpectedStatus, "Astra answered with an unexpected status"),
         };
-        Self::new(kind, call, format!("{what} ({quoted})"), advice, Progress::Answer(status, body))
+        Self::new(case, call, format!("{what} ({quoted})"), Progress::Answer(status, body))
     }
 
-    /// Returns the failure that an answer which cannot be used means.
+    /// Returns the error for an answer that cannot be used.
     pub(crate) fn garbled(call: &'static str, reason: impl Display) -> Self {
         let what = format!("the answer of Astra makes no sense: {reason}");
-        let advice = "check the url of the config and any proxy";
-        Self::new(Kind::BadGateway, call, what, advice, Progress::Garbled)
+        Self::new(Case::UnusableAnswer, call, what, Progress::Garbled)
     }
 
-    /// Returns the failure of a connection.
+    /// Returns the error for settings or names that do not allow a call.
+    pub(super) fn bad_settings(call: &'static str, reason: impl Display) -> Self {
+        Self::new(Case::BadSettings, call, reason.to_string(), Progress::NotSent)
+    }
+
+    /// Returns the error for a call that was cancelled because the plugin stops.
+    pub(crate) fn stopping(call: &'static str) -> Self {
+        Self::new(Case::Stopping, call, "the plugin is stopping".to_owned(), Progress::NotSent)
+    }
+
+    /// Returns the error for a failed connection.
     pub(super) fn from_transport(call: &'static str, error: &reqwest::Error) -> Self {
         // An error of this kind comes from making a connection, never from one that was in use before.
         if let Some(failure) = causes(error).find_map(|cause| cause.downcast_ref::<Failure>()) {
-            let kind = if failure.is_timeout() { Kind::Timeout } else { Kind::Unavailable };
+            let case = if failure.is_timeout() { Case::HostNotResolvedInTime } else { Case::HostNotResolved };
             let what = format!("Astra cannot be reached: {}", quote(&failure.to_string()));
-            return Self::new(kind, call, what, CHECK_NAMES, Progress::NoConnection);
+            return Self::new(case, call, what, Progress::NoConnection);
         }
         let cause = innermost(error);
         if error.is_connect() {
-            // A host that drops packets is one that does not answer.
-            let kind = if error.is_timeout() { Kind::Timeout } else { Kind::Unavailable };
-            let what = format!("Astra cannot be reached: {cause}");
-            let advice = "check the url and ca_cert of the config, and the network";
-            return Self::new(kind, call, what, advice, Progress::NoConnection);
+            // A host that drops packets does not answer.
+            let case = if error.is_timeout() { Case::NotReachableInTime } else { Case::NotReachable };
+            return Self::new(case, call, format!("Astra cannot be reached: {cause}"), Progress::NoConnection);
         }
         let what = format!("the connection to Astra broke: {cause}");
-        Self::new(Kind::BadGateway, call, what, "try again", Progress::NoAnswer)
+        Self::new(Case::ConnectionBroken, call, what, Progress::NoAnswer)
     }
 
-    /// Returns the failure of a request that was sent, or was about to be, when the deadline came.
-    pub(crate) fn no_answer(call: &'static str, timeout: Duration) -> Self {
+    /// Returns the error for a request that was sent, or was about to be, when the deadline came.
+    pub(super) fn no_answer(call: &'static str, timeout: Duration) -> Self {
         let what = format!("Astra did not answer within {timeout:?}");
-        Self::new(Kind::Timeout, call, what, RAISE_TIMEOUT, Progress::NoAnswer)
+        Self::new(Case::NoAnswer, call, what, Progress::NoAnswer)
     }
 
-    /// Returns the failure of a call whose turn never came.
+    /// Returns the error for a call whose turn never came.
     pub(super) fn no_turn(call: &'static str, timeout: Duration) -> Self {
         let what = format!("other calls to Astra for this org took all of {timeout:?}, so the request was not sent");
-        Self::new(Kind::Timeout, call, what, RAISE_TIMEOUT, Progress::NotSent)
+        Self::new(Case::NoTurn, call, what, Progress::NotSent)
     }
 
-    /// Returns the failure to make a client, or a request, at all.
+    /// Returns the error for a client, or a request, that cannot be made.
     pub(super) fn from_setup(call: &'static str, error: &reqwest::Error) -> Self {
         let what = format!("no TLS client can be set up: {}", innermost(error));
-        let advice = "check the ca_cert of the config, and that this machine has CA certificates";
-        Self::new(Kind::Unavailable, call, what, advice, Progress::NotSent)
+        Self::new(Case::NoTls, call, what, Progress::NotSent)
     }
 
     /// Returns the error for a proxy variable that cannot be used.
     pub(super) fn from_proxy(call: &'static str, reason: &impl Display) -> Self {
-        let advice = "correct the variable, then restart the server, or register and reload the plugin";
-        Self::new(Kind::Unavailable, call, reason.to_string(), advice, Progress::NotSent)
+        Self::new(Case::BadProxy, call, reason.to_string(), Progress::NotSent)
     }
 
     /// Names the variable of the proxy that the connection used, if any.
@@ -188,16 +200,6 @@ impl Error {
             self.what += &format!(" (through the proxy in {variable})");
         }
         self
-    }
-
-    /// Says what to do where it was about a root token instead of a token of a role: if Astra refused it, give it
-    /// `permission`.
-    pub(crate) fn about_root(self, permission: &'static str) -> Self {
-        match self.kind {
-            Kind::RootToken => Self { advice: permission, ..self },
-            Kind::Request if self.advice == CHECK_ROLE => Self { advice: SEE_MESSAGE, ..self },
-            _ => self,
-        }
     }
 
     /// Adds how long Astra asks to wait.
@@ -217,19 +219,17 @@ impl Error {
         self
     }
 
-    /// Returns the HTTP status that the caller shall see.
-    pub(crate) fn status(&self) -> u16 {
-        match self.kind {
-            Kind::Request => 400,
-            Kind::RootToken => 403,
-            Kind::Throttled => 429,
-            Kind::BadGateway => 502,
-            Kind::Unavailable => 503,
-            Kind::Timeout => 504,
-        }
+    /// Returns what happened to the call.
+    pub(crate) fn case(&self) -> Case {
+        self.case
     }
 
-    /// Returns what happened, without what was tried and what to do.
+    /// Returns the call, such as [`MINT`].
+    pub(crate) fn call(&self) -> &'static str {
+        self.call
+    }
+
+    /// Returns what happened, without the call.
     pub(crate) fn what(&self) -> &str {
         &self.what
     }
@@ -311,17 +311,17 @@ impl Body {
             Err(_) => Self::Text(quote(text)),
         }
     }
-}
 
-/// Returns what to do about a mint that Astra refuses. Two members of the request are not in its published API.
-fn mint_advice(body: &Body) -> &'static str {
-    let (Body::Api(text) | Body::Text(text)) = body else { return CHECK_ROLE };
-    let text = text.to_ascii_lowercase();
-    match (text.contains("description"), text.contains("tokenexpiry") || text.contains("token_expiry")) {
-        (true, true) => "if it takes neither, set description=false and token_expiry=false on the config of the org",
-        (true, false) => "if it takes no description, set description=false on the config of the org",
-        (false, true) => "if it takes no expiry, set token_expiry=false on the config of the org",
-        (false, false) => CHECK_ROLE,
+    /// Returns the case of a request that Astra refuses with this body.
+    fn refusal(&self) -> Case {
+        let text = match self {
+            Self::Api(text) | Self::Text(text) => text.to_ascii_lowercase(),
+            Self::Empty | Self::Unknown => String::new(),
+        };
+        Case::RequestRefused {
+            names_description: text.contains("description"),
+            names_expiry: text.contains("tokenexpiry") || text.contains("token_expiry"),
+        }
     }
 }
 
@@ -410,7 +410,6 @@ pub(super) mod fuzz {
                 assert!(shows_no_token(&error.to_string()), "{status}");
                 assert_eq!(error.is_not_found(), status == 404 && matches!(body, Body::Api(_)));
                 assert!(!error.is_not_found() || !error.may_have_happened());
-                assert!((400..600).contains(&error.status()));
             }
         }
         let Ok(text) = std::str::from_utf8(data) else { return };

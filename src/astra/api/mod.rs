@@ -24,8 +24,8 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 pub(crate) use self::description::describe;
-use self::error::{Body, LIST_ROLES, MINT, quote};
-pub(crate) use self::error::{Error, Kind};
+use self::error::{Body, quote};
+pub(crate) use self::error::{Case, Error, LIST_ROLES, MINT};
 pub(crate) use self::proxy::Proxies;
 pub(crate) use self::roles::{AstraRole, RoleList};
 pub(crate) use self::types::{CreatedToken, MAX_TOKEN, NewToken, TOKEN_PREFIX};
@@ -42,6 +42,9 @@ const ANSWER_LIMIT: usize = 1 << 20;
 
 /// Most that is read of a listing, which holds a whole org.
 const LIST_LIMIT: usize = 64 << 20;
+
+/// The call that makes a client.
+pub(crate) const PREPARE: &str = "prepare calls to Astra";
 
 const LIST: &str = "list the tokens";
 
@@ -89,15 +92,16 @@ impl Client {
     /// When `ca_cert` is not PEM, when there are no trust roots for an `https` URL, or when the proxy in the environment
     /// cannot be used.
     pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
-        const CALL: &str = "prepare calls to Astra";
+        const CALL: &str = PREPARE;
         let setup = |error: reqwest::Error| Error::from_setup(CALL, &error);
-        let base = parse_url(&settings.url).map_err(|reason| Error::garbled(CALL, reason))?;
+        let base = parse_url(&settings.url)
+            .map_err(|reason| Error::bad_settings(CALL, format_args!("the url of the config {reason}")))?;
         let proxy = settings.proxies.for_url(&base).map_err(|reason| Error::from_proxy(CALL, &reason))?;
         let roots = certificates(&settings.ca_cert).map_err(setup)?;
         let builder = proxy::apply(proxy.as_ref(), reqwest::Client::builder())
             .map_err(setup)?
             .user_agent(&settings.user_agent)
-            .default_headers(headers(&settings.token).map_err(|reason| Error::garbled(CALL, reason))?)
+            .default_headers(headers(&settings.token).map_err(|reason| Error::bad_settings(CALL, reason))?)
             .redirect(reqwest::redirect::Policy::none())
             // What may be sent again is decided in one place, see `retry`.
             .retry(reqwest::retry::never())
@@ -135,7 +139,7 @@ impl Client {
     pub(crate) async fn delete_token(&self, client_id: &str) -> Result<(), Error> {
         const CALL: &str = "delete a token";
         if !can_name(client_id) {
-            return Err(Error::garbled(CALL, "the client id fits no URL"));
+            return Err(Error::bad_settings(CALL, "the client id fits no URL"));
         }
         let error = match self.call(CALL, Method::DELETE, &["clientIdSecrets", client_id], None, ANSWER_LIMIT).await {
             Ok(answer) if answer.is_empty() || is_plain(&answer) => return Ok(()),
@@ -384,7 +388,11 @@ mod tests {
         let start = Instant::now();
         let token = NewToken { roles: vec![], description: None, token_expiry: None };
         let error = client.create_token(&token).await.err().unwrap();
-        assert_eq!((error.status(), error.may_have_happened(), start.elapsed().as_secs()), (504, false, 30), "{error}");
+        assert_eq!(
+            (error.case(), error.may_have_happened(), start.elapsed().as_secs()),
+            (Case::NoTurn, false, 30),
+            "{error}"
+        );
         assert!(error.to_string().contains("was not sent"), "{error}");
     }
 }

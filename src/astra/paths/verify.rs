@@ -1,6 +1,6 @@
 //! Asks Astra for the organization of a root token before the config is stored.
 
-use crate::astra::api::Kind;
+use crate::astra::api::Case;
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::identity::is_uuid;
@@ -84,7 +84,7 @@ pub(super) async fn verify(engine: &Engine, config: &Config) -> Result<Verified,
     match asked {
         Ok(named) => Ok(Verified::Org(named)),
         Err(error) if error.is_undetermined() => Ok(Verified::Undetermined),
-        Err(error) if error.kind == Kind::RootToken => Err(Error::field(
+        Err(error) if error.case() == Case::RootTokenRefused => Err(Error::field(
             ASTRA_TOKEN,
             format!("is refused: {}; give a live root token of this organization", error.what()),
         )),

@@ -12,6 +12,7 @@ use super::ROOT;
 use super::eventually;
 use super::peer::{Act, Peer, answer, json};
 use crate::astra::api::{Client, Error, NewToken, Settings};
+use crate::astra::error;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const METHODS: [&str; 3] = ["GET", "DELETE", "POST"];
@@ -43,7 +44,7 @@ async fn call(client: &Client, method: &str) -> Result<(), Error> {
 
 /// Returns the status that the caller sees.
 fn status(outcome: &Result<(), Error>) -> u16 {
-    outcome.as_ref().map_or_else(Error::status, |()| 200)
+    outcome.as_ref().map_or_else(|error| error::status(error.case()), |()| 200)
 }
 
 /// A fault, the attempts and the status for each method, and whether what was asked for may have happened.
@@ -95,6 +96,7 @@ async fn each_fault_is_repeated_as_often_as_does_no_harm() {
         assert_eq!(peer.count(method), attempts[index], "{text}");
         if let Err(error) = outcome {
             assert_eq!(error.may_have_happened(), is_unclear, "{text}");
+            let error = error::Error::from(error);
             let told = error.to_string().contains(&format!(", after {} attempts;", attempts[index]));
             assert_eq!(told, attempts[index] > 1, "{error}");
         }
@@ -115,7 +117,7 @@ async fn a_refused_connection_is_tried_again_for_a_mint_as_well() {
     .await
     {
         let error = outcome.unwrap_err();
-        assert_eq!((error.status(), error.may_have_happened()), (503, false), "{error}");
+        assert_eq!((error::status(error.case()), error.may_have_happened()), (503, false), "{error}");
         assert!(error.to_string().contains("refused") && error.to_string().contains("after 4 attempts"), "{error}");
     }
 }
@@ -143,7 +145,7 @@ async fn a_mint_that_breaks_on_a_connection_in_use_before_is_not_sent_again() {
     let client = client(&peer.url, DEADLINE);
     call(&client, "GET").await.unwrap();
     let error = call(&client, "POST").await.unwrap_err();
-    assert!(error.status() == 502 && error.may_have_happened(), "{error}");
+    assert!(error::status(error.case()) == 502 && error.may_have_happened(), "{error}");
     assert_eq!(peer.count("POST"), 1);
     assert!(peer.seen().iter().all(|seen| seen.connection == 0), "it was another connection");
     // What is idempotent goes on with a connection of its own.
@@ -160,7 +162,7 @@ async fn the_deadline_ends_what_has_no_end() {
             let start = Instant::now();
             let error = call(&client(&peer.url, timeout), method).await.unwrap_err();
             assert!((timeout..timeout * 10).contains(&start.elapsed()), "{:?}", start.elapsed());
-            assert_eq!((error.status(), peer.count(method)), (504, 1), "{error}");
+            assert_eq!((error::status(error.case()), peer.count(method)), (504, 1), "{error}");
             assert!(error.may_have_happened());
             assert!(error.to_string().contains("did not answer within 500ms"), "{error}");
         },
@@ -197,7 +199,8 @@ async fn a_wait_beyond_the_deadline_is_told_at_once() {
     ] {
         let peer = Peer::always(Act::Answer(answer(code, &format!("retry-after: {wait}\r\n"), ""))).await;
         let error = call(&client(&peer.url, DEADLINE), method).await.unwrap_err();
-        assert_eq!((error.status(), peer.count(method)), (code, 1), "{error}");
+        assert_eq!((error::status(error.case()), peer.count(method)), (code, 1), "{error}");
+        let error = error::Error::from(error);
         assert!(error.to_string().contains(told), "{error}");
     }
 }
@@ -336,9 +339,10 @@ async fn a_mint_refused_for_a_setting_names_the_setting() {
     ] {
         let peer = Peer::always(Act::Answer(json(400, &format!("{message:?}")))).await;
         let client = client(&peer.url, DEADLINE);
-        let text = call(&client, "POST").await.unwrap_err().to_string();
+        let text = error::Error::from(call(&client, "POST").await.unwrap_err()).to_string();
         let named: Vec<_> = [description, expiry].into_iter().filter(|setting| text.contains(setting)).collect();
         assert_eq!((named, text.contains("role_id")), (expected.clone(), expected.is_empty()), "{text}");
-        assert!(!call(&client, "GET").await.unwrap_err().to_string().contains("=false"));
+        let text = error::Error::from(call(&client, "GET").await.unwrap_err()).to_string();
+        assert!(!text.contains("=false"), "{text}");
     }
 }

@@ -282,7 +282,7 @@ impl MintNote {
 
 impl OrderNote for MintNote {
     const KIND: &'static str = MINT;
-    const CALL: &'static str = "mint a token";
+    const CALL: &'static str = api::MINT;
 
     fn org_id(&self) -> &OrgId {
         &self.org_id
