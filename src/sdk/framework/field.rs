@@ -104,6 +104,16 @@ pub struct FieldSpec {
     pub allowed: &'static [&'static str],
 }
 
+impl FieldSpec {
+    /// Returns a sentence that names the aliases, with a space before it, or an empty text.
+    pub(super) fn aliases_sentence(&self) -> String {
+        match self.aliases {
+            [] => String::new(),
+            aliases => format!(" Also accepted as: {}.", aliases.join(", ")),
+        }
+    }
+}
+
 /// A field of a path, declared as a constant:
 ///
 /// ```

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::backend::Backend;
+use super::declaration::Backend;
 use super::field::{FieldKind, FieldSpec};
 use super::openapi;
 use super::path::Path;
@@ -67,16 +67,8 @@ fn description(field: &FieldSpec) -> String {
     if let Some(default) = field.default.filter(|default| !default.is_empty()) {
         let _ = write!(text, " Default: {default}.");
     }
-    text.push_str(&aliases(field));
+    text.push_str(&field.aliases_sentence());
     text
-}
-
-/// Returns a sentence about the other names of a field, or nothing.
-pub(super) fn aliases(field: &FieldSpec) -> String {
-    match field.aliases {
-        [] => String::new(),
-        aliases => format!(" Also accepted as: {}.", aliases.join(", ")),
-    }
 }
 
 /// Adds a title, indented by 4, and what it is about, indented by 8.

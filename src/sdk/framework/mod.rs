@@ -38,15 +38,22 @@
 //! let factory: Factory = Arc::new(move |mount: Mount| Ok(backend.clone().mount(Arc::new(mount.clone()), mount)));
 //! ```
 //!
+//! The modules import each other in this order only; `tests/repository/layering.rs` checks it:
+//!
+//! ```text
+//! lower, duration -> field -> coerce -> fields -> pattern -> path -> secret, wal -> declaration -> openapi -> help -> mounted
+//! ```
+//!
 //! Architecture invariant: everything a user can learn about a path is derived from its one declaration.
 
-mod backend;
 mod coerce;
+mod declaration;
 mod duration;
 mod field;
 mod fields;
 mod help;
 mod lower;
+mod mounted;
 mod openapi;
 mod path;
 mod pattern;
@@ -58,7 +65,7 @@ mod wal;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{coerce::fuzz::fuzz_coercion, duration::fuzz::fuzz_durations, fields::fuzz::fuzz_fields};
 
-pub use backend::Backend;
+pub use declaration::Backend;
 pub use duration::{format_duration, parse_duration};
 pub use field::{Field, FieldKind, FieldSpec, FieldType, FieldValue};
 pub use fields::{Change, Fields};

@@ -5,11 +5,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::backend::Backend;
 use super::coerce::coerce;
+use super::declaration::Backend;
 use super::field::{FieldKind, FieldSpec, FieldValue};
 use super::path::{Handler, Path};
-use super::{help, pattern};
+use super::pattern;
 use crate::sdk::logical::Operation;
 
 /// Returns the document of these paths. `prefix` begins each operation id; it is empty or the type of the mount.
@@ -133,7 +133,7 @@ fn parameter(field: &FieldSpec, place: &str, required: bool) -> Value {
 
 /// Returns the description without what the schema says by itself.
 fn description(field: &FieldSpec) -> String {
-    field.description.trim().to_owned() + &help::aliases(field)
+    field.description.trim().to_owned() + &field.aliases_sentence()
 }
 
 fn body<'a>(fields: impl Iterator<Item = &'a FieldSpec>, operation: Operation) -> Value {
