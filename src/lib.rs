@@ -20,3 +20,13 @@ pub mod astra;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod sdk;
+
+use sdk::Plugin;
+
+/// The plugin, as its binary, its OpenAPI document and its log describe it.
+pub const PLUGIN: Plugin = Plugin::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
+    .description(env!("CARGO_PKG_DESCRIPTION"))
+    .license(env!("CARGO_PKG_LICENSE"), "https://www.apache.org/licenses/LICENSE-2.0")
+    .log_level_variable("DATASTAX_ASTRA_VAULT_LOG_LEVEL")
+    .log_target(env!("CARGO_CRATE_NAME"))
+    .redact(&["AstraCS:"]);

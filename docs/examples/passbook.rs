@@ -33,17 +33,15 @@ fn main() -> ExitCode {
     let backend = Arc::new(declaration());
     let factory: logical::Factory =
         Arc::new(move |mount| Ok(backend.clone().mount(Arc::new(Passbook { mount: mount.clone() }), mount)));
-    sdk::serve(Plugin {
-        name: "passbook",
-        version: "0.1.0",
-        commit: None,
-        description: "Accounts, and cards that are lent for a while",
-        log_level_variable: "PASSBOOK_LOG_LEVEL",
-        log_target: env!("CARGO_CRATE_NAME"),
-        redact: &["pin-"],
-        factory,
-    })
+    sdk::serve(PLUGIN, factory)
 }
+
+/// How the plugin describes itself.
+const PLUGIN: Plugin = Plugin::new("passbook", "0.1.0")
+    .description("Accounts, and cards that are lent for a while")
+    .log_level_variable("PASSBOOK_LOG_LEVEL")
+    .log_target(env!("CARGO_CRATE_NAME"))
+    .redact(&["pin-"]);
 
 /// The engine on one mount.
 struct Passbook {

@@ -13,6 +13,7 @@ use super::logical::{
     Entity, Entry, Error, Map, Mount, Operation, ReplicationState, Request, Storage, StorageError, SystemView,
     Transaction,
 };
+use super::plugin::Plugin;
 
 /// What goes wrong at the host. Calls are counted from when the fault is set; 1 is the next one.
 #[derive(Clone, Copy, Debug)]
@@ -292,12 +293,8 @@ pub(crate) fn mount() -> (Mount, Arc<MemoryStorage>, Arc<FakeSystem>) {
 /// Returns a mount with this storage, and its host.
 pub(crate) fn mount_on(storage: Arc<MemoryStorage>) -> (Mount, Arc<FakeSystem>) {
     let system = Arc::new(FakeSystem::default());
-    let mount = Mount {
-        storage,
-        system: system.clone(),
-        uuid: "6a4c2d1e-0000-4000-8000-000000000000".into(),
-        options: BTreeMap::new(),
-    };
+    let plugin = Plugin::new("tested", "0.0.0");
+    let mount = Mount::new(plugin, storage, system.clone()).uuid("6a4c2d1e-0000-4000-8000-000000000000");
     (mount, system)
 }
 

@@ -66,7 +66,8 @@ impl World {
 
     /// A process that was just started, with this storage and this Astra.
     fn with(storage: Arc<MemoryStorage>, astra: Arc<Astra>) -> Self {
-        let (mount, system) = mount_on(storage.clone());
+        let (mut mount, system) = mount_on(storage.clone());
+        mount.plugin = crate::PLUGIN;
         let backend = super::factory()(mount).unwrap_or_else(|error| panic!("{error}"));
         Self { backend, storage, system, astra }
     }

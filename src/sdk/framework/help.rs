@@ -9,19 +9,20 @@ use super::field::{FieldKind, FieldSpec};
 use super::openapi;
 use super::path::Path;
 use crate::sdk::logical::{Answer, Error, Request, Response};
+use crate::sdk::plugin::Plugin;
 
 /// Answers `help` on the root of the mount and on a path.
 ///
 /// The host cannot stand an answer without a response, and puts the documents of all mounts together from that of each
 /// root, so nothing in here fails on a path that exists.
-pub(super) fn answer<E>(backend: &Backend<E>, request: &Request) -> Answer {
+pub(super) fn answer<E>(backend: &Backend<E>, plugin: &Plugin, request: &Request) -> Answer {
     let prefix = request.data.get("requestResponsePrefix").and_then(Value::as_str).unwrap_or_default();
     let (help, openapi) = if request.path.is_empty() {
-        (root(backend), openapi::document(backend, &backend.paths, prefix))
+        (root(backend), openapi::document(backend, plugin, &backend.paths, prefix))
     } else {
         let path = backend.paths.iter().find(|path| path.matches(&request.path).is_some());
         let path = path.ok_or(Error::UnsupportedPath)?;
-        (of_path(path, &request.path), openapi::document(backend, std::slice::from_ref(path), prefix))
+        (of_path(path, &request.path), openapi::document(backend, plugin, std::slice::from_ref(path), prefix))
     };
     let data = [("help", help.into()), ("see_also", Value::Null), ("openapi", openapi)];
     Ok(Some(Response::new(data.map(|(name, value)| (name.to_owned(), value)).into_iter().collect())))

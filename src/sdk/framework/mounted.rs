@@ -41,7 +41,7 @@ impl<E: Send + Sync + 'static> logical::Backend for Mounted<E> {
             Operation::Renew => self.renew(request).await,
             Operation::Revoke => self.revoke(request).await,
             Operation::Rollback => self.rollback(request).await,
-            Operation::Help => help::answer(&self.backend, &request),
+            Operation::Help => help::answer(&self.backend, &self.mount.plugin, &request),
             _ => self.route(request).await,
         }
     }

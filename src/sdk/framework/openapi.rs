@@ -11,9 +11,10 @@ use super::field::{FieldKind, FieldSpec, FieldValue};
 use super::path::{Handler, Path};
 use super::pattern;
 use crate::sdk::logical::Operation;
+use crate::sdk::plugin::Plugin;
 
 /// Returns the document of these paths. `prefix` begins each operation id; it is empty or the type of the mount.
-pub(super) fn document<E>(backend: &Backend<E>, paths: &[Path<E>], prefix: &str) -> Value {
+pub(super) fn document<E>(backend: &Backend<E>, plugin: &Plugin, paths: &[Path<E>], prefix: &str) -> Value {
     let mut items = Map::new();
     for path in paths {
         // The trailing slash only matters to lists, which get one in any case.
@@ -24,14 +25,17 @@ pub(super) fn document<E>(backend: &Backend<E>, paths: &[Path<E>], prefix: &str)
             add_path(&mut items, backend, path, &name, prefix);
         }
     }
+    let mut info = json!({
+        "title": backend.help.trim().lines().next().unwrap_or_default(),
+        "description": backend.help.trim(),
+        "version": plugin.version,
+    });
+    if let Some(license) = plugin.license {
+        info["license"] = json!({ "name": license.name, "url": license.url });
+    }
     json!({
         "openapi": "3.0.2",
-        "info": {
-            "title": backend.help.trim().lines().next().unwrap_or_default(),
-            "description": backend.help.trim(),
-            "version": env!("CARGO_PKG_VERSION"),
-            "license": { "name": env!("CARGO_PKG_LICENSE"), "url": "https://www.apache.org/licenses/LICENSE-2.0" },
-        },
+        "info": info,
         "paths": items,
         "components": { "schemas": {} },
     })
@@ -277,15 +281,21 @@ mod tests {
 
     fn whole() -> Value {
         let backend = sample::backend();
-        let mut document = document(&backend, &backend.paths, "shelf");
-        document["info"]["version"] = "[version]".into();
-        document
+        let plugin = Plugin::new("books", "1.2.3").license("MIT", "https://mit.example");
+        document(&backend, &plugin, &backend.paths, "shelf")
     }
 
     #[test]
     fn the_document_is_derived_from_the_declarations() {
         // The JSON snapshots of insta do not know numbers of arbitrary precision.
         insta::assert_snapshot!(serde_json::to_string_pretty(&whole()).unwrap());
+    }
+
+    #[test]
+    fn a_plugin_without_a_licence_claims_none() {
+        let backend = sample::backend();
+        let document = document(&backend, &Plugin::new("books", "1.2.3"), &backend.paths, "");
+        assert_eq!(document["info"].get("license"), None);
     }
 
     #[test]

@@ -6,10 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{Answer, Error, Request, Storage, SystemView};
+use crate::sdk::plugin::Plugin;
 
-/// What the host gives to a mount.
+/// What the runtime gives to the engine of a mount.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Mount {
+    /// The plugin that serves the mount.
+    pub plugin: Plugin,
     /// The mount's storage. Calls fail while the plugin is only being registered.
     pub storage: Arc<dyn Storage>,
     /// The host's facts.
@@ -18,6 +22,27 @@ pub struct Mount {
     pub uuid: String,
     /// The mount's `-options`, and `plugin_name`, `plugin_type`, `plugin_version`.
     pub options: BTreeMap<String, String>,
+}
+
+impl Mount {
+    /// Returns a mount without id and options.
+    pub fn new(plugin: Plugin, storage: Arc<dyn Storage>, system: Arc<dyn SystemView>) -> Self {
+        Self { plugin, storage, system, uuid: String::new(), options: BTreeMap::new() }
+    }
+
+    /// Sets the id.
+    #[must_use]
+    pub fn uuid(mut self, uuid: impl Into<String>) -> Self {
+        self.uuid = uuid.into();
+        self
+    }
+
+    /// Sets the options.
+    #[must_use]
+    pub fn options(mut self, options: BTreeMap<String, String>) -> Self {
+        self.options = options;
+        self
+    }
 }
 
 /// Paths and storage keys that the host treats in a special way. A path is exact, or a prefix before a `*` at its end.

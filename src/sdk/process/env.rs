@@ -33,13 +33,13 @@ pub(super) struct Environment {
 impl Environment {
     /// Reads the environment. `log_level_variable` is the engine's own and goes before the host's.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-    pub(super) fn read(log_level_variable: &str) -> Self {
+    pub(super) fn read(log_level_variable: Option<&str>) -> Self {
         Self::from_lookup(log_level_variable, |name| {
             std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
         })
     }
 
-    fn from_lookup(log_level_variable: &str, lookup: impl Fn(&str) -> Option<String>) -> Self {
+    fn from_lookup(log_level_variable: Option<&str>, lookup: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
         // OpenBao sets both names and its SDK prefers its own, even if empty (`sdk/helper/pluginutil/env.go`).
         let host = |name: &str| {
@@ -59,7 +59,7 @@ impl Environment {
             mux_asked: mux.is_some(),
             mux: mux.is_some_and(|value| is_true(&value)),
             lock_memory: host("PLUGIN_MLOCK_ENABLED").is_some_and(|value| is_true(&value)),
-            log_level: set(log_level_variable).or_else(|| host("LOG_LEVEL")),
+            log_level: log_level_variable.and_then(set).or_else(|| host("LOG_LEVEL")),
         }
     }
 }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> Environment {
-        Environment::from_lookup("ENGINE_LOG_LEVEL", |name| {
+        Environment::from_lookup(Some("ENGINE_LOG_LEVEL"), |name| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         })
     }

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use sha2::{Digest, Sha256};
 
 use super::handshake;
-use crate::sdk::Plugin;
+use crate::sdk::plugin::Plugin;
 
 /// Answers the flags, with one dash or two; anything else gets the explanation and a failure.
 ///
@@ -68,7 +68,8 @@ It is not meant to be run by hand: the server starts it. To see how to register 
 
 /// The commands are for the binary as it lies there. Without its digest they have the command that makes it.
 fn help(plugin: &Plugin, binary: &Path, sha256: Option<&str>) -> String {
-    let Plugin { name, version, description, log_level_variable, .. } = plugin;
+    let Plugin { name, version, description, .. } = plugin;
+    let first = plugin.log_level_variable.map(|name| format!("{name}, then from ")).unwrap_or_default();
     let path = quoted(&binary.to_string_lossy());
     let file = quoted(&binary.file_name().unwrap_or(binary.as_os_str()).to_string_lossy());
     let sha256 = sha256.map_or_else(|| format!("\"$(sha256sum {path} | cut -d' ' -f1)\""), str::to_owned);
@@ -102,7 +103,7 @@ Flags:
     -help     shows this
 
 Arguments that the server passes (\"-args\" at registration) are accepted and ignored. The log level is read from
-{log_level_variable}, then from the server's own variable: trace, debug, info, warn or error.
+{first}the server's own variable: trace, debug, info, warn or error.
 "
     )
 }

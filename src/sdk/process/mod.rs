@@ -25,10 +25,10 @@ use self::control::{BrokerStream, Control, Controller, Stdio, Stop};
 use self::env::Environment;
 pub use self::env::proxy_variables;
 use self::mtls::Mtls;
-use super::Plugin;
 use super::pb::plugin::grpc_broker_server::GrpcBrokerServer;
 use super::pb::plugin::grpc_controller_server::GrpcControllerServer;
 use super::pb::plugin::grpc_stdio_server::GrpcStdioServer;
+use super::plugin::Plugin;
 use super::work;
 
 /// Why the process did not come up.

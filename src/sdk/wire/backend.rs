@@ -19,6 +19,7 @@ use super::{answer, convert};
 use crate::sdk::logical::{Backend, Factory, Mount, Operation};
 use crate::sdk::pb::pb;
 use crate::sdk::pb::pb::backend_server;
+use crate::sdk::plugin::Plugin;
 use crate::sdk::process::Broker;
 
 /// A secrets engine, as opposed to an auth method (`sdk/logical`, `TypeLogical`).
@@ -39,6 +40,7 @@ const CLEANUP: Duration = Duration::from_secs(5);
 /// The service.
 pub(super) struct Service {
     broker: Arc<Broker>,
+    plugin: Plugin,
     factory: Factory,
     /// Never locked while anything is awaited.
     instances: RwLock<HashMap<String, Arc<Instance>>>,
@@ -65,8 +67,8 @@ impl Instance {
 }
 
 impl Service {
-    pub(super) fn new(broker: Arc<Broker>, factory: Factory) -> Self {
-        Self { broker, factory, instances: RwLock::default() }
+    pub(super) fn new(broker: Arc<Broker>, plugin: Plugin, factory: Factory) -> Self {
+        Self { broker, plugin, factory, instances: RwLock::default() }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<Instance>>> {
@@ -84,12 +86,10 @@ impl Service {
 
     async fn setup_instance(&self, args: pb::SetupArgs) -> Result<Instance, String> {
         let channel = self.connect(args.broker_id).await?;
-        let mount = Mount {
-            storage: Arc::new(RemoteStorage::new(channel.clone())),
-            system: Arc::new(RemoteSystem::new(channel)),
-            uuid: args.backend_uuid.clone(),
-            options: args.config.into_iter().collect(),
-        };
+        let (storage, system) = (RemoteStorage::new(channel.clone()), RemoteSystem::new(channel));
+        let mount = Mount::new(self.plugin, Arc::new(storage), Arc::new(system))
+            .uuid(args.backend_uuid.clone())
+            .options(args.config.into_iter().collect());
         let factory = self.factory.clone();
         match catch(async move { factory(mount) }).await {
             Some(Ok(backend)) => Ok(Instance { backend, uuid: args.backend_uuid }),
@@ -278,7 +278,8 @@ mod tests {
     }
 
     fn service(instances: &[&'static str]) -> Service {
-        let service = Service::new(broker(), Arc::new(|_| Err(Error::internal("unused"))));
+        let service =
+            Service::new(broker(), Plugin::new("echo", "1.0.0"), Arc::new(|_| Err(Error::internal("unused"))));
         for &name in instances {
             let instance = Instance { backend: Arc::new(Echo(name)), uuid: format!("uuid-{name}") };
             service.write().insert(name.to_owned(), Arc::new(instance));

@@ -20,15 +20,16 @@ use super::logical::Factory;
 use super::pb::logical::plugin_version_server::PluginVersionServer;
 use super::pb::pb::backend_server::BackendServer;
 use super::pb::pluginutil::multiplexing::plugin_multiplexing_server::PluginMultiplexingServer;
+use super::plugin::Plugin;
 use super::process::Broker;
 
-/// Returns the services of a plugin of this version.
-pub(super) fn routes(broker: Arc<Broker>, version: &'static str, factory: Factory) -> Routes {
+/// Returns the services of a plugin.
+pub(super) fn routes(broker: Arc<Broker>, plugin: Plugin, factory: Factory) -> Routes {
     // The host takes bodies of 32 MiB; what an engine takes is for the engine to say.
-    let backend = BackendServer::new(backend::Service::new(broker, factory))
+    let backend = BackendServer::new(backend::Service::new(broker, plugin, factory))
         .max_decoding_message_size(usize::MAX)
         .max_encoding_message_size(usize::MAX);
     Routes::new(backend)
-        .add_service(PluginVersionServer::new(version::Version(version)))
+        .add_service(PluginVersionServer::new(version::Version(plugin.version)))
         .add_service(PluginMultiplexingServer::new(version::Multiplexing))
 }

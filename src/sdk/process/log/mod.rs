@@ -29,7 +29,7 @@ impl Drop for Guard {
 
 /// Starts the log of this process, panics included. `engine` is the crate that may speak at every level; what follows one
 /// of the prefixes in `secrets` is blacked out.
-pub(super) fn start(level: Option<&str>, engine: &'static str, secrets: &'static [&'static str]) -> Guard {
+pub(super) fn start(level: Option<&str>, engine: Option<&'static str>, secrets: &'static [&'static str]) -> Guard {
     let writer = Writer::start(std::io::stderr());
     let known = level.map_or(Some(LevelFilter::INFO), parse_level);
     let threshold = known.unwrap_or(LevelFilter::INFO);
@@ -46,10 +46,12 @@ pub(super) fn start(level: Option<&str>, engine: &'static str, secrets: &'static
 }
 
 /// Below info the dependencies show headers and bodies, so there only the runtime and the engine may speak.
-fn ours(engine: &'static str) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
+fn ours(engine: Option<&'static str>) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
     FilterFn::new(move |metadata: &Metadata<'_>| {
         let speaker = metadata.target().split("::").next();
-        *metadata.level() <= Level::INFO || speaker == Some(env!("CARGO_CRATE_NAME")) || speaker == Some(engine)
+        *metadata.level() <= Level::INFO
+            || speaker == Some(env!("CARGO_CRATE_NAME"))
+            || (engine.is_some() && speaker == engine)
     })
 }
 
@@ -179,7 +181,7 @@ mod tests {
     fn logged(run: impl FnOnce()) -> Vec<Value> {
         let output = Output::default();
         let writer = Writer::start(output.clone());
-        let layer = Hclog { writer: writer.clone(), secrets: &["Tok:"] }.with_filter(ours("engine"));
+        let layer = Hclog { writer: writer.clone(), secrets: &["Tok:"] }.with_filter(ours(Some("engine")));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(LevelFilter::DEBUG).with(layer), run);
         writer.flush();
         let bytes = output.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
