@@ -24,16 +24,13 @@ use vault_plugin_astra::sdk::framework::{
     format_duration,
 };
 use vault_plugin_astra::sdk::logical::{
-    self, Answer, Error, Map, Mount, Response, Secret, SpecialPaths, Storage, StorageError, StorageExt,
+    Answer, Error, Map, Mount, Response, Secret, SpecialPaths, Storage, StorageError, StorageExt,
 };
 use vault_plugin_astra::sdk::{self, Plugin};
 
 fn main() -> ExitCode {
-    // One declaration for the process, one `Passbook` for each mount.
-    let backend = Arc::new(declaration());
-    let factory: logical::Factory =
-        Arc::new(move |mount| Ok(backend.clone().mount(Arc::new(Passbook { mount: mount.clone() }), mount)));
-    sdk::serve(PLUGIN, factory)
+    // All mounts share the declaration. Each mount has its own `Passbook`.
+    sdk::serve(PLUGIN, declaration().factory(|mount| Passbook { mount: mount.clone() }))
 }
 
 /// How the plugin describes itself.

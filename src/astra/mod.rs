@@ -39,12 +39,8 @@ use crate::sdk::logical::{self, SpecialPaths};
 
 /// Returns what makes the backend of a mount. The declaration is made once and shared by all mounts.
 pub fn factory() -> logical::Factory {
-    let backend = Arc::new(backend());
     let proxies = Arc::new(api::Proxies::new(&sdk::proxy_variables()));
-    Arc::new(move |mount| {
-        let engine = Arc::new(Engine::new(&mount, proxies.clone()));
-        Ok(backend.clone().mount(engine, mount))
-    })
+    backend().factory(move |mount| Engine::new(mount, proxies.clone()))
 }
 
 /// Declares the engine.

@@ -34,8 +34,7 @@
 //!     .help("What the engine says.", "There is one greeting for each mount.")
 //!     .read(Handler::new("Read the greeting", read))
 //!     .write(Handler::new("Change the greeting", write));
-//! let backend = Arc::new(Backend::new("An engine that greets.").path(greeting));
-//! let factory: Factory = Arc::new(move |mount: Mount| Ok(backend.clone().mount(Arc::new(mount.clone()), mount)));
+//! let factory: Factory = Backend::new("An engine that greets.").path(greeting).factory(Mount::clone);
 //! ```
 //!
 //! The modules import each other in this order only; `tests/repository/layering.rs` checks it:

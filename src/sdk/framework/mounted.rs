@@ -21,7 +21,28 @@ const UNDONE_AT_ONCE: usize = 16;
 const FAILURES_LOGGED: usize = 8;
 
 impl<E: Send + Sync + 'static> Backend<E> {
-    /// Makes a mount of this engine.
+    /// Returns the factory to hand to [`crate::sdk::serve`]. `new` makes the state of one mount. All mounts share the
+    /// declaration. `new` also runs at registration, when calls of storage and system view fail, so it makes none.
+    ///
+    /// ```
+    /// use vault_plugin_astra::sdk::framework::Backend;
+    /// use vault_plugin_astra::sdk::logical::{Factory, Mount};
+    ///
+    /// struct Engine {
+    ///     mount: Mount,
+    /// }
+    ///
+    /// let factory: Factory = Backend::new("An engine.").factory(|mount| Engine { mount: mount.clone() });
+    /// ```
+    pub fn factory(self, new: impl Fn(&Mount) -> E + Send + Sync + 'static) -> logical::Factory {
+        let backend = Arc::new(self);
+        Arc::new(move |mount| {
+            let engine = Arc::new(new(&mount));
+            Ok(backend.clone().mount(engine, mount))
+        })
+    }
+
+    /// Makes a mount of an engine whose state the caller keeps too. Tests do.
     pub fn mount(self: Arc<Self>, engine: Arc<E>, mount: Mount) -> Arc<dyn logical::Backend> {
         Arc::new(Mounted { backend: self, engine, mount })
     }
