@@ -72,11 +72,11 @@ fn backend() -> Backend<Engine> {
         })
         .on_initialize(|engine: Arc<Engine>| async move {
             engine.start();
-            Ok(())
+            Ok::<(), Error>(())
         })
         .on_cleanup(|engine: Arc<Engine>| async move {
             engine.stop().await;
-            Ok(())
+            Ok::<(), Error>(())
         })
         .on_invalidate(Engine::invalidate)
 }

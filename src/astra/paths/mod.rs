@@ -47,12 +47,7 @@ where
     Handler::new(summary, move |engine, call: Call| {
         let (operation, path) = (call.request.operation.as_str(), call.request.path.clone());
         let answer = run(engine, call);
-        async move {
-            answer.await.map_err(|error| {
-                error.log(operation, &path);
-                error.into()
-            })
-        }
+        async move { answer.await.inspect_err(|error| error.log(operation, &path)) }
     })
 }
 

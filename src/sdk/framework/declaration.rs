@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, TryFutureExt as _};
 
 use super::path::Path;
 use super::pattern;
@@ -105,10 +105,11 @@ impl<E: Send + Sync + 'static> Backend<E> {
 
     /// Runs once after mounting, on nodes that may write and on those that may not.
     #[must_use]
-    pub fn on_initialize<F, Fut>(mut self, run: F) -> Self
+    pub fn on_initialize<F, Fut, Failure>(mut self, run: F) -> Self
     where
         F: Fn(Arc<E>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+        Failure: Into<Error> + 'static,
     {
         self.initialize = Some(event(run));
         self
@@ -116,10 +117,11 @@ impl<E: Send + Sync + 'static> Backend<E> {
 
     /// Runs before unmounting; maybe twice.
     #[must_use]
-    pub fn on_cleanup<F, Fut>(mut self, run: F) -> Self
+    pub fn on_cleanup<F, Fut, Failure>(mut self, run: F) -> Self
     where
         F: Fn(Arc<E>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+        Failure: Into<Error> + 'static,
     {
         self.cleanup = Some(event(run));
         self
@@ -127,10 +129,11 @@ impl<E: Send + Sync + 'static> Backend<E> {
 
     /// Runs at each tick of the host, about once a minute, on nodes that may write.
     #[must_use]
-    pub fn periodic<F, Fut>(mut self, run: F) -> Self
+    pub fn periodic<F, Fut, Failure>(mut self, run: F) -> Self
     where
         F: Fn(Arc<E>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+        Failure: Into<Error> + 'static,
     {
         self.periodic = Some(event(run));
         self
@@ -144,12 +147,13 @@ impl<E: Send + Sync + 'static> Backend<E> {
     }
 }
 
-fn event<E, F, Fut>(run: F) -> EventFn<E>
+fn event<E, F, Fut, Failure>(run: F) -> EventFn<E>
 where
     F: Fn(Arc<E>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<(), Error>> + Send + 'static,
+    Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+    Failure: Into<Error> + 'static,
 {
-    Arc::new(move |engine| Box::pin(run(engine)))
+    Arc::new(move |engine| Box::pin(run(engine).map_err(Into::into)))
 }
 
 #[cfg(test)]

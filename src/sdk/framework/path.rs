@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, TryFutureExt as _};
 use regex_lite::Regex;
 
 use super::coerce::coerce;
 use super::field::FieldSpec;
 use super::fields::Fields;
-use crate::sdk::logical::{Answer, Error, Operation, Request};
+use crate::sdk::logical::{Answer, Error, Operation, Request, Response};
 
 /// A request on its way into a handler.
 pub struct Call {
@@ -43,13 +43,15 @@ impl<E> Clone for Handler<E> {
 }
 
 impl<E: Send + Sync + 'static> Handler<E> {
-    /// Declares a handler with the one-line summary that OpenAPI shows.
-    pub fn new<F, Fut>(summary: &'static str, run: F) -> Self
+    /// Declares a handler with the one-line summary that OpenAPI shows. It fails with any error that has a conversion
+    /// into [`Error`], so an engine can return its own.
+    pub fn new<F, Fut, Failure>(summary: &'static str, run: F) -> Self
     where
         F: Fn(Arc<E>, Call) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Answer> + Send + 'static,
+        Fut: Future<Output = Result<Option<Response>, Failure>> + Send + 'static,
+        Failure: Into<Error> + 'static,
     {
-        let run: HandlerFn<E> = Arc::new(move |engine, call| Box::pin(run(engine, call)));
+        let run: HandlerFn<E> = Arc::new(move |engine, call| Box::pin(run(engine, call).map_err(Into::into)));
         Self { run, summary, returns: &[], active_node: false, takes: None }
     }
 
@@ -176,12 +178,13 @@ impl<E: Send + Sync + 'static> Path<E> {
     /// Tells creating from updating, so that a policy can allow one without the other. Without it, every write is an
     /// update. It must have no effect: callers without a right to the path can trigger it.
     #[must_use]
-    pub fn exists<F, Fut>(mut self, check: F) -> Self
+    pub fn exists<F, Fut, Failure>(mut self, check: F) -> Self
     where
         F: Fn(Arc<E>, Call) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<bool, Error>> + Send + 'static,
+        Fut: Future<Output = Result<bool, Failure>> + Send + 'static,
+        Failure: Into<Error> + 'static,
     {
-        self.exists = Some(Arc::new(move |engine, call| Box::pin(check(engine, call))));
+        self.exists = Some(Arc::new(move |engine, call| Box::pin(check(engine, call).map_err(Into::into))));
         self
     }
 }

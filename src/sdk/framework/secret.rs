@@ -3,10 +3,10 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, TryFutureExt as _};
 use serde_json::Value;
 
-use crate::sdk::logical::{Answer, Error, Request, Secret};
+use crate::sdk::logical::{Answer, Error, Request, Response, Secret};
 
 /// Member of a lease's internal data that names its type (OpenBao `sdk/framework/secret.go`).
 const SECRET_TYPE: &str = "secret_type";
@@ -47,23 +47,25 @@ impl<E: Send + Sync + 'static> SecretType<E> {
 
     /// Answers renewals. The answer's `data` and lease replace the stored ones, so both must be complete.
     #[must_use]
-    pub fn renew<F, Fut>(mut self, run: F) -> Self
+    pub fn renew<F, Fut, Failure>(mut self, run: F) -> Self
     where
         F: Fn(Arc<E>, LeaseCall) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Answer> + Send + 'static,
+        Fut: Future<Output = Result<Option<Response>, Failure>> + Send + 'static,
+        Failure: Into<Error> + 'static,
     {
-        self.renew = Some(Arc::new(move |engine, call| Box::pin(run(engine, call))));
+        self.renew = Some(Arc::new(move |engine, call| Box::pin(run(engine, call).map_err(Into::into))));
         self
     }
 
     /// Ends the lease. It succeeds if there is nothing left to end; an error is tried again by the host.
     #[must_use]
-    pub fn revoke<F, Fut>(mut self, run: F) -> Self
+    pub fn revoke<F, Fut, Failure>(mut self, run: F) -> Self
     where
         F: Fn(Arc<E>, LeaseCall) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+        Failure: Into<Error> + 'static,
     {
-        self.revoke = Some(Arc::new(move |engine, call| Box::pin(run(engine, call))));
+        self.revoke = Some(Arc::new(move |engine, call| Box::pin(run(engine, call).map_err(Into::into))));
         self
     }
 }

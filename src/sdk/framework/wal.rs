@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, TryFutureExt as _};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -176,12 +176,14 @@ impl<E: Send + Sync + 'static> WalKind<E> {
     /// Declares a kind. Entries younger than `minimum_age` may belong to a change that still goes on in another process and
     /// are left alone, so it must be above the longest such change. The undo may run several times for one entry; the entry is
     /// deleted when it succeeds, and handed to it again at the next tick when it fails.
-    pub fn new<F, Fut>(name: &'static str, minimum_age: Duration, rollback: F) -> Self
+    pub fn new<F, Fut, Failure>(name: &'static str, minimum_age: Duration, rollback: F) -> Self
     where
         F: Fn(Arc<E>, WalEntry) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+        Failure: Into<Error> + 'static,
     {
-        let rollback: RollbackFn<E> = Arc::new(move |engine, entry| Box::pin(rollback(engine, entry)));
+        let rollback: RollbackFn<E> =
+            Arc::new(move |engine, entry| Box::pin(rollback(engine, entry).map_err(Into::into)));
         Self { name, rollback, minimum_age, longer_for: None }
     }
 

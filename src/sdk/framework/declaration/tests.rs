@@ -3,13 +3,14 @@ use std::sync::Arc;
 use super::*;
 use crate::sdk::framework::sample::{Shelf, backend};
 use crate::sdk::framework::{Call, Field, FieldSpec, Handler};
+use crate::sdk::logical::Answer;
 
 const WRONG_DEFAULT: &[FieldSpec] = &[Field::int("n", "").default("many").spec()];
 const WRONG_ALLOWED: &[FieldSpec] = &[Field::int("n", "").allowed(&["1", "many"]).spec()];
 const TWICE: &[FieldSpec] = &[Field::int("n", "").spec(), Field::int("m", "").aliases(&["n"]).spec()];
 
 fn no_handler() -> Handler<Shelf> {
-    Handler::new("", async |_: Arc<Shelf>, _: Call| Ok(None))
+    Handler::new("", async |_: Arc<Shelf>, _: Call| Answer::Ok(None))
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn a_capture_without_a_field_stops_the_start() {
 #[test]
 #[should_panic(expected = "takes leases without a type")]
 fn two_types_that_take_leases_without_a_type_stop_the_start() {
-    let kind = |name| SecretType::<Shelf>::new(name).takes_untyped().revoke(|_, _| async { Ok(()) });
+    let kind = |name| SecretType::<Shelf>::new(name).takes_untyped().revoke(|_, _| async { Ok::<(), Error>(()) });
     let _ = backend().secret(kind("one")).secret(kind("two"));
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::sdk::framework::sample::{Mounted, mounted};
+use crate::sdk::framework::{Handler, WalKind};
 use crate::sdk::logical::{Entry, Map, ReplicationState, Secret, Storage, StorageExt};
 use crate::sdk::testing::request;
 
@@ -308,7 +309,7 @@ async fn events_reach_their_hooks() {
 
 #[tokio::test]
 async fn a_lease_without_a_type_goes_to_the_type_that_takes_it() {
-    let loan = SecretType::new("loan").takes_untyped().revoke(|_, _| async { Ok(()) });
+    let loan = SecretType::new("loan").takes_untyped().revoke(|_, _| async { Ok::<(), Error>(()) });
     let (mount, _, _) = crate::sdk::testing::mount();
     let backend = Arc::new(Backend::<()>::new("").secret(loan)).mount(Arc::new(()), mount);
     for (internal_data, is_taken) in [(json!({}), true), (json!({ "secret_type": "gift" }), false)] {
@@ -317,4 +318,48 @@ async fn a_lease_without_a_type_goes_to_the_type_that_takes_it() {
         request.secret = Some(Secret::new(Duration::ZERO, Duration::ZERO, data));
         assert_eq!(backend.handle(request).await.is_ok(), is_taken, "{internal_data}");
     }
+}
+
+/// An error of an engine.
+struct Jammed;
+
+impl From<Jammed> for Error {
+    fn from(_: Jammed) -> Self {
+        Self::status(409, "the drawer is jammed")
+    }
+}
+
+#[tokio::test]
+async fn every_callback_can_fail_with_an_error_of_the_engine() {
+    let backend = Backend::<()>::new("")
+        .path(
+            Path::new("x", &[])
+                .read(Handler::new("", |_, _| async { Err(Jammed) }))
+                .exists(|_, _| async { Err(Jammed) }),
+        )
+        .secret(SecretType::new("loan").renew(|_, _| async { Err(Jammed) }).revoke(|_, _| async { Err(Jammed) }))
+        .wal(WalKind::new("print", Duration::ZERO, |_, _| async { Err(Jammed) }))
+        .periodic(|_| async { Err(Jammed) })
+        .on_initialize(|_| async { Err(Jammed) })
+        .on_cleanup(|_| async { Err(Jammed) });
+    let (mount, storage, _) = crate::sdk::testing::mount();
+    let entry = json!({ "type": "print", "data": {}, "created_at": 0 });
+    storage.put_json("wal/a", &entry).await.unwrap();
+    let backend = backend.factory(|_| ())(mount).unwrap();
+
+    let mut failed = Vec::new();
+    for (operation, path) in [(Operation::Read, "x"), (Operation::Rollback, "")] {
+        failed.push(backend.handle(request(operation, path, Value::Null)).await.map(drop));
+    }
+    for operation in [Operation::Renew, Operation::Revoke] {
+        let mut request = request(operation, "x", Value::Null);
+        request.secret = Some(Secret::new(Duration::ZERO, Duration::ZERO, Map::new()).of_type("loan"));
+        failed.push(backend.handle(request).await.map(drop));
+    }
+    failed.push(backend.exists(request(Operation::Update, "x", Value::Null)).await.map(drop));
+    failed.push(backend.initialize().await);
+    backend.cleanup().await;
+    assert_eq!(failed.len(), 6);
+    assert!(failed.iter().all(|result| matches!(result, Err(Error::Status { status: 409, .. }))));
+    assert_eq!(storage.keys(), ["wal/a"]);
 }
