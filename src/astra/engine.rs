@@ -1,7 +1,6 @@
 //! The state of one mount, composed of its store, locks, clients and background work.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
@@ -12,12 +11,9 @@ use super::error::Error;
 use super::locks::Locks;
 use super::names::OrgId;
 use super::store::{Config, Store};
-use super::task::Tasks;
 use crate::sdk::framework::Wal;
 use crate::sdk::logical::{self, Mount, Storage, SystemView};
-
-/// How long unfinished work may hold up the end of the mount. The runtime gives up after 5 seconds.
-const PATIENCE: Duration = Duration::from_millis(4500);
+use crate::sdk::tasks::Tasks;
 
 /// One mount.
 pub(crate) struct Engine {
@@ -46,7 +42,7 @@ impl Engine {
             locks: Locks::default(),
             clients: Clients::new(mount.system.clone(), proxies),
             backoff: Backoff::default(),
-            tasks: Tasks::default(),
+            tasks: mount.tasks.clone(),
             storage: mount.storage.clone(),
             background: Mutex::default(),
         }
@@ -103,10 +99,9 @@ impl Engine {
         }
     }
 
-    /// Stops the background work and waits for work that callers started.
-    pub(crate) async fn stop(&self) {
+    /// Stops the background work.
+    pub(crate) fn stop(&self) {
         self.set_background(None);
-        self.tasks.finish(PATIENCE).await;
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::api::{self, Case, LIST_ROLES, MINT};
 use super::names::{InvalidName, OrgId};
 use crate::sdk::logical::{self, StorageError};
+use crate::sdk::tasks::Stopping;
 
 /// A failed request. No text of it holds a secret.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +132,12 @@ impl Error {
 impl From<InvalidName> for Error {
     fn from(invalid: InvalidName) -> Self {
         Self::field(invalid.field, invalid.reason)
+    }
+}
+
+impl From<Stopping> for Error {
+    fn from(stopping: Stopping) -> Self {
+        Self::NotYet(stopping.to_string())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The engine: application tokens of DataStax Astra DB.
 //!
-//! Architecture invariant: uses only `sdk::logical`, `sdk::framework`, `sdk::work` and the proxy variables of the
+//! Architecture invariant: uses only `sdk::logical`, `sdk::framework`, `sdk::tasks` and the proxy variables of the
 //! environment, never the wire.
 
 mod api;
@@ -17,7 +17,6 @@ mod names;
 mod paths;
 mod rotate;
 mod store;
-mod task;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -25,6 +24,7 @@ mod tokens;
 use std::sync::Arc;
 
 use self::engine::Engine;
+use self::error::Error;
 use self::journal::{MintNote, RotationNote};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{
@@ -75,7 +75,7 @@ fn backend() -> Backend<Engine> {
             Ok::<(), Error>(())
         })
         .on_cleanup(|engine: Arc<Engine>| async move {
-            engine.stop().await;
+            engine.stop();
             Ok::<(), Error>(())
         })
         .on_invalidate(Engine::invalidate)

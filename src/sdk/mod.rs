@@ -1,8 +1,8 @@
 //! Runtime for secrets engines that Vault and OpenBao run as external plugins (plugin API version 5).
 //!
-//! An engine declares its paths with [`framework`], works with the plain types of [`logical`], starts with [`work`] what
-//! must not be cut short, and hands a [`logical::Factory`] to [`serve`], which does the rest: handshake, mutual TLS,
-//! broker, multiplexing, logs, shutdown.
+//! An engine declares its paths with [`framework`], works with the plain types of [`logical`], runs as
+//! [`tasks`] the work that must go on when the caller hangs up, and hands a [`logical::Factory`] to [`serve`]. The runtime
+//! does the rest: handshake, mutual TLS, broker, multiplexing, logs, shutdown.
 //!
 //! Architecture invariant: nothing in here names the engine that is built on it.
 
@@ -11,10 +11,10 @@ pub mod logical;
 pub(crate) mod pb;
 mod plugin;
 mod process;
+pub mod tasks;
 #[cfg(test)]
 pub(crate) mod testing;
 mod wire;
-pub mod work;
 
 use std::process::ExitCode;
 

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::verify::{Verified, settle_org, verify};
 use super::{
-    Answered, ORG_ID, change, handler, missing, mount, no_config, object, org, org_id, require_config, written,
+    Answered, ORG_ID, detached, handler, missing, mount, no_config, object, org, org_id, require_config, written,
 };
 use crate::astra::api::{self, MAX_TOKEN, TOKEN_PREFIX};
 use crate::astra::engine::Engine;
@@ -135,9 +135,9 @@ pub(crate) fn path() -> Path<Engine> {
             ("token_expiry", "Whether Astra is told when each token expires."),
             ("url", "URL of Astra's DevOps API."),
         ]))
-        .write(change("Write the config of an organization", write).takes(SETTINGS).on_active_node())
-        .patch(change("Change some settings of the config of an organization", write).takes(SETTINGS).on_active_node())
-        .delete(change("Delete the config of an organization", delete).takes(&["org_id", "force"]).on_active_node())
+        .write(detached("Write the config of an organization", write).takes(SETTINGS).on_active_node())
+        .patch(detached("Change some settings of the config of an organization", write).takes(SETTINGS).on_active_node())
+        .delete(detached("Delete the config of an organization", delete).takes(&["org_id", "force"]).on_active_node())
         .exists(exists)
         .help(
             "Manages the root token and the settings of one Astra organization.",

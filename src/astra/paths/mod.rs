@@ -51,17 +51,14 @@ where
     })
 }
 
-/// Declares a handler of a change, which goes on when the caller hangs up. The host may store the change nevertheless,
-/// and what is cached of it has to follow.
-fn change<F, Fut>(summary: &'static str, run: F) -> Handler<Engine>
+/// Declares a handler that goes on when the caller hangs up. The host may store its change although the caller has gone,
+/// and the cache must follow.
+fn detached<F, Fut>(summary: &'static str, run: F) -> Handler<Engine>
 where
     F: Fn(Arc<Engine>, Call) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Answered> + Send + 'static,
 {
-    handler(summary, move |engine, call| {
-        let work = run(engine.clone(), call);
-        async move { engine.tasks.run(work).await? }
-    })
+    handler(summary, run).detached()
 }
 
 /// Reads the org of a request.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{
-    Answered, ORG_ID, ROLE_NAME, change, handler, missing, no_config, no_role, object, org_id, role_name, written,
+    Answered, ORG_ID, ROLE_NAME, detached, handler, missing, no_config, no_role, object, org_id, role_name, written,
 };
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
@@ -65,9 +65,9 @@ pub(crate) fn path() -> Path<Engine> {
             ("role_name", "Name of the role in Vault."),
             ("ttl", "How long a lease lasts."),
         ]))
-        .write(change("Write a role", write).on_active_node())
-        .patch(change("Change some settings of a role", write).on_active_node())
-        .delete(change("Delete a role", delete).takes(&["org_id", "role_name"]).on_active_node())
+        .write(detached("Write a role", write).on_active_node())
+        .patch(detached("Change some settings of a role", write).on_active_node())
+        .delete(detached("Delete a role", delete).takes(&["org_id", "role_name"]).on_active_node())
         .exists(exists)
         .help(
             "Manages one role: a name in Vault for a role of an Astra organization.",

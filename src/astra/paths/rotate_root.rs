@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Answered, ORG_ID, change, mount, object, org_id, require_config};
+use super::{Answered, ORG_ID, detached, mount, object, org_id, require_config};
 use crate::astra::engine::Engine;
 use crate::astra::rotate::{Rotated, rotate};
 use crate::sdk::framework::{Call, FieldSpec, Path};
@@ -15,7 +15,7 @@ const FIELDS: &[FieldSpec] = &[ORG_ID.required().spec()];
 pub(crate) fn path() -> Path<Engine> {
     Path::new("config/rotate-root", FIELDS)
         .write(
-            change("Replace the root token of an organization", run)
+            detached("Replace the root token of an organization", run)
                 .returns(&[("client_id", "Client id of the new root token.")])
                 .on_active_node(),
         )

@@ -17,7 +17,6 @@ use crate::astra::journal::{MINT, MintNote};
 use crate::astra::keyed_locks::KeyedGuard;
 use crate::astra::names::{ClientId, OrgId};
 use crate::astra::store::{Config, Place, Record, Token, named_token_id};
-use crate::astra::task;
 use crate::sdk::framework::format_duration;
 use crate::sdk::logical::{Response, Secret};
 
@@ -55,7 +54,7 @@ pub(crate) async fn mint(engine: &Arc<Engine>, request: MintRequest) -> Result<R
     let work = engine.tasks.start(run(engine.clone(), request, lifetime, answer, received))?;
     let stopped = || Error::NotYet("the token was not minted because the plugin is stopping; try again".into());
     let Ok(answer) = answered.await else {
-        task::end(work).await?;
+        work.await?;
         return Err(stopped());
     };
     let mut response: Response = answer?;

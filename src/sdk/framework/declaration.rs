@@ -115,7 +115,8 @@ impl<E: Send + Sync + 'static> Backend<E> {
         self
     }
 
-    /// Runs before unmounting; maybe twice.
+    /// Runs before unmounting, maybe twice. By then the mount's tasks refuse new work. Cleanup then waits for them, at
+    /// most 4.5 seconds.
     #[must_use]
     pub fn on_cleanup<F, Fut, Failure>(mut self, run: F) -> Self
     where

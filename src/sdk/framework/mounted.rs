@@ -1,6 +1,7 @@
 //! One mount of an engine: finds the path, lease type or log entry that a request is for, and runs its handler.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt as _};
@@ -19,6 +20,9 @@ const UNDONE_AT_ONCE: usize = 16;
 
 /// How many failures of one tick are logged singly.
 const FAILURES_LOGGED: usize = 8;
+
+/// How long the tasks of a mount may delay its cleanup, which the runtime stops after 5 seconds.
+const PATIENCE: Duration = Duration::from_millis(4500);
 
 impl<E: Send + Sync + 'static> Backend<E> {
     /// Returns the factory to hand to [`crate::sdk::serve`]. `new` makes the state of one mount. All mounts share the
@@ -83,9 +87,11 @@ impl<E: Send + Sync + 'static> logical::Backend for Mounted<E> {
     }
 
     async fn cleanup(&self) {
+        self.mount.tasks.close();
         if let Err(error) = run(self.backend.cleanup.as_ref(), &self.engine).await {
             tracing::error!(error = error.detail(), "failed to clean up");
         }
+        self.mount.tasks.finish(PATIENCE).await;
     }
 
     fn invalidate(&self, key: &str) {
@@ -109,7 +115,8 @@ impl<E: Send + Sync + 'static> Mounted<E> {
             return Err(Error::ReadOnly);
         }
         let operation = request.operation;
-        let mut answer = (handler.run)(self.engine.clone(), Call { request, fields }).await?;
+        let run = (handler.run)(self.engine.clone(), Call { request, fields });
+        let mut answer = if handler.detached { self.mount.tasks.run(run).await?? } else { run.await? };
         if answer.is_none() && !warnings.is_empty() && !operation.is_read() {
             // Go engines stay silent here. A mistyped setting that is not heard of is worse than a 200 for a 204.
             answer = Some(Response::default());

@@ -32,6 +32,7 @@ pub struct Handler<E> {
     pub(super) summary: &'static str,
     pub(super) returns: &'static [(&'static str, &'static str)],
     pub(super) active_node: bool,
+    pub(super) detached: bool,
     takes: Option<&'static [&'static str]>,
 }
 
@@ -52,7 +53,7 @@ impl<E: Send + Sync + 'static> Handler<E> {
         Failure: Into<Error> + 'static,
     {
         let run: HandlerFn<E> = Arc::new(move |engine, call| Box::pin(run(engine, call).map_err(Into::into)));
-        Self { run, summary, returns: &[], active_node: false, takes: None }
+        Self { run, summary, returns: &[], active_node: false, detached: false, takes: None }
     }
 
     /// Describes the members of the answer: name and what it is.
@@ -74,6 +75,14 @@ impl<E: Send + Sync + 'static> Handler<E> {
     #[must_use]
     pub fn on_active_node(mut self) -> Self {
         self.active_node = true;
+        self
+    }
+
+    /// Runs as a task of the mount, which goes on when the caller hangs up. For changes: the host may store a write
+    /// although the caller has gone, and caches must follow.
+    #[must_use]
+    pub fn detached(mut self) -> Self {
+        self.detached = true;
         self
     }
 }

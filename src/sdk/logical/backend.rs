@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use super::{Answer, Error, Request, Storage, SystemView};
 use crate::sdk::plugin::Plugin;
+use crate::sdk::tasks::Tasks;
 
 /// What the runtime gives to the engine of a mount.
 #[derive(Clone)]
@@ -22,12 +23,14 @@ pub struct Mount {
     pub uuid: String,
     /// The mount's `-options`, and `plugin_name`, `plugin_type`, `plugin_version`.
     pub options: BTreeMap<String, String>,
+    /// The work that goes on when its caller hangs up.
+    pub tasks: Tasks,
 }
 
 impl Mount {
     /// Returns a mount without id and options.
     pub fn new(plugin: Plugin, storage: Arc<dyn Storage>, system: Arc<dyn SystemView>) -> Self {
-        Self { plugin, storage, system, uuid: String::new(), options: BTreeMap::new() }
+        Self { plugin, storage, system, uuid: String::new(), options: BTreeMap::new(), tasks: Tasks::default() }
     }
 
     /// Sets the id.
@@ -61,8 +64,8 @@ pub struct SpecialPaths {
 
 /// An engine on one mount.
 ///
-/// Calls arrive concurrently, also before [`Backend::initialize`] has returned. When the caller goes away, the future of
-/// its call is dropped: what must not stay half done belongs in a task of its own.
+/// Calls arrive concurrently, also before [`Backend::initialize`] has returned. If the caller hangs up, the future of its
+/// call is dropped. Work that must not stop half-way belongs to the mount's [`Tasks`].
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// Answers a request.

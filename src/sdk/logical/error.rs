@@ -1,6 +1,7 @@
 //! Why a request failed, and with it the HTTP status that the host answers.
 
 use super::StorageError;
+use crate::sdk::tasks::Stopping;
 
 /// A failed request.
 ///
@@ -77,6 +78,12 @@ impl From<StorageError> for Error {
             StorageError::ReadOnly => Self::ReadOnly,
             other => Self::internal(other.to_string()),
         }
+    }
+}
+
+impl From<Stopping> for Error {
+    fn from(stopping: Stopping) -> Self {
+        Self::status(503, stopping.to_string())
     }
 }
 

@@ -29,7 +29,7 @@ use super::pb::plugin::grpc_broker_server::GrpcBrokerServer;
 use super::pb::plugin::grpc_controller_server::GrpcControllerServer;
 use super::pb::plugin::grpc_stdio_server::GrpcStdioServer;
 use super::plugin::Plugin;
-use super::work;
+use super::tasks;
 
 /// Why the process did not come up.
 type StartError = Box<dyn std::error::Error + Send + Sync>;
@@ -61,7 +61,7 @@ fn start(environment: &Environment, services: impl FnOnce(Arc<Broker>) -> Routes
     protect_memory(environment);
     let mtls = Mtls::new(client_cert)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
-    let (control, stops) = Control::new(work::running);
+    let (control, stops) = Control::new(tasks::running);
     let _entered = runtime.enter();
     serve::listen_to_signals(&control)?;
     let (listener, socket) = listener::bind(environment)?;

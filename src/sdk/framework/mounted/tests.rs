@@ -1,6 +1,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use super::*;
@@ -362,4 +363,43 @@ async fn every_callback_can_fail_with_an_error_of_the_engine() {
     assert_eq!(failed.len(), 6);
     assert!(failed.iter().all(|result| matches!(result, Err(Error::Status { status: 409, .. }))));
     assert_eq!(storage.keys(), ["wal/a"]);
+}
+
+/// An engine whose handler waits until the test lets it go on, and then counts.
+#[derive(Default)]
+struct Slow {
+    go: tokio::sync::Notify,
+    ended: std::sync::atomic::AtomicUsize,
+}
+
+impl Slow {
+    /// Asks for `path`, hangs up, and returns how many handlers had ended when cleanup returned.
+    async fn hang_up(path: &str) -> usize {
+        let work = |slow: Arc<Self>, _: Call| async move {
+            slow.go.notified().await;
+            slow.ended.fetch_add(1, Ordering::SeqCst);
+            Answer::Ok(None)
+        };
+        let backend = Backend::new("")
+            .path(Path::new("attached", &[]).write(Handler::new("", work)))
+            .path(Path::new("detached", &[]).write(Handler::new("", work).detached()));
+        let (mount, ..) = crate::sdk::testing::mount();
+        let slow = Arc::new(Self::default());
+        let backend = Arc::new(backend).mount(slow.clone(), mount);
+        let update = || backend.handle(request(Operation::Update, path, Value::Null));
+        assert!(update().now_or_never().is_none());
+        let cleanup = backend.cleanup();
+        slow.go.notify_one();
+        cleanup.await;
+        if path == "detached" {
+            assert!(matches!(update().await, Err(Error::Status { status: 503, .. })));
+        }
+        slow.ended.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn a_detached_handler_goes_on_when_the_caller_hangs_up_and_cleanup_waits_for_it() {
+    assert_eq!(Slow::hang_up("detached").await, 1);
+    assert_eq!(Slow::hang_up("attached").await, 0);
 }
