@@ -13,6 +13,7 @@
 //! | a gRPC message or service | [`sdk`] `wire`, and `proto/` |
 //! | what a request, response, error or storage is | [`sdk::logical`] |
 //! | routing, fields, help, leases, write-ahead log | [`sdk::framework`] |
+//! | locks by name | [`sdk::locks`] |
 //! | work that goes on when its caller hangs up | [`sdk::tasks`] |
 //! | a path of the engine, a lease, a call to Astra, what is undone after a failure | [`astra`] |
 

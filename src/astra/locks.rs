@@ -10,17 +10,15 @@
 //!
 //! Whoever needs several of them takes them in the order of this table. So no two tasks wait for each other.
 
-use std::sync::Arc;
-
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::keyed_locks::{KeyedGuard, KeyedLocks};
 use super::names::{OrgId, RoleName};
+use crate::sdk::locks::{KeyedGuard, KeyedLocks};
 
 /// The locks of one mount.
 #[derive(Default)]
 pub(crate) struct Locks {
-    keyed: Arc<KeyedLocks>,
+    keyed: KeyedLocks,
     stored_tokens: RwLock<()>,
 }
 

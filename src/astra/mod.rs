@@ -11,7 +11,6 @@ mod error;
 mod identity;
 mod inventory;
 mod journal;
-mod keyed_locks;
 mod locks;
 mod names;
 mod paths;

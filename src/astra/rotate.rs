@@ -12,10 +12,10 @@ use super::api::{self, Case, CreatedToken, NewToken, describe};
 use super::engine::Engine;
 use super::error::Error;
 use super::journal::{ROTATION, RotationNote};
-use super::keyed_locks::KeyedGuard;
 use super::names::{ClientId, OrgId};
 use super::store::Config;
 use super::tokens::{Event, Failure, Found, Order, OrderNote};
+use crate::sdk::locks::KeyedGuard;
 
 const MAY_READ: &str = "check that the astra_token of the config is live and has the permission org-token-read, which the \
                         roles Organization Administrator and Database Administrator give";

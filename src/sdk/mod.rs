@@ -1,12 +1,13 @@
 //! Runtime for secrets engines that Vault and OpenBao run as external plugins (plugin API version 5).
 //!
-//! An engine declares its paths with [`framework`], works with the plain types of [`logical`], runs as
-//! [`tasks`] the work that must go on when the caller hangs up, and hands a [`logical::Factory`] to [`serve`]. The runtime
-//! does the rest: handshake, mutual TLS, broker, multiplexing, logs, shutdown.
+//! An engine declares its paths with [`framework`] and works with the plain types of [`logical`]. Work that must go on
+//! when the caller hangs up runs as [`tasks`], and [`locks`] protect a value between reading and writing. The engine hands
+//! a [`logical::Factory`] to [`serve`], which does the rest: handshake, mutual TLS, broker, multiplexing, logs, shutdown.
 //!
 //! Architecture invariant: nothing in here names the engine that is built on it.
 
 pub mod framework;
+pub mod locks;
 pub mod logical;
 pub(crate) mod pb;
 mod plugin;

@@ -14,10 +14,10 @@ use crate::astra::api::{self, CreatedToken, NewToken};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::journal::{MINT, MintNote};
-use crate::astra::keyed_locks::KeyedGuard;
 use crate::astra::names::{ClientId, OrgId};
 use crate::astra::store::{Config, Place, Record, Token, named_token_id};
 use crate::sdk::framework::format_duration;
+use crate::sdk::locks::KeyedGuard;
 use crate::sdk::logical::{Response, Secret};
 
 /// A mint, from its note on.

@@ -26,10 +26,10 @@ use crate::astra::backoff::in_tick;
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::journal::{GIVE_UP, MARGIN, Outcome, longest};
-use crate::astra::keyed_locks::KeyedGuard;
 use crate::astra::names::{ClientId, OrgId};
 use crate::astra::store::Config;
 use crate::sdk::framework::{OpenEntry, WalEntry, WalKind};
+use crate::sdk::locks::KeyedGuard;
 use crate::sdk::logical;
 
 /// The note of an order in the write-ahead log.

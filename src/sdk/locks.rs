@@ -1,40 +1,53 @@
-//! KeyedLocks by name, for those who read before they write. A lock that nobody has or waits for takes no room.
+//! Locks by name, for engines that read a stored value before they write it.
+//!
+//! Architecture invariant: a name that nobody holds or waits for uses no memory.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OwnedMutexGuard;
 
-/// KeyedLocks by name.
-#[derive(Default)]
-pub(crate) struct KeyedLocks {
-    held: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+type Held = HashMap<String, Arc<tokio::sync::Mutex<()>>>;
+
+/// Locks by name. Clones share them.
+///
+/// ```
+/// # use vault_plugin_astra::sdk::locks::KeyedLocks;
+/// # async fn write(locks: &KeyedLocks) {
+/// let _guard = locks.lock("accounts/bob").await;
+/// // Read "accounts/bob", change it and write it. No other writer of "accounts/bob" runs here.
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct KeyedLocks {
+    held: Arc<Mutex<Held>>,
 }
 
-/// A lock that is held until this is dropped.
-pub(crate) struct KeyedGuard {
-    // Dropped first: only after it can the claim see that nobody else is there.
+/// A held lock. Dropping it releases the lock.
+#[must_use = "the lock is released when the guard is dropped"]
+pub struct KeyedGuard {
+    // Dropped before the claim, which then sees whether anybody else holds the lock or waits for it.
     _lock: OwnedMutexGuard<()>,
     _claim: Claim,
 }
 
-/// One that has the lock, or waits for it.
+/// A holder of a lock, or a waiter.
 struct Claim {
-    locks: Arc<KeyedLocks>,
+    locks: KeyedLocks,
     name: String,
     lock: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl KeyedLocks {
     /// Waits for the lock of this name.
-    pub(crate) async fn lock(self: &Arc<Self>, name: impl Into<String>) -> KeyedGuard {
+    pub async fn lock(&self, name: impl Into<String>) -> KeyedGuard {
         let name = name.into();
         let lock = self.held().entry(name.clone()).or_default().clone();
         let claim = Claim { locks: self.clone(), name, lock };
         KeyedGuard { _lock: claim.lock.clone().lock_owned().await, _claim: claim }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {
+    fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -42,7 +55,7 @@ impl KeyedLocks {
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut held = self.locks.held();
-        // Two are the map's and this one. New ones are only made under the same lock.
+        // The map and this claim have one reference each. New references are made under the same mutex.
         if Arc::strong_count(&self.lock) == 2 {
             held.remove(&self.name);
         }
@@ -56,11 +69,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_name_is_held_once_and_leaves_nothing_behind() {
-        let locks = Arc::new(KeyedLocks::default());
+    async fn a_name_is_held_once_and_leaves_nothing_behind() {
+        let locks = KeyedLocks::default();
         let first = locks.lock("a").await;
         let _other = locks.lock("b").await;
-        // A waiter that gives up, and one that gets it.
+        // One waiter gives up, and one gets the lock.
         assert!(tokio::time::timeout(Duration::from_millis(5), locks.lock("a")).await.is_err());
         let waiter = tokio::spawn({
             let locks = locks.clone();
