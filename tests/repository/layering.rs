@@ -1,5 +1,83 @@
+//! Holds the layers of the code: modules import each other in one direction.
+
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use super::imports::Layers;
+
+/// The layers, from the folder's root module down. A module may import those before it.
+const LAYERS: &[Layers] = &[
+    // `process <- wire -> logical <- framework`
+    Layers {
+        folder: "src/sdk",
+        module: &["sdk"],
+        order: &["plugin", "locks", "tasks", "pb", "process", "logical", "wire", "framework"],
+        never: &[
+            ("process", "locks"),
+            ("logical", "pb"),
+            ("logical", "process"),
+            ("framework", "pb"),
+            ("framework", "process"),
+            ("framework", "wire"),
+        ],
+    },
+    Layers {
+        folder: "src/sdk/process",
+        module: &["sdk", "process"],
+        order: &[
+            "env",
+            "handshake",
+            "manual",
+            "log",
+            "listener",
+            "mtls",
+            "cork",
+            "socket",
+            "broker",
+            "control",
+            "serve",
+        ],
+        never: &[],
+    },
+    Layers {
+        folder: "src/sdk/logical",
+        module: &["sdk", "logical"],
+        order: &["data", "storage", "error", "lease", "request", "response", "system", "backend"],
+        never: &[],
+    },
+    Layers {
+        folder: "src/sdk/wire",
+        module: &["sdk", "wire"],
+        order: &["version", "convert", "answer", "channel", "storage", "system", "backend"],
+        never: &[],
+    },
+    Layers {
+        folder: "src/sdk/framework",
+        module: &["sdk", "framework"],
+        order: &[
+            "lower",
+            "duration",
+            "field",
+            "coerce",
+            "fields",
+            "pattern",
+            "path",
+            "secret",
+            "wal",
+            "declaration",
+            "openapi",
+            "help",
+            "mounted",
+        ],
+        never: &[],
+    },
+];
+
+#[test]
+fn modules_import_each_other_in_one_direction() {
+    let broken: Vec<String> = LAYERS.iter().flat_map(Layers::check).collect();
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
 
 /// The runtime knows nothing of the engine that is built on it.
 #[test]
@@ -26,7 +104,7 @@ fn assert_absent(folder: &str, words: &[&str]) {
     }
 }
 
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

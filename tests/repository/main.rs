@@ -5,6 +5,7 @@
 
 mod documents;
 mod generated;
+mod imports;
 mod layering;
 mod linters;
 mod messages;

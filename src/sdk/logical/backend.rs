@@ -5,7 +5,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Answer, Error, Request, Storage, SystemView};
+use super::error::Error;
+use super::request::Request;
+use super::response::Answer;
+use super::storage::Storage;
+use super::system::SystemView;
 use crate::sdk::plugin::Plugin;
 use crate::sdk::tasks::Tasks;
 

@@ -1,6 +1,6 @@
 //! Why a request failed, and with it the HTTP status that the host answers.
 
-use super::StorageError;
+use super::storage::StorageError;
 use crate::sdk::tasks::Stopping;
 
 /// A failed request.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Map;
+use super::data::Map;
 
 /// A lease. It has no `Debug`, because `internal_data` may hold secrets.
 #[derive(Clone)]

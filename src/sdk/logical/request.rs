@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Map, Secret};
+use super::data::Map;
+use super::lease::Secret;
 
 /// An operation that a backend can be asked for.
 ///

@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Map, Secret};
+use super::data::Map;
+use super::error::Error;
+use super::lease::Secret;
+
+/// The answer of a handler: a response, nothing (404 on a read or list, 204 on a write or delete), or an error.
+pub type Answer = Result<Option<Response>, Error>;
 
 /// The answer to a request that went well. It has no `Debug`, because `data` may hold secrets.
 #[derive(Clone, Default)]

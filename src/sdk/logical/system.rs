@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::Error;
+use super::error::Error;
 
 /// Replication state of the node: a bit mask (OpenBao `sdk/helper/consts/replication.go`).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
