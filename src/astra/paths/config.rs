@@ -6,10 +6,11 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use super::verify::{Verified, settle_org, verify};
-use super::{
-    Answered, ORG_ID, detached, handler, missing, mount, no_config, object, org, org_id, require_config, written,
+use super::org;
+use super::shared::{
+    Answered, ORG_ID, detached, handler, missing, mount, no_config, object, org_id, require_config, written,
 };
+use super::verify::{Verified, settle_org, verify};
 use crate::astra::api::{self, MAX_TOKEN, TOKEN_PREFIX};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
-use super::{Answered, CONCURRENT_READS, handler, object};
+use super::shared::{Answered, CONCURRENT_READS, handler, object};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::OrgId;

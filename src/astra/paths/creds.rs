@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
+use super::shared::{Answered, handler, mount};
 use super::token::{METADATA, TOKEN, TTL, mint};
-use super::{Answered, handler, mount};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::{RoleName, fits_path, validate_name};

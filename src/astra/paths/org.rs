@@ -1,6 +1,6 @@
 //! What paths call an org: its id, its logical name, or the one of them that fits a path.
 
-use super::{ORG_ID, mount};
+use super::shared::{ORG_ID, mount};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::OrgId;

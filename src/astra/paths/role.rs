@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{
+use super::shared::{
     Answered, ORG_ID, ROLE_NAME, detached, handler, missing, no_config, no_role, object, org_id, role_name, written,
 };
 use crate::astra::engine::Engine;

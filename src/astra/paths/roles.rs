@@ -6,7 +6,8 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::Value;
 
-use super::{Answered, CONCURRENT_READS, ORG_ID, handler, optional_org_id, role};
+use super::role;
+use super::shared::{Answered, CONCURRENT_READS, ORG_ID, handler, optional_org_id};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::{OrgId, RoleName};

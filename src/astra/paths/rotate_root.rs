@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Answered, ORG_ID, detached, mount, object, org_id, require_config};
+use super::shared::{Answered, ORG_ID, detached, mount, object, org_id, require_config};
 use crate::astra::engine::Engine;
 use crate::astra::rotate::{Rotated, rotate};
 use crate::sdk::framework::{Call, FieldSpec, Path};

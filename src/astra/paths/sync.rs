@@ -9,7 +9,8 @@ use futures_util::stream::{self, StreamExt as _};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Answered, ORG_ID, ROLE_NAME, handler, mount, object, optional_org_id, require_config, role};
+use super::role;
+use super::shared::{Answered, ORG_ID, ROLE_NAME, handler, mount, object, optional_org_id, require_config};
 use crate::astra::api::{AstraRole, RoleList};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;

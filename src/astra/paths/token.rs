@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Answered, ORG_ID, ROLE_NAME, handler, missing, mount, no_role, org_id, require_config, role_name};
+use super::shared::{Answered, ORG_ID, ROLE_NAME, handler, missing, mount, no_role, org_id, require_config, role_name};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::{ClientId, LogicalName, OrgId, RoleName};

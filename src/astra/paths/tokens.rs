@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Answered, ORG_ID, handler, object, optional_org_id};
+use super::shared::{Answered, ORG_ID, handler, object, optional_org_id};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::OrgId;

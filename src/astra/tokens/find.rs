@@ -5,12 +5,21 @@
 //! to a lease only if both have the same client id.
 
 use super::lease::{LeaseData, SECRET_TYPE};
-use super::revoke::Target;
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
-use crate::astra::names::OrgId;
+use crate::astra::names::{ClientId, OrgId, RoleName};
 use crate::astra::store::Token;
 use crate::sdk::logical::Map;
+
+/// A token to be deleted.
+pub(crate) struct Target {
+    pub(crate) org_id: OrgId,
+    pub(crate) client_id: ClientId,
+    pub(crate) role_name: RoleName,
+    pub(crate) token_id: String,
+    /// Whether the Go plugin may have minted the token. The entries of the Go plugin hold Astra's id of the organization.
+    pub(crate) may_be_old: bool,
+}
 
 /// Finds the token of a lease; `None` if nothing identifies the token.
 ///

@@ -10,6 +10,7 @@ mod revoke;
 mod sweep;
 mod time;
 
+pub(crate) use self::find::Target;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::lease::fuzz::fuzz_lease;
 pub(crate) use self::lease::{SECRET_TYPE, lease_end, token_data};
@@ -17,5 +18,5 @@ pub(crate) use self::mint::mint;
 pub(crate) use self::order::{Event, Failure, Found, Order, OrderNote, wal_kind};
 pub(crate) use self::renew::renew;
 pub(crate) use self::request::{MintRequest, MintedBy};
-pub(crate) use self::revoke::{Target, delete, deletions, revoke};
+pub(crate) use self::revoke::{delete, deletions, revoke};
 pub(crate) use self::sweep::sweep;

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::find;
+use super::find::{self, Target};
 use super::lease::{LeaseData, token_data};
 use super::request::MintedBy;
-use super::revoke::Target;
 use super::time::{EXPIRY_MARGIN, capped, later, rfc3339, until};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;

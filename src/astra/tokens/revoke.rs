@@ -2,27 +2,16 @@
 
 use std::sync::Arc;
 
-use super::find;
+use super::find::{self, Target};
 use super::lease::LeaseData;
 use crate::astra::api;
 use crate::astra::backoff::in_tick;
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, longest};
-use crate::astra::names::{ClientId, OrgId, RoleName};
 use crate::astra::store::Config;
 use crate::sdk::framework::{LeaseCall, WalEntry, WalKind};
 use crate::sdk::logical::{self, Map};
-
-/// A token to be ended.
-pub(crate) struct Target {
-    pub(crate) org_id: OrgId,
-    pub(crate) client_id: ClientId,
-    pub(crate) role_name: RoleName,
-    pub(crate) token_id: String,
-    /// Whether the Go plugin may have minted the token. The entries of the Go plugin hold Astra's id of the organization.
-    pub(crate) may_be_old: bool,
-}
 
 /// Revokes the token of a lease.
 ///

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::revoke::{Target, end};
+use super::find::Target;
+use super::revoke::end;
 use crate::astra::backoff::in_tick;
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
