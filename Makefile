@@ -56,7 +56,7 @@ OHA         := target/tools/oha-$(OHA_VERSION)/bin/oha
 MEASURE = $(UNDER_TEST) CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 	cargo bench --locked --profile dev --bench bench --
 
-.PHONY: help demo dev test test-vault test-roots storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny notice image msrv bench bench-guard profile
+.PHONY: help demo dev test test-vault test-roots storm fuzz fmt fmtcheck lint doc docs bin proto release reproducible deny licenses image msrv bench bench-guard profile
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -152,12 +152,8 @@ deny: $(DENY) ## Checks licences, sources and banned or doubled dependencies; `m
 
 CHECKS ?= licenses bans sources
 
-image: ## Builds the container images of the release binary (needs docker)
-	docker build --tag $(BIN) --file packaging/plugin.Dockerfile $(dir $(RELEASE))
-	docker build --tag $(BIN)-openbao --file packaging/server.Dockerfile $(dir $(RELEASE))
-	docker build --tag $(BIN)-vault --file packaging/server.Dockerfile --build-arg BASE=$(VAULT) $(dir $(RELEASE))
-
-VAULT ?= hashicorp/vault:1.21.1
+image: ## Builds the container images from the release in target/dist (needs docker)
+	VAULT='$(VAULT)' sh packaging/image.sh
 
 msrv: ## Builds, tests included, with the oldest Rust that Cargo.toml promises, which rustup fetches
 	version=$$(sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml) && \
@@ -169,8 +165,8 @@ $(TOOLS)/%:
 	name=$(notdir $@) && version=$$(basename $$(dirname $(@D))) && CARGO_PROFILE_DEV_DEBUG=0 \
 	cargo install --quiet --locked --debug --root $(TOOLS)/$$name/$$version $$name@$$version
 
-notice: ## Writes NOTICE anew from the dependencies
-	NOTICE_WRITE=1 cargo test --locked --test repository notice
+licenses: ## Writes packaging/licenses.txt, the licences of the dependencies
+	python3 packaging/licenses.py list x86_64-unknown-linux-gnu >packaging/licenses.txt
 
 # The release binary with symbols, and with frame pointers for stacks.
 profiled:

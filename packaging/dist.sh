@@ -32,8 +32,9 @@ export SOURCE_DATE_EPOCH
 rm -rf target/dist
 mkdir -p "target/dist/$release"
 cp "$binary" LICENSE.txt NOTICE README.md CHANGELOG.md "target/dist/$release/"
+python3 packaging/licenses.py texts "$triple" >"target/dist/$release/THIRD_PARTY_LICENSES"
+chmod 0644 "target/dist/$release"/*
 chmod 0755 "target/dist/$release" "target/dist/$release/$name"
-chmod 0644 "target/dist/$release"/*.* "target/dist/$release/NOTICE"
 
 python3 packaging/sbom.py "$binary" "$triple" >"target/dist/$release.cdx.json"
 

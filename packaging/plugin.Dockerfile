@@ -7,6 +7,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
 FROM scratch
 # Astra's certificate is checked with these.
 COPY --from=certificates /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY LICENSE.txt NOTICE THIRD_PARTY_LICENSES /licenses/
 COPY --chmod=0755 vault-plugin-secrets-datastax-astra /vault-plugin-secrets-datastax-astra
 USER 65532:65532
 ENTRYPOINT ["/vault-plugin-secrets-datastax-astra"]

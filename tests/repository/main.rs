@@ -7,7 +7,7 @@ mod documents;
 mod generated;
 mod imports;
 mod layering;
+mod licenses;
 mod linters;
 mod messages;
-mod notice;
 mod release;
