@@ -1,5 +1,5 @@
 #!/bin/sh
-# Packs a release binary: archive, SBOM and checksums in target/dist. `make release` calls it with the binary and the
+# Packs a release binary: archive, SBOM and checksums in target/dist. release.sh calls it with the binary and the
 # platform it was built for. All times, owners and orders are fixed, so that the same commit gives the same bytes.
 set -eu
 

@@ -1,5 +1,5 @@
 # The plugin alone, for servers that run plugins in containers (Vault's plugin runtimes). The server mounts the folder of
-# the socket and says whose group it is; nothing else is written. `make image` builds it.
+# the socket and says whose group it is; nothing else is written. image.sh builds it.
 FROM debian:12-slim AS certificates
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*

@@ -1,9 +1,12 @@
 #!/bin/sh
 # Makes the release of HEAD twice, in folders of different names and with different names of cargo's home, and compares
-# every byte. `make reproducible` calls it. Whatever is not committed is not part of it.
+# every byte. Uncommitted changes are not part of it.
 set -eu
 
 cd "$(dirname "$0")/.."
+TOOLS=${TOOLS:-$(pwd -P)/target/tools}
+CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}
+export TOOLS
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
@@ -16,7 +19,7 @@ git clone --quiet "$work/one" "$work/elsewhere/and-deeper/two"
 make_release() {
     # Only the file system may differ: no cache of compiled code, no target folder that both share.
     env -u CARGO_TARGET_DIR -u RUSTC_WRAPPER -u MAKEFLAGS -u MAKELEVEL CARGO_HOME="$2" \
-        make -C "$work/$1" release TOOLS="$TOOLS"
+        sh "$work/$1/packaging/release.sh"
 }
 make_release one "$CARGO_HOME"
 make_release elsewhere/and-deeper/two "$work/another-home"

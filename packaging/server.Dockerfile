@@ -1,5 +1,5 @@
 # A server with the plugin in it, for `plugin_directory = "/plugins"`. BASE can be any image of Vault or OpenBao, such as
-# hashicorp/vault:1.21.1; the base's entry point, user and configuration stay. `make image` builds it.
+# hashicorp/vault:1.21.1; the base's entry point, user and configuration stay. image.sh builds it.
 ARG BASE=openbao/openbao:2.7.2
 FROM ${BASE}
 COPY --chown=0:0 LICENSE.txt NOTICE THIRD_PARTY_LICENSES /licenses/vault-plugin-secrets-datastax-astra/

@@ -1,4 +1,4 @@
-//! What measures the plugin: `make bench`, `make bench-guard` and `make profile`.
+//! What measures the plugin: `make bench`, `make bench-guard` and `make bench MODE=profile`.
 //!
 //! ```text
 //! speed    requests, start, memory and calls, on a real server beside its own `kv` engine

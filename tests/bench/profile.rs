@@ -1,4 +1,4 @@
-//! `make profile`: where the time of a request goes, in the plugin and in the server.
+//! `make bench MODE=profile`: where the time of a request goes, in the plugin and in the server.
 //!
 //! perf takes samples of both while the load generator keeps them busy. The report is text; the whole stacks are written
 //! beside it in the folded form that flame graphs are drawn from.

@@ -49,7 +49,7 @@ impl Settings {
         Ok(Self {
             plugin: plugin::binary().into(),
             peer: program("BENCH_PEER")?,
-            oha: program("OHA")?.ok_or("OHA names no load generator: make does")?,
+            oha: program("OHA")?.ok_or("OHA names no load generator: run \"make bench\"")?,
             rounds: number("BENCH_ROUNDS", pick("3", "1").parse().expect("a number"))?,
             seconds: number("BENCH_SECONDS", pick("3", "1").parse().expect("a number"))?,
             sizes,

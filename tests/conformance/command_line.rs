@@ -60,7 +60,7 @@ fn the_binary_under_test_is_the_one_that_ships() {
         output("readelf", &["--wide", "--segments", "--dynamic", "--sections", plugin::binary().to_str().unwrap()]);
     let read = read.expect("readelf, which is with the linker");
     assert!(!read.contains(".symtab") && !read.contains(".debug_"), "it has symbols, so it is no release build");
-    // As in the Makefile: where there is no static C library, the binary is an ordinary one.
+    // As in packaging/build.sh: where there is no static C library, the binary is an ordinary one.
     let library = output("cc", &["-print-file-name=libc.a"]).expect("a C compiler");
     if cfg!(target_env = "gnu") && Path::new(&library).is_absolute() {
         assert!(!read.contains("INTERP") && !read.contains("(NEEDED)"), "it is linked dynamically:\n{read}");

@@ -30,7 +30,7 @@ fn the_committed_list_is_current_on_every_platform() {
     for platform in PLATFORMS {
         assert!(
             committed() == print("list", platform),
-            "packaging/licenses.txt is not current for {platform}; run `make licenses`"
+            "packaging/licenses.txt is not current for {platform}; run `make -C packaging licenses`"
         );
     }
 }

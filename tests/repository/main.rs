@@ -11,3 +11,4 @@ mod licenses;
 mod linters;
 mod messages;
 mod release;
+mod targets;

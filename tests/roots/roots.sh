@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the root file systems of other machines in .cache/roots, each only once. `make test-roots` calls this script.
+# Makes the root file systems of other machines in .cache/roots, each only once. run.sh calls this script.
 set -eu
 
 fail() {
@@ -15,6 +15,7 @@ done
 cd "$(dirname "$0")/../.."
 mkdir -p .cache/roots
 # The mirror that this machine uses. If there is none, debootstrap uses its default mirror.
+# shellcheck disable=SC2016 # apt-get fills in $(SITE).
 mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Label: Debian' 2>/dev/null | head -n 1)
 
 modules=libnss-myhostname,libnss-mdns,libnss-resolve

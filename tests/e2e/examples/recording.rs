@@ -64,7 +64,7 @@ fn the_recording_is_a_cast_of_the_demo() {
     let said: Vec<&str> = script.lines().filter_map(|line| line.strip_prefix("say \"")?.strip_suffix('"')).collect();
     assert!(said.len() > 10);
     let recorded: Vec<&str> = told.lines().filter_map(|line| line.trim_end().strip_prefix("# ")).collect();
-    assert_eq!(recorded[..said.len()], said, "record it anew: make recording");
+    assert_eq!(recorded[..said.len()], said, "record it again: sh docs/record.sh");
     assert_eq!(told.matches(" is gone").count(), 2);
 
     assert!(masked(&told) >= 4);

@@ -1,7 +1,7 @@
 //! A storm of faults, hang-ups and kills, after which every token has to be accounted for.
 //!
-//! All choices come from one seed; the moments at which they meet do not. `make storm SEED=n SECONDS=s` runs it alone
-//! and shows its numbers.
+//! All choices come from one seed; the moments at which they meet do not. STORM_SEED and
+//! STORM_SECONDS set seed and length. `cargo test --test e2e storm:: -- --nocapture` runs it alone and shows its numbers.
 
 mod caller;
 mod footprint;
