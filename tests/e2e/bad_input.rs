@@ -116,40 +116,7 @@ fn config_refuses_wrong_values() {
     });
 }
 
-#[test]
-fn role_refuses_wrong_values() {
-    refuse(|_, org_id, _| {
-        let role = |field: &str, value: Value| {
-            let mut body = json!({"org_id": org_id, "role_name": "writer", "role_id": ROLE_ID});
-            body[field] = value;
-            body
-        };
-        let mut cases = vec![
-            case("POST", "role", json!({"role_name": "writer", "role_id": ROLE_ID}), "org_id"),
-            case("POST", "role", json!({"org_id": org_id, "role_id": ROLE_ID}), "role_name"),
-            case("POST", "role", json!({"org_id": org_id, "role_name": "writer"}), "role_id"),
-            case("POST", "role", role("role_id", json!("")), "role_id"),
-            case("POST", "role", role("role_id", json!("a\nb")), "role_id"),
-            case("POST", "role", role("role_id", json!(["x"])), "role_id"),
-            case("GET", "role", Value::Null, "org_id"),
-            case("GET", format!("role?org_id={org_id}"), Value::Null, "role_name"),
-            case("DELETE", format!("role?org_id={org_id}"), Value::Null, "role_name"),
-            case("PATCH", "role", json!({"org_id": org_id, "role_name": "reader", "ttl": -1}), "ttl"),
-            case("LIST", "roles?org_id=a/b", Value::Null, "org_id"),
-        ];
-        for name in bad_names().into_iter().chain([String::new()]) {
-            cases.push(case("POST", "role", role("role_name", json!(name)), "role_name"));
-            cases.push(case("POST", "role", role("org_id", json!(name)), "org_id"));
-        }
-        for field in ["ttl", "max_ttl"] {
-            for value in [json!(-1), json!("-5s"), json!("soon"), json!("1e400"), json!([1])] {
-                cases.push(case("POST", "role", role(field, value), field));
-            }
-        }
-        cases
-    });
-}
-
+/// The host makes these fields of a query or a body. The other values are in `src/astra/tests/input.rs`.
 #[test]
 fn org_token_refuses_wrong_values() {
     refuse(|_, org_id, sidecar| {
@@ -159,47 +126,22 @@ fn org_token_refuses_wrong_values() {
             body
         };
         let read = |query: &str| format!("org/token?org_id={sidecar}&role_name=reader&{query}");
-        let mut cases = vec![
-            case("POST", "org/token", json!({"role_name": "reader", "logical_name": "new"}), "org_id"),
-            case("POST", "org/token", json!({"org_id": org_id, "logical_name": "new"}), "role_name"),
-            case("POST", "org/token", json!({"org_id": org_id, "role_name": "reader"}), "logical_name"),
-            case("POST", "org/token", mint("logical_name", json!("")), "logical_name"),
-            case("POST", "org/token", mint("logical_name", json!("cart")), "logical_name"),
+        vec![
             case("POST", "org/token", mint("logical_name", json!("CART")), "logical_name"),
             case("POST", "org/token", mint("org_id", json!("unknown")), "org_id"),
-            case("POST", "org/token", mint("role_name", json!("unknown")), "role_name"),
             case("POST", "org/token", mint("org_id", json!(sidecar)), "read"),
+            case("POST", "org/token", mint("metadata", json!([["a"]])), "metadata"),
             case("GET", "org/token", Value::Null, "org_id"),
-            case("GET", format!("org/token?org_id={org_id}"), Value::Null, "client_id"),
-            case("GET", format!("org/token?org_id={org_id}&role_name=reader"), Value::Null, "logical_name"),
-            case("GET", format!("org/token?org_id={sidecar}"), Value::Null, "role_name"),
+            case("GET", format!("org/token?org_id={org_id}&client_id=a/b"), Value::Null, "client_id"),
             case("GET", format!("org/token?org_id={sidecar}&client_id=abc"), Value::Null, "client_id"),
             case("GET", read("ttl=soon"), Value::Null, "ttl"),
             case("GET", read("ttl=-1"), Value::Null, "ttl"),
             case("GET", read("metadata=nopair"), Value::Null, "metadata"),
-            case("GET", format!("org/token?org_id={sidecar}&role_name=unknown"), Value::Null, "role_name"),
-            case("DELETE", "org/token", Value::Null, "org_id"),
-            case("DELETE", format!("org/token?org_id={org_id}"), Value::Null, "client_id"),
-            case("GET", format!("org/token?org_id={org_id}&client_id=a/b"), Value::Null, "client_id"),
-            case("DELETE", format!("org/token?org_id={org_id}&client_id=unknown"), Value::Null, "client_id"),
             case("DELETE", format!("org/token?org_id={org_id}&role_name=reader"), Value::Null, "logical_name"),
             case("LIST", "org/tokens?org_id=a/b", Value::Null, "org_id"),
             case("LIST", "org/tokens?limit=few", Value::Null, "limit"),
-            case("LIST", "org/tokens?limit=-1", Value::Null, "limit"),
             case("LIST", "org/tokens?after=a&after=b", Value::Null, "after"),
-        ];
-        for name in bad_names() {
-            for field in ["org_id", "role_name", "logical_name"] {
-                cases.push(case("POST", "org/token", mint(field, json!(name)), field));
-            }
-        }
-        for value in [json!("soon"), json!(-1), json!("-5s"), json!([1])] {
-            cases.push(case("POST", "org/token", mint("ttl", value), "ttl"));
-        }
-        for value in [json!("nopair"), json!(5), json!({"team": {"deep": 1}}), json!([["a"]])] {
-            cases.push(case("POST", "org/token", mint("metadata", value), "metadata"));
-        }
-        cases
+        ]
     });
 }
 

@@ -130,23 +130,6 @@ fn an_org_that_is_renamed_keeps_its_leases() {
     assert_eq!(world.keys("org/tokens"), [later.client_id]);
 }
 
-#[test]
-fn whoever_misspells_a_path_is_told_the_right_one() {
-    let (world, org) = shop(Mode::Standard);
-    let right = world.at("creds/shop/admin");
-    for path in ["shop/Admin".to_owned(), "SHOP/ADMIN".into(), format!("{}/admin", org.id)] {
-        let output = world.server.cli(&["read", &world.at(&format!("creds/{path}"))]);
-        assert!(output.fails().contains(&right), "{path}");
-    }
-    for (path, hint) in [("nobody/admin", "/configs"), ("shop/nothing", "/role"), ("shop/admin.", "/roles")] {
-        let text = world.get(&format!("creds/{path}")).fails(400);
-        assert!(text.contains(&format!("{}{hint}", world.mount)), "{text}");
-    }
-    assert_eq!(world.calls(Route::CreateToken), 0);
-    let help = world.server.cli(&["path-help", &right]).ok();
-    assert!(help.contains("Mints tokens") && help.contains("lease revoke -prefix"), "{help}");
-}
-
 /// Everything that someone may try to reach `creds/shop/admin` by, as it goes over the wire behind `/v1/`.
 pub(crate) fn tricks(world: &World, org: &Org) -> Vec<String> {
     let (id, upper) = (&org.id, org.id.to_uppercase());

@@ -27,7 +27,6 @@ mod catalogue;
 mod cluster;
 mod creds;
 mod docs;
-mod errors;
 mod events;
 mod examples;
 mod guide;
