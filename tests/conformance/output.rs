@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::host::storage::Fault;
-use crate::host::{Host, Launch};
+use crate::host::{Host, Launch, Reply};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p41_a_request_of_16_mib_is_handled() {
@@ -101,34 +101,39 @@ async fn p42_a_host_that_does_not_read_the_log_stops_neither_requests_nor_the_en
     host.plugin.cut_off();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn p43_no_secret_is_on_stdout_or_stderr_or_in_an_answer() {
-    const ROOT: &str = "AstraCS:qHxZdWkLpVbNcRtYsMfG:0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
-    const DIGEST: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
-    const PIN: &str = "pin-7318-5520";
-    let environment = [
-        ("VAULT_TOKEN", "hvs.environmentTokenOfTheServer"),
-        ("BAO_TOKEN", "s.environmentTokenOfTheOtherServer"),
-        ("AWS_SECRET_ACCESS_KEY", "environmentKeyOfTheCloud"),
-        ("HTTPS_PROXY", "http://someone:environmentPasswordOfTheProxy@127.0.0.1:1"),
-    ];
-    let secrets = [ROOT, DIGEST, PIN, "environmentPasswordOfTheProxy"];
-    let dress = |mut launch: Launch| {
-        launch = launch.env("BAO_LOG_LEVEL", "trace").env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
-        for (name, value) in environment {
-            launch = launch.env(name, value).secret(value);
-        }
-        secrets.iter().fold(launch, |launch, secret| launch.secret(secret))
-    };
-    // Texts that callers see, from requests that go well and from all that go wrong.
+const ROOT: &str = "AstraCS:qHxZdWkLpVbNcRtYsMfG:0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
+const DIGEST: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
+const PIN: &str = "pin-7318-5520";
+
+/// Secrets of the environment that a plugin inherits from its server.
+const ENVIRONMENT: [(&str, &str); 4] = [
+    ("VAULT_TOKEN", "hvs.environmentTokenOfTheServer"),
+    ("BAO_TOKEN", "s.environmentTokenOfTheOtherServer"),
+    ("AWS_SECRET_ACCESS_KEY", "environmentKeyOfTheCloud"),
+    ("HTTPS_PROXY", "http://someone:environmentPasswordOfTheProxy@127.0.0.1:1"),
+];
+
+const SECRETS: [&str; 4] = [ROOT, DIGEST, PIN, "environmentPasswordOfTheProxy"];
+
+/// Lets a plugin log everything. The host then fails if a secret is on stdout or stderr.
+fn talkative(mut launch: Launch) -> Launch {
+    launch = launch.env("BAO_LOG_LEVEL", "trace").env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
+    for (name, value) in ENVIRONMENT {
+        launch = launch.env(name, value).secret(value);
+    }
+    SECRETS.iter().fold(launch, |launch, secret| launch.secret(secret))
+}
+
+/// Returns the answers of the engine to requests with secrets, of which some go well and the others go wrong in all ways.
+async fn answers_of_the_engine() -> Vec<Reply> {
     let mut shown = Vec::new();
     let org = "2dc8ba1f-5a4e-4a0e-8a0c-2f5f0a9f4b11";
-
-    let host = Host::start(dress(Launch::astra())).await;
+    let host = Host::start(talkative(Launch::astra())).await;
     let mount = host.mount().await;
     // Nobody listens there, so the check of the token fails, and the write that skips it does not.
     let config = json!({"org_id": org, "astra_token": ROOT, "url": "http://127.0.0.1:1", "logical_name": "org"});
-    let skipped = json!({"org_id": org, "astra_token": ROOT, "url": "http://127.0.0.1:1", "logical_name": "org", "verify_connection": false});
+    let mut skipped = config.clone();
+    skipped["verify_connection"] = json!(false);
     let garbled = json!({"org_id": {"x": ROOT}, "astra_token": [ROOT], "url": ROOT, "caller_mode": ROOT, "request_timeout": ROOT});
     for data in [&config, &skipped, &garbled, &config] {
         shown.push(mount.write("config", data.clone()).await);
@@ -149,8 +154,13 @@ async fn p43_no_secret_is_on_stdout_or_stderr_or_in_an_answer() {
     }
     shown.push(mount.call("help", "", &json!({"astra_token": ROOT})).await);
     host.stop().await;
+    shown
+}
 
-    let host = Host::start(dress(Launch::passbook())).await;
+/// Returns the answers of the example engine, whose fields have every type, to requests with a secret.
+async fn answers_of_the_example() -> Vec<Reply> {
+    let mut shown = Vec::new();
+    let host = Host::start(talkative(Launch::passbook())).await;
     let mount = host.mount().await;
     shown.push(mount.write("accounts/a", json!({"owner": "x", "pin": PIN})).await);
     shown.push(mount.read("accounts/a").await);
@@ -165,12 +175,20 @@ async fn p43_no_secret_is_on_stdout_or_stderr_or_in_an_answer() {
     mount.storage.insert("accounts/b", format!(r#"{{"owner": {{"{PIN}": 1}}}}"#).as_bytes());
     shown.push(mount.read("accounts/b").await);
     host.stop().await;
+    shown
+}
 
-    for (number, reply) in shown.iter().enumerate() {
-        let data = reply.response.as_ref().map(|response| response.data.clone()).unwrap_or_default();
-        let text = format!("{data} {} {:?}", reply.error(), reply.warnings());
-        for (which, secret) in secrets.iter().copied().chain(environment.map(|(_, value)| value)).enumerate() {
-            assert!(!text.contains(secret), "secret {which} is in answer {number}");
+#[tokio::test(flavor = "multi_thread")]
+async fn p43_no_secret_is_on_stdout_or_stderr_or_in_an_answer() {
+    for (engine, answers) in
+        [("the engine", answers_of_the_engine().await), ("the example", answers_of_the_example().await)]
+    {
+        for (number, reply) in answers.iter().enumerate() {
+            let data = reply.response.as_ref().map(|response| response.data.clone()).unwrap_or_default();
+            let text = format!("{data} {} {:?}", reply.error(), reply.warnings());
+            for (which, secret) in SECRETS.into_iter().chain(ENVIRONMENT.map(|(_, value)| value)).enumerate() {
+                assert!(!text.contains(secret), "secret {which} is in answer {number} of {engine}");
+            }
         }
     }
 }

@@ -130,79 +130,80 @@ fn an_org_that_is_renamed_keeps_its_leases() {
     assert_eq!(world.keys("org/tokens"), [later.client_id]);
 }
 
+/// Spellings below the mount that someone may try to reach `creds/shop/admin` by, as they go over the wire.
+const TRICKS: [&str; 59] = [
+    // Letter case, and letters that are equal in one case.
+    "creds/shop/Admin",
+    "creds/SHOP/admin",
+    "Creds/shop/admin",
+    "creds/shop/ADM%C4%B0N",
+    "creds/shop/adm%C4%B1n",
+    "creds/%C5%BFhop/admin",
+    // Look-alikes, wide letters and what nobody sees.
+    "creds/sh%D0%BEp/admin",
+    "creds/shop/%EF%BD%81dmin",
+    "creds/shop/admin%E2%80%8B",
+    "creds/shop/%EF%BB%BFadmin",
+    "creds/shop/%E2%80%AEnimda",
+    // Percent signs.
+    "creds/shop/%61dmin",
+    "creds/sho%70/admin",
+    "%63reds/shop/admin",
+    "creds%2Fshop%2Fadmin",
+    "creds%2fshop/admin",
+    "creds/shop%2Fadmin",
+    "creds/shop%252Fadmin",
+    "creds/shop/%2561dmin",
+    "creds/shop/%c0%afadmin",
+    // Slashes and dots.
+    "creds//shop/admin",
+    "creds/shop//admin",
+    "/creds/shop/admin",
+    "creds/shop/admin/",
+    "creds/shop/admin//",
+    "creds/shop/admin%2F",
+    "creds/shop\\admin",
+    "creds/shop%5Cadmin",
+    "creds/./shop/admin",
+    "creds/shop/%2e/admin",
+    "creds/shop/admin/.",
+    "creds/shop/reader/../admin",
+    "creds/shop/reader/%2e%2e/admin",
+    "creds/shop/reader%2F..%2Fadmin",
+    "creds/shop/reader/..%2fadmin",
+    "creds/shop/reader%2f%2e%2e%2fadmin",
+    "org/../creds/shop/admin",
+    "creds/shop/admin.",
+    "creds/shop/admin..",
+    "creds/shop/admin%2e",
+    "creds/shop./admin",
+    // Blanks, ends of lines and of texts.
+    "creds/shop/admin%20",
+    "creds/shop/%20admin",
+    "creds/shop%20/admin",
+    "creds/shop/admin%09",
+    "creds/shop/admin%0a",
+    "creds/shop/admin%0d%0a",
+    "creds/shop/admin%00",
+    "creds/shop/admin%00reader",
+    "creds/shop/reader%00admin",
+    // What policies, queries and other servers take for more than a character.
+    "creds/+/admin",
+    "creds/shop/*",
+    "creds/shop/adm*",
+    "creds/shop/admin;a=b",
+    "creds/shop/admin%3Fa=b",
+    "creds/shop/admin%23",
+    "creds/shop/admin?a=b",
+    "creds/shop/admin?list=true",
+    "creds/shop/admin?help=1",
+];
+
 /// Everything that someone may try to reach `creds/shop/admin` by, as it goes over the wire behind `/v1/`.
 pub(crate) fn tricks(world: &World, org: &Org) -> Vec<String> {
     let (id, upper) = (&org.id, org.id.to_uppercase());
     let mount = &world.mount;
-    let mut tricks: Vec<String> = [
-        // Letter case, and letters that are equal in one case.
-        "creds/shop/Admin",
-        "creds/SHOP/admin",
-        "Creds/shop/admin",
-        "creds/shop/ADM%C4%B0N",
-        "creds/shop/adm%C4%B1n",
-        "creds/%C5%BFhop/admin",
-        // Look-alikes, wide letters and what nobody sees.
-        "creds/sh%D0%BEp/admin",
-        "creds/shop/%EF%BD%81dmin",
-        "creds/shop/admin%E2%80%8B",
-        "creds/shop/%EF%BB%BFadmin",
-        "creds/shop/%E2%80%AEnimda",
-        // Percent signs.
-        "creds/shop/%61dmin",
-        "creds/sho%70/admin",
-        "%63reds/shop/admin",
-        "creds%2Fshop%2Fadmin",
-        "creds%2fshop/admin",
-        "creds/shop%2Fadmin",
-        "creds/shop%252Fadmin",
-        "creds/shop/%2561dmin",
-        "creds/shop/%c0%afadmin",
-        // Slashes and dots.
-        "creds//shop/admin",
-        "creds/shop//admin",
-        "/creds/shop/admin",
-        "creds/shop/admin/",
-        "creds/shop/admin//",
-        "creds/shop/admin%2F",
-        "creds/shop\\admin",
-        "creds/shop%5Cadmin",
-        "creds/./shop/admin",
-        "creds/shop/%2e/admin",
-        "creds/shop/admin/.",
-        "creds/shop/reader/../admin",
-        "creds/shop/reader/%2e%2e/admin",
-        "creds/shop/reader%2F..%2Fadmin",
-        "creds/shop/reader/..%2fadmin",
-        "creds/shop/reader%2f%2e%2e%2fadmin",
-        "org/../creds/shop/admin",
-        "creds/shop/admin.",
-        "creds/shop/admin..",
-        "creds/shop/admin%2e",
-        "creds/shop./admin",
-        // Blanks, ends of lines and of texts.
-        "creds/shop/admin%20",
-        "creds/shop/%20admin",
-        "creds/shop%20/admin",
-        "creds/shop/admin%09",
-        "creds/shop/admin%0a",
-        "creds/shop/admin%0d%0a",
-        "creds/shop/admin%00",
-        "creds/shop/admin%00reader",
-        "creds/shop/reader%00admin",
-        // What policies, queries and other servers take for more than a character.
-        "creds/+/admin",
-        "creds/shop/*",
-        "creds/shop/adm*",
-        "creds/shop/admin;a=b",
-        "creds/shop/admin%3Fa=b",
-        "creds/shop/admin%23",
-        "creds/shop/admin?a=b",
-        "creds/shop/admin?list=true",
-        "creds/shop/admin?help=1",
-    ]
-    .map(|path| format!("{mount}/{path}"))
-    .into();
+    let mut tricks: Vec<String> = TRICKS.map(|path| format!("{mount}/{path}")).into();
     tricks.extend([
         format!("{mount}/creds/{id}/admin"),
         format!("{mount}/creds/{upper}/admin"),

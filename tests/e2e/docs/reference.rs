@@ -206,44 +206,8 @@ fn configs(recorder: &mut Recorder) {
     recorder.twice("configs list", &Call("list", "configs", &[]));
     recorder.twice("config/rotate-root write", &Call("write", "config/rotate-root", from_ref(&org)));
 
-    let unknown = format!("AstraCS:{}:{}", "abcdefghijklmnopqrstuvwx", "0".repeat(64));
-    redact::hide(&unknown);
     let theirs = ("org_id", json!(OTHER));
-    recorder.refusals(
-        "config",
-        &[
-            ("without `org_id`", Call("write", "config", from_ref(&token))),
-            ("of a new one without `astra_token`", Call("write", "config", from_ref(&theirs))),
-            (
-                "of a token that is none",
-                Call("write", "config", &[theirs.clone(), ("astra_token", json!("AstraCS:abc"))]),
-            ),
-            (
-                "of a token that Astra refuses",
-                Call("write", "config", &[theirs.clone(), ("astra_token", json!(unknown))]),
-            ),
-            (
-                "of another org's token",
-                Call("write", "config", &[org.clone(), ("astra_token", json!(other.root_token))]),
-            ),
-            (
-                "of a `logical_name` that is taken",
-                Call(
-                    "write",
-                    "config",
-                    &[theirs.clone(), ("astra_token", json!(other.root_token)), ("logical_name", json!("retail"))],
-                ),
-            ),
-            ("of another `caller_mode`", Call("write", "config", &[org.clone(), ("caller_mode", json!("agent"))])),
-            ("of a long `request_timeout`", Call("write", "config", &[org.clone(), ("request_timeout", json!("1h"))])),
-            (
-                "of a config that is not there",
-                Call("patch", "config", &[theirs.clone(), ("description", json!(false))]),
-            ),
-            ("of a config that is not there", Call("read", "config", from_ref(&theirs))),
-            ("by a name that is not there", Call("read", "config", &[("logical_name", json!("wholesale"))])),
-        ],
-    );
+    refusals_of_configs(recorder);
     recorder.refusals(
         "config/rotate-root",
         &[("without a config", Call("write", "config/rotate-root", from_ref(&theirs)))],
@@ -256,6 +220,41 @@ fn configs(recorder: &mut Recorder) {
         &[("while Astra is down", Call("write", "config/rotate-root", from_ref(&org)))],
     );
     recorder.world.refuse_connections(false);
+}
+
+fn write<'a>(parameters: &'a [(&'a str, Value)]) -> Call<'a> {
+    Call("write", "config", parameters)
+}
+
+/// What a write or read of a config refuses while the first org has one and the other has none.
+fn refusals_of_configs(recorder: &mut Recorder) {
+    let [root, other] = [0, 1].map(|which| recorder.world.orgs()[which].root_token.clone());
+    let unknown = format!("AstraCS:{}:{}", "abcdefghijklmnopqrstuvwx", "0".repeat(64));
+    redact::hide(&unknown);
+    let (org, theirs) = (("org_id", json!(ORG)), ("org_id", json!(OTHER)));
+    let token = |token: &str| ("astra_token", json!(token));
+    recorder.refusals(
+        "config",
+        &[
+            ("without `org_id`", write(&[token(&root)])),
+            ("of a new one without `astra_token`", write(from_ref(&theirs))),
+            ("of a token that is none", write(&[theirs.clone(), token("AstraCS:abc")])),
+            ("of a token that Astra refuses", write(&[theirs.clone(), token(&unknown)])),
+            ("of another org's token", write(&[org.clone(), token(&other)])),
+            (
+                "of a `logical_name` that is taken",
+                write(&[theirs.clone(), token(&other), ("logical_name", json!("retail"))]),
+            ),
+            ("of another `caller_mode`", write(&[org.clone(), ("caller_mode", json!("agent"))])),
+            ("of a long `request_timeout`", write(&[org.clone(), ("request_timeout", json!("1h"))])),
+            (
+                "of a config that is not there",
+                Call("patch", "config", &[theirs.clone(), ("description", json!(false))]),
+            ),
+            ("of a config that is not there", Call("read", "config", from_ref(&theirs))),
+            ("by a name that is not there", Call("read", "config", &[("logical_name", json!("wholesale"))])),
+        ],
+    );
 }
 
 /// Paths of roles; leaves `reader`.
