@@ -11,6 +11,7 @@
 //! against the rules that hosts rely on. A failing test prints what the plugin printed, with the secrets of the test
 //! blotted out.
 
+mod brokered;
 pub mod gate;
 pub mod log;
 pub mod mount;

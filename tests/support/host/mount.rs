@@ -9,12 +9,13 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+use super::brokered::Brokered;
 use super::pb::logical::Empty as VersionArgs;
 use super::pb::logical::plugin_version_client::PluginVersionClient;
 use super::pb::pb::backend_client::BackendClient;
 use super::pb::pb::{self, Empty};
 use super::process::PATIENCE;
-use super::wire::{Agreed, Brokered, Host};
+use super::wire::{Agreed, Host};
 use super::{Reply, Storage, System};
 
 /// When the host tells the plugin where storage and facts are.

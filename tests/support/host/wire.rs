@@ -3,26 +3,24 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Status, Streaming};
 
+use super::brokered::{Brokered, accept};
 use super::mount::{Mount, Setup};
 use super::mux::Session;
 use super::pb::pb::storage_server::StorageServer;
@@ -234,27 +232,6 @@ impl Host {
     }
 }
 
-/// The host's end of a brokered connection.
-pub struct Brokered {
-    seen: Arc<Mutex<Vec<Result<Agreed, String>>>>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Brokered {
-    /// Returns how each connection of the plugin went.
-    pub fn connections(&self) -> Vec<Result<Agreed, String>> {
-        self.seen.lock().unwrap().clone()
-    }
-}
-
-impl Drop for Brokered {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
-}
-
 /// Connects as a TLS client of any kind, starts HTTP/2, and returns what the plugin answers first: nothing if it does not
 /// want this client. In TLS 1.3 a client is done before the server has looked at it, so only this tells.
 pub async fn first_bytes(socket: &Path, config: ClientConfig) -> Vec<u8> {
@@ -272,26 +249,7 @@ pub async fn first_bytes(socket: &Path, config: ClientConfig) -> Vec<u8> {
     answer
 }
 
-/// Makes TLS connections of streams and notes what was agreed on.
-async fn accept(
-    mut incoming: mpsc::Receiver<Box<dyn Io>>,
-    acceptor: TlsAcceptor,
-    accepted: mpsc::Sender<io::Result<Served>>,
-    seen: Arc<Mutex<Vec<Result<Agreed, String>>>>,
-) {
-    while let Some(stream) = incoming.recv().await {
-        match acceptor.accept(stream).await {
-            Err(error) => seen.lock().unwrap().push(Err(error.to_string())),
-            Ok(stream) => {
-                let name = stream.get_ref().1.server_name().map(ToOwned::to_owned);
-                seen.lock().unwrap().push(Ok(agreed(stream.get_ref().1, name)));
-                drop(accepted.send(Ok(Served(stream))).await);
-            }
-        }
-    }
-}
-
-fn agreed(connection: &rustls::CommonState, server_name: Option<String>) -> Agreed {
+pub(super) fn agreed(connection: &rustls::CommonState, server_name: Option<String>) -> Agreed {
     Agreed {
         version: connection.protocol_version(),
         alpn: connection.alpn_protocol().map(ToOwned::to_owned),
@@ -370,33 +328,4 @@ async fn answer_knocks(
         }
     }
     Ok(())
-}
-
-/// A TLS connection that tonic can serve.
-struct Served(tokio_rustls::server::TlsStream<Box<dyn Io>>);
-
-impl Connected for Served {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for Served {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Served {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }
