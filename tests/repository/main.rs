@@ -7,6 +7,7 @@ mod documents;
 mod generated;
 mod imports;
 mod layering;
+mod lengths;
 mod licenses;
 mod linters;
 mod messages;
