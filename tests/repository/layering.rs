@@ -95,7 +95,7 @@ const LAYERS: &[Layers] = &[
     Layers {
         folder: "src/astra/api",
         module: &["astra", "api"],
-        order: &["proxy", "connect", "resolve", "description", "error", "retry", "types", "roles"],
+        order: &["body", "proxy", "connect", "resolve", "description", "error", "retry", "types", "roles"],
         never: &[],
     },
     Layers {

@@ -3,8 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use serde_json::Value;
-
+use super::body::{Body, quote};
 use super::resolve::Failure;
 
 /// The call that makes a token.
@@ -12,9 +11,6 @@ pub(crate) const MINT: &str = "mint a token";
 
 /// The call that lists the roles.
 pub(crate) const LIST_ROLES: &str = "list the roles";
-
-/// How much of a text of Astra is quoted, in characters.
-const QUOTE: usize = 300;
 
 /// What happened to a call. The status that the caller sees and the advice follow from it, see the engine's `error`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -68,19 +64,6 @@ pub(crate) enum Case {
     UnexpectedStatus,
 }
 
-/// What the body of an error answer was.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Body {
-    /// Nothing, or JSON `null`.
-    Empty,
-    /// An error in one of the two JSON shapes that are Astra's own, and its text.
-    Api(String),
-    /// Text in another form, which a proxy may have written.
-    Text(String),
-    /// A page for people, or anything else.
-    Unknown,
-}
-
 /// How far a failed call came; decides what may be done about it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Progress {
@@ -130,7 +113,7 @@ impl Error {
             (408 | 504, _) => (Case::TimedOut, "Astra did not answer in time"),
             (503, _) => (Case::Unavailable, "Astra is unavailable"),
             (404, body) if !matches!(body, Body::Api(_)) => (Case::NotAstra, "the answer is not one of Astra's API"),
-            (400..=499, body) => (body.refusal(), "Astra refused the request"),
+            (400..=499, body) => (refusal(body), "Astra refused the request"),
             (500..=599, _) => (Case::ServerFailed, "Astra failed"),
             _ => (Case::UnexpectedStatus, "Astra answered with an unexpected status"),
         };
@@ -289,91 +272,16 @@ impl Error {
     }
 }
 
-impl Body {
-    /// Reads the body of an error answer. Astra's API uses several shapes; what is in none of them is never quoted,
-    /// since it may hold a token.
-    pub(super) fn parse(body: &[u8], is_html: bool) -> Self {
-        let Ok(text) = std::str::from_utf8(body) else { return Self::Unknown };
-        let text = text.trim_start_matches('\u{feff}').trim();
-        if text.is_empty() {
-            return Self::Empty;
-        }
-        match serde_json::from_str::<Value>(text) {
-            Ok(Value::Null) => Self::Empty,
-            Ok(Value::String(message)) => Self::Api(quote(&message)),
-            Ok(Value::Object(object)) => match (errors(&object), message(&object)) {
-                (Some(text), _) => Self::Api(quote(&text)),
-                (None, Some(text)) => Self::Text(quote(&text)),
-                (None, None) => Self::Unknown,
-            },
-            Ok(_) => Self::Unknown,
-            Err(_) if is_html || text.starts_with(['<', '{', '[', '"']) => Self::Unknown,
-            Err(_) => Self::Text(quote(text)),
-        }
-    }
-
-    /// Returns the case of a request that Astra refuses with this body.
-    fn refusal(&self) -> Case {
-        let text = match self {
-            Self::Api(text) | Self::Text(text) => text.to_ascii_lowercase(),
-            Self::Empty | Self::Unknown => String::new(),
-        };
-        Case::RequestRefused {
-            names_description: text.contains("description"),
-            names_expiry: text.contains("tokenexpiry") || text.contains("token_expiry"),
-        }
-    }
-}
-
-/// Returns the messages of Astra's own error object, `{"errors":[{"ID":1,"message":"…"}]}`.
-fn errors(object: &serde_json::Map<String, Value>) -> Option<String> {
-    let describe = |error: &Value| match error {
-        Value::String(text) => Some(text.clone()),
-        Value::Object(error) => {
-            let text = member(error, "message")?.as_str()?;
-            Some(match member(error, "id") {
-                Some(Value::String(id)) => format!("{id} {text}"),
-                Some(Value::Number(id)) => format!("{id} {text}"),
-                _ => text.to_owned(),
-            })
-        }
-        _ => None,
+/// Returns the case of a request that Astra refuses with this body.
+fn refusal(body: &Body) -> Case {
+    let text = match body {
+        Body::Api(text) | Body::Text(text) => text.to_ascii_lowercase(),
+        Body::Empty | Body::Unknown => String::new(),
     };
-    let texts: Vec<String> = member(object, "errors")?.as_array()?.iter().filter_map(describe).collect();
-    if texts.is_empty() { None } else { Some(texts.join(", ")) }
-}
-
-/// Returns the message of an error object as many servers and gateways write it.
-fn message(object: &serde_json::Map<String, Value>) -> Option<String> {
-    ["message", "error", "description"].iter().find_map(|name| Some(member(object, name)?.as_str()?.to_owned()))
-}
-
-/// Returns a member, whatever the letter case of its key.
-fn member<'a>(object: &'a serde_json::Map<String, Value>, name: &str) -> Option<&'a Value> {
-    object.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-}
-
-/// Returns a text of Astra as it may be shown: without tokens, without control characters, and short.
-pub(super) fn quote(text: &str) -> String {
-    let mut safe = String::new();
-    let mut rest = text;
-    while let Some(start) = find_ignore_case(rest, "AstraCS") {
-        safe.push_str(&rest[..start]);
-        safe.push_str("AstraCS:...");
-        let tail = &rest[start + "AstraCS".len()..];
-        let end = tail.find(|c: char| c.is_whitespace() || "\"'<>,;)}]".contains(c)).unwrap_or(tail.len());
-        rest = &tail[end..];
+    Case::RequestRefused {
+        names_description: text.contains("description"),
+        names_expiry: text.contains("tokenexpiry") || text.contains("token_expiry"),
     }
-    safe.push_str(rest);
-    let mut cut: String = safe.chars().map(|c| if c.is_control() { ' ' } else { c }).take(QUOTE).collect();
-    if safe.chars().nth(QUOTE).is_some() {
-        cut.push_str("...");
-    }
-    cut
-}
-
-fn find_ignore_case(text: &str, word: &str) -> Option<usize> {
-    text.as_bytes().windows(word.len()).position(|window| window.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// Returns the last cause in the chain, which is the one that says something.
@@ -388,7 +296,10 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Erro
 
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz {
+    use serde_json::Value;
+
     use super::*;
+    use crate::astra::api::body::{QUOTE, find_ignore_case};
 
     /// What follows `AstraCS` in an answer has no influence on any text, and no text has control characters or is long.
     pub(crate) fn fuzz_astra_error(data: &[u8]) {
@@ -444,42 +355,6 @@ pub(super) mod fuzz {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_shape_of_an_error_body_is_understood() {
-        let api = |text: &str| Body::Api(text.to_owned());
-        let other = |text: &str| Body::Text(text.to_owned());
-        let cases: [(&str, Body); 16] = [
-            (r#"{"errors":[{"ID":340018,"message":"gone"}]}"#, api("340018 gone")),
-            (r#"{"Errors":[{"id":"7","Message":"gone"},{"message":"too"}]}"#, api("7 gone, too")),
-            (r#"{"errors":["bad"]}"#, api("bad")),
-            (r#""unable to create role""#, api("unable to create role")),
-            (r#"{"message":"no"}"#, other("no")),
-            (r#"{"error":"no"}"#, other("no")),
-            (r#"{"description":"no"}"#, other("no")),
-            (r#"{"errors":[]}"#, Body::Unknown),
-            (r#"{"errors":[{"ID":1}]}"#, Body::Unknown),
-            ("null", Body::Empty),
-            ("", Body::Empty),
-            ("404 page not found\n", other("404 page not found")),
-            ("<html>AstraCS:x</html>", Body::Unknown),
-            (r#"{"clientId":"c","secret":"s","token":"t"}"#, Body::Unknown),
-            (r#"{"clientId":"c","secret":"s"#, Body::Unknown),
-            ("[1]", Body::Unknown),
-        ];
-        for (body, expected) in cases {
-            assert_eq!(Body::parse(body.as_bytes(), false), expected, "{body}");
-        }
-        assert_eq!(Body::parse(b"oops", true), Body::Unknown);
-        assert_eq!(Body::parse(b"\xff\xfe", false), Body::Unknown);
-    }
-
-    #[test]
-    fn tokens_are_cut_out_of_what_is_quoted() {
-        let quoted = quote("bad token AstraCS:abc:def, and \"astracs%3Aghi\"\u{7}");
-        assert_eq!(quoted, "bad token AstraCS:..., and \"AstraCS:...\" ");
-        assert_eq!(quote(&"x".repeat(1000)).len(), QUOTE + 3);
-    }
 
     #[test]
     fn a_404_is_only_believed_when_it_is_astras_own() {

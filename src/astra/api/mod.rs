@@ -3,6 +3,7 @@
 //! Architecture invariant: knows nothing of Vault, and nothing of an answer gets into an error but its status and the
 //! message in it.
 
+mod body;
 mod connect;
 mod description;
 mod error;
@@ -23,8 +24,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use self::body::{Body, quote};
 pub(crate) use self::description::describe;
-use self::error::{Body, quote};
 pub(crate) use self::error::{Case, Error, LIST_ROLES, MINT};
 pub(crate) use self::proxy::Proxies;
 pub(crate) use self::roles::{AstraRole, RoleList};

@@ -98,7 +98,8 @@ pub(super) mod fuzz {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-    use super::super::error::{Body, Case, MINT};
+    use super::super::body::Body;
+    use super::super::error::{Case, MINT};
     use super::*;
 
     fn asked(headers: &[(HeaderName, &str)]) -> Option<u64> {

@@ -6,8 +6,9 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::body::quote;
 use super::error::Error;
-use super::error::{LIST_ROLES, quote};
+use super::error::LIST_ROLES;
 use super::types::Lenient;
 
 /// What Astra lists.
