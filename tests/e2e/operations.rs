@@ -18,7 +18,7 @@ impl Scene {
     fn new() -> Self {
         let world = World::new();
         let org = world.next_org();
-        world.configure(&org, &json!({"logical_name": "retail", "request_timeout": "1s"}));
+        world.configure(&org, &json!({"logical_name": "retail", "request_timeout": "5s"}));
         world.role(&org, "reader", 3600, 36000);
         let token = world.mint(&org, "reader", "checkout");
         Self { world, org, token }

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::sync::Arc;
 
-use crate::astra::Astra;
+use crate::astra::{Astra, Seed};
 use crate::bao::{PLUGIN, Server, host_binary, redact, sha256};
 use crate::docs::{Shell, block, follow_the_guide};
 use crate::plugin::{binary, example};
@@ -49,7 +49,8 @@ fn six_commands(server: &Arc<Server>, digest: String) {
 }
 
 fn quick_start(server: &Arc<Server>) {
-    let world = World::with_astra(server, "astra", Astra::builder().orgs(1));
+    let root = format!("AstraCS:ABcDeFgHiJkLmNoPqRsTuVwX:{}", "0c".repeat(32));
+    let world = World::with_astra(server, "astra", Astra::builder().org(Seed::new().root_token(&root)));
     let org = world.next_org();
     let mut shell = Shell::new(server, "astra", world.url());
     shell.set("PLUGIN_DIR", server.plugin_dir().display().to_string());

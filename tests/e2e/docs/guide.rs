@@ -15,108 +15,109 @@ const PAGE: &str = "docs/guide.md";
 /// The guide's own org.
 const ORG: &str = "ccd999999_facd_4ad3_bbb99903d999999999999999d";
 
-/// Lines that a row shows of what a command prints; of more, it shows the first three.
-const SHOWN: usize = 13;
-
-/// A command, and how its output compares with what the guide shows.
+/// A command, and how this engine's output differs from the guide.
 type Row = (&'static str, &'static str);
 
 const SET_UP: &[Row] = &[
     (
         "vault plugin register -sha256=$SHA256 -command=vault-plugin-secrets-datastax-astra -version=v3.0.0 secret \
          vault-plugin-secrets-datastax-astra",
-        "same, in the words of today's server",
+        "Same, in the words of a current server.",
     ),
-    ("vault secrets enable -path=astra vault-plugin-secrets-datastax-astra", "same"),
+    ("vault secrets enable -path=astra vault-plugin-secrets-datastax-astra", "Same."),
 ];
 
 const CONFIG: &[Row] = &[
     (
         "vault list astra/configs",
-        "better: bare org ids, which `vault read astra/config` takes; the guide shows `config/` before each",
+        "Different: each key is an org id that `vault read astra/config` accepts. The guide shows keys such as `config/<org id>`.",
     ),
     (
         "vault read astra/config org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\"",
-        "same members, and the new settings; the root token is masked, always",
+        "Same members, and the new settings. The engine always masks the root token.",
     ),
-    ("vault read astra/config logical_name=\"retailOrg\"", "same"),
+    ("vault read astra/config logical_name=\"retailOrg\"", "Same."),
 ];
 
 const ROLES: &[Row] = &[
-    ("sh update_roles.sh", "better: needs no `jq`, no root token leaves the server, and it says what it made"),
-    ("vault list astra/roles", "same, with a head over the list"),
+    (
+        "sh update_roles.sh",
+        "Different: the script needs no `jq`, and no root token leaves the server. The script prints the roles that it created.",
+    ),
+    ("vault list astra/roles", "Same, with a heading above the list."),
     (
         "vault write astra/role role_name=\"R_W_User\" role_id=\"946cfbde-24cc-4953-9355-d57bfd61bf39\" \
          org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\" ttl=3600 max_ttl=36000",
-        "same",
+        "Same.",
     ),
-    ("vault read astra/role org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\" role_name=\"r_w_user\"", "same"),
+    ("vault read astra/role org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\" role_name=\"r_w_user\"", "Same."),
     (
         "vault read astra/role org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\" role=\"R_W_User\"",
-        "same: `role` and any letter case",
+        "Same: the parameter `role` works, with names in any letter case.",
     ),
 ];
 
 const STANDARD: &[Row] = &[
     (
         "vault read astra/org/token client_id=\"$CLIENT_ID\" org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\"",
-        "same",
+        "Same.",
     ),
     (
         "vault read astra/org/token org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\" role_name=\"r_w_user\" \
          logical_name=\"org1\"",
-        "same",
+        "Same.",
     ),
 ];
 
 const LEASES: &[Row] = &[
-    ("vault list astra/org/tokens", "same, with a head over the list"),
-    ("vault lease renew -increment=3600 $LEASE_ID", "same, and the data of the lease, which 2.0.0 drops"),
+    ("vault list astra/org/tokens", "Same, with a heading above the list."),
+    ("vault lease renew -increment=3600 $LEASE_ID", "Same, and the data of the lease, which 2.0.0 drops."),
 ];
 
-const REVOKE: Row = ("vault lease revoke $LEASE_ID", "same");
+const REVOKE: Row = ("vault lease revoke $LEASE_ID", "Same.");
 
 const REVOKE_SYNC: Row = (
     "vault lease revoke -sync $LEASE_ID",
-    "better: with `-sync`, which the guide has not, it says whether the token is gone in Astra",
+    "Different: the guide does not use `-sync`. With `-sync`, the command succeeds only if the token is deleted in Astra.",
 );
 
 const STANDARD_CONFIG: Row = (
     "vault write astra/config org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\" astra_token=\"$ROOT_TOKEN\" \
      url=\"https://api.astra.datastax.com\" logical_name=\"retailOrg\" caller_mode=\"standard\"",
-    "better: it names the path that was written (the guide says `astra/configs`), and Astra was asked whose token it is",
+    "Different: the message names the path that was written, and the guide shows `astra/configs`. The engine also asks Astra to \
+     which organization the root token belongs.",
 );
 
 const SIDECAR_CONFIG: Row = (
     "vault write astra/config org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\" astra_token=\"$ROOT_TOKEN\" \
      url=\"https://api.astra.datastax.com\" logical_name=\"retailOrg\" caller_mode=\"sidecar\"",
-    "better, as above",
+    "Different, as in standard mode.",
 );
 
 const STANDARD_MINT: Row = (
     "vault write astra/org/token org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\" role_name=\"r_w_user\" \
      logical_name=\"org1\"",
-    "same",
+    "Same.",
 );
 
 const SIDECAR_MINT: Row = (
     "vault read astra/org/token org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\" role_name=\"r_w_user\" \
      logical_name=\"org1\"",
-    "same; better: `logical_name` is only a label there, and may repeat",
+    "Same. In sidecar mode, several tokens can have the same `logical_name`.",
 );
 
 const END: &[Row] = &[
-    ("vault delete astra/role org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\" role=\"r_w_user\"", "same"),
+    ("vault delete astra/role org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\" role=\"r_w_user\"", "Same."),
     (
         "vault secrets tune -plugin-version=v3.0.0 astra/",
-        "same; the guide names the plugin, where the server wants the path of the mount",
+        "Different: the guide names the plugin here, but the server needs the path of the mount.",
     ),
-    ("vault plugin reload -plugin vault-plugin-secrets-datastax-astra", "same"),
+    ("vault plugin reload -plugin vault-plugin-secrets-datastax-astra", "Same."),
 ];
 
 struct Reader {
     recorder: Recorder,
-    rows: String,
+    samples: String,
 }
 
 impl Reader {
@@ -125,29 +126,21 @@ impl Reader {
         rows.iter().for_each(|row| _ = self.follow(row));
     }
 
-    /// Runs a command, writes its row, and returns what it printed.
+    /// Runs a command, writes it down with its output, and returns the output.
     #[track_caller]
     fn follow(&mut self, (command, verdict): &Row) -> super::shell::Ran {
         let (ran, told) = self.recorder.tell(command);
-        let lines: Vec<String> = told
-            .lines()
-            .filter(|line| !line.trim().is_empty() && !line.starts_with("---"))
-            .map(|line| format!("`{}`", line.split_whitespace().collect::<Vec<_>>().join(" ")))
-            .collect();
-        let (shown, more) = if lines.len() > SHOWN { (&lines[..3], "<br>…") } else { (&lines[..], "") };
         let command = self.recorder.command(command).replace("\"$ORG_ID\"", "$ORG_ID");
-        let _ = writeln!(self.rows, "| `{command}` | {verdict} | {}{more} |", shown.join("<br>"));
+        let _ = write!(self.samples, "\n{verdict}\n\n```console\n$ {command}\n{told}```\n");
         ran
     }
 
     fn compare(&mut self, name: &str) {
-        let rows = std::mem::take(&mut self.rows);
-        self.recorder.world.assert_no_secret(PAGE, &rows);
-        let found = format!("| command | compared with the guide | prints |\n| --- | --- | --- |\n{rows}");
-        if !speaks_as_documented(PAGE) {
-            return;
+        let found = format!("{}\n", std::mem::take(&mut self.samples));
+        self.recorder.world.assert_no_secret(PAGE, &found);
+        if speaks_as_documented(PAGE) {
+            agrees(PAGE, &format!("<!-- seen: guide, {name} -->\n"), "<!-- end -->", &found, "readme");
         }
-        agrees(PAGE, &format!("<!-- seen: guide, {name} -->\n"), "<!-- end -->", &found, "readme");
     }
 
     fn mint(&mut self, row: &Row) {
@@ -168,7 +161,7 @@ pub(crate) fn follow_the_guide(server: &Arc<Server>) {
     recorder.shell.set("SHA256", sha256(&server.plugin_dir().join(PLUGIN)));
     recorder.shell.set("ROOT_TOKEN", root);
     recorder.mask(ORG, "org id");
-    let mut reader = Reader { recorder, rows: String::new() };
+    let mut reader = Reader { recorder, samples: String::new() };
     reader.follows(SET_UP);
     reader.compare("set-up");
 

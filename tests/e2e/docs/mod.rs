@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use crate::bao::host_binary;
 
 mod guide;
+mod mask;
 mod page;
 mod reference;
 mod sample;

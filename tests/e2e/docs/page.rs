@@ -3,9 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// A command of a transcript, and what it prints, on one line.
-pub(crate) type Step = (String, String);
-
 fn file(document: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(document)
 }
@@ -24,26 +21,21 @@ pub(crate) fn block(document: &str, name: &str) -> String {
     rest.split_once("```").expect("the end of the block").0.to_owned()
 }
 
-/// Returns the commands of a transcript, each with what it prints.
+/// Returns the commands of a sample: lines with a prompt, and the lines that continue them.
 #[track_caller]
-pub(crate) fn transcript(document: &str, name: &str) -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::new();
-    let mut goes_on = false;
+pub(super) fn commands(document: &str, name: &str) -> Vec<String> {
+    let mut commands: Vec<String> = Vec::new();
+    let mut continued = false;
     for line in block(document, name).lines() {
-        match (line.strip_prefix("$ "), steps.last_mut()) {
-            (Some(command), _) => steps.push((command.to_owned(), String::new())),
-            (None, Some((command, _))) if goes_on => {
-                command.push('\n');
-                command.push_str(line);
-            }
-            (None, Some((_, expected))) => {
-                line.split_whitespace().for_each(|word| expected.extend([word, " "]));
-            }
-            (None, None) => panic!("{document}, {name:?}: a command first"),
+        match (line.strip_prefix("$ "), commands.last_mut()) {
+            (Some(command), _) => commands.push(command.to_owned()),
+            (None, Some(command)) if continued => *command = format!("{command}\n{line}"),
+            (None, Some(_)) => {}
+            (None, None) => panic!("{document}, {name:?}: a sample starts with a command"),
         }
-        goes_on = line.ends_with('\\');
+        continued = line.ends_with('\\');
     }
-    steps
+    commands
 }
 
 /// Compares a part of a document with what a run found, or writes it there if DOCS_WRITE is set.
@@ -64,6 +56,6 @@ pub(crate) fn agrees(document: &str, start: &str, end: &str, found: &str, test: 
     assert!(
         committed == found,
         "{document}, behind {start:?}, is not what was found, from here on (committed, found):\n{differs:#?}\n\
-         DOCS_WRITE=1 cargo test --test e2e {test} writes it anew"
+         to update the document: DOCS_WRITE=1 cargo test --test e2e {test}"
     );
 }

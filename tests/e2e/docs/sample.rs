@@ -19,14 +19,6 @@ pub(super) const API: &str = "docs/api.md";
 const METHODS: [(&str, &str); 5] =
     [("read", "GET"), ("write", "POST"), ("patch", "PATCH"), ("delete", "DELETE"), ("list", "LIST")];
 
-/// What differs between two runs, by its shape.
-const UNSTEADY: [(&str, &str); 4] = [
-    ("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z", "<time>"),
-    ("(?m)^ttl( +)([0-9]+m[0-9]+s|1h)$", "ttl$1<time left>"),
-    ("\"ttl\": [0-9]+", "\"ttl\": \"<seconds left>\""),
-    ("Connection refused [(]os error [0-9]+[)], after [0-9]+ attempts", "…"),
-];
-
 /// A call: verb of the CLI, path, parameters.
 pub(super) struct Call<'a>(pub(super) &'a str, pub(super) &'a str, pub(super) &'a [(&'a str, Value)]);
 
@@ -34,8 +26,6 @@ pub(super) struct Call<'a>(pub(super) &'a str, pub(super) &'a str, pub(super) &'
 pub(super) struct Recorder {
     pub(super) world: World,
     pub(super) shell: Shell,
-    /// What differs between two runs, and what is shown in its place: in commands, and in answers.
-    masks: Vec<(String, String, String)>,
     /// What was found, by the name of its place in the document.
     found: BTreeMap<String, String>,
 }
@@ -43,13 +33,12 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn new(world: World) -> Self {
         let shell = Shell::new(&world.server, &world.mount, world.url());
-        Self { world, shell, masks: Vec::new(), found: BTreeMap::new() }
+        Self { world, shell, found: BTreeMap::new() }
     }
 
     /// Shows `name` in place of a value: `$NAME` in commands, `<name>` in answers.
     pub(super) fn mask(&mut self, value: &str, name: &str) {
-        let variable = format!("${}", name.to_uppercase().replace(' ', "_"));
-        self.masks.push((value.to_owned(), variable, format!("<{name}>")));
+        self.shell.mask(value, name);
     }
 
     /// Makes a call by the CLI; then, after `between`, by HTTP. Returns the answer to the latter.
@@ -73,7 +62,7 @@ impl Recorder {
         let told = format!("{}{}", ran.stdout, ran.stderr);
         assert!(ran.code == 0, "{line}\n{}", redact::clean(&told));
         self.learn(&told);
-        let told = self.answer(&told.lines().map(|line| format!("{}\n", line.trim_end())).collect::<String>());
+        let told = self.shell.masks.output(&told);
         (ran, told)
     }
 
@@ -131,34 +120,18 @@ impl Recorder {
         }
     }
 
-    /// Masks what an answer has that is new: tokens, client ids, leases.
+    /// Masks the tokens, client ids and lease ids of an answer.
     fn learn(&mut self, text: &str) {
-        for found in pattern("AstraCS:([A-Za-z0-9]+):([0-9a-f]+)").captures_iter(text) {
-            redact::hide(&found[2]);
-            self.mask(&found[0], "token");
-            self.mask(&found[1], "client id");
-        }
-        for found in pattern("client_id[\": ]+([A-Za-z0-9]{24})").captures_iter(text) {
-            self.mask(&found[1], "client id");
-        }
-        for found in pattern("[a-z0-9/-]+/(org/token|creds/[^/\" ]+/[^/\" ]+)/[A-Za-z0-9]{24}").find_iter(text) {
-            self.mask(&self.told(found.as_str()), "lease id");
-        }
-    }
-
-    fn told(&self, text: &str) -> String {
-        let text = text.replace(&self.world.mount, "astra");
-        let text = text.replace(self.world.url(), "https://api.astra.datastax.com");
-        UNSTEADY.iter().fold(text, |text, (found, shown)| pattern(found).replace_all(&text, *shown).into_owned())
+        let text = self.shell.documented(text);
+        self.shell.masks.learn(&text).into_iter().for_each(redact::hide);
     }
 
     pub(super) fn command(&self, text: &str) -> String {
-        let text = self.masks.iter().fold(self.told(text), |text, (value, variable, _)| text.replace(value, variable));
-        pattern("'([$][A-Z_]+)'").replace_all(&text, "\"$1\"").into_owned()
+        self.shell.masks.command(&self.shell.documented(text))
     }
 
     fn answer(&self, text: &str) -> String {
-        self.masks.iter().fold(self.told(text), |text, (value, _, shown)| text.replace(value, shown))
+        self.shell.masks.text(&self.shell.documented(text))
     }
 
     /// Adds what belongs to a place that is not a sample.
@@ -179,7 +152,6 @@ impl Recorder {
             if place.starts_with("seen: ") && !comparable {
                 continue;
             }
-            let found = found.replace("returned from Vault:", "returned from OpenBao:");
             if place == "seen: lease lookup" && on_vault("lease lookup") {
                 assert!(!found.contains("path  ") && !found.contains("\"path\""), "{found}");
                 continue;
@@ -263,8 +235,4 @@ fn query(parameters: &[(&str, Value)]) -> String {
         let _ = write!(text, "{start}{name}={}", value.replace('=', "%3D"));
     }
     text
-}
-
-fn pattern(text: &str) -> regex_lite::Regex {
-    regex_lite::Regex::new(text).expect("a pattern")
 }

@@ -1,9 +1,12 @@
 //! Runs the commands of documents as they stand there, in a shell.
 
+use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use super::page::{block, transcript};
+use super::mask::Masks;
+use super::page::{agrees, block, commands};
+use super::speaks_as_documented;
 use crate::bao::{Client, host_binary, redact};
 
 /// Where Astra is in documents.
@@ -37,6 +40,8 @@ pub(crate) struct Shell {
     variables: Vec<(String, String)>,
     /// A word of the document, and what is there in its place.
     replaced: Option<(&'static str, &'static str)>,
+    /// The names that samples show in place of values.
+    pub(super) masks: Masks,
 }
 
 /// How a command ended.
@@ -76,6 +81,7 @@ impl Shell {
             bin,
             variables: Vec::new(),
             replaced: None,
+            masks: Masks::default(),
         }
     }
 
@@ -84,9 +90,16 @@ impl Shell {
         self.replaced = Some((word, here));
     }
 
-    /// Sets a variable that the commands name.
+    /// Sets a variable that the commands name. Samples show the name of the variable in place of its value.
     pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
-        self.variables.push((name.to_owned(), value.into()));
+        let value = value.into();
+        self.mask(&value, &name.to_lowercase().replace('_', " "));
+        self.variables.push((name.to_owned(), value));
+    }
+
+    /// Shows a name in place of a value in samples.
+    pub(crate) fn mask(&mut self, value: &str, name: &str) {
+        self.masks.add(&self.documented(value), name);
     }
 
     /// Runs a command line, or several.
@@ -105,11 +118,14 @@ impl Shell {
             .current_dir(self.bin.path())
             .output()
             .expect("run a shell");
-        let text = |bytes: &[u8]| {
-            let text = swap(&swap(&String::from_utf8_lossy(bytes), here, word), &self.astra, ASTRA);
-            text.replace(&self.mount, "astra").replace(self.client.address(), "http://127.0.0.1:8200")
-        };
+        let text = |bytes: &[u8]| self.documented(&swap(&String::from_utf8_lossy(bytes), here, word));
         Ran { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// Returns a text with the mount and the addresses of the document.
+    pub(super) fn documented(&self, text: &str) -> String {
+        let text = if self.astra.is_empty() { text.to_owned() } else { text.replace(&self.astra, ASTRA) };
+        text.replace(&self.mount, "astra").replace(self.client.address(), "http://127.0.0.1:8200")
     }
 
     /// Runs a block of a document as one script, which must succeed.
@@ -121,27 +137,26 @@ impl Shell {
         ran
     }
 
-    /// Runs the commands of a transcript and compares what they print; `…` stands for anything. Those that print an error
-    /// must fail, the others succeed.
+    /// Runs the commands of a sample, and compares the sample with what a terminal shows then, or writes the sample if
+    /// DOCS_WRITE is set. Commands that print an error must fail, the others succeed.
     #[track_caller]
-    pub(crate) fn plays(&self, document: &str, name: &str) -> Vec<Ran> {
-        let steps = transcript(document, name).into_iter();
-        steps
-            .map(|(command, expected)| {
-                let ran = self.run(&command);
-                let told = format!("{} {}", ran.stdout, ran.stderr);
-                let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
-                let mut rest = told.as_str();
-                for part in expected.split('…').map(str::trim).filter(|part| !part.is_empty()) {
-                    let end = rest.find(part).map(|start| start + part.len());
-                    let place = format!("{document}, {name:?}: {command}");
-                    assert!(end.is_some(), "{place}: not in its place: {part:?}\n{}", redact::clean(&told));
-                    rest = &rest[end.unwrap_or_default()..];
-                }
-                let fails = ["Error", "No value found"].iter().any(|start| expected.starts_with(start));
-                assert_eq!(ran.code != 0, fails, "{document}: {command}\n{}", redact::clean(&told));
-                ran
-            })
-            .collect()
+    pub(crate) fn plays(&mut self, document: &str, name: &str) -> Vec<Ran> {
+        let mut found = String::new();
+        let mut runs = Vec::new();
+        for command in commands(document, name) {
+            let ran = self.run(&format!("exec 2>&1; {command}"));
+            self.masks.learn(&ran.stdout).into_iter().for_each(redact::hide);
+            let shown = self.masks.output(&ran.stdout);
+            let error = ["Error", "No value found"].iter().any(|start| shown.starts_with(start));
+            assert_eq!(ran.code != 0, error, "{document}: {command}\n{}", redact::clean(&shown));
+            let _ = write!(found, "$ {command}\n{shown}");
+            runs.push(ran);
+        }
+        assert!(redact::clean(&found) == found, "{document}, {name:?}: the sample shows a secret");
+        if speaks_as_documented(document) {
+            let start = format!("<!-- tested: {name} -->\n```console\n");
+            agrees(document, &start, "```", &found, "docs:: readme:: operations:: proxy::");
+        }
+        runs
     }
 }

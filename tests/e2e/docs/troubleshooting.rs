@@ -28,8 +28,11 @@ fn replace(plugin: &Path, aside: &Path) {
 
 fn shell(client: &Client, plugin: &Path) -> Shell {
     let mut shell = Shell::new(client, "astra", "");
-    shell.set("PLUGIN_DIR", plugin.parent().expect("its directory").display().to_string());
+    let plugin_dir = plugin.parent().expect("its directory");
+    shell.set("PLUGIN_DIR", plugin_dir.display().to_string());
     shell.set("SHA256", sha256(plugin));
+    let folder = plugin_dir.parent().expect("the folder of the server");
+    shell.mask(&folder.display().to_string(), "folder of the server");
     shell
 }
 
@@ -37,7 +40,7 @@ fn shell(client: &Client, plugin: &Path) -> Shell {
 fn a_plugin_that_does_not_start_is_explained() {
     let server = Server::dev();
     let (plugin, aside) = (server.plugin_dir().join(PLUGIN), server.plugin_dir().with_file_name("aside"));
-    let shell = shell(&server, &plugin);
+    let mut shell = shell(&server, &plugin);
     shell.plays(PAGE, "run by hand");
     shell.plays(PAGE, "old server");
     shell.plays(PAGE, "no file");
@@ -60,6 +63,7 @@ fn a_plugin_that_does_not_start_is_explained() {
 
     replace(&plugin, &aside);
     shell.plays(PAGE, "checksum");
+    shell.mask(&sha256(&plugin), "another sha256");
     shell.plays(PAGE, "compare checksums");
     fs::rename(&aside, &plugin).expect("put the plugin back");
     server.enable("astra");

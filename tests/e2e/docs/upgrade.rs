@@ -69,11 +69,11 @@ fn a_mount_of_the_go_plugin_is_upgraded_and_goes_back() {
     for token in [&old.plain, &kept] {
         old.assert_revokes(token);
     }
-    back_up_and_restore(&old, &shell);
+    back_up_and_restore(&old, &mut shell);
 }
 
 /// What `docs/operations.md` says of a restore: Vault goes back, Astra does not, and that is no trouble.
-fn back_up_and_restore(old: &Old, shell: &Shell) {
+fn back_up_and_restore(old: &Old, shell: &mut Shell) {
     let (world, server) = (&old.world, &old.world.server);
     let mint = |name: &str| {
         let order = json!({"org_id": old.org.id, "role_name": "r_w_user", "logical_name": name});
