@@ -18,7 +18,7 @@ const ORG: &str = "ccd999999_facd_4ad3_bbb99903d999999999999999d";
 /// A command, and how this engine's output differs from the guide.
 type Row = (&'static str, &'static str);
 
-const SET_UP: &[Row] = &[
+const INSTALL: &[Row] = &[
     (
         "vault plugin register -sha256=$SHA256 -command=vault-plugin-secrets-datastax-astra -version=v3.0.0 secret \
          vault-plugin-secrets-datastax-astra",
@@ -106,7 +106,7 @@ const SIDECAR_MINT: Row = (
     "Same. In sidecar mode, several tokens can have the same `logical_name`.",
 );
 
-const END: &[Row] = &[
+const DELETE_AND_UPGRADE: &[Row] = &[
     ("vault delete astra/role org_id=\"ccd999999_facd_4ad3_bbb99903d999999999999999d\" role=\"r_w_user\"", "Same."),
     (
         "vault secrets tune -plugin-version=v3.0.0 astra/",
@@ -162,8 +162,8 @@ pub(crate) fn follow_the_guide(server: &Arc<Server>) {
     recorder.shell.set("ROOT_TOKEN", root);
     recorder.mask(ORG, "org id");
     let mut reader = Reader { recorder, samples: String::new() };
-    reader.follows(SET_UP);
-    reader.compare("set-up");
+    reader.follows(INSTALL);
+    reader.compare("install");
 
     reader.follow(&STANDARD_CONFIG);
     reader.follows(CONFIG);
@@ -183,6 +183,6 @@ pub(crate) fn follow_the_guide(server: &Arc<Server>) {
     reader.follow(&REVOKE_SYNC);
     assert!(reader.recorder.world.live(ORG).is_empty());
     reader.compare("sidecar mode");
-    reader.follows(END);
-    reader.compare("the end, and the upgrade");
+    reader.follows(DELETE_AND_UPGRADE);
+    reader.compare("delete a role, and upgrade");
 }

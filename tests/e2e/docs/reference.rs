@@ -161,7 +161,7 @@ impl Parameter {
         }
         match (takes.as_slice(), takes.len() < verbs) {
             (["path"], _) => text.push_str(" Part of the path."),
-            (_, true) => _ = write!(text, " Taken by {}.", takes.join(", ")),
+            (_, true) => _ = write!(text, " Accepted by {}.", takes.join(", ")),
             _ => {}
         }
         if !demands.is_empty() && demands.len() < takes.len() {
@@ -193,8 +193,8 @@ fn configs(recorder: &mut Recorder) {
     let (root, other) = (recorder.world.orgs()[0].clone(), recorder.world.orgs()[1].clone());
     recorder.mask(&root.root_token, "root token");
     recorder.mask(&other.root_token, "root token");
-    recorder.refusals("configs", &[("without any config", Call("list", "configs", &[]))]);
-    recorder.refusals("roles/sync", &[("without any config", Call("write", "roles/sync", &[]))]);
+    recorder.refusals("configs", &[("without a config", Call("list", "configs", &[]))]);
+    recorder.refusals("roles/sync", &[("without a config", Call("write", "roles/sync", &[]))]);
     let org = ("org_id", json!(ORG));
     let token = ("astra_token", json!(root.root_token));
     recorder.twice(
@@ -237,22 +237,22 @@ fn refusals_of_configs(recorder: &mut Recorder) {
         "config",
         &[
             ("without `org_id`", write(&[token(&root)])),
-            ("of a new one without `astra_token`", write(from_ref(&theirs))),
-            ("of a token that is none", write(&[theirs.clone(), token("AstraCS:abc")])),
-            ("of a token that Astra refuses", write(&[theirs.clone(), token(&unknown)])),
-            ("of another org's token", write(&[org.clone(), token(&other)])),
+            ("without `astra_token`, of a new config", write(from_ref(&theirs))),
+            ("with a malformed `astra_token`", write(&[theirs.clone(), token("AstraCS:abc")])),
+            ("with an `astra_token` that Astra refuses", write(&[theirs.clone(), token(&unknown)])),
+            ("with a root token of another organization", write(&[org.clone(), token(&other)])),
             (
-                "of a `logical_name` that is taken",
+                "with a `logical_name` of another organization",
                 write(&[theirs.clone(), token(&other), ("logical_name", json!("retail"))]),
             ),
-            ("of another `caller_mode`", write(&[org.clone(), ("caller_mode", json!("agent"))])),
-            ("of a long `request_timeout`", write(&[org.clone(), ("request_timeout", json!("1h"))])),
+            ("with an unknown `caller_mode`", write(&[org.clone(), ("caller_mode", json!("agent"))])),
+            ("with a `request_timeout` above the maximum", write(&[org.clone(), ("request_timeout", json!("1h"))])),
             (
-                "of a config that is not there",
+                "of a config that does not exist",
                 Call("patch", "config", &[theirs.clone(), ("description", json!(false))]),
             ),
-            ("of a config that is not there", Call("read", "config", from_ref(&theirs))),
-            ("by a name that is not there", Call("read", "config", &[("logical_name", json!("wholesale"))])),
+            ("of a config that does not exist", Call("read", "config", from_ref(&theirs))),
+            ("by an unknown `logical_name`", Call("read", "config", &[("logical_name", json!("wholesale"))])),
         ],
     );
 }
@@ -260,7 +260,7 @@ fn refusals_of_configs(recorder: &mut Recorder) {
 /// Paths of roles; leaves `reader`.
 fn roles(recorder: &mut Recorder) {
     let org = ("org_id", json!(ORG));
-    recorder.refusals("roles", &[("without any role", Call("list", "roles", &[]))]);
+    recorder.refusals("roles", &[("without a role", Call("list", "roles", &[]))]);
     let reader = [org.clone(), ("role_name", json!("reader"))];
     let times = [("role_id", json!(ROLE_ID)), ("ttl", json!("1h")), ("max_ttl", json!("24h"))];
     let write: Vec<(&str, Value)> = reader.iter().chain(&times).cloned().collect();
@@ -273,18 +273,18 @@ fn roles(recorder: &mut Recorder) {
         "role",
         &[
             ("without `role_name`", Call("write", "role", from_ref(&org))),
-            ("of a new one without `role_id`", Call("write", "role", &role("writer"))),
+            ("without `role_id`, of a new role", Call("write", "role", &role("writer"))),
             (
-                "of a negative `max_tokens`",
+                "with a negative `max_tokens`",
                 Call("write", "role", &[org.clone(), role("reader")[1].clone(), ("max_tokens", json!(-1))]),
             ),
             (
-                "of a negative `ttl`",
+                "with a negative `ttl`",
                 Call("write", "role", &[org.clone(), role("reader")[1].clone(), ("ttl", json!("-1h"))]),
             ),
-            ("of a name with `/`", Call("write", "role", &role("a/b"))),
-            ("of a role that is not there", Call("patch", "role", &role("writer"))),
-            ("of a role that is not there", Call("read", "role", &role("writer"))),
+            ("with a `/` in the name", Call("write", "role", &role("a/b"))),
+            ("of a role that does not exist", Call("patch", "role", &role("writer"))),
+            ("of a role that does not exist", Call("read", "role", &role("writer"))),
         ],
     );
     let made = role("writer");
@@ -309,7 +309,7 @@ fn of_name(name: &str) -> [(&'static str, Value); 3] {
 /// Named tokens and their leases; leaves none.
 fn named_tokens(recorder: &mut Recorder) {
     let org = ("org_id", json!(ORG));
-    recorder.refusals("org/tokens", &[("without any token", Call("list", "org/tokens", &[]))]);
+    recorder.refusals("org/tokens", &[("without a token", Call("list", "org/tokens", &[]))]);
     let order = of_name("checkout");
     let mut write = order.to_vec();
     write.push(("metadata", json!({"owner": "ann", "team": "shop"})));
@@ -323,28 +323,28 @@ fn named_tokens(recorder: &mut Recorder) {
     let lease = [("lease_id", json!(lease))];
     recorder.twice("lease lookup", &Call("write", "sys/leases/lookup", &lease));
     recorder.twice("lease renew", &Call("write", "sys/leases/renew", &[lease[0].clone(), ("increment", json!("2h"))]));
-    recorder.refusals("config", &[("of an org with live tokens", Call("delete", "config", from_ref(&org)))]);
+    recorder.refusals("config", &[("with live tokens", Call("delete", "config", from_ref(&org)))]);
 
     let nobody = ("client_id", json!("abcdefghijklmnopqrstuvwx"));
     let role = |name: &str, label: &str| [org.clone(), ("role_name", json!(name)), ("logical_name", json!(label))];
     recorder.refusals(
         "org/token",
         &[
-            ("of a name that is taken", Call("write", "org/token", &of_name("checkout"))),
+            ("with the `logical_name` of a live token", Call("write", "org/token", &of_name("checkout"))),
             ("without `logical_name`", Call("write", "org/token", &of_name("billing")[..2])),
-            ("for a role that is not there", Call("write", "org/token", &role("writer", "billing"))),
+            ("for a role that does not exist", Call("write", "org/token", &role("writer", "billing"))),
             (
-                "for an org without a config",
+                "for an organization without a config",
                 Call(
                     "write",
                     "org/token",
                     &[("org_id", json!(OTHER)), role("reader", "a")[1].clone(), role("reader", "a")[2].clone()],
                 ),
             ),
-            ("of a `client_id` that is not there", Call("read", "org/token", &[org.clone(), nobody.clone()])),
-            ("of names that are not there", Call("read", "org/token", &of_name("billing"))),
-            ("without a name", Call("read", "org/token", from_ref(&org))),
-            ("of a `client_id` that is not there", Call("delete", "org/token", &[org.clone(), nobody])),
+            ("of an unknown `client_id`", Call("read", "org/token", &[org.clone(), nobody.clone()])),
+            ("of unknown names", Call("read", "org/token", &of_name("billing"))),
+            ("without a `client_id` or names", Call("read", "org/token", from_ref(&org))),
+            ("of an unknown `client_id`", Call("delete", "org/token", &[org.clone(), nobody])),
         ],
     );
     recorder
@@ -374,10 +374,10 @@ fn sidecar_and_creds(recorder: &mut Recorder) {
     recorder.refusals(
         "creds/{org}/{role}",
         &[
-            ("by the `org_id` of an org with a name", Call("read", &format!("creds/{ORG}/reader"), &[])),
-            ("with a role in capitals", Call("read", "creds/retail/Reader", &[])),
-            ("of an org that is not there", Call("read", "creds/wholesale/reader", &[])),
-            ("of a role that is not there", Call("read", "creds/retail/writer", &[])),
+            ("by `org_id`, of an organization with a logical name", Call("read", &format!("creds/{ORG}/reader"), &[])),
+            ("with capital letters in the role", Call("read", "creds/retail/Reader", &[])),
+            ("of an unknown organization", Call("read", "creds/wholesale/reader", &[])),
+            ("of a role that does not exist", Call("read", "creds/retail/writer", &[])),
         ],
     );
     recorder.world.post("config", &json!({"org_id": ORG, "caller_mode": "sidecar"})).ok();
@@ -386,8 +386,8 @@ fn sidecar_and_creds(recorder: &mut Recorder) {
     recorder.refusals(
         "org/token",
         &[
-            ("in the mode sidecar", Call("write", "org/token", &of_name("billing"))),
-            ("of a `client_id` in the mode sidecar", Call("read", "org/token", &client)),
+            ("in sidecar mode", Call("write", "org/token", &of_name("billing"))),
+            ("of a `client_id` in sidecar mode", Call("read", "org/token", &client)),
         ],
     );
 }

@@ -80,10 +80,10 @@ impl Recorder {
         let _ = write!(text, "```console\n$ {}{data}\n```\n\n", self.command(command));
         let shown = shown(&body);
         if shown.as_object().is_none_or(Map::is_empty) {
-            let _ = writeln!(text, "Answer: {status}");
+            let _ = writeln!(text, "Response: {status}");
         } else {
             let json = serde_json::to_string_pretty(&shown).expect("JSON");
-            let _ = write!(text, "Answer: {status}\n\n```json\n{}\n```\n", self.answer(&json));
+            let _ = write!(text, "Response: {status}\n\n```json\n{}\n```\n", self.answer(&json));
         }
         body
     }
