@@ -47,7 +47,7 @@ lint: ## Checks the format, lints the code and builds its documentation
 
 docs: ## Writes the samples and tables of the documents from test runs
 	$(plugin) && $(server) && DOCS_WRITE=1 \
-	cargo test --locked --test repository --test e2e -- documents:: docs:: readme:: catalogue::
+	cargo test --locked --test repository --test e2e -- documents:: docs:: readme:: catalogue:: operations:: proxy:: servers:: attacks::
 
 proto: ## Writes src/sdk/pb from proto/
 	PROTO_WRITE=1 cargo test --locked --test repository generated_code

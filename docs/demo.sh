@@ -1,7 +1,9 @@
 #!/bin/sh
-# Runs the engine's main job on a real server, with a simulated Astra, showing each command and what it prints.
-# `make demo` calls it with PLUGIN and SIMULATOR, the paths of the two binaries. With --stay it stops after the set-up and
-# leaves everything running until Ctrl-C. DEMO_LOGS is where the logs go, DEMO_PAUSE how many seconds to rest before a command.
+# Shows the main features of the engine on a real server with a simulated Astra: each command with its output.
+# `make demo` runs this script. With --stay, the script stops after the set-up and keeps everything running until Ctrl-C.
+#   PLUGIN, SIMULATOR  paths of the two binaries
+#   DEMO_LOGS          folder for the logs
+#   DEMO_PAUSE         seconds to wait before each command
 # shellcheck disable=SC2162 # "run read" is the CLI's read.
 set -eu
 
@@ -19,7 +21,7 @@ mkdir -p "$logs"
 : >"$logs/server.log"
 pids='' interrupted='' over=130
 
-# Colours are for a terminal, unless its user wants none.
+# Only a terminal gets colours, and only if the user did not switch them off.
 bold='' cyan='' red='' plain=''
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
     escape=$(printf '\033')
@@ -34,7 +36,7 @@ stop() {
         wait "$pid" 2>/dev/null || true
     done
     if [ "$status" -ne 0 ] && [ -z "$interrupted" ]; then
-        printf '\n%sThe demo stopped before its end.%s The last lines of %s:\n' "$red" "$plain" "$logs/server.log" >&2
+        printf '\n%sThe demo failed.%s The last lines of %s:\n' "$red" "$plain" "$logs/server.log" >&2
         tail -n 20 "$logs/server.log" >&2 2>/dev/null || true
     fi
     rm -rf "$work"
@@ -43,7 +45,7 @@ stop() {
 trap stop EXIT
 trap 'interrupted=yes; exit "$over"' INT TERM
 
-# Waits until a command succeeds, for 30 seconds at most.
+# Waits until a command succeeds, but at most 30 seconds.
 await() {
     tries=300
     until "$@" >/dev/null 2>&1; do
@@ -53,13 +55,13 @@ await() {
     done
 }
 
-# Says what comes next, and why.
+# Explains the next command.
 say() {
     printf '\n%s# %s%s\n' "$bold" "$*" "$plain"
     sleep "${DEMO_PAUSE:-0}"
 }
 
-# Shows a command as a person would type it.
+# Prints a command as a person would type it.
 show() {
     printf '%s$ %s' "$cyan" "$1"
     shift
@@ -72,19 +74,19 @@ show() {
     printf '%s\n' "$plain"
 }
 
-# Shows a command of the server's CLI, then runs it. What it prints is kept in $work/out too.
+# Prints a command of the server's CLI and runs it. Also keeps its output in $work/out.
 run() {
     show "$cli" "$@"
     "$host" "$@" >"$work/out" 2>&1 || { cat "$work/out"; return 1; }
     cat "$work/out"
 }
 
-# Prints one value of the table that the last command printed.
+# Prints one value of the table in $work/out.
 value() {
     awk -v key="$1" '$1 == key { print $2 }' "$work/out"
 }
 
-# Asks the simulated Astra itself which of the tokens it issued are alive.
+# Asks the simulated Astra whether a token is alive.
 alive() {
     python3 - "$control" "$1" <<'PYTHON'
 import json, sys, urllib.request
@@ -95,7 +97,7 @@ print("astra: token %s is %s" % (client_id, "alive" if alive else "gone"))
 PYTHON
 }
 
-say "A simulated Astra, so that nothing here needs an account: one organization and its root token."
+say "Start a simulated Astra with one organization and its root token. So the demo needs no Astra account."
 show astra-simulator --org "$ORG" --root-token AstraCS:...
 "$SIMULATOR" --org "$ORG" --root-token "$ROOT_TOKEN" >"$work/astra.out" 2>"$logs/astra.log" &
 pids="$pids $!"
@@ -109,7 +111,7 @@ cp "$PLUGIN" "$work/plugins/$NAME"
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export HOME="$work/home" VAULT_ADDR="http://127.0.0.1:$port" BAO_ADDR="http://127.0.0.1:$port" VAULT_TOKEN=root BAO_TOKEN=root
 
-say "A server in dev mode: it keeps everything in memory, and ends with the demo. What it logs is kept in a file."
+say "Start a server in dev mode. It keeps everything in memory, and stops with the demo. Its log goes to a file."
 show "$cli" server -dev -dev-root-token-id=root -dev-plugin-dir=plugins
 "$host" server -dev -dev-no-store-token -dev-root-token-id=root -dev-plugin-dir="$work/plugins" \
     -dev-listen-address="127.0.0.1:$port" >"$logs/server.log" 2>&1 &
@@ -119,76 +121,76 @@ await "$host" status
 "$host" version
 echo "log: ${logs#"$PWD"/}/server.log"
 
-say "The server runs no program that it was not told the digest of, so the plugin is registered by it."
+say "Register the plugin with its SHA-256. The server only starts a program with a registered digest."
 run plugin register -sha256="$(sha256sum "$work/plugins/$NAME" | cut -d' ' -f1)" -command="$NAME" secret "$NAME"
 
-say "A mount gives the engine a path of its own in the server. There can be many."
+say "Enable the engine at a path of the server. One server can have many such mounts."
 run secrets enable -path=astra "$NAME"
 
-say "The engine gets the organization's root token, to mint others with. Nobody else needs it from now on."
+say "Write the config with the root token. The engine mints other tokens with it. Nobody else needs it now."
 run write astra/config org_id="$ORG" astra_token="$ROOT_TOKEN" url="$astra" logical_name=retail
 
-say "It never comes back: a read shows a mask."
+say "Read the config. The engine never shows the root token again, only its first characters."
 run read astra/config org_id="$ORG"
 
-say "A role names one of Astra's, with the life of its tokens: an hour, and ten with renewals."
+say "Write a role: a name for one Astra role. Leases last one hour, or ten hours with renewals."
 run write astra/role org_id="$ORG" role_name=r_w_user role_id="$ROLE_ID" ttl=1h max_ttl=10h
 
 if [ "${1:-}" = --stay ]; then
     cat <<TEXT
 
-${bold}# Everything is up. In another terminal:$plain
+${bold}# Everything runs. In another terminal, type:$plain
 
 export VAULT_ADDR=$VAULT_ADDR VAULT_TOKEN=root BAO_ADDR=$BAO_ADDR BAO_TOKEN=root
 $host write astra/org/token org_id=$ORG role_name=r_w_user logical_name=me
 $host read astra/creds/retail/r_w_user
-# what Astra has: $control/tokens
+# the tokens in Astra: $control/tokens
 
-${bold}# Ctrl-C ends it.$plain
+${bold}# Press Ctrl-C to stop.$plain
 TEXT
     over=0
     wait "$server"
     exit 1
 fi
 
-say "Standard mode, for people and programs: a write mints a token under a name, with notes about who it is for."
+say "Mint a named token (standard mode, for people and programs). The metadata says who needs the token."
 run write astra/org/token org_id="$ORG" role_name=r_w_user logical_name=checkout metadata=owner=ann metadata=team=shop
 client_id=$(value clientId)
 lease_id=$(value lease_id)
 
-say "Whoever may read it gets the same token again, without another one in Astra."
+say "Fetch the same token. In standard mode, a read does not mint."
 run read astra/org/token org_id="$ORG" client_id="$client_id"
 
-say "The inventory has every token, so that none is forgotten."
+say "List all live tokens: the inventory."
 run list astra/org/tokens
 
-say "Astra has it too."
+say "Ask Astra for the state of the token."
 alive "$client_id"
 
-say "The token lives under a lease: two hours are asked for, and granted, since max_ttl allows them."
+say "Renew the lease of the token for two hours. The max_ttl of the role allows that."
 run lease renew -increment=2h "$lease_id"
 
-say "When the lease ends, by command or by time, so does the token."
+say "Revoke the lease. The engine deletes the token, as it does when a lease expires."
 run lease revoke -sync "$lease_id"
 
-say "In Astra as well: this asks Astra, not the server."
+say "Ask Astra again for the state of the token."
 alive "$client_id" | tee "$work/alive"
 grep -q gone "$work/alive"
 
-say "A path for each role mints with one read: what agents use, and what a policy can allow by itself."
+say "Mint with a single read, as agents do. Each role has its own path, so a policy can allow one role."
 run read astra/creds/retail/r_w_user
 client_id=$(value clientId)
 
-say "Its lease is revoked like any other."
+say "Revoke this lease too."
 run lease revoke -sync "$(value lease_id)"
 alive "$client_id" | tee "$work/alive"
 grep -q gone "$work/alive"
 
 cat <<TEXT
 
-${bold}# That is the main job. Where to read on:$plain
-  README.md                  six commands to a token on your own server
+${bold}# These are the main features. Next steps:$plain
+  README.md                  mint a token on your own server
   docs/examples/README.md    agents, Kubernetes, Terraform, programs
-  docs/operations.md         what happens on a bad day
-  make dev                   leaves all this running, to try it by hand
+  docs/operations.md         failures, root tokens, backup, monitoring
+  make dev                   keeps a server running, to try the commands
 TEXT

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Records a command as an asciinema cast: python3 docs/record.py [--at TEXT] CAST COMMAND...
 
-The command runs in a terminal of its own, and the cast has the real times of its lines. Secrets of tokens are masked, though
-they be simulated ones. With --at, prints at which millisecond a text came."""
+The command runs in a new terminal. The cast has the real time of each line. The script masks the secret parts of tokens, even of
+simulated tokens. With --at, it prints the time of the first line that contains the text, in milliseconds."""
 
 import argparse
 import fcntl
@@ -21,7 +21,7 @@ SECRET = re.compile(r"(AstraCS:[A-Za-z0-9]{24}):[0-9a-f]{64}")
 
 
 def record(command):
-    """Returns the events, a line each, and how the command ended."""
+    """Returns one event for each line, and the exit code of the command."""
     pid, terminal = pty.fork()
     if pid == 0:
         environment = dict(os.environ, TERM="xterm-256color")
@@ -33,11 +33,11 @@ def record(command):
         select.select([terminal], [], [])
         try:
             chunk = os.read(terminal, 65536)
-        except OSError:  # Linux says so when the command has ended.
+        except OSError:  # Linux returns an error here when the command has exited.
             chunk = b""
         if not chunk:
             break
-        # Whole lines only: a token cut in two would not be found.
+        # Masks whole lines only: a token in two parts would stay unmasked.
         *lines, rest = (rest + chunk).split(b"\n")
         now = round(time.monotonic() - start, 3)
         events += [[now, "o", masked(line) + "\n"] for line in lines]

@@ -6,5 +6,5 @@ cd "$(dirname "$0")/.."
 PLUGIN=$(sh packaging/build.sh)
 SIMULATOR=$(sh tests/support/simulator-bin.sh)
 export PLUGIN SIMULATOR
-at=$(DEMO_PAUSE=2 python3 docs/record.py --at 'Whoever may read it' docs/demo.cast sh docs/demo.sh)
+at=$(DEMO_PAUSE=2 python3 docs/record.py --at 'Fetch the same token' docs/demo.cast sh docs/demo.sh)
 npx --yes svg-term-cli@2.1.1 --in docs/demo.cast --out docs/demo.svg --at "$at" --no-cursor --window
