@@ -1,11 +1,12 @@
 #!/bin/sh
-# Makes a role in Vault for every role of every Astra organization that has a config. The engine asks Astra itself, so no
+# Writes a role in Vault for each Astra role of each organization with a config. The engine asks Astra for the roles, so no
 # root token leaves the server.
 #
 #   ASTRA_MOUNT=astra sh update_roles.sh
 #
-# ASTRA_MOUNT is the path of the mount. It takes the CLI "vault" or "bao", set up as usual (VAULT_ADDR and so on), with a
-# token that may update "<mount>/roles/sync". Roles that exist keep their ttl and max_ttl; none is deleted.
+# ASTRA_MOUNT is the path of the mount. The script needs the CLI "vault" or "bao" with its usual variables (VAULT_ADDR and
+# others), and a Vault token that may update "<mount>/roles/sync". Existing roles keep their ttl and max_ttl. The script
+# deletes no role.
 set -euf
 
 fail() {
@@ -24,9 +25,9 @@ cli=
 for name; do
     if [ -z "$cli" ] && command -v "$name" >/dev/null; then cli=$name; fi
 done
-[ -n "$cli" ] || fail 'neither "vault" nor "bao" is in PATH'
+[ -n "$cli" ] || fail 'neither "vault" nor "bao" is in PATH: install one of them'
 
-# What failed, and what is left to the operator, the CLI prints itself. The table has one line for each kind of outcome.
+# The CLI prints errors and warnings itself. The table has one line for each kind of outcome.
 answer=$("$cli" write -force -format=table "$mount/roles/sync")
 
 # Prints the part of a line between "map[" and "]".
@@ -43,6 +44,6 @@ done
 
 case $answer in
     *errors*map\[*) ;;
-    *) fail "the answer of $mount/roles/sync is not understood" ;;
+    *) fail "the answer of $mount/roles/sync has an unknown format" ;;
 esac
-[ -z "$(outcome errors)" ] || fail 'the roles of some organizations could not be updated, see above'
+[ -z "$(outcome errors)" ] || fail 'could not import the roles of some organizations: see above'

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Packs a release binary: archive, SBOM and checksums in target/dist. release.sh calls it with the binary and the
-# platform it was built for. All times, owners and orders are fixed, so that the same commit gives the same bytes.
+# Packs a release binary: writes archive, SBOM and checksums into target/dist. release.sh calls it with the binary and
+# its platform. Times, owners and the order of files are fixed, so the same commit gives the same bytes.
 set -eu
 
 binary=$1
@@ -8,14 +8,13 @@ triple=$2
 name=$(basename "$binary")
 cd "$(dirname "$0")/.."
 
-# Whatever is not so is no release.
 fail() {
     echo "dist: $binary $1" >&2
     exit 1
 }
-grep -q -a -F .dep-v0 "$binary" || fail "does not tell what it is made of"
+grep -q -a -F .dep-v0 "$binary" || fail "has no list of its dependencies: build it with cargo-auditable"
 if readelf --program-headers "$binary" | grep -q INTERP; then
-    fail "is not static"
+    fail "is not static: install a static C library"
 fi
 
 case $triple in
@@ -25,7 +24,7 @@ case $triple in
 esac
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 release=${name}_${version}_$platform
-# The time of the commit; a source archive has none.
+# The time of the commit. A source archive has no commit.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export SOURCE_DATE_EPOCH
 
@@ -41,7 +40,7 @@ python3 packaging/sbom.py "$binary" "$triple" >"target/dist/$release.cdx.json"
 cd target/dist
 tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --format=ustar -cf "$release.tar" "$release"
 gzip -9 -n "$release.tar"
-# What an operator checks after the download, and what is registered with the server.
+# An operator checks SHA256SUMS after the download, and registers the digest in BINARY_SHA256SUMS with the server.
 sha256sum "$release.cdx.json" "$release.tar.gz" >SHA256SUMS
 sha256sum "$release/$name" >BINARY_SHA256SUMS
 rm -rf "$release"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the release of HEAD twice, in folders of different names and with different names of cargo's home, and compares
-# every byte. Uncommitted changes are not part of it.
+# Builds the release of HEAD twice, in two folders and with two paths of CARGO_HOME, and compares every byte.
+# `make -C packaging reproducible` calls it. Uncommitted changes are not part of the builds.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -15,9 +15,9 @@ ln -s "$(cd "$CARGO_HOME" && pwd)" "$work/another-home"
 git clone --quiet . "$work/one"
 git clone --quiet "$work/one" "$work/elsewhere/and-deeper/two"
 
-# make_release <folder> <cargo's home>
+# make_release <folder> <CARGO_HOME>
 make_release() {
-    # Only the file system may differ: no cache of compiled code, no target folder that both share.
+    # The two builds must share nothing: no cache of compiled code, no target folder.
     env -u CARGO_TARGET_DIR -u RUSTC_WRAPPER -u MAKEFLAGS -u MAKELEVEL CARGO_HOME="$2" \
         sh "$work/$1/packaging/release.sh"
 }
@@ -26,14 +26,14 @@ make_release elsewhere/and-deeper/two "$work/another-home"
 
 first=$work/one/target/dist
 second=$work/elsewhere/and-deeper/two/target/dist
-diff -r "$first" "$second" || { echo 'reproducible: the two releases differ' >&2; exit 1; }
+diff -r "$first" "$second" || { echo 'reproducible: the two releases differ: see above' >&2; exit 1; }
 for place in "$work" "$(cd "$CARGO_HOME" && pwd)"; do
     for binary in "$work"/one/target/*/release/vault-plugin-secrets-datastax-astra; do
         if grep -q -a -F "$place" "$binary"; then
-            echo "reproducible: the binary names $place" >&2
+            echo "reproducible: the binary contains the path $place" >&2
             exit 1
         fi
     done
 done
-echo "reproducible: two builds of $(git -C "$work/one" rev-parse HEAD) are the same:"
+echo "reproducible: two builds of $(git -C "$work/one" rev-parse HEAD) are identical:"
 cat "$first/SHA256SUMS" "$first/BINARY_SHA256SUMS"

@@ -298,7 +298,7 @@ fn mistakes_fail_the_script_with_a_reason() {
 
         let alone = Machine::new(shell, None);
         let said = alone.run(&world.server, &[("ASTRA_MOUNT", &world.mount)]).fails(&[]);
-        assert_eq!(said.trim(), "update_roles.sh: neither \"vault\" nor \"bao\" is in PATH");
+        assert_eq!(said.trim(), "update_roles.sh: neither \"vault\" nor \"bao\" is in PATH: install one of them");
     }
     // No more than one path is needed.
     let machine = Machine::new(SHELLS[0], Some("vault"));

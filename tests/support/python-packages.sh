@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the directory of the Python packages that tests of the examples need, fetched once into .cache/ and checked
-# against the digests in python-packages.txt.
+# Prints the folder of the Python packages that the tests of the examples need. Downloads them into .cache/ once, and
+# checks their digests against python-packages.txt.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -14,7 +14,7 @@ if [ ! -d "$packages" ]; then
     work=$(mktemp -d "$cache/fetch.XXXXXX")
     trap 'rm -rf "$work"' EXIT
     python=$(python_with_pip "$work") || {
-        echo "python-packages: python3 has neither pip nor venv: install one" >&2
+        echo "python-packages: python3 has neither pip nor venv: install one of them" >&2
         exit 1
     }
     PIP_ROOT_USER_ACTION=ignore "$python" -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --disable-pip-version-check \

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the path of a Vault server: HOST_BIN if it is a `vault`, else the server of tests/vault-server, built once into
-# .cache/vault/.
+# Prints the path of a Vault server: HOST_BIN, if it is a `vault`. Otherwise the script builds the server of
+# tests/vault-server into .cache/vault/, once.
 set -eu
 
 fail() {
@@ -26,14 +26,14 @@ cache=$(cd "$here/../.." && pwd)/.cache/vault
 vault=$cache/vault-$version
 
 if [ ! -x "$vault" ]; then
-    command -v go >/dev/null || fail "building Vault takes Go, which is not in PATH: install it, or set HOST_BIN to a vault binary"
+    command -v go >/dev/null || fail "Go is not in PATH, and the build of Vault needs it: install Go, or set HOST_BIN to a vault binary"
     mkdir -p "$cache"
     work=$(mktemp -d "$cache/build.XXXXXX")
     trap 'rm -rf "$work"' EXIT
     echo "building Vault $version (about ten minutes, once)" >&2
-    # Without symbols the linker is done sooner, and the file is smaller by a third.
+    # Without symbols, the linker is faster and the file is a third smaller.
     (cd "$source" && go build -mod=readonly -ldflags='-s -w' -o "$work/vault" .) >&2 \
-        || fail "Vault could not be built: set HOST_BIN to a vault binary"
+        || fail "could not build Vault: set HOST_BIN to a vault binary"
     mv "$work/vault" "$vault"
 fi
 echo "$vault"
