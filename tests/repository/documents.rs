@@ -227,6 +227,21 @@ fn compare(listed: &str) {
 }
 
 #[test]
+fn samples_show_the_whole_output() {
+    let mut patterns = Vec::new();
+    for document in documents() {
+        let mut inside = false;
+        for (number, line) in document.text.lines().enumerate() {
+            inside = if line.starts_with("```") { line == "```console" } else { inside };
+            if inside && line.contains('…') {
+                patterns.push(format!("{}:{}: {line}", document.path, number + 1));
+            }
+        }
+    }
+    assert!(patterns.is_empty(), "samples without \"…\", as `make docs` writes them:\n{}", patterns.join("\n"));
+}
+
+#[test]
 fn nothing_private_is_told() {
     let forbidden = [
         ("what looks like an Astra token", r"AstraCS:[A-Za-z0-9]{3,}:[0-9a-f]{8,}"),
