@@ -1,4 +1,4 @@
-//! `docs/guide.md`: the commands of the Go plugin's guide, one by one, and what they print with this engine.
+//! `docs/guide.md`: runs each command of the Go plugin's guide, and captures the output of this engine.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::world::World;
 
 const PAGE: &str = "docs/guide.md";
 
-/// The guide's own org.
+/// The `org_id` in the guide.
 const ORG: &str = "ccd999999_facd_4ad3_bbb99903d999999999999999d";
 
 /// A command, and how this engine's output differs from the guide.
@@ -126,7 +126,7 @@ impl Reader {
         rows.iter().for_each(|row| _ = self.follow(row));
     }
 
-    /// Runs a command, writes it down with its output, and returns the output.
+    /// Runs a command, adds it to the samples with its output, and returns the output.
     #[track_caller]
     fn follow(&mut self, (command, verdict): &Row) -> super::shell::Ran {
         let (ran, told) = self.recorder.tell(command);
@@ -172,7 +172,7 @@ pub(crate) fn follow_the_guide(server: &Arc<Server>) {
     reader.follows(STANDARD);
     reader.follows(LEASES);
     reader.follow(&REVOKE);
-    // The server revokes it in its own time.
+    // The server revokes the lease in the background.
     reader.recorder.world.wait_for_no_lease();
     assert!(reader.recorder.world.live(ORG).is_empty());
     reader.compare("standard mode");

@@ -1,4 +1,4 @@
-//! Documents whose commands are run, and whose samples a run writes.
+//! Runs the commands of documents, and captures their samples.
 
 use std::io::Write as _;
 use std::process::Command;
@@ -32,7 +32,7 @@ fn version(pins: &str, name: &str) -> String {
     rest.split_whitespace().next().expect("a version").to_owned()
 }
 
-/// Whether the server is one that the documents are compared with. Another version says some things in its own words.
+/// Whether the documents show the output of this server. Another version words some messages differently.
 fn speaks_as_documented(document: &str) -> bool {
     let (openbao, vault) = (OPENBAO.as_str(), VAULT.as_str());
     let output = Command::new(host_binary()).arg("version").output().expect("run the CLI");

@@ -1,4 +1,4 @@
-//! The parts of a document that tests run, compare or write.
+//! Reads the parts of a document that tests run, and compares or writes the parts that tests capture.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -38,10 +38,10 @@ pub(super) fn commands(document: &str, name: &str) -> Vec<String> {
     commands
 }
 
-/// Compares a part of a document with what a run found, or writes it there if DOCS_WRITE is set.
+/// Compares a part of a document with the findings of a run, or writes the findings if DOCS_WRITE is set.
 #[track_caller]
 pub(crate) fn agrees(document: &str, start: &str, end: &str, found: &str, test: &str) {
-    // Tests that run side by side may write to one document.
+    // Tests run in parallel, and several tests write to one document.
     static WRITING: Mutex<()> = Mutex::new(());
     let _lock = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let text = text(document);

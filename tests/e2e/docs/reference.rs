@@ -1,5 +1,5 @@
-//! `docs/api.md`: its lists of operations and parameters are what the paths declare, and its samples are what a server
-//! answered.
+//! `docs/api.md`: compares the lists of operations and parameters with the declarations of the paths, and captures the
+//! samples.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -16,7 +16,8 @@ use crate::world::{ROLE_ID, World};
 const ORG: &str = "6f9a2c1e-7d34-4b8a-9c55-0e1f2a3b4c5d";
 const OTHER: &str = "b1d0c3e2-5a46-4f7b-8e69-1f2e3d4c5b6a";
 
-/// What a path demands although another operation of it does not, so that it is not declared: path, method, parameter.
+/// Parameters that only some operations of a path require, so the path does not declare them as required: path, method,
+/// parameter.
 const DEMANDED: [(&str, &str, &str); 8] = [
     ("config", "post", "org_id"),
     ("config", "patch", "org_id"),
@@ -36,7 +37,7 @@ const VERBS: [(&str, &str, &str); 5] = [
     ("list", "list", "LIST"),
 ];
 
-/// A parameter: its declaration, and the operations that take it and demand it.
+/// A parameter: its declaration, the operations that accept it, and the operations that require it.
 struct Parameter {
     schema: Value,
     description: String,
@@ -60,7 +61,7 @@ fn the_reference_is_what_the_paths_declare_and_a_server_answers() {
     recorder.compare();
 }
 
-/// Writes the operations and parameters of each path.
+/// Captures the operations and parameters of each path.
 fn declared(recorder: &mut Recorder) {
     let document = document(&recorder.world);
     let operations = operations(&document);
@@ -118,7 +119,7 @@ fn declared(recorder: &mut Recorder) {
     }
 }
 
-/// Returns the parameters that are parts of a path.
+/// Returns the parameters in the path itself.
 fn captured(item: &Value) -> Vec<(String, Parameter)> {
     let of_path = item["parameters"].as_array().into_iter().flatten();
     of_path
@@ -152,7 +153,7 @@ impl Parameter {
             (value, "duration") => format!("{value}s"),
             (value, _) => value.to_string(),
         };
-        // What looks like a tag is not shown.
+        // Markdown would hide text that looks like a tag.
         let mut text = format!("- `{name}` `({kind}: {default})`: {}", description.replace('<', "\\<"));
         if let Some(allowed) = schema["enum"].as_array() {
             let allowed: Vec<String> =
@@ -172,7 +173,7 @@ impl Parameter {
     }
 }
 
-/// Shows that what the reference calls required is: without it, nothing happens, and the error names it.
+/// Checks each required parameter: a request without it fails, and the error names the parameter.
 fn demands(world: &World) {
     world.configure(&world.orgs()[1], &json!({}));
     for (path, method, field) in DEMANDED {
@@ -188,7 +189,7 @@ fn demands(world: &World) {
     world.delete(&format!("config?org_id={OTHER}")).ok();
 }
 
-/// Paths of configs; leaves that of the first org.
+/// Captures the paths of configs. Keeps the config of the first organization.
 fn configs(recorder: &mut Recorder) {
     let (root, other) = (recorder.world.orgs()[0].clone(), recorder.world.orgs()[1].clone());
     recorder.mask(&root.root_token, "root token");
@@ -226,7 +227,7 @@ fn write<'a>(parameters: &'a [(&'a str, Value)]) -> Call<'a> {
     Call("write", "config", parameters)
 }
 
-/// What a write or read of a config refuses while the first org has one and the other has none.
+/// Captures refused writes and reads of a config. Only the first organization has a config.
 fn refusals_of_configs(recorder: &mut Recorder) {
     let [root, other] = [0, 1].map(|which| recorder.world.orgs()[which].root_token.clone());
     let unknown = format!("AstraCS:{}:{}", "abcdefghijklmnopqrstuvwx", "0".repeat(64));
@@ -257,7 +258,7 @@ fn refusals_of_configs(recorder: &mut Recorder) {
     );
 }
 
-/// Paths of roles; leaves `reader`.
+/// Captures the paths of roles. Keeps the role `reader`.
 fn roles(recorder: &mut Recorder) {
     let org = ("org_id", json!(ORG));
     recorder.refusals("roles", &[("without a role", Call("list", "roles", &[]))]);
@@ -292,7 +293,7 @@ fn roles(recorder: &mut Recorder) {
     let make = json!({"org_id": ORG, "role_name": "writer", "role_id": id.1});
     recorder.world.post("role", &make).ok();
     recorder.twice("role delete", &Call("delete", "role", &made));
-    // The second time, the roles are there already.
+    // The second call finds the roles of the first call.
     recorder.twice("roles/sync write", &Call("write", "roles/sync", from_ref(&org)));
     for name in recorder.world.keys("roles").into_iter().filter(|name| name != "reader") {
         recorder.world.delete(&format!("role?org_id={ORG}&role_name={name}")).ok();
@@ -306,7 +307,7 @@ fn of_name(name: &str) -> [(&'static str, Value); 3] {
     [("org_id", json!(ORG)), ("role_name", json!("reader")), ("logical_name", json!(name))]
 }
 
-/// Named tokens and their leases; leaves none.
+/// Captures named tokens and their leases. Keeps no token.
 fn named_tokens(recorder: &mut Recorder) {
     let org = ("org_id", json!(ORG));
     recorder.refusals("org/tokens", &[("without a token", Call("list", "org/tokens", &[]))]);
@@ -363,7 +364,7 @@ fn named_tokens(recorder: &mut Recorder) {
     });
 }
 
-/// Tokens that reads mint, of which any number may have a label.
+/// Captures the mints by a read.
 fn sidecar_and_creds(recorder: &mut Recorder) {
     let creds = "creds/retail/reader";
     let minted = recorder.twice("creds read", &Call("read", creds, &[]));
@@ -392,7 +393,7 @@ fn sidecar_and_creds(recorder: &mut Recorder) {
     );
 }
 
-/// The end of a config, by force since tokens live.
+/// Captures the deletion of a config with live tokens.
 fn ends(recorder: &mut Recorder) {
     let call = [("org_id", json!(ORG)), ("force", json!(true))];
     recorder.twice("config delete", &Call("delete", "config", &call));

@@ -1,4 +1,4 @@
-//! Sample calls of the reference: made by the CLI and by HTTP, and written down with what they answered.
+//! Captures the samples of the reference: makes each call with the CLI and with HTTP.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,21 +12,21 @@ use crate::bao::{Reply, redact};
 use crate::servers::on_vault;
 use crate::world::World;
 
-/// The reference of the paths.
+/// The API reference.
 pub(super) const API: &str = "docs/api.md";
 
-/// How the CLI calls an operation, and its method.
+/// The verb of the CLI and the method of each operation.
 const METHODS: [(&str, &str); 5] =
     [("read", "GET"), ("write", "POST"), ("patch", "PATCH"), ("delete", "DELETE"), ("list", "LIST")];
 
-/// A call: verb of the CLI, path, parameters.
+/// A call: the verb of the CLI, the path, the parameters.
 pub(super) struct Call<'a>(pub(super) &'a str, pub(super) &'a str, pub(super) &'a [(&'a str, Value)]);
 
-/// A person who tries each path, and what became of it.
+/// Makes calls, and keeps their samples.
 pub(super) struct Recorder {
     pub(super) world: World,
     pub(super) shell: Shell,
-    /// What was found, by the name of its place in the document.
+    /// The findings, each with the name of its place in the document.
     found: BTreeMap<String, String>,
 }
 
@@ -41,7 +41,7 @@ impl Recorder {
         self.shell.mask(value, name);
     }
 
-    /// Makes a call by the CLI; then, after `between`, by HTTP. Returns the answer to the latter.
+    /// Makes a call with the CLI, runs `between`, then makes the call with HTTP. Returns the HTTP response.
     pub(super) fn sample(&mut self, name: &str, call: &Call, between: impl FnOnce(&mut Self)) -> Value {
         let line = cli(call);
         let (_, told) = self.tell(&line);
@@ -55,7 +55,7 @@ impl Recorder {
         body
     }
 
-    /// Runs a command, which must succeed. Returns what it printed, and the same with masks.
+    /// Runs a command, which must succeed. Returns its output, without and with masks.
     #[track_caller]
     pub(super) fn tell(&mut self, line: &str) -> (Ran, String) {
         let ran = self.shell.run(line);
@@ -66,7 +66,7 @@ impl Recorder {
         (ran, told)
     }
 
-    /// Makes a call by the CLI and by HTTP, which does the same twice.
+    /// Makes a call with the CLI, then the same call with HTTP.
     pub(super) fn twice(&mut self, name: &str, call: &Call) -> Value {
         self.sample(name, call, |_| {})
     }
@@ -88,14 +88,14 @@ impl Recorder {
         body
     }
 
-    /// Makes calls that are refused, each with what is wrong with it, and writes a table of the answers.
+    /// Makes calls that must fail, and adds a table of the errors. Each call has a text that says what is wrong.
     pub(super) fn refusals(&mut self, name: &str, calls: &[(&str, Call)]) {
         let place = format!("seen: errors of {name}");
         let head = "| request | status | error |\n| --- | --- | --- |\n";
         for (what, call) in calls {
             let reply = self.send(call);
             assert!(reply.status >= 400, "{name}: {what}\n{reply}");
-            // The server breaks what it collects into lines.
+            // The server prints several errors on several lines.
             let errors = reply.errors().split_whitespace().collect::<Vec<_>>().join(" ");
             let errors = errors.trim_start_matches("1 error occurred: * ").replace('|', "\\|");
             let errors = if errors.is_empty() { "none".to_owned() } else { format!("`{}`", self.answer(&errors)) };
@@ -120,7 +120,7 @@ impl Recorder {
         }
     }
 
-    /// Masks the tokens, client ids and lease ids of an answer.
+    /// Masks the tokens, client ids and lease ids of a response.
     fn learn(&mut self, text: &str) {
         let text = self.shell.documented(text);
         self.shell.masks.learn(&text).into_iter().for_each(redact::hide);
@@ -134,12 +134,12 @@ impl Recorder {
         self.shell.masks.text(&self.shell.documented(text))
     }
 
-    /// Adds what belongs to a place that is not a sample.
+    /// Adds a finding that is not a sample.
     pub(super) fn put(&mut self, place: String, text: String) {
         self.found.insert(place, text);
     }
 
-    /// Compares the document with all that was found, or writes it.
+    /// Compares the document with all findings, or writes the findings into it.
     pub(super) fn compare(self) {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/api.md")).expect("the reference");
         for place in text.lines().filter_map(|line| line.strip_prefix("<!-- ")?.strip_suffix(" -->")) {
@@ -161,7 +161,7 @@ impl Recorder {
     }
 }
 
-/// Returns the members of an answer that say something.
+/// Returns the members of a response that are not null, false, 0 or empty.
 fn shown(body: &Value) -> Value {
     let silent = |value: &Value| value.is_null() || *value == json!(false) || *value == json!("") || *value == json!(0);
     let members = body.as_object().into_iter().flatten();
@@ -176,7 +176,7 @@ fn text_of(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Returns the parameters as the CLI and queries take them: pairs one by one.
+/// Returns the parameters for the CLI and for queries: each pair is a parameter.
 fn flat(parameters: &[(&str, Value)]) -> Vec<(String, String)> {
     let each = |(name, value): &(&str, Value)| match value {
         Value::Object(pairs) => {
@@ -187,7 +187,7 @@ fn flat(parameters: &[(&str, Value)]) -> Vec<(String, String)> {
     parameters.iter().flat_map(each).collect()
 }
 
-/// Returns the command of the CLI, which has no parameters for lists.
+/// Returns the command of the CLI. Its lists have no parameters.
 fn cli(Call(verb, path, parameters): &Call) -> String {
     let mount = if path.starts_with("sys/") { "" } else { "astra/" };
     if *verb == "list" {
@@ -203,7 +203,7 @@ fn cli(Call(verb, path, parameters): &Call) -> String {
     format!("vault {verb}{flag} {mount}{path}{}", flat(parameters).into_iter().map(word).collect::<String>())
 }
 
-/// Returns the same call by HTTP.
+/// Returns the same call as a command of curl.
 fn curl(Call(verb, path, parameters): &Call) -> String {
     let method = METHODS.iter().find(|(name, _)| name == verb).expect("a verb of the CLI").1;
     let mount = if path.starts_with("sys/") { "" } else { "astra/" };

@@ -1,4 +1,4 @@
-//! Runs the commands of documents as they stand there, in a shell.
+//! Runs the commands of documents in a shell, exactly as the documents have them.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,11 +9,11 @@ use super::page::{agrees, block, commands};
 use super::speaks_as_documented;
 use crate::bao::{Client, host_binary, redact};
 
-/// Where Astra is in documents.
+/// The URL of Astra in documents.
 const ASTRA: &str = "https://api.astra.datastax.com";
 
-/// The CLI as documents call it. What a reader types stays as it is, but for the mount, which has another path here, and
-/// the root token, which is that of a simulated Astra with a URL of its own.
+/// The CLI of the documents. It replaces the mount `astra` with the mount of the test, and adds the URL of the simulated Astra
+/// to a command with a root token.
 const CLI: &str = r#"#!/bin/sh
 url=
 for word do
@@ -31,26 +31,26 @@ done
 exec "$TEST_HOST" "$@" $url
 "#;
 
-/// A shell of a caller, in which `vault` and `bao` are the server's CLI.
+/// A shell in which `vault` and `bao` run the CLI of the server.
 pub(crate) struct Shell {
     client: Client,
     mount: String,
     astra: String,
     bin: tempfile::TempDir,
     variables: Vec<(String, String)>,
-    /// A word of the document, and what is there in its place.
+    /// A word of the document, and the word that replaces it in the test.
     replaced: Option<(&'static str, &'static str)>,
     /// The names that samples show in place of values.
     pub(super) masks: Masks,
 }
 
-/// How a command ended.
+/// The result of a command.
 pub(crate) struct Ran {
     /// Exit code.
     pub(crate) code: i32,
-    /// Standard output, in the words of the document.
+    /// Standard output, with the mount and the addresses of the document.
     pub(crate) stdout: String,
-    /// Standard error, in the words of the document.
+    /// Standard error, with the mount and the addresses of the document.
     pub(crate) stderr: String,
 }
 
@@ -64,7 +64,7 @@ impl Ran {
 }
 
 impl Shell {
-    /// A shell for a mount that stands for `astra`, whose Astra has this URL.
+    /// Creates a shell. The mount replaces `astra`, and `astra` is the URL of its simulated Astra.
     pub(crate) fn new(client: &Client, mount: &str, astra: &str) -> Self {
         let bin = tempfile::tempdir().expect("temporary directory");
         for name in ["vault", "bao"] {
@@ -85,7 +85,7 @@ impl Shell {
         }
     }
 
-    /// Takes another word for one of the document.
+    /// Replaces a word of the document with another word.
     pub(crate) fn stands_for(&mut self, word: &'static str, here: &'static str) {
         self.replaced = Some((word, here));
     }
@@ -102,7 +102,7 @@ impl Shell {
         self.masks.add(&self.documented(value), name);
     }
 
-    /// Runs a command line, or several.
+    /// Runs one or more command lines.
     pub(crate) fn run(&self, script: &str) -> Ran {
         let path = std::env::var("PATH").expect("a search path");
         let mut command = Command::new("sh");

@@ -1,4 +1,4 @@
-//! `docs/troubleshooting.md`: its messages are what a server says.
+//! `docs/troubleshooting.md`: provokes each failure, and captures the messages of the server.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -10,7 +10,7 @@ use crate::bao::{Client, PLUGIN, Server, install, sha256, wait};
 
 const PAGE: &str = "docs/troubleshooting.md";
 
-/// Puts a file into the plugin directory and the catalog, as another version.
+/// Registers a file as another version of the plugin.
 fn register(server: &Server, command: &str, version: &str, content: &[u8], mode: u32) {
     let file = server.plugin_dir().join(command);
     fs::write(&file, content).expect("write a file");
@@ -20,7 +20,7 @@ fn register(server: &Server, command: &str, version: &str, content: &[u8], mode:
     server.cli(&["plugin", "register", &digest, &command, &version, "secret", PLUGIN]).ok();
 }
 
-/// Puts the plugin's file away and something else in its place, which no running process holds.
+/// Moves the file of the plugin aside, and writes another file in its place. A running process keeps the old file open.
 fn replace(plugin: &Path, aside: &Path) {
     fs::rename(plugin, aside).expect("put the plugin aside");
     fs::write(plugin, b"something else").expect("write a file");
@@ -69,7 +69,7 @@ fn a_plugin_that_does_not_start_is_explained() {
     server.enable("astra");
     replace(&plugin, &aside);
     server.kill_plugins();
-    // A request that comes before the server has noticed gets an error of the lost connection.
+    // Until the server notices the end of the process, requests fail with a lost connection.
     wait("the server to start the plugin again", Duration::from_secs(60), || {
         server.list("astra/configs").errors().contains("checksums did not match").then_some(())
     });

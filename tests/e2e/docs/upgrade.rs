@@ -1,4 +1,5 @@
-//! `docs/upgrade.md`: from the Go plugin 2.0.0 and back, with another plugin in its place that leaves the storage alone.
+//! `docs/upgrade.md`: upgrades from the Go plugin 2.0.0 and goes back. Another plugin stands in for the Go plugin, and does
+//! not touch the storage.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +15,10 @@ use crate::world::Token;
 
 const PAGE: &str = "docs/upgrade.md";
 
-/// The version that the stand-in reports, for the one in the document.
+/// The version in the document, and the version that the stand-in reports.
 const VERSIONS: (&str, &str) = ("v2.0.0", "v0.1.0");
 
-/// Puts the stand-in into the catalog, and mounts it.
+/// Registers and enables the stand-in.
 fn mount_old(server: &Server) {
     let command = format!("{PLUGIN}_2.0.0");
     let file = server.plugin_dir().join(&command);
@@ -72,7 +73,8 @@ fn a_mount_of_the_go_plugin_is_upgraded_and_goes_back() {
     back_up_and_restore(&old, &mut shell);
 }
 
-/// What `docs/operations.md` says of a restore: Vault goes back, Astra does not, and that is no trouble.
+/// Follows `docs/operations.md`: a restore takes Vault back to an older state, but not Astra, and every lease can still be
+/// revoked.
 fn back_up_and_restore(old: &Old, shell: &mut Shell) {
     let (world, server) = (&old.world, &old.world.server);
     let mint = |name: &str| {
@@ -98,11 +100,11 @@ fn back_up_and_restore(old: &Old, shell: &mut Shell) {
     old.assert_revokes(&ended);
 }
 
-/// Shows that each stored entry has what 2.0.0 reads: the same members, of the same types.
+/// Checks that each stored entry has the members that 2.0.0 reads, with the same types.
 fn assert_written_for_the_go_plugin(old: &Old, token: &Token) {
     let Fixtures { config, tokens: [(go_token, go_lease), ..], .. } = &STANDARD;
     let (world, org) = (&old.world, &old.org.id);
-    // Each was written anew by the new version.
+    // The new version writes each entry again.
     world.post("config", &json!({"org_id": org, "request_timeout": "20s"})).ok();
     world.post("role", &json!({"org_id": org, "role_name": "r_w_user", "max_tokens": 9})).ok();
     let stored = |key: &str| parsed(world.server.get(&raw(&old.uuid, key)).data()["value"].as_str().expect("a value"));
