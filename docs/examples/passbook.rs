@@ -88,11 +88,7 @@ fn declaration() -> Backend<Passbook> {
         )
         .secret(SecretType::new(CARD).renew(renew).revoke(revoke))
         .wal(WalKind::new(CARD, Duration::from_secs(60), undo))
-        .special_paths(SpecialPaths {
-            local_storage: vec!["wal/".into()],
-            seal_wrap_storage: vec!["accounts/".into()],
-            ..SpecialPaths::default()
-        })
+        .special_paths(SpecialPaths::default().local_storage(["wal/"]).seal_wrap_storage(["accounts/"]))
 }
 
 const NAME: Field<String> = Field::string("name", "Name of the account.").required();
@@ -249,14 +245,14 @@ async fn lend(engine: Arc<Passbook>, call: Call) -> Answer {
     tracing::info!(account, card, "lent a card");
     let data = object(json!({"account": account, "card": card}));
     // All that a revocation needs, because the account may be closed by then.
-    let internal_data = object(json!({"secret_type": CARD, "card": card}));
-    Ok(Some(Response::new(data).lease(Secret::new(ttl, max_ttl, internal_data))))
+    let secret = Secret::new(ttl, max_ttl, object(json!({"card": card}))).of_type(CARD);
+    Ok(Some(Response::new(data).lease(secret)))
 }
 
 async fn renew(engine: Arc<Passbook>, call: LeaseCall) -> Answer {
     let max_ttl = engine.mount.system.max_lease_ttl().await?;
     // What is answered replaces what the lease stores, so both are given back complete.
-    Ok(Some(Response::new(call.request.data).lease(Secret { max_ttl, ..call.secret })))
+    Ok(Some(Response::new(call.request.data).lease(call.secret.max_ttl(max_ttl))))
 }
 
 async fn revoke(engine: Arc<Passbook>, call: LeaseCall) -> Result<(), Error> {

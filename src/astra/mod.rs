@@ -64,11 +64,7 @@ fn backend() -> Backend<Engine> {
         .wal(tokens::deletions())
         .wal(tokens::wal_kind::<RotationNote>())
         .periodic(tokens::sweep)
-        .special_paths(SpecialPaths {
-            local_storage: vec!["wal/".into()],
-            seal_wrap_storage: vec!["config/".into(), "token/".into(), "wal/".into()],
-            ..SpecialPaths::default()
-        })
+        .special_paths(SpecialPaths::default().local_storage(["wal/"]).seal_wrap_storage(["config/", "token/", "wal/"]))
         .on_initialize(|engine: Arc<Engine>| async move {
             engine.start();
             Ok::<(), Error>(())

@@ -12,6 +12,7 @@ use crate::sdk::logical::Map;
 /// How the values of a field are read. The rules are those of Go engines (OpenBao
 /// `sdk/framework/field_data.go` and `sdk/helper/parseutil`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum FieldKind {
     /// Text.
     String,
@@ -47,6 +48,7 @@ pub enum FieldKind {
 
 /// A value that was read by the rules of a [`FieldKind`]. No `Debug`: it may be a secret.
 #[derive(Clone, PartialEq)]
+#[non_exhaustive]
 pub enum FieldValue {
     /// Of the three kinds of text.
     String(String),
@@ -85,6 +87,7 @@ pub trait FieldType: Sized {
 
 /// What is known of a field, without its Rust type.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct FieldSpec {
     /// Name in requests.
     pub name: &'static str,

@@ -8,7 +8,7 @@ use super::coerce::coerce;
 use super::field::{Field, FieldSpec, FieldType, FieldValue};
 use crate::sdk::logical::{Error, Map};
 
-/// What a write says about one field of a stored object.
+/// What a write says about one field of a stored object. These are all the cases there are, so it can be matched in full.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Change<T> {
     /// Nothing: the stored value stays.

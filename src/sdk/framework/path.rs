@@ -13,6 +13,7 @@ use super::fields::Fields;
 use crate::sdk::logical::{Answer, Error, Operation, Request, Response};
 
 /// A request on its way into a handler.
+#[non_exhaustive]
 pub struct Call {
     /// The request as the host sent it.
     pub request: Request,

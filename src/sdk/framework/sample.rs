@@ -79,7 +79,7 @@ pub(super) fn backend() -> Backend<Shelf> {
             WalKind::new("print", Duration::from_secs(60), undo)
                 .longer_for(|entry| Duration::from_secs(entry.data["seconds"].as_u64().unwrap_or(0))),
         )
-        .special_paths(SpecialPaths { root: vec!["lend/*".into()], ..SpecialPaths::default() })
+        .special_paths(SpecialPaths::default().root(["lend/*"]))
         .on_initialize(async |shelf: Arc<Shelf>| shelf.check("initialize"))
         .on_cleanup(async |shelf: Arc<Shelf>| shelf.check("cleanup"))
         .periodic(async |shelf: Arc<Shelf>| shelf.check("periodic"))

@@ -12,6 +12,7 @@ use crate::sdk::logical::{Answer, Error, Request, Response, Secret};
 const SECRET_TYPE: &str = "secret_type";
 
 /// A renewal or revocation on its way into its handler.
+#[non_exhaustive]
 pub struct LeaseCall {
     /// The request as the host sent it: its path is that of the first request, its data the answer of that time.
     pub request: Request,

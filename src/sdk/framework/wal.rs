@@ -21,6 +21,7 @@ const PREFIX: &str = "wal/";
 
 /// One entry of the log.
 #[derive(Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct WalEntry {
     /// Id of the entry; its key is `wal/<id>`.
     #[serde(skip)]

@@ -55,6 +55,7 @@ impl Mount {
 /// Paths and storage keys that the host treats in a special way. A path is exact, or a prefix before a `*` at its end.
 /// A storage key is exact, or a prefix that ends in `/`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct SpecialPaths {
     /// Paths that need the `sudo` capability as well.
     pub root: Vec<String>,
@@ -66,7 +67,38 @@ pub struct SpecialPaths {
     pub seal_wrap_storage: Vec<String>,
 }
 
-/// An engine on one mount.
+impl SpecialPaths {
+    /// Adds paths that need the `sudo` capability as well.
+    #[must_use]
+    pub fn root<I: Into<String>>(mut self, paths: impl IntoIterator<Item = I>) -> Self {
+        self.root.extend(paths.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds paths that need no token.
+    #[must_use]
+    pub fn unauthenticated<I: Into<String>>(mut self, paths: impl IntoIterator<Item = I>) -> Self {
+        self.unauthenticated.extend(paths.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds storage that is not replicated to other clusters.
+    #[must_use]
+    pub fn local_storage<I: Into<String>>(mut self, keys: impl IntoIterator<Item = I>) -> Self {
+        self.local_storage.extend(keys.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds storage with the additional encryption of the seal.
+    #[must_use]
+    pub fn seal_wrap_storage<I: Into<String>>(mut self, keys: impl IntoIterator<Item = I>) -> Self {
+        self.seal_wrap_storage.extend(keys.into_iter().map(Into::into));
+        self
+    }
+}
+
+/// An engine on one mount. [`framework::Backend`](crate::sdk::framework::Backend) implements this for engines that
+/// declare their paths.
 ///
 /// Calls arrive concurrently, also before [`Backend::initialize`] has returned. If the caller hangs up, the future of its
 /// call is dropped. Work that must not stop half-way belongs to the mount's [`Tasks`].
@@ -79,20 +111,26 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// Any valid token can trigger this, even one without a right to the path: it has no effect and its errors tell
     /// nothing.
-    async fn exists(&self, request: Request) -> Result<Option<bool>, Error>;
+    async fn exists(&self, _request: Request) -> Result<Option<bool>, Error> {
+        Ok(None)
+    }
 
     /// Returns the special paths. The host asks once, when it mounts.
-    fn special_paths(&self) -> SpecialPaths;
+    fn special_paths(&self) -> SpecialPaths {
+        SpecialPaths::default()
+    }
 
     /// Runs once after mounting, when storage can be written. The host holds up its unsealing for it, so it neither
     /// waits for a network nor fails because of one.
-    async fn initialize(&self) -> Result<(), Error>;
+    async fn initialize(&self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Runs before unmounting, sealing or reloading. It may be called twice.
-    async fn cleanup(&self);
+    async fn cleanup(&self) {}
 
     /// Another node changed this storage key: what was cached of it is stale.
-    fn invalidate(&self, key: &str);
+    fn invalidate(&self, _key: &str) {}
 }
 
 /// Makes the backend of a mount. It runs at registration too, where storage and facts are not available, so it uses

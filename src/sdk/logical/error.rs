@@ -7,6 +7,7 @@ use crate::sdk::tasks::Stopping;
 ///
 /// The text of a variant goes to the caller and into the host's audit log, so no variant ever carries a secret.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The caller's mistake: 400, with exactly this text.
     #[error("{0}")]
@@ -65,6 +66,15 @@ impl Error {
         Self::Internal { message: message.into(), cause: None }
     }
 
+    /// Adds the cause, which only the log shows, to an internal error. Leaves other errors as they are.
+    #[must_use]
+    pub fn caused_by(mut self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        if let Self::Internal { cause, .. } = &mut self {
+            *cause = Some(error.into());
+        }
+        self
+    }
+
     /// Returns the text for the log: the caller's text, and what caused it.
     pub fn detail(&self) -> String {
         let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
@@ -94,7 +104,7 @@ mod tests {
     #[test]
     fn the_log_sees_what_the_caller_does_not() {
         let cause = StorageError::Failed("no leader".into());
-        let error = Error::Internal { message: "cannot read the book".into(), cause: Some(Box::new(cause)) };
+        let error = Error::internal("cannot read the book").caused_by(cause);
         assert_eq!(error.to_string(), "cannot read the book");
         assert_eq!(error.detail(), "cannot read the book: storage: no leader");
         assert_eq!(Error::invalid("no title").detail(), "no title");

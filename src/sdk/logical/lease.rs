@@ -8,6 +8,7 @@ use super::data::Map;
 
 /// A lease. It has no `Debug`, because `internal_data` may hold secrets.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Secret {
     /// How long the lease lasts from now on. Zero leaves it to the mount's default.
     pub ttl: Duration,
@@ -30,5 +31,47 @@ impl Secret {
     pub fn new(ttl: Duration, max_ttl: Duration, internal_data: Map) -> Self {
         let (lease_id, increment) = (String::new(), Duration::ZERO);
         Self { ttl, max_ttl, renewable: true, increment, lease_id, issue_time: None, internal_data }
+    }
+
+    /// Sets how long the lease lasts from now on.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Sets the longest time since issue.
+    #[must_use]
+    pub fn max_ttl(mut self, max_ttl: Duration) -> Self {
+        self.max_ttl = max_ttl;
+        self
+    }
+
+    /// Sets whether the lease can be renewed.
+    #[must_use]
+    pub fn renewable(mut self, renewable: bool) -> Self {
+        self.renewable = renewable;
+        self
+    }
+
+    /// Sets what the caller of a renewal asks for.
+    #[must_use]
+    pub fn increment(mut self, increment: Duration) -> Self {
+        self.increment = increment;
+        self
+    }
+
+    /// Sets when the lease was issued. The host does this; tests do too.
+    #[must_use]
+    pub fn issue_time(mut self, time: Timestamp) -> Self {
+        self.issue_time = Some(time);
+        self
+    }
+
+    /// Sets what renew and revoke need to know.
+    #[must_use]
+    pub fn internal_data(mut self, data: Map) -> Self {
+        self.internal_data = data;
+        self
     }
 }

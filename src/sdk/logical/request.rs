@@ -10,6 +10,7 @@ use super::lease::Secret;
 /// The host knows more of them than these and will know new ones; those never reach a backend, because the wire
 /// answers them with "unsupported operation" at once.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[non_exhaustive]
 pub enum Operation {
     /// A write to something that the existence check did not find.
     Create,
@@ -84,6 +85,7 @@ impl Operation {
 
 /// Who asks. Every field is empty on operations that the host starts by itself.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Caller {
     /// Name of the caller's token, such as `token` or `userpass-bob`. Not unique.
     pub display_name: String,
@@ -95,8 +97,37 @@ pub struct Caller {
     pub remote_address: String,
 }
 
+impl Caller {
+    /// Returns a caller with this display name.
+    pub fn new(display_name: impl Into<String>) -> Self {
+        Self { display_name: display_name.into(), ..Self::default() }
+    }
+
+    /// Sets the identity entity.
+    #[must_use]
+    pub fn entity_id(mut self, id: impl Into<String>) -> Self {
+        self.entity_id = id.into();
+        self
+    }
+
+    /// Sets the accessor of the caller's token.
+    #[must_use]
+    pub fn token_accessor(mut self, accessor: impl Into<String>) -> Self {
+        self.token_accessor = accessor.into();
+        self
+    }
+
+    /// Sets the address of the client.
+    #[must_use]
+    pub fn remote_address(mut self, address: impl Into<String>) -> Self {
+        self.remote_address = address.into();
+        self
+    }
+}
+
 /// One request. It has no `Debug`, because `data` may hold secrets.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Request {
     /// The host's id of the request; empty on operations that the host starts by itself.
     pub id: String,
@@ -132,6 +163,41 @@ impl Request {
             headers: BTreeMap::new(),
             from_snapshot: false,
         }
+    }
+
+    /// Sets body or query parameters.
+    #[must_use]
+    pub fn data(mut self, data: Map) -> Self {
+        self.data = data;
+        self
+    }
+
+    /// Sets the lease.
+    #[must_use]
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+
+    /// Sets the caller.
+    #[must_use]
+    pub fn caller(mut self, caller: Caller) -> Self {
+        self.caller = caller;
+        self
+    }
+
+    /// Sets namespace and path of the mount, with trailing slash.
+    #[must_use]
+    pub fn mount_point(mut self, mount_point: impl Into<String>) -> Self {
+        self.mount_point = mount_point.into();
+        self
+    }
+
+    /// Sets whether the host reads from a loaded snapshot.
+    #[must_use]
+    pub fn from_snapshot(mut self, from_snapshot: bool) -> Self {
+        self.from_snapshot = from_snapshot;
+        self
     }
 }
 

@@ -13,6 +13,7 @@ pub type Answer = Result<Option<Response>, Error>;
 
 /// The answer to a request that went well. It has no `Debug`, because `data` may hold secrets.
 #[derive(Clone, Default)]
+#[non_exhaustive]
 pub struct Response {
     /// The data shown to the caller; `None` is JSON `null`.
     ///
@@ -49,6 +50,20 @@ impl Response {
     #[must_use]
     pub fn warn(mut self, warning: impl Into<String>) -> Self {
         self.warnings.push(warning.into());
+        self
+    }
+
+    /// Adds remarks shown beside the data.
+    #[must_use]
+    pub fn warnings(mut self, warnings: impl IntoIterator<Item = String>) -> Self {
+        self.warnings.extend(warnings);
+        self
+    }
+
+    /// Adds a value of a response header.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.entry(name.into()).or_default().push(value.into());
         self
     }
 

@@ -5,6 +5,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// One stored value. It has no `Debug`, because the value may be a secret.
 #[derive(Clone, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Entry {
     /// Key relative to the mount, without leading slash.
     pub key: String,
@@ -15,6 +16,18 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Returns an entry with this value.
+    pub fn new(key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
+        Self { key: key.into(), value: value.into(), seal_wrap: false }
+    }
+
+    /// Asks for the additional encryption of the seal.
+    #[must_use]
+    pub fn seal_wrap(mut self) -> Self {
+        self.seal_wrap = true;
+        self
+    }
+
     /// Returns an entry with `value` as JSON.
     ///
     /// # Errors
@@ -22,7 +35,7 @@ impl Entry {
     pub fn json<T: Serialize>(key: impl Into<String>, value: &T) -> Result<Self, StorageError> {
         let key = key.into();
         match serde_json::to_vec(value) {
-            Ok(value) => Ok(Self { key, value, seal_wrap: false }),
+            Ok(value) => Ok(Self::new(key, value)),
             Err(error) => Err(StorageError::Encoding { key, reason: reason(&error) }),
         }
     }
@@ -39,6 +52,7 @@ impl Entry {
 
 /// A storage call that failed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StorageError {
     /// This node may not write.
     #[error("cannot write to readonly storage")]
@@ -78,10 +92,20 @@ pub trait Storage: Send + Sync + 'static {
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError>;
 
     /// Returns up to `limit` (0 = all) immediate children that sort after `after`, in byte order.
-    async fn list_page(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, StorageError>;
+    async fn list_page(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, StorageError> {
+        let mut children = self.list(prefix).await?;
+        children.retain(|child| after.is_empty() || child.as_str() > after);
+        children.sort_unstable();
+        if limit > 0 {
+            children.truncate(limit);
+        }
+        Ok(children)
+    }
 
     /// Starts a transaction, or returns `None` where the host has none.
-    async fn begin(&self) -> Result<Option<Box<dyn Transaction>>, StorageError>;
+    async fn begin(&self) -> Result<Option<Box<dyn Transaction>>, StorageError> {
+        Ok(None)
+    }
 }
 
 /// A storage transaction. One that is dropped without [`Transaction::commit`] is rolled back.
@@ -124,10 +148,41 @@ mod tests {
 
     #[test]
     fn an_entry_that_cannot_be_read_is_named_but_not_shown() {
-        let entry = Entry { key: "token/a".into(), value: br#"{"token":"hush"}"#.to_vec(), seal_wrap: false };
+        let entry = Entry::new("token/a", br#"{"token":"hush"}"#);
         let error = entry.decode::<Vec<String>>().unwrap_err().to_string();
         assert!(error.starts_with(r#"storage: entry "token/a": not the expected JSON"#), "{error}");
         assert!(!error.contains("hush"));
+    }
+
+    /// Storage with the methods that have no default.
+    struct Plain;
+
+    #[async_trait]
+    impl Storage for Plain {
+        async fn get(&self, _: &str) -> Result<Option<Entry>, StorageError> {
+            Ok(None)
+        }
+
+        async fn put(&self, _: Entry) -> Result<(), StorageError> {
+            Err(StorageError::ReadOnly)
+        }
+
+        async fn delete(&self, _: &str) -> Result<(), StorageError> {
+            Err(StorageError::ReadOnly)
+        }
+
+        async fn list(&self, _: &str) -> Result<Vec<String>, StorageError> {
+            Ok(["c", "a/", "b", "a"].map(str::to_owned).to_vec())
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_of_storage_without_pages_are_cut_from_its_list() {
+        let page = async |after, limit| Plain.list_page("", after, limit).await.unwrap();
+        assert_eq!(page("", 0).await, ["a", "a/", "b", "c"]);
+        assert_eq!(page("a", 2).await, ["a/", "b"]);
+        assert_eq!(page("c", 2).await, [""; 0]);
+        assert!(Plain.begin().await.unwrap().is_none());
     }
 
     #[test]

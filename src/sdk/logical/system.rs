@@ -30,6 +30,7 @@ impl ReplicationState {
 
 /// An identity entity.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Entity {
     /// Id of the entity.
     pub id: String,
@@ -42,6 +43,8 @@ pub struct Entity {
 }
 
 /// Facts of the host. Every call is a round trip and fails while the plugin is only being registered.
+///
+/// The default methods answer as a host without the feature would. They keep stand-ins of tests short.
 #[async_trait]
 pub trait SystemView: Send + Sync + 'static {
     /// Returns the ttl that leases of this mount get when none is asked for.
@@ -54,25 +57,40 @@ pub trait SystemView: Send + Sync + 'static {
     async fn replication_state(&self) -> Result<ReplicationState, Error>;
 
     /// Whether the mount is local to this cluster.
-    async fn local_mount(&self) -> Result<bool, Error>;
+    async fn local_mount(&self) -> Result<bool, Error> {
+        Ok(false)
+    }
 
     /// Whether the mount is being removed.
-    async fn tainted(&self) -> Result<bool, Error>;
+    async fn tainted(&self) -> Result<bool, Error> {
+        Ok(false)
+    }
 
     /// Whether the operator turned caches off.
-    async fn caching_disabled(&self) -> Result<bool, Error>;
+    async fn caching_disabled(&self) -> Result<bool, Error> {
+        Ok(false)
+    }
 
     /// Returns the host's version, such as `2.7.2`.
     async fn host_version(&self) -> Result<String, Error>;
 
     /// Returns the entity of this id, or `None`.
-    async fn entity(&self, id: &str) -> Result<Option<Entity>, Error>;
+    async fn entity(&self, _id: &str) -> Result<Option<Entity>, Error> {
+        Ok(None)
+    }
 
-    /// Returns the id of the cluster.
-    async fn cluster_id(&self) -> Result<String, Error>;
+    /// Returns the id of the cluster. Empty if the host has none.
+    async fn cluster_id(&self) -> Result<String, Error> {
+        Ok(String::new())
+    }
 
     /// Returns a password made by the password policy of this name.
-    async fn generate_password(&self, policy: &str) -> Result<String, Error>;
+    ///
+    /// # Errors
+    /// When the host has no such policy.
+    async fn generate_password(&self, policy: &str) -> Result<String, Error> {
+        Err(Error::internal(format!("no password policy {policy:?}")))
+    }
 
     /// Whether this node may write to this mount's storage.
     async fn is_writable(&self) -> Result<bool, Error> {

@@ -20,14 +20,24 @@ pub(super) struct Environment {
     pub(super) temporary_dir: Option<PathBuf>,
     /// Group that may use the socket: a name or a number.
     pub(super) socket_group: Option<String>,
-    /// Whether the handshake line says if one socket can carry all connections.
-    pub(super) mux_asked: bool,
-    /// Whether one socket shall carry all connections.
-    pub(super) mux: bool,
+    /// Whether one socket carries all connections.
+    pub(super) mux: Mux,
     /// Whether memory shall be kept out of swap.
     pub(super) lock_memory: bool,
     /// Level of the log, as it was written.
     pub(super) log_level: Option<String>,
+}
+
+/// What the host says about one socket for all connections (`PLUGIN_MULTIPLEX_GRPC`).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Mux {
+    /// Nothing. An old host reads an answer to this as part of the certificate.
+    #[default]
+    Unasked,
+    /// Each connection has its own socket.
+    Off,
+    /// One socket carries all connections.
+    On,
 }
 
 impl Environment {
@@ -46,7 +56,6 @@ impl Environment {
             let value = lookup(&format!("BAO_{name}")).or_else(|| lookup(&format!("VAULT_{name}")));
             value.filter(|value| !value.is_empty())
         };
-        let mux = set("PLUGIN_MULTIPLEX_GRPC");
         let versions = set("PLUGIN_PROTOCOL_VERSIONS").unwrap_or_default();
         Self {
             cookie: lookup(COOKIE).is_some_and(|value| value == COOKIE_VALUE),
@@ -56,8 +65,11 @@ impl Environment {
             // Go reads an empty `TMPDIR` as not set (`os.TempDir`).
             temporary_dir: set("TMPDIR").map(PathBuf::from),
             socket_group: set("PLUGIN_UNIX_SOCKET_GROUP"),
-            mux_asked: mux.is_some(),
-            mux: mux.is_some_and(|value| is_true(&value)),
+            mux: match set("PLUGIN_MULTIPLEX_GRPC") {
+                None => Mux::Unasked,
+                Some(value) if is_true(&value) => Mux::On,
+                Some(_) => Mux::Off,
+            },
             lock_memory: host("PLUGIN_MLOCK_ENABLED").is_some_and(|value| is_true(&value)),
             log_level: log_level_variable.and_then(set).or_else(|| host("LOG_LEVEL")),
         }
@@ -139,12 +151,9 @@ mod tests {
 
     #[test]
     fn socket_sharing_is_answered_whenever_it_is_mentioned() {
-        let shared = |value| {
-            let environment = read(&[("PLUGIN_MULTIPLEX_GRPC", value)]);
-            (environment.mux_asked, environment.mux)
-        };
-        assert_eq!(shared("true"), (true, true));
-        assert_eq!(shared("false"), (true, false));
-        assert_eq!(shared(""), (false, false));
+        let mux = |value| read(&[("PLUGIN_MULTIPLEX_GRPC", value)]).mux;
+        assert_eq!(mux("true"), Mux::On);
+        assert_eq!(mux("false"), Mux::Off);
+        assert_eq!(mux(""), Mux::Unasked);
     }
 }

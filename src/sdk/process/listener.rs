@@ -10,20 +10,20 @@ use uuid::Uuid;
 
 use super::env::Environment;
 
-/// A socket that is removed when this is dropped, and the directory that was made for it.
-pub(super) struct Socket {
+/// The file of the socket, and the directory that was made for it. Dropping this removes both.
+pub(super) struct SocketFile {
     path: PathBuf,
     directory: Option<PathBuf>,
 }
 
-impl Socket {
+impl SocketFile {
     /// Returns the path of the socket.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 }
 
-impl Drop for Socket {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         // Whatever is left is only a name; the process is about to end.
         let _ = fs::remove_file(&self.path);
@@ -40,7 +40,7 @@ impl Drop for Socket {
 ///
 /// # Errors
 /// Names the directory and its variable, because the operator sets the variable in the environment of the host.
-pub(super) fn bind(environment: &Environment) -> io::Result<(UnixListener, Socket)> {
+pub(super) fn bind(environment: &Environment) -> io::Result<(UnixListener, SocketFile)> {
     let gid = environment.socket_group.as_deref().map(group_id).transpose()?;
     let named = environment.socket_dir.as_ref().or(environment.temporary_dir.as_ref());
     let directory = std::path::absolute(named.map_or(Path::new("/tmp"), PathBuf::as_path))?;
@@ -64,14 +64,14 @@ fn advise(error: &io::Error, given: bool) -> io::Error {
 /// How many bytes the path of a socket can have (unix(7)), without the zero byte at its end.
 const SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
-fn bind_in(parent: &Path, given: bool, gid: Option<u32>) -> io::Result<(UnixListener, Socket)> {
+fn bind_in(parent: &Path, given: bool, gid: Option<u32>) -> io::Result<(UnixListener, SocketFile)> {
     let unique = Uuid::new_v4().simple().to_string();
     let path = parent.join(format!("plugin{}", &unique[..8]));
     let socket = if given {
-        Socket { path, directory: None }
+        SocketFile { path, directory: None }
     } else {
         DirBuilder::new().mode(0o700).create(&path).map_err(|error| advise(&error, given))?;
-        Socket { path: path.join("s"), directory: Some(path) }
+        SocketFile { path: path.join("s"), directory: Some(path) }
     };
     let listener = UnixListener::bind(&socket.path).map_err(|error| advise(&error, given))?;
     match gid {

@@ -22,8 +22,8 @@ use tonic::service::Routes;
 
 pub(crate) use self::broker::{Broker, Io};
 use self::control::{BrokerStream, Control, Controller, Stdio, Stop};
-use self::env::Environment;
 pub use self::env::proxy_variables;
+use self::env::{Environment, Mux};
 use self::mtls::Mtls;
 use super::pb::plugin::grpc_broker_server::GrpcBrokerServer;
 use super::pb::plugin::grpc_controller_server::GrpcControllerServer;
@@ -66,10 +66,11 @@ fn start(environment: &Environment, services: impl FnOnce(Arc<Broker>) -> Routes
     serve::listen_to_signals(&control)?;
     let (listener, socket) = listener::bind(environment)?;
 
+    let is_shared = environment.mux == Mux::On;
     let (open, asked) = mpsc::channel(1);
-    let (broker, said) = Broker::new(mtls.connector, environment.mux.then_some(open));
+    let (broker, said) = Broker::new(mtls.connector, is_shared.then_some(open));
     let broker = Arc::new(broker);
-    let connections = if environment.mux {
+    let connections = if is_shared {
         serve::accept_shared(listener, mtls.acceptor, control.clone(), asked)
     } else {
         serve::accept(listener, mtls.acceptor, control.clone())
@@ -82,7 +83,7 @@ fn start(environment: &Environment, services: impl FnOnce(Arc<Broker>) -> Routes
     serve::serve(routes, connections, control.clone());
 
     let path = socket.path().to_str().ok_or("the path of the socket is not UTF-8")?;
-    handshake::send(&handshake::line(path, &mtls.certificate, environment.mux_asked.then_some(true)))?;
+    handshake::send(&handshake::line(path, &mtls.certificate, (environment.mux != Mux::Unasked).then_some(true)))?;
     let reason = control.wait(&stops);
     drop(socket);
     runtime.shutdown_background();

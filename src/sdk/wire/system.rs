@@ -111,5 +111,5 @@ fn check(what: &str, err: &str) -> Result<(), Error> {
 }
 
 fn refused(what: &str, reason: &str) -> Error {
-    Error::Internal { message: format!("the host did not tell {what}"), cause: Some(reason.into()) }
+    Error::internal(format!("the host did not tell {what}")).caused_by(reason)
 }

@@ -237,7 +237,7 @@ async fn what_fails_is_kept_and_stops_nothing_else() {
     let shelf = mounted();
     shelf.write_wal("a", "print", json!({ "name": "torn" }), 100).await;
     shelf.write_wal("b", "unknown", json!({}), 100).await;
-    shelf.storage.put(Entry { key: "wal/c".into(), value: b"junk".to_vec(), seal_wrap: false }).await.unwrap();
+    shelf.storage.put(Entry::new("wal/c", b"junk")).await.unwrap();
     shelf.write_wal("d", "print", json!({ "name": "whole" }), 100).await;
     shelf.shelf.failing.store(true, Ordering::SeqCst);
     let error = shelf.ask(Operation::Rollback, "", Value::Null).await.err();
