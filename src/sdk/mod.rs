@@ -14,7 +14,7 @@ mod plugin;
 mod process;
 pub mod tasks;
 #[cfg(test)]
-pub(crate) mod testing;
+pub mod testing;
 mod wire;
 
 use std::process::ExitCode;

@@ -149,7 +149,7 @@ async fn a_config_with_live_tokens_is_only_deleted_by_force() {
 #[tokio::test]
 async fn creating_is_told_from_updating() {
     let world = World::new().await;
-    let ask = |data: Value| world.backend.exists(crate::sdk::testing::request(Operation::Update, "config", data));
+    let ask = |data: Value| world.backend.exists(super::request(Operation::Update, "config", data));
     assert_eq!(ask(json!({"org_id": ORG})).await.unwrap(), Some(false));
     assert_eq!(ask(json!({"org_id": "a/b"})).await.unwrap(), Some(false));
     ok(world.write("config", config(&world)).await);
@@ -173,7 +173,7 @@ async fn another_nodes_change_is_seen_after_its_invalidation() {
 #[tokio::test]
 async fn a_standby_changes_nothing_and_asks_nobody() {
     let world = World::new().await;
-    *world.system.state.lock().unwrap() = crate::sdk::logical::ReplicationState(16384);
+    world.system.set_state(crate::sdk::logical::ReplicationState::PERFORMANCE_STANDBY);
     assert!(!world.system.is_writable().await.unwrap());
     let error = super::failed(world.write("config", config(&world)).await);
     assert!(matches!(error, crate::sdk::logical::Error::ReadOnly), "{error}");

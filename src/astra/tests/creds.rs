@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use wiremock::ResponseTemplate;
 
+use super::request;
 use super::{ORG, OTHER_ORG, ROLE_ID, ROOT, World, data, eventually, failed, lease, ok, refused, some, text};
 use crate::sdk::logical::{Error, Operation, ReplicationState, Request};
-use crate::sdk::testing::request;
 
 const READER: &str = "creds/retailOrg/r_w_user";
 
@@ -261,7 +261,7 @@ async fn a_standby_forwards_before_it_looks_at_anything_and_a_snapshot_never_min
     let world = World::with_role("sidecar").await;
     let snapshot = Request { from_snapshot: true, ..request(Operation::Read, READER, Value::Null) };
     assert!(refused(world.backend.handle(snapshot).await).contains("snapshot"));
-    *world.system.state.lock().unwrap() = ReplicationState(16384);
+    world.system.set_state(ReplicationState::PERFORMANCE_STANDBY);
     let calls = world.storage.calls();
     for path in [READER, "creds/nobody/nothing"] {
         for operation in [Operation::Read, Operation::Update] {

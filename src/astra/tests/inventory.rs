@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::sdk::logical::Entry;
-use crate::sdk::testing::Fault;
+use crate::sdk::testing::HostFault;
 
 /// A mount whose inventory has this many tokens.
 async fn world_with(tokens: usize) -> World {
@@ -37,7 +37,7 @@ async fn a_list_has_all_keys_and_the_details_of_ten_thousand() {
 #[tokio::test]
 async fn a_list_whose_caller_hangs_up_reads_no_further() {
     let world = world_with(5_000).await;
-    world.storage.inject(Fault::HangsAt(100));
+    world.storage.inject(HostFault::HangsAt(100));
     let backend = world.backend.clone();
     let before = world.storage.calls();
     let caller =

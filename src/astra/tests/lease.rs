@@ -56,9 +56,9 @@ async fn an_increment_is_honoured_within_every_limit() {
     assert!((98..=100).contains(&renewal.ttl.as_secs()), "{:?}", renewal.ttl);
 
     // The mount's maximum, and what Astra was told although the role allows more by now.
-    *world.system.max_lease_ttl.lock().unwrap() = Duration::from_secs(300);
+    world.system.set_max_lease_ttl(Duration::from_secs(300));
     assert!((298..=300).contains(&renewed(&world, &asked(3600, &fresh)).await.ttl.as_secs()));
-    *world.system.max_lease_ttl.lock().unwrap() = Duration::from_secs(10_000_000);
+    world.system.set_max_lease_ttl(Duration::from_secs(10_000_000));
     world.write_role(json!({"ttl": 3600, "max_ttl": 5_000_000})).await;
     let capped = renewed(&world, &asked(4_000_000, &fresh)).await;
     assert!((39598..=39602).contains(&capped.ttl.as_secs()), "{:?}", capped.ttl);
@@ -188,7 +188,7 @@ async fn a_record_moves_with_the_lease_where_astra_ends_no_token() {
     let key = format!("client/{ORG}/{}", text(&minted, "clientId"));
     let expires = || world.storage.json(&key).unwrap()["expires_at"].as_str().unwrap().parse::<Timestamp>().unwrap();
     let before = expires();
-    *world.system.max_lease_ttl.lock().unwrap() = Duration::from_secs(10_000_000);
+    world.system.set_max_lease_ttl(Duration::from_secs(10_000_000));
     ok(world.write("role", json!({"org_id": ORG, "role": "r_w_user", "role_id": ROLE_ID, "max_ttl": 72000})).await);
     renewed(&world, &secret).await;
     let moved = expires().duration_since(before).as_secs();

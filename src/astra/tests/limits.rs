@@ -10,7 +10,7 @@ use wiremock::ResponseTemplate;
 
 use super::{ORG, OTHER_ORG, ROLE_ID, World, data, eventually, failed, lease, ok, refused, some, status, text};
 use crate::sdk::logical::{Operation, Secret};
-use crate::sdk::testing::Fault;
+use crate::sdk::testing::HostFault;
 
 fn role(max_tokens: u32) -> Value {
     json!({"max_tokens": max_tokens})
@@ -292,7 +292,7 @@ async fn the_count_is_right_after_a_crash_at_any_call() {
             let secret = lease(&world.mint("a").await);
             world.mint("b").await;
             let before = world.storage.calls();
-            world.storage.inject(Fault::From(n));
+            world.storage.inject(HostFault::From(n));
             let lost = match change {
                 "mint" => world.write("org/token", order("c")).await,
                 "revoke" => world.revoke(&secret).await,
@@ -321,7 +321,7 @@ async fn the_count_is_right_after_a_crash_at_any_call() {
 
 #[tokio::test]
 async fn the_end_of_a_token_makes_room_whatever_call_fails_at_it() {
-    for kind in [Fault::At as fn(usize) -> Fault, Fault::AfterEffectAt] {
+    for kind in [HostFault::At as fn(usize) -> HostFault, HostFault::AfterEffectAt] {
         for n in 1.. {
             let world = World::limited("standard", 1).await;
             let secret = lease(&world.mint("a").await);
@@ -388,7 +388,7 @@ enum Event {
     DeleteRole,
     Restart,
     /// The next request meets a fault at this call.
-    Fault(usize, bool),
+    HostFault(usize, bool),
     /// Astra makes the next token and answers with an error.
     Lost,
     Tick,
@@ -402,7 +402,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => (0..6_u32).prop_map(Event::Limit),
         1 => Just(Event::DeleteRole),
         1 => Just(Event::Restart),
-        3 => (1..9_usize, any::<bool>()).prop_map(|(n, has_effect)| Event::Fault(n, has_effect)),
+        3 => (1..9_usize, any::<bool>()).prop_map(|(n, has_effect)| Event::HostFault(n, has_effect)),
         1 => Just(Event::Lost),
         1 => Just(Event::Tick),
     ];
@@ -464,8 +464,8 @@ async fn history(events: Vec<Event>) {
                 world.write_role(role(limit)).await;
             }
             Event::Restart => world = World::with(world.storage.clone(), world.astra.clone()),
-            Event::Fault(at, true) => world.storage.inject(Fault::AfterEffectAt(at)),
-            Event::Fault(at, false) => world.storage.inject(Fault::At(at)),
+            Event::HostFault(at, true) => world.storage.inject(HostFault::AfterEffectAt(at)),
+            Event::HostFault(at, false) => world.storage.inject(HostFault::At(at)),
             Event::Lost => world.astra.answer_after("POST", ResponseTemplate::new(500)),
             Event::Tick => drop(world.tick(true).await),
             Event::Revoke(_) | Event::Delete(_) => {}

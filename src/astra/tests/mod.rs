@@ -35,13 +35,18 @@ use tokio::task::JoinHandle;
 
 use self::astra::Astra;
 use crate::sdk::logical::{Answer, Backend, Caller, Error, Map, Mount, Operation, Request, Response, Secret, Storage};
-use crate::sdk::testing::{FakeSystem, MemoryStorage, mount_on, request};
+use crate::sdk::testing::{self, FakeSystem, MemoryStorage, mount_on};
 
 /// Id in the form of the user guide.
 const ORG: &str = "ccd999999_facd_4ad3_bbb99903d999999999999999d";
 const OTHER_ORG: &str = "6a4c2d1e-5c0f-4b8e-9a57-000000000002";
 const ROOT: &str = "AstraCS:ONqZCOAAAAAAAAAAAAAAAAe:608ba9999999999999190219";
 const ROLE_ID: &str = "946cfbde-24cc-4953-9355-d57bfd61bf39";
+
+/// Returns a request at the mount `astra/`.
+fn request(operation: Operation, path: &str, data: Value) -> Request {
+    testing::request(operation, path, data).mount_point("astra/")
+}
 
 /// One mount, its host and its Astra.
 struct World {

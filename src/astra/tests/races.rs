@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::request;
 use super::scene::{Asked, Scene, TAKEN, Trial, live, panic_text};
 use super::{ORG, ROLE_ID, ROOT, World, data, eventually, lease, ok, order};
 use crate::sdk::logical::{Answer, Entry, Error, Mount, Operation, Storage, StorageError, Transaction};
-use crate::sdk::testing::{Fault, MemoryStorage, mount, request};
+use crate::sdk::testing::{HostFault, MemoryStorage, mount};
 
 /// Storage that holds back one answer until it is let go.
 struct Held {
@@ -185,7 +186,7 @@ async fn a_renewal_that_a_revocation_overtakes_brings_no_record_back() {
     let secret = lease(&world.mint("a").await);
     world.write_role(json!({"ttl": "3600", "max_ttl": "72000"})).await;
     // The token, the role, the record.
-    world.storage.inject(Fault::HangsAt(3));
+    world.storage.inject(HostFault::HangsAt(3));
     let calls = world.storage.calls();
     let renewal = tokio::spawn({
         let (world, secret) = (world.clone(), secret.clone());
@@ -240,7 +241,7 @@ async fn meet(scene: &Scene, (first, place): (&Change, Option<usize>), second: &
     trial.mode = "sidecar";
     let (storage, astra) = (trial.world.storage.clone(), trial.world.astra.clone());
     match (place, first.2) {
-        (Some(n), _) => storage.inject(Fault::HangsAt(n)),
+        (Some(n), _) => storage.inject(HostFault::HangsAt(n)),
         (None, call) => astra.delay(call.expect("it calls Astra"), LONG_ENOUGH_FOR_ASTRA),
     }
     let one = tokio::spawn(trial.ask(first.0, &first.1));

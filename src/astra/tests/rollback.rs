@@ -9,7 +9,7 @@ use wiremock::ResponseTemplate;
 
 use super::{ORG, ROOT, World, eventually, failed, lease, ok, order, some, status, text};
 use crate::sdk::logical::{Answer, Operation};
-use crate::sdk::testing::{Fault, MemoryStorage};
+use crate::sdk::testing::{HostFault, MemoryStorage};
 
 const MARKER: &str = "0123456789abcdef0123456789abcdef";
 
@@ -173,7 +173,7 @@ async fn what_was_stored_of_an_unfinished_mint_goes_with_it() {
 async fn the_inventory_hides_no_unfinished_mint() {
     for n in 1.. {
         let world = Arc::new(World::with_role("standard").await);
-        world.storage.inject(Fault::HangsAt(n));
+        world.storage.inject(HostFault::HangsAt(n));
         let caller = tokio::spawn({
             let world = world.clone();
             async move { world.mint("a").await }

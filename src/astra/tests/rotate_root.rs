@@ -10,7 +10,7 @@ use wiremock::ResponseTemplate;
 use super::astra::ROOT_ROLE;
 use super::{ORG, ROOT, World, data, eventually, failed, lease, ok, refused, some, status, text};
 use crate::sdk::logical::{Answer, Operation};
-use crate::sdk::testing::Fault;
+use crate::sdk::testing::HostFault;
 
 /// Client id of the root token that is there from the start.
 fn first() -> &'static str {
@@ -265,7 +265,7 @@ async fn a_token_that_the_config_holds_is_never_deleted() {
 #[tokio::test]
 async fn what_is_left_is_kept_while_there_is_no_config_or_no_astra() {
     let world = World::with_role("standard").await;
-    world.storage.inject(Fault::From(4));
+    world.storage.inject(HostFault::From(4));
     failed(world.rotate().await);
     world.storage.heal();
     assert_eq!((world.astra.roots().len(), world.keys("wal/").len()), (2, 1));

@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::astra::{Astra, Saved};
+use super::request;
 use super::{ORG, ROLE_ID, ROOT, World, lease, lease_request, ok, order, some, text};
 use crate::sdk::logical::{Answer, Entry, Error, Operation, Response, Secret};
-use crate::sdk::testing::{MemoryStorage, request};
+use crate::sdk::testing::MemoryStorage;
 
 /// An org without tokens.
 pub(super) const SPARE: &str = "6a4c2d1e-5c0f-4b8e-9a57-00000000000a";

@@ -18,7 +18,7 @@ use super::astra::Astra;
 use super::scene::{Asked, SPARE, Scene, TAKEN, Trial, contents, panic_text, shape};
 use super::{ORG, ROLE_ID, ROOT, World, eventually, order, some, status};
 use crate::sdk::logical::{Answer, Entry, Error, Operation};
-use crate::sdk::testing::{Fault, MemoryStorage};
+use crate::sdk::testing::{HostFault, MemoryStorage};
 
 use Operation::{Create, Delete, List, Patch, Read, Update};
 
@@ -191,7 +191,7 @@ async fn begin(scene: &Scene, warm: bool) -> Trial {
     trial
 }
 
-fn inject(world: &World, of: Of, fault: Fault) {
+fn inject(world: &World, of: Of, fault: HostFault) {
     match of {
         Of::Storage => world.storage.inject(fault),
         Of::Facts => world.system.inject(fault),
@@ -204,7 +204,7 @@ fn heal(world: &World) {
 }
 
 /// One request with one fault, and everything that has to hold after it.
-async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: Fault, warm: bool) {
+async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: HostFault, warm: bool) {
     let mut trial = begin(scene, warm).await;
     inject(&trial.world, of, fault);
     let answer = ask(&trial, row, fault).await;
@@ -216,13 +216,13 @@ async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: Fault
 
     match fault {
         // Nobody waits for the work, so only the end of the process tells when it is done.
-        Fault::HangsAt(_) => {
+        HostFault::HangsAt(_) => {
             trial.world.backend.cleanup().await;
             trial.check_caches().await;
             trial.succeed();
         }
         // A node that is not the active one any more leaves the rest to another.
-        Fault::From(_) | Fault::ReadOnlyFrom(_) if !warm => trial.succeed(),
+        HostFault::From(_) | HostFault::ReadOnlyFrom(_) if !warm => trial.succeed(),
         _ => {}
     }
     trial.settle().await;
@@ -250,11 +250,11 @@ async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: Fault
 }
 
 /// Asks; where the fault keeps the answer back, the caller does not wait for it.
-async fn ask(trial: &Trial, row: &Row, fault: Fault) -> Option<Answer> {
+async fn ask(trial: &Trial, row: &Row, fault: HostFault) -> Option<Answer> {
     let storage = trial.world.storage.clone();
     let before = storage.calls();
     let request = tokio::spawn(trial.ask(row.asked, &row.data));
-    if let Fault::HangsAt(n) = fault {
+    if let HostFault::HangsAt(n) = fault {
         eventually(|| storage.calls() >= before + n || request.is_finished()).await;
         // Nobody else is held up.
         some(trial.world.ask(List, "configs/", Value::Null).await);
@@ -267,12 +267,12 @@ async fn ask(trial: &Trial, row: &Row, fault: Fault) -> Option<Answer> {
     }
 }
 
-fn check_answer(trial: &Trial, row: &Row, usual: &Usual, fault: Fault, answer: &Answer) {
+fn check_answer(trial: &Trial, row: &Row, usual: &Usual, fault: HostFault, answer: &Answer) {
     let error = match answer {
         Ok(_) => {
             let mut shape = shape(answer);
             // A rotation that is over but for the end of the old root token says so.
-            if matches!(row.asked, Asked::Client(_, "config/rotate-root")) && !matches!(fault, Fault::Slow(_)) {
+            if matches!(row.asked, Asked::Client(_, "config/rotate-root")) && !matches!(fault, HostFault::Slow(_)) {
                 let old = ROOT.split(':').nth(1).unwrap_or_default();
                 let warnings = shape["warnings"].take();
                 assert!(warnings.as_array().unwrap().iter().all(|warning| warning.as_str().unwrap().contains(old)));
@@ -283,11 +283,11 @@ fn check_answer(trial: &Trial, row: &Row, usual: &Usual, fault: Fault, answer: &
         }
         Err(error) => error,
     };
-    assert!(!matches!(fault, Fault::Slow(_)), "what is slow fails: {error}");
+    assert!(!matches!(fault, HostFault::Slow(_)), "what is slow fails: {error}");
     let detail = error.detail();
     let secrets = ["s3cret", "AstraCS", ROOT.rsplit_once(':').map_or(ROOT, |(_, digest)| digest)];
     assert!(!secrets.iter().any(|secret| detail.contains(secret)), "the error holds a secret");
-    if matches!(fault, Fault::ReadOnlyFrom(_)) {
+    if matches!(fault, HostFault::ReadOnlyFrom(_)) {
         let changed = trial.world.astra.count("POST") + trial.world.astra.count("DELETE") > 0;
         let is_plain = matches!(error, Error::ReadOnly);
         assert!(is_plain || (changed && detail.contains("readonly storage")), "the host would not forward: {error}");
@@ -363,34 +363,35 @@ async fn try_row(row: Row) -> Vec<String> {
     failures
 }
 
-fn faults(usual: &Usual) -> Vec<(Of, Fault)> {
-    let storage = [Fault::At, Fault::AfterEffectAt, Fault::HangsAt, Fault::From, Fault::ReadOnlyFrom];
-    let mut faults = vec![(Of::Storage, Fault::Slow(Duration::from_millis(1)))];
+fn faults(usual: &Usual) -> Vec<(Of, HostFault)> {
+    let storage =
+        [HostFault::At, HostFault::AfterEffectAt, HostFault::HangsAt, HostFault::From, HostFault::ReadOnlyFrom];
+    let mut faults = vec![(Of::Storage, HostFault::Slow(Duration::from_millis(1)))];
     faults.extend((1..=usual.calls.0).flat_map(|n| storage.map(|kind| (Of::Storage, kind(n)))));
-    faults.extend((1..=usual.calls.1).flat_map(|n| [Fault::At, Fault::From].map(|kind| (Of::Facts, kind(n)))));
+    faults.extend((1..=usual.calls.1).flat_map(|n| [HostFault::At, HostFault::From].map(|kind| (Of::Facts, kind(n)))));
     faults
 }
 
 /// The background work that makes the inventory of a mount of the Go plugin. Its pauses take no time here.
 #[tokio::test(start_paused = true)]
 async fn a_fault_while_the_inventory_is_built_only_delays_it() {
-    let calls = build_inventory(Of::Storage, Fault::Slow(Duration::from_secs(1))).await;
+    let calls = build_inventory(Of::Storage, HostFault::Slow(Duration::from_secs(1))).await;
     assert!(calls.0 > 6 && calls.1 > 0, "{calls:?}");
-    let kinds = [Fault::At, Fault::AfterEffectAt, Fault::From, Fault::ReadOnlyFrom];
+    let kinds = [HostFault::At, HostFault::AfterEffectAt, HostFault::From, HostFault::ReadOnlyFrom];
     for (n, kind) in (1..=calls.0).flat_map(|n| kinds.map(|kind| (n, kind))) {
         build_inventory(Of::Storage, kind(n)).await;
     }
-    for (n, kind) in (1..=calls.1).flat_map(|n| [Fault::At, Fault::From].map(|kind| (n, kind))) {
+    for (n, kind) in (1..=calls.1).flat_map(|n| [HostFault::At, HostFault::From].map(|kind| (n, kind))) {
         build_inventory(Of::Facts, kind(n)).await;
     }
 }
 
 /// Returns the calls of the storage and of the facts that it took.
-async fn build_inventory(of: Of, fault: Fault) -> (usize, usize) {
+async fn build_inventory(of: Of, fault: HostFault) -> (usize, usize) {
     let world = World::with(Arc::new(old_tokens()), Arc::new(Astra::start(ORG).await));
     inject(&world, of, fault);
     world.backend.initialize().await.expect("initializes whatever happens");
-    if matches!(fault, Fault::From(_) | Fault::ReadOnlyFrom(_)) {
+    if matches!(fault, HostFault::From(_) | HostFault::ReadOnlyFrom(_)) {
         // Some attempts fail before the host is healthy again.
         tokio::time::sleep(Duration::from_secs(10)).await;
         heal(&world);
@@ -506,9 +507,9 @@ async fn disturb_ticks(row: Row) -> (Vec<String>, usize) {
     let scene = row.scene().await;
     let usual = Usual::of(&scene, &row, false).await;
     for n in 1..=usual.calls.0 {
-        for fault in [Fault::At, Fault::AfterEffectAt] {
+        for fault in [HostFault::At, HostFault::AfterEffectAt] {
             for m in 1.. {
-                let trial = AssertUnwindSafe(disturbed_tick(&scene, &row, Fault::From(n), fault(m), m));
+                let trial = AssertUnwindSafe(disturbed_tick(&scene, &row, HostFault::From(n), fault(m), m));
                 match trial.catch_unwind().await {
                     Ok(Some(true)) => ticks += 1,
                     Ok(_) => break,
@@ -524,7 +525,7 @@ async fn disturb_ticks(row: Row) -> (Vec<String>, usize) {
 }
 
 /// Returns whether the tick came as far as to the fault at its call `m`, or `None` if nothing was left for it.
-async fn disturbed_tick(scene: &Scene, row: &Row, first: Fault, second: Fault, m: usize) -> Option<bool> {
+async fn disturbed_tick(scene: &Scene, row: &Row, first: HostFault, second: HostFault, m: usize) -> Option<bool> {
     let mut trial = begin(scene, false).await;
     trial.world.storage.inject(first);
     if let Some(answer) = ask(&trial, row, first).await {

@@ -12,7 +12,7 @@ use wiremock::ResponseTemplate;
 use super::astra::Astra;
 use super::{ORG, OTHER_ORG, ROLE_ID, ROOT, World, data, eventually, failed, ok, refused, some, status};
 use crate::sdk::logical::{Error, Operation, ReplicationState, Response};
-use crate::sdk::testing::Fault;
+use crate::sdk::testing::HostFault;
 
 /// A mount with a config of [`ORG`], and these roles in Astra.
 async fn world(roles: Value) -> World {
@@ -282,7 +282,7 @@ async fn a_mistake_is_answered_with_what_to_do() {
 async fn a_standby_asks_nobody() {
     let world = world(listed(&[("1", "Reader")])).await;
     world.astra.state().requests.clear();
-    *world.system.state.lock().unwrap() = ReplicationState(16384);
+    world.system.set_state(ReplicationState::PERFORMANCE_STANDBY);
     assert!(matches!(failed(world.write("roles/sync", json!({})).await), Error::ReadOnly));
     assert!(world.astra.state().requests.is_empty());
 }
@@ -296,7 +296,7 @@ async fn a_storage_that_fails_for_one_org_does_not_stop_the_others() {
     let request = async { world.write("roles/sync", json!({})).await };
     let fault = async {
         eventually(|| !stored(&world, ORG).is_empty()).await;
-        world.storage.inject(Fault::At(1));
+        world.storage.inject(HostFault::At(1));
         assert!(world.storage.calls() > before);
     };
     let (answer, ()) = tokio::join!(request, fault);
@@ -313,7 +313,7 @@ async fn no_write_is_lost_to_an_import_or_the_other_way_round() {
     let astra: Vec<(&str, &str)> = names.iter().map(|name| ("new", name.as_str())).collect();
     let world = Arc::new(world(listed(&astra)).await);
     // Time for another to come in between a read and the write after it.
-    world.storage.inject(Fault::Slow(Duration::from_millis(2)));
+    world.storage.inject(HostFault::Slow(Duration::from_millis(2)));
     for round in 1..=10 {
         for name in &names {
             let old = json!({"org_id": ORG, "role_name": name, "role_id": "old", "ttl": 1, "max_ttl": 1000});
@@ -340,7 +340,7 @@ async fn no_write_is_lost_to_an_import_or_the_other_way_round() {
 #[tokio::test]
 async fn a_caller_who_hangs_up_leaves_whole_roles_behind() {
     let world = Arc::new(world(listed(&[("1", "Reader"), ("2", "Writer")])).await);
-    world.storage.inject(Fault::Slow(Duration::from_millis(20)));
+    world.storage.inject(HostFault::Slow(Duration::from_millis(20)));
     let request = tokio::spawn({
         let world = world.clone();
         async move { world.write("roles/sync", json!({})).await }

@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::go_plugin::{Fixtures, ROLE, SIDECAR, STANDARD, URL, parsed};
+use super::request;
 use super::{ORG, OTHER_ORG, ROLE_ID, ROOT, World, data, lease, ok, order, refused, some, status, text};
 use crate::sdk::logical::{Answer, Entry, Map, Operation, Secret, Storage as _};
-use crate::sdk::testing::{Fault, request};
+use crate::sdk::testing::HostFault;
 
 /// A token of the Go plugin, alive in Astra and under a lease.
 struct Old {
@@ -200,7 +201,7 @@ async fn its_junk_takes_no_name_and_its_leases_end_without_a_call() {
 async fn overtaken(nth: usize, operation: Operation, path: &str, data: Value) -> Option<(World, Answer)> {
     let (world, _) = World::old(&STANDARD).await;
     let before = world.storage.calls();
-    world.storage.inject(Fault::HangsAt(nth));
+    world.storage.inject(HostFault::HangsAt(nth));
     let (backend, asked) = (world.backend.clone(), request(operation, path, data));
     let mut asked = tokio::spawn(async move { backend.handle(asked).await });
     while world.storage.calls() - before < nth {
@@ -307,7 +308,7 @@ async fn initializing_never_fails_and_stops_at_cleanup() {
     world.backend.initialize().await.expect("initializes");
     world.backend.cleanup().await;
     world.backend.cleanup().await;
-    *world.system.state.lock().unwrap() = crate::sdk::logical::ReplicationState(16384);
+    world.system.set_state(crate::sdk::logical::ReplicationState::PERFORMANCE_STANDBY);
     world.backend.initialize().await.expect("initializes on a standby");
 }
 

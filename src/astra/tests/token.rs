@@ -144,7 +144,7 @@ async fn ttls_are_capped_before_minting() {
     let response = some(world.write("org/token", order).await);
     assert_eq!(lease(&response).ttl.as_secs(), 36000);
     assert_eq!(response.warnings, ["ttl of 20h0m0s is longer than role and mount allow and was cut to 10h0m0s"]);
-    *world.system.max_lease_ttl.lock().unwrap() = Duration::from_secs(600);
+    world.system.set_max_lease_ttl(Duration::from_secs(600));
     let secret = lease(&world.mint("b").await);
     assert_eq!((secret.ttl.as_secs(), secret.max_ttl.as_secs()), (600, 600));
 }
@@ -211,9 +211,9 @@ async fn missing_things_are_answered_with_what_to_do() {
 #[tokio::test]
 async fn a_snapshot_and_a_standby_never_mint() {
     let world = World::with_role("sidecar").await;
-    let request = crate::sdk::testing::request(Operation::Read, "org/token", name("x"));
+    let request = super::request(Operation::Read, "org/token", name("x"));
     refused(world.backend.handle(Request { from_snapshot: true, ..request }).await);
-    *world.system.state.lock().unwrap() = crate::sdk::logical::ReplicationState(16384);
+    world.system.set_state(crate::sdk::logical::ReplicationState::PERFORMANCE_STANDBY);
     let error = super::failed(world.read("org/token", name("x")).await);
     assert!(matches!(error, crate::sdk::logical::Error::ReadOnly), "{error}");
     assert_eq!(world.astra.count("POST"), 0);

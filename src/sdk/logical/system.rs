@@ -12,19 +12,24 @@ use super::error::Error;
 pub struct ReplicationState(pub i32);
 
 impl ReplicationState {
-    const PERFORMANCE_SECONDARY: i32 = 64;
-    const DR_SECONDARY: i32 = 512;
-    const PERFORMANCE_STANDBY: i32 = 16384;
+    /// The active node of a cluster without replication, or of a primary.
+    pub const PRIMARY: Self = Self(4096 | 8192);
+    /// A node of a performance secondary.
+    pub const PERFORMANCE_SECONDARY: Self = Self(64);
+    /// A node of a disaster recovery secondary.
+    pub const DR_SECONDARY: Self = Self(512);
+    /// A standby that answers reads.
+    pub const PERFORMANCE_STANDBY: Self = Self(16384);
 
     /// Whether this node only serves reads and forwards everything else.
     pub fn is_standby(self) -> bool {
-        self.0 & Self::PERFORMANCE_STANDBY != 0
+        self.0 & Self::PERFORMANCE_STANDBY.0 != 0
     }
 
     /// Whether a mount on this node may write. Mounts that are local to a cluster may write on a secondary.
     pub fn is_writable(self, local_mount: bool) -> bool {
-        self.0 & (Self::DR_SECONDARY | Self::PERFORMANCE_STANDBY) == 0
-            && (local_mount || self.0 & Self::PERFORMANCE_SECONDARY == 0)
+        self.0 & (Self::DR_SECONDARY.0 | Self::PERFORMANCE_STANDBY.0) == 0
+            && (local_mount || self.0 & Self::PERFORMANCE_SECONDARY.0 == 0)
     }
 }
 

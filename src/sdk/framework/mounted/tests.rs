@@ -42,7 +42,7 @@ impl Mounted {
     }
 
     fn set_state(&self, state: i32) {
-        *self.system.state.lock().unwrap() = ReplicationState(state);
+        self.system.set_state(ReplicationState(state));
     }
 }
 
@@ -227,7 +227,7 @@ async fn the_last_tick_of_a_mount_undoes_young_entries_too() {
     shelf.write_wal("a", "print", json!({ "name": "young" }), 0).await;
     assert!(shelf.ask(Operation::Rollback, "", Value::Null).await.unwrap().is_none());
     assert_eq!((shelf.shelf.events(), shelf.storage.keys().len()), (vec!["periodic".to_owned()], 1));
-    shelf.system.tainted.store(true, Ordering::SeqCst);
+    shelf.system.set_tainted(true);
     assert!(shelf.ask(Operation::Rollback, "", Value::Null).await.unwrap().is_none());
     assert_eq!((shelf.shelf.events().len(), shelf.storage.keys().len()), (2, 0));
 }
