@@ -26,6 +26,7 @@ const LAYERS: &[Layers] = &[
         module: &["sdk", "process"],
         order: &[
             "env",
+            "memory",
             "handshake",
             "manual",
             "log",

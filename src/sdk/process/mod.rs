@@ -10,6 +10,7 @@ mod handshake;
 mod listener;
 mod log;
 mod manual;
+mod memory;
 mod mtls;
 mod serve;
 mod socket;
@@ -58,7 +59,7 @@ pub(super) fn run(plugin: &Plugin, services: impl FnOnce(Arc<Broker>) -> Routes)
 
 fn start(environment: &Environment, services: impl FnOnce(Arc<Broker>) -> Routes) -> Result<Stop, StartError> {
     let client_cert = handshake::negotiate(environment)?;
-    protect_memory(environment);
+    memory::protect(environment.lock_memory);
     let mtls = Mtls::new(client_cert)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
     let (control, stops) = Control::new(tasks::running);
@@ -93,24 +94,6 @@ fn start(environment: &Environment, services: impl FnOnce(Arc<Broker>) -> Routes
 /// One is enough for a plugin that mostly waits. More of them wake each other for every request, which costs a fifth of
 /// the processor's time; what blocks goes to `spawn_blocking`.
 const WORKERS: usize = 1;
-
-/// Keeps secrets out of core dumps, and out of swap if the host asks for it. A failure is no reason not to start.
-fn protect_memory(environment: &Environment) {
-    use rustix::mm::{MlockAllFlags, mlockall};
-    use rustix::process::{DumpableBehavior, Resource, geteuid, getrlimit, set_dumpable_behavior};
-
-    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!(%error, "core dumps could not be turned off");
-    }
-    // Where the amount is limited, memory that is locked as it comes would one day not come at all.
-    let unlimited = geteuid().is_root() || getrlimit(Resource::Memlock).current.is_none();
-    let future = if unlimited { MlockAllFlags::FUTURE } else { MlockAllFlags::empty() };
-    if environment.lock_memory
-        && let Err(error) = mlockall(MlockAllFlags::CURRENT | future)
-    {
-        tracing::warn!(%error, "memory could not be locked, secrets may get into swap");
-    }
-}
 
 #[cfg(test)]
 pub(crate) mod tests {
