@@ -1,7 +1,11 @@
 //! Field types as Go engines read them (OpenBao `sdk/framework/field_data.go`, go-secure-stdlib `parseutil`).
 //!
-//! Every type has a form as text, because query parameters and the CLI send nothing else. Numbers keep the text that
-//! the client wrote, so integers above 2^53 survive, which they do not in Go engines.
+//! Every type has a form as text, because query parameters and the CLI send nothing else. Integers above 2^53 survive,
+//! which they do not in Go engines.
+//!
+//! The runtime works with and without the feature `arbitrary_precision` of serde_json, and does not turn it on, because
+//! it changes the numbers of the whole binary. Go reads a number in a text field as the client wrote it. An engine that
+//! must do the same turns the feature on. Without it, `1.10` is read as `1.1`, and integers above 2^64 lose digits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -57,12 +61,12 @@ fn text(value: &Value) -> Coerced<String> {
 /// Returns a number in decimal digits, which an exponent would make a surprise (and `1e999999999` a gigabyte).
 fn number_text(number: &Number) -> Coerced<String> {
     let float = finite(number)?;
-    let text = number.as_str();
-    Ok(if text.contains(['e', 'E']) { float.to_string() } else { text.to_owned() })
+    let text = number.to_string();
+    Ok(if text.contains(['e', 'E']) { float.to_string() } else { text })
 }
 
 fn finite(number: &Number) -> Coerced<f64> {
-    number.as_str().parse().ok().filter(|float: &f64| float.is_finite()).ok_or_else(|| "number out of range".into())
+    number.as_f64().filter(|float| float.is_finite()).ok_or_else(|| "number out of range".into())
 }
 
 fn name(text: String) -> Coerced<String> {
@@ -76,9 +80,9 @@ fn name(text: String) -> Coerced<String> {
 
 fn int(value: &Value) -> Coerced<i64> {
     match value {
-        Value::Number(number) => match number.as_str().parse() {
-            Ok(int) => Ok(int),
-            Err(_) => truncate(finite(number)?),
+        Value::Number(number) => match number.as_i64() {
+            Some(int) => Ok(int),
+            None => truncate(finite(number)?),
         },
         Value::Bool(bool) => Ok(i64::from(*bool)),
         Value::String(text) if text.is_empty() => Ok(0),
@@ -156,8 +160,8 @@ fn time(value: &Value) -> Coerced<Timestamp> {
     // The parser knows more forms than Go does.
     const RFC_3339: &str = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:[0-5]\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$";
     let text = match value {
-        Value::String(text) => text.as_str(),
-        Value::Number(number) => number.as_str(),
+        Value::String(text) => text,
+        Value::Number(number) => &number.to_string(),
         _ => return Err(EXPECTED.into()),
     };
     let time = match text.parse() {
