@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::labels::{REAL, go_lease, go_token};
 use super::logs::capture;
 use super::takeover::go_plugin::{GoToken, parsed};
-use super::{World, data, failed, lease, lease_request, ok, refused, some};
+use super::{ROOT, World, data, failed, lease, lease_request, ok, refused, some};
 use crate::sdk::logical::{Answer, Map, Operation, Secret};
 
 impl World {
@@ -92,6 +92,21 @@ async fn a_lease_without_an_org_finds_its_token_and_no_other() {
         // Without the token id, the client id still leads to the token.
         ok(world.revoke(&without(&whole, &["tokenId"])).await);
         ok(world.revoke(&next).await);
+        world.assert_all_is_gone();
+    }
+}
+
+/// Which of two configs of one organization has the record depends on which of them was known first.
+#[tokio::test]
+async fn a_revocation_removes_the_record_from_any_config_of_the_organization() {
+    for later in ["other", "z"] {
+        let world = World::labelled("prod", true).await;
+        let secret = world.store_go_token(&go_token("prod", "one", true)).await;
+        world.initialize().await;
+        let config = json!({"org_id": later, "astra_token": ROOT, "url": world.astra.url(), "caller_mode": "sidecar"});
+        ok(world.write("config", config).await);
+        assert!(world.keys("client/").iter().all(|key| key.starts_with("client/prod/")), "{later}");
+        ok(world.revoke(&without(&secret, &["orgId", "tokenId"])).await);
         world.assert_all_is_gone();
     }
 }

@@ -66,8 +66,15 @@ fn of(lease: &LeaseData, org_id: OrgId, token_id: &str) -> Target {
 /// Returns the org of a stored token. If no config is known for it, returns the `org_id` of the lease or the token;
 /// `None` if both are empty.
 async fn org_of(engine: &Engine, lease: &LeaseData, id: &str, token: &Token) -> Result<Option<OrgId>, Error> {
-    if let Some(org) = engine.store.owner(id, token).await? {
-        return Ok(Some(org));
+    if let Some(owner) = engine.store.owner(id, token).await? {
+        // If several configs are of one organization, the record can be under any of them.
+        let others = engine.store.orgs_of(token.org_id.as_str()).await?;
+        for org in std::iter::once(&owner).chain(&others) {
+            if engine.store.record(org, &token.client_id).await?.is_some() {
+                return Ok(Some(org.clone()));
+            }
+        }
+        return Ok(Some(owner));
     }
     for org in [&token.org_id, &lease.org_id] {
         if let Some(org) = with_config(engine, org).await? {
