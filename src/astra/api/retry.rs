@@ -45,10 +45,14 @@ where
     })
 }
 
+/// An attempt in less time says nothing: it fails because it has no time to connect, and hides the failure before it.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
+
 /// Returns the pause before the next attempt; none if there is no time for one.
 fn pause_before(deadline: Instant, error: &Error, pause: Duration) -> Option<Duration> {
     let pause = pause.max(error.retry_after().unwrap_or_default());
-    (pause < deadline.saturating_duration_since(Instant::now())).then_some(pause)
+    let left = deadline.saturating_duration_since(Instant::now());
+    (pause.saturating_add(SHORTEST_ATTEMPT) < left).then_some(pause)
 }
 
 /// Returns how long the server asks to wait (RFC 9110, section 10.2.3), in whole seconds. What makes no sense is ignored.
