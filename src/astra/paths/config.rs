@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::org;
 use super::shared::{
-    Answered, ORG_ID, detached, handler, missing, mount, no_config, object, org_id, require_config, written,
+    self, Answered, ORG_ID, Setting, detached, handler, missing, mount, no_config, object, org_id, require_config,
+    written,
 };
 use super::verify::{Verified, settle_org, verify};
 use crate::astra::api::{self, MAX_TOKEN, TOKEN_PREFIX};
@@ -17,8 +18,8 @@ use crate::astra::error::Error;
 use crate::astra::identity::is_uuid;
 use crate::astra::journal;
 use crate::astra::names::{OrgId, validate_name};
-use crate::astra::store::{CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_URL};
-use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, format_duration};
+use crate::astra::store::{CallerMode, Config, DEFAULT_URL};
+use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, WRITES, format_duration};
 use crate::sdk::logical::{self, Map, Operation, Request, Response};
 
 const ASTRA_TOKEN: Field<String> = Field::string(
@@ -26,19 +27,25 @@ const ASTRA_TOKEN: Field<String> = Field::string(
     "Root token: an Astra application token that may manage tokens, such as one with the role Organization \
      Administrator. It looks like \"AstraCS:<id>:<digest>\". Required when the config is created. It is never shown again.",
 )
-.sensitive();
+.sensitive()
+.only(WRITES)
+.shown("The beginning of the root token.");
 
 const URL: Field<String> = Field::string(
     "url",
     "URL of Astra's DevOps API, with or without \"/v2\". Change it only for another Astra environment or a gateway.",
 )
-.default(DEFAULT_URL);
+.default(DEFAULT_URL)
+.only(WRITES)
+.shown("URL of Astra's DevOps API.");
 
 const LOGICAL_NAME: Field<String> = Field::string(
     "logical_name",
     "Short name for the organization, by which the config can be read as well, and by which the path creds/:org/:role calls \
      it if it fits a path. No two organizations of a mount have the same one, and none has the id of another one.",
-);
+)
+.only(NOT_DELETE)
+.shown("Short name of the organization.");
 
 const CALLER_MODE: Field<String> = Field::string(
     "caller_mode",
@@ -46,76 +53,172 @@ const CALLER_MODE: Field<String> = Field::string(
      \"sidecar\", a read mints a token, which suits agents and templates.",
 )
 .default("standard")
-.allowed(&["standard", "sidecar"]);
+.allowed(&["standard", "sidecar"])
+.only(WRITES)
+.shown("How tokens are asked for.");
 
 const VERIFY_CONNECTION: Field<bool> = Field::bool(
     "verify_connection",
     "Whether this write asks Astra first if the root token works and belongs to the organization. Set it to false to \
      write the config while Astra cannot be reached. It is not stored.",
 )
-.default("true");
+.default("true")
+.only(WRITES);
 
 const CA_CERT: Field<String> = Field::string(
     "ca_cert",
     "Certificates in PEM form that are trusted for the URL beside those of the system. Needed for a gateway with a \
      certificate of its own. Empty text removes them.",
-);
+)
+.only(WRITES)
+.shown("Certificates that are trusted beside those of the system.");
 
 const REQUEST_TIMEOUT: Field<Duration> = Field::duration(
     "request_timeout",
     "How long one call to Astra may take, from the wait for its turn to the last byte of the last attempt. Between 1s \
      and 10m.",
 )
-.default("30s");
+.default("30s")
+.only(WRITES)
+.shown("How long one call to Astra may take.");
 
 const DESCRIPTION: Field<bool> = Field::bool(
     "description",
     "Whether Astra is given a description of each token, with mount, role, names and a unique marker. Without it, a token \
      whose answer was lost cannot be found again. Set it to false only if Astra refuses the member \"description\".",
 )
-.default("true");
+.default("true")
+.only(WRITES)
+.shown("Whether Astra is given a description of each token.");
 
 const TOKEN_EXPIRY: Field<bool> = Field::bool(
     "token_expiry",
     "Whether Astra is told when each token expires: one hour after its lease can last. Set it to false only if Astra \
      refuses the member \"tokenExpiry\".",
 )
-.default("true");
+.default("true")
+.only(WRITES)
+.shown("Whether Astra is told when each token expires.");
 
 const FORCE: Field<bool> = Field::bool(
     "force",
     "Whether to delete the config although the organization has live tokens or an unfinished mint. Leases cannot be \
      revoked, and the mint cannot be undone, until the config is written again.",
 )
-.default("false");
+.default("false")
+.only(&[Operation::Delete]);
 
-const FIELDS: &[FieldSpec] = &[
-    ORG_ID.spec(),
-    ASTRA_TOKEN.spec(),
-    URL.spec(),
-    LOGICAL_NAME.spec(),
-    CALLER_MODE.spec(),
-    VERIFY_CONNECTION.spec(),
-    CA_CERT.spec(),
-    REQUEST_TIMEOUT.spec(),
-    DESCRIPTION.spec(),
-    TOKEN_EXPIRY.spec(),
-    FORCE.spec(),
+const NOT_DELETE: &[Operation] = &[Operation::Create, Operation::Update, Operation::Patch, Operation::Read];
+
+/// The settings, in the order of their checks.
+const SETTINGS: &[Setting<Config>] = &[
+    Setting {
+        field: ASTRA_TOKEN.spec(),
+        show: |config| Some(json!(masked(config.astra_token.expose_secret()))),
+        write: |fields, config, _| {
+            match fields.change(&ASTRA_TOKEN) {
+                Change::Keep => {}
+                Change::Reset => return Err(Error::field(ASTRA_TOKEN.name(), "cannot be removed; give another one")),
+                Change::Set(token) => config.astra_token = root_token(token)?.into(),
+            }
+            Ok(())
+        },
+    },
+    Setting {
+        field: URL.spec(),
+        show: |config| Some(json!(config.url)),
+        write: |fields, config, _| {
+            if let Change::Set(url) = fields.change(&URL) {
+                api::parse_url(&url).map_err(|reason| Error::field(URL.name(), reason))?;
+            }
+            fields.apply(&URL, &mut config.url);
+            Ok(())
+        },
+    },
+    Setting {
+        field: LOGICAL_NAME.spec(),
+        show: |config| Some(json!(config.logical_name)),
+        write: |fields, config, _| {
+            match fields.change(&LOGICAL_NAME) {
+                Change::Keep => {}
+                Change::Set(name) if !name.is_empty() => {
+                    validate_name(LOGICAL_NAME.name(), &name)?;
+                    config.rename(name);
+                }
+                _ => config.rename(String::new()),
+            }
+            Ok(())
+        },
+    },
+    Setting {
+        field: CALLER_MODE.spec(),
+        show: |config| Some(json!(config.caller_mode.as_str())),
+        write: |fields, config, _| {
+            let mut mode = config.caller_mode.as_str().to_owned();
+            fields.apply(&CALLER_MODE, &mut mode);
+            let known = CallerMode::parse(&mode);
+            config.caller_mode =
+                known.ok_or_else(|| Error::field(CALLER_MODE.name(), "must be \"standard\" or \"sidecar\""))?;
+            Ok(())
+        },
+    },
+    Setting {
+        field: CA_CERT.spec(),
+        show: |config| Some(json!(config.ca_cert)),
+        write: |fields, config, _| {
+            if let Change::Set(pem) = fields.change(&CA_CERT) {
+                require_certificates(&pem)?;
+            }
+            fields.apply(&CA_CERT, &mut config.ca_cert);
+            Ok(())
+        },
+    },
+    Setting {
+        field: REQUEST_TIMEOUT.spec(),
+        show: |config| Some(json!(format_duration(config.request_timeout))),
+        write: |fields, config, _| {
+            fields.apply(&REQUEST_TIMEOUT, &mut config.request_timeout);
+            if TIMEOUTS.contains(&config.request_timeout) {
+                Ok(())
+            } else {
+                Err(Error::field(REQUEST_TIMEOUT.name(), "must be between 1s and 10m"))
+            }
+        },
+    },
+    Setting {
+        field: DESCRIPTION.spec(),
+        show: |config| Some(json!(config.description)),
+        write: |fields, config, warnings| {
+            fields.apply(&DESCRIPTION, &mut config.description);
+            if fields.is_given(&DESCRIPTION) && !config.description {
+                warnings.push(WITHOUT_DESCRIPTION.to_owned());
+            }
+            Ok(())
+        },
+    },
+    Setting {
+        field: TOKEN_EXPIRY.spec(),
+        show: |config| Some(json!(config.token_expiry)),
+        write: |fields, config, warnings| {
+            fields.apply(&TOKEN_EXPIRY, &mut config.token_expiry);
+            if fields.is_given(&TOKEN_EXPIRY) && !config.token_expiry {
+                warnings.push(WITHOUT_EXPIRY.to_owned());
+            }
+            Ok(())
+        },
+    },
 ];
 
-/// The fields of a write: all but the one of a deletion.
-const SETTINGS: &[&str] = &[
-    "org_id",
-    "astra_token",
-    "url",
-    "logical_name",
-    "caller_mode",
-    "verify_connection",
-    "ca_cert",
-    "request_timeout",
-    "description",
-    "token_expiry",
-];
+const FIELDS: &[FieldSpec] = &shared::fields::<3, 11, Config>(
+    [ORG_ID.shown("Id of the organization.").spec(), VERIFY_CONNECTION.spec(), FORCE.spec()],
+    SETTINGS,
+);
+
+const WITHOUT_DESCRIPTION: &str = "without a description, a token whose answer from Astra is lost cannot be found and deleted; \
+                                   it lives until it expires";
+
+const WITHOUT_EXPIRY: &str =
+    "without an expiry in Astra, a token lives until it is deleted; if Vault is lost, its tokens stay";
 
 /// Room for all certificates that a system trusts. The host's storage refuses entries of 1 MiB.
 const MAX_CA_CERT: usize = 512 << 10;
@@ -124,21 +227,14 @@ const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Du
 
 pub(crate) fn path() -> Path<Engine> {
     Path::new("config", FIELDS)
-        .read(handler("Read the config of an organization", read).takes(&["org_id", "logical_name"]).returns(&[
-            ("astra_org_id", "Astra's id of the organization; empty until Astra has named it."),
-            ("astra_token", "The beginning of the root token."),
-            ("ca_cert", "Certificates that are trusted beside those of the system."),
-            ("caller_mode", "How tokens are asked for."),
-            ("description", "Whether Astra is given a description of each token."),
-            ("logical_name", "Short name of the organization."),
-            ("org_id", "Id of the organization."),
-            ("request_timeout", "How long one call to Astra may take."),
-            ("token_expiry", "Whether Astra is told when each token expires."),
-            ("url", "URL of Astra's DevOps API."),
-        ]))
-        .write(detached("Write the config of an organization", write).takes(SETTINGS).on_active_node())
-        .patch(detached("Change some settings of the config of an organization", write).takes(SETTINGS).on_active_node())
-        .delete(detached("Delete the config of an organization", delete).takes(&["org_id", "force"]).on_active_node())
+        .read(
+            handler("Read the config of an organization", read)
+                .shows_fields()
+                .returns(&[("astra_org_id", "Astra's id of the organization; empty until Astra has named it.")]),
+        )
+        .write(detached("Write the config of an organization", write).on_active_node())
+        .patch(detached("Change some settings of the config of an organization", write).on_active_node())
+        .delete(detached("Delete the config of an organization", delete).on_active_node())
         .exists(exists)
         .help(
             "Manages the root token and the settings of one Astra organization.",
@@ -187,7 +283,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
         if old.is_none() && request.operation == Operation::Patch {
             return Err(Error::NotFound(no_config(&request, &org)));
         }
-        let mut new = changed(old.as_deref(), &org, &fields)?;
+        let (mut new, remarks) = changed(old.as_deref(), &org, &fields)?;
         org::require_free_names(&engine, old.as_deref(), &new).await?;
         require_in_use(&engine, &new)?;
         let known = verified.take().filter(|(known, _)| known.same_endpoint(&new)).map(|(_, found)| found);
@@ -198,7 +294,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
             engine.store.put_config(&new).await?;
             engine.clients.forget(&org);
             log_written(&request, &new);
-            warnings.extend(losses(&new, &fields));
+            warnings.extend(remarks);
             return Ok(written(warnings));
         }
         // Nobody waits for Astra. If another write changes what is verified meanwhile, it is verified again.
@@ -207,25 +303,6 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
         warnings = found.remark().into_iter().collect();
         verified = Some((new, found));
     }
-}
-
-/// Says what is lost by settings that were turned off.
-fn losses(config: &Config, fields: &Fields) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if fields.is_given(&DESCRIPTION) && !config.description {
-        warnings.push(
-            "without a description, a token whose answer from Astra is lost cannot be found and deleted; it lives until it \
-             expires"
-                .to_owned(),
-        );
-    }
-    if fields.is_given(&TOKEN_EXPIRY) && !config.token_expiry {
-        warnings.push(
-            "without an expiry in Astra, a token lives until it is deleted; if Vault is lost, its tokens stay"
-                .to_owned(),
-        );
-    }
-    warnings
 }
 
 fn log_written(request: &Request, config: &Config) {
@@ -287,63 +364,17 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
     Ok(())
 }
 
-/// Returns the config as a write leaves it.
-fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<Config, Error> {
-    let mut config = match old {
-        Some(old) => old.clone(),
-        None if !fields.is_given(&ASTRA_TOKEN) => return Err(missing(ASTRA_TOKEN.name())),
-        None => Config {
-            astra_token: "".into(),
-            url: DEFAULT_URL.to_owned(),
-            org_id: org.clone(),
-            // A new `org_id` of this form is Astra's id. Only configs of the Go plugin can differ.
-            astra_org_id: if is_uuid(org.as_str()) { org.to_string() } else { String::new() },
-            logical_name: String::new(),
-            former_names: Vec::new(),
-            caller_mode: CallerMode::default(),
-            ca_cert: String::new(),
-            request_timeout: DEFAULT_TIMEOUT,
-            description: true,
-            token_expiry: true,
-        },
-    };
-    match fields.change(&ASTRA_TOKEN) {
-        Change::Keep => {}
-        Change::Reset => return Err(Error::field(ASTRA_TOKEN.name(), "cannot be removed; give another one")),
-        Change::Set(token) => config.astra_token = root_token(token)?.into(),
+/// Returns the config as a write leaves it, and warnings.
+fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<(Config, Vec<String>), Error> {
+    if let Some(old) = old {
+        return shared::changed(SETTINGS, fields, old.clone());
     }
-    if let Change::Set(url) = fields.change(&URL) {
-        api::parse_url(&url).map_err(|reason| Error::field(URL.name(), reason))?;
+    if !fields.is_given(&ASTRA_TOKEN) {
+        return Err(missing(ASTRA_TOKEN.name()));
     }
-    fields.change(&URL).apply(&mut config.url, || DEFAULT_URL.to_owned());
-    match fields.change(&LOGICAL_NAME) {
-        Change::Keep => {}
-        Change::Set(name) if !name.is_empty() => {
-            validate_name(LOGICAL_NAME.name(), &name)?;
-            config.rename(name);
-        }
-        _ => config.rename(String::new()),
-    }
-    match fields.change(&CALLER_MODE) {
-        Change::Keep => {}
-        Change::Reset => config.caller_mode = CallerMode::default(),
-        Change::Set(mode) => {
-            let known = CallerMode::parse(&mode);
-            config.caller_mode =
-                known.ok_or_else(|| Error::field(CALLER_MODE.name(), "must be \"standard\" or \"sidecar\""))?;
-        }
-    }
-    if let Change::Set(pem) = fields.change(&CA_CERT) {
-        require_certificates(&pem)?;
-    }
-    fields.change(&CA_CERT).apply(&mut config.ca_cert, String::new);
-    fields.change(&REQUEST_TIMEOUT).apply(&mut config.request_timeout, || DEFAULT_TIMEOUT);
-    if !TIMEOUTS.contains(&config.request_timeout) {
-        return Err(Error::field(REQUEST_TIMEOUT.name(), "must be between 1s and 10m"));
-    }
-    fields.change(&DESCRIPTION).apply(&mut config.description, || true);
-    fields.change(&TOKEN_EXPIRY).apply(&mut config.token_expiry, || true);
-    Ok(config)
+    // A new `org_id` of this form is Astra's id. Only configs of the Go plugin can differ.
+    let astra_org_id = if is_uuid(org.as_str()) { org.as_str() } else { "" };
+    shared::changed(SETTINGS, &fields.for_new_object(), Config::new(org.clone(), astra_org_id))
 }
 
 /// Fails if the root token is deleted, or is about to be: after its rotation, a late write must not bring it back.
@@ -393,20 +424,10 @@ fn is_to_be_verified(old: Option<&Config>, new: &Config, fields: &Fields) -> boo
             || old.is_none_or(|old| !old.same_endpoint(new)))
 }
 
-/// Returns what is shown of a config.
 fn shown(config: &Config) -> Map {
-    object([
-        ("astra_org_id", json!(config.astra_org_id)),
-        ("astra_token", json!(masked(config.astra_token.expose_secret()))),
-        ("ca_cert", json!(config.ca_cert)),
-        ("caller_mode", json!(config.caller_mode.as_str())),
-        ("description", json!(config.description)),
-        ("logical_name", json!(config.logical_name)),
-        ("org_id", json!(config.org_id)),
-        ("request_timeout", json!(format_duration(config.request_timeout))),
-        ("token_expiry", json!(config.token_expiry)),
-        ("url", json!(config.url)),
-    ])
+    let mut shown = shared::shown(SETTINGS, config);
+    shown.extend(object([("astra_org_id", json!(config.astra_org_id)), ("org_id", json!(config.org_id))]));
+    shown
 }
 
 /// Returns a root token with nothing but the beginning of its client id, which is no secret.

@@ -6,48 +6,105 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::shared::{
-    Answered, ORG_ID, ROLE_NAME, detached, handler, missing, no_config, no_role, object, org_id, role_name, written,
+    self, Answered, ORG_ID, ROLE_NAME, Setting, detached, handler, missing, no_config, no_role, org_id, role_name,
+    written,
 };
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::{OrgId, RoleName};
 use crate::astra::store::{DEFAULT_TTL, Role};
-use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, format_duration};
+use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, WRITES, format_duration};
 use crate::sdk::logical::{self, Caller, Map, Operation, Response};
 
 const ROLE_ID: Field<String> = Field::string(
     "role_id",
     "Id of the role in Astra, as \"GET /v2/organizations/roles\" of Astra's DevOps API lists it. Required when the role is \
      created.",
-);
+)
+.only(WRITES)
+.shown("Id of the role in Astra.");
 
 const TTL: Field<Duration> = Field::duration(
     "ttl",
     "How long the lease of a token lasts before it has to be renewed. 0 means 24 hours. More than max_ttl is cut to \
      max_ttl.",
-);
+)
+.only(WRITES)
+.shown("How long a lease lasts.");
 
 const MAX_TTL: Field<Duration> = Field::duration(
     "max_ttl",
     "How long a token can live at most, however often its lease is renewed. 0 means 24 hours. The maximum of the mount \
      counts as well.",
-);
+)
+.only(WRITES)
+.shown("Longest life of a token.");
 
 const MAX_TOKENS: Field<i64> = Field::int(
     "max_tokens",
     "How many tokens of the role may live at the same time. When there are so many, a mint is refused until one of them is \
      revoked, deleted or expires. Tokens that live already when the limit is set are counted, and stay if they are more. \
      Without it, or with 0, there is no limit. At most 100000.",
-);
+)
+.only(WRITES)
+.shown("How many tokens may live at the same time; missing if there is no limit.");
 
-const FIELDS: &[FieldSpec] = &[
-    ORG_ID.required().spec(),
-    ROLE_NAME.required().spec(),
-    ROLE_ID.spec(),
-    TTL.spec(),
-    MAX_TTL.spec(),
-    MAX_TOKENS.spec(),
+/// The settings, in the order of their checks.
+const SETTINGS: &[Setting<Role>] = &[
+    Setting {
+        field: ROLE_ID.spec(),
+        show: |role| Some(json!(role.role_id)),
+        write: |fields, role, _| {
+            match fields.change(&ROLE_ID) {
+                Change::Keep => {}
+                Change::Reset => return Err(Error::field(ROLE_ID.name(), "cannot be removed; give another one")),
+                Change::Set(id) => role.role_id = checked_role_id(id)?,
+            }
+            Ok(())
+        },
+    },
+    Setting {
+        field: TTL.spec(),
+        show: |role| Some(json!(format_duration(role.ttl()))),
+        write: |fields, role, warnings| set_ttl(fields, &TTL, &mut role.ttl, warnings),
+    },
+    Setting {
+        field: MAX_TTL.spec(),
+        show: |role| Some(json!(format_duration(role.max_ttl()))),
+        write: |fields, role, warnings| {
+            set_ttl(fields, &MAX_TTL, &mut role.max_ttl, warnings)?;
+            if role.ttl > role.max_ttl {
+                let (given, cut) = (format_duration(role.ttl), format_duration(role.max_ttl));
+                warnings.push(format!("ttl of {given} is longer than max_ttl and was cut to {cut}"));
+                role.ttl = role.max_ttl;
+            }
+            Ok(())
+        },
+    },
+    Setting {
+        field: MAX_TOKENS.spec(),
+        show: |role| Some(json!(role.max_tokens)).filter(|_| role.max_tokens > 0),
+        write: |fields, role, _| {
+            role.max_tokens = match fields.change(&MAX_TOKENS) {
+                Change::Keep => role.max_tokens,
+                Change::Reset => 0,
+                Change::Set(limit) => Some(limit)
+                    .filter(|limit| *limit <= MOST_TOKENS)
+                    .and_then(|limit| limit.try_into().ok())
+                    .ok_or_else(|| Error::field(MAX_TOKENS.name(), format!("must be between 0 and {MOST_TOKENS}")))?,
+            };
+            Ok(())
+        },
+    },
 ];
+
+const FIELDS: &[FieldSpec] = &shared::fields::<2, 6, Role>(
+    [
+        ORG_ID.required().shown("Id of the organization.").spec(),
+        ROLE_NAME.required().shown("Name of the role in Vault.").spec(),
+    ],
+    SETTINGS,
+);
 
 /// Nobody needs more; nanoseconds in 64 bits end at 292 years.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86400);
@@ -57,17 +114,10 @@ const MOST_TOKENS: i64 = 100_000;
 
 pub(crate) fn path() -> Path<Engine> {
     Path::new("role", FIELDS)
-        .read(handler("Read a role", read).takes(&["org_id", "role_name"]).returns(&[
-            ("max_tokens", "How many tokens may live at the same time; missing if there is no limit."),
-            ("max_ttl", "Longest life of a token."),
-            ("org_id", "Id of the organization."),
-            ("role_id", "Id of the role in Astra."),
-            ("role_name", "Name of the role in Vault."),
-            ("ttl", "How long a lease lasts."),
-        ]))
+        .read(handler("Read a role", read).shows_fields())
         .write(detached("Write a role", write).on_active_node())
         .patch(detached("Change some settings of a role", write).on_active_node())
-        .delete(detached("Delete a role", delete).takes(&["org_id", "role_name"]).on_active_node())
+        .delete(detached("Delete a role", delete).on_active_node())
         .exists(exists)
         .help(
             "Manages one role: a name in Vault for a role of an Astra organization.",
@@ -102,15 +152,7 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
 
 /// Returns what is shown of a role beside its names.
 pub(super) fn settings(role: &Role) -> Map {
-    let mut shown = object([
-        ("max_ttl", json!(format_duration(role.max_ttl()))),
-        ("role_id", json!(role.role_id)),
-        ("ttl", json!(format_duration(role.ttl()))),
-    ]);
-    if role.max_tokens > 0 {
-        shown.insert("max_tokens".to_owned(), json!(role.max_tokens));
-    }
-    shown
+    shared::shown(SETTINGS, role)
 }
 
 async fn write(engine: Arc<Engine>, call: Call) -> Answered {
@@ -184,44 +226,38 @@ fn names(fields: &Fields) -> Result<(OrgId, RoleName), Error> {
     Ok((org_id(fields)?, role_name(fields)?))
 }
 
-/// Returns the role as a write leaves it, and remarks about what was not taken as it was given.
+/// Returns the role as a write leaves it, and warnings.
 fn changed(old: Option<&Role>, org: OrgId, name: RoleName, fields: &Fields) -> Result<(Role, Vec<String>), Error> {
-    let role_id = match (fields.change(&ROLE_ID), old) {
-        (Change::Set(id), _) => checked_role_id(id)?,
-        (Change::Keep, Some(old)) => old.role_id.clone(),
-        (Change::Keep, None) => return Err(missing(ROLE_ID.name())),
-        (Change::Reset, _) => return Err(Error::field(ROLE_ID.name(), "cannot be removed; give another one")),
-    };
-    let mut warnings = Vec::new();
-    let mut ttl_of = |field: &Field<Duration>, stored: Option<Duration>| match (fields.change(field), stored) {
-        (Change::Set(ttl), _) if ttl > LONGEST => Err(Error::field(field.name(), "must not be longer than 100 years")),
-        (Change::Set(ttl), _) if !ttl.is_zero() => Ok(ttl),
-        (Change::Keep, Some(stored)) => Ok(stored),
-        _ => {
-            warnings.push(format!(
-                "{} is not set; the default of {} counts",
-                field.name(),
-                format_duration(DEFAULT_TTL)
-            ));
-            Ok(DEFAULT_TTL)
+    if let Some(old) = old {
+        let stored = Role { ttl: old.ttl(), max_ttl: old.max_ttl(), ..old.clone() };
+        return shared::changed(SETTINGS, fields, stored);
+    }
+    if !fields.is_given(&ROLE_ID) {
+        return Err(missing(ROLE_ID.name()));
+    }
+    shared::changed(SETTINGS, &fields.for_new_object(), Role::new(org, name, String::new()))
+}
+
+/// Sets one of the TTLs of a role. A reset, or zero, gives the default and a warning.
+fn set_ttl(
+    fields: &Fields,
+    field: &Field<Duration>,
+    stored: &mut Duration,
+    warnings: &mut Vec<String>,
+) -> Result<(), Error> {
+    *stored = match fields.change(field) {
+        Change::Keep => return Ok(()),
+        Change::Set(ttl) if ttl > LONGEST => {
+            return Err(Error::field(field.name(), "must not be longer than 100 years"));
+        }
+        Change::Set(ttl) if !ttl.is_zero() => ttl,
+        Change::Set(_) | Change::Reset => {
+            let default = format_duration(DEFAULT_TTL);
+            warnings.push(format!("{} is not set; the default of {default} counts", field.name()));
+            DEFAULT_TTL
         }
     };
-    let mut ttl = ttl_of(&TTL, old.map(Role::ttl))?;
-    let max_ttl = ttl_of(&MAX_TTL, old.map(Role::max_ttl))?;
-    if ttl > max_ttl {
-        let (given, cut) = (format_duration(ttl), format_duration(max_ttl));
-        warnings.push(format!("ttl of {given} is longer than max_ttl and was cut to {cut}"));
-        ttl = max_ttl;
-    }
-    let max_tokens = match fields.change(&MAX_TOKENS) {
-        Change::Keep => old.map_or(0, |old| old.max_tokens),
-        Change::Reset => 0,
-        Change::Set(limit) => Some(limit)
-            .filter(|limit| *limit <= MOST_TOKENS)
-            .and_then(|limit| limit.try_into().ok())
-            .ok_or_else(|| Error::field(MAX_TOKENS.name(), format!("must be between 0 and {MOST_TOKENS}")))?,
-    };
-    Ok((Role { role_name: name, role_id, org_id: org, ttl, max_ttl, max_tokens }, warnings))
+    Ok(())
 }
 
 /// Astra takes any text for a role and mints a token without rights, so at least what can be no id is refused.

@@ -3,11 +3,13 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::{OrgId, RoleName};
 use crate::astra::store::Config;
-use crate::sdk::framework::{Call, Field, Fields, Handler};
+use crate::sdk::framework::{Call, Field, FieldSpec, Fields, Handler};
 use crate::sdk::logical::{Map, Request, Response};
 
 /// The org of everything that belongs to one.
@@ -111,6 +113,46 @@ pub(super) fn written(warnings: Vec<String>) -> Option<Response> {
     if warnings.is_empty() { None } else { Some(Response { warnings, ..Response::default() }) }
 }
 
-pub(super) fn object<const N: usize>(members: [(&str, serde_json::Value); N]) -> Map {
+pub(super) fn object<const N: usize>(members: [(&str, Value); N]) -> Map {
     members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// A setting of a stored object, declared once: its field, its member in answers, and how a write changes it.
+pub(super) struct Setting<S: 'static> {
+    /// The field of a request.
+    pub(super) field: FieldSpec,
+    /// Returns the member of an answer; `None` leaves the member out.
+    pub(super) show: fn(&S) -> Option<Value>,
+    /// Changes the object as a request says, and adds warnings.
+    pub(super) write: fn(&Fields, &mut S, &mut Vec<String>) -> Result<(), Error>,
+}
+
+/// Returns the fields of a path: the settings after the other fields.
+pub(super) const fn fields<const N: usize, const M: usize, S>(
+    others: [FieldSpec; N],
+    settings: &[Setting<S>],
+) -> [FieldSpec; M] {
+    assert!(M == N + settings.len(), "the number of fields is wrong");
+    let mut fields = [others[0]; M];
+    let mut at = 0;
+    while at < M {
+        fields[at] = if at < N { others[at] } else { settings[at - N].field };
+        at += 1;
+    }
+    fields
+}
+
+/// Returns an object as a write leaves it, and warnings.
+pub(super) fn changed<S>(settings: &[Setting<S>], fields: &Fields, mut object: S) -> Result<(S, Vec<String>), Error> {
+    let mut warnings = Vec::new();
+    for setting in settings {
+        (setting.write)(fields, &mut object, &mut warnings)?;
+    }
+    Ok((object, warnings))
+}
+
+/// Returns the members of an answer.
+pub(super) fn shown<S>(settings: &[Setting<S>], object: &S) -> Map {
+    let member = |setting: &Setting<S>| Some((setting.field.name.to_owned(), (setting.show)(object)?));
+    settings.iter().filter_map(member).collect()
 }

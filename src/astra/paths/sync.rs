@@ -15,7 +15,7 @@ use crate::astra::api::{AstraRole, RoleList};
 use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::names::{OrgId, RoleName};
-use crate::astra::store::{DEFAULT_TTL, Role};
+use crate::astra::store::Role;
 use crate::sdk::framework::{Call, FieldSpec, Path};
 use crate::sdk::logical::{Caller, Operation, Request, Response};
 
@@ -168,8 +168,7 @@ async fn write_role(
         Some(old) => (Role { role_id, ..old.clone() }, Fate::Updated),
         None => {
             org.require_new(ORG_ID.name())?;
-            let (role_name, org_id) = (name.clone(), org.clone());
-            (Role { role_name, role_id, org_id, ttl: DEFAULT_TTL, max_ttl: DEFAULT_TTL, max_tokens: 0 }, Fate::Created)
+            (Role::new(org.clone(), name.clone(), role_id), Fate::Created)
         }
     };
     role::put(engine, old.as_deref(), &role, caller).await?;

@@ -10,7 +10,7 @@ use crate::astra::names::{ClientId, LogicalName, OrgId, RoleName};
 use crate::astra::store::{CallerMode, Config, Lookup, Metadata, Token, named_token_id};
 use crate::astra::tokens::{self, MintRequest, MintedBy, Target, token_data};
 use crate::sdk::framework::{Call, Field, FieldSpec, Fields, Path, to_lower};
-use crate::sdk::logical::{Request, Response};
+use crate::sdk::logical::{Operation, Request, Response};
 
 const LOGICAL_NAME: Field<String> = Field::lowercase(
     "logical_name",
@@ -35,17 +35,20 @@ pub(super) const TTL: Field<Duration> = Field::duration(
      max_ttl of the role and at the maximum of the mount.",
 );
 
-const FIELDS: &[FieldSpec] =
-    &[ORG_ID.required().spec(), ROLE_NAME.spec(), LOGICAL_NAME.spec(), METADATA.spec(), CLIENT_ID.spec(), TTL.spec()];
+const FIELDS: &[FieldSpec] = &[
+    ORG_ID.required().spec(),
+    ROLE_NAME.spec(),
+    LOGICAL_NAME.spec(),
+    METADATA.only(MINTS).spec(),
+    CLIENT_ID.only(&[Operation::Read, Operation::Delete]).spec(),
+    TTL.only(MINTS).spec(),
+];
 
 /// So that the inventory, which shows the metadata of all tokens, stays readable whatever a caller sends.
 const MAX_METADATA: usize = 64 << 10;
 
-/// The fields of a write.
-const ORDER: &[&str] = &["org_id", "role_name", "logical_name", "metadata", "ttl"];
-
-/// The fields that name a token.
-const NAMES: &[&str] = &["org_id", "client_id", "role_name", "logical_name"];
+/// The operations that mint, in one of the caller modes.
+const MINTS: &[Operation] = &[Operation::Create, Operation::Update, Operation::Read];
 
 pub(super) const TOKEN: &[(&str, &str)] = &[
     ("clientId", "Public part of the token."),
@@ -59,9 +62,9 @@ pub(super) const TOKEN: &[(&str, &str)] = &[
 
 pub(crate) fn path() -> Path<Engine> {
     Path::new("org/token", FIELDS)
-        .write(handler("Mint a token (caller mode \"standard\")", write).takes(ORDER).returns(TOKEN).on_active_node())
+        .write(handler("Mint a token (caller mode \"standard\")", write).returns(TOKEN).on_active_node())
         .read(handler("Fetch a token, or mint one (caller mode \"sidecar\")", read).returns(TOKEN))
-        .delete(handler("Delete a token in Astra and in Vault", delete).takes(NAMES).on_active_node())
+        .delete(handler("Delete a token in Astra and in Vault", delete).on_active_node())
         .help(
             "Mints, fetches and deletes tokens.",
             "In the caller mode \"standard\" of an organization, a write mints a token for a role under a logical name, \

@@ -107,6 +107,23 @@ pub(crate) struct Config {
 }
 
 impl Config {
+    /// Returns a config without a root token and with defaults, for a write to fill in.
+    pub(crate) fn new(org_id: OrgId, astra_org_id: &str) -> Self {
+        Self {
+            astra_token: empty_secret(),
+            url: default_url(),
+            org_id,
+            astra_org_id: astra_org_id.to_owned(),
+            logical_name: String::new(),
+            former_names: Vec::new(),
+            caller_mode: CallerMode::default(),
+            ca_cert: String::new(),
+            request_timeout: DEFAULT_TIMEOUT,
+            description: true,
+            token_expiry: true,
+        }
+    }
+
     /// Returns the one name by which paths call the org: its logical name, or its id if that does not fit a path. None
     /// if neither fits.
     pub(crate) fn path_name(&self) -> Option<&str> {
@@ -181,6 +198,11 @@ pub(crate) struct Role {
 }
 
 impl Role {
+    /// Returns a role with defaults.
+    pub(crate) fn new(org_id: OrgId, role_name: RoleName, role_id: String) -> Self {
+        Self { role_name, role_id, org_id, ttl: DEFAULT_TTL, max_ttl: DEFAULT_TTL, max_tokens: 0 }
+    }
+
     /// Returns how long a lease lasts.
     pub(crate) fn ttl(&self) -> Duration {
         or_default(self.ttl).min(self.max_ttl())

@@ -40,9 +40,7 @@ use crate::sdk::logical::{Mount, Storage, StorageError, StorageExt, SystemView};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{entries::fuzz::fuzz_entries, fuzz::fuzz_names};
 
-pub(crate) use self::entries::{
-    CallerMode, Config, DEFAULT_TIMEOUT, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token,
-};
+pub(crate) use self::entries::{CallerMode, Config, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token};
 pub(crate) use self::index::{Cursor, DETAILS, Lookup};
 pub(crate) use self::live::{Place, Reserved};
 

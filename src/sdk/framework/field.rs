@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::sdk::logical::Map;
+use crate::sdk::logical::{Map, Operation};
 
 /// How the values of a field are read. The rules are those of Go engines (OpenBao
 /// `sdk/framework/field_data.go` and `sdk/helper/parseutil`).
@@ -105,9 +105,21 @@ pub struct FieldSpec {
     pub sensitive: bool,
     /// Values that make sense, shown in OpenAPI; handlers still check.
     pub allowed: &'static [&'static str],
+    /// Operations that take the field; `None` means all operations of the path.
+    pub operations: Option<&'static [Operation]>,
+    /// What the member of the same name in an answer is, if answers have one.
+    pub shown: Option<&'static str>,
 }
 
+/// The operations that write.
+pub const WRITES: &[Operation] = &[Operation::Create, Operation::Update, Operation::Patch];
+
 impl FieldSpec {
+    /// Whether an operation takes the field.
+    pub(super) fn is_taken_by(&self, operation: Operation) -> bool {
+        self.operations.is_none_or(|operations| operations.contains(&operation))
+    }
+
     /// Returns a sentence that names the aliases, with a space before it, or an empty text.
     pub(super) fn aliases_sentence(&self) -> String {
         match self.aliases {
@@ -140,6 +152,8 @@ impl<T> Field<T> {
             required: false,
             sensitive: false,
             allowed: &[],
+            operations: None,
+            shown: None,
         };
         Self { spec, kind: PhantomData }
     }
@@ -179,6 +193,21 @@ impl<T> Field<T> {
     #[must_use]
     pub const fn sensitive(mut self) -> Self {
         self.spec.sensitive = true;
+        self
+    }
+
+    /// Names the operations that take the field. Without this, all operations of the path take it.
+    #[must_use]
+    pub const fn only(mut self, operations: &'static [Operation]) -> Self {
+        self.spec.operations = Some(operations);
+        self
+    }
+
+    /// Describes the member of the same name in answers. See
+    /// [`Handler::shows_fields`](super::Handler::shows_fields).
+    #[must_use]
+    pub const fn shown(mut self, description: &'static str) -> Self {
+        self.spec.shown = Some(description);
         self
     }
 

@@ -31,6 +31,7 @@ impl<T> Change<T> {
 }
 
 /// The values of one request. No `Debug`: they may be secrets.
+#[derive(Clone)]
 pub struct Fields {
     specs: &'static [FieldSpec],
     /// `None` is a JSON `null`.
@@ -98,6 +99,29 @@ impl Fields {
             None => Change::Keep,
             Some(None) => Change::Reset,
             Some(Some(value)) => T::from_value(value.clone()).map_or(Change::Keep, Change::Set),
+        }
+    }
+
+    /// Returns the same request for an object that does not exist yet: a field that is not given is reset to its default.
+    #[must_use]
+    pub fn for_new_object(&self) -> Self {
+        let mut fields = self.clone();
+        for spec in self.specs {
+            fields.given.entry(spec.name).or_insert(None);
+        }
+        fields
+    }
+
+    /// Changes `stored` as the request says. A reset gives it the default of the field.
+    pub fn apply<T: FieldType>(&self, field: &Field<T>, stored: &mut T) {
+        match self.change(field) {
+            Change::Keep => {}
+            Change::Reset => {
+                if let Some(default) = default_of(field).or_else(T::zero) {
+                    *stored = default;
+                }
+            }
+            Change::Set(value) => *stored = value,
         }
     }
 

@@ -66,7 +66,7 @@ pub(crate) use self::{coerce::fuzz::fuzz_coercion, duration::fuzz::fuzz_duration
 
 pub use declaration::Backend;
 pub use duration::{format_duration, parse_duration};
-pub use field::{Field, FieldKind, FieldSpec, FieldType, FieldValue};
+pub use field::{Field, FieldKind, FieldSpec, FieldType, FieldValue, WRITES};
 pub use fields::{Change, Fields};
 pub use lower::to_lower;
 pub use path::{Call, Handler, Path};

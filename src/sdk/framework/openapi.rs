@@ -95,8 +95,8 @@ fn operation_document<E>(
     document.insert("description".into(), path.description.trim().into());
     document.insert("operationId".into(), operation_id(prefix, operation, name).into());
     document.insert("tags".into(), json!(["secrets"]));
-    document.insert("responses".into(), responses(operation, handler));
-    let fields = path.fields.iter().filter(|field| !path.is_captured(field) && handler.takes_field(field));
+    document.insert("responses".into(), responses(path, operation, handler));
+    let fields = path.fields.iter().filter(|field| !path.is_captured(field) && field.is_taken_by(operation));
     if matches!(operation, Operation::Create | Operation::Update | Operation::Patch) {
         let schema = body(fields, operation);
         // The host takes no other type for a patch.
@@ -224,14 +224,15 @@ fn typed(kind: FieldKind, text: &str) -> Option<Value> {
     })
 }
 
-fn responses<E>(operation: Operation, handler: &Handler<E>) -> Value {
+fn responses<E>(path: &Path<E>, operation: Operation, handler: &Handler<E>) -> Value {
     let mut properties = Map::new();
     if operation == Operation::List {
         properties.insert("keys".into(), json!({ "type": "array", "items": { "type": "string" } }));
     }
-    for (name, description) in handler.returns {
-        let property = properties.entry(*name).or_insert_with(|| json!({}));
-        property["description"] = (*description).into();
+    let shown = path.fields.iter().filter(|_| handler.shows_fields).filter_map(|spec| Some((spec.name, spec.shown?)));
+    for (name, description) in handler.returns.iter().copied().chain(shown) {
+        let property = properties.entry(name).or_insert_with(|| json!({}));
+        property["description"] = description.into();
     }
     if !properties.is_empty() {
         let schema = json!({ "type": "object", "properties": properties });

@@ -33,8 +33,8 @@ pub struct Handler<E> {
     pub(super) summary: &'static str,
     pub(super) returns: &'static [(&'static str, &'static str)],
     pub(super) active_node: bool,
+    pub(super) shows_fields: bool,
     pub(super) detached: bool,
-    takes: Option<&'static [&'static str]>,
 }
 
 // Not derived, because that would ask it of `E`.
@@ -54,7 +54,7 @@ impl<E: Send + Sync + 'static> Handler<E> {
         Failure: Into<Error> + 'static,
     {
         let run: HandlerFn<E> = Arc::new(move |engine, call| Box::pin(run(engine, call).map_err(Into::into)));
-        Self { run, summary, returns: &[], active_node: false, detached: false, takes: None }
+        Self { run, summary, returns: &[], active_node: false, shows_fields: false, detached: false }
     }
 
     /// Describes the members of the answer: name and what it is.
@@ -64,10 +64,10 @@ impl<E: Send + Sync + 'static> Handler<E> {
         self
     }
 
-    /// Names the fields that OpenAPI shows for this operation; without it, all of the path's.
+    /// Says that the answer has a member for each field with [`Field::shown`](super::Field::shown).
     #[must_use]
-    pub fn takes(mut self, fields: &'static [&'static str]) -> Self {
-        self.takes = Some(fields);
+    pub fn shows_fields(mut self) -> Self {
+        self.shows_fields = true;
         self
     }
 
@@ -88,17 +88,10 @@ impl<E: Send + Sync + 'static> Handler<E> {
     }
 }
 
-impl<E> Handler<E> {
-    /// Whether OpenAPI shows this field.
-    pub(super) fn takes_field(&self, field: &FieldSpec) -> bool {
-        self.takes.is_none_or(|fields| fields.contains(&field.name))
-    }
-}
-
 /// A path of an engine.
 ///
 /// Wrong declarations panic at start-up: a pattern that cannot be read, a field that is there twice, a default or
-/// allowed value that the field's own type cannot read, an operation that takes a field which is not there.
+/// allowed value that the field's own type cannot read, a field of which no operation is there.
 pub struct Path<E> {
     pub(super) pattern: &'static str,
     route: Route,
@@ -215,9 +208,9 @@ impl<E> Path<E> {
             let mut all = std::iter::once(&spec.name).chain(spec.aliases);
             assert!(all.all(|name| names.insert(*name)), "{place}: the name or an alias is there twice");
         }
-        for taken in self.operations.values().filter_map(|handler| handler.takes).flatten() {
-            let known = self.fields.iter().any(|spec| spec.name == *taken);
-            assert!(known, "path {:?}: an operation takes {taken:?}, which is no field of it", self.pattern);
+        for spec in self.fields {
+            let used = spec.operations.is_none_or(|taken| taken.iter().any(|one| self.operations.contains_key(one)));
+            assert!(used, "path {:?}, field {:?}: the path has none of its operations", self.pattern, spec.name);
         }
     }
 

@@ -7,18 +7,25 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Backend, Call, Change, Field, FieldSpec, Handler, LeaseCall, Path, SecretType, WalEntry, WalKind};
-use crate::sdk::logical::{self, Answer, Error, Map, Response, Secret, SpecialPaths};
+use super::{Backend, Call, Change, Field, FieldSpec, Handler, LeaseCall, Path, SecretType, WRITES, WalEntry, WalKind};
+use crate::sdk::logical::{self, Answer, Error, Map, Operation, Response, Secret, SpecialPaths};
 use crate::sdk::testing::{self, FakeSystem, MemoryStorage};
 
+const NOT_DELETE: &[Operation] = &[Operation::Create, Operation::Update, Operation::Patch, Operation::Read];
+
 const NAME: Field<String> = Field::name_string("name", "Name of the book.");
-const TITLE: Field<String> = Field::string("title", "Title on the cover.").required().aliases(&["headline"]);
-const PAGES: Field<i64> = Field::int("pages", "Number of pages.").default("100");
+const TITLE: Field<String> = Field::string("title", "Title on the cover.")
+    .required()
+    .aliases(&["headline"])
+    .only(WRITES)
+    .shown("Title on the cover.");
+const PAGES: Field<i64> =
+    Field::int("pages", "Number of pages.").default("100").only(NOT_DELETE).shown("Number of pages.");
 const GENRE: Field<String> =
-    Field::lowercase("genre", "What it is.").default("novel").allowed(&["novel", "poem", "play"]);
-const KEY: Field<String> = Field::string("key", "Key of the lock on the book.").sensitive();
-const TAGS: Field<Vec<String>> = Field::comma_strings("tags", "Words to find it by.\nOne or more.");
-const NOTES: Field<BTreeMap<String, String>> = Field::pairs("notes", "Remarks.");
+    Field::lowercase("genre", "What it is.").default("novel").allowed(&["novel", "poem", "play"]).only(WRITES);
+const KEY: Field<String> = Field::string("key", "Key of the lock on the book.").sensitive().only(NOT_DELETE);
+const TAGS: Field<Vec<String>> = Field::comma_strings("tags", "Words to find it by.\nOne or more.").only(WRITES);
+const NOTES: Field<BTreeMap<String, String>> = Field::pairs("notes", "Remarks.").only(WRITES);
 const TTL: Field<Duration> = Field::duration("ttl", "How long it may be kept.").default("1h");
 
 const BOOK: &[FieldSpec] =
@@ -61,12 +68,8 @@ pub(super) fn backend() -> Backend<Shelf> {
                 .help("Write and read a book.", "A book has a title.\n\nIt may have a lock.")
                 .write(Handler::new("Write a book", write))
                 .patch(Handler::new("Change a book", patch))
-                .read(
-                    Handler::new("Read a book", read)
-                        .takes(&["pages", "key"])
-                        .returns(&[("title", "Title on the cover."), ("pages", "Number of pages.")]),
-                )
-                .delete(Handler::new("Burn a book", delete).takes(&[]))
+                .read(Handler::new("Read a book", read).shows_fields())
+                .delete(Handler::new("Burn a book", delete))
                 .exists(exists),
         )
         .path(
