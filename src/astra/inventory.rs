@@ -1,4 +1,4 @@
-//! Builds the inventory after a takeover from the Go plugin, in the background.
+//! Builds the inventory in the background, after an upgrade from the Go plugin.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,8 @@ use super::error::Error;
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 impl Engine {
-    /// Starts the background work. Never fails: the host holds up its unsealing for this.
+    /// Starts the build as a background task. Never fails and never waits, because an unsealing host waits for
+    /// this call.
     pub(crate) fn start(self: Arc<Self>) {
         let engine = Arc::downgrade(&self);
         let work = async move {
@@ -34,8 +35,8 @@ impl Engine {
     }
 
     async fn build_inventory(&self) -> Result<(), Error> {
-        // On other nodes the active one does it.
-        if !self.system.is_writable().await? || self.store.index_is_complete().await? {
+        // A standby cannot write. The active node builds the inventory.
+        if !self.system.is_writable().await? || self.store.inventory_is_complete().await? {
             return Ok(());
         }
         let built = self.store.write_records().await?;

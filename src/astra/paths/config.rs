@@ -332,7 +332,7 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
 
 async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> Result<(), Error> {
     // Asked first: the inventory may be completed between the search for tokens and this question.
-    let is_complete = engine.store.index_is_complete().await?;
+    let is_complete = engine.store.inventory_is_complete().await?;
     if engine.store.has_tokens(org).await? {
         return Err(Error::Refused(format!(
             "org_id {:?} has live tokens, which could not be revoked without its config; revoke them first (see \"vault \

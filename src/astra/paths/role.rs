@@ -196,7 +196,7 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
 pub(super) async fn put(engine: &Engine, old: Option<&Role>, role: &Role, caller: &Caller) -> Result<(), Error> {
     let was_limited = old.is_some_and(|old| old.max_tokens > 0);
     if role.max_tokens > 0 && !was_limited {
-        if !engine.store.index_is_complete().await? {
+        if !engine.store.inventory_is_complete().await? {
             return Err(Error::NotYet("the inventory of tokens is still being built; set max_tokens later".into()));
         }
         {

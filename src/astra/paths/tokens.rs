@@ -46,7 +46,7 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     let limit = call.fields.get(&LIMIT).unwrap_or(0);
     let limit = usize::try_from(limit).map_err(|_| Error::field(LIMIT.name(), "must not be negative"))?;
     // Asked first: otherwise the inventory could be completed after the page is read, and missing tokens get no warning.
-    let is_complete = engine.store.index_is_complete().await?;
+    let is_complete = engine.store.inventory_is_complete().await?;
     let page = engine.store.inventory(org.as_ref(), &after, limit).await?;
     if let Some(org) = org.filter(|_| page.detailed.is_empty()) {
         org.require_new(ORG_ID.name())?;

@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 
 use futures_util::stream::{self, TryStreamExt as _};
 
-use super::index::{CONCURRENT, MARKER, Marker, PAGE};
+use super::index::{CLIENT_INDEX, CONCURRENT, ClientIndex, PAGE};
 use super::owner::Owners;
 use super::{Record, Store, TOKENS, Token, token_key};
 use crate::astra::error::Error;
 use crate::astra::names::{ClientId, OrgId, fits_key};
 use crate::sdk::logical::StorageExt as _;
 
-/// How many tokens without a record the marker names.
+/// How many tokens without a record the entry `client-index` names.
 const LEFT_OUT_NAMED: usize = 20;
 
 /// The result of writing the records of the stored tokens.
@@ -32,13 +32,18 @@ pub(crate) struct Built {
     pub(crate) strays: BTreeSet<OrgId>,
 }
 
-enum Fate {
+/// The result of writing the record of one token.
+enum Outcome {
+    /// The token has a record in this org.
     Recorded(OrgId),
-    /// Like [`Fate::Recorded`], but the organization has no known config. The record is under the id in the token.
+    /// Like [`Outcome::Recorded`], but the organization has no known config. The record is under the id in the token.
     Stray(OrgId),
+    /// The entry holds no token.
     Junk,
+    /// The token cannot have a record.
     LeftOut,
-    Gone,
+    /// The entry was deleted meanwhile.
+    Deleted,
 }
 
 impl Store {
@@ -68,63 +73,63 @@ impl Store {
         Ok(built)
     }
 
-    /// Writes the marker, which says that all records are written.
+    /// Writes the entry `client-index`: all records are written.
     pub(crate) async fn complete(&self, built: Built) -> Result<(), Error> {
-        let marker = Marker { version: 1, left_out: built.named };
-        self.storage.put_json(MARKER, &marker).await?;
-        self.inventory.keep(marker);
+        let index = ClientIndex { version: 1, left_out: built.named };
+        self.storage.put_json(CLIENT_INDEX, &index).await?;
+        self.inventory.keep(index);
         Ok(())
     }
 
     async fn build(&self, id: &str, owners: &mut Owners, built: &mut Built) -> Result<(), Error> {
         match self.record_token(id, owners).await? {
-            Fate::Recorded(_) => built.tokens += 1,
-            Fate::Stray(org) => {
+            Outcome::Recorded(_) => built.tokens += 1,
+            Outcome::Stray(org) => {
                 built.tokens += 1;
                 built.strays.insert(org);
             }
-            Fate::Junk => built.junk += 1,
-            Fate::LeftOut => {
+            Outcome::Junk => built.junk += 1,
+            Outcome::LeftOut => {
                 built.left_out += 1;
                 if built.named.len() < LEFT_OUT_NAMED {
                     built.named.push(id.to_owned());
                 }
             }
-            Fate::Gone => {}
+            Outcome::Deleted => {}
         }
         Ok(())
     }
 
-    /// Writes the record of a token if it is missing. Returns its org.
+    /// Writes the record of a token if the record is missing. Returns the org of the token.
     pub(crate) async fn index_token(&self, id: &str) -> Result<Option<OrgId>, Error> {
         match self.record_token(id, &mut self.owners().await?).await? {
-            Fate::Recorded(org) | Fate::Stray(org) => Ok(Some(org)),
-            Fate::Junk | Fate::LeftOut | Fate::Gone => Ok(None),
+            Outcome::Recorded(org) | Outcome::Stray(org) => Ok(Some(org)),
+            Outcome::Junk | Outcome::LeftOut | Outcome::Deleted => Ok(None),
         }
     }
 
-    async fn record_token(&self, id: &str, owners: &mut Owners) -> Result<Fate, Error> {
+    async fn record_token(&self, id: &str, owners: &mut Owners) -> Result<Outcome, Error> {
         // An entry that cannot be parsed is skipped: it must not keep the other tokens out of the inventory.
-        let Some(entry) = self.storage.get(&token_key(id)).await? else { return Ok(Fate::Gone) };
+        let Some(entry) = self.storage.get(&token_key(id)).await? else { return Ok(Outcome::Deleted) };
         let Ok(token) = entry.decode::<Token>() else {
             tracing::warn!(token_id = id, "left a token out of the inventory: its entry is not the expected JSON");
-            return Ok(Fate::LeftOut);
+            return Ok(Outcome::LeftOut);
         };
         if !token.is_live() {
-            return Ok(Fate::Junk);
+            return Ok(Outcome::Junk);
         }
         let owner = owners.of(id, &token);
         let org = owner.clone().unwrap_or_else(|| token.org_id.clone());
         if org.as_str().is_empty() || !fits_key(org.as_str()) || !fits_key(token.client_id.as_str()) {
             tracing::warn!(token_id = id, "left a token out of the inventory: it cannot have a record");
-            return Ok(Fate::LeftOut);
+            return Ok(Outcome::LeftOut);
         }
-        let fate = if owner.is_some() { Fate::Recorded(org.clone()) } else { Fate::Stray(org.clone()) };
+        let outcome = if owner.is_some() { Outcome::Recorded(org.clone()) } else { Outcome::Stray(org.clone()) };
         self.record_missing(&org, &token, &Record::of(id, &token)).await?;
-        Ok(fate)
+        Ok(outcome)
     }
 
-    /// Writes this record of a token in an org, if there is none.
+    /// Writes this record of a token, unless the token already has a record in the org.
     async fn record_missing(&self, org: &OrgId, token: &Token, record: &Record) -> Result<(), Error> {
         if self.record(org, &token.client_id).await?.is_some() {
             return Ok(());
@@ -132,8 +137,8 @@ impl Store {
         self.put_record(org, &token.client_id, record).await?;
         // Deleting a token removes its entry first, then its record. If the entry is gone now, the record may have been
         // written after that removal, so the record is removed again.
-        let now = self.token(&record.token_id).await?;
-        if now.is_none_or(|now| now.client_id != token.client_id) {
+        let stored = self.token(&record.token_id).await?;
+        if stored.is_none_or(|stored| stored.client_id != token.client_id) {
             self.delete_record(org, &token.client_id).await?;
         }
         Ok(())

@@ -1,56 +1,66 @@
-//! A bounded cache of stored entries that never goes stale.
+//! A bounded cache of stored entries that never returns an outdated value.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
-/// Entries that were read from storage. Nothing is known of those that are not in here.
+/// Entries that were read from storage. If an entry is not in the cache, it may still be in storage.
 pub(super) struct Cache<V> {
     state: Mutex<State<V>>,
 }
 
 struct State<V> {
     entries: LruCache<String, Arc<V>>,
-    /// Counts the changes. A value that was loaded before a change is not kept after it.
-    generation: u64,
+    /// Increases with each change. The cache rejects a value whose load started before the last change.
+    generation: Generation,
 }
 
-/// What a load is begun with: proof that nothing changed since.
-#[derive(Clone, Copy)]
-pub(super) struct Ticket(u64);
+/// The result of a look-up in the cache.
+pub(super) enum Cached<V> {
+    Hit(Arc<V>),
+    /// The entry is not in the cache. After loading the entry, pass the generation to [`Cache::insert`].
+    Miss(Generation),
+}
+
+/// The number of changes so far.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+pub(super) struct Generation(u64);
 
 impl<V> Cache<V> {
     /// Returns an empty cache for this many entries.
     pub(super) fn new(capacity: NonZeroUsize) -> Self {
-        Self { state: Mutex::new(State { entries: LruCache::new(capacity), generation: 0 }) }
+        Self { state: Mutex::new(State { entries: LruCache::new(capacity), generation: Generation::default() }) }
     }
 
-    /// Returns an entry, or what a load of it has to begin with.
-    pub(super) fn get(&self, key: &str) -> Result<Arc<V>, Ticket> {
+    /// Looks up an entry.
+    pub(super) fn get(&self, key: &str) -> Cached<V> {
         let mut state = self.lock();
-        state.entries.get(key).cloned().ok_or(Ticket(state.generation))
+        match state.entries.get(key) {
+            Some(value) => Cached::Hit(value.clone()),
+            None => Cached::Miss(state.generation),
+        }
     }
 
-    /// Keeps what was loaded, unless something changed since the load began.
-    pub(super) fn insert(&self, key: &str, value: &Arc<V>, ticket: Ticket) {
+    /// Stores a loaded value, unless an entry has changed since the load started.
+    pub(super) fn insert(&self, key: &str, value: &Arc<V>, generation: Generation) {
         let mut state = self.lock();
-        if state.generation == ticket.0 {
+        if state.generation == generation {
             state.entries.put(key.to_owned(), value.clone());
         }
     }
 
-    /// Forgets an entry that has changed.
+    /// Drops an entry that has changed.
     pub(super) fn forget(&self, key: &str) {
         let mut state = self.lock();
-        state.generation += 1;
+        state.generation.0 += 1;
         state.entries.pop(key);
     }
 
-    /// Forgets everything.
+    /// Drops all entries.
     pub(super) fn clear(&self) {
         let mut state = self.lock();
-        state.generation += 1;
+        state.generation.0 += 1;
         state.entries.clear();
     }
 
@@ -69,93 +79,97 @@ mod tests {
         Cache::new(NonZeroUsize::new(2).expect("not zero"))
     }
 
-    #[test]
-    fn a_value_that_was_loaded_before_a_change_is_not_kept() {
-        let cache = cache();
-        let Err(ticket) = cache.get("a") else { panic!("empty") };
-        cache.forget("a");
-        cache.insert("a", &Arc::new(1), ticket);
-        assert!(cache.get("a").is_err());
+    fn has(cache: &Cache<u8>, key: &str) -> bool {
+        matches!(cache.get(key), Cached::Hit(_))
     }
 
     #[test]
-    fn it_is_bounded_and_forgets_what_changed() {
+    fn a_value_loaded_before_a_change_is_not_cached() {
+        let cache = cache();
+        let Cached::Miss(generation) = cache.get("a") else { panic!("not empty") };
+        cache.forget("a");
+        cache.insert("a", &Arc::new(1), generation);
+        assert!(!has(&cache, "a"));
+    }
+
+    #[test]
+    fn the_cache_is_bounded_and_drops_changed_entries() {
         let cache = cache();
         for key in ["a", "b", "c"] {
-            let Err(ticket) = cache.get(key) else { panic!("empty") };
-            cache.insert(key, &Arc::new(1), ticket);
+            let Cached::Miss(generation) = cache.get(key) else { panic!("already cached") };
+            cache.insert(key, &Arc::new(1), generation);
         }
-        assert!(cache.get("a").is_err() && cache.get("b").is_ok() && cache.get("c").is_ok());
+        assert!(!has(&cache, "a") && has(&cache, "b") && has(&cache, "c"));
         cache.forget("b");
-        assert!(cache.get("b").is_err() && cache.get("c").is_ok());
+        assert!(!has(&cache, "b") && has(&cache, "c"));
         cache.clear();
-        assert!(cache.get("c").is_err());
+        assert!(!has(&cache, "c"));
     }
 
-    /// What happens to one entry, in pieces that other requests and other nodes come between.
+    /// One step of a request or a change. Steps of different requests and nodes can run in any order.
     #[derive(Clone, Debug)]
     enum Step {
-        /// This request asks the cache.
-        Ask(usize),
-        /// This request, which found nothing in the cache, reads the storage.
+        /// This request looks up the entry in the cache.
+        LookUp(usize),
+        /// This request has missed the cache, and reads the entry from storage.
         Load(usize),
-        /// This request keeps what it read.
-        Keep(usize),
-        /// A request of this node, or another node, writes the storage.
+        /// This request stores the loaded value in the cache.
+        Insert(usize),
+        /// This node or another node writes the entry to storage.
         Write,
-        /// The cache hears of the oldest change that it has not heard of.
-        Hear,
-        /// Other entries come and go.
-        Crowd,
+        /// The cache gets the invalidation of the oldest write that it does not know yet.
+        Invalidate,
+        /// Other entries fill the cache.
+        Fill,
     }
 
     fn step() -> impl Strategy<Value = Step> {
         let request = 0..4_usize;
         prop_oneof![
-            request.clone().prop_map(Step::Ask),
+            request.clone().prop_map(Step::LookUp),
             request.clone().prop_map(Step::Load),
-            request.prop_map(Step::Keep),
+            request.prop_map(Step::Insert),
             Just(Step::Write),
-            Just(Step::Hear),
-            Just(Step::Crowd),
+            Just(Step::Invalidate),
+            Just(Step::Fill),
         ]
     }
 
     proptest! {
-        /// Once a change was heard of, no request gets what was there before it, whatever was under way meanwhile.
+        /// After the cache got the invalidation of a write, no request gets an older value from the cache.
         #[test]
-        fn no_order_of_reads_writes_and_invalidations_leaves_an_old_value(steps in proptest::collection::vec(step(), 0..60)) {
+        fn reads_writes_and_invalidations_in_any_order_leave_no_old_value(steps in proptest::collection::vec(step(), 0..60)) {
             let cache = cache();
-            let (mut stored, mut heard) = (0_u8, 0_u8);
-            let mut requests: [(Option<Ticket>, Option<Arc<u8>>); 4] = [(None, None), (None, None), (None, None), (None, None)];
+            let (mut stored, mut known) = (0_u8, 0_u8);
+            let mut requests: [(Option<Generation>, Option<Arc<u8>>); 4] = [(None, None), (None, None), (None, None), (None, None)];
             for step in steps {
                 match step {
-                    Step::Ask(n) => match cache.get("key") {
-                        Ok(value) => {
-                            prop_assert!(*value >= heard, "{} after a change to {} was heard of", value, heard);
+                    Step::LookUp(n) => match cache.get("key") {
+                        Cached::Hit(value) => {
+                            prop_assert!(*value >= known, "got {} after the invalidation of {}", value, known);
                             requests[n] = (None, None);
                         }
-                        Err(ticket) => requests[n] = (Some(ticket), None),
+                        Cached::Miss(generation) => requests[n] = (Some(generation), None),
                     },
                     Step::Load(n) if requests[n].0.is_some() => requests[n].1 = Some(Arc::new(stored)),
-                    Step::Keep(n) => {
-                        if let (Some(ticket), Some(value)) = std::mem::take(&mut requests[n]) {
-                            cache.insert("key", &value, ticket);
+                    Step::Insert(n) => {
+                        if let (Some(generation), Some(value)) = std::mem::take(&mut requests[n]) {
+                            cache.insert("key", &value, generation);
                         }
                     }
                     Step::Write => stored += 1,
-                    Step::Hear if heard < stored => {
-                        heard += 1;
+                    Step::Invalidate if known < stored => {
+                        known += 1;
                         cache.forget("key");
                     }
-                    Step::Crowd => {
+                    Step::Fill => {
                         for other in ["one", "two"] {
-                            if let Err(ticket) = cache.get(other) {
-                                cache.insert(other, &Arc::new(0), ticket);
+                            if let Cached::Miss(generation) = cache.get(other) {
+                                cache.insert(other, &Arc::new(0), generation);
                             }
                         }
                     }
-                    Step::Load(_) | Step::Hear => {}
+                    Step::Load(_) | Step::Invalidate => {}
                 }
             }
         }

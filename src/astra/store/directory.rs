@@ -1,22 +1,23 @@
-//! What the orgs of a mount are called.
+//! Finds the orgs of a mount by their names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::cache::Cached;
 use super::{CONFIGS, Store};
 use crate::astra::error::Error;
 use crate::astra::names::OrgId;
 use crate::sdk::logical::StorageError;
 
-/// Orgs by their names.
+/// The orgs of all configs, by their names.
 #[derive(Default)]
 pub(super) struct Directory {
     ids: BTreeSet<OrgId>,
-    /// By logical name.
+    /// By the current logical name.
     named: BTreeMap<String, BTreeSet<OrgId>>,
-    /// By a logical name that they had.
-    formerly: BTreeMap<String, BTreeSet<OrgId>>,
-    /// By Astra's id of the organization, in lower case. Orgs whose organization is not known are under the empty text.
+    /// By a former logical name.
+    formerly_named: BTreeMap<String, BTreeSet<OrgId>>,
+    /// By Astra's id of the organization, in lower case. If the organization is not known, the key is the empty text.
     astra: BTreeMap<String, BTreeSet<OrgId>>,
 }
 
@@ -58,8 +59,8 @@ impl Store {
         Ok(orgs.into_iter().collect())
     }
 
-    /// Returns the orgs that someone may mean by a name: whose logical name or id it is in another letter case, else who
-    /// had this logical name. It looks at all orgs.
+    /// Returns the orgs that a caller may mean by a name: orgs whose logical name or id differs only in letter case.
+    /// If there are none, returns the orgs with this former logical name. Compares the name with all orgs.
     pub(crate) async fn orgs_like(&self, name: &str) -> Result<Vec<OrgId>, Error> {
         let directory = self.directory().await?;
         let folded = name.to_lowercase();
@@ -67,19 +68,19 @@ impl Store {
         let named = directory.named.iter().filter(|(other, _)| is_like(other)).flat_map(|(_, orgs)| orgs);
         let mut orgs: BTreeSet<&OrgId> = named.chain(directory.ids.iter().filter(|id| is_like(id.as_str()))).collect();
         if orgs.is_empty() {
-            orgs.extend(directory.formerly.get(name).into_iter().flatten());
+            orgs.extend(directory.formerly_named.get(name).into_iter().flatten());
         }
         Ok(orgs.into_iter().cloned().collect())
     }
 
     pub(super) async fn directory(&self) -> Result<Arc<Directory>, Error> {
-        let ticket = match self.directory.get(CONFIGS) {
-            Ok(directory) => return Ok(directory),
-            Err(ticket) => ticket,
+        let generation = match self.directory.get(CONFIGS) {
+            Cached::Hit(directory) => return Ok(directory),
+            Cached::Miss(generation) => generation,
         };
         let directory = Arc::new(self.read_directory().await?);
         if self.caching().await {
-            self.directory.insert(CONFIGS, &directory, ticket);
+            self.directory.insert(CONFIGS, &directory, generation);
         }
         Ok(directory)
     }
@@ -88,7 +89,8 @@ impl Store {
         let mut directory = Directory::default();
         for org in self.orgs().await? {
             let config = match self.config(&org).await {
-                // A config that cannot be parsed must not keep other orgs out of the inventory. Its org_id stays taken.
+                // A config that cannot be parsed must not keep other orgs out of the inventory. Its
+                // org_id stays in use.
                 Err(Error::Storage(StorageError::Encoding { .. })) => {
                     directory.ids.insert(org);
                     continue;
@@ -100,7 +102,7 @@ impl Store {
                 directory.named.entry(config.logical_name.clone()).or_default().insert(org.clone());
             }
             for name in &config.former_names {
-                directory.formerly.entry(name.clone()).or_default().insert(org.clone());
+                directory.formerly_named.entry(name.clone()).or_default().insert(org.clone());
             }
             directory.astra.entry(config.astra_org_id.to_ascii_lowercase()).or_default().insert(org.clone());
             directory.ids.insert(org);

@@ -1,5 +1,6 @@
-//! What is stored, as JSON. Names and shapes are those of the Go plugin 2.0.0, so that its entries load, and ours load
-//! after a downgrade. A new member has a default, and is left out of the JSON while it has it.
+//! The stored entries, as JSON. Names and shapes are those of the Go plugin 2.0.0. This engine can load entries of the
+//! Go plugin, and after a downgrade the Go plugin can load entries of this engine. Each new member has a default, and
+//! the JSON omits a member with its default value.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,28 +10,28 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::astra::names::{ClientId, LogicalName, OrgId, RoleName, fits_path};
 
-/// URL of Astra's DevOps API when a config has none.
+/// URL of Astra's DevOps API, if the config sets none.
 pub(crate) const DEFAULT_URL: &str = "https://api.astra.datastax.com";
 
-/// `ttl` and `max_ttl` of a role that has none.
+/// `ttl` and `max_ttl`, if the role sets none.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(86400);
 
-/// Deadline of one Astra call when a config has none.
+/// Time limit of one call to Astra, if the config sets none.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Former logical names that a config remembers.
+/// How many former logical names a config keeps.
 const FORMER_NAMES_KEPT: usize = 8;
 
-/// Key=value pairs that a caller attached to a token.
+/// The key-value pairs that a caller attached to a token.
 pub(crate) type Metadata = BTreeMap<String, String>;
 
-/// How an org's tokens are asked for.
+/// How callers get tokens of an org.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum CallerMode {
     /// A write mints, a read fetches.
     #[default]
     Standard,
-    /// A read mints, nothing is fetched.
+    /// A read mints. Callers cannot fetch tokens.
     Sidecar,
 }
 
@@ -64,7 +65,7 @@ impl Serialize for CallerMode {
 
 impl<'de> Deserialize<'de> for CallerMode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Go's zero value and whatever else is there never mint on a read.
+        // For Go's zero value, and for any unknown value, a read must not mint.
         Ok(if u64::deserialize(deserializer)? == 2 { Self::Sidecar } else { Self::Standard })
     }
 }
@@ -86,22 +87,22 @@ pub(crate) struct Config {
     /// The operator's short name for the org; may be empty.
     #[serde(default)]
     pub(crate) logical_name: String,
-    /// Logical names that the org had, latest last: who still uses one is told the new one.
+    /// The former logical names, the latest one last. An error for a former name tells the caller the new name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) former_names: Vec<String>,
-    /// How tokens are asked for.
+    /// How callers get tokens.
     #[serde(default)]
     pub(crate) caller_mode: CallerMode,
-    /// PEM of trust roots beside those of the system; may be empty.
+    /// PEM of CA certificates to trust, in addition to those of the system; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) ca_cert: String,
-    /// Deadline of one Astra call.
+    /// Time limit of one call to Astra.
     #[serde(default = "default_timeout", with = "nanoseconds", skip_serializing_if = "is_default_timeout")]
     pub(crate) request_timeout: Duration,
-    /// Whether Astra is told a description of the tokens.
+    /// Whether the engine sends Astra a description of each token.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub(crate) description: bool,
-    /// Whether Astra is told when the tokens expire.
+    /// Whether the engine sends Astra the time at which each token expires.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub(crate) token_expiry: bool,
 }
@@ -124,18 +125,18 @@ impl Config {
         }
     }
 
-    /// Returns the one name by which paths call the org: its logical name, or its id if that does not fit a path. None
-    /// if neither fits.
+    /// Returns the name of the org in paths: its logical name, or its id if the logical name does not fit a path.
+    /// `None` if neither fits.
     pub(crate) fn path_name(&self) -> Option<&str> {
         [&self.logical_name, self.org_id.as_str()].into_iter().find(|name| fits_path(name))
     }
 
-    /// Whether the config belongs to this organization of Astra; `None` if its organization is not known yet.
+    /// Whether the config belongs to this organization of Astra; `None` if the organization of the config is not known.
     pub(crate) fn is_of(&self, astra_org_id: &str) -> Option<bool> {
         if self.astra_org_id.is_empty() { None } else { Some(self.astra_org_id.eq_ignore_ascii_case(astra_org_id)) }
     }
 
-    /// Gives the org another logical name.
+    /// Changes the logical name of the org, and keeps the former one.
     pub(crate) fn rename(&mut self, logical_name: String) {
         let former = std::mem::replace(&mut self.logical_name, logical_name);
         if former == self.logical_name {
@@ -149,24 +150,24 @@ impl Config {
         self.former_names.drain(..surplus);
     }
 
-    /// Whether both reach Astra in the same way with the same token, so that one client serves both.
+    /// Whether one client can serve both configs: they have the same endpoint, root token and time limit.
     pub(crate) fn same_connection(&self, other: &Self) -> bool {
         self.same_endpoint(other) && self.request_timeout == other.request_timeout
     }
 
-    /// Whether this is a later state of a config with another root token for the same Astra.
+    /// Whether the root token was replaced since `earlier`, and the URL was not.
     pub(crate) fn has_replaced_root(&self, earlier: &Self) -> bool {
         self.url == earlier.url && self.astra_token.expose_secret() != earlier.astra_token.expose_secret()
     }
 
-    /// Whether both name the same Astra and the same token, so that what was verified for one holds for the other.
+    /// Whether both configs have the same endpoint and root token. If one config was verified, so was the other.
     pub(crate) fn same_endpoint(&self, other: &Self) -> bool {
         self.url == other.url
             && self.ca_cert == other.ca_cert
             && self.astra_token.expose_secret() == other.astra_token.expose_secret()
     }
 
-    /// Returns the client id of the root token; none if the token has no such form.
+    /// Returns the client id of the root token; `None` if the token has another form.
     pub(crate) fn root_id(&self) -> Option<&str> {
         self.astra_token.expose_secret().split(':').nth(1).filter(|id| !id.is_empty())
     }
@@ -186,13 +187,13 @@ pub(crate) struct Role {
     pub(crate) role_id: String,
     /// The org.
     pub(crate) org_id: OrgId,
-    /// As it is stored; 0 if nothing was ever set. [`Role::ttl`] is what counts.
+    /// The stored value; 0 if it was never set. Use [`Role::ttl`], which applies the default.
     #[serde(default, with = "nanoseconds")]
     pub(crate) ttl: Duration,
-    /// As it is stored; 0 if nothing was ever set. [`Role::max_ttl`] is what counts.
+    /// The stored value; 0 if it was never set. Use [`Role::max_ttl`], which applies the default.
     #[serde(default, with = "nanoseconds")]
     pub(crate) max_ttl: Duration,
-    /// How many of its tokens may live at the same time; 0 if there is no limit.
+    /// The limit of live tokens of the role; 0 means no limit.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) max_tokens: u32,
 }
@@ -203,12 +204,12 @@ impl Role {
         Self { role_name, role_id, org_id, ttl: DEFAULT_TTL, max_ttl: DEFAULT_TTL, max_tokens: 0 }
     }
 
-    /// Returns how long a lease lasts.
+    /// Returns the TTL of a lease.
     pub(crate) fn ttl(&self) -> Duration {
         or_default(self.ttl).min(self.max_ttl())
     }
 
-    /// Returns the longest life of a lease since its issue.
+    /// Returns the max TTL of a lease.
     pub(crate) fn max_ttl(&self) -> Duration {
         or_default(self.max_ttl)
     }
@@ -221,7 +222,7 @@ pub(crate) struct Token {
     /// Public part of the token.
     #[serde(default, deserialize_with = "null_is_default")]
     pub(crate) client_id: ClientId,
-    /// What Astra returned as the secret that the token was made of.
+    /// The secret from which Astra computed the token.
     #[serde(default = "empty_secret", with = "secret")]
     pub(crate) secret: SecretString,
     /// The org.
@@ -236,7 +237,7 @@ pub(crate) struct Token {
     /// The token.
     #[serde(default = "empty_secret", with = "secret")]
     pub(crate) token: SecretString,
-    /// When Astra made it (RFC 3339).
+    /// When Astra minted the token (RFC 3339).
     #[serde(default, deserialize_with = "null_is_default")]
     pub(crate) generated_on: String,
     /// Logical name; may be empty in sidecar mode.
@@ -248,13 +249,13 @@ pub(crate) struct Token {
 }
 
 impl Token {
-    /// Whether there is a token. After an error of Astra, the Go plugin stored entries without one.
+    /// Whether the entry holds a token. After an error of Astra, the Go plugin stored an entry without a token.
     pub(crate) fn is_live(&self) -> bool {
         !self.client_id.as_str().is_empty() && !self.token.expose_secret().is_empty()
     }
 }
 
-/// `client/<org_id>/<client_id>`: the inventory record of a token, without anything secret.
+/// `client/<org_id>/<client_id>`: the inventory record of a token. Holds no secret.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Record {
@@ -266,22 +267,22 @@ pub(crate) struct Record {
     pub(crate) logical_name: LogicalName,
     /// The caller's pairs.
     pub(crate) metadata: Metadata,
-    /// When Astra made the token (RFC 3339).
+    /// When Astra minted the token (RFC 3339).
     pub(crate) generated_on: String,
-    /// When Vault stored it (RFC 3339); empty for tokens of the Go plugin.
+    /// When Vault stored the token (RFC 3339); empty for tokens of the Go plugin.
     pub(crate) created_at: String,
-    /// Display name of the caller who asked for it.
+    /// Display name of the caller who minted the token.
     pub(crate) display_name: String,
-    /// Identity entity of that caller; empty if there is none.
+    /// Identity entity of the caller who minted the token; empty if the caller has none.
     pub(crate) entity_id: String,
-    /// When no lease of the token can exist any more (RFC 3339); empty where that is not known.
+    /// The latest time at which a lease of the token can exist (RFC 3339); empty if the time is not known.
     pub(crate) expires_at: String,
-    /// The marker that the mint was noted with in the write-ahead log; empty for tokens of the Go plugin.
+    /// The marker of the token, as in the WAL entry of its mint; empty for tokens of the Go plugin.
     pub(crate) marker: String,
 }
 
 impl Record {
-    /// Returns the record of a token of which nothing but its entry is known.
+    /// Returns a record with only the data of the token's entry.
     pub(crate) fn of(token_id: &str, token: &Token) -> Self {
         Self {
             token_id: token_id.to_owned(),
@@ -330,7 +331,7 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(des
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Secrets, which serde has no business with anywhere else.
+/// Secrets as text. `secrecy` does not serialize secrets, so only these fields do.
 mod secret {
     use super::{Deserialize, Deserializer, ExposeSecret, SecretString, Serialize, Serializer};
 
@@ -343,7 +344,7 @@ mod secret {
     }
 }
 
-/// Durations as Go marshals them.
+/// Durations in nanoseconds, as Go marshals them.
 mod nanoseconds {
     use super::{Deserialize, Deserializer, Duration, Serializer};
 
@@ -356,7 +357,7 @@ mod nanoseconds {
     }
 }
 
-/// Pairs, of which Go marshals none as `null`.
+/// A map of pairs. Go marshals an empty map as `null`.
 mod nullable {
     use super::{Deserialize, Deserializer, Metadata, Serialize, Serializer};
 
@@ -377,13 +378,13 @@ pub(crate) mod fuzz {
     use super::*;
     use crate::fuzz::{decode, encode};
 
-    /// Any entry that the Go plugin could store loads and keeps its shape; any other loads or fails without a word of it,
-    /// and what was loaded is loaded again.
+    /// Every entry that the Go plugin can store loads, and keeps its shape when it is stored again. Any other input
+    /// loads, or fails with an error that shows no part of the input. A loaded entry can be stored and loaded again.
     pub(crate) fn fuzz_entries(data: &[u8]) {
-        again::<Config>(data);
-        again::<Role>(data);
-        again::<Token>(data);
-        again::<Record>(data);
+        check_reload::<Config>(data);
+        check_reload::<Role>(data);
+        check_reload::<Token>(data);
+        check_reload::<Record>(data);
         if let Some(role) = decode::<Role>(data) {
             assert!(role.ttl() <= role.max_ttl() && !role.ttl().is_zero());
         }
@@ -391,14 +392,14 @@ pub(crate) mod fuzz {
         let text = |name: &str| (name.to_owned(), json!(given.get(name).and_then(Value::as_str).unwrap_or_default()));
         let number = |name: &str| (name.to_owned(), json!(given.get(name).and_then(Value::as_i64).unwrap_or(0).max(0)));
         let mode = |(name, mode): (String, Value)| (name, if mode == json!(2) { mode } else { json!(1) });
-        kept::<Config>([
+        check_shape::<Config>([
             text("astra_token"),
             text("url"),
             text("org_id"),
             text("logical_name"),
             mode(number("caller_mode")),
         ]);
-        kept::<Role>([text("role_name"), text("role_id"), text("org_id"), number("ttl"), number("max_ttl")]);
+        check_shape::<Role>([text("role_name"), text("role_id"), text("org_id"), number("ttl"), number("max_ttl")]);
         let roles = given
             .get("roles")
             .and_then(Value::as_array)
@@ -407,7 +408,7 @@ pub(crate) mod fuzz {
             .get("metadata")
             .and_then(Value::as_object)
             .map(|pairs| pairs.clone().into_iter().filter(|(_, value)| value.is_string()).collect::<Map<_, _>>());
-        kept::<Token>([
+        check_shape::<Token>([
             text("clientId"),
             text("secret"),
             text("orgId"),
@@ -420,17 +421,17 @@ pub(crate) mod fuzz {
         ]);
     }
 
-    fn again<T: Serialize + DeserializeOwned>(data: &[u8]) {
+    fn check_reload<T: Serialize + DeserializeOwned>(data: &[u8]) {
         if let Some(entry) = decode::<T>(data) {
             let stored = encode(&entry);
             assert!(
                 decode::<T>(&stored).is_some_and(|entry| encode(&entry) == stored),
-                "an entry was not stored as it is"
+                "a loaded entry changed when it was stored and loaded again"
             );
         }
     }
 
-    fn kept<T: Serialize + DeserializeOwned>(members: impl IntoIterator<Item = (String, Value)>) {
+    fn check_shape<T: Serialize + DeserializeOwned>(members: impl IntoIterator<Item = (String, Value)>) {
         let stored = Value::Object(members.into_iter().collect());
         let loaded = decode::<T>(&encode(&stored)).and_then(|entry| serde_json::to_value(entry).ok());
         assert!(loaded.is_some_and(|loaded| loaded == stored), "an entry of the Go plugin changed its shape");
@@ -464,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn junk_of_the_go_plugin_loads_and_is_no_live_token() {
+    fn a_go_plugin_entry_without_a_token_loads_and_is_not_live() {
         let junk = json!({"clientId": "", "secret": "", "orgId": "", "roleName": "r", "roles": null, "token": "",
             "generatedOn": "", "logicalName": "", "metadata": {}});
         let token: Token = serde_json::from_value(junk).expect("loads");
@@ -472,13 +473,13 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_a_role_is_stored_where_there_is_one() {
+    fn the_limit_of_a_role_is_stored() {
         round_trip::<Role>(&json!({"role_name": "r", "role_id": "i", "org_id": "o1", "ttl": 1, "max_ttl": 1,
             "max_tokens": 5}));
     }
 
     #[test]
-    fn new_members_of_a_config_are_stored_when_they_differ_from_their_defaults() {
+    fn new_config_members_are_stored_if_they_differ_from_their_defaults() {
         round_trip::<Config>(&json!({
             "astra_token": "AstraCS:abc:def", "url": "http://x", "org_id": "o1", "logical_name": "", "caller_mode": 1,
             "astra_org_id": "u1", "former_names": ["a"], "ca_cert": "PEM", "request_timeout": 5_000_000_000_i64, "description": false, "token_expiry": false,
@@ -486,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_remembers_its_latest_names() {
+    fn a_config_keeps_its_latest_former_names() {
         let stored = json!({"astra_token": "", "org_id": "o1", "logical_name": "a"});
         let mut config: Config = serde_json::from_value(stored).expect("loads");
         for name in ["a", "b", "c", "", "b"] {

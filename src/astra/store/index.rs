@@ -18,15 +18,15 @@ use crate::astra::error::Error;
 use crate::astra::names::{ClientId, OrgId, fits_key, from_segment, segment};
 use crate::sdk::logical::StorageExt as _;
 
-/// Its presence says that every live token has a record.
-pub(super) const MARKER: &str = "client-index";
+/// Key of [`ClientIndex`].
+pub(super) const CLIENT_INDEX: &str = "client-index";
 
 const RECORDS: &str = "client/";
 
-/// Tokens or records looked at between two listings.
+/// How many keys one list call returns while all tokens or records are read.
 pub(super) const PAGE: usize = 256;
 
-/// Records that a listing reads at most: they are in memory together, and in one answer.
+/// The most records in one answer. All of them are in memory at the same time.
 pub(crate) const DETAILS: usize = 10_000;
 
 /// How many records are read or moved at the same time.
@@ -34,18 +34,18 @@ pub(super) const CONCURRENT: usize = 32;
 
 /// A page of the inventory.
 pub(crate) struct Page {
-    /// The tokens with their records.
+    /// The first tokens, with their records.
     pub(crate) detailed: Vec<(OrgId, ClientId, Record)>,
-    /// The tokens after them.
+    /// The client ids of the remaining tokens.
     pub(crate) others: Vec<ClientId>,
 }
 
-/// How far the search for tokens without a lease has come.
+/// The position of the sweep.
 #[derive(Default)]
 pub(crate) struct Cursor {
-    /// The last token that was looked at; none before the first one of a pass.
+    /// The last token that the sweep has checked; `None` at the start of a pass.
     pub(crate) last: Option<(ClientId, OrgId)>,
-    /// When the next pass begins.
+    /// When the next pass starts.
     pub(crate) rest_until: Option<Instant>,
 }
 
@@ -59,35 +59,35 @@ pub(crate) enum Lookup {
     Unknown,
 }
 
-/// `client-index`: the inventory is complete.
+/// The entry `client-index`. Its presence means that every live token has a record, unless it cannot have one.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Marker {
-    /// Version of the inventory's form.
+pub(crate) struct ClientIndex {
+    /// Version of the format of the inventory.
     pub(super) version: u32,
-    /// Ids of some stored tokens that have no record.
+    /// Ids of some stored tokens that cannot have a record.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) left_out: Vec<String>,
+    pub(super) left_out: Vec<String>,
 }
 
-/// The marker, once it was read or written.
+/// The entry `client-index`, once it was read or written.
 #[derive(Default)]
-pub(super) struct Inventory(Mutex<Option<Arc<Marker>>>);
+pub(super) struct Inventory(Mutex<Option<Arc<ClientIndex>>>);
 
 impl Inventory {
-    /// Forgets the marker, because another node changed it.
+    /// Drops the entry, because another node changed it.
     pub(super) fn forget(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn known(&self) -> Option<Arc<Marker>> {
+    fn known(&self) -> Option<Arc<ClientIndex>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Remembers the marker.
-    pub(super) fn keep(&self, marker: Marker) -> Arc<Marker> {
-        let marker = Arc::new(marker);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(marker.clone());
-        marker
+    /// Keeps the entry in memory.
+    pub(super) fn keep(&self, index: ClientIndex) -> Arc<ClientIndex> {
+        let index = Arc::new(index);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(index.clone());
+        index
     }
 }
 
@@ -122,10 +122,10 @@ impl Store {
         if was_complete {
             return Ok(Lookup::Missing);
         }
-        if self.complete_inventory().await?.is_none() {
+        if self.client_index().await?.is_none() {
             return Ok(Lookup::Unknown);
         }
-        // The record may have been written after the first look and before the marker.
+        // The record may have been written after the first look-up and before the inventory was completed.
         let found = self.look_up(org, client).await?;
         Ok(found.map_or(Lookup::Missing, |(id, token)| Lookup::Found(id, Box::new(token))))
     }
@@ -143,15 +143,16 @@ impl Store {
         }
     }
 
-    /// Returns the records of a client id in all orgs: at most one record, unless Astra used a client id twice.
+    /// Returns the records with this client id in all orgs. There is at most one record, unless Astra uses a client id
+    /// twice.
     pub(crate) async fn records_named(&self, client: &ClientId) -> Result<Vec<(OrgId, Record)>, Error> {
         let page = self.orgs_with_tokens().await?.into_iter().map(|org| (client.clone(), org)).collect();
         let records = self.read_records(page).await?;
         Ok(records.into_iter().map(|(org, _, record)| (org, record)).collect())
     }
 
-    /// Returns a page of the inventory in the order of the client ids: up to `limit` (0 = all) that sort after `after`. The
-    /// records are those of the first [`DETAILS`] tokens; of the others there are the client ids.
+    /// Returns a page of the inventory, sorted by client id: up to `limit` tokens (0 means all) that come after
+    /// `after`. Reads the records of the first [`DETAILS`] tokens only.
     pub(crate) async fn inventory(&self, org: Option<&OrgId>, after: &str, limit: usize) -> Result<Page, Error> {
         let orgs = match org {
             Some(org) => vec![org.clone()],
@@ -170,8 +171,8 @@ impl Store {
         Ok(Page { detailed: self.read_records(page).await?, others })
     }
 
-    /// Returns the records of up to `limit` tokens that come after another one, in the order of orgs and client ids, and
-    /// the last of these tokens if there may be more.
+    /// Returns the records of up to `limit` tokens that come after the token `last`, sorted by org and client id. Also
+    /// returns the last of these tokens, if more tokens may follow.
     pub(crate) async fn records_after(
         &self,
         last: Option<&(ClientId, OrgId)>,
@@ -192,12 +193,12 @@ impl Store {
         Ok((self.read_records(page).await?, last))
     }
 
-    /// Waits for the cursor of the search for tokens without a lease.
+    /// Waits for the cursor of the sweep, and locks it.
     pub(crate) async fn sweep_cursor(&self) -> tokio::sync::MutexGuard<'_, Cursor> {
         self.cursor.lock().await
     }
 
-    /// Reads records; those of tokens that are gone by now are left out.
+    /// Reads records. Skips tokens that were deleted since they were listed.
     async fn read_records(&self, page: Vec<(ClientId, OrgId)>) -> Result<Vec<(OrgId, ClientId, Record)>, Error> {
         let read = |(client, org): (ClientId, OrgId)| async move {
             let record = self.record(&org, &client).await?;
@@ -207,14 +208,15 @@ impl Store {
         Ok(records.into_iter().flatten().collect())
     }
 
-    /// Returns records of an org from a point on, and the next point if there may be more.
+    /// Returns a page of the records of an org that come after `after`. Also returns the next `after`, if more records
+    /// may follow.
     pub(super) async fn records_of(
         &self,
         org: &OrgId,
         after: &str,
     ) -> Result<(Vec<(ClientId, Record)>, Option<String>), Error> {
         let clients = self.storage.list_page(&folder(org), after, PAGE).await?;
-        // A host without paging answers with everything, in any order.
+        // A host without paging returns all entries, in any order.
         let next = if clients.len() == PAGE { clients.last().cloned() } else { None };
         let page = clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())).collect();
         let records = self.read_records(page).await?;
@@ -226,34 +228,34 @@ impl Store {
         Ok(!self.storage.list_page(&folder(org), "", 1).await?.is_empty())
     }
 
-    /// Returns the orgs that have tokens and no config.
+    /// Returns the orgs that have records and no config.
     pub(crate) async fn strays(&self) -> Result<Vec<OrgId>, Error> {
         let orgs: BTreeSet<OrgId> = self.orgs().await?.into_iter().collect();
         Ok(self.orgs_with_tokens().await?.into_iter().filter(|org| !orgs.contains(org)).collect())
     }
 
-    /// Whether every token has its record.
-    pub(crate) async fn index_is_complete(&self) -> Result<bool, Error> {
-        Ok(self.complete_inventory().await?.is_some())
+    /// Whether every token has a record.
+    pub(crate) async fn inventory_is_complete(&self) -> Result<bool, Error> {
+        Ok(self.client_index().await?.is_some())
     }
 
-    /// Returns the marker of the inventory; `None` as long as it is not complete.
-    pub(crate) async fn complete_inventory(&self) -> Result<Option<Arc<Marker>>, Error> {
-        if let Some(marker) = self.inventory.known() {
-            return Ok(Some(marker));
+    /// Returns the entry `client-index`; `None` if the inventory is not complete.
+    async fn client_index(&self) -> Result<Option<Arc<ClientIndex>>, Error> {
+        if let Some(index) = self.inventory.known() {
+            return Ok(Some(index));
         }
-        let Some(entry) = self.storage.get(MARKER).await? else { return Ok(None) };
-        // The presence of the marker counts: the inventory is complete even if its content cannot be parsed.
-        let marker = entry.decode().unwrap_or(Marker { version: 1, left_out: Vec::new() });
-        Ok(Some(self.inventory.keep(marker)))
+        let Some(entry) = self.storage.get(CLIENT_INDEX).await? else { return Ok(None) };
+        // Only the presence of the entry counts. If the entry cannot be parsed, the inventory is still complete.
+        let index = entry.decode().unwrap_or(ClientIndex { version: 1, left_out: Vec::new() });
+        Ok(Some(self.inventory.keep(index)))
     }
 
-    /// Returns ids of stored tokens that the inventory leaves out.
+    /// Returns the ids of some stored tokens that the inventory leaves out.
     pub(crate) async fn left_out(&self) -> Result<Vec<String>, Error> {
-        let Some(marker) = self.complete_inventory().await? else { return Ok(Vec::new()) };
+        let Some(index) = self.client_index().await? else { return Ok(Vec::new()) };
         let mut left_out = Vec::new();
-        for id in &marker.left_out {
-            // Revoking its lease deletes the entry.
+        for id in &index.left_out {
+            // When the lease of the token is revoked, the entry is deleted.
             if self.storage.get(&token_key(id)).await?.is_some() {
                 left_out.push(id.clone());
             }

@@ -1,16 +1,17 @@
-//! The live tokens of the roles that have a limit (`max_tokens`), so that a mint need not look for them.
+//! Counts the live tokens of each role that has a limit (`max_tokens`).
 //!
-//! Each has an entry `live/<org_id>/<role_name>/<client_id>`. It is written before its token and removed after it, so there
-//! can be too many of them, when a process ends in between or storage fails, and never too few. Their ids are kept in
-//! memory, where a process lists them once for each role, at its first mint. So a mint costs one small entry, however
-//! many tokens there are, and one of a role without a limit costs nothing. Only when a role is full are the ids
-//! looked at whose tokens may be gone: not more than the limit, and each of them once.
+//! Each counted token has an entry `live/<org_id>/<role_name>/<client_id>`. This entry is written before the token and
+//! deleted after the token. If the process stops in between, or storage fails, an entry without a token can remain. So
+//! there can be too many entries, but never too few.
 //!
-//! One entry for each token, and not one with all ids of a role: what a mint writes would grow with the limit, and a role
-//! may have more tokens than an entry can hold when it gets its limit. No count in memory alone: each new process would
-//! have to read the whole inventory.
+//! The cost of a mint does not grow with the number of tokens. A process lists the entries of a role once, at its first
+//! mint, and keeps the client ids in memory. After that, a mint writes one small entry; if the role has no limit, it
+//! writes none. If the role is full, the mint verifies the counted tokens that may be deleted, each of them once.
 //!
-//! A role that gets a limit while it has tokens is the one case in which the inventory is read, by the write of the role.
+//! Two simpler designs do not work. One entry with all client ids of a role would grow with the limit, and could exceed
+//! the size limit of an entry. A count in memory only would make each new process read the whole inventory.
+//!
+//! The inventory is read in one case only: a role write sets a limit, and the role already has tokens.
 
 use std::collections::{BTreeSet, HashMap};
 use std::mem;
@@ -26,12 +27,12 @@ use crate::sdk::logical::StorageExt as _;
 
 pub(super) const LIVE: &str = "live/";
 
-/// Entries read or written at the same time.
+/// How many entries are read or written at the same time.
 const CONCURRENT: usize = 32;
 
 type RoleKey = (OrgId, RoleName);
 
-/// What this process knows of the roles that have a limit.
+/// The rosters of the roles that have a limit.
 #[derive(Default)]
 pub(super) struct Live {
     rosters: Mutex<HashMap<RoleKey, Roster>>,
@@ -40,60 +41,60 @@ pub(super) struct Live {
 /// The live tokens of one role.
 #[derive(Default)]
 struct Roster {
-    /// Whether `ids` holds all that is stored.
+    /// Whether `ids` holds every stored entry of the role.
     loaded: bool,
     ids: BTreeSet<ClientId>,
-    /// Those of `ids` whose token may be gone.
-    unsure: BTreeSet<ClientId>,
-    /// Each mint on its way has a clone.
+    /// The ids in `ids` whose token may be deleted.
+    unverified: BTreeSet<ClientId>,
+    /// Each unfinished mint holds a clone, so the strong count is the number of unfinished mints plus one.
     places: Arc<()>,
-    /// Held while entries are listed, or looked at.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Held while the entries are loaded or verified.
+    load_lock: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// A place among the live tokens of a role, for a token that is not stored yet. Free again when it is dropped.
+/// A reserved place among the live tokens of a role, for a token that is not stored yet. Dropping it frees the place.
 pub(crate) struct Place(#[expect(dead_code, reason = "only its clones are counted")] Arc<()>);
 
-/// What a mint is told of the limit of its role.
+/// The result of a reservation.
 pub(crate) enum Reserved {
-    /// There is room.
+    /// The role has fewer live tokens than its limit.
     Place(Place),
-    /// There is none.
+    /// The role has as many live tokens as its limit allows.
     Full {
         /// Number of live tokens.
         live: usize,
-        /// Number of tokens that are being minted.
+        /// Number of unfinished mints.
         minting: usize,
     },
 }
 
 impl Store {
-    /// Takes a place among the live tokens of a role that has a limit.
+    /// Reserves a place among the live tokens of a role that has a limit.
     pub(crate) async fn reserve(&self, role: &Role) -> Result<Reserved, Error> {
         let (key, limit) = (key_of(role), role.max_tokens as usize);
-        if let Some(room @ Reserved::Place(_)) = self.live.take(&key, limit) {
-            return Ok(room);
+        if let Some(reserved @ Reserved::Place(_)) = self.live.try_reserve(&key, limit) {
+            return Ok(reserved);
         }
-        let turn = self.live.open(&key);
-        let _turn = turn.lock().await;
+        let load_lock = self.live.track(&key);
+        let _guard = load_lock.lock().await;
         loop {
-            match self.live.take(&key, limit) {
+            match self.live.try_reserve(&key, limit) {
                 None => self.load_roster(&key).await?,
-                Some(Reserved::Full { .. }) if self.live.is_unsure(&key) => self.drop_dead(&key).await?,
+                Some(Reserved::Full { .. }) if self.live.has_unverified(&key) => self.remove_deleted(&key).await?,
                 Some(reserved) => return Ok(reserved),
             }
         }
     }
 
-    /// Begins to count the tokens of a role. No token may be stored meanwhile.
+    /// Starts counting the new tokens of a role. The caller makes sure that no token is stored during this call.
     pub(crate) fn begin_count(&self, role: &Role) {
-        self.live.open(&key_of(role));
+        self.live.track(&key_of(role));
     }
 
-    /// Counts the tokens that a role has already.
+    /// Counts the existing tokens of a role.
     pub(crate) async fn count(&self, role: &Role) -> Result<(), Error> {
         let key = key_of(role);
-        let counted = self.note_all(&key).await;
+        let counted = self.count_existing(&key).await;
         match &counted {
             Ok(()) => self.live.change(&key, |roster| roster.loaded = true).unwrap_or_default(),
             Err(_) => self.live.forget(&key),
@@ -101,7 +102,7 @@ impl Store {
         counted
     }
 
-    /// Forgets the count of a role that has no limit any more. Entries that cannot be removed do no harm.
+    /// Stops counting the tokens of a role that has no limit any more. An entry that cannot be deleted does no harm.
     pub(crate) async fn end_count(&self, role: &Role) {
         let key = key_of(role);
         self.live.forget(&key);
@@ -119,30 +120,30 @@ impl Store {
         }
     }
 
-    /// Counts a token that was found although it was not minted here, if its role has a limit.
+    /// Counts a stored token that this engine did not mint, if the role of the token has a limit.
     pub(crate) async fn count_found(&self, org: &OrgId, token: &Token) -> Result<(), Error> {
         match self.role(org, &token.role_name).await? {
-            Some(role) if role.max_tokens > 0 => self.note_live(&key_of(&role), token.client_id.clone()).await,
+            Some(role) if role.max_tokens > 0 => self.count_unverified(&key_of(&role), token.client_id.clone()).await,
             _ => Ok(()),
         }
     }
 
-    /// Counts a token that is about to be stored, if its role has a limit by now.
-    pub(super) async fn enter(&self, token: &Token, place: Option<Place>) -> Result<(), Error> {
+    /// Counts a token before it is stored, if its role has a limit. The role may have got the limit during the mint.
+    pub(super) async fn count_new(&self, token: &Token, place: Option<Place>) -> Result<(), Error> {
         let key = (token.org_id.clone(), token.role_name.clone());
-        if self.live.enter(&key, &token.client_id, place) {
+        if self.live.count_new(&key, &token.client_id, place) {
             self.storage.put_json(&entry(&key, &token.client_id), &json!({})).await?;
         }
         Ok(())
     }
 
-    /// Counts a token no more, if it is gone; else it is looked at when its role is full.
-    pub(super) async fn leave(&self, org: &OrgId, client: &ClientId, is_gone: bool) {
+    /// Stops counting a deleted token. If the token may still exist, marks it as unverified.
+    pub(super) async fn uncount(&self, org: &OrgId, client: &ClientId, is_deleted: bool) {
         let Some(key) = self.live.role_of(org, client) else { return };
-        if is_gone && self.storage.delete(&entry(&key, client)).await.is_ok() {
+        if is_deleted && self.storage.delete(&entry(&key, client)).await.is_ok() {
             self.live.change(&key, |roster| roster.remove(client));
         } else {
-            self.live.suspect(org, client);
+            self.live.mark_unverified(org, client);
         }
     }
 
@@ -150,85 +151,87 @@ impl Store {
         let clients: Vec<_> = leaves(self.storage.list(&folder(key)).await?)
             .map(|client| ClientId::stored(from_segment(&client)))
             .collect();
-        self.live.open(key);
+        self.live.track(key);
         self.live.change(key, |roster| {
             for client in clients {
-                roster.add_unsure(client);
+                roster.add_unverified(client);
             }
             roster.loaded = true;
         });
         Ok(())
     }
 
-    /// Removes those whose tokens are gone.
-    async fn drop_dead(&self, key: &RoleKey) -> Result<(), Error> {
-        let unsure = self.live.change(key, |roster| mem::take(&mut roster.unsure)).unwrap_or_default();
-        let look = |client: ClientId| async move {
+    /// Stops counting the unverified tokens that are deleted.
+    async fn remove_deleted(&self, key: &RoleKey) -> Result<(), Error> {
+        let unverified = self.live.change(key, |roster| mem::take(&mut roster.unverified)).unwrap_or_default();
+        let verify = |client: ClientId| async move {
             if !self.is_live(&key.0, &client).await? {
                 self.storage.delete(&entry(key, &client)).await?;
                 self.live.change(key, |roster| roster.remove(&client));
             }
             Ok::<_, Error>(())
         };
-        let looked = stream::iter(unsure.clone()).map(Ok).try_for_each_concurrent(CONCURRENT, look).await;
-        if looked.is_err() {
+        let verified = stream::iter(unverified.clone()).map(Ok).try_for_each_concurrent(CONCURRENT, verify).await;
+        if verified.is_err() {
             self.live.change(key, |roster| {
-                let left: BTreeSet<_> = unsure.intersection(&roster.ids).cloned().collect();
-                roster.unsure.extend(left);
+                let left: BTreeSet<_> = unverified.intersection(&roster.ids).cloned().collect();
+                roster.unverified.extend(left);
             });
         }
-        looked
+        verified
     }
 
     async fn is_live(&self, org: &OrgId, client: &ClientId) -> Result<bool, Error> {
-        // A token has its record as long as it lives.
+        // A live token always has a record.
         let Some(record) = self.record(org, client).await? else { return Ok(false) };
         Ok(self.token(&record.token_id).await?.is_some_and(|token| token.client_id == *client))
     }
 
-    /// Counts the tokens of a role that are in the inventory.
-    async fn note_all(&self, key: &RoleKey) -> Result<(), Error> {
+    /// Counts the tokens of a role that have a record.
+    async fn count_existing(&self, key: &RoleKey) -> Result<(), Error> {
         let mut after = Some(String::new());
         while let Some(start) = after {
             let (page, next) = self.records_of(&key.0, &start).await?;
             let clients =
                 page.into_iter().filter(|(_, record)| record.role_name == key.1).map(|(client, _)| Ok(client));
-            stream::iter(clients).try_for_each_concurrent(CONCURRENT, |client| self.note_live(key, client)).await?;
+            stream::iter(clients)
+                .try_for_each_concurrent(CONCURRENT, |client| self.count_unverified(key, client))
+                .await?;
             after = next;
         }
         Ok(())
     }
 
-    async fn note_live(&self, key: &RoleKey, client: ClientId) -> Result<(), Error> {
+    async fn count_unverified(&self, key: &RoleKey, client: ClientId) -> Result<(), Error> {
         self.storage.put_json(&entry(key, &client), &json!({})).await?;
-        self.live.change(key, |roster| roster.add_unsure(client));
+        self.live.change(key, |roster| roster.add_unverified(client));
         Ok(())
     }
 }
 
 impl Live {
-    /// Forgets what is not certain any more because another node changed a key.
+    /// Marks as unverified, or drops, the data that another node may have changed with this key.
     pub(super) fn invalidate(&self, key: &str) {
         let mut parts = key.splitn(4, '/');
         match (parts.next(), parts.next(), parts.next()) {
             (Some("live"), Some(org), Some(role)) => {
                 let key = (OrgId::stored(from_segment(org)), RoleName::stored(from_segment(role)));
-                self.lock().get_mut(&key).into_iter().for_each(Roster::reload);
+                self.lock().get_mut(&key).into_iter().for_each(Roster::require_reload);
             }
-            // It may have no limit any more. Where it has one, the next mint lists its tokens anew.
+            // The role may have no limit any more. If it has one, the next mint loads its entries again.
             (Some("role"), Some(_), _) => {
-                let named = |role: &RoleKey| role_key(&role.0, &role.1) == key;
-                self.lock().retain(|key, roster| !named(key) || Arc::strong_count(&roster.places) > 1);
+                let is_changed = |role: &RoleKey| role_key(&role.0, &role.1) == key;
+                self.lock().retain(|key, roster| !is_changed(key) || Arc::strong_count(&roster.places) > 1);
             }
             (Some("client"), Some(org), Some(client)) => {
-                self.suspect(&OrgId::stored(from_segment(org)), &ClientId::stored(from_segment(client)));
+                self.mark_unverified(&OrgId::stored(from_segment(org)), &ClientId::stored(from_segment(client)));
             }
-            _ => self.lock().values_mut().for_each(Roster::reload),
+            _ => self.lock().values_mut().for_each(Roster::require_reload),
         }
     }
 
-    /// Takes a place if there is one; `None` if the tokens are not known.
-    fn take(&self, key: &RoleKey, limit: usize) -> Option<Reserved> {
+    /// Reserves a place, if the role is not full. Returns `None` if the roster is not loaded.
+    fn try_reserve(&self, key: &RoleKey, limit: usize) -> Option<Reserved> {
         let rosters = self.lock();
         let roster = rosters.get(key).filter(|roster| roster.loaded)?;
         let (live, minting) = (roster.ids.len(), Arc::strong_count(&roster.places) - 1);
@@ -238,39 +241,39 @@ impl Live {
         Some(Reserved::Full { live, minting })
     }
 
-    /// Puts a token in the place of its mint. Returns whether it is counted.
-    fn enter(&self, key: &RoleKey, client: &ClientId, place: Option<Place>) -> bool {
+    /// Counts a token, and frees the place of its mint. Returns whether the token needs an entry.
+    fn count_new(&self, key: &RoleKey, client: &ClientId, place: Option<Place>) -> bool {
         let mut rosters = self.lock();
         let has_place = place.is_some();
-        // Not before the lock is held, or another mint could take it as well.
+        // Dropped under the lock. Otherwise another mint could get the place before the token is counted.
         drop(place);
         let Some(roster) = rosters.get_mut(key) else { return has_place };
-        roster.unsure.remove(client);
+        roster.unverified.remove(client);
         roster.ids.insert(client.clone());
         true
     }
 
     fn role_of(&self, org: &OrgId, client: &ClientId) -> Option<RoleKey> {
         let rosters = self.lock();
-        let mut known = rosters.iter().filter(|(key, roster)| key.0 == *org && roster.ids.contains(client));
-        known.next().map(|(key, _)| key.clone())
+        let mut found = rosters.iter().filter(|(key, roster)| key.0 == *org && roster.ids.contains(client));
+        found.next().map(|(key, _)| key.clone())
     }
 
-    fn suspect(&self, org: &OrgId, client: &ClientId) {
+    fn mark_unverified(&self, org: &OrgId, client: &ClientId) {
         for (key, roster) in &mut *self.lock() {
             if key.0 == *org && roster.ids.contains(client) {
-                roster.unsure.insert(client.clone());
+                roster.unverified.insert(client.clone());
             }
         }
     }
 
-    /// Begins to keep the tokens of a role, if that was not begun yet. Returns what is held while they are looked at.
-    fn open(&self, key: &RoleKey) -> Arc<tokio::sync::Mutex<()>> {
-        self.lock().entry(key.clone()).or_default().turn.clone()
+    /// Starts tracking the live tokens of a role. Returns the mutex to hold while they are loaded or verified.
+    fn track(&self, key: &RoleKey) -> Arc<tokio::sync::Mutex<()>> {
+        self.lock().entry(key.clone()).or_default().load_lock.clone()
     }
 
-    fn is_unsure(&self, key: &RoleKey) -> bool {
-        self.lock().get(key).is_some_and(|roster| !roster.unsure.is_empty())
+    fn has_unverified(&self, key: &RoleKey) -> bool {
+        self.lock().get(key).is_some_and(|roster| !roster.unverified.is_empty())
     }
 
     fn change<T>(&self, key: &RoleKey, change: impl FnOnce(&mut Roster) -> T) -> Option<T> {
@@ -287,21 +290,21 @@ impl Live {
 }
 
 impl Roster {
-    fn add_unsure(&mut self, client: ClientId) {
+    fn add_unverified(&mut self, client: ClientId) {
         if self.ids.insert(client.clone()) {
-            self.unsure.insert(client);
+            self.unverified.insert(client);
         }
     }
 
     fn remove(&mut self, client: &ClientId) {
         self.ids.remove(client);
-        self.unsure.remove(client);
+        self.unverified.remove(client);
     }
 
-    /// Lists the entries anew before the next mint, and looks at all ids when the role is full.
-    fn reload(&mut self) {
+    /// Makes the next mint load the entries again. If the role is full then, all its tokens are verified.
+    fn require_reload(&mut self) {
         self.loaded = false;
-        self.unsure.clone_from(&self.ids);
+        self.unverified.clone_from(&self.ids);
     }
 }
 

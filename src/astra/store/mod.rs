@@ -1,4 +1,4 @@
-//! What a mount stores: keys, entries and the caches over them.
+//! The entries that a mount stores: their keys, their JSON, and the caches in front of them.
 //!
 //! | key | entry |
 //! | --- | --- |
@@ -6,13 +6,13 @@
 //! | `role/<org_id>:<role_name>` | [`Role`] |
 //! | `token/<token id>` | [`Token`] |
 //! | `client/<org_id>/<client_id>` | [`Record`], the inventory |
-//! | `client-index` | the inventory is complete |
-//! | `live/<org_id>/<role_name>/<client_id>` | the token counts against the limit of its role |
+//! | `client-index` | its presence means that the inventory is complete |
+//! | `live/<org_id>/<role_name>/<client_id>` | the token counts towards the limit of its role |
 //!
-//! The Go plugin knows the first three keys, and accepted any text as a name. In the other keys, a name must be one
-//! segment: [`segment`](crate::astra::names::segment) escapes a name of the Go plugin that is not.
+//! The Go plugin uses the first three keys, and accepts any text as a name. In the other keys, a name must be one
+//! segment, so [`segment`](crate::astra::names::segment) escapes the slashes in names of the Go plugin.
 //!
-//! Architecture invariant: a listing touches `client/` only, which holds no secret.
+//! Architecture invariant: a list operation reads only `client/`, which holds no secret.
 
 mod build;
 mod cache;
@@ -29,7 +29,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
-use self::cache::Cache;
+use self::cache::{Cache, Cached};
 use self::directory::Directory;
 use self::index::Inventory;
 use self::live::Live;
@@ -56,15 +56,15 @@ pub(crate) struct Store {
     roles: Cache<Role>,
     directory: Cache<Directory>,
     live: Live,
-    /// Whether the operator lets us cache; asked once.
+    /// Whether the operator allows caching. The store asks the host only once.
     caching: OnceCell<bool>,
-    /// The marker of the inventory, once the inventory is complete.
+    /// The entry `client-index`, once it is known to exist.
     inventory: Inventory,
     cursor: tokio::sync::Mutex<Cursor>,
 }
 
 impl Store {
-    /// Returns the store of a mount. Nothing is read yet.
+    /// Returns the store of a mount. Does not read any entry.
     pub(crate) fn new(mount: &Mount) -> Self {
         const CONFIGS_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
         const ROLES_KEPT: NonZeroUsize = NonZeroUsize::new(16384).unwrap();
@@ -81,7 +81,8 @@ impl Store {
         }
     }
 
-    /// Forgets what is cached of a key that another node changed.
+    /// Drops the cached entries of a key that another node changed. For an empty key or a folder, drops all
+    /// configs and roles.
     pub(crate) fn invalidate(&self, key: &str) {
         if key.is_empty() || key.ends_with('/') {
             self.configs.clear();
@@ -94,7 +95,7 @@ impl Store {
         } else if key.starts_with(ROLES) {
             self.roles.forget(key);
             self.live.invalidate(key);
-        } else if key.starts_with(index::MARKER) {
+        } else if key.starts_with(index::CLIENT_INDEX) {
             self.inventory.forget();
         } else {
             self.live.invalidate(key);
@@ -106,7 +107,8 @@ impl Store {
         self.load(&self.configs, &config_key(org)).await
     }
 
-    /// Returns the config of an org as it is stored, whatever is cached: for those who delete what it does not name.
+    /// Returns the config of an org from storage, not from the cache. Callers that delete tokens need the latest root
+    /// token.
     pub(crate) async fn stored_config(&self, org: &OrgId) -> Result<Option<Arc<Config>>, Error> {
         self.configs.forget(&config_key(org));
         self.config(org).await
@@ -128,7 +130,7 @@ impl Store {
         Ok(result?)
     }
 
-    /// Returns the orgs that have a config, sorted.
+    /// Returns the orgs that have a config, in sorted order.
     pub(crate) async fn orgs(&self) -> Result<Vec<OrgId>, Error> {
         let mut orgs: Vec<OrgId> = self.names_in(CONFIGS).await?.into_iter().map(OrgId::stored).collect();
         orgs.sort();
@@ -140,8 +142,8 @@ impl Store {
         let key = role_key(org, name);
         let role = self.load(&self.roles, &key).await?;
         // If the key has more than one colon, a role of another org can have the same key.
-        let is_it = |role: &Arc<Role>| has_one_colon(&key) || (&role.org_id, &role.role_name) == (org, name);
-        Ok(role.filter(is_it))
+        let is_same = |role: &Arc<Role>| has_one_colon(&key) || (&role.org_id, &role.role_name) == (org, name);
+        Ok(role.filter(is_same))
     }
 
     /// Writes a role.
@@ -160,14 +162,14 @@ impl Store {
         Ok(result?)
     }
 
-    /// Returns the names of all roles with their orgs, in no order.
+    /// Returns all roles as pairs of org and role name, in no particular order.
     pub(crate) async fn roles(&self) -> Result<Vec<(OrgId, RoleName)>, Error> {
         let mut roles = Vec::new();
         for name in self.names_in(ROLES).await? {
             if has_one_colon(&name) {
                 roles.extend(name.split_once(':').map(|(org, name)| (OrgId::stored(org), RoleName::stored(name))));
             } else if let Some(role) = self.load(&self.roles, &format!("{ROLES}{name}")).await? {
-                // Only the entry tells which colon separates the org from the role name.
+                // With several colons, only the entry shows which colon separates the org from the role name.
                 roles.push((role.org_id.clone(), role.role_name.clone()));
             }
         }
@@ -183,8 +185,8 @@ impl Store {
         Ok(token.filter(Token::is_live))
     }
 
-    /// Returns a live token whose entry can be read. One that cannot must not keep a lease from ending, nor a config from
-    /// being written.
+    /// Returns a live token, like [`Store::token`]. If the entry cannot be parsed, returns `None`: the entry must block
+    /// neither the revocation of a lease nor the write of a config.
     pub(crate) async fn readable_token(&self, id: &str) -> Result<Option<Token>, Error> {
         match self.token(id).await {
             Err(Error::Storage(StorageError::Encoding { .. })) => {
@@ -195,15 +197,16 @@ impl Store {
         }
     }
 
-    /// Whether anything is stored of a token.
+    /// Whether a token is still stored, or still has a record.
     pub(crate) async fn has_traces(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<bool, Error> {
         let is_stored = self.token(id).await?.is_some_and(|token| token.client_id == *client);
         Ok(is_stored || self.record(org, client).await?.is_some())
     }
 
-    /// Writes a token, in the place that was taken for it if its role has a limit, and its inventory record. The record
-    /// comes before the token, or whoever builds the inventory takes it for one of the Go plugin and gives it a record
-    /// without marker and end: it would neither be undone nor swept.
+    /// Writes a token and its record. If the role of the token has a limit, `place` is the reservation of the token.
+    ///
+    /// Writes the record first. Otherwise the inventory build could find the token without a record, and write a record
+    /// without marker and expiry. The undo and the sweep would then skip the token.
     pub(crate) async fn put_token(
         &self,
         id: &str,
@@ -211,15 +214,15 @@ impl Store {
         record: &Record,
         place: Option<Place>,
     ) -> Result<(), Error> {
-        self.enter(token, place).await?;
+        self.count_new(token, place).await?;
         self.put_record(&token.org_id, &token.client_id, record).await?;
         Ok(self.storage.put_json(&token_key(id), token).await?)
     }
 
-    /// Removes what is stored of a token. Another token that took its name meanwhile stays.
+    /// Deletes the entries of a token. Keeps the entry of a newer token with the same name.
     pub(crate) async fn delete_token(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
         let deleted = self.delete_entries(id, org, client).await;
-        self.leave(org, client, deleted.is_ok()).await;
+        self.uncount(org, client, deleted.is_ok()).await;
         deleted
     }
 
@@ -228,16 +231,16 @@ impl Store {
             && fits_key(id)
             && let Some(entry) = self.storage.get(&token_key(id)).await?
         {
-            // An entry that cannot be read must not keep a lease from ending.
-            let another = entry.decode::<Token>().is_ok_and(|token| token.is_live() && token.client_id != *client);
-            if !another {
+            // An entry that cannot be parsed is deleted, too. It must not block the revocation of a lease.
+            let is_newer = entry.decode::<Token>().is_ok_and(|token| token.is_live() && token.client_id != *client);
+            if !is_newer {
                 self.storage.delete(&token_key(id)).await?;
             }
         }
         self.delete_record(org, client).await
     }
 
-    /// Returns the names in a folder of the Go plugin. The storage lists a name with a slash as a subfolder.
+    /// Returns the names in a folder of the Go plugin. Storage lists a name with a slash as a subfolder.
     async fn names_in(&self, folder: &str) -> Result<Vec<String>, Error> {
         let (mut names, mut folders) = (Vec::new(), vec![String::new()]);
         while let Some(path) = folders.pop() {
@@ -245,7 +248,8 @@ impl Store {
                 let name = format!("{path}{child}");
                 match child.ends_with('/') {
                     true => folders.push(name),
-                    // A key that ends with a slash lists as an empty child. For the folder itself, this is not a name.
+                    // Storage lists a key that ends with a slash as an empty child. In `folder` itself, it is not a
+                    // name.
                     false if name.is_empty() => {}
                     false => names.push(name),
                 }
@@ -255,18 +259,18 @@ impl Store {
     }
 
     async fn load<T: DeserializeOwned>(&self, cache: &Cache<T>, key: &str) -> Result<Option<Arc<T>>, Error> {
-        // A lease may hold a name that no key can hold.
+        // The name can come from a lease, and may not fit a key.
         if !fits_key(key) {
             return Ok(None);
         }
-        let ticket = match cache.get(key) {
-            Ok(value) => return Ok(Some(value)),
-            Err(ticket) => ticket,
+        let generation = match cache.get(key) {
+            Cached::Hit(value) => return Ok(Some(value)),
+            Cached::Miss(generation) => generation,
         };
         let Some(value) = self.storage.get_json(key).await? else { return Ok(None) };
         let value = Arc::new(value);
         if self.caching().await {
-            cache.insert(key, &value, ticket);
+            cache.insert(key, &value, generation);
         }
         Ok(Some(value))
     }
@@ -277,7 +281,7 @@ impl Store {
     }
 }
 
-/// Returns the id of a token in standard mode: nobody else can have it while it lives.
+/// Returns the id of a named token. No two live tokens have the same id.
 pub(crate) fn named_token_id(org: &OrgId, role: &RoleName, name: &LogicalName) -> String {
     use std::fmt::Write as _;
 
@@ -305,7 +309,8 @@ fn has_one_colon(key: &str) -> bool {
     key.matches(':').count() == 1
 }
 
-/// Leaves out folders and the bare child that a key equal to its prefix lists as.
+/// Returns the children of a folder that are entries. Skips subfolders, and the empty child of a key that is the folder
+/// itself.
 fn leaves(keys: Vec<String>) -> impl Iterator<Item = String> {
     keys.into_iter().filter(|key| !key.is_empty() && !key.ends_with('/'))
 }
@@ -315,7 +320,8 @@ pub(crate) mod fuzz {
     use super::*;
     use crate::sdk::framework::to_lower;
 
-    /// Names stay below the folder of their key, are read from it again, and are spelled in one way. Each line is a name.
+    /// A key has each name in its own segment, a role key can be split into its names again, and each name has only
+    /// one spelling. Each line of the input is a name.
     pub(crate) fn fuzz_names(data: &[u8]) {
         let Ok(text) = std::str::from_utf8(data) else { return };
         let lines: Vec<&str> = text.split('\n').collect();
@@ -326,14 +332,14 @@ pub(crate) mod fuzz {
             assert_eq!(error.to_string().matches("must not").count(), 1);
         }
         let Ok(org) = org else { return };
-        assert!(org.as_str() == one && stays(&config_key(&org), &["config", one]));
+        assert!(org.as_str() == one && has_segments(&config_key(&org), &["config", one]));
         if let Ok(client) = client {
-            assert!(client.as_str() == two && stays(&token_key(two), &["token", two]));
-            assert!(stays(&index::key(&org, &client), &["client", one, two]));
+            assert!(client.as_str() == two && has_segments(&token_key(two), &["token", two]));
+            assert!(has_segments(&index::key(&org, &client), &["client", one, two]));
         }
         let Ok(role) = role else { return };
         let key = role_key(&org, &role);
-        assert!(stays(&key, &["role", &format!("{org}:{role}")]));
+        assert!(has_segments(&key, &["role", &format!("{org}:{role}")]));
         assert_eq!(key.strip_prefix(ROLES).and_then(|key| key.split_once(':')), Some((one, role.as_str())));
         assert!(RoleName::parse("role_name", role.as_str()).is_ok_and(|again| again == role), "{:?}", role.as_str());
         let Ok(name) = name else { return };
@@ -342,8 +348,8 @@ pub(crate) mod fuzz {
         assert_eq!(id, named_token_id(&org, &role, &LogicalName::stored(to_lower(three))));
     }
 
-    /// Whether a key has these parts, and is one that the host takes.
-    fn stays(key: &str, parts: &[&str]) -> bool {
+    /// Whether a key has exactly these segments, and the host accepts the key.
+    fn has_segments(key: &str, parts: &[&str]) -> bool {
         let fits = |part: &&str| !part.is_empty() && *part != "." && part.len() <= 2 * 255 + 1;
         key.split('/').eq(parts.iter().copied()) && parts.iter().all(fits) && !key.contains("..")
     }
@@ -355,7 +361,7 @@ mod tests {
 
     use super::*;
 
-    /// Every key that is made of these names.
+    /// Returns every key that contains these names; `None` if a name is not valid.
     fn keys(org: &str, role: &str, client: &str) -> Option<[String; 5]> {
         let org = OrgId::parse("org_id", org).ok()?;
         let role = RoleName::parse("role_name", role).ok()?;

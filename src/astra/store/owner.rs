@@ -12,15 +12,14 @@ use super::{Store, Token, named_token_id};
 use crate::astra::error::Error;
 use crate::astra::names::OrgId;
 
-/// Tokens of an org that are asked which organization they are of.
-const LOOKED_AT: usize = 16;
+/// How many tokens of an org [`Store::org_of_tokens`] reads.
+const TOKENS_READ: usize = 16;
 
 /// Finds the orgs of many tokens.
 pub(super) struct Owners {
     directory: Arc<Directory>,
-    /// Maps the organization in a token to the org that the names of the last such token led to. The next token most
-    /// likely has the same org.
-    led: HashMap<OrgId, OrgId>,
+    /// Maps the organization in a token to the org of the last such token. The next token most likely has the same org.
+    last_org: HashMap<OrgId, OrgId>,
 }
 
 impl Store {
@@ -43,44 +42,44 @@ impl Store {
         Ok(self.directory().await?.not_known().cloned().collect())
     }
 
-    /// Returns the organization that the stored tokens of an org say they are of: the one that Astra named, if one of the
-    /// first does, else another one; `None` if no token says it.
+    /// Returns the organization of the stored tokens of an org, as the tokens name it. Prefers the organization
+    /// `named`, and reads the first tokens only. Returns `None` if none of them names an organization.
     pub(crate) async fn org_of_tokens(&self, org: &OrgId, named: &str) -> Result<Option<OrgId>, Error> {
         let mut found: Option<OrgId> = None;
-        for (_, client, record) in self.inventory(Some(org), "", LOOKED_AT).await?.detailed {
+        for (_, client, record) in self.inventory(Some(org), "", TOKENS_READ).await?.detailed {
             let token = self.readable_token(&record.token_id).await?.filter(|token| token.client_id == client);
-            // The tokens of this engine say the key of their config.
-            let Some(of) = token.map(|token| token.org_id).filter(|of| of != org && !of.as_str().is_empty()) else {
+            // Tokens of this engine hold the `org_id` of their config, not Astra's id of the organization.
+            let Some(id) = token.map(|token| token.org_id).filter(|id| id != org && !id.as_str().is_empty()) else {
                 continue;
             };
-            if of.as_str().eq_ignore_ascii_case(named) {
-                return Ok(Some(of));
+            if id.as_str().eq_ignore_ascii_case(named) {
+                return Ok(Some(id));
             }
-            found.get_or_insert(of);
+            found.get_or_insert(id);
         }
         Ok(found)
     }
 
     pub(super) async fn owners(&self) -> Result<Owners, Error> {
-        Ok(Owners { directory: self.directory().await?, led: HashMap::new() })
+        Ok(Owners { directory: self.directory().await?, last_org: HashMap::new() })
     }
 }
 
 impl Owners {
     /// Returns the org of a token.
     pub(super) fn of(&mut self, id: &str, token: &Token) -> Option<OrgId> {
-        // An org whose config is gone has no root token: the organization may have a config of another name by now.
+        // Without a config, the org has no root token. The organization may have a config with another `org_id` by now.
         let has_config = self.directory.has(&token.org_id);
         if has_config && is_named(&token.org_id, id, token) {
             return Some(token.org_id.clone());
         }
         // The id of a named token is the digest of its names. The `org_id` is among these names.
         if id.len() == 64 {
-            let led = self.led.get(&token.org_id).into_iter();
-            let known = led.chain(self.directory.of_astra(token.org_id.as_str())).chain(self.directory.ids());
-            let named = known.into_iter().find(|org| is_named(org, id, token)).cloned();
+            let last = self.last_org.get(&token.org_id).into_iter();
+            let candidates = last.chain(self.directory.of_astra(token.org_id.as_str())).chain(self.directory.ids());
+            let named = candidates.into_iter().find(|org| is_named(org, id, token)).cloned();
             if let Some(org) = named {
-                self.led.insert(token.org_id.clone(), org.clone());
+                self.last_org.insert(token.org_id.clone(), org.clone());
                 return Some(org);
             }
         }

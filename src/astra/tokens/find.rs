@@ -44,7 +44,7 @@ pub(super) async fn target(engine: &Engine, lease: &LeaseData) -> Result<Option<
         let org = with_config(engine, &org).await?.unwrap_or(org);
         return Ok(Some(of(lease, org, &record.token_id)));
     }
-    if !engine.store.index_is_complete().await? {
+    if !engine.store.inventory_is_complete().await? {
         return Err(Error::NotYet("the inventory of tokens is still being built; try again later".into()));
     }
     // The storage does not have the token, but Astra may still have it.
