@@ -1,8 +1,8 @@
-//! Fuzzing: what each target in `tests/fuzz` runs.
+//! The functions that the fuzz targets in `tests/fuzz` run.
 //!
-//! A body is a function `fuzz_<target>` beside the code that it tests. It takes any bytes and panics where that code
-//! breaks a promise. `make fuzz` runs the bodies on what libFuzzer makes up; the tests below replay the inputs that are
-//! kept in `tests/fuzz/corpus`, so what was found once stays found.
+//! A body is a function `fuzz_<target>` beside the code that it tests. It takes any bytes, and panics if that code
+//! breaks an invariant. `make fuzz` runs the bodies on inputs of libFuzzer. The tests below run the bodies on the
+//! inputs in `tests/fuzz/corpus`, so an input that once failed is tested in every run.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,7 @@ use crate::{astra, sdk};
 
 type Body = fn(&[u8]);
 
-/// The bodies by the names of their targets.
+/// The targets and their bodies.
 const BODIES: &[(&str, Body)] = &[
     ("astra_error", astra::fuzz_astra_error),
     ("astra_list", astra::fuzz_astra_list),
@@ -34,7 +34,7 @@ const BODIES: &[(&str, Body)] = &[
 /// Runs the body of this target on an input.
 ///
 /// # Panics
-/// When the code under test breaks a promise, or there is no such target.
+/// When the code under test breaks an invariant, or there is no such target.
 pub fn run(target: &str, data: &[u8]) {
     let body = BODIES.iter().find(|(name, _)| *name == target).map(|(_, body)| body);
     assert!(body.is_some(), "no body for the target {target:?}");
@@ -43,7 +43,7 @@ pub fn run(target: &str, data: &[u8]) {
     }
 }
 
-/// Loads an entry of storage, whose error must not show what is in it.
+/// Decodes a stored entry. Panics if the error shows any part of the entry.
 pub(crate) fn decode<T: DeserializeOwned>(data: &[u8]) -> Option<T> {
     const REASON: &str =
         r#"^storage: entry "k": not the expected JSON \((Syntax|Data|Eof) error at line \d+ column \d+\)$"#;
@@ -57,7 +57,7 @@ pub(crate) fn decode<T: DeserializeOwned>(data: &[u8]) -> Option<T> {
     decoded.ok()
 }
 
-/// Returns a value as it is stored.
+/// Encodes a value as it is stored.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let entry = Entry::json("k", value);
     assert!(entry.is_ok(), "a value has no JSON form");
@@ -73,27 +73,27 @@ mod tests {
 
     use super::*;
 
-    fn inside(folder: &str) -> Vec<PathBuf> {
+    fn files_in(folder: &str) -> Vec<PathBuf> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz").join(folder);
         let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.sort();
         paths
     }
 
-    fn stems(folder: &str) -> Vec<String> {
-        inside(folder).iter().map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+    fn stems_in(folder: &str) -> Vec<String> {
+        files_in(folder).iter().map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
     fn every_body_has_a_target_and_a_corpus() {
         let bodies: Vec<&str> = BODIES.iter().map(|(name, _)| *name).collect();
         assert!(bodies.is_sorted());
-        assert_eq!(stems("corpus"), bodies);
-        assert_eq!(stems("fuzz_targets"), bodies);
+        assert_eq!(stems_in("corpus"), bodies);
+        assert_eq!(stems_in("fuzz_targets"), bodies);
         let manifest = include_str!("../tests/fuzz/Cargo.toml");
         for name in &bodies {
             let target =
-                fs::read_to_string(&inside("fuzz_targets")[bodies.iter().position(|n| n == name).unwrap()]).unwrap();
+                fs::read_to_string(&files_in("fuzz_targets")[bodies.iter().position(|n| n == name).unwrap()]).unwrap();
             assert!(target.contains(&format!("fuzz::run({name:?}, data)")), "{name}");
             assert!(manifest.contains(&format!("name = {name:?}\npath = \"fuzz_targets/{name}.rs\"")), "{name}");
         }
@@ -101,25 +101,25 @@ mod tests {
     }
 
     #[test]
-    fn every_kept_input_keeps_its_promises() {
+    fn no_input_of_the_corpus_breaks_an_invariant() {
         for (name, body) in BODIES {
-            let inputs = inside(&format!("corpus/{name}"));
+            let inputs = files_in(&format!("corpus/{name}"));
             assert!(!inputs.is_empty(), "no input for {name}");
             for input in inputs {
                 let data = fs::read(&input).unwrap();
                 assert!(data.len() <= 1024, "{} is too long", input.display());
-                // Shown when the body panics.
+                // The test harness shows this line if the body panics.
                 println!("{}", input.display());
                 body(&data);
             }
         }
     }
 
-    /// Bytes, text, and kept inputs with some of their bytes changed.
+    /// Generates bytes, text, and inputs of the corpus with some bytes changed.
     fn input() -> impl Strategy<Value = Vec<u8>> {
         let kept: Vec<Vec<u8>> = BODIES
             .iter()
-            .flat_map(|(name, _)| inside(&format!("corpus/{name}")))
+            .flat_map(|(name, _)| files_in(&format!("corpus/{name}")))
             .map(|path| fs::read(path).unwrap())
             .collect();
         let change = (any::<prop::sample::Index>(), any::<u8>());
@@ -138,7 +138,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_input_keeps_its_promises(data in input()) {
+        fn no_generated_input_breaks_an_invariant(data in input()) {
             for (_, body) in BODIES {
                 body(&data);
             }

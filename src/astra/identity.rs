@@ -1,4 +1,4 @@
-//! Learns which organization of Astra the `org_id` of a config stands for.
+//! Learns to which organization of Astra a config belongs.
 //!
 //! An `org_id` is the operator's key. Astra names the organization when the engine verifies a config. Configs of the Go
 //! plugin were never verified: the engine learns their organization from the first answer of Astra that names an
@@ -15,12 +15,12 @@ use super::error::Error;
 use super::names::OrgId;
 use super::store::Config;
 
-/// How many configs ask Astra for their organization at the same time.
-const ASKED_AT_ONCE: usize = 8;
+/// How many organizations the engine asks Astra for at the same time.
+const CONCURRENT: usize = 8;
 
 impl Engine {
-    /// Whether an answer of Astra names the organization of the config. If the config has no organization yet, stores
-    /// the named organization in the config.
+    /// Whether `named`, the organization in an answer of Astra, is the organization of the config. If the config has no
+    /// known organization, stores `named` in the config.
     pub(crate) async fn is_own_org(&self, config: &Config, named: &str) -> bool {
         if let Some(is_own) = config.is_of(named) {
             return is_own;
@@ -35,19 +35,19 @@ impl Engine {
         }
     }
 
-    /// Stores the organization of a config, unless the config was changed since the call to Astra. Returns false if
+    /// Stores the organization of a config, unless the config was changed during the call to Astra. Returns false if
     /// another organization was stored meanwhile.
     async fn learn_org(&self, config: &Config, named: &str) -> Result<bool, Error> {
         let _lock = self.locks.configs().await;
         let org = &config.org_id;
-        let Some(now) = self.store.stored_config(org).await? else { return Ok(true) };
-        if let Some(is_own) = now.is_of(named) {
+        let Some(stored) = self.store.stored_config(org).await? else { return Ok(true) };
+        if let Some(is_own) = stored.is_of(named) {
             return Ok(is_own);
         }
-        if !now.same_endpoint(config) {
+        if !stored.same_endpoint(config) {
             return Ok(true);
         }
-        let mut new = (*now).clone();
+        let mut new = (*stored).clone();
         self.adopt_org(&mut new, named).await?;
         self.store.put_config(&new).await?;
         if is_uuid(org.as_str()) && !org.as_str().eq_ignore_ascii_case(named) {
@@ -81,7 +81,7 @@ impl Engine {
             }
         };
         let orgs = self.store.orgs_not_known().await?;
-        stream::iter(orgs.into_iter().map(ask)).buffer_unordered(ASKED_AT_ONCE).collect::<()>().await;
+        stream::iter(orgs.into_iter().map(ask)).buffer_unordered(CONCURRENT).collect::<()>().await;
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use crate::sdk::framework::to_lower;
 /// The longest name that can be created.
 const MAX_BYTES: usize = 255;
 
-/// The longest name that may be stored. The host refuses keys of more than 32 KiB.
+/// The longest name that may be stored. The host rejects keys of more than 32 KiB.
 const MAX_STORED_BYTES: usize = 8 << 10;
 
 /// A text that cannot be a name. Never holds the text.
@@ -72,11 +72,12 @@ macro_rules! name {
 
             fn fold(text: &str) -> Self {
                 let fold: fn(&str) -> String = $fold;
-                // Some letters are longer in lower case, and what is stored must be taken when it is given back.
+                // Checks come after this: some letters have more bytes in lower case, and a stored name must stay
+                // valid.
                 Self(fold(text))
             }
 
-            /// Takes what this engine stored itself.
+            /// Wraps a name that this engine stored, without a check.
             #[allow(dead_code, reason = "a logical name is only ever read as part of an entry")]
             pub(crate) fn stored(text: impl Into<String>) -> Self {
                 Self(text.into())
@@ -111,7 +112,7 @@ name!(
     validate_stored_key
 );
 name!(
-    /// Logical name of a token, in lower case; empty where a token has none.
+    /// Logical name of a token, in lower case; empty if the token has none.
     LogicalName,
     to_lower,
     validate_name,
@@ -125,10 +126,10 @@ name!(
     validate_stored_key
 );
 
-/// Checks a name that a caller gave.
+/// Checks a name from a caller.
 ///
 /// # Errors
-/// Names `field` and what is wrong; never holds the text.
+/// Names `field` and the rule that the text breaks. Never holds the text.
 pub(crate) fn validate_name(field: &'static str, text: &str) -> Result<(), InvalidName> {
     let reason = if text.is_empty() {
         "must not be empty"
@@ -137,7 +138,7 @@ pub(crate) fn validate_name(field: &'static str, text: &str) -> Result<(), Inval
     } else if text.contains(['/', ':']) || text.chars().any(char::is_control) {
         "must not contain \"/\", \":\" or control characters"
     } else if text == "." || text.contains("..") {
-        // The host refuses such keys: "relative paths not supported".
+        // The host rejects such keys: "relative paths not supported".
         "must not be \".\" or contain \"..\""
     } else {
         return Ok(());
@@ -145,7 +146,7 @@ pub(crate) fn validate_name(field: &'static str, text: &str) -> Result<(), Inval
     Err(InvalidName::new(field, reason))
 }
 
-/// Checks a name that becomes part of a storage key as it is.
+/// Checks a name that becomes part of a storage key without escapes.
 fn validate_key(field: &'static str, text: &str) -> Result<(), InvalidName> {
     validate_name(field, text)?;
     if text.chars().all(is_printable) {
@@ -154,7 +155,7 @@ fn validate_key(field: &'static str, text: &str) -> Result<(), InvalidName> {
     Err(InvalidName::new(field, "must not contain characters that are not printable, such as a zero-width space"))
 }
 
-/// Checks a name of a stored entry that is not part of a key.
+/// Checks the name of a stored entry, if the name is not part of a key.
 fn validate_stored_name(field: &'static str, text: &str) -> Result<(), InvalidName> {
     if text.is_empty() {
         return Err(InvalidName::new(field, "must not be empty"));
@@ -174,13 +175,13 @@ fn validate_stored_key(field: &'static str, text: &str) -> Result<(), InvalidNam
     Err(InvalidName::new(field, "must not contain \"..\" or characters that are not printable"))
 }
 
-/// Whether the host's storage accepts a text as part of a key. It refuses two dots ("relative paths not supported").
+/// Whether the host's storage accepts a text as part of a key. It rejects two dots ("relative paths not supported").
 pub(crate) fn fits_key(text: &str) -> bool {
     !text.contains("..") && text.chars().all(is_printable)
 }
 
-/// Writes a name as one segment of a key. Names of the Go plugin can contain `/`, which would begin another segment, so
-/// `/` is escaped. An escape begins with `:`. Names that can be created contain neither, so they stay as they are.
+/// Writes a name as one segment of a key. Names of the Go plugin can contain `/`, which would start another segment, so
+/// `/` is escaped. An escape starts with `:`. Names that can be created contain neither character and do not change.
 pub(crate) fn segment(name: &str) -> Cow<'_, str> {
     if name.contains(['/', ':']) { name.replace(':', ":3a").replace('/', ":2f").into() } else { name.into() }
 }
@@ -190,8 +191,8 @@ pub(crate) fn from_segment(segment: &str) -> String {
     segment.replace(":2f", "/").replace(":3a", ":")
 }
 
-/// Whether the host's storage takes a character in a key: it must be what Go calls printable (`unicode.IsPrint`). Rust's
-/// standard library writes the others as escapes.
+/// Whether the host's storage accepts a character in a key: the character must be printable in Go (`unicode.IsPrint`).
+/// Rust's standard library writes all other characters as escapes.
 fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return !c.is_ascii_control();
@@ -200,8 +201,8 @@ fn is_printable(c: char) -> bool {
     format!("a{c}").escape_debug().count() == 2
 }
 
-/// Whether a name can be a segment of a path, as engines take them: ASCII letters, digits and `_`, and `-` and `.` between
-/// those, but no two dots in a row. Such a name has one spelling, whatever clients and servers do to a URL.
+/// Whether a name can be a segment of an engine's path: ASCII letters, digits and `_`, and between them also `-` and
+/// `.`, but no two dots in a row. Such a name needs no percent-encoding, so it has only one spelling in a URL.
 pub(crate) fn fits_path(name: &str) -> bool {
     let is_word = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
     name.len() <= MAX_BYTES
@@ -218,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_could_escape_their_key_are_refused() {
+    fn names_that_could_escape_their_key_are_rejected() {
         let long = "x".repeat(256);
         for text in ["", "a/b", "a:b", "a\nb", "a\0", ".", "..", "a..b", &long] {
             let error = OrgId::parse("org_id", text).unwrap_err().to_string();
@@ -227,15 +228,16 @@ mod tests {
     }
 
     #[test]
-    fn names_that_the_storage_does_not_take_in_a_key_are_refused() {
-        // Zero-width space and joiner, reading direction, byte order mark, blanks that are no space, private, unassigned.
+    fn names_that_storage_rejects_in_a_key_are_rejected() {
+        // Zero-width space and joiner, reading direction, byte order mark, no-break space, line separator, a private
+        // and an unassigned character, soft hyphen.
         for c in ['\u{200b}', '\u{200d}', '\u{202e}', '\u{feff}', '\u{a0}', '\u{2028}', '\u{e000}', '\u{378}', '\u{ad}']
         {
             let text = format!("a{c}b");
             let error = RoleName::parse("role_name", &text).unwrap_err().to_string();
             assert!(error.starts_with("role_name must not") && error.contains("printable"), "{error}");
             assert!(OrgId::parse("org_id", &text).is_err() && ClientId::parse("client_id", &text).is_err());
-            assert!(LogicalName::parse("logical_name", &text).is_ok(), "it is in no key");
+            assert!(LogicalName::parse("logical_name", &text).is_ok(), "a logical name is part of no key");
         }
         for text in [
             "a b",
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_the_guide_are_taken_as_they_are() {
+    fn ids_from_the_go_plugins_guide_are_valid_and_unchanged() {
         let guide = "ccd999999_facd_4ad3_bbb99903d999999999999999d";
         assert_eq!(OrgId::parse("org_id", guide).unwrap().as_str(), guide);
         assert_eq!(ClientId::parse("client_id", "DTEUyKUZ").unwrap().as_str(), "DTEUyKUZ");
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_fit_a_path_have_one_spelling() {
+    fn only_names_with_one_spelling_fit_a_path() {
         let uuid = "6a4c2d1e-5c0f-4b8e-9a57-000000000002";
         for name in ["a", "_", "7", "retailOrg", "a.b-c_d", uuid, &"x".repeat(255)] {
             assert!(fits_path(name), "{name:?}");
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_too_long_in_lower_case_is_refused() {
+    fn a_name_that_is_too_long_in_lower_case_is_rejected() {
         let long = "\u{23a}".repeat(127);
         assert!(long.len() <= MAX_BYTES && to_lower(&long).len() > MAX_BYTES);
         assert!(RoleName::parse("role_name", &long).is_err() && LogicalName::parse("logical_name", &long).is_err());
@@ -295,7 +297,7 @@ mod tests {
             let name = RoleName::find("role_name", text).unwrap();
             assert!(name.require_new("role_name").unwrap_err().to_string().starts_with("role_name must not"));
         }
-        // The Go plugin hashes the logical name of a token, so the storage never refused these.
+        // The Go plugin hashes the logical name of a token, so storage never rejected these.
         for text in ["a..b", "a\nb", "a\u{200b}b", ".", "a/b", &long] {
             assert_eq!(LogicalName::find("logical_name", text).unwrap().as_str(), text);
             let is_new = LogicalName::parse("logical_name", text).is_ok();
@@ -309,7 +311,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_is_a_segment_and_comes_back(one in "[:/a2f3.]{0,6}", two in "[:/a2f3.]{0,6}") {
+        fn every_name_can_be_read_from_its_segment(one in "[:/a2f3.]{0,6}", two in "[:/a2f3.]{0,6}") {
             let segments = [&one, &two].map(|name| segment(name).into_owned());
             prop_assert!(!segments[0].contains('/'));
             prop_assert_eq!(from_segment(&segments[0]), one.clone());
