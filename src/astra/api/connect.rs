@@ -32,33 +32,33 @@ const NO_CALL: Duration = Duration::from_secs(30);
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 tokio::task_local! {
-    /// The call that needs the connection.
+    /// The call that needs a connection.
     static CALL: Call;
-    /// The connection that is being made.
+    /// The current attempt to connect.
     static ATTEMPT: Arc<Attempt>;
 }
 
 struct Call {
     deadline: Instant,
-    /// How many connections the call has begun.
+    /// How many connections the call has started.
     connections: AtomicUsize,
 }
 
 /// One attempt to connect.
 struct Attempt {
-    /// When its last step must be done.
+    /// When the last step of the attempt must be done.
     deadline: Instant,
-    /// How many connections the same call has begun before.
+    /// How many connections the same call has started before.
     number: usize,
-    /// When its current step fails.
+    /// When the current step of the attempt fails.
     limit: Mutex<Instant>,
     through_proxy: bool,
 }
 
-/// A look-up, and the attempt to connect that needs it, if there is one.
+/// A look-up, and the attempt to connect that needs the look-up, if there is one.
 pub(super) struct Lookup(Option<Arc<Attempt>>);
 
-/// Adds the limit to a connector.
+/// Adds the time limit to a connector.
 #[derive(Clone)]
 pub(super) struct Limit {
     /// Whether a proxy makes the connection to Astra. The proxy needs time for a look-up and a connection, so the limit is not
@@ -66,7 +66,7 @@ pub(super) struct Limit {
     pub(super) through_proxy: bool,
 }
 
-/// A connector with the limit.
+/// A connector with the time limit.
 #[derive(Clone)]
 pub(super) struct Limited<S> {
     connector: S,
@@ -92,7 +92,7 @@ impl Attempt {
 }
 
 impl Lookup {
-    /// Begins a look-up. It suspends the limit of the connection until [`Lookup::end`].
+    /// Starts a look-up. Suspends the limit of the connection until [`Lookup::end`].
     pub(super) fn begin() -> Self {
         let attempt = ATTEMPT.try_with(Arc::clone).ok();
         if let Some(attempt) = &attempt {

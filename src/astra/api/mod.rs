@@ -1,7 +1,6 @@
 //! The client of Astra's DevOps API, version 2.
 //!
-//! Architecture invariant: knows nothing of Vault, and nothing of an answer gets into an error but its status and the
-//! message in it.
+//! Architecture invariant: knows nothing of Vault. Of an answer, an error contains only the status and Astra's message.
 
 mod body;
 mod connect;
@@ -38,10 +37,10 @@ pub(crate) use self::{
     types::fuzz::{fuzz_astra_list, fuzz_astra_token},
 };
 
-/// Most that is read of an answer about one thing.
+/// The most bytes of an answer that is not a list.
 const ANSWER_LIMIT: usize = 1 << 20;
 
-/// Most that is read of a listing, which holds a whole org.
+/// The most bytes of a list, which covers a whole org.
 const LIST_LIMIT: usize = 64 << 20;
 
 /// The call that makes a client.
@@ -51,11 +50,11 @@ const LIST: &str = "list the tokens";
 
 const MAX_URL: usize = 2048;
 
-/// Requests that may be at Astra at once for one org. The others wait for their turn.
-const AT_ONCE: usize = 64;
+/// How many requests of one org run at the same time. The others wait for a permit.
+const CONCURRENT: usize = 64;
 
-/// Listings among them, of which each may take as much memory as [`LIST_LIMIT`], and then some.
-const LISTED_AT_ONCE: usize = 4;
+/// How many of these requests may be lists of tokens. Each list can take more memory than [`LIST_LIMIT`].
+const CONCURRENT_LISTS: usize = 4;
 
 /// How to reach one org. No `Debug`: it holds the root token.
 pub(crate) struct Settings {
@@ -63,35 +62,35 @@ pub(crate) struct Settings {
     pub(crate) url: String,
     /// The root token.
     pub(crate) token: SecretString,
-    /// PEM of trust roots beside those of the system; may be empty.
+    /// PEM of CA certificates to trust, in addition to those of the system; may be empty.
     pub(crate) ca_cert: String,
-    /// Deadline of each call, from the wait for its turn to the last byte of the last attempt.
+    /// Time limit of each call. It includes the wait for a permit, all attempts and the last byte of the answer.
     pub(crate) timeout: Duration,
-    /// Who asks.
+    /// The `User-Agent` of each request.
     pub(crate) user_agent: String,
     /// The proxies that the environment names.
     pub(crate) proxies: Arc<Proxies>,
 }
 
-/// Astra as seen with the root token of one org. It has a pool of connections and a queue of its own.
+/// Calls Astra with the root token of one org. Each client has its own pool of connections and its own queue.
 pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
-    /// Served in the order of arrival.
-    turns: Semaphore,
-    /// The turns of listings, before those of all requests.
-    listings: Semaphore,
+    /// Permits for requests. Waiting requests get them in the order of arrival.
+    permits: Semaphore,
+    /// Additional permits for lists of tokens, acquired first.
+    list_permits: Semaphore,
     timeout: Duration,
-    /// Name of the variable with the proxy for the calls.
+    /// Name of the environment variable with the proxy for the calls.
     proxy: Option<&'static str>,
 }
 
 impl Client {
-    /// Returns a client. This reads the system's CA certificates from disk, so it blocks for some milliseconds.
+    /// Returns a client. Reads the system's CA certificates from disk, so this blocks for some milliseconds.
     ///
     /// # Errors
-    /// When `ca_cert` is not PEM, when there are no trust roots for an `https` URL, or when the proxy in the environment
-    /// cannot be used.
+    /// When `ca_cert` is not PEM, when there is no CA certificate to trust for an `https` URL, or when the proxy in the
+    /// environment cannot be used.
     pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
         const CALL: &str = PREPARE;
         let setup = |error: reqwest::Error| Error::from_setup(CALL, &error);
@@ -104,23 +103,24 @@ impl Client {
             .user_agent(&settings.user_agent)
             .default_headers(headers(&settings.token).map_err(|reason| Error::bad_settings(CALL, reason))?)
             .redirect(reqwest::redirect::Policy::none())
-            // What may be sent again is decided in one place, see `retry`.
+            // Only `retry` decides which requests are sent again.
             .retry(reqwest::retry::never())
             .dns_resolver(resolve::Names::of_machine())
             .connector_layer(connect::Limit { through_proxy: proxy.is_some() });
-        // A machine without CA certificates can still use plain HTTP; the platform's verifier would refuse to start.
+        // A machine without CA certificates can still use plain HTTP. The platform's verifier would fail on such a
+        // machine.
         let builder = if base.scheme() == "https" || proxy.as_ref().is_some_and(proxy::Proxy::uses_tls) {
             builder.tls_certs_merge(roots)
         } else {
             builder.tls_certs_only(roots)
         };
         let http = builder.build().map_err(setup)?;
-        let (turns, listings) = (Semaphore::new(AT_ONCE), Semaphore::new(LISTED_AT_ONCE));
+        let (permits, list_permits) = (Semaphore::new(CONCURRENT), Semaphore::new(CONCURRENT_LISTS));
         let proxy = proxy.map(|proxy| proxy.variable);
-        Ok(Self { http, base, turns, listings, timeout: settings.timeout, proxy })
+        Ok(Self { http, base, permits, list_permits, timeout: settings.timeout, proxy })
     }
 
-    /// Returns the id of the org that the root token belongs to.
+    /// Returns Astra's id of the organization that the root token belongs to.
     pub(crate) async fn current_org(&self) -> Result<String, Error> {
         const CALL: &str = "ask whose token this is";
         let answer = self.call(CALL, Method::GET, &["currentOrg"], None, ANSWER_LIMIT).await?;
@@ -130,26 +130,27 @@ impl Client {
         }
     }
 
-    /// Makes a token. Not idempotent: see [`Error::may_have_happened`].
+    /// Mints a token. Not idempotent: see [`Error::may_have_happened`].
     pub(crate) async fn create_token(&self, token: &NewToken) -> Result<CreatedToken, Error> {
         let answer = self.call(MINT, Method::POST, &["clientIdSecrets"], Some(token), ANSWER_LIMIT).await?;
         Ok(CreatedToken::read(object(MINT, &answer)?))
     }
 
-    /// Deletes a token. One that Astra does not have any more is deleted, too.
+    /// Deletes a token. Succeeds if Astra no longer has the token.
     pub(crate) async fn delete_token(&self, client_id: &str) -> Result<(), Error> {
         const CALL: &str = "delete a token";
         if !can_name(client_id) {
             return Err(Error::bad_settings(CALL, "the client id fits no URL"));
         }
         let error = match self.call(CALL, Method::DELETE, &["clientIdSecrets", client_id], None, ANSWER_LIMIT).await {
-            Ok(answer) if answer.is_empty() || is_plain(&answer) => return Ok(()),
+            Ok(answer) if answer.is_empty() || confirms_success(&answer) => return Ok(()),
             Ok(_) => Error::garbled(CALL, "it is not JSON, or tells of errors"),
             Err(error) if error.is_not_found() => return Ok(()),
             Err(error) => error,
         };
-        // What Astra answers for an unknown token is not documented, and a proxy can say anything. The list is sure.
-        if error.is_unclear() && self.has_token(client_id).await.is_ok_and(|is_there| !is_there) {
+        // Astra's answer for an unknown token is not documented, and a proxy can send any answer. Only the list of
+        // tokens is certain.
+        if error.is_unclear() && self.has_token(client_id).await.is_ok_and(|exists| !exists) {
             return Ok(());
         }
         Err(error)
@@ -158,7 +159,7 @@ impl Client {
     /// Whether Astra has a token.
     ///
     /// # Errors
-    /// When that is not certain, as with a list that is empty or cannot be read as a whole.
+    /// When this is not certain: the list is empty, or one of its entries cannot be parsed.
     pub(crate) async fn has_token(&self, client_id: &str) -> Result<bool, Error> {
         let answer = self.list().await?;
         Ok(tokens(&answer)?.iter().any(|token| token.client_id == client_id))
@@ -167,7 +168,7 @@ impl Client {
     /// Returns the client id of the token whose description ends with ` id=` and this marker.
     ///
     /// # Errors
-    /// When it is not certain whether there is one, as in [`Client::has_token`].
+    /// When it is not certain whether there is such a token, as in [`Client::has_token`].
     pub(crate) async fn find_token(&self, marker: &str) -> Result<Option<String>, Error> {
         let answer = self.list().await?;
         let found = tokens(&answer)?.into_iter().find(|token| token.is_marked(marker));
@@ -177,17 +178,17 @@ impl Client {
     /// Returns the roles of the org, built-in and custom.
     ///
     /// # Errors
-    /// Also when the list is empty, which it never is for a token that may see it.
+    /// Also when the list is empty. For a root token with permission to list roles, the list is never empty.
     pub(crate) async fn roles(&self) -> Result<RoleList, Error> {
         let path = ["organizations", "roles"];
         let answer = self.call(LIST_ROLES, Method::GET, &path, None, LIST_LIMIT).await?;
         RoleList::read(&answer)
     }
 
-    /// Returns the ids of the Astra roles of a token; `None` if Astra does not list it.
+    /// Returns the ids of the Astra roles of a token; `None` if Astra does not list the token.
     ///
     /// # Errors
-    /// When it is not certain which roles it has.
+    /// When it is not certain which roles the token has.
     pub(crate) async fn roles_of(&self, client_id: &str) -> Result<Option<Vec<String>>, Error> {
         let answer = self.list().await?;
         types::roles_of(&answer, client_id).map_err(|reason| Error::garbled(LIST, reason))
@@ -197,7 +198,7 @@ impl Client {
         self.call(LIST, Method::GET, &["clientIdSecrets"], None, LIST_LIMIT).await
     }
 
-    /// Calls Astra, again and again where that does no harm, until the deadline.
+    /// Calls Astra. Retries until the deadline, if a retry does no harm.
     async fn call(
         &self,
         call: &'static str,
@@ -218,20 +219,20 @@ impl Client {
         };
         let attempts = retry::until(deadline, is_idempotent, || async {
             let request = request().build().map_err(|error| Error::from_setup(call, &error))?;
-            let too_late = |_| Error::no_turn(call, self.timeout);
-            let _listing = match call {
-                LIST => Some(timeout_at(deadline, self.listings.acquire()).await.map_err(too_late)?),
+            let no_permit = |_| Error::no_turn(call, self.timeout);
+            let _list_permit = match call {
+                LIST => Some(timeout_at(deadline, self.list_permits.acquire()).await.map_err(no_permit)?),
                 _ => None,
             };
-            // Held during the attempt, not during the pause after it. It is never closed.
-            let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(too_late)?;
+            // Held during the attempt, but not during the pause before the next one. The semaphore is never closed.
+            let _permit = timeout_at(deadline, self.permits.acquire()).await.map_err(no_permit)?;
             let answer = timeout_at(deadline, self.exchange(call, request, limit)).await;
             answer.unwrap_or_else(|_| Err(Error::no_answer(call, self.timeout)))
         });
         connect::within(deadline, attempts).await
     }
 
-    /// Sends a request once and reads the answer to it.
+    /// Sends a request once, and reads the answer.
     async fn exchange(&self, call: &'static str, request: Request, limit: usize) -> Result<Vec<u8>, Error> {
         let transport = |error: reqwest::Error| Error::from_transport(call, &error).through(self.proxy);
         let mut response = self.http.execute(request).await.map_err(transport)?;
@@ -260,9 +261,9 @@ pub(crate) fn can_name(client_id: &str) -> bool {
     !matches!(client_id, "" | "." | "..") && client_id.len() <= MAX_URL
 }
 
-/// Whether a success of which nothing is needed can be believed: it is JSON, and does not speak of errors.
-fn is_plain(answer: &[u8]) -> bool {
-    // The parser skips over strings without a look at them, so that has to be done here.
+/// Whether the body of a successful answer confirms the success: it is JSON, and has no member `errors`.
+fn confirms_success(answer: &[u8]) -> bool {
+    // The JSON parser does not check the bytes of strings that it skips, so check them here.
     let Ok(text) = std::str::from_utf8(answer) else { return false };
     match serde_json::from_str::<Value>(text) {
         Ok(Value::Object(object)) => !object.keys().any(|key| key.eq_ignore_ascii_case("errors")),
@@ -270,15 +271,15 @@ fn is_plain(answer: &[u8]) -> bool {
     }
 }
 
-/// Reads the URL of the API, and cuts the version off that every call adds.
+/// Parses the URL of the API. Removes the version, because every call adds it.
 ///
 /// # Errors
-/// Says what is wrong; never holds the URL, which may hold a password.
+/// Names the mistake. Never holds the URL, because the URL may hold a password.
 pub(crate) fn parse_url(text: &str) -> Result<Url, &'static str> {
     if text.len() > MAX_URL {
         return Err("must not be longer than 2048 bytes");
     }
-    // The parser drops those at the ends, and line ends anywhere, so that what is shown would not be what is called.
+    // The URL parser removes some of these characters silently. The stored URL would then differ from the called URL.
     if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return Err("must not contain spaces or control characters");
     }
@@ -298,7 +299,7 @@ pub(crate) fn parse_url(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// Reads trust roots.
+/// Parses CA certificates.
 ///
 /// # Errors
 /// When the text is not PEM.
@@ -306,7 +307,8 @@ fn certificates(pem: &str) -> Result<Vec<Certificate>, reqwest::Error> {
     if pem.is_empty() { Ok(Vec::new()) } else { Certificate::from_pem_bundle(pem.as_bytes()) }
 }
 
-/// Whether the text is PEM with certificates that can be trusted, and without a key, which nobody shall see.
+/// Whether the text is PEM with usable CA certificates. Rejects a private key, because reading the config shows the
+/// text.
 pub(crate) fn are_certificates(pem: &str) -> bool {
     let trusted = |roots| reqwest::Client::builder().no_proxy().tls_certs_only(roots).build().is_ok();
     !pem.contains("PRIVATE KEY") && certificates(pem).is_ok_and(|roots| !roots.is_empty() && trusted(roots))
@@ -319,13 +321,13 @@ fn headers(token: &SecretString) -> Result<HeaderMap, &'static str> {
     Ok(HeaderMap::from_iter([(AUTHORIZATION, authorization), (ACCEPT, HeaderValue::from_static("application/json"))]))
 }
 
-/// Returns the content type in lower case and without parameters; empty if there is none.
+/// Returns the content type in lower case and without parameters. It is empty if there is no content type.
 fn media_type(response: &Response) -> String {
     let value = response.headers().get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
     value.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Whether this is the content type of JSON (RFC 8259, section 11; RFC 6839, section 3.1), or none at all.
+/// Whether this is the content type of JSON (RFC 8259, section 11; RFC 6839, section 3.1), or empty.
 fn is_json(media_type: &str) -> bool {
     match media_type.split_once('/') {
         Some((kind, name)) => (kind, name) == ("application", "json") || (!kind.is_empty() && name.ends_with("+json")),
@@ -333,7 +335,7 @@ fn is_json(media_type: &str) -> bool {
     }
 }
 
-/// Reads a JSON object.
+/// Parses a JSON object.
 fn object(call: &'static str, body: &[u8]) -> Result<Map<String, Value>, Error> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(object)) => Ok(object),
@@ -352,7 +354,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_taken_with_and_without_version_and_slash() {
+    fn a_url_is_valid_with_and_without_version_and_slash() {
         for (text, expected) in [
             ("https://api.astra.datastax.com", "https://api.astra.datastax.com/"),
             ("https://api.astra.datastax.com/", "https://api.astra.datastax.com/"),
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_that_are_of_no_use_are_refused() {
+    fn unusable_urls_are_rejected() {
         for text in
             ["", "api.astra.datastax.com", "ftp://x", "https://u:p@x", "https://x?a=b", "https://x#a", "https://"]
         {
@@ -374,9 +376,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_whose_turn_never_comes_is_not_sent() {
+    async fn a_call_that_gets_no_permit_is_not_sent() {
         let client = Client::new(&Settings {
-            // Nothing could be sent there, and nothing is.
+            // No server listens there: a sent request would fail at once, not after the time limit.
             url: "http://127.0.0.1:1".to_owned(),
             token: "t".into(),
             ca_cert: String::new(),
@@ -385,7 +387,7 @@ mod tests {
             proxies: Arc::default(),
         })
         .unwrap();
-        let _turns = client.turns.acquire_many(AT_ONCE as u32).await.unwrap();
+        let _permits = client.permits.acquire_many(CONCURRENT as u32).await.unwrap();
         let start = Instant::now();
         let token = NewToken { roles: vec![], description: None, token_expiry: None };
         let error = client.create_token(&token).await.err().unwrap();

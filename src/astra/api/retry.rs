@@ -1,4 +1,4 @@
-//! When a call to Astra is tried again. What may be tried again is for the error to say.
+//! Retries calls to Astra. The error decides whether a call may be retried.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,16 +8,16 @@ use tokio::time::Instant;
 
 use super::error::Error;
 
-/// Pauses of 0.1 s to 0.2 s, 0.2 s to 0.4 s, and 0.4 s to 0.8 s: four attempts ride out a restart or a lost connection,
-/// and callers who failed together do not come back together.
+/// Pauses of 0.1 s to 0.2 s, 0.2 s to 0.4 s, and 0.4 s to 0.8 s. Four attempts outlast a restart or a lost connection.
+/// The jitter spreads the retries of calls that failed at the same time.
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter()
     .with_min_delay(Duration::from_millis(100))
     .with_factor(2.0)
     .with_max_times(3);
 
-/// Makes attempts until one succeeds, or fails in a way that another will not mend, or the next would come after the
-/// deadline.
+/// Makes attempts until one succeeds. Stops early if the error is not retryable, or if the next attempt would start
+/// after the deadline.
 pub(super) async fn until<T, F>(
     deadline: Instant,
     is_idempotent: bool,
@@ -39,7 +39,7 @@ where
         })
         .await;
     outcome.map_err(|error| match last {
-        // What Astra said last tells more than that there was no turn to ask again.
+        // The last answer of Astra explains more than the missing permit for the next attempt.
         Some(last) if error.is_not_sent() => last.after(attempts - 1, may_have_happened),
         _ => error.after(attempts, may_have_happened),
     })
@@ -48,21 +48,21 @@ where
 /// An attempt in less time says nothing: it fails because it has no time to connect, and hides the failure before it.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
 
-/// Returns the pause before the next attempt; none if there is no time for one.
+/// Returns the pause before the next attempt; `None` if there is no time for another attempt.
 fn pause_before(deadline: Instant, error: &Error, pause: Duration) -> Option<Duration> {
     let pause = pause.max(error.retry_after().unwrap_or_default());
     let left = deadline.saturating_duration_since(Instant::now());
     (pause.saturating_add(SHORTEST_ATTEMPT) < left).then_some(pause)
 }
 
-/// Returns how long the server asks to wait (RFC 9110, section 10.2.3), in whole seconds. What makes no sense is ignored.
+/// Returns how long the server asks to wait (RFC 9110, section 10.2.3), in whole seconds. Ignores an invalid value.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: HeaderName| Some(headers.get(name)?.to_str().ok()?.trim());
     let value = text(RETRY_AFTER)?;
     let wait = if value.bytes().all(|byte| byte.is_ascii_digit()) {
         Duration::from_secs(value.parse().ok()?)
     } else {
-        // The clock that the date was read from is the server's.
+        // The date is a time of the server's clock, so compare it with the server's own time.
         let now = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or_else(SystemTime::now);
         let wait = httpdate::parse_http_date(value).ok()?.duration_since(now).ok()?;
         Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
@@ -74,8 +74,8 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub(super) mod fuzz {
     use super::*;
 
-    /// A wait is in whole seconds and never none, and digits are taken as they are. The first line is `Retry-After`, the
-    /// second `Date`.
+    /// A wait has at least one second and no fraction, and a number of seconds is not changed. The first line of the
+    /// input is `Retry-After`, the second line is `Date`.
     pub(crate) fn fuzz_retry_after(data: &[u8]) {
         let mut lines = data.splitn(2, |byte| *byte == b'\n');
         let headers: HeaderMap = [RETRY_AFTER, DATE]
@@ -106,7 +106,7 @@ mod tests {
     use super::super::error::{Case, MINT};
     use super::*;
 
-    fn asked(headers: &[(HeaderName, &str)]) -> Option<u64> {
+    fn wait(headers: &[(HeaderName, &str)]) -> Option<u64> {
         let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
         retry_after(&headers).map(|wait| wait.as_secs())
     }
@@ -125,26 +125,27 @@ mod tests {
             ("", None),
             ("99999999999999999999999999", None),
         ] {
-            assert_eq!(asked(&[(RETRY_AFTER, value)]), expected, "{value:?}");
+            assert_eq!(wait(&[(RETRY_AFTER, value)]), expected, "{value:?}");
         }
-        assert_eq!(asked(&[]), None);
-        // The server's own clock counts, where it is shown.
+        assert_eq!(wait(&[]), None);
+        // If the answer has a `Date`, the wait is relative to it.
         let date = "Sun, 06 Nov 1994 08:49:37 GMT";
-        assert_eq!(asked(&[(DATE, date), (RETRY_AFTER, "Sun, 06 Nov 1994 08:50:07 GMT")]), Some(30));
-        assert_eq!(asked(&[(DATE, date), (RETRY_AFTER, "Sunday, 06-Nov-94 08:49:38 GMT")]), Some(1));
-        assert_eq!(asked(&[(DATE, date), (RETRY_AFTER, "Sun, 06 Nov 1994 08:00:00 GMT")]), None);
-        assert_eq!(asked(&[(RETRY_AFTER, date)]), None);
+        assert_eq!(wait(&[(DATE, date), (RETRY_AFTER, "Sun, 06 Nov 1994 08:50:07 GMT")]), Some(30));
+        assert_eq!(wait(&[(DATE, date), (RETRY_AFTER, "Sunday, 06-Nov-94 08:49:38 GMT")]), Some(1));
+        assert_eq!(wait(&[(DATE, date), (RETRY_AFTER, "Sun, 06 Nov 1994 08:00:00 GMT")]), None);
+        assert_eq!(wait(&[(RETRY_AFTER, date)]), None);
         let ahead = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
-        assert!(matches!(asked(&[(RETRY_AFTER, &ahead)]), Some(55..=60)));
-        assert!(matches!(asked(&[(DATE, "nonsense"), (RETRY_AFTER, &ahead)]), Some(55..=60)));
+        assert!(matches!(wait(&[(RETRY_AFTER, &ahead)]), Some(55..=60)));
+        assert!(matches!(wait(&[(DATE, "nonsense"), (RETRY_AFTER, &ahead)]), Some(55..=60)));
     }
 
-    fn refused(status: u16, wait: Option<u64>) -> Error {
+    fn status_error(status: u16, wait: Option<u64>) -> Error {
         let body = Body::parse(b"", false);
         Error::from_answer(MINT, status, body).with_retry_after(wait.map(Duration::from_secs))
     }
 
-    /// Fails in these ways one after the other. Returns what comes of it, the attempts and the seconds.
+    /// Runs attempts that fail with these errors, one after the other. Returns the last error, the number of attempts
+    /// and the seconds.
     async fn run(is_idempotent: bool, failures: Vec<Error>) -> (Error, usize, f32) {
         let (start, attempts) = (Instant::now(), AtomicUsize::new(0));
         let attempt = || async { Err::<(), _>(failures[attempts.fetch_add(1, Relaxed)].clone()) };
@@ -153,10 +154,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn attempts_are_few_and_their_pauses_grow() {
+    async fn there_are_four_attempts_with_growing_pauses() {
         let mut all = Vec::new();
         for _ in 0..10 {
-            let (error, attempts, seconds) = run(true, vec![refused(503, None); 5]).await;
+            let (error, attempts, seconds) = run(true, vec![status_error(503, None); 5]).await;
             assert!(attempts == 4 && (0.7..1.42).contains(&seconds), "{attempts} in {seconds}");
             assert!(error.to_string().contains("after 4 attempts"), "{error}");
             all.push(seconds);
@@ -166,32 +167,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_counts_as_far_as_the_deadline() {
-        let (error, attempts, seconds) = run(false, vec![refused(429, Some(10)); 5]).await;
+    async fn retry_after_is_honored_up_to_the_deadline() {
+        let (error, attempts, seconds) = run(false, vec![status_error(429, Some(10)); 5]).await;
         assert!(attempts == 3 && (20.0..20.1).contains(&seconds), "{attempts} in {seconds}");
         assert!(error.to_string().contains(", after 3 attempts, and Astra asks to wait 10 s"), "{error}");
-        let (error, attempts, seconds) = run(false, vec![refused(429, Some(u64::MAX))]).await;
+        let (error, attempts, seconds) = run(false, vec![status_error(429, Some(u64::MAX))]).await;
         assert!(attempts == 1 && seconds < 0.1, "{error}");
-        let (error, attempts, _) = run(false, vec![refused(503, Some(1))]).await;
+        let (error, attempts, _) = run(false, vec![status_error(503, Some(1))]).await;
         assert!(attempts == 1 && error.to_string().contains("asks to wait 1 s"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_astra_said_last_is_told_when_there_is_no_turn_after_it() {
-        let no_turn = || Error::no_turn(MINT, Duration::from_secs(30));
-        let (error, ..) = run(true, vec![refused(503, None), refused(500, None), no_turn()]).await;
+    async fn the_error_is_astras_last_answer_if_the_next_attempt_gets_no_permit() {
+        let no_permit = || Error::no_turn(MINT, Duration::from_secs(30));
+        let (error, ..) = run(true, vec![status_error(503, None), status_error(500, None), no_permit()]).await;
         assert!(error.case() == Case::ServerFailed && error.to_string().contains("after 2 attempts"), "{error}");
-        let (error, ..) = run(false, vec![no_turn()]).await;
+        let (error, ..) = run(false, vec![no_permit()]).await;
         assert!(error.case() == Case::NoTurn && error.to_string().contains("was not sent"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_an_attempt_may_have_done_is_not_forgotten() {
+    async fn the_error_remembers_if_any_attempt_may_have_taken_effect() {
         for (failures, expected) in [
-            (vec![refused(503, None), refused(403, None)], true),
-            (vec![refused(503, None), Error::no_turn(MINT, Duration::ZERO)], true),
-            (vec![refused(429, None), refused(403, None)], false),
-            (vec![refused(429, None), Error::no_turn(MINT, Duration::ZERO)], false),
+            (vec![status_error(503, None), status_error(403, None)], true),
+            (vec![status_error(503, None), Error::no_turn(MINT, Duration::ZERO)], true),
+            (vec![status_error(429, None), status_error(403, None)], false),
+            (vec![status_error(429, None), Error::no_turn(MINT, Duration::ZERO)], false),
         ] {
             let (error, ..) = run(true, failures).await;
             assert_eq!(error.may_have_happened(), expected, "{error}");

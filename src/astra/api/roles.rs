@@ -1,5 +1,5 @@
-//! The roles of an org, as Astra lists them. The keys have been seen in several styles, and the policy as an object and as
-//! a text, so only what is needed is looked at, whatever the letter case of its key.
+//! Parses Astra's list of the roles of an org. Astra writes the keys in several styles, and the policy as an object or
+//! as text. So this module reads only ids and names, and ignores the letter case of keys.
 
 use std::fmt;
 
@@ -11,38 +11,38 @@ use super::error::Error;
 use super::error::LIST_ROLES;
 use super::types::Lenient;
 
-/// What Astra lists.
+/// The roles of an org.
 pub(crate) struct RoleList {
     /// The roles that have an id and a name, in Astra's order.
     pub(crate) roles: Vec<AstraRole>,
-    /// How many entries have not. They are no reason to refuse the others, but what is not in the list may be one of them.
+    /// How many entries have no id or no name. A role that is missing in `roles` may be one of these entries.
     pub(crate) unreadable: usize,
 }
 
-/// One of them.
+/// A role in Astra.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct AstraRole {
-    /// Id in Astra; a UUID as far as is known.
+    /// Id in Astra. All known ids are UUIDs.
     pub(crate) id: String,
-    /// Name in Astra, which can be any text.
+    /// Name in Astra. It can be any text.
     pub(crate) name: String,
 }
 
-/// Each of them is written to the storage. Real orgs have a few dozen.
+/// The most roles in a list. The engine can write each role to storage. Real orgs have a few dozen.
 const MAX_ROLES: usize = 10_000;
 
 impl AstraRole {
-    /// Returns the name as it may be shown.
+    /// Returns the name in a form that is safe to show.
     pub(crate) fn label(&self) -> String {
         quote(&self.name)
     }
 }
 
 impl RoleList {
-    /// Reads a listing.
+    /// Parses a list of roles.
     ///
     /// # Errors
-    /// When it is no array, or no role can be found in it. Every org has the built-in ones.
+    /// When the answer is not an array, or no role can be parsed. Every org has at least the built-in roles.
     pub(super) fn read(answer: &[u8]) -> Result<Self, Error> {
         let entries: Vec<Entry<'_>> =
             serde_json::from_slice(answer).map_err(|_| Error::garbled(LIST_ROLES, "it is not a list of roles"))?;
@@ -62,7 +62,7 @@ impl RoleList {
     }
 }
 
-/// One entry of the list. The policy, which is most of it, is skipped over.
+/// An entry of the list. The policy is most of its text, and is skipped.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Entry<'a> {
@@ -70,7 +70,7 @@ enum Entry<'a> {
     Other(IgnoredAny),
 }
 
-/// The members of an entry that are of use.
+/// The members of an entry that this module reads.
 #[derive(Default)]
 struct Members<'a> {
     id: Lenient<'a>,
@@ -128,7 +128,7 @@ mod tests {
         AstraRole { id: id.to_owned(), name: name.to_owned() }
     }
 
-    /// A word in one of the styles, or with letters of any case.
+    /// Generates a word whose letters have any case.
     fn styled(word: &'static str) -> impl Strategy<Value = String> {
         proptest::collection::vec(any::<bool>(), word.len()).prop_map(move |upper| {
             let letter = |(c, upper): (char, bool)| if upper { c.to_ascii_uppercase() } else { c };
@@ -149,7 +149,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_style_of_keys_reads_the_same(
+        fn every_style_of_keys_gives_the_same_roles(
             roles in proptest::collection::vec(
                 ("[0-9a-f-]{1,36}", "\\PC{0,10}[a-z]", styled("id"), styled("name"), styled("policy"), policy()), 1..5),
         ) {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_id_or_name_is_counted() {
+    fn entries_without_id_or_name_are_counted() {
         let list = json!([
             {"id": "1", "name": "One"}, {"id": "2"}, {"name": "Two"}, {"id": 3, "name": "Three"}, {"id": "4", "name": null},
             {"id": "", "name": "Five"}, {"id": "6", "name": " "}, {}, null, 7, "eight", [{"id": "9", "name": "Nine"}],
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_listing_is_an_error() {
+    fn an_answer_that_is_not_a_list_of_roles_is_an_error() {
         for (list, expected) in [
             (json!([]), "org-role-read"),
             (json!([{}, null]), "none of its entries"),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_shown_without_tokens_and_control_characters() {
+    fn labels_contain_no_tokens_or_control_characters() {
         assert_eq!(role("1", "a\nb AstraCS:abc:def").label(), "a b AstraCS:...");
     }
 }

@@ -1,5 +1,5 @@
-//! What is sent to Astra and what comes back. Answers are read leniently: a member that is missing or of another type is
-//! empty, and whoever needs it checks it.
+//! The bodies of requests to Astra and of its answers. Answers are parsed leniently: a member that is missing or has
+//! the wrong type becomes empty. The code that needs the member checks it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,7 +16,7 @@ use super::description::is_marked;
 
 const UNREADABLE: &str = "it is not a list of clients, each with a clientId";
 
-/// A token has some hundred bytes; this is as long as a header may be everywhere.
+/// A token has about a hundred bytes. Every server accepts a header of this length.
 pub(crate) const MAX_TOKEN: usize = 4096;
 
 const MAX_TIME: usize = 64;
@@ -24,30 +24,30 @@ const MAX_TIME: usize = 64;
 /// A UUID has 36 bytes.
 const MAX_ORG_ID: usize = 64;
 
-/// How every application token begins.
+/// The prefix of every application token.
 pub(crate) const TOKEN_PREFIX: &str = "AstraCS:";
 
-/// The token to be made.
+/// The request body of a mint.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct NewToken {
-    /// Ids of its Astra roles.
+    /// Ids of the Astra roles of the token.
     pub(crate) roles: Vec<String>,
-    /// What Astra's portal shows beside it.
+    /// The description, which Astra's portal shows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) description: Option<String>,
-    /// When it dies by itself (RFC 3339, UTC).
+    /// When the token expires in Astra (RFC 3339, UTC).
     #[serde(rename = "tokenExpiry", skip_serializing_if = "Option::is_none")]
     pub(crate) token_expiry: Option<String>,
 }
 
-/// The tokens of an org, which may be thousands. What is kept of each is borrowed from the answer.
+/// The tokens of an org. There can be thousands, so each entry borrows its texts from the answer.
 #[derive(Deserialize)]
 pub(super) struct TokenList<'a> {
     #[serde(borrow, deserialize_with = "objects")]
     pub(super) clients: Vec<ListedToken<'a>>,
 }
 
-/// One of them.
+/// An entry of the list of tokens.
 #[derive(Deserialize)]
 pub(super) struct ListedToken<'a> {
     #[serde(rename = "clientId", borrow)]
@@ -56,7 +56,7 @@ pub(super) struct ListedToken<'a> {
     description: Lenient<'a>,
 }
 
-/// A text, or anything else.
+/// A text, or any other JSON value.
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum Lenient<'a> {
@@ -71,7 +71,7 @@ impl Default for Lenient<'_> {
 }
 
 impl Lenient<'_> {
-    /// Returns the text, if it is one.
+    /// Returns the text, if the value is a text.
     pub(super) fn into_text(self) -> Option<String> {
         match self {
             Self::Text(text) => Some(text.into_owned()),
@@ -81,33 +81,33 @@ impl Lenient<'_> {
 }
 
 impl<'a> TokenList<'a> {
-    /// Reads a listing.
+    /// Parses a list of tokens.
     ///
     /// # Errors
-    /// Says why nothing can be concluded from it.
+    /// When the list is not complete, so that a missing token proves nothing. Says why.
     pub(super) fn read(answer: &'a [u8]) -> Result<Self, &'static str> {
         let Object(list): Object<Self> = serde_json::from_slice(answer).map_err(|_| UNREADABLE)?;
-        // One entry that cannot be read may be the one that is looked for, so then none counts.
+        // An entry without a client id may be the token that the caller searches for.
         if list.clients.iter().any(|token| token.client_id.is_empty()) {
             return Err(UNREADABLE);
         }
-        // Whoever may see the list is in it with the root token. So an empty one says nothing.
+        // A complete list contains at least the root token of the caller.
         if list.clients.is_empty() { Err("it has no tokens at all") } else { Ok(list) }
     }
 }
 
 impl ListedToken<'_> {
-    /// Whether this is the token with this marker, which is the last word of its description.
+    /// Whether the description of this token ends with this marker.
     pub(super) fn is_marked(&self, marker: &str) -> bool {
         let Lenient::Text(description) = &self.description else { return false };
         is_marked(description, marker)
     }
 }
 
-/// Returns the roles of one token in a listing.
+/// Returns the role ids of one token in a list; `None` if the list does not contain the token.
 ///
 /// # Errors
-/// When the listing cannot be read, or one of the roles cannot: a token without it would be another one.
+/// When the list or one of the roles cannot be parsed. A new token with the same roles needs all of them.
 pub(super) fn roles_of(answer: &[u8], client_id: &str) -> Result<Option<Vec<String>>, &'static str> {
     #[derive(Deserialize)]
     struct Holders<'a> {
@@ -139,19 +139,19 @@ fn role_id(role: Value) -> Option<String> {
     }
 }
 
-/// A token that Astra says it made. No `Debug`: it holds the token.
+/// The answer to a mint. No `Debug`: it holds the token.
 pub(crate) struct CreatedToken {
     /// Public part of the token.
     pub(crate) client_id: String,
-    /// The secret that the token was made of.
+    /// The secret from which Astra computed the token.
     pub(crate) secret: SecretString,
-    /// The org.
+    /// Astra's id of the organization.
     pub(crate) org_id: String,
-    /// Ids of its Astra roles.
+    /// Ids of the Astra roles of the token.
     pub(crate) roles: Vec<String>,
     /// The token.
     pub(crate) token: SecretString,
-    /// When it was made (RFC 3339); empty if Astra does not say, or says what is no time.
+    /// When Astra minted the token (RFC 3339); empty if the answer has no usable time.
     pub(crate) generated_on: String,
 }
 
@@ -164,7 +164,7 @@ impl CreatedToken {
         let client_id = text("clientId");
         let secret = SecretString::from(text("secret"));
         let token = match text("token") {
-            // The spec does not promise it, but says what it is made of.
+            // Astra's specification does not promise this member, but documents how to compute it.
             token if token.is_empty() && !client_id.is_empty() && !secret.expose_secret().is_empty() => {
                 format!("{TOKEN_PREFIX}{client_id}:{:x}", Sha256::digest(secret.expose_secret()))
             }
@@ -177,7 +177,7 @@ impl CreatedToken {
         Self { client_id, secret, org_id, roles: texts(answer.remove("roles")), token: token.into(), generated_on }
     }
 
-    /// Returns the fault of the answer, if any. The caller checks that the answer is for the right organization.
+    /// Returns the fault of the answer, if it has one. The caller checks that the answer is for the right organization.
     pub(crate) fn fault(&self) -> Option<&'static str> {
         let parts = self.token.expose_secret().strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split_once(':'));
         if self.client_id.is_empty() {
@@ -185,7 +185,7 @@ impl CreatedToken {
         } else if parts.is_none_or(|(client_id, digest)| client_id != self.client_id || digest.is_empty()) {
             Some("its token does not belong to its clientId")
         } else if !is_line(self.token.expose_secret(), MAX_TOKEN) || self.token.expose_secret().contains(' ') {
-            // Templates write it into files, where a line end would be the start of something else.
+            // Templates write the token into files. A line end in the token would inject another line.
             Some("its token has characters or a length that no token has")
         } else if !is_org_id(&self.org_id) {
             Some("it has no orgId")
@@ -206,7 +206,7 @@ fn is_line(text: &str, longest: usize) -> bool {
     text.len() <= longest && text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
 }
 
-/// What is read from a JSON object only: serde takes an array of the members for it as well.
+/// Accepts only a JSON object. By default, serde also accepts an array of the members.
 struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -234,7 +234,7 @@ fn objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> R
     Ok(objects.into_iter().map(|Object(value)| value).collect())
 }
 
-/// The texts of a JSON array.
+/// Returns the texts in a JSON array. Skips other values.
 fn texts(value: Option<Value>) -> Vec<String> {
     let Some(Value::Array(values)) = value else { return Vec::new() };
     values.into_iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
@@ -244,7 +244,7 @@ fn texts(value: Option<Value>) -> Vec<String> {
 pub(super) mod fuzz {
     use super::*;
 
-    /// A listing says what plain JSON says, or nothing.
+    /// A parsed list has the same client ids and descriptions as the plain JSON, or parsing fails.
     pub(crate) fn fuzz_astra_list(data: &[u8]) {
         let Ok(value) = serde_json::from_slice::<Value>(data) else { return };
         let entry = |token: &Value| match token.as_object()?.get("clientId")? {
@@ -259,7 +259,7 @@ pub(super) mod fuzz {
             Some(list.clients.iter().map(pair).collect::<Vec<_>>())
         };
         assert_eq!(read(value.to_string().as_bytes()), expected);
-        // Where a member is there twice, plain JSON takes the last one.
+        // If a member occurs twice, plain JSON uses the last one, and parsing may fail.
         assert!(read(data).is_none_or(|list| Some(list) == expected));
         let Ok(list) = TokenList::read(data) else { return };
         for (token, (_, description)) in list.clients.iter().zip(expected.unwrap_or_default()) {
@@ -277,7 +277,7 @@ pub(super) mod fuzz {
         }
     }
 
-    /// Of an answer to a mint, only a token that belongs to its client id and org is ever taken.
+    /// An answer without a fault holds a token that belongs to its client id, and an organization.
     pub(crate) fn fuzz_astra_token(data: &[u8]) {
         let Ok(Value::Object(answer)) = serde_json::from_slice(data) else { return };
         let text = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_found_by_the_end_of_its_description() {
+    fn a_token_is_found_by_the_marker_at_the_end_of_its_description() {
         let list = r#"{"clients": [
             {"clientId": "a", "roles": ["r"], "generatedOn": "t"}, {"clientId": "b", "description": null},
             {"clientId": "c", "description": {"id": [1.5]}}, {"clientId": "d", "description": 12345678901234567890123},
@@ -317,14 +317,14 @@ mod tests {
     }
 
     #[test]
-    fn an_array_is_not_taken_for_a_list_or_a_token() {
+    fn an_array_is_neither_a_list_nor_a_token() {
         for list in [r#"[[{"clientId": "a"}]]"#, r#"{"clients": [["a", "x id=m1"]]}"#, r#"[[["a"]]]"#] {
             assert_eq!(found(list, "m1"), Err(UNREADABLE), "{list}");
         }
     }
 
     #[test]
-    fn the_roles_of_a_token_are_all_of_them_or_none() {
+    fn the_roles_of_a_token_are_complete_or_an_error() {
         let list = br#"{"clients": [{"clientId": "a", "roles": ["r", "s"]}, {"clientId": "b", "roles": []},
             {"clientId": "c", "roles": null}, {"clientId": "d"}, {"clientId": "e", "roles": ["r", 1]},
             {"clientId": "f", "roles": ["r", ""]}, {"clientId": "g", "roles": "r"}]}"#;
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_not_whole_proves_nothing() {
+    fn an_incomplete_list_is_an_error() {
         for list in [
             r#"{"clients": []}"#,
             r#"{"clients": [{"clientId": "a"}, {"description": "x id=m1"}]}"#,

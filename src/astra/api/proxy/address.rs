@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderValue;
 use url::Host;
 
-/// Most bytes of a user name or password in SOCKS5 (RFC 1929, section 2).
+/// The most bytes of a user name or password in SOCKS5 (RFC 1929, section 2).
 const SOCKS_LOGIN: usize = 255;
 
 /// How to reach a proxy. No `Debug`: it may hold a password.
@@ -151,7 +151,7 @@ pub(super) fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|&port| is_number && port != 0)
 }
 
-/// Decodes percent-encoded text; `None` if it has characters that Go refuses in a login.
+/// Decodes percent-encoded text; `None` if it has characters that Go rejects in a login.
 fn decode(text: &str) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();

@@ -23,7 +23,7 @@ enum Hosts {
     Domain(String),
 }
 
-/// Where a call goes.
+/// The host and port of a call.
 pub(super) struct Target<'a> {
     host: Host<&'a str>,
     port: u16,
@@ -98,7 +98,7 @@ fn parse_entry(entry: &str) -> Option<Exception> {
 fn network(ip: IpAddr, length: &str) -> Option<IpNet> {
     let length: u8 = length.parse().ok().filter(|_| length.bytes().all(|byte| byte.is_ascii_digit()))?;
     let network = IpNet::new(ip, length).ok()?;
-    // An IPv4 network in IPv6 notation.
+    // An IPv4 network in IPv6 notation must match IPv4 addresses.
     match (ip.to_canonical(), length.checked_sub(96)) {
         (ip @ IpAddr::V4(_), Some(length)) if network.max_prefix_len() == 128 => IpNet::new(ip, length).ok(),
         _ => Some(network),

@@ -1,8 +1,9 @@
 //! Chooses the proxy for calls to Astra from the environment variables that Go reads.
 //!
 //! The rules are those of Go (`golang.org/x/net/http/httpproxy`), with two differences. First, if a value cannot be
-//! parsed, every call that needs the variable fails. Go ignores some of these values, and reads others as another host,
-//! which then gets the root token. Second, `ALL_PROXY` applies if the variable for the URL's scheme is not set.
+//! parsed, every call that needs the variable fails. Go ignores some of these values. From others it takes the wrong
+//! host, which would then get the root token. Second, `ALL_PROXY` applies if the variable for the URL's scheme is not
+//! set.
 //!
 //! Architecture invariant: does not read the environment and resolves no name. No error contains any part of a value,
 //! because it may be a password.

@@ -16,7 +16,7 @@ fn proxies(variables: &[(&'static str, &str)]) -> Proxies {
 }
 
 /// Returns how calls reach a URL: `direct`, the address and login of the proxy, or the error.
-fn way(variables: &[(&'static str, &str)], url: &str) -> String {
+fn route(variables: &[(&'static str, &str)], url: &str) -> String {
     let proxy = match proxies(variables).for_url(&Url::parse(url).unwrap()) {
         Ok(Some(proxy)) => proxy,
         Ok(None) => return "direct".to_owned(),
@@ -45,7 +45,7 @@ fn assert_names(variable: &str, value: &str, error: &str) {
 }
 
 #[test]
-fn values_that_go_uses_lead_to_the_same_proxy() {
+fn values_that_go_accepts_give_the_same_proxy_as_in_go() {
     for (value, expected) in [
         ("proxy.corp:3128", "proxy.corp:3128"),
         ("proxy.corp", "proxy.corp:80"),
@@ -78,8 +78,8 @@ fn values_that_go_uses_lead_to_the_same_proxy() {
         ("http://proxy_1.corp:3128", "proxy_1.corp:3128"),
         ("off", "off:80"),
     ] {
-        assert_eq!(way(&[("HTTP_PROXY", value)], "http://a.test/"), expected, "{value}");
-        assert_eq!(way(&[("https_proxy", value)], "https://a.test/"), expected, "{value}");
+        assert_eq!(route(&[("HTTP_PROXY", value)], "http://a.test/"), expected, "{value}");
+        assert_eq!(route(&[("https_proxy", value)], "https://a.test/"), expected, "{value}");
     }
 }
 
@@ -141,20 +141,20 @@ fn values_that_cannot_be_parsed_are_errors_that_name_the_variable_only() {
         "http://proxy.corp!:3128",
         "http://proxy.corp%zz:3128",
     ] {
-        assert_names("HTTP_PROXY", value, &way(&[("HTTP_PROXY", value)], "http://a.test/"));
-        assert_names("https_proxy", value, &way(&[("https_proxy", value)], "https://a.test/"));
-        assert_names("all_proxy", value, &way(&[("all_proxy", value)], "https://a.test/"));
-        // Calls that the variable does not govern go on.
-        assert_eq!(way(&[("HTTP_PROXY", value)], "https://a.test/"), "direct", "{value}");
-        assert_eq!(way(&[("HTTPS_PROXY", value)], "http://a.test/"), "direct", "{value}");
-        assert_eq!(way(&[("HTTP_PROXY", value), ("no_proxy", "a.test")], "http://a.test/"), "direct", "{value}");
-        assert_eq!(way(&[("HTTP_PROXY", value)], "http://127.0.0.1:8080/"), "direct", "{value}");
-        assert_eq!(way(&[("ALL_PROXY", value), ("HTTP_PROXY", "p:1")], "http://a.test/"), "p:1", "{value}");
+        assert_names("HTTP_PROXY", value, &route(&[("HTTP_PROXY", value)], "http://a.test/"));
+        assert_names("https_proxy", value, &route(&[("https_proxy", value)], "https://a.test/"));
+        assert_names("all_proxy", value, &route(&[("all_proxy", value)], "https://a.test/"));
+        // Calls that do not need the variable still work.
+        assert_eq!(route(&[("HTTP_PROXY", value)], "https://a.test/"), "direct", "{value}");
+        assert_eq!(route(&[("HTTPS_PROXY", value)], "http://a.test/"), "direct", "{value}");
+        assert_eq!(route(&[("HTTP_PROXY", value), ("no_proxy", "a.test")], "http://a.test/"), "direct", "{value}");
+        assert_eq!(route(&[("HTTP_PROXY", value)], "http://127.0.0.1:8080/"), "direct", "{value}");
+        assert_eq!(route(&[("ALL_PROXY", value), ("HTTP_PROXY", "p:1")], "http://a.test/"), "p:1", "{value}");
     }
 }
 
 #[test]
-fn no_proxy_means_what_it_means_to_go() {
+fn no_proxy_matches_hosts_as_in_go() {
     for (list, url, is_direct) in [
         ("", "http://localhost/", true),
         ("", "http://localhost:8080/", true),
@@ -236,22 +236,22 @@ fn no_proxy_means_what_it_means_to_go() {
         ("ü_b.test", "http://ü_b.test/", true),
     ] {
         let expected = if is_direct { "direct" } else { "p:1" };
-        assert_eq!(way(&[("ALL_PROXY", "p:1"), ("NO_PROXY", list)], url), expected, "{list} {url}");
+        assert_eq!(route(&[("ALL_PROXY", "p:1"), ("NO_PROXY", list)], url), expected, "{list} {url}");
     }
 }
 
 /// Go accepts brackets around an IPv6 address only before a port. In Go, an entry with brackets and no port matches no
 /// host.
 #[test]
-fn no_proxy_takes_ipv6_in_brackets_without_a_port_too() {
+fn no_proxy_accepts_ipv6_in_brackets_without_a_port() {
     let variables = [("ALL_PROXY", "p:1"), ("NO_PROXY", "[2001:db8::1]")];
-    assert_eq!(way(&variables, "http://[2001:db8::1]/"), "direct");
-    assert_eq!(way(&variables, "http://[2001:db8::2]/"), "p:1");
+    assert_eq!(route(&variables, "http://[2001:db8::1]/"), "direct");
+    assert_eq!(route(&variables, "http://[2001:db8::2]/"), "p:1");
 }
 
 /// In Go, these entries match no host: calls that the operator wants to be direct go through the proxy.
 #[test]
-fn entries_of_no_proxy_that_fit_no_host_are_errors_for_calls_through_a_proxy() {
+fn calls_through_a_proxy_fail_if_a_no_proxy_entry_matches_no_host() {
     for entry in [
         "a.test:http",
         "a.test:99999",
@@ -275,18 +275,18 @@ fn entries_of_no_proxy_that_fit_no_host_are_errors_for_calls_through_a_proxy() {
     ] {
         let list = format!("b.test,{entry}");
         let variables = [("HTTP_PROXY", "p:1"), ("no_proxy", list.as_str())];
-        let error = way(&variables, "http://c.test/");
+        let error = route(&variables, "http://c.test/");
         assert_names("no_proxy", &list, &error);
         assert!(error.contains("entry 2 "), "{error}");
-        assert_eq!(way(&variables, "http://b.test/"), "direct", "{entry}");
-        assert_eq!(way(&variables, "http://localhost/"), "direct", "{entry}");
-        assert_eq!(way(&variables, "https://c.test/"), "direct", "{entry}");
+        assert_eq!(route(&variables, "http://b.test/"), "direct", "{entry}");
+        assert_eq!(route(&variables, "http://localhost/"), "direct", "{entry}");
+        assert_eq!(route(&variables, "https://c.test/"), "direct", "{entry}");
     }
 }
 
 #[test]
-fn the_name_in_upper_case_counts_first_and_an_empty_value_does_not_count() {
-    let http = |variables: &[(&'static str, &str)]| way(variables, "http://a.test/");
+fn upper_case_names_come_first_and_empty_values_do_not_count() {
+    let http = |variables: &[(&'static str, &str)]| route(variables, "http://a.test/");
     assert_eq!(http(&[]), "direct");
     assert_eq!(http(&[("HTTP_PROXY", "upper:1"), ("http_proxy", "lower:1")]), "upper:1");
     assert_eq!(http(&[("HTTP_PROXY", ""), ("http_proxy", "lower:1")]), "lower:1");
@@ -298,20 +298,20 @@ fn the_name_in_upper_case_counts_first_and_an_empty_value_does_not_count() {
 }
 
 #[test]
-fn http_proxy_is_refused_where_a_client_of_a_web_server_can_set_it() {
+fn http_proxy_is_rejected_if_a_client_of_a_web_server_can_set_it() {
     for name in ["HTTP_PROXY", "http_proxy"] {
         let variables = [(name, "p:1"), ("REQUEST_METHOD", "GET"), ("HTTPS_PROXY", "s:1"), ("NO_PROXY", "b.test")];
-        assert_names(name, "p:1", &way(&variables, "http://a.test/"));
-        assert_eq!(way(&variables, "https://a.test/"), "s:1");
-        assert_eq!(way(&variables, "http://b.test/"), "direct");
+        assert_names(name, "p:1", &route(&variables, "http://a.test/"));
+        assert_eq!(route(&variables, "https://a.test/"), "s:1");
+        assert_eq!(route(&variables, "http://b.test/"), "direct");
     }
-    assert_eq!(way(&[("HTTP_PROXY", "p:1"), ("REQUEST_METHOD", "")], "http://a.test/"), "p:1");
+    assert_eq!(route(&[("HTTP_PROXY", "p:1"), ("REQUEST_METHOD", "")], "http://a.test/"), "p:1");
 }
 
 proptest! {
     /// If the HTTP client cannot parse the URL of a proxy, it makes direct calls.
     #[test]
-    fn what_is_taken_is_taken_by_the_http_client(value in r#"((https?|socks5h?)://)?([ -~\PC]{0,8}@)?([a-z0-9.:\[\]_-]|\PC){0,12}(:[0-9]{1,6})?/?"#) {
+    fn the_http_client_accepts_every_value_that_the_parser_accepts(value in r#"((https?|socks5h?)://)?([ -~\PC]{0,8}@)?([a-z0-9.:\[\]_-]|\PC){0,12}(:[0-9]{1,6})?/?"#) {
         if let Ok(address) = Address::parse(&value) {
             let (uri, host): (http::Uri, _) = (address.url().parse().unwrap(), address.host.to_string());
             prop_assert_eq!(uri.host(), Some(host.as_str()));
@@ -321,7 +321,7 @@ proptest! {
     }
 
     #[test]
-    fn no_list_of_exceptions_is_too_odd_to_be_read(list in r"\PC{0,40}", entry in r"[0-9a-f:.*/\[\]-]{0,20}") {
+    fn no_list_of_exceptions_causes_a_panic(list in r"\PC{0,40}", entry in r"[0-9a-f:.*/\[\]-]{0,20}") {
         let target = Url::parse("http://[2001:db8::1]:8080/").unwrap();
         for list in [list, entry] {
             let variables = [("ALL_PROXY", "p:1".to_owned()), ("NO_PROXY", list)];

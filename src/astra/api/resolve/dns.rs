@@ -77,7 +77,8 @@ impl Servers {
         name: &Name<Vec<u8>>,
         last: &Mutex<Trouble>,
     ) -> Result<Vec<IpAddr>, Trouble> {
-        // Both questions begin with the same server: numbers of their own would tie each of them to one server for ever.
+        // Both questions start with the same server. With two counter values and two servers, each question would
+        // always go to the same server.
         let first = match conf.rotate {
             true => self.first.fetch_add(1, Ordering::Relaxed),
             false => self.first.load(Ordering::Relaxed),

@@ -8,13 +8,13 @@ use resolv_conf::{Config, ScopedIp};
 
 /// How to ask DNS servers.
 pub(super) struct Conf {
-    /// At least one.
+    /// The servers, at least one.
     pub(super) servers: Vec<SocketAddr>,
     /// How long to wait for an answer of a server.
     pub(super) timeout: Duration,
     /// How often each server is asked.
     pub(super) attempts: usize,
-    /// Whether each look-up begins with another server.
+    /// Whether each look-up starts with another server.
     pub(super) rotate: bool,
     /// Whether to ask over TCP only (`use-vc`).
     pub(super) tcp_only: bool,
@@ -25,8 +25,8 @@ pub(super) struct Conf {
 }
 
 impl Conf {
-    /// Parses `resolv.conf` as the C library does: skips invalid lines, limits the options, and takes an empty file to
-    /// mean a server on this machine.
+    /// Parses `resolv.conf` like the C library: skips invalid lines, and limits the options. An empty file means a
+    /// server on this machine.
     pub(super) fn parse(text: &[u8], port: u16) -> Self {
         let (conf, _skipped) = Config::parse_with_errors(text);
         let mut servers: Vec<_> = conf.nameservers.iter().map(|server| address(server, port)).collect();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hosts_file_is_read_as_the_c_library_does() {
+    fn a_hosts_file_is_read_as_in_the_c_library() {
         let hosts = b"# 9.9.9.9 a\n10.0.0.1\tA b.example # c\n::1 a\nnonsense a\n10.0.0.1 a\n 10.0.0.2   d\xff  e\n";
         let found = |name| addresses_in(hosts, name).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         assert_eq!(found("a"), "10.0.0.1 ::1");
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn short_names_are_searched_in_the_domains_first() {
+    fn short_names_are_looked_up_in_the_search_domains_first() {
         let conf = "search a.test b.test.\noptions ndots:2\n";
         assert_eq!(candidates(conf, "x"), ["x.a.test", "x.b.test", "x"]);
         assert_eq!(candidates(conf, "x.y"), ["x.y.a.test", "x.y.b.test", "x.y"]);
