@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use self::machine::Machine;
 use crate::astra::Astra;
-use crate::dns::{Dns, Part, Zone};
+use crate::dns::{Behaviour, Dns, Zone};
 use crate::host::{Host, Launch, Mount, Reply, Setup};
 
 const DNS_PORT: u16 = 53;
@@ -86,18 +86,18 @@ fn each_answer_of_a_name_server_leads_to_astra_or_to_a_clear_error() {
         machine::resolv_conf("search domain.test\nnameserver 127.0.0.1\noptions timeout:1 attempts:1 ndots:2\n");
         let _dns = serve(vec![
             // Of a name that does not exist, questions for IPv6 addresses are dropped as well.
-            ("drops.test.domain.test", Part::DropsIpv6(Part::Fails(Rcode::NXDOMAIN).into())),
-            ("four.test", Part::Has(here())),
+            ("drops.test.domain.test", Behaviour::DropsIpv6(Behaviour::Fails(Rcode::NXDOMAIN).into())),
+            ("four.test", Behaviour::Has(here())),
             // Astra does not listen there, so the connection falls back.
-            ("both.test", Part::Has(vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()])),
-            ("alias.test", Part::IsAlias("four.test", here())),
-            ("long.test", Part::IsLong(here())),
-            ("drops.test", Part::DropsIpv6(Part::Has(here()).into())),
-            ("forged.test", Part::AfterForgeries(here())),
-            ("none.test", Part::Has(vec![])),
-            ("broken.test", Part::Fails(Rcode::SERVFAIL)),
-            ("refused.test", Part::Refuses),
-            ("silent.test", Part::Silent),
+            ("both.test", Behaviour::Has(vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()])),
+            ("alias.test", Behaviour::IsAlias("four.test", here())),
+            ("long.test", Behaviour::IsLong(here())),
+            ("drops.test", Behaviour::DropsIpv6(Behaviour::Has(here()).into())),
+            ("forged.test", Behaviour::AfterForgeries(here())),
+            ("none.test", Behaviour::Has(vec![])),
+            ("broken.test", Behaviour::Fails(Rcode::SERVFAIL)),
+            ("refused.test", Behaviour::Refuses),
+            ("silent.test", Behaviour::Silent),
         ]);
         let world = World::new().await;
         for name in ["four.test", "both.test", "alias.test", "long.test", "drops.test", "forged.test", "four.test."] {
@@ -121,7 +121,7 @@ fn each_answer_of_a_name_server_leads_to_astra_or_to_a_clear_error() {
 fn a_name_with_ipv6_addresses_only_leads_to_astra() {
     Machine::run("a_name_with_ipv6_addresses_only_leads_to_astra", async {
         machine::resolv_conf("nameserver ::1\n");
-        let zone = vec![("six.test", Part::Has(vec![Ipv6Addr::LOCALHOST.into()]))];
+        let zone = vec![("six.test", Behaviour::Has(vec![Ipv6Addr::LOCALHOST.into()]))];
         let _dns = Dns::start((Ipv6Addr::LOCALHOST, DNS_PORT).into(), &zone).expect("the machine's own port 53");
         let astra = Astra::builder().listen((Ipv6Addr::LOCALHOST, 0).into()).spawn();
         let world = World::with(|launch| launch, astra).await;
@@ -136,7 +136,7 @@ fn a_dead_name_server_delays_the_first_look_up_only() {
         // The timeout of the dead server is longer than the limit of a connection.
         machine::resolv_conf("nameserver 127.0.0.2\nnameserver 127.0.0.1\noptions timeout:11\n");
         let _silent = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), DNS_PORT)).unwrap();
-        let _dns = serve(vec![("a.test", Part::Has(here())), ("b.test", Part::Has(here()))]);
+        let _dns = serve(vec![("a.test", Behaviour::Has(here())), ("b.test", Behaviour::Has(here()))]);
         let world = World::new().await;
         let (reply, first) = world.write("a.test", json!({})).await;
         assert!(reply.http() < 300 && first > Duration::from_secs(10), "{} after {first:?}", reply.error());
@@ -149,7 +149,7 @@ fn a_dead_name_server_delays_the_first_look_up_only() {
 #[test]
 fn files_that_change_count_without_a_restart() {
     Machine::run("files_that_change_count_without_a_restart", async {
-        let dns = serve(vec![("a.one.test", Part::Has(here()))]);
+        let dns = serve(vec![("a.one.test", Behaviour::Has(here()))]);
         let world = World::new().await;
         // Without a `resolv.conf`, the name server is on this machine.
         assert!(world.fails("a").await.contains("NXDOMAIN"));
@@ -195,7 +195,7 @@ fn without_a_network_the_cause_is_told_at_once() {
 #[test]
 fn no_nss_module_is_loaded() {
     Machine::run("no_nss_module_is_loaded", async {
-        let _dns = serve(vec![("a.test", Part::Has(here()))]);
+        let _dns = serve(vec![("a.test", Behaviour::Has(here()))]);
         let modules = tempfile::tempdir().unwrap();
         trap(modules.path());
         let lines =

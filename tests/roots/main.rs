@@ -35,7 +35,7 @@ use serde_json::{Value, json};
 
 use astra::{Astra, Builder, Certificate};
 use bao::Reply;
-use dns::{Dns, Part};
+use dns::{Behaviour, Dns};
 use root::Root;
 use world::{ROLE_ID, Token, World};
 
@@ -52,7 +52,7 @@ const HOSTS: [&str; 6] = [
 #[test]
 fn a_config_whose_url_has_a_host_name_works_on_every_machine() {
     let by_dns = "dns.astra.test";
-    let zone = vec![(by_dns, Part::Has(vec![Ipv4Addr::LOCALHOST.into()]))];
+    let zone = vec![(by_dns, Behaviour::Has(vec![Ipv4Addr::LOCALHOST.into()]))];
     let _dns = Dns::start((Ipv4Addr::LOCALHOST, 53).into(), &zone).expect("port 53 of a network of its own");
     let mut table = Table::default();
     for suite in ["bullseye", "bookworm", "trixie"] {

@@ -1,4 +1,5 @@
-//! A DNS server with a configured behaviour for each name: it answers, fails, keeps silent, or truncates its answers.
+//! A DNS server with a configured behaviour for each name: it answers, fails, does not answer, or truncates its
+//! answers.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -14,28 +15,28 @@ use domain::rdata::{A, Aaaa, Cname};
 
 /// How the server answers questions about one name.
 #[derive(Clone)]
-pub(crate) enum Part {
+pub(crate) enum Behaviour {
     /// With these addresses: IPv4 addresses for `A`, IPv6 addresses for `AAAA`.
     Has(Vec<IpAddr>),
     /// With an alias and its addresses.
     IsAlias(&'static str, Vec<IpAddr>),
     /// Over TCP with these addresses. Over UDP without addresses, and with the flag for a truncated answer.
     IsLong(Vec<IpAddr>),
-    /// As another part. It drops questions for IPv6 addresses.
-    DropsIpv6(Box<Part>),
+    /// Like another behaviour, but without an answer to questions for IPv6 addresses.
+    DropsIpv6(Box<Behaviour>),
     /// With these addresses, after forged answers: with a wrong id, with a wrong question, and not a DNS message.
     AfterForgeries(Vec<IpAddr>),
     /// With an error.
     Fails(Rcode),
     /// With an error that leaves out the question.
     Refuses,
-    /// Not at all.
+    /// With no message at all.
     Silent,
 }
 
 /// Names in lower case, without the final dot, and their behaviour. For all other names, the server answers that they
 /// do not exist.
-pub(crate) type Zone = Vec<(&'static str, Part)>;
+pub(crate) type Zone = Vec<(&'static str, Behaviour)>;
 
 /// A DNS server on UDP and TCP. It stops when it is dropped.
 pub(crate) struct Dns {
@@ -46,7 +47,7 @@ pub(crate) struct Dns {
 }
 
 struct Script {
-    parts: HashMap<&'static str, Part>,
+    behaviours: HashMap<&'static str, Behaviour>,
     asked: Arc<Mutex<Vec<String>>>,
     end: Arc<AtomicBool>,
 }
@@ -59,7 +60,7 @@ impl Dns {
         let tcp = TcpListener::bind(address).ok()?;
         let (asked, end) = (Arc::default(), Arc::default());
         let script = Arc::new(Script {
-            parts: zone.iter().cloned().collect(),
+            behaviours: zone.iter().cloned().collect(),
             asked: Arc::clone(&asked),
             end: Arc::clone(&end),
         });
@@ -85,7 +86,7 @@ impl Dns {
 impl Drop for Dns {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Release);
-        // Both threads wait for input, so send something to each.
+        // Both threads wait for input. Send something to each thread, so that it sees `end`.
         if let Ok(socket) = UdpSocket::bind((self.address.ip(), 0)) {
             let _ = socket.send_to(b"", self.address);
         }
@@ -137,37 +138,37 @@ impl Script {
         let over = if tcp { " TCP" } else { "" };
         self.asked.lock().expect("no panic").push(format!("{name} {rtype}{over}"));
         let answer = |rcode, addresses: &[IpAddr]| answer(&message, rcode, None, addresses, rtype);
-        let part = match self.parts.get(name.as_str()) {
-            Some(Part::DropsIpv6(_)) if rtype == Rtype::AAAA => return Vec::new(),
-            Some(Part::DropsIpv6(part)) => Some(&**part),
-            part => part,
+        let behaviour = match self.behaviours.get(name.as_str()) {
+            Some(Behaviour::DropsIpv6(_)) if rtype == Rtype::AAAA => return Vec::new(),
+            Some(Behaviour::DropsIpv6(inner)) => Some(&**inner),
+            behaviour => behaviour,
         };
-        match part {
+        match behaviour {
             None => vec![answer(Rcode::NXDOMAIN, &[])],
-            Some(Part::Has(addresses)) => vec![answer(Rcode::NOERROR, addresses)],
-            Some(Part::IsAlias(alias, addresses)) => {
+            Some(Behaviour::Has(addresses)) => vec![answer(Rcode::NOERROR, addresses)],
+            Some(Behaviour::IsAlias(alias, addresses)) => {
                 vec![self::answer(&message, Rcode::NOERROR, Some(alias), addresses, rtype)]
             }
-            Some(Part::IsLong(addresses)) if tcp => vec![answer(Rcode::NOERROR, addresses)],
-            Some(Part::IsLong(_)) => {
+            Some(Behaviour::IsLong(addresses)) if tcp => vec![answer(Rcode::NOERROR, addresses)],
+            Some(Behaviour::IsLong(_)) => {
                 let mut short = answer(Rcode::NOERROR, &[]);
                 short[2] |= 2;
                 vec![short]
             }
-            Some(Part::AfterForgeries(addresses)) => {
+            Some(Behaviour::AfterForgeries(addresses)) => {
                 let (mut id, mut other) = (answer(Rcode::NXDOMAIN, &[]), answer(Rcode::NXDOMAIN, &[]));
                 id[0] ^= 1;
                 other[13] ^= 1;
                 vec![b"nonsense".into(), id, other, answer(Rcode::NOERROR, addresses)]
             }
-            Some(Part::Fails(rcode)) => vec![answer(*rcode, &[])],
-            Some(Part::Refuses) => {
+            Some(Behaviour::Fails(rcode)) => vec![answer(*rcode, &[])],
+            Some(Behaviour::Refuses) => {
                 // Only a header, whose count of questions is zero.
                 let mut header = answer(Rcode::REFUSED, &[])[..12].to_vec();
                 header[5] = 0;
                 vec![header]
             }
-            Some(Part::Silent | Part::DropsIpv6(_)) => Vec::new(),
+            Some(Behaviour::Silent | Behaviour::DropsIpv6(_)) => Vec::new(),
         }
     }
 }

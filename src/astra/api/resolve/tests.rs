@@ -1,4 +1,4 @@
-//! Look-ups with files and DNS servers that the tests make.
+//! Look-ups with files and DNS servers of the tests.
 
 use std::fs;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::*;
 #[path = "../../../../tests/support/dns/mod.rs"]
 mod server;
 
-use server::{Dns, Part, Zone};
+use server::{Behaviour, Dns, Zone};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -68,18 +68,18 @@ fn ips(text: &str) -> Vec<IpAddr> {
 }
 
 #[tokio::test]
-async fn each_answer_of_a_server_is_understood() {
+async fn each_kind_of_answer_gives_addresses_or_an_error() {
     let zone = vec![
-        ("both.test", Part::Has(ips("10.0.0.1 10.0.0.2 fd00::1"))),
-        ("four.test", Part::Has(ips("10.0.0.1"))),
-        ("six.test", Part::Has(ips("fd00::1"))),
-        ("none.test", Part::Has(vec![])),
-        ("alias.test", Part::IsAlias("real.test", ips("10.0.0.3"))),
-        ("long.test", Part::IsLong(ips("10.0.0.4 fd00::4"))),
-        ("drops.test", Part::DropsIpv6(Part::Has(ips("10.0.0.5")).into())),
-        ("forged.test", Part::AfterForgeries(ips("10.0.0.6"))),
-        ("broken.test", Part::Fails(Rcode::SERVFAIL)),
-        ("refused.test", Part::Refuses),
+        ("both.test", Behaviour::Has(ips("10.0.0.1 10.0.0.2 fd00::1"))),
+        ("four.test", Behaviour::Has(ips("10.0.0.1"))),
+        ("six.test", Behaviour::Has(ips("fd00::1"))),
+        ("none.test", Behaviour::Has(vec![])),
+        ("alias.test", Behaviour::IsAlias("real.test", ips("10.0.0.3"))),
+        ("long.test", Behaviour::IsLong(ips("10.0.0.4 fd00::4"))),
+        ("drops.test", Behaviour::DropsIpv6(Behaviour::Has(ips("10.0.0.5")).into())),
+        ("forged.test", Behaviour::AfterForgeries(ips("10.0.0.6"))),
+        ("broken.test", Behaviour::Fails(Rcode::SERVFAIL)),
+        ("refused.test", Behaviour::Refuses),
     ];
     let machine = Machine::with("", vec![zone]);
     let cannot =
@@ -104,8 +104,8 @@ async fn each_answer_of_a_server_is_understood() {
 }
 
 #[tokio::test]
-async fn the_hosts_file_and_localhost_go_before_the_servers() {
-    let machine = Machine::with("search test", vec![vec![("known.test", Part::Has(ips("10.0.0.1")))]]);
+async fn the_hosts_file_and_localhost_come_before_the_servers() {
+    let machine = Machine::with("search test", vec![vec![("known.test", Behaviour::Has(ips("10.0.0.1")))]]);
     assert_eq!(machine.found("localhost").await, "127.0.0.1 ::1");
     assert_eq!(machine.found("db.LOCALHOST.").await, "127.0.0.1 ::1");
     fs::write(machine.dir.path().join("hosts"), "10.9.9.9 known.test\n::1 localhost\n").unwrap();
@@ -115,8 +115,8 @@ async fn the_hosts_file_and_localhost_go_before_the_servers() {
 }
 
 #[tokio::test]
-async fn changed_files_count_for_the_next_look_up() {
-    let zones = ["10.0.0.1", "10.0.0.2"].map(|ip| vec![("a.test", Part::Has(ips(ip)))]);
+async fn the_next_look_up_uses_changed_files() {
+    let zones = ["10.0.0.1", "10.0.0.2"].map(|ip| vec![("a.test", Behaviour::Has(ips(ip)))]);
     let machine = Machine::with("", zones.into());
     machine.configure(&[1], "");
     assert_eq!(machine.found("a.test").await, "10.0.0.1");
@@ -130,10 +130,10 @@ async fn changed_files_count_for_the_next_look_up() {
 }
 
 #[tokio::test]
-async fn a_server_that_fails_is_followed_by_the_next_and_not_asked_first_again() {
-    for part in [Part::Fails(Rcode::SERVFAIL), Part::Refuses, Part::Silent] {
+async fn after_a_failure_the_next_server_is_asked_and_comes_first_from_then_on() {
+    for part in [Behaviour::Fails(Rcode::SERVFAIL), Behaviour::Refuses, Behaviour::Silent] {
         let machine =
-            Machine::with("", vec![vec![("a.test", part)], vec![("a.test", Part::Has(ips("10.0.0.1 fd00::1")))]]);
+            Machine::with("", vec![vec![("a.test", part)], vec![("a.test", Behaviour::Has(ips("10.0.0.1 fd00::1")))]]);
         assert_eq!(machine.found("a.test").await, "fd00::1 10.0.0.1");
         assert_eq!(machine.servers[0].asked().len(), 2);
         assert_eq!(machine.found("a.test").await, "fd00::1 10.0.0.1");
@@ -142,8 +142,8 @@ async fn a_server_that_fails_is_followed_by_the_next_and_not_asked_first_again()
 }
 
 #[tokio::test]
-async fn a_closed_port_is_not_waited_for() {
-    let machine = Machine::with("", vec![vec![("a.test", Part::Has(ips("10.0.0.1")))]]);
+async fn a_closed_port_fails_at_once() {
+    let machine = Machine::with("", vec![vec![("a.test", Behaviour::Has(ips("10.0.0.1")))]]);
     // Nothing listens on 127.0.0.77 at this port: the servers of other tests use other ports.
     machine.configure(&[77, 1], "");
     let begin = Instant::now();
@@ -156,7 +156,7 @@ async fn a_closed_port_is_not_waited_for() {
 
 #[tokio::test]
 async fn silent_servers_are_named_at_the_deadline_or_before() {
-    let machine = Machine::with("", vec![vec![("a.test", Part::Silent)]]);
+    let machine = Machine::with("", vec![vec![("a.test", Behaviour::Silent)]]);
     let named = "the host name \"a.test\" cannot be resolved: name server 127.0.0.1 did not answer within 1s";
     assert_eq!(machine.found("a.test").await, named);
     let failure = machine.resolver.addresses("a.test", Instant::now() + Duration::from_millis(1500)).await.unwrap_err();
@@ -169,15 +169,15 @@ async fn silent_servers_are_named_at_the_deadline_or_before() {
 }
 
 #[tokio::test]
-async fn domains_are_searched_past_names_without_an_address() {
+async fn the_search_goes_on_after_a_name_without_an_address() {
     let zone = || {
         vec![
-            ("a.first.test", Part::Has(vec![])),
-            ("a.second.test", Part::Has(ips("10.0.0.2"))),
-            ("b.first.test", Part::Fails(Rcode::SERVFAIL)),
-            ("b.second.test", Part::Has(ips("10.0.0.3"))),
-            ("c.first.test", Part::Silent),
-            ("c.second.test", Part::Has(ips("10.0.0.4"))),
+            ("a.first.test", Behaviour::Has(vec![])),
+            ("a.second.test", Behaviour::Has(ips("10.0.0.2"))),
+            ("b.first.test", Behaviour::Fails(Rcode::SERVFAIL)),
+            ("b.second.test", Behaviour::Has(ips("10.0.0.3"))),
+            ("c.first.test", Behaviour::Silent),
+            ("c.second.test", Behaviour::Has(ips("10.0.0.4"))),
         ]
     };
     let machine = Machine::with("search first.test second.test", vec![zone()]);
@@ -189,8 +189,8 @@ async fn domains_are_searched_past_names_without_an_address() {
 
 #[tokio::test]
 async fn a_name_that_does_not_exist_does_not_wait_for_a_dropped_question() {
-    let unknown = || Part::DropsIpv6(Part::Fails(Rcode::NXDOMAIN).into());
-    let zone = vec![("a.first.test", unknown()), ("a.second.test", Part::Has(ips("10.0.0.1"))), ("b", unknown())];
+    let unknown = || Behaviour::DropsIpv6(Behaviour::Fails(Rcode::NXDOMAIN).into());
+    let zone = vec![("a.first.test", unknown()), ("a.second.test", Behaviour::Has(ips("10.0.0.1"))), ("b", unknown())];
     let machine = Machine::with("search first.test second.test", vec![zone]);
     let begin = Instant::now();
     assert_eq!(machine.found("a").await, "10.0.0.1");
@@ -200,8 +200,9 @@ async fn a_name_that_does_not_exist_does_not_wait_for_a_dropped_question() {
 
 #[tokio::test]
 async fn both_families_rotate_together() {
-    let silent = vec![("a.test", Part::Silent)];
-    let machine = Machine::with("options rotate", vec![vec![("a.test", Part::Has(ips("10.0.0.1 fd00::1")))], silent]);
+    let silent = vec![("a.test", Behaviour::Silent)];
+    let machine =
+        Machine::with("options rotate", vec![vec![("a.test", Behaviour::Has(ips("10.0.0.1 fd00::1")))], silent]);
     for _ in 0..4 {
         assert_eq!(machine.found("a.test").await, "fd00::1 10.0.0.1");
     }
@@ -209,7 +210,7 @@ async fn both_families_rotate_together() {
 
 #[tokio::test]
 async fn options_of_the_file_are_followed() {
-    let zone = || vec![("a.test", Part::Has(ips("10.0.0.1 fd00::1")))];
+    let zone = || vec![("a.test", Behaviour::Has(ips("10.0.0.1 fd00::1")))];
     let machine = Machine::with("options use-vc", vec![zone(), zone()]);
     assert_eq!(machine.found("a.test").await, "fd00::1 10.0.0.1");
     assert!(machine.servers[0].asked().iter().all(|asked| asked.ends_with(" TCP")));
