@@ -14,7 +14,7 @@ pub struct ConnInfo {
 }
 /// Nested message and enum types in `ConnInfo`.
 pub mod conn_info {
-    /// Asks for, or grants, a connection when all of them share one socket.
+    /// If all connections share one socket: requests a connection, or accepts a request.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Knock {
         #[prost(bool, tag = "1")]
@@ -85,7 +85,7 @@ pub mod grpc_broker_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Announces sockets on which one side serves the other.
+    /// Announces sockets. On each socket, one side serves requests of the other side.
     #[derive(Debug, Clone)]
     pub struct GrpcBrokerClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -166,7 +166,7 @@ pub mod grpc_broker_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Opened once by the host and kept for the life of the process.
+        /// The host opens this stream once, and keeps it open until the process ends.
         pub async fn start_stream(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::ConnInfo>,
@@ -212,7 +212,7 @@ pub mod grpc_broker_server {
             >
             + std::marker::Send
             + 'static;
-        /// Opened once by the host and kept for the life of the process.
+        /// The host opens this stream once, and keeps it open until the process ends.
         async fn start_stream(
             &self,
             request: tonic::Request<tonic::Streaming<super::ConnInfo>>,
@@ -221,7 +221,7 @@ pub mod grpc_broker_server {
             tonic::Status,
         >;
     }
-    /// Announces sockets on which one side serves the other.
+    /// Announces sockets. On each socket, one side serves requests of the other side.
     #[derive(Debug)]
     pub struct GrpcBrokerServer<T> {
         inner: Arc<T>,
@@ -764,7 +764,7 @@ pub mod grpc_stdio_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// The host drops what it receives here; the stream just has to stay open.
+        /// The host ignores the data of this stream, but the stream must stay open.
         pub async fn stream_stdio(
             &mut self,
             request: impl tonic::IntoRequest<()>,
@@ -810,7 +810,7 @@ pub mod grpc_stdio_server {
             >
             + std::marker::Send
             + 'static;
-        /// The host drops what it receives here; the stream just has to stay open.
+        /// The host ignores the data of this stream, but the stream must stay open.
         async fn stream_stdio(
             &self,
             request: tonic::Request<()>,
