@@ -4,8 +4,8 @@
 //! cargo run --example astra-simulator -- --listen 127.0.0.1:0 --org <id> --root-token <token>
 //! ```
 //!
-//! It prints one line of JSON with its addresses and serves until it is killed.
-#![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "a program with an own stdout")]
+//! It prints one line of JSON with its addresses, and serves until it is killed.
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "a program that owns its stdout")]
 
 mod astra;
 
@@ -41,11 +41,11 @@ fn run() -> Result<(), Box<dyn Error>> {
 
 struct Flags {
     builder: Builder,
-    /// Where to write the CA of an HTTPS server.
+    /// The file to write the CA of an HTTPS server to.
     ca_file: Option<String>,
 }
 
-/// Reads the flags; nothing comes back when help was asked for.
+/// Parses the flags. Returns `None` if the caller asked for help.
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Flags>, Box<dyn Error>> {
     let mut builder = Astra::builder();
     let mut ca_file = None;

@@ -1,4 +1,4 @@
-//! The faults that are set, and which of them a request meets.
+//! Holds the faults that are set, and selects the faults for a request.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use super::fault::{Fault, Kind};
 use super::routes::Route;
 use super::state::{Rng, later};
 
-/// When, in the life of a connection, a fault is due.
+/// The stage of a connection or request at which a fault takes effect.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// A connection was accepted.
     Accept,
-    /// A request was read, nothing was checked.
+    /// A request was read, but not checked.
     Arrival,
-    /// All checks passed.
+    /// All checks passed, but the operation has not taken effect.
     Before,
     /// The operation took effect.
     After,
 }
 
-/// What a fault can be matched against.
+/// The properties of a request that a fault can match.
 #[derive(Clone, Default)]
 pub struct Context {
     pub route: Option<Route>,
@@ -64,12 +64,12 @@ impl Faults {
         self.armed.clear();
     }
 
-    /// How often the fault of this id happened.
+    /// Returns how often the fault with this id took effect.
     pub fn fired(&self, id: u64) -> u64 {
         self.armed.iter().find(|armed| armed.id == id).map_or(0, |armed| armed.fired)
     }
 
-    /// The faults as they were set, with their ids and counts.
+    /// Returns the faults as they were set, with their ids and counts.
     pub fn list(&self) -> Vec<Value> {
         let describe = |armed: &Armed| {
             let mut value = serde_json::to_value(&armed.fault).expect("a fault is plain data");
@@ -81,13 +81,13 @@ impl Faults {
         self.armed.iter().map(describe).collect()
     }
 
-    /// Takes what is due: all that stack, and the first of the others.
+    /// Returns the faults for a request at a stage: every fault that stacks, and the first of the others.
     pub fn take(&mut self, stage: Stage, context: &Context, now: Timestamp) -> Due {
         let mut due = Due::default();
         for armed in &mut self.armed {
             let kind = &armed.fault.kind;
             let wanted = kind.stacks() || due.main.is_none();
-            if wanted && kind.stage(armed.fault.phase) == stage && armed.meets(context, now) {
+            if wanted && kind.stage(armed.fault.phase) == stage && armed.matches(context, now) {
                 let kind = armed.fault.kind.clone();
                 if kind.stacks() { due.stacked.push(kind) } else { due.main = Some(kind) }
             }
@@ -117,7 +117,7 @@ impl Due {
 }
 
 impl Armed {
-    fn meets(&mut self, context: &Context, now: Timestamp) -> bool {
+    fn matches(&mut self, context: &Context, now: Timestamp) -> bool {
         let on = &self.fault.on;
         let selected = on.route.is_none_or(|route| context.route == Some(route))
             && on.method.as_ref().is_none_or(|method| *method == context.method)

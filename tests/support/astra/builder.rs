@@ -1,4 +1,4 @@
-//! How a simulator starts: its organizations, transport and seed.
+//! Configures and starts a simulator: its organizations, transport and seed.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,7 +17,7 @@ use super::server;
 use super::state::{Organization, Shared, State, User, sha256_hex};
 use super::tls::{Certificate, acceptor};
 
-/// An organization to start with.
+/// An organization that exists from the start.
 #[derive(Clone)]
 pub struct Seed {
     id: Option<String>,
@@ -29,7 +29,7 @@ pub struct Seed {
 }
 
 impl Seed {
-    /// An organization with a random id and an Organization Administrator's token.
+    /// Returns an organization with a random id, whose root token has the role Organization Administrator.
     pub fn new() -> Self {
         Self {
             id: None,
@@ -41,7 +41,7 @@ impl Seed {
         }
     }
 
-    /// Any text: users' guides have ids that are no UUIDs.
+    /// Sets the id. It can be any text, because the ids in users' guides are not UUIDs.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.id = Some(id.into());
         self
@@ -52,13 +52,13 @@ impl Seed {
         self
     }
 
-    /// Any text `AstraCS:<client id>:<digest>`, well formed or not.
+    /// Sets the root token, `AstraCS:<client id>:<digest>`. Client id and digest can be any texts.
     pub fn root_token(mut self, token: impl Into<String>) -> Self {
         self.root_token = Some(token.into());
         self
     }
 
-    /// The id of the root token's role.
+    /// Sets the id of the root token's role.
     pub fn role(mut self, role_id: impl Into<String>) -> Self {
         self.role = role_id.into();
         self
@@ -114,7 +114,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// One organization, plain HTTP, free ports of the loopback address.
+    /// Returns a builder for one organization, over plain HTTP, on free ports of the loopback address.
     pub fn new() -> Self {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
@@ -132,7 +132,7 @@ impl Builder {
         self
     }
 
-    /// So many organizations with random ids.
+    /// Adds `count` organizations with random ids.
     pub fn orgs(mut self, count: usize) -> Self {
         self.seeds.extend((0..count).map(|number| Seed::new().name(format!("Simulated {number}"))));
         self
@@ -143,7 +143,7 @@ impl Builder {
         self
     }
 
-    /// Two simulators with one seed make the same ids and tokens.
+    /// Sets the seed. Two simulators with the same seed generate the same ids and tokens.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -164,12 +164,12 @@ impl Builder {
         self
     }
 
-    /// Starts on a thread of its own; it serves when this returns.
+    /// Starts the simulator in its own thread. When this returns, the simulator accepts connections.
     pub fn spawn(self) -> Astra {
         self.try_spawn().unwrap_or_else(|error| panic!("the simulator did not start: {error}"))
     }
 
-    /// As [`Builder::spawn`]; fails when an address cannot be bound.
+    /// Like [`Builder::spawn`], but returns an error if an address cannot be bound.
     pub fn try_spawn(mut self) -> io::Result<Astra> {
         let mut state = State::new(self.seed, self.knobs);
         if self.seeds.is_empty() {
@@ -215,8 +215,8 @@ impl Default for Builder {
     }
 }
 
-/// Binds a socket that shares its address with one listener. A listener keeps its port when it is shut down if it was
-/// bound to that port by number, and loses a port that the kernel chose (Linux, `inet_bind`).
+/// Binds a socket that shares its address with one listener. If a listener was bound to a port by number, it keeps the
+/// port after a shutdown. It loses a port that the kernel chose (Linux, `inet_bind`).
 fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;

@@ -1,16 +1,16 @@
-//! The control endpoint, for those who run the simulator as a program: JSON over HTTP on a port of its own, without
-//! authentication, and never with a token in an answer.
+//! The control endpoint, for the simulator as a program: JSON over HTTP on a separate port, without authentication. No
+//! answer contains a token.
 //!
 //! | request | does |
 //! | --- | --- |
-//! | `GET /tokens`, `/requests`, `/counters`, `/faults`, `/knobs` | inspects |
-//! | `POST /faults` | sets the fault in the body, answers its `id` |
-//! | `DELETE /faults`, `/faults/<id>` | clears |
-//! | `POST /knobs` | changes the knobs named in the body |
-//! | `DELETE /tokens/<client id>`, `/roles/<org>/<role id>` | deletes out of band |
-//! | `POST /tokens/<client id>/expire` | sets the expiry into the past |
-//! | `POST /clock` | `{"advance_ms": n}` |
-//! | `POST /reset` | forgets everything since the start |
+//! | `GET /tokens`, `/requests`, `/counters`, `/faults`, `/knobs` | shows the state |
+//! | `POST /faults` | sets the fault in the body, returns its `id` |
+//! | `DELETE /faults`, `/faults/<id>` | removes all faults, or one |
+//! | `POST /knobs` | changes the knobs in the body |
+//! | `DELETE /tokens/<client id>`, `/roles/<org>/<role id>` | deletes a token or role outside the API |
+//! | `POST /tokens/<client id>/expire` | lets a token expire now |
+//! | `POST /clock` | sets the clock forward by `{"advance_ms": n}` |
+//! | `POST /reset` | restores the state at the start |
 
 use std::io;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) -> io::Result<()> {
     let mut connection = Connection::new(Box::new(stream));
     while let Some(request) = connection.read_request().await? {
         let response = shared.update(|state| answer(state, &request));
-        // The new knobs are in force when the answer goes out.
+        // When the client has the answer, new knobs must be in force.
         while !shared.lock().knobs_in_force() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -1,4 +1,4 @@
-//! One request from its arrival to the last byte of its answer.
+//! Handles one request, from its arrival to the last byte of its answer.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::inject::{Delivery, PADDING, apply, http_date, shifted};
 use super::routes::Route;
 use super::state::{Shared, State};
 
-/// What happens before anything is checked.
+/// An arrived request, before any check.
 struct Arrival {
     seq: u64,
     wait: Duration,
@@ -25,12 +25,12 @@ struct Answer {
     wait: Duration,
     delivery: Delivery,
     chunked: bool,
-    /// The token whose only copy this answer is.
+    /// The client id of a new token. This answer is the only copy of the token.
     minted: Option<String>,
 }
 
 impl Shared {
-    /// Answers a request; the connection may be used again when `true` comes back.
+    /// Answers a request. Returns whether the connection can serve another request.
     pub async fn exchange(&self, connection: &mut Connection, request: &Request, close: bool) -> io::Result<bool> {
         let started = Instant::now();
         let arrival = self.update(|state| state.arrive(request));
@@ -49,7 +49,7 @@ impl Shared {
         pause(answer.wait).await;
         let open = !connection.peer_closed().await;
         if answer.delivery == Delivery::Whole {
-            // Noted first: who has its answer must find it noted.
+            // Recorded before sending: a client that has the answer must find the token marked as delivered.
             self.update(|state| state.note_delivery(arrival.seq, &answer, open));
         }
         let sent = open && deliver(connection, &answer).await.unwrap_or(false);
@@ -63,7 +63,7 @@ impl Shared {
     }
 }
 
-/// Waits; for no time at all it does not, which would take until the next tick of the timer.
+/// Waits. For a zero duration it returns at once, because a sleep lasts until the next tick of the timer.
 async fn pause(time: Duration) {
     if !time.is_zero() {
         sleep(time).await;
@@ -79,7 +79,7 @@ impl State {
         Arrival { seq, wait: due.latency(&mut self.rng), main: due.main }
     }
 
-    /// Checks, carries out and answers. Everything here happens at one moment.
+    /// Checks the request, runs the operation and builds the answer, all under one lock.
     fn answer(&mut self, request: &Request, seq: u64) -> Answer {
         let mut answer = self.faulty_answer(request, seq);
         if let Some((low, high)) = self.knobs.latency_ms {
@@ -112,12 +112,12 @@ impl State {
         self.log.faulted(seq, before.names());
         self.fresh = None;
         if let Some(kind) = before.main {
-            // The answer is that of a success which never took place.
+            // The fault alters the answer of a success, but the operation must not take effect.
             let world = self.world.clone();
-            let phantom = self.operate(&checked);
+            let success = self.operate(&checked);
             self.world = world;
             self.fresh = None;
-            return self.spoiled(&kind, phantom, request);
+            return self.altered(&kind, success, request);
         }
         let response = self.operate(&checked);
         let minted = self.fresh.take();
@@ -125,7 +125,7 @@ impl State {
         self.log.faulted(seq, after.names());
         let wait = after.latency(&mut self.rng);
         let mut answer = match &after.main {
-            Some(kind) => self.spoiled(kind, response, request),
+            Some(kind) => self.altered(kind, response, request),
             None => self.plain(response),
         };
         for kind in &after.stacked {
@@ -146,7 +146,7 @@ impl State {
         Answer { response, wait: Duration::ZERO, delivery: Delivery::Whole, chunked, minted: None }
     }
 
-    fn spoiled(&mut self, kind: &Kind, response: Response, request: &Request) -> Answer {
+    fn altered(&mut self, kind: &Kind, response: Response, request: &Request) -> Answer {
         let (response, delivery) = apply(kind, response, &request.path, self.now());
         let mut answer = self.plain(response);
         answer.delivery = delivery;
@@ -162,12 +162,13 @@ impl State {
         if self.knobs.request_id { response.with_header("x-request-id", self.rng.uuid()) } else { response }
     }
 
-    /// Notes whether an answer went out; the owner of a token has it only if nothing touched the answer.
+    /// Records whether the answer to a mint was sent. The token counts as delivered only if the answer is complete and
+    /// unaltered.
     fn note_delivery(&mut self, seq: u64, answer: &Answer, sent: bool) {
         let Some(call) = self.log.find(seq) else { return };
-        let altered = call.faults.iter().any(|name| !HARMLESS.contains(&name.as_str()));
+        let is_altered = call.faults.iter().any(|name| !HARMLESS.contains(&name.as_str()));
         if let Some(token) = answer.minted.as_ref().and_then(|id| self.world.tokens.get_mut(id)) {
-            token.delivered = sent && !altered && answer.delivery.completes();
+            token.delivered = sent && !is_altered && answer.delivery.completes();
         }
     }
 
@@ -185,7 +186,7 @@ impl State {
     }
 }
 
-/// Sends an answer; `true` when all of it went out and the connection can go on.
+/// Sends an answer. Returns whether the answer is complete and the connection can serve another request.
 async fn deliver(connection: &mut Connection, answer: &Answer) -> io::Result<bool> {
     let response = &answer.response;
     let body = &response.body;
@@ -209,7 +210,7 @@ async fn deliver(connection: &mut Connection, answer: &Answer) -> io::Result<boo
         Delivery::Whole => write(connection, &[head, framed(body, answer.chunked)].concat()).await?,
         Delivery::Cut { bytes, reset: with_reset } => {
             let head = response.head(Framing::Length(body.len() as u64));
-            // At least one byte is missing, or it would be no cut.
+            // At least one byte must be missing.
             let bytes = bytes.min(body.len() - 1);
             write(connection, &[&head, &body[..bytes]].concat()).await?;
             return if with_reset { reset(connection) } else { shut(connection).await };
@@ -249,7 +250,7 @@ fn framed(body: &[u8], chunked: bool) -> Vec<u8> {
     if !chunked {
         return body.to_vec();
     }
-    // Two chunks, so that a reader has to put them together.
+    // With two chunks, a client has to join them.
     let (first, second) = body.split_at(body.len() / 2);
     let parts = [first, second].into_iter().filter(|part| !part.is_empty());
     let mut bytes: Vec<u8> = parts.flat_map(chunk).collect();
@@ -261,7 +262,7 @@ fn chunk(part: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat()
 }
 
-/// Lets the kernel send RST when the connection is dropped.
+/// Makes the kernel send RST when the connection is dropped.
 fn reset(connection: &Connection) -> io::Result<bool> {
     connection.stream.tcp().set_zero_linger()?;
     Ok(false)
@@ -272,12 +273,12 @@ async fn shut(connection: &mut Connection) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Until the peer gives up; a stop of the simulator drops the task.
+/// Waits until the client closes the connection. If the simulator stops, this task is dropped.
 async fn hang(connection: &mut Connection) -> io::Result<bool> {
     connection.closed().await;
     Ok(false)
 }
 
-/// Faults that delay an answer, or change a header, but leave its content as it was.
+/// Faults that delay an answer or change a header, but not the content.
 const HARMLESS: [&str; 6] =
     ["latency", "clock_skew", "slow_body", "huge_body", "hang_before_headers", "hang_after_headers"];

@@ -1,4 +1,4 @@
-//! What can go wrong, and for which requests.
+//! The faults that tests can set, and the requests that they affect.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -7,7 +7,7 @@ use super::armed::Stage;
 use super::http::BodyForm;
 use super::routes::Route;
 
-/// One fault: what happens, to which requests, and whether the operation took effect by then.
+/// A fault: its kind, the requests that it affects, and whether the operation takes effect before it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
@@ -19,12 +19,12 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault instead of the operation.
+    /// Returns a fault that occurs instead of the operation.
     pub fn before(kind: Kind) -> Self {
         Self { on: Match::default(), phase: Phase::Before, kind }
     }
 
-    /// A fault on the way back, when the operation has taken effect.
+    /// Returns a fault that occurs after the operation has taken effect.
     pub fn after(kind: Kind) -> Self {
         Self { on: Match::default(), phase: Phase::After, kind }
     }
@@ -39,25 +39,25 @@ impl Fault {
         self
     }
 
-    /// Only requests made with the token of this client id.
+    /// Affects only requests with the token of this client id.
     pub fn caller(mut self, client_id: impl Into<String>) -> Self {
         self.on.caller = Some(client_id.into());
         self
     }
 
-    /// Only requests with this id in their path.
+    /// Affects only requests with this id in their path.
     pub fn target(mut self, id: impl Into<String>) -> Self {
         self.on.target = Some(id.into());
         self
     }
 
-    /// Starts at the n-th matching request; 1 is the next one.
+    /// Starts at the n-th matching request. 1 means the next request.
     pub fn nth(mut self, nth: u64) -> Self {
         self.on.nth = Some(nth);
         self
     }
 
-    /// Happens so many times at most.
+    /// Occurs at most `count` times.
     pub fn times(mut self, count: u64) -> Self {
         self.on.count = Some(count);
         self
@@ -74,7 +74,7 @@ impl Fault {
     }
 }
 
-/// Which requests a fault meets; what is unset matches all.
+/// The requests that a fault affects. An unset member matches every request.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Match {
@@ -89,7 +89,7 @@ pub struct Match {
     pub count: Option<u64>,
     pub probability: Option<f64>,
     pub seed: u64,
-    /// From so many milliseconds after the fault was set, by the simulator's clock.
+    /// The start of the fault, in milliseconds of the simulator's clock after the fault was set.
     pub from_ms: Option<u64>,
     pub until_ms: Option<u64>,
 }
@@ -102,7 +102,7 @@ pub enum Phase {
     After,
 }
 
-/// What happens. In phase *before*, a kind that alters an answer alters the one that success would have had.
+/// The kind of a fault. In phase *before*, a kind that alters an answer alters the answer of a success.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -117,7 +117,7 @@ pub enum Kind {
         #[serde(default)]
         retry_after: Option<RetryAfter>,
     },
-    /// An error of the service itself, with an id and a message of its own.
+    /// An error of the service, with this id and message.
     Error {
         code: u16,
         id: i64,
@@ -125,9 +125,9 @@ pub enum Kind {
     },
     /// TCP RST.
     Reset,
-    /// The connection ends without a byte.
+    /// The server closes the connection without sending a byte.
     CleanClose,
-    /// The body ends after so many bytes, before its announced length.
+    /// The body ends after `bytes` bytes, before its announced length.
     CutBody {
         bytes: usize,
         reset: bool,
@@ -136,7 +136,7 @@ pub enum Kind {
     TruncatedChunk {
         bytes: usize,
     },
-    /// For ever when no time is given.
+    /// Without a time, the server hangs forever.
     HangBeforeHeaders {
         for_ms: Option<u64>,
     },
@@ -147,14 +147,14 @@ pub enum Kind {
     SlowBody {
         interval_ms: u64,
     },
-    /// The server's part of the TLS handshake comes late.
+    /// The server delays its part of the TLS handshake.
     SlowTls {
         delay_ms: u64,
     },
     Malformed(Malformed),
-    /// The true body under another content type.
+    /// The unaltered body, with this content type.
     ContentType(String),
-    /// A success with another body.
+    /// A success with this body.
     Body {
         content_type: String,
         text: String,
@@ -165,7 +165,7 @@ pub enum Kind {
         field: String,
         value: Value,
     },
-    /// White space of so many bytes before the body, which stays valid JSON.
+    /// `bytes` bytes of white space before the body. The body stays valid JSON.
     HugeBody {
         bytes: u64,
     },
@@ -173,11 +173,11 @@ pub enum Kind {
         code: u16,
         to: Redirect,
     },
-    /// A 404 that is not the API's own.
+    /// A 404 from a proxy, not from the API.
     ProxyNotFound {
         html: bool,
     },
-    /// The `date` header is off.
+    /// The header `date` differs from the real time.
     ClockSkew {
         seconds: i64,
     },
@@ -192,7 +192,7 @@ impl Kind {
         Self::Status { code: 429, body: BodyForm::Errors, retry_after: Some(retry_after) }
     }
 
-    /// The 401 with body `null` that a caller without permission was seen to get.
+    /// Returns the 401 with body `null`, which the real service was observed to send to a caller without permission.
     pub fn null_401() -> Self {
         Self::status(401, BodyForm::Null)
     }
@@ -223,7 +223,7 @@ impl Kind {
         }
     }
 
-    /// Whether it can come together with another one.
+    /// Whether this kind can occur together with another kind.
     pub fn stacks(&self) -> bool {
         matches!(self, Self::Latency { .. } | Self::ClockSkew { .. })
     }
@@ -243,9 +243,9 @@ impl Kind {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryAfter {
-    /// May be negative or absurd.
+    /// Can be negative or very large.
     Seconds(i64),
-    /// An HTTP date so many seconds ahead of the simulator's clock.
+    /// An HTTP date this number of seconds ahead of the simulator's clock.
     DateIn(i64),
     Text(String),
 }
@@ -256,15 +256,15 @@ pub enum Malformed {
     Cut,
     TrailingGarbage,
     NotANumber,
-    /// Every key of the first object twice, the true value last.
+    /// Every key of the first object occurs twice, with the real value last.
     DuplicateKeys,
     ByteOrderMark,
     InvalidUtf8,
-    /// An array instead of an object, or the other way round.
+    /// An array instead of an object, or an object instead of an array.
     WrongTopLevel,
 }
 
-/// A 200 with next to nothing in it.
+/// The body of a 200 without content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Empty {
@@ -278,8 +278,8 @@ pub enum Empty {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Redirect {
-    /// The same path of the same host.
+    /// The same path on the same host.
     Same,
-    /// The same path below another base URL.
+    /// The same path, below another base URL.
     Other(String),
 }

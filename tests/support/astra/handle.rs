@@ -18,7 +18,7 @@ use super::roles;
 use super::routes::Route;
 use super::state::{Shared, State, Token};
 
-/// A running simulator. Dropping it ends all connections and frees its ports.
+/// A running simulator. Dropping the handle closes all connections and frees the ports.
 pub struct Astra {
     shared: Arc<Shared>,
     orgs: Vec<Org>,
@@ -29,7 +29,7 @@ pub struct Astra {
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
-/// An organization that was there from the start.
+/// An organization that exists from the start.
 #[derive(Clone)]
 pub struct Org {
     pub id: String,
@@ -51,7 +51,7 @@ impl fmt::Debug for Org {
     }
 }
 
-/// A token made out of band.
+/// A token created outside the API.
 pub struct Minted {
     pub client_id: String,
     pub secret: String,
@@ -59,12 +59,12 @@ pub struct Minted {
 }
 
 impl Astra {
-    /// Starts one with a single organization.
+    /// Starts a simulator with one organization.
     pub fn spawn() -> Self {
         Self::builder().spawn()
     }
 
-    /// As [`Astra::spawn`], for those who expect an asynchronous start.
+    /// Like [`Astra::spawn`], but asynchronous.
     pub async fn start() -> Self {
         Self::spawn()
     }
@@ -85,7 +85,7 @@ impl Astra {
         Self { shared, orgs, url, control_url, ca_pem, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// The base URL, without `/v2`.
+    /// Returns the base URL, without `/v2`.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -94,12 +94,12 @@ impl Astra {
         &self.control_url
     }
 
-    /// The CA to trust; `None` without TLS.
+    /// Returns the CA to trust; `None` without TLS.
     pub fn ca_pem(&self) -> Option<&str> {
         self.ca_pem.as_deref()
     }
 
-    /// The first organization.
+    /// Returns the first organization.
     pub fn org(&self) -> &Org {
         &self.orgs[0]
     }
@@ -116,7 +116,7 @@ impl Astra {
         })
     }
 
-    /// How often a fault happened.
+    /// Returns how often a fault took effect.
     pub fn fired(&self, fault: u64) -> u64 {
         self.shared.lock().faults.fired(fault)
     }
@@ -129,7 +129,7 @@ impl Astra {
         self.shared.update(|state| state.faults.clear());
     }
 
-    /// Changes the knobs; they are in force when this returns.
+    /// Changes the knobs. When this returns, the new knobs are in force.
     pub fn knobs(&self, change: impl FnOnce(&mut Knobs)) {
         self.shared.update(|state| change(&mut state.knobs));
         let in_force = self.shared.wait(Duration::from_secs(10), |state| state.knobs_in_force());
@@ -150,17 +150,17 @@ impl Astra {
         self.shared.lock().now()
     }
 
-    /// All tokens of an organization, deleted ones and the root token too.
+    /// Returns all tokens of an organization, including deleted tokens and the root token.
     pub fn tokens(&self, org_id: &str) -> Vec<TokenView> {
         self.shared.lock().views(Some(org_id))
     }
 
-    /// The live tokens of an organization that were made through the API; the root token was not.
+    /// Returns the live tokens of an organization that were minted through the API. The root token was not.
     pub fn live(&self, org_id: &str) -> Vec<TokenView> {
         self.tokens(org_id).into_iter().filter(|token| token.live && token.creator.is_some()).collect()
     }
 
-    /// The live tokens of an organization whose maker never got the answer.
+    /// Returns the live tokens of an organization for which the caller never got the answer.
     pub fn undelivered(&self, org_id: &str) -> Vec<TokenView> {
         self.live(org_id).into_iter().filter(|token| !token.delivered).collect()
     }
@@ -170,12 +170,12 @@ impl Astra {
         state.world.tokens.get(client_id).map(|token| TokenView::of(token, state.now()))
     }
 
-    /// The number of tokens ever made through the API.
+    /// Returns the number of tokens minted through the API, including deleted tokens.
     pub fn minted(&self) -> u64 {
         self.shared.lock().world.minted
     }
 
-    /// The number of requests of a route, answered or not.
+    /// Returns the number of requests of a route, with or without an answer.
     pub fn calls(&self, route: Route) -> u64 {
         self.shared.lock().log.count(route)
     }
@@ -184,7 +184,7 @@ impl Astra {
         self.shared.lock().log.calls().cloned().collect()
     }
 
-    /// The number of connections accepted.
+    /// Returns the number of accepted connections.
     pub fn connections(&self) -> u64 {
         self.shared.lock().log.connections
     }
@@ -193,12 +193,12 @@ impl Astra {
         self.shared.lock().log.counters()
     }
 
-    /// Makes a token out of band, with the ids of its roles.
+    /// Creates a token outside the API, given the ids of its roles.
     pub fn mint(&self, org_id: &str, roles: &[&str]) -> Minted {
         self.plant(org_id, roles, false)
     }
 
-    /// Makes a token out of band that is this text, `AstraCS:<client id>:<digest>`.
+    /// Creates this token, `AstraCS:<client id>:<digest>`, outside the API.
     pub fn adopt(&self, org_id: &str, text: &str) {
         let mut parts = text.splitn(3, ':').skip(1).map(str::to_owned);
         let (client_id, digest) = (parts.next().expect("a client id"), parts.next().expect("a digest"));
@@ -208,24 +208,24 @@ impl Astra {
         });
     }
 
-    /// Makes a token of an enterprise.
+    /// Creates an enterprise token outside the API.
     pub fn mint_enterprise(&self, enterprise_id: &str) -> Minted {
         self.plant(enterprise_id, &[roles::built_in_id("Organization Administrator")], true)
     }
 
-    /// Every token text, secret and digest there ever was, for tests that look for them where none may be.
+    /// Returns every token, secret and digest so far. Tests search for them in places that must not contain secrets.
     pub fn secrets(&self) -> Vec<String> {
         let state = self.shared.lock();
         let of = |token: &Token| [token.text(), token.secret.clone(), token.digest.clone()];
         state.world.tokens.values().flat_map(of).collect()
     }
 
-    /// Deletes a token out of band; `false` when there is none.
+    /// Deletes a token outside the API. Returns false if the token does not exist.
     pub fn delete_token(&self, client_id: &str) -> bool {
         self.shared.update(|state| state.remove_token(client_id))
     }
 
-    /// Sets a token's expiry into the past.
+    /// Lets a token expire now. Returns false if the token does not exist.
     pub fn expire_token(&self, client_id: &str) -> bool {
         self.shared.update(|state| {
             let now = state.now();
@@ -234,7 +234,7 @@ impl Astra {
         })
     }
 
-    /// Makes a custom role out of band and returns its id.
+    /// Creates a custom role outside the API, and returns its id.
     pub fn create_role(&self, org_id: &str, name: &str, actions: &[&str]) -> String {
         self.shared.update(|state| {
             let id = state.rng.uuid();
@@ -245,7 +245,7 @@ impl Astra {
         })
     }
 
-    /// Changes the actions of a custom role out of band.
+    /// Changes the actions of a custom role outside the API.
     pub fn edit_role(&self, org_id: &str, role_id: &str, actions: &[&str]) -> bool {
         self.shared.update(|state| {
             let roles = state.world.roles.get_mut(org_id);
@@ -259,7 +259,7 @@ impl Astra {
         self.shared.update(|state| state.remove_role(org_id, role_id))
     }
 
-    /// Forgets everything since the start, knobs, faults and clock included.
+    /// Restores the state at the start, including knobs, faults and clock.
     pub fn reset(&self) {
         self.shared.update(State::reset);
     }
@@ -267,21 +267,21 @@ impl Astra {
     /// Blocks until the condition holds.
     ///
     /// # Panics
-    /// When it does not within the deadline.
+    /// When the condition does not hold within the deadline.
     #[track_caller]
     pub fn wait_for(&self, deadline: Duration, condition: impl Fn(&Self) -> bool) {
         let end = Instant::now() + deadline;
         while !condition(self) {
-            assert!(Instant::now() < end, "the simulator did not get there within {deadline:?}");
+            assert!(Instant::now() < end, "the condition did not hold within {deadline:?}");
             self.shared.wait(POLL, |_| false);
         }
     }
 
-    /// As [`Astra::wait_for`], without blocking the caller's runtime.
+    /// Like [`Astra::wait_for`], but does not block the runtime.
     pub async fn until(&self, deadline: Duration, condition: impl Fn(&Self) -> bool) {
         let end = Instant::now() + deadline;
         while !condition(self) {
-            assert!(Instant::now() < end, "the simulator did not get there within {deadline:?}");
+            assert!(Instant::now() < end, "the condition did not hold within {deadline:?}");
             tokio::time::sleep(POLL).await;
         }
     }

@@ -1,4 +1,4 @@
-//! Just enough HTTP/1.1 on a raw stream that every fault of a connection can be produced exactly.
+//! A small part of HTTP/1.1 on a raw stream, so that a test can produce every fault of a connection exactly.
 
 use std::io;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-/// A stream of which the TCP socket can be reached, to reset it.
+/// A stream with access to its TCP socket, which a fault can reset.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
     fn tcp(&self) -> &TcpStream;
 }
@@ -49,22 +49,22 @@ impl Request {
     }
 }
 
-/// The shape of an error body; the real service uses all of them.
+/// The form of an error body. The real service and its proxies use all of these forms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BodyForm {
     /// `{"errors":[{"ID":…,"message":…}]}`
     #[default]
     Errors,
-    /// A bare JSON string.
+    /// A JSON string.
     JsonString,
     Text,
     /// The literal `null` with a JSON content type.
     Null,
     Empty,
-    /// The page of a proxy.
+    /// The error page of a proxy.
     Html,
-    /// `404 page not found`, whatever the status.
+    /// The text `404 page not found`, for any status.
     PageNotFound,
 }
 
@@ -89,7 +89,7 @@ impl Response {
         Self { status, content_type: Some(content_type.into()), headers: Vec::new(), body: body.into() }
     }
 
-    /// The answer of the service's router to an unknown path or a wrong method.
+    /// Returns the answer of the service's router to an unknown path or a wrong method.
     pub fn page_not_found() -> Self {
         Self::body(404, TEXT, PAGE_NOT_FOUND)
     }
@@ -117,7 +117,7 @@ impl Response {
         self
     }
 
-    /// The status line and all headers, with the blank line.
+    /// Returns the status line, all headers and the blank line.
     pub fn head(&self, framing: Framing) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         if let Some(content_type) = &self.content_type {
@@ -142,7 +142,7 @@ pub enum Framing {
     Chunked,
 }
 
-/// One connection and what was read of it beyond the last request.
+/// A connection, and the bytes after the last request that were already read.
 pub struct Connection {
     pub stream: Box<dyn Io>,
     buffer: Vec<u8>,
@@ -153,7 +153,7 @@ impl Connection {
         Self { stream, buffer: Vec::new() }
     }
 
-    /// Reads one request; `None` when the peer closed between two requests.
+    /// Reads one request. Returns `None` if the client closed the connection between two requests.
     pub async fn read_request(&mut self) -> io::Result<Option<Request>> {
         let (mut request, head_length) = loop {
             if let Some(parsed) = parse_head(&self.buffer)? {
@@ -176,7 +176,7 @@ impl Connection {
         Ok(Some(request))
     }
 
-    /// Whether the peer has closed its side; what it sent ahead is kept.
+    /// Whether the client has closed its side. Keeps bytes that the client has sent already.
     pub async fn peer_closed(&mut self) -> bool {
         match tokio::time::timeout(Duration::ZERO, self.fill()).await {
             Ok(Ok(length)) => length == 0,
@@ -185,7 +185,7 @@ impl Connection {
         }
     }
 
-    /// Returns once the peer has closed its side.
+    /// Waits until the client has closed its side.
     pub async fn closed(&mut self) {
         while self.buffer.len() < MAX_BODY && self.fill().await.is_ok_and(|length| length > 0) {}
     }

@@ -1,4 +1,4 @@
-//! Turns a fault into the answer, and the manner of sending it.
+//! Applies a fault to an answer, and decides how the answer is sent.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::fault::{Empty, Kind, Malformed, Redirect, RetryAfter};
 use super::http::{BodyForm, Response};
 
-/// How an answer goes out.
+/// How an answer is sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
     Whole,
@@ -23,7 +23,7 @@ pub enum Delivery {
 }
 
 impl Delivery {
-    /// Whether the whole answer goes out in the end.
+    /// Whether the whole answer is sent in the end.
     pub fn completes(self) -> bool {
         matches!(
             self,
@@ -32,7 +32,7 @@ impl Delivery {
     }
 }
 
-/// Applies a fault to the answer of a success. `path` is the request's, `now` the simulator's time.
+/// Applies a fault to the answer of a success. `path` is the path of the request, `now` the time of the simulator.
 pub fn apply(kind: &Kind, mut response: Response, path: &str, now: Timestamp) -> (Response, Delivery) {
     let whole = |response| (response, Delivery::Whole);
     let time = |milliseconds: &Option<u64>| milliseconds.map(Duration::from_millis);
@@ -55,7 +55,7 @@ pub fn apply(kind: &Kind, mut response: Response, path: &str, now: Timestamp) ->
         Kind::SlowBody { interval_ms } => (with_body(response), Delivery::Slow(Duration::from_millis(*interval_ms))),
         Kind::Malformed(malformed) => {
             response = with_body(response);
-            response.body = spoil(*malformed, &response.body);
+            response.body = corrupt(*malformed, &response.body);
             whole(response)
         }
         Kind::ContentType(content_type) => {
@@ -86,7 +86,7 @@ pub fn apply(kind: &Kind, mut response: Response, path: &str, now: Timestamp) ->
     }
 }
 
-/// A time as HTTP writes it.
+/// Formats a time as an HTTP date.
 pub fn http_date(time: Timestamp) -> String {
     time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
@@ -103,7 +103,7 @@ fn retry_after_text(retry_after: &RetryAfter, now: Timestamp) -> String {
     }
 }
 
-/// An answer without a body gets one, so that there is something to spoil.
+/// Adds a body if the answer has none, because the fault alters the body.
 fn with_body(response: Response) -> Response {
     if response.body.is_empty() { Response::json(200, &json!({ "status": "deleted" })) } else { response }
 }
@@ -119,7 +119,7 @@ fn empty_success(empty: Empty) -> Response {
     Response::json(200, &value)
 }
 
-/// Changes the object of an answer, or each object of an array.
+/// Changes the JSON object of an answer, or each object of a JSON array.
 fn edit(mut response: Response, change: impl Fn(&mut serde_json::Map<String, Value>)) -> Response {
     let Ok(mut value) = serde_json::from_slice::<Value>(&response.body) else {
         return response;
@@ -133,7 +133,7 @@ fn edit(mut response: Response, change: impl Fn(&mut serde_json::Map<String, Val
     response
 }
 
-fn spoil(malformed: Malformed, body: &[u8]) -> Vec<u8> {
+fn corrupt(malformed: Malformed, body: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(body).into_owned();
     match malformed {
         Malformed::Cut => body[..body.len() / 2].to_vec(),
@@ -161,5 +161,5 @@ fn duplicates(text: &str) -> String {
     keys.map(|key| format!("{}:\"duplicate\",", Value::from(key.as_str()))).collect()
 }
 
-/// A padded body is sent in pieces of this size.
+/// One piece of the padding of a body.
 pub const PADDING: &[u8] = &[b' '; 64 << 10];

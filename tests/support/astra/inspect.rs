@@ -1,4 +1,4 @@
-//! What tests may look at: the request log, counters and tokens, none of it secret.
+//! The data that tests can inspect: the request log, counters and tokens. It contains no secrets.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,11 +11,11 @@ use super::http::Request;
 use super::routes::Route;
 use super::state::{State, Token, sha256_hex};
 
-/// A request and what became of it.
+/// A request and its result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Call {
     pub seq: u64,
-    /// By the simulator's clock.
+    /// The time of the simulator's clock.
     #[serde(serialize_with = "as_text")]
     pub time: Timestamp,
     pub method: String,
@@ -25,15 +25,15 @@ pub struct Call {
     pub org: Option<String>,
     /// The client id of the calling token.
     pub caller: Option<String>,
-    /// SHA-256 of the token that was sent, known or not.
+    /// SHA-256 of the token in the request, even if the token is unknown.
     pub token_hash: Option<String>,
-    /// Without the token.
+    /// The value of `authorization` is replaced by its hash.
     pub headers: Vec<(String, String)>,
     pub body: Value,
-    /// `None` while no answer began.
+    /// `None` if no answer was started.
     pub status: Option<u16>,
     pub faults: Vec<String>,
-    /// The client id that the request made.
+    /// The client id of the token that the request minted.
     pub minted: Option<String>,
     pub took_ms: Option<u64>,
 }
@@ -49,9 +49,9 @@ pub struct TokenView {
     pub token_expiry: Option<Timestamp>,
     #[serde(serialize_with = "as_text")]
     pub generated_on: Timestamp,
-    /// The client id of the token that made it; `None` when it was made out of band.
+    /// The client id of the calling token; `None` for a token created outside the API.
     pub creator: Option<String>,
-    /// Whether the answer to its create call went out whole and unaltered.
+    /// Whether the answer to its create call was sent completely and unaltered.
     pub delivered: bool,
     pub live: bool,
     pub deleted: bool,
@@ -85,7 +85,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// The calls that are kept: the last ten thousand.
+    /// Returns the last calls, at most [`CALLS_KEPT`].
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
         self.calls.iter()
     }
@@ -151,14 +151,14 @@ impl State {
         };
         *self.log.by_route.entry(name(context.route)).or_default() += 1;
         self.log.calls.push_back(call);
-        if self.log.calls.len() > KEPT {
+        if self.log.calls.len() > CALLS_KEPT {
             self.log.calls.pop_front();
         }
         self.log.next += 1;
         self.log.next - 1
     }
 
-    /// All tokens of an organization, or of all.
+    /// Returns all tokens of one organization, or of all organizations.
     pub fn views(&self, org_id: Option<&str>) -> Vec<TokenView> {
         let now = self.now();
         let tokens = self.world.tokens.values().filter(|token| org_id.is_none_or(|org_id| token.org_id == org_id));
@@ -166,7 +166,7 @@ impl State {
     }
 }
 
-/// A text that holds a token is not kept at all.
+/// Replaces a text that contains a token.
 fn redact(text: &str) -> String {
     if text.contains("AstraCS:") { "[redacted]".into() } else { text.to_owned() }
 }
@@ -184,4 +184,4 @@ fn as_optional_text<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> R
     time.map(|time| time.to_string()).serialize(serializer)
 }
 
-const KEPT: usize = 10_000;
+const CALLS_KEPT: usize = 10_000;

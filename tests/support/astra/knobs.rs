@@ -1,59 +1,60 @@
-//! What the real service leaves open, or answers differently in different reports. The defaults are what was observed.
+//! Settings for behaviour of the real service that is unknown, or that differs between reports. The defaults are the
+//! observed behaviour.
 
 use serde::{Deserialize, Serialize};
 
 use super::http::BodyForm;
 
-/// The settings of one simulator; all times in milliseconds of its clock.
+/// The settings of one simulator. All times are in milliseconds of the simulator's clock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Knobs {
-    /// 200, or 201 as a tolerant client should accept.
+    /// The status of a create. A tolerant client accepts both 200 and 201.
     pub create_status: u16,
     /// Whether the answer to a create repeats `description` and `tokenExpiry`.
     pub create_echo: bool,
-    /// Keys left out of the answer to a create.
+    /// Keys that the answer to a create omits.
     pub create_omit: Vec<String>,
     pub description: FieldPolicy,
-    /// The longest `description` taken, in characters; the real limit is unknown.
+    /// The longest accepted `description`, in characters. The real limit is unknown.
     pub description_max: Option<usize>,
     pub token_expiry: FieldPolicy,
     pub bad_expiry: BadExpiry,
-    /// Refuse role values that are no role of the organization; the real service takes any text.
+    /// Whether to reject texts that are not roles of the organization. The real service accepts any text.
     pub strict_roles: bool,
-    /// Refuse to mint a token that may do more than its creator.
+    /// Whether to reject a mint if the new token would have more permissions than its creator.
     pub escalation_check: bool,
     pub list_unset: Unset,
     pub list_shuffle: bool,
     /// Whether expired tokens stay in the list.
     pub list_expired: bool,
-    /// Answer an empty list instead of an error to a caller without permission.
+    /// Whether a caller without permission gets an empty list instead of an error.
     pub list_empty_without_permission: bool,
     pub delete_success: DeleteSuccess,
     pub unknown_id: UnknownId,
     pub permission_failure: PermissionFailure,
     pub malformed_token: MalformedToken,
-    /// The error id that an expired token gets.
+    /// The error id in the answer to an expired token.
     pub expired_token_id: i64,
-    /// The form of the 400 for a bad body.
+    /// The form of the answer 400 to an invalid body.
     pub bad_body: BodyForm,
     pub role_style: RoleStyle,
-    /// The style of the answer to a role create.
+    /// The style of the answer when a role is created.
     pub role_create_style: RoleStyle,
-    /// The status of an attempt to change a built-in role.
+    /// The status of the answer to a change of a built-in role.
     pub built_in_role_status: u16,
     pub user_style: UserStyle,
-    /// Whether `currentOrg` tells the name too.
+    /// Whether the answer of `currentOrg` contains the name, too.
     pub current_org_name: bool,
-    /// Whether answers carry an `x-request-id`.
+    /// Whether answers have the header `x-request-id`.
     pub request_id: bool,
     pub connection_close: bool,
-    /// After so many requests a connection is closed without notice.
+    /// After this number of requests, the server closes the connection without notice.
     pub max_requests_per_connection: Option<u32>,
-    /// Send bodies chunked instead of with a length.
+    /// Whether bodies are sent in chunks instead of with a length.
     pub chunked: bool,
     pub refuse_connections: bool,
-    /// Server time of every answer, uniform between the two.
+    /// The least and the longest delay of an answer. The delay is random between them.
     pub latency_ms: Option<(u64, u64)>,
     pub rate_limit: Option<RateLimit>,
     pub list_delay_after_create_ms: u64,
@@ -64,7 +65,7 @@ pub struct Knobs {
 }
 
 impl Knobs {
-    /// The server time that was recorded of the real service.
+    /// The delay that was recorded on the real service.
     pub const REALISTIC_LATENCY_MS: (u64, u64) = (35, 45);
 }
 
@@ -111,16 +112,16 @@ impl Default for Knobs {
     }
 }
 
-/// A token bucket; the answer beyond it is 429 with `Retry-After` in seconds.
+/// A token bucket. If the bucket is empty, the answer is 429 with `Retry-After` in seconds.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct RateLimit {
     pub per_second: f64,
     pub burst: f64,
-    /// One bucket per calling token instead of per organization.
+    /// Whether each calling token has its own bucket, instead of each organization.
     pub per_token: bool,
 }
 
-/// Declares an enum of bare variants whose JSON names are in snake case.
+/// Declares an enum of variants without data. Their JSON names are in snake case.
 macro_rules! choices {
     ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),+ $(,)? })+) => {$(
         $(#[$doc])*
@@ -131,19 +132,19 @@ macro_rules! choices {
 }
 
 choices! {
-    /// What becomes of a key of the create call that the published spec does not have.
+    /// How a create call handles a key that the published specification does not contain.
     FieldPolicy {
         Accept,
-        /// 400.
+        /// Returns 400.
         Refuse,
-        /// Taken and forgotten.
+        /// Accepts the key and does not store it.
         Ignore,
     }
 
-    /// What becomes of an expiry in the past, above the organization's maximum, or not a timestamp.
+    /// How a create call handles an expiry in the past, above the organization's maximum, or not a timestamp.
     BadExpiry { Reject, Clamp, Ignore }
 
-    /// How the list shows a field that a token does not have.
+    /// How the list shows a member that a token does not have.
     Unset {
         /// `"description": ""` and `"tokenExpiry": null`.
         Empty,
@@ -152,12 +153,12 @@ choices! {
 
     DeleteSuccess { NoContent, OkEmpty, OkJson, Accepted }
 
-    /// The answer to a delete of a client id that is not, or no longer, there.
+    /// The answer to a delete of a token that does not exist, or was deleted before.
     UnknownId { NotFoundErrors, NotFoundText, BadRequestString, NoContent, ServerErrorString }
 
     PermissionFailure { Errors403, Null401, String403, Text403 }
 
-    /// The answer to a token that is not well formed.
+    /// The answer to a malformed token.
     MalformedToken {
         Id340016,
         /// The wording of 2021.
@@ -173,7 +174,7 @@ choices! {
         Pascal,
         /// Pascal case, and the policy as JSON text inside a string.
         PascalStringPolicy,
-        /// The names in the published spec.
+        /// As in the published specification.
         Spec,
     }
 

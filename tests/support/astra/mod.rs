@@ -1,18 +1,18 @@
-//! A simulated Astra DevOps API, faithful to what is known of the real one, oddities included.
+//! A simulated Astra DevOps API. It behaves like the real service, including its oddities, as far as they are known.
 //!
-//! [`Astra::spawn`] starts one on port 0, on a thread of its own, so that synchronous and asynchronous tests can use it
-//! alike; dropping the handle stops everything and releases every request that hangs. A request goes through
-//! `server` (connections) -> `exchange` (faults, log) -> `routes` (order of checks) -> `tokens`, `roles`, `orgs`.
-//! What the real service leaves open is a field of [`Knobs`]; what goes wrong on the way is a [`Fault`].
+//! [`Astra::spawn`] starts a simulator on port 0, in its own thread, so synchronous and asynchronous tests can use it.
+//! Dropping the handle stops the simulator and ends every request that hangs. A request passes `server` (connections),
+//! `exchange` (faults, log), `routes` (order of checks), then `tokens`, `roles` or `orgs`. If the behaviour of the real
+//! service is unknown or varies, a field of [`Knobs`] selects it. A [`Fault`] makes requests fail.
 //!
-//! Invariant: no token, secret or digest is in a log entry, a [`TokenView`], a control answer or a `Debug` output. The
-//! only ways to one are [`Org::root_token`], [`Minted::token`], [`Astra::secrets`] and the answer of a create call.
+//! Invariant: no token, secret or digest is in a log entry, a [`TokenView`], a control answer or a `Debug` output. Only
+//! [`Org::root_token`], [`Minted`], [`Astra::secrets`] and the answer to a create call contain secrets.
 #![allow(
     dead_code,
     unused_imports,
     unreachable_pub,
     missing_docs,
-    reason = "shared by several crates, each using a part"
+    reason = "shared by several crates, and each crate uses only a part"
 )]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support")]
 

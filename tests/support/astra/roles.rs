@@ -1,4 +1,4 @@
-//! Built-in and custom roles, and the key styles in which they were seen.
+//! Built-in and custom roles, and the styles of their keys in answers of the real service.
 
 use std::sync::LazyLock;
 
@@ -20,9 +20,9 @@ pub struct Role {
     pub effect: String,
     pub built_in: bool,
     pub updated: Option<Timestamp>,
-    /// The client id that made the last change.
+    /// The client id of the token that made the last change.
     pub updated_by: String,
-    /// The actions that still hold until an edit takes effect.
+    /// The actions before the last edit, and the time at which the edit takes effect.
     pub previous: Option<(Vec<String>, Timestamp)>,
 }
 
@@ -121,7 +121,7 @@ impl State {
         if self.remove_role(&caller.org_id, id) { Response::empty(204) } else { unknown_role() }
     }
 
-    /// Deletes a custom role; its tokens stay listed and lose its rights.
+    /// Deletes a custom role. Tokens with the role stay in the list, and lose its permissions.
     pub fn remove_role(&mut self, org_id: &str, id: &str) -> bool {
         let Some(roles) = self.world.roles.get_mut(org_id) else {
             return false;
@@ -138,13 +138,13 @@ impl State {
     }
 }
 
-/// The id of a built-in role, by its name in the API.
+/// Returns the id of a built-in role, given its name in the API.
 pub fn built_in_id(name: &str) -> &'static str {
     let role = built_in().iter().find(|role| role.name == name);
     role.map(|role| role.id.as_str()).unwrap_or_else(|| panic!("no built-in role {name:?}"))
 }
 
-/// A custom role that may do the given things.
+/// Returns a custom role with these actions.
 pub fn custom(id: String, name: &str, org_id: &str, actions: &[&str]) -> Role {
     Role {
         id,
@@ -201,7 +201,7 @@ fn unknown_role() -> Response {
     Response::error(404, BodyForm::JsonString, None, "unable to get role for organization")
 }
 
-/// Real answers carry the placeholder literally.
+/// Answers of the real service contain the placeholder `__ORG_ID__` itself.
 const RESOURCES: [&str; 6] = [
     "drn:astra:org:__ORG_ID__",
     "drn:astra:org:__ORG_ID__:db:*",
@@ -239,7 +239,7 @@ const SETS: [(&str, &str); 9] = [
     ("API", "db-graphql db-rest"),
 ];
 
-/// Name, id, actions (with the sets above), resources: as recorded in 2022.
+/// Name, id, actions (with names of the sets above) and resources of a role, as recorded in 2022.
 type Row = (&'static str, &'static str, &'static str, &'static [usize]);
 const BUILT_IN: [Row; 16] = [
     (

@@ -1,5 +1,5 @@
-//! Routing, and the order of the checks on every request. Routing before authentication was observed on the real
-//! service; the rest of the order is inferred, and lives in [`State::check`] only.
+//! Routing, and the order of the checks of every request. The real service was observed to route before it
+//! authenticates. The rest of the order is inferred, and only [`State::check`] defines it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,7 +8,7 @@ use super::http::{BodyForm, Request, Response};
 use super::knobs::{MalformedToken, PermissionFailure};
 use super::state::State;
 
-/// A call of the API. Both create paths are one route.
+/// A call of the API. The two paths that create tokens are one route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Route {
@@ -30,7 +30,7 @@ pub enum Route {
 }
 
 impl Route {
-    /// The route of a request and the id in its path.
+    /// Returns the route of a request and the id in its path.
     pub fn of<'a>(method: &str, path: &'a str) -> Option<(Self, &'a str)> {
         let segments: Vec<&str> = path.strip_prefix("/v2/")?.split('/').collect();
         Some(match (method, segments.as_slice()) {
@@ -72,7 +72,7 @@ impl Route {
     }
 }
 
-/// Who calls.
+/// The token that makes a request.
 #[derive(Clone)]
 pub struct Caller {
     pub client_id: String,
@@ -86,12 +86,12 @@ pub struct Checked<'a> {
     pub route: Route,
     pub id: &'a str,
     pub caller: Caller,
-    /// `null` where the route has no body.
+    /// `null` if the route has no body.
     pub body: Value,
 }
 
 impl State {
-    /// Every check between routing and the operation, in order.
+    /// Runs all checks between routing and the operation, in order.
     pub fn check<'a>(&self, request: &'a Request) -> Result<Checked<'a>, Response> {
         let (route, id) = Route::of(&request.method, &request.path).ok_or_else(Response::page_not_found)?;
         let caller = self.authenticate(request)?;
@@ -108,7 +108,7 @@ impl State {
         Ok(Checked { route, id, caller, body })
     }
 
-    /// Carries out a checked request.
+    /// Runs the operation of a checked request.
     pub fn operate(&mut self, checked: &Checked<'_>) -> Response {
         let Checked { route, id, caller, body } = checked;
         match route {
@@ -137,7 +137,7 @@ impl State {
         };
         let client_id = text.strip_prefix("AstraCS:").and_then(|rest| rest.split(':').next()).unwrap_or_default();
         let known = self.world.tokens.get(client_id).filter(|token| token.text() == text);
-        // A seeded token may have any shape, as the samples in users' guides do.
+        // A root token of a test can have any shape, like the samples in users' guides.
         if known.is_none() && !well_formed(text) {
             return match self.knobs.malformed_token {
                 MalformedToken::Id340016 => refuse(401, 340_016, MALFORMED),
@@ -163,7 +163,7 @@ impl State {
     fn permit(&self, route: Route, caller: &Caller) -> Result<(), Response> {
         let permitted = match route.needs() {
             Some(action) => caller.actions.iter().any(|held| held == action),
-            // Any member of an organization may list roles; a token whose roles are gone is none.
+            // Any member of an organization may list roles. A token whose roles were deleted is not a member.
             None if route == Route::ListRoles => !caller.actions.is_empty(),
             None if route == Route::CreateOrg => caller.enterprise,
             None => true,

@@ -16,7 +16,7 @@ use super::fault::Kind;
 use super::http::{Connection, Io};
 use super::state::Shared;
 
-/// Serves the API until it is dropped, which ends all connections.
+/// Serves the API. Dropping this future closes all connections.
 pub async fn serve(shared: Arc<Shared>, mut listener: TcpListener, tls: Option<TlsAcceptor>) -> io::Result<()> {
     let mut refuse = shared.refuse.subscribe();
     let mut connections = JoinSet::new();
@@ -32,7 +32,7 @@ pub async fn serve(shared: Arc<Shared>, mut listener: TcpListener, tls: Option<T
         SockRef::from(&socket).shutdown(Shutdown::Both)?;
         connections.shutdown().await;
         shared.update(|state| state.listening = false);
-        // The guard that comes back would block the next change of the value.
+        // The returned guard must be dropped: it blocks changes of the value.
         drop(refuse.wait_for(|refuse| !*refuse).await);
         SockRef::from(&socket).listen(BACKLOG)?;
         listener = TcpListener::from_std(socket)?;
@@ -40,7 +40,7 @@ pub async fn serve(shared: Arc<Shared>, mut listener: TcpListener, tls: Option<T
     }
 }
 
-/// Accepts for ever; the connections end with the set they are put into.
+/// Accepts connections forever, and adds them to `connections`. Dropping the set closes them.
 pub async fn accept<F>(
     listener: &TcpListener,
     connections: &mut JoinSet<io::Result<()>>,
@@ -82,7 +82,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, tls: Option<TlsAccep
             (knobs.connection_close, knobs.max_requests_per_connection.is_some_and(|max| served >= max))
         };
         let close = announced || request.wants_close();
-        // The last request of a connection is not announced as such: the client must find the connection dead.
+        // The answer does not announce the close after the last request: the client must meet a closed connection.
         if !shared.exchange(&mut connection, &request, close).await? || last {
             break;
         }

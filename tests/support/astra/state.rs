@@ -13,7 +13,7 @@ use super::inspect::Log;
 use super::knobs::{Knobs, RateLimit};
 use super::roles::{self, Role};
 
-/// What all tasks of one simulator share.
+/// The data that all tasks of one simulator share.
 pub struct Shared {
     state: Mutex<State>,
     changed: Condvar,
@@ -31,7 +31,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state and wakes those who wait for a condition.
+    /// Changes the state, and wakes all waiting threads.
     pub fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
@@ -42,7 +42,7 @@ impl Shared {
         result
     }
 
-    /// Blocks until the condition holds; `false` when the deadline passed first.
+    /// Blocks until the condition holds. Returns false if `deadline` passes first.
     pub fn wait(&self, deadline: Duration, mut condition: impl FnMut(&mut State) -> bool) -> bool {
         let guard = self.lock();
         let (_guard, result) = self
@@ -59,13 +59,13 @@ pub struct State {
     pub faults: Faults,
     pub log: Log,
     pub rng: Rng,
-    /// What [`State::now`] is ahead of the real clock.
+    /// How far [`State::now`] is ahead of the real clock.
     pub clock: SignedDuration,
     /// Whether the listener is open.
     pub listening: bool,
-    /// The token that the current operation made.
+    /// The client id of the token that the current operation minted.
     pub fresh: Option<String>,
-    /// What a reset goes back to.
+    /// The state that a reset restores.
     pub initial: (World, Knobs),
     buckets: HashMap<String, (f64, Timestamp)>,
 }
@@ -86,7 +86,7 @@ impl State {
         }
     }
 
-    /// Goes back to the state right after the start. The generator goes on, so that no token is made twice.
+    /// Restores the state right after the start. Does not reset the generator, so no token is generated twice.
     pub fn reset(&mut self) {
         (self.world, self.knobs) = self.initial.clone();
         self.faults.clear();
@@ -95,12 +95,12 @@ impl State {
         self.buckets.clear();
     }
 
-    /// Whether the listener has followed the knob that closes it.
+    /// Whether the listener is in the state that the knob `refuse_connections` asks for.
     pub fn knobs_in_force(&self) -> bool {
         self.listening != self.knobs.refuse_connections
     }
 
-    /// The time by the simulator's own clock.
+    /// Returns the time of the simulator's clock.
     pub fn now(&self) -> Timestamp {
         Timestamp::now().saturating_add(self.clock).expect("a signed duration can be added")
     }
@@ -109,7 +109,7 @@ impl State {
         later(self.now(), milliseconds)
     }
 
-    /// The actions of a token by its roles as they are now.
+    /// Returns the actions that the roles currently allow.
     pub fn actions(&self, org_id: &str, roles: &[String]) -> Vec<String> {
         let now = self.now();
         let roles = roles.iter().filter_map(|id| self.role(org_id, id));
@@ -122,7 +122,7 @@ impl State {
         custom.or_else(|| roles::built_in().iter().find(|role| role.id == id))
     }
 
-    /// Takes one from the bucket of `key`; the seconds to wait when it is empty.
+    /// Takes a permit from the bucket of `key`. If the bucket is empty, returns the seconds to wait.
     pub fn throttle(&mut self, key: &str, limit: RateLimit) -> Option<u64> {
         let now = self.now();
         let (level, since) = self.buckets.get(key).copied().unwrap_or((limit.burst, now));
@@ -133,7 +133,7 @@ impl State {
     }
 }
 
-/// What the operations of the API read and change.
+/// The data that the operations of the API read and change.
 #[derive(Clone, Default)]
 pub struct World {
     pub orgs: Vec<Organization>,
@@ -142,7 +142,7 @@ pub struct World {
     /// Custom roles by organization.
     pub roles: BTreeMap<String, Vec<Role>>,
     pub users: BTreeMap<String, Vec<User>>,
-    /// The number of tokens made through the API.
+    /// Number of tokens minted through the API.
     pub minted: u64,
 }
 
@@ -157,7 +157,7 @@ pub struct Organization {
     pub id: String,
     pub name: String,
     pub enterprise: Option<String>,
-    /// The longest life of a token that the organization allows.
+    /// The longest time until expiry that the organization allows for a token.
     pub max_token_age: Option<SignedDuration>,
 }
 
@@ -181,10 +181,10 @@ pub struct Token {
     pub generated_on: Timestamp,
     pub description: Option<String>,
     pub token_expiry: Option<Timestamp>,
-    /// The client id of the calling token; `None` for a token made out of band.
+    /// The client id of the calling token; `None` for a token created outside the API.
     pub creator: Option<String>,
     pub deleted: bool,
-    /// Whether the answer to its create call was sent whole and unaltered.
+    /// Whether the answer to its create call was sent completely and unaltered.
     pub delivered: bool,
     pub listed_from: Timestamp,
     pub listed_until: Option<Timestamp>,
@@ -214,7 +214,7 @@ impl Token {
     }
 }
 
-/// A small generator (SplitMix64), so that a seed gives the same ids and tokens on every machine.
+/// A small random number generator (SplitMix64). The same seed gives the same ids and tokens on every machine.
 pub struct Rng(u64);
 
 impl Rng {
@@ -230,12 +230,12 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`.
+    /// Returns a number below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }
 
-    /// A number of the closed range.
+    /// Returns a number from `low` to `high`, both included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high.saturating_sub(low).saturating_add(1))
     }

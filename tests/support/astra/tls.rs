@@ -1,4 +1,4 @@
-//! A CA of its own, and server certificates good and bad.
+//! A new CA for each simulator, and valid and invalid server certificates.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
 
-/// The certificate that the simulator shows.
+/// The certificate of the simulator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Certificate {
-    /// For `localhost`, the loopback addresses, and `astra.test`, which only a proxy reaches.
+    /// For `localhost`, the loopback addresses, and `astra.test`, which only a proxy can resolve.
     Valid,
     Expired,
     WrongHost,
@@ -53,7 +53,7 @@ pub fn acceptor(certificate: Certificate) -> (TlsAcceptor, String) {
     (TlsAcceptor::from(Arc::new(config)), pem(ca.der()))
 }
 
-// rcgen's own PEM writer is an optional feature that the crate does not need otherwise.
+// rcgen can write PEM only with an optional feature, and nothing else here needs that feature.
 fn pem(der: &[u8]) -> String {
     let text = STANDARD.encode(der);
     let lines: Vec<&str> =

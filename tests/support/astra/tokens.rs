@@ -60,7 +60,7 @@ impl State {
         }
     }
 
-    /// Deletes a token of any organization; `false` when there is none, or none any more.
+    /// Deletes a token of any organization. Returns false if the token does not exist, or was deleted before.
     pub fn remove_token(&mut self, client_id: &str) -> bool {
         let listed_until = self.after_ms(self.knobs.list_delay_after_delete_ms);
         let usable_until = self.after_ms(self.knobs.auth_delay_after_delete_ms);
@@ -73,7 +73,7 @@ impl State {
         true
     }
 
-    /// Makes a token with a new id and secret; it is not stored yet.
+    /// Generates a token with a new id and secret. Does not store it.
     pub fn generate_token(&mut self, org_id: &str, roles: Vec<String>) -> Token {
         let secret = self.rng.text(128, SECRET_ALPHABET);
         let now = self.now();
@@ -127,7 +127,7 @@ impl State {
         roles.ok_or_else(|| self.bad_body("roles must be a non-empty array of strings"))
     }
 
-    /// The organization of the new token, and whether it is an enterprise token.
+    /// Returns the organization of the new token, and whether the token is an enterprise token.
     fn target_org(&self, caller: &Caller, body: &Value) -> Result<(String, bool), Response> {
         let Some(org_id) = body.get("orgId").filter(|org_id| !org_id.is_null()) else {
             return Ok((caller.org_id.clone(), caller.enterprise));
@@ -173,8 +173,8 @@ impl State {
             FieldPolicy::Accept => {}
         }
         let expiry: Option<Timestamp> = wanted.as_str().and_then(|text| text.parse().ok());
-        let good = |expiry: &Timestamp| *expiry > now && longest.is_none_or(|longest| *expiry <= longest);
-        match (expiry.filter(good), self.knobs.bad_expiry) {
+        let is_valid = |expiry: &Timestamp| *expiry > now && longest.is_none_or(|longest| *expiry <= longest);
+        match (expiry.filter(is_valid), self.knobs.bad_expiry) {
             (Some(expiry), _) => Ok(Some(expiry)),
             (None, BadExpiry::Reject) => Err(self.bad_body("invalid tokenExpiry")),
             (None, BadExpiry::Clamp) => Ok(longest),
