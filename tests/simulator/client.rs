@@ -1,4 +1,4 @@
-//! A small client that keeps statuses and bodies as they come.
+//! A small HTTP client that returns each status and body unchanged.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub struct Client {
     token: String,
 }
 
-/// An answer; its `Debug` is the status only, since a body may hold a token.
+/// An answer. Its `Debug` shows only the status, because the body can hold a token.
 pub struct Answer {
     pub status: u16,
     pub headers: reqwest::header::HeaderMap,
@@ -39,14 +39,14 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().expect("ASCII"))
     }
 
-    /// The id in an error body of the common form.
+    /// Returns the id in an error body of the form [`BodyForm::Errors`](crate::astra::BodyForm::Errors).
     pub fn error_id(&self) -> i64 {
         self.json()["errors"][0]["ID"].as_i64().expect("an error id")
     }
 }
 
 impl Client {
-    /// A client with the root token of the first organization.
+    /// Returns a client with the root token of the first organization.
     pub fn new(astra: &Astra) -> Self {
         Self::with_token(astra, &astra.org().root_token)
     }
@@ -103,7 +103,7 @@ impl Client {
         self.try_send(self.request(Method::DELETE, &format!("{TOKENS}/{client_id}"))).await
     }
 
-    /// Mints a token and returns its client id and text.
+    /// Mints a token. Returns its client id and the token.
     pub async fn mint(&self, role: &str) -> (String, String) {
         let answer = self.create(json!({ "roles": [role] })).await;
         assert!(answer.status < 300, "{answer:?}");
@@ -111,7 +111,7 @@ impl Client {
         (body["clientId"].as_str().unwrap().to_owned(), body["token"].as_str().unwrap().to_owned())
     }
 
-    /// The client ids in the list.
+    /// Returns the client ids in the list of tokens.
     pub async fn listed(&self) -> Vec<String> {
         let answer = self.get(TOKENS).await;
         assert_eq!(answer.status, 200);

@@ -1,4 +1,4 @@
-//! Inspection and control, in the process and over the control endpoint, and that neither tells a secret.
+//! Inspection and control of the simulator, in the process and over the control endpoint. Neither shows a secret.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ async fn control(astra: &Astra, method: Method, path: &str, body: Option<Value>)
 }
 
 #[tokio::test]
-async fn faults_and_knobs_can_be_set_from_outside() {
+async fn faults_and_knobs_can_be_set_over_the_control_endpoint() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     let fault = json!({
@@ -56,7 +56,7 @@ async fn faults_and_knobs_can_be_set_from_outside() {
 }
 
 #[tokio::test]
-async fn tokens_and_roles_can_be_changed_out_of_band() {
+async fn tokens_and_roles_can_be_changed_outside_the_api() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     let org_id = &astra.org().id;
@@ -85,7 +85,7 @@ async fn tokens_and_roles_can_be_changed_out_of_band() {
 }
 
 #[tokio::test]
-async fn the_log_tells_what_was_asked_and_by_whom() {
+async fn the_log_has_each_request_and_its_caller() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     client.create(json!({ "roles": ["x"], "description": "marker" })).await;
@@ -104,7 +104,7 @@ async fn the_log_tells_what_was_asked_and_by_whom() {
 }
 
 #[tokio::test]
-async fn nothing_that_can_be_looked_at_holds_a_secret() {
+async fn no_log_answer_or_debug_output_contains_a_secret() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     let created = client.create(json!({ "roles": [built_in_id("RO User")] })).await.json();
@@ -126,21 +126,21 @@ async fn nothing_that_can_be_looked_at_holds_a_secret() {
 }
 
 #[tokio::test]
-async fn tls_with_good_and_bad_certificates() {
-    for (certificate, good) in
+async fn a_client_accepts_only_the_valid_certificate() {
+    for (certificate, is_valid) in
         [(Certificate::Valid, true), (Certificate::Expired, false), (Certificate::WrongHost, false)]
     {
         let astra = Astra::builder().tls(certificate).spawn();
         let ca = reqwest::Certificate::from_pem(astra.ca_pem().unwrap().as_bytes()).unwrap();
         let client = reqwest::Client::builder().tls_certs_only([ca]).build().unwrap();
         let request = client.get(format!("{}{CURRENT_ORG}", astra.url())).bearer_auth(&astra.org().root_token);
-        assert_eq!(request.send().await.is_ok_and(|response| response.status() == 200), good, "{certificate:?}");
+        assert_eq!(request.send().await.is_ok_and(|response| response.status() == 200), is_valid, "{certificate:?}");
         assert!(reqwest::get(format!("{}{CURRENT_ORG}", astra.url())).await.is_err(), "an unknown CA");
     }
 }
 
 #[tokio::test]
-async fn faults_reach_through_tls() {
+async fn faults_work_over_tls() {
     let astra = Astra::builder().tls(Certificate::Valid).spawn();
     let ca = reqwest::Certificate::from_pem(astra.ca_pem().unwrap().as_bytes()).unwrap();
     let client = reqwest::Client::builder().tls_certs_only([ca]).build().unwrap();
@@ -158,12 +158,12 @@ async fn faults_reach_through_tls() {
 }
 
 #[test]
-fn it_serves_synchronous_tests_and_frees_its_port() {
+fn a_simulator_serves_synchronous_tests_and_frees_its_port() {
     let astra = Astra::spawn();
     let address = astra.url().strip_prefix("http://").unwrap().to_owned();
     let mut stream = TcpStream::connect(&address).unwrap();
     let token = &astra.org().root_token;
-    // A chunked body, which the other tests' client does not send.
+    // A chunked request body. The client of the other tests never sends one.
     let head = format!("POST {TOKENS} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n");
     let body = "transfer-encoding: chunked\r\nconnection: close\r\n\r\n6\r\n{\"role\r\nA\r\ns\":[\"abc\"]\r\n1\r\n}\r\n0\r\n\r\n";
     stream.write_all(format!("{head}{body}").as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! Each call of the API: its success, and its refusals with default knobs.
+//! Each call of the API with default knobs: its success and its errors.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::client::{CURRENT_ORG, Client, ROLES, TOKENS, USERS};
 const RO: &str = "RO User";
 
 #[tokio::test]
-async fn create_answers_with_a_token_of_the_real_format() {
+async fn a_created_token_has_the_real_format() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     for path in [TOKENS, "/v2/tokens"] {
@@ -23,11 +23,14 @@ async fn create_answers_with_a_token_of_the_real_format() {
         let body = answer.json();
         let text = |key: &str| body[key].as_str().unwrap();
         let digest: String = Sha256::digest(text("secret")).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert!(text("token") == format!("AstraCS:{}:{digest}", text("clientId")), "digest of the secret");
+        assert!(
+            text("token") == format!("AstraCS:{}:{digest}", text("clientId")),
+            "the token ends with the digest of the secret"
+        );
         assert_eq!(
             (text("token").len(), text("clientId").len(), text("secret").len()),
             (97, 24, 128),
-            "lengths of the real ones"
+            "lengths of real tokens"
         );
         assert_eq!(text("generatedOn").rsplit('.').next().unwrap().len(), "123456789Z".len());
         assert_eq!(text("orgId"), astra.org().id);
@@ -40,7 +43,7 @@ async fn create_answers_with_a_token_of_the_real_format() {
 }
 
 #[tokio::test]
-async fn create_refuses_bad_bodies() {
+async fn create_rejects_invalid_bodies() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     for body in [
@@ -62,18 +65,18 @@ async fn create_refuses_bad_bodies() {
 }
 
 #[tokio::test]
-async fn a_role_value_that_is_no_role_is_stored_and_gives_no_rights() {
+async fn an_unknown_role_is_stored_and_gives_no_permissions() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     let (client_id, token) = client.mint("Some Name").await;
     assert!(client.listed().await.contains(&client_id));
-    let powerless = Client::with_token(&astra, &token);
-    assert_eq!(powerless.get(CURRENT_ORG).await.status, 200);
-    assert_eq!(powerless.get(ROLES).await.status, 403);
+    let holder = Client::with_token(&astra, &token);
+    assert_eq!(holder.get(CURRENT_ORG).await.status, 200);
+    assert_eq!(holder.get(ROLES).await.status, 403);
 }
 
 #[tokio::test]
-async fn a_token_cannot_mint_a_stronger_one() {
+async fn a_token_cannot_mint_a_token_with_more_permissions() {
     let astra = Astra::spawn();
     let administrator = astra.mint(&astra.org().id, &[built_in_id("Database Administrator")]);
     let client = Client::with_token(&astra, &administrator.token);
@@ -93,7 +96,7 @@ async fn the_list_shows_all_tokens_without_secrets() {
     let created = client.create(described).await.json();
     let (plain, _) = client.mint(built_in_id(RO)).await;
     let clients = client.get(TOKENS).await.json()["clients"].as_array().unwrap().clone();
-    assert_eq!(clients.len(), 3, "two new ones and the caller's own");
+    assert_eq!(clients.len(), 3, "two new tokens and the root token");
     let entry = |id: &str| clients.iter().find(|client| client["clientId"] == id).unwrap().clone();
     let entry_of_created = entry(created["clientId"].as_str().unwrap());
     assert_eq!(entry_of_created["description"], "vault x");
@@ -109,7 +112,7 @@ async fn the_list_shows_all_tokens_without_secrets() {
 }
 
 #[tokio::test]
-async fn delete_takes_effect_at_once_and_only_in_the_own_organization() {
+async fn delete_takes_effect_at_once_and_only_in_the_callers_organization() {
     let astra = Astra::builder().orgs(2).spawn();
     let client = Client::new(&astra);
     let (client_id, token) = client.mint(built_in_id(RO)).await;
@@ -160,7 +163,7 @@ async fn routing_comes_before_authentication() {
 }
 
 #[tokio::test]
-async fn each_bad_credential_has_its_own_error() {
+async fn each_kind_of_invalid_token_has_its_own_error() {
     let astra = Astra::spawn();
     let anonymous = reqwest::get(format!("{}{CURRENT_ORG}", astra.url())).await.unwrap();
     assert_eq!(anonymous.status(), 401);
@@ -181,7 +184,7 @@ async fn each_bad_credential_has_its_own_error() {
 }
 
 #[tokio::test]
-async fn an_organization_can_have_the_ids_of_a_users_guide() {
+async fn ids_can_have_the_format_of_a_users_guide() {
     let (org, token) = ("ccd_not_a_uuid", "AstraCS:shortClientId:608ba9");
     let astra = Astra::builder().org(Seed::new().id(org).root_token(token)).spawn();
     let client = Client::new(&astra);
@@ -191,7 +194,7 @@ async fn an_organization_can_have_the_ids_of_a_users_guide() {
 }
 
 #[tokio::test]
-async fn expiry_follows_the_virtual_clock_and_the_maximum_of_the_organization() {
+async fn expiry_follows_the_simulated_clock_and_the_maximum_of_the_organization() {
     let seed = Seed::new().max_token_age(SignedDuration::from_hours(2));
     let astra = Astra::builder().org(seed).spawn();
     let client = Client::new(&astra);
@@ -209,7 +212,7 @@ async fn expiry_follows_the_virtual_clock_and_the_maximum_of_the_organization() 
 }
 
 #[tokio::test]
-async fn the_roles_are_the_recorded_ones() {
+async fn the_built_in_roles_match_the_recording() {
     let astra = Astra::spawn();
     let roles = Client::new(&astra).get(ROLES).await.json().as_array().unwrap().clone();
     let count = |name: &str| {
@@ -242,7 +245,7 @@ async fn the_roles_are_the_recorded_ones() {
 }
 
 #[tokio::test]
-async fn custom_roles_live_and_die_with_effect_on_tokens() {
+async fn editing_or_deleting_a_custom_role_changes_its_tokens() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     let policy =
@@ -294,7 +297,7 @@ async fn users_are_invited_changed_and_removed() {
 }
 
 #[tokio::test]
-async fn an_enterprise_token_makes_organizations_and_tokens_for_them() {
+async fn an_enterprise_token_creates_organizations_and_mints_their_tokens() {
     let astra = Astra::spawn();
     let enterprise = Client::with_token(&astra, &astra.mint_enterprise("ent-1").token);
     let body = json!({ "name": "new", "email": "a@b.example", "adminUserID": "u" });
@@ -313,7 +316,7 @@ async fn an_enterprise_token_makes_organizations_and_tokens_for_them() {
 }
 
 #[tokio::test]
-async fn answers_carry_the_recorded_headers_and_connections_are_kept() {
+async fn answers_have_the_recorded_headers_and_connections_are_reused() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     for _ in 0..3 {
@@ -329,7 +332,7 @@ async fn answers_carry_the_recorded_headers_and_connections_are_kept() {
 }
 
 #[test]
-fn a_seed_makes_ids_and_tokens_repeatable() {
+fn the_same_seed_gives_the_same_ids() {
     let ids = |seed| {
         let astra = Astra::builder().seed(seed).spawn();
         (astra.org().id.clone(), astra.org().client_id.clone())

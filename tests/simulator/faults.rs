@@ -1,4 +1,4 @@
-//! Each fault as a client sees it, in both phases where both make sense.
+//! Each fault, as a client sees it. Tests both phases of a fault if both make sense.
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use crate::client::{Answer, CURRENT_ORG, Client, TOKENS};
 
 type Outcome = Result<Answer, reqwest::Error>;
 
-/// Creates a token under the fault in both phases, checks what the client saw, and what took effect.
+/// Creates a token with the fault in each phase. Checks the result of the client, and whether the create took effect.
 async fn in_both_phases(kind: Kind, check: impl Fn(Outcome)) {
     for phase in [Phase::Before, Phase::After] {
         let astra = Astra::spawn();
@@ -30,9 +30,9 @@ async fn in_both_phases(kind: Kind, check: impl Fn(Outcome)) {
         assert_eq!(call.minted.as_ref(), live.first().map(|token| &token.client_id));
 
         let (client_id, _) = client.mint(built_in_id("RO User")).await;
-        assert!(client.listed().await.contains(&client_id), "healthy again");
+        assert!(client.listed().await.contains(&client_id), "the next create succeeds");
         for token in live {
-            assert!(client.listed().await.contains(&token.client_id), "a lost token is in the list");
+            assert!(client.listed().await.contains(&token.client_id), "the list has the token whose answer was lost");
         }
     }
 }
@@ -49,7 +49,7 @@ fn io_kind(error: &reqwest::Error) -> Option<ErrorKind> {
 }
 
 #[tokio::test]
-async fn statuses_with_every_body() {
+async fn a_status_fault_has_every_form_of_body() {
     for (form, body, content_type) in [
         (
             BodyForm::Errors,
@@ -79,7 +79,7 @@ async fn statuses_with_every_body() {
 }
 
 #[tokio::test]
-async fn retry_after_in_every_form() {
+async fn retry_after_has_every_form() {
     for (form, expected) in [
         (RetryAfter::Seconds(7), "7"),
         (RetryAfter::Seconds(-5), "-5"),
@@ -105,7 +105,7 @@ async fn retry_after_in_every_form() {
 }
 
 #[tokio::test]
-async fn connections_that_break() {
+async fn connections_break_in_every_way() {
     in_both_phases(Kind::Reset, |outcome| {
         assert_eq!(io_kind(&outcome.unwrap_err()), Some(ErrorKind::ConnectionReset));
     })
@@ -132,7 +132,7 @@ async fn connections_that_break() {
 }
 
 #[tokio::test]
-async fn hangs_with_and_without_an_end() {
+async fn a_hang_lasts_forever_or_for_a_time() {
     for phase in [Phase::Before, Phase::After] {
         for kind in [Kind::HangBeforeHeaders { for_ms: None }, Kind::HangAfterHeaders { for_ms: None }] {
             let astra = Astra::spawn();
@@ -145,7 +145,7 @@ async fn hangs_with_and_without_an_end() {
                 astra.until(DEADLINE, |astra| astra.fired(fault) == 1).await;
                 cancel.abort();
             });
-            assert!(outcome.is_err(), "no answer until the call was given up");
+            assert!(outcome.is_err(), "no answer before the call was cancelled");
             assert_eq!(astra.live(&astra.org().id).len(), usize::from(phase == Phase::After));
             assert_eq!(client.try_get(CURRENT_ORG).await.unwrap().status, 200);
         }
@@ -172,7 +172,7 @@ async fn a_hang_ends_when_the_simulator_stops() {
 }
 
 #[tokio::test]
-async fn latency_before_the_effect_and_after_it() {
+async fn latency_comes_before_or_after_the_effect() {
     for (phase, effect) in [(Phase::Before, 0), (Phase::After, 1)] {
         let astra = Astra::spawn();
         let mut fault = Fault::before(Kind::Latency { min_ms: 5_000, max_ms: 5_000 }).route(Route::CreateToken);
@@ -188,12 +188,12 @@ async fn latency_before_the_effect_and_after_it() {
     astra.fault(Fault::after(Kind::Latency { min_ms: 30, max_ms: 40 }));
     astra.fault(Fault::after(Kind::status(500, BodyForm::Text)));
     let begin = Instant::now();
-    assert_eq!(Client::new(&astra).get(CURRENT_ORG).await.status, 500, "latency comes on top of another fault");
+    assert_eq!(Client::new(&astra).get(CURRENT_ORG).await.status, 500, "latency and another fault occur together");
     assert!(begin.elapsed() >= Duration::from_millis(30));
 }
 
 #[tokio::test]
-async fn a_create_given_up_during_latency_counts_as_undelivered() {
+async fn a_create_cancelled_during_latency_counts_as_undelivered() {
     let astra = Astra::spawn();
     let latency = Kind::Latency { min_ms: 500, max_ms: 500 };
     let fault = astra.fault(Fault::after(latency).route(Route::CreateToken));
@@ -206,7 +206,7 @@ async fn a_create_given_up_during_latency_counts_as_undelivered() {
 }
 
 #[tokio::test]
-async fn a_slow_body_outlives_every_single_read() {
+async fn a_slow_body_arrives_one_byte_at_a_time() {
     in_both_phases(Kind::SlowBody { interval_ms: 1 }, |outcome| {
         assert_eq!(outcome.unwrap().json()["clientId"].as_str().unwrap().len(), 24);
     })
@@ -219,7 +219,7 @@ async fn a_slow_body_outlives_every_single_read() {
 }
 
 #[tokio::test]
-async fn malformed_json_in_every_manner() {
+async fn json_is_malformed_in_every_way() {
     in_both_phases(Kind::Malformed(Malformed::Cut), |outcome| assert!(!is_json(&outcome.unwrap()))).await;
     in_both_phases(Kind::Malformed(Malformed::TrailingGarbage), |outcome| {
         let answer = outcome.unwrap();
@@ -234,7 +234,7 @@ async fn malformed_json_in_every_manner() {
     in_both_phases(Kind::Malformed(Malformed::DuplicateKeys), |outcome| {
         let answer = outcome.unwrap();
         assert_eq!(answer.text().matches("\"clientId\"").count(), 2);
-        assert_eq!(answer.json()["clientId"].as_str().unwrap().len(), 24, "the last one counts");
+        assert_eq!(answer.json()["clientId"].as_str().unwrap().len(), 24, "a client uses the last one");
     })
     .await;
     in_both_phases(Kind::Malformed(Malformed::ByteOrderMark), |outcome| {
@@ -252,7 +252,7 @@ async fn malformed_json_in_every_manner() {
 }
 
 #[tokio::test]
-async fn successes_with_other_content() {
+async fn a_success_can_have_other_content() {
     for (empty, body) in [
         (Empty::Nothing, ""),
         (Empty::Null, "null"),
@@ -291,7 +291,7 @@ async fn successes_with_other_content() {
 }
 
 #[tokio::test]
-async fn a_proxy_answers_in_the_place_of_the_api() {
+async fn a_proxy_can_answer_instead_of_the_api() {
     for (html, content_type) in [(true, "text/html"), (false, "text/plain; charset=utf-8")] {
         let astra = Astra::spawn();
         let client = Client::new(&astra);
@@ -316,20 +316,20 @@ async fn a_proxy_answers_in_the_place_of_the_api() {
 }
 
 #[tokio::test]
-async fn a_delete_takes_effect_though_its_answer_is_lost() {
-    for (fault, gone) in [(Fault::before(Kind::Reset), false), (Fault::after(Kind::Reset), true)] {
+async fn a_delete_can_take_effect_although_its_answer_is_lost() {
+    for (fault, is_deleted) in [(Fault::before(Kind::Reset), false), (Fault::after(Kind::Reset), true)] {
         let astra = Astra::spawn();
         let client = Client::new(&astra);
         let (client_id, _) = client.mint("x").await;
         astra.fault(fault.route(Route::DeleteToken).target(&client_id).once());
         assert!(client.try_delete(&client_id).await.is_err());
-        assert_eq!(astra.live(&astra.org().id).is_empty(), gone);
-        assert_eq!(client.try_delete(&client_id).await.unwrap().status, if gone { 404 } else { 204 });
+        assert_eq!(astra.live(&astra.org().id).is_empty(), is_deleted);
+        assert_eq!(client.try_delete(&client_id).await.unwrap().status, if is_deleted { 404 } else { 204 });
     }
 }
 
 #[tokio::test]
-async fn a_skewed_clock_shows_in_the_date_header() {
+async fn clock_skew_changes_the_date_header() {
     let astra = Astra::spawn();
     astra.fault(Fault::after(Kind::ClockSkew { seconds: -7200 }));
     let answer = Client::new(&astra).get(CURRENT_ORG).await;
@@ -339,7 +339,7 @@ async fn a_skewed_clock_shows_in_the_date_header() {
 }
 
 #[tokio::test]
-async fn a_fault_meets_only_what_it_is_for() {
+async fn a_fault_affects_only_matching_requests() {
     let astra = Astra::builder().orgs(2).spawn();
     let (one, two) = (Client::new(&astra), Client::with_token(&astra, &astra.orgs()[1].root_token));
     let teapot = || Fault::before(Kind::status(418, BodyForm::Empty));
@@ -377,7 +377,7 @@ async fn a_fault_meets_only_what_it_is_for() {
         astra.clear_fault(fault);
     }
     assert!(runs[0].contains(&200) && runs[0].contains(&418));
-    assert_eq!(runs[0], runs[1], "one seed, one sequence");
+    assert_eq!(runs[0], runs[1], "the same seed gives the same sequence");
 }
 
 async fn status(client: &Client) -> u16 {

@@ -1,4 +1,4 @@
-//! What the real service leaves open, each way round.
+//! Each value of the knobs, for behaviour of the real service that is unknown or varies.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ use crate::astra::{
 use crate::client::{CURRENT_ORG, Client, ROLES, TOKENS, USERS};
 
 #[tokio::test]
-async fn the_create_answer_varies() {
+async fn knobs_change_the_answer_to_a_create() {
     let astra = Astra::builder()
         .knobs(|knobs| {
             knobs.create_status = 201;
@@ -36,7 +36,7 @@ async fn the_create_answer_varies() {
 }
 
 #[tokio::test]
-async fn the_unpublished_fields_can_be_refused_or_forgotten() {
+async fn description_and_expiry_can_be_rejected_or_ignored() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     let body = json!({ "roles": ["x"], "description": "d", "tokenExpiry": "2099-01-31T12:00:00Z" });
@@ -52,7 +52,7 @@ async fn the_unpublished_fields_can_be_refused_or_forgotten() {
 }
 
 #[tokio::test]
-async fn an_expiry_beyond_the_maximum_is_refused_clamped_or_ignored() {
+async fn an_expiry_above_the_maximum_is_rejected_clamped_or_ignored() {
     let astra = Astra::builder().org(Seed::new().max_token_age(SignedDuration::from_hours(1))).spawn();
     let client = Client::new(&astra);
     let mut outcome = Vec::new();
@@ -66,7 +66,7 @@ async fn an_expiry_beyond_the_maximum_is_refused_clamped_or_ignored() {
 }
 
 #[tokio::test]
-async fn strict_roles_and_bad_bodies() {
+async fn strict_roles_reject_unknown_roles_in_each_form_of_error() {
     let astra = Astra::builder().knobs(|knobs| knobs.strict_roles = true).spawn();
     let client = Client::new(&astra);
     for (form, body) in [
@@ -81,7 +81,7 @@ async fn strict_roles_and_bad_bodies() {
 }
 
 #[tokio::test]
-async fn the_list_varies() {
+async fn knobs_change_the_list_of_tokens() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     for _ in 0..20 {
@@ -104,7 +104,7 @@ async fn the_list_varies() {
 }
 
 #[tokio::test]
-async fn deletes_succeed_and_miss_in_every_form() {
+async fn deletes_have_every_form_of_success_and_of_not_found() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     for (knob, status, empty) in [
@@ -133,7 +133,7 @@ async fn deletes_succeed_and_miss_in_every_form() {
 }
 
 #[tokio::test]
-async fn refusals_vary() {
+async fn knobs_change_the_errors_for_callers() {
     let astra = Astra::spawn();
     let viewer = astra.mint(&astra.org().id, &[built_in_id("UI View Only")]);
     let viewer = Client::with_token(&astra, &viewer.token);
@@ -166,7 +166,7 @@ async fn refusals_vary() {
 }
 
 #[tokio::test]
-async fn roles_users_and_organizations_in_every_key_style() {
+async fn roles_users_and_organizations_have_every_key_style() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     for (style, keys, policy_is_text) in [
@@ -191,7 +191,7 @@ async fn roles_users_and_organizations_in_every_key_style() {
 }
 
 #[tokio::test]
-async fn consistency_delays_follow_the_clock() {
+async fn consistency_delays_follow_the_simulated_clock() {
     let astra = Astra::builder()
         .knobs(|knobs| {
             knobs.list_delay_after_create_ms = 60_000;
@@ -248,7 +248,7 @@ async fn a_rate_limit_is_per_organization_or_per_token() {
 }
 
 #[tokio::test]
-async fn connections_end_when_told_and_without_notice() {
+async fn the_server_closes_connections_with_and_without_notice() {
     let astra = Astra::builder().knobs(|knobs| knobs.connection_close = true).spawn();
     let client = Client::new(&astra);
     for _ in 0..3 {
@@ -267,13 +267,13 @@ async fn connections_end_when_told_and_without_notice() {
 }
 
 #[tokio::test]
-async fn a_closed_listener_refuses_and_opens_again_on_the_same_port() {
+async fn a_closed_listener_opens_again_on_the_same_port() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     assert_eq!(client.get(CURRENT_ORG).await.status, 200);
     for _ in 0..3 {
         astra.refuse_connections(true);
-        // The first call may still meet the pooled connection, which is dead.
+        // The first call may still use the pooled connection, which is closed.
         assert!(client.try_get(CURRENT_ORG).await.is_err());
         assert!(client.try_get(CURRENT_ORG).await.unwrap_err().is_connect());
         astra.refuse_connections(false);
@@ -282,7 +282,7 @@ async fn a_closed_listener_refuses_and_opens_again_on_the_same_port() {
 }
 
 #[tokio::test]
-async fn latency_and_request_ids_are_off_by_default() {
+async fn latency_and_request_ids_can_be_turned_on() {
     let astra = Astra::builder().knobs(|knobs| (knobs.latency_ms, knobs.request_id) = (Some((35, 45)), true)).spawn();
     let begin = std::time::Instant::now();
     let answer = Client::new(&astra).get(CURRENT_ORG).await;
@@ -290,11 +290,11 @@ async fn latency_and_request_ids_are_off_by_default() {
     assert_eq!(answer.header("x-request-id").len(), 36);
 }
 
-/// A process that starts holds a copy of every descriptor until it executes its program.
+/// A new process holds a copy of every descriptor until it executes its program.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_refused_while_processes_start() {
     let stop = Arc::new(AtomicBool::new(false));
-    let starter = {
+    let spawner = {
         let stop = Arc::clone(&stop);
         thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
@@ -306,12 +306,12 @@ async fn connections_are_refused_while_processes_start() {
     let client = Client::new(&astra);
     for _ in 0..200 {
         astra.refuse_connections(true);
-        // The first call may still meet the pooled connection, which is dead.
+        // The first call may still use the pooled connection, which is closed.
         assert!(client.try_get(CURRENT_ORG).await.is_err());
         assert!(client.try_get(CURRENT_ORG).await.unwrap_err().is_connect());
         astra.refuse_connections(false);
         assert_eq!(client.get(CURRENT_ORG).await.status, 200);
     }
     stop.store(true, Ordering::Relaxed);
-    starter.join().unwrap();
+    spawner.join().unwrap();
 }

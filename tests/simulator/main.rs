@@ -1,4 +1,4 @@
-//! The simulated Astra DevOps API, seen through a real client: what others build on must itself be true.
+//! Tests of the simulated Astra DevOps API with a real HTTP client. Other tests rely on the simulator.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub, reason = "tests")]
 
 #[path = "../support/astra/mod.rs"]
