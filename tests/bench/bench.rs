@@ -1,12 +1,12 @@
-//! What measures the plugin: `make bench`, `make bench-guard` and `make bench MODE=profile`.
+//! Benchmarks of the plugin: `make bench`, `make bench-guard` and `make bench MODE=profile`.
 //!
 //! ```text
-//! speed    requests, start, memory and calls, on a real server beside its own `kv` engine
-//!   rows     the table of requests, and how one is measured
-//!   figures  what is measured once
-//!   report   tables, JSON, bars
+//! speed    requests, start, memory and calls on a real server, compared with its `kv` engine
+//!   rows     the table of requests, and the measurement of a row
+//!   figures  figures that are measured once
+//!   report   tables, JSON, targets
 //! guard    instructions of a request
-//! profile  where the time of a request goes
+//! profile  functions in which a request spends its time
 //! ```
 
 #![allow(
@@ -38,7 +38,7 @@ mod proc;
 mod profile;
 mod report;
 mod rows;
-mod scene;
+mod server;
 mod settings;
 mod speed;
 mod stacks;
@@ -48,11 +48,11 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-/// Name of our plugin in the catalog and in the report.
+/// Name of this plugin in the catalog and in the report.
 pub(crate) const OURS: &str = "ours";
 
 fn main() -> ExitCode {
-    // cargo adds flags of its own.
+    // Skip the flags that cargo adds.
     let mode = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let done = match mode.as_deref() {
         None => speed::run(),
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Shows progress, with the time since the first such line.
+/// Prints progress, with the time since the first call.
 pub(crate) fn say(text: &str) {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
     let time = BEGAN.get_or_init(Instant::now).elapsed().as_secs();

@@ -1,4 +1,4 @@
-//! What is measured once for each plugin, beside requests: its start, its memory, its size, its calls.
+//! The figures that are measured once for each plugin: its start, memory, size and calls.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -11,38 +11,39 @@ use crate::host::process::COOKIE;
 use crate::host::tls::Identity;
 use crate::host::{Host, Launch, Setup, Storage};
 use crate::proc::Memory;
-use crate::scene::{Plugin, Scene, stored_token};
-use crate::wire::{Bed, Op};
+use crate::server::{BenchServer, Plugin, stored_token};
+use crate::wire::{Fixture, Op};
 
-/// The figures of one plugin. What could not be measured is not there.
+/// The figures of one plugin. A figure that could not be measured has its default value.
 #[derive(Default)]
 pub(crate) struct Figures {
     pub(crate) plugin: &'static str,
     pub(crate) binary_bytes: u64,
     pub(crate) handshake_ms: f64,
     pub(crate) enable_ms: f64,
-    /// Until `Initialize` answers, with the fewest and with the most tokens stored.
+    /// Time until `Initialize` answers, with the smallest and the largest number of stored tokens.
     pub(crate) initialize_ms: Option<(f64, f64)>,
     pub(crate) idle: Memory,
-    /// With ten mounts.
+    /// Memory with ten mounts.
     pub(crate) mounts: Memory,
-    /// With the most tokens stored, after many requests.
+    /// Memory after many requests, with the largest number of stored tokens.
     pub(crate) after: Memory,
     pub(crate) calls: Vec<Calls>,
 }
 
-/// The calls that one request makes, once caches are filled.
+/// The calls of one request with filled caches.
 pub(crate) struct Calls {
     pub(crate) op: &'static str,
-    /// As `method key`, ids left out.
+    /// Method and folder of each storage call, without ids.
     pub(crate) storage: Vec<String>,
-    /// Calls for facts of the host.
+    /// Number of calls to the system view of the host.
     pub(crate) facts: usize,
+    /// Number of calls to Astra.
     pub(crate) astra: usize,
 }
 
-/// Measures what needs no stored tokens, while no mount of the plugin is there.
-pub(crate) fn before(scene: &Scene, plugin: &Plugin, starts: usize) -> Figures {
+/// Measures the figures that need no stored tokens. Call it when the plugin has no mounts.
+pub(crate) fn before(bench: &BenchServer, plugin: &Plugin, starts: usize) -> Figures {
     const MOUNTS: usize = 10;
     let name = plugin.name;
     let mut figures = Figures { plugin: name, ..Figures::default() };
@@ -51,26 +52,26 @@ pub(crate) fn before(scene: &Scene, plugin: &Plugin, starts: usize) -> Figures {
     let cycles = (starts / 4).max(3);
     figures.enable_ms = median((0..cycles).map(|_| {
         let began = Instant::now();
-        scene.enable(name, "brief");
+        bench.enable(name, "brief");
         let took = began.elapsed();
-        scene.disable("brief");
-        scene.wait_for_end(name);
+        bench.disable("brief");
+        bench.wait_for_end(name);
         took
     }));
-    let memory = || Memory::of(scene.pid(name).expect("the plugin runs"));
+    let memory = || Memory::of(bench.pid(name).expect("the plugin runs"));
     let mounts: Vec<String> = (0..MOUNTS).map(|number| format!("brief-{number}")).collect();
-    scene.enable(name, &mounts[0]);
-    // What a start leaves behind is done by then.
+    bench.enable(name, &mounts[0]);
+    // The background work of the start is done after this time.
     std::thread::sleep(Duration::from_secs(1));
     figures.idle = memory();
-    mounts[1..].iter().for_each(|mount| scene.enable(name, mount));
+    mounts[1..].iter().for_each(|mount| bench.enable(name, mount));
     figures.mounts = memory();
-    mounts.iter().for_each(|mount| scene.disable(mount));
-    scene.wait_for_end(name);
+    mounts.iter().for_each(|mount| bench.disable(mount));
+    bench.wait_for_end(name);
     figures
 }
 
-/// Measures what a host of our own can see. A plugin that is too strange for that host has no such figures.
+/// Measures figures with the fake host. If a plugin does not work with the fake host, these figures are missing.
 pub(crate) fn on_the_wire(figures: &mut Figures, plugin: &Plugin, sizes: (usize, usize)) {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let binary = plugin.binary.clone();
@@ -84,13 +85,13 @@ pub(crate) fn on_the_wire(figures: &mut Figures, plugin: &Plugin, sizes: (usize,
     }
 }
 
-/// Returns a new process of the plugin to its state before any request, and waits until it serves again.
-pub(crate) fn restart(scene: &Scene, plugin: &'static str, mount: &str) {
-    scene.server.post("sys/plugins/reload/backend", &json!({"mounts": [format!("{mount}/")]})).ok();
-    crate::bao::wait("the plugin to run again", Duration::from_secs(60), || scene.pid(plugin));
+/// Restarts the process of the plugin, and waits until it runs again.
+pub(crate) fn restart(bench: &BenchServer, plugin: &'static str, mount: &str) {
+    bench.server.post("sys/plugins/reload/backend", &json!({"mounts": [format!("{mount}/")]})).ok();
+    crate::bao::wait("the plugin to run again", Duration::from_secs(60), || bench.pid(plugin));
 }
 
-/// Returns the time from the start of a process to its first line.
+/// Returns the time from the start of a process to the first line of its output.
 fn first_line((program, env): &(&Path, Vec<(&str, String)>)) -> Duration {
     let mut command = Command::new(program);
     command.env_clear().envs(env.iter().map(|(name, value)| (name, value)));
@@ -119,7 +120,7 @@ fn plugin_command(binary: &Path) -> (&Path, Vec<(&'static str, String)>) {
     (binary, env)
 }
 
-/// Returns the time that a program takes which does nothing but print a line.
+/// Returns the same time for a program that only prints a line.
 pub(crate) fn echo_ms(starts: usize) -> f64 {
     median((0..starts).map(|_| first_line(&(Path::new("/bin/echo"), Vec::new()))))
 }
@@ -127,22 +128,23 @@ pub(crate) fn echo_ms(starts: usize) -> f64 {
 async fn calls(binary: std::path::PathBuf) -> Vec<Calls> {
     const OPS: &[Op] =
         &[Op::ResolvePath, Op::RoleRead, Op::TokenByName, Op::TokenByClientId, Op::Mint, Op::Renew, Op::Revoke];
-    let mut bed = Bed::new(Launch::of(binary)).await;
+    let mut fixture = Fixture::new(Launch::of(binary)).await;
     let mut found = Vec::new();
     for &op in OPS {
-        // The first one fills the caches. A lease can be revoked only once; minting has filled them.
+        // The first run fills the caches. A lease can be revoked only once, and earlier requests have filled the
+        // caches.
         if !matches!(op, Op::Revoke) {
-            bed.run(op).await;
+            fixture.run(op).await;
         }
-        let astra = bed.astra.requests().len();
-        bed.mount.storage.take_calls();
-        bed.mount.system.take_calls();
-        bed.run(op).await;
-        let storage = bed.mount.storage.take_calls().iter().map(|call| kind(call)).collect();
-        let (facts, astra) = (bed.mount.system.take_calls(), bed.astra.requests().len() - astra);
+        let astra = fixture.astra.requests().len();
+        fixture.mount.storage.take_calls();
+        fixture.mount.system.take_calls();
+        fixture.run(op).await;
+        let storage = fixture.mount.storage.take_calls().iter().map(|call| kind(call)).collect();
+        let (facts, astra) = (fixture.mount.system.take_calls(), fixture.astra.requests().len() - astra);
         found.push(Calls { op: op.name(), storage, facts, astra });
     }
-    bed.stop().await;
+    fixture.stop().await;
     found
 }
 
@@ -151,7 +153,7 @@ fn kind(call: &str) -> String {
     call.find('/').map_or(call, |slash| &call[..slash]).to_owned()
 }
 
-/// Returns the time until `Initialize` answers on a mount with so many tokens.
+/// Returns the time until `Initialize` answers on a mount with this number of tokens.
 async fn initialize(binary: &Path, tokens: usize) -> f64 {
     const TIMES: usize = 9;
     let storage = Storage::default();

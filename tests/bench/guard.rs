@@ -1,9 +1,9 @@
-//! Counts the instructions that the plugin runs for a request, and compares them with the figures that are kept.
+//! Counts the instructions of the plugin for a request, and compares the counts with the stored figures.
 //!
-//! Times depend on the machine and on what else it does; a count hardly does. The release binary runs under callgrind,
-//! with a host of our own, so what is counted is all that a request costs in the plugin: TLS, HTTP/2, gRPC, the handler, its
-//! storage calls and its calls of Astra. Each kind of request runs a number of times and, in another process, twice that
-//! number; the difference holds no start, no end and no first time.
+//! Times depend on the machine and its load, but counts hardly do. The release binary runs under callgrind, with the
+//! fake host. The count contains the whole cost of a request in the plugin: TLS, HTTP/2, gRPC, the handler, its storage
+//! calls and its calls to Astra. Each kind of request runs N times in one process, and 2 N times in another process.
+//! The difference excludes the cost of start, stop and first use.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,21 +12,21 @@ use crate::host::Launch;
 use crate::plugin;
 use crate::say;
 use crate::settings::require;
-use crate::wire::{Bed, Op};
+use crate::wire::{Fixture, Op};
 
-/// What is counted.
+/// The counted kinds of requests.
 const OPS: &[Op] = &[Op::ResolvePath, Op::RoleRead, Op::TokenByName, Op::TokenByClientId, Op::Mint, Op::Renew];
 
-/// How far a count may be above what is kept: twice what two runs of one binary were seen to differ by. How much of a
-/// stream one wake-up finds is a matter of chance.
+/// How far a count may exceed the stored figure: twice the observed difference between two runs of one binary. Counts
+/// differ because each wake-up reads a random part of a stream.
 const TOLERANCE: f64 = 0.06;
 
-/// Requests of the shorter run.
+/// Number of requests in the shorter run.
 const REQUESTS: u64 = 200;
 
 const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/instructions.txt");
 
-/// Counts, and fails if a count is too high.
+/// Counts the instructions. Fails if a count is too high.
 pub(crate) fn run() -> Result<(), String> {
     require("valgrind", "valgrind")?;
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
@@ -44,7 +44,7 @@ pub(crate) fn run() -> Result<(), String> {
     if compare(&counts) { Ok(()) } else { Err("a request takes too many instructions".into()) }
 }
 
-/// Returns the instructions of a whole run with so many requests.
+/// Returns the instructions of a whole run with this number of requests.
 fn count(runtime: &tokio::runtime::Runtime, op: Op, requests: u64) -> u64 {
     let dir = tempfile::tempdir().expect("temporary directory");
     let out = dir.path().join("callgrind.out");
@@ -55,11 +55,11 @@ fn count(runtime: &tokio::runtime::Runtime, op: Op, requests: u64) -> u64 {
         .arg(&format!("--log-file={}", dir.path().join("log").display()))
         .arg(plugin::binary().to_str().expect("a path of text"));
     runtime.block_on(async {
-        let mut bed = Bed::new(launch).await;
+        let mut fixture = Fixture::new(launch).await;
         for _ in 0..requests {
-            bed.run(op).await;
+            fixture.run(op).await;
         }
-        bed.stop().await;
+        fixture.stop().await;
     });
     let written = std::fs::read_to_string(&out).expect("read what callgrind has counted");
     let total = written.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
@@ -79,7 +79,7 @@ const HEADER: &str = "\
 # \"BENCH_GUARD_WRITE=1 make bench-guard\" writes this file.
 ";
 
-/// Prints the counts beside those that are kept; false if one is too high or unknown.
+/// Prints the counts and the stored figures. Returns false if a count is too high or has no stored figure.
 fn compare(counts: &[(&str, u64)]) -> bool {
     let kept = std::fs::read_to_string(KEPT).unwrap_or_default();
     let kept: BTreeMap<&str, u64> = kept

@@ -1,4 +1,4 @@
-//! The load generator: oha, which uses little of the processors that it shares with what it measures.
+//! Runs the load generator oha. It needs little processor time, which it shares with the server and the plugin.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,43 +7,44 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// A request, or many alike of which each time one is picked at random.
-pub(crate) struct Shot {
+/// The requests of one measurement. The load generator picks one of `paths` and one of `bodies` at random each time.
+pub(crate) struct Requests {
     pub(crate) method: &'static str,
-    /// Paths behind `/v1/`.
+    /// Paths after `/v1/`.
     pub(crate) paths: Vec<String>,
     pub(crate) bodies: Vec<String>,
 }
 
-impl Shot {
+impl Requests {
     pub(crate) fn get(paths: impl IntoIterator<Item = String>) -> Self {
         Self { method: "GET", paths: paths.into_iter().collect(), bodies: Vec::new() }
     }
 }
 
-/// When a measurement ends. Requests on their way are waited for.
+/// When a measurement ends. The load generator waits for unfinished requests.
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
     Seconds(u64),
-    Requests(usize),
+    Count(usize),
 }
 
-/// What came of a measurement.
+/// The result of one measurement.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Sample {
     pub(crate) requests: u64,
-    /// Requests that had no answer, or another status than 2xx.
+    /// Number of requests without an answer, or with a status other than 2xx.
     pub(crate) failed: u64,
     /// Requests per second.
     pub(crate) rate: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
-    /// Processor time of one request.
+    /// Processor time of the plugin for one request, in microseconds.
     pub(crate) plugin_us: f64,
+    /// Processor time of the server for one request, in microseconds.
     pub(crate) server_us: f64,
 }
 
-/// Where requests go, and by what.
+/// The load generator and the server that it sends requests to.
 pub(crate) struct Load<'a> {
     pub(crate) oha: &'a Path,
     pub(crate) address: &'a str,
@@ -52,24 +53,25 @@ pub(crate) struct Load<'a> {
 }
 
 impl Load<'_> {
-    pub(crate) fn run(&self, shot: &Shot, connections: usize, until: Until) -> Sample {
+    pub(crate) fn run(&self, requests: &Requests, connections: usize, until: Until) -> Sample {
         let mut command = Command::new(self.oha);
         command.args(["--no-tui", "--no-color", "--output-format", "json", "--wait-ongoing-requests-after-deadline"]);
-        command.args(["--disable-compression", "--redirect", "0", "-m", shot.method, "-c", &connections.to_string()]);
-        // One thread can do several times what the server can.
+        command.args(["--disable-compression", "--redirect", "0"]);
+        command.args(["-m", requests.method, "-c", &connections.to_string()]);
+        // One thread can send several times more requests than the server can answer.
         command.args(["--worker-threads", "1"]);
         command.args(["-H", &format!("X-Vault-Token: {}", self.token), "-H", "X-Vault-Request: true"]);
         match until {
             Until::Seconds(seconds) => command.args(["-z", &format!("{seconds}s")]),
-            Until::Requests(requests) => command.args(["-n", &requests.to_string()]),
+            Until::Count(count) => command.args(["-n", &count.to_string()]),
         };
-        if !shot.bodies.is_empty() {
+        if !requests.bodies.is_empty() {
             let bodies = self.dir.join("bodies");
-            fs::write(&bodies, shot.bodies.join("\n")).expect("write the bodies");
+            fs::write(&bodies, requests.bodies.join("\n")).expect("write the bodies");
             command.arg("-Z").arg(bodies).args(["-T", "application/json"]);
         }
         let urls = self.dir.join("urls");
-        let lines = shot.paths.iter().fold(String::new(), |mut lines, path| {
+        let lines = requests.paths.iter().fold(String::new(), |mut lines, path| {
             writeln!(lines, "{}/v1/{path}", self.address).expect("write into a text");
             lines
         });
@@ -78,14 +80,14 @@ impl Load<'_> {
         let text = String::from_utf8_lossy(&output.stdout);
         let report = serde_json::from_str(&text)
             .unwrap_or_else(|error| panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr)));
-        sample(&report)
+        parse(&report)
     }
 }
 
-fn sample(report: &Value) -> Sample {
-    let sum = |of: &Value, counts: fn(&str) -> bool| -> u64 {
+fn parse(report: &Value) -> Sample {
+    let sum = |of: &Value, matches: fn(&str) -> bool| -> u64 {
         let members = of.as_object().into_iter().flatten();
-        members.filter(|(name, _)| counts(name)).filter_map(|(_, count)| count.as_u64()).sum()
+        members.filter(|(name, _)| matches(name)).filter_map(|(_, count)| count.as_u64()).sum()
     };
     let statuses = &report["statusCodeDistribution"];
     let answered = sum(statuses, |_| true);

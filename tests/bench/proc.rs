@@ -1,9 +1,9 @@
-//! What Linux knows of a process.
+//! Reads memory and processor time of a process from Linux.
 
 use std::fs;
 use std::time::Duration;
 
-/// Resident memory in KiB, and the part of it that is no file's.
+/// Resident memory in KiB, and the anonymous part of it, which belongs to no file.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Memory {
     pub(crate) resident: u64,
@@ -21,12 +21,12 @@ impl Memory {
     }
 }
 
-/// Returns the processor time that a process has used, in steps of 10 ms.
+/// Returns the processor time of a process, in steps of 10 ms.
 pub(crate) fn processor_time(pid: u32) -> Duration {
-    /// The unit of /proc, whatever the kernel's own ticks are.
+    /// The unit of `/proc`. It does not depend on the ticks of the kernel.
     const TICK: Duration = Duration::from_millis(10);
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name before these fields may hold any character.
+    // The name before these fields can contain any character.
     let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
     TICK * (ticks(11) + ticks(12))

@@ -1,43 +1,43 @@
-//! `make bench MODE=profile`: where the time of a request goes, in the plugin and in the server.
+//! `make bench MODE=profile`: shows in which functions of the plugin and the server a request spends its time.
 //!
-//! perf takes samples of both while the load generator keeps them busy. The report is text; the whole stacks are written
-//! beside it in the folded form that flame graphs are drawn from.
+//! While the load generator sends requests, perf takes samples of both processes. The report is text. The complete
+//! stacks are written beside it, in the folded form for flame graphs.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::load::{Load, Shot, Until};
-use crate::scene::{Place, Scene};
+use crate::load::{Load, Requests, Until};
+use crate::server::{BenchServer, TestMount};
 use crate::settings::{Settings, require};
 use crate::stacks::{PLUGIN, SERVER, Stacks};
 use crate::{OURS, rows, say};
 
-/// Samples per second and thread: no divisor of what a clock does.
+/// Samples per second and thread. A prime number, so that samples do not coincide with periodic work.
 const FREQUENCY: &str = "997";
 
-/// A kind of request, and how to make it.
-type Work = (&'static str, fn(&Place) -> Shot);
+/// A kind of request, and the requests of this kind.
+type Kind = (&'static str, fn(&TestMount) -> Requests);
 
-/// What is profiled.
-const WORK: &[Work] = &[("role read", rows::role_read), ("mint", rows::creds)];
+/// The profiled kinds of requests.
+const KINDS: &[Kind] = &[("role read", rows::role_read), ("mint", rows::creds)];
 
 const CONNECTIONS: usize = 4;
 
-/// Takes samples and prints what they say.
+/// Takes samples and prints the report.
 pub(crate) fn run() -> Result<(), String> {
     let settings = Settings::read()?;
     require("perf", "linux-perf\" or \"linux-tools-generic")?;
-    let scene = Scene::new(&[(OURS, &settings.plugin)]);
-    let mut place = Place::new(&scene, OURS);
-    place.fill(&scene, settings.sizes[0]);
+    let bench = BenchServer::new(&[(OURS, &settings.plugin)]);
+    let mut mount = TestMount::new(&bench, OURS);
+    mount.fill(&bench, settings.sizes[0]);
     let folder = settings.json.parent().expect("a folder");
     std::fs::create_dir_all(folder).expect("make the report's folder");
     let dir = tempfile::tempdir().expect("temporary directory");
-    let load = Load { oha: &settings.oha, address: scene.server.address(), token: "root", dir: dir.path() };
-    for (name, shot) in WORK {
+    let load = Load { oha: &settings.oha, address: bench.server.address(), token: "root", dir: dir.path() };
+    for (name, requests) in KINDS {
         let data = dir.path().join("perf.data");
-        record(&scene, &data, || {
-            let sample = load.run(&shot(&place), CONNECTIONS, Until::Seconds(settings.seconds * 3));
+        record(&bench, &data, || {
+            let sample = load.run(&requests(&mount), CONNECTIONS, Until::Seconds(settings.seconds * 3));
             assert_eq!(sample.failed, 0, "requests failed");
         });
         let script = Command::new("perf")
@@ -46,7 +46,7 @@ pub(crate) fn run() -> Result<(), String> {
             .output()
             .expect("run perf script");
         let text = String::from_utf8_lossy(&script.stdout);
-        for (what, pid, layers) in [("plugin", scene.pid(OURS), PLUGIN), ("server", Some(scene.server.pid()), SERVER)] {
+        for (what, pid, layers) in [("plugin", bench.pid(OURS), PLUGIN), ("server", Some(bench.server.pid()), SERVER)] {
             let stacks = Stacks::read(&text, pid.expect("a process"));
             println!("\n### {name}: the {what}\n\n{}", stacks.markdown(layers));
             let folded = folder.join(format!("{}-{what}.folded", name.replace(' ', "-")));
@@ -57,9 +57,9 @@ pub(crate) fn run() -> Result<(), String> {
     Ok(())
 }
 
-/// Lets perf look at the plugin and the server while something runs.
-fn record(scene: &Scene, data: &Path, work: impl FnOnce()) {
-    let pids = format!("{},{}", scene.pid(OURS).expect("the plugin runs"), scene.server.pid());
+/// Records samples of the plugin and the server while `work` runs.
+fn record(bench: &BenchServer, data: &Path, work: impl FnOnce()) {
+    let pids = format!("{},{}", bench.pid(OURS).expect("the plugin runs"), bench.server.pid());
     let mut perf = Command::new("perf")
         .args(["record", "-q", "-e", "cpu-clock", "-F", FREQUENCY, "-g", "-p", &pids, "-o"])
         .arg(data)

@@ -1,4 +1,4 @@
-//! What comes of a run: medians, ratios, bars; as a table and as JSON.
+//! The results of a run as Markdown and as JSON: medians, ratios and targets.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use crate::load::Sample;
 use crate::proc::Memory;
 use crate::rows::{BY_CLIENT_ID, BY_NAME, KV, LONG_LIST, Outcome, PAGE, ROLE_READ, SLOW_MINT};
 
-/// All that a run has found.
+/// All results of a run.
 pub(crate) struct Report {
     pub(crate) settings: String,
     pub(crate) echo_ms: f64,
@@ -17,7 +17,7 @@ pub(crate) struct Report {
     pub(crate) outcomes: Vec<Outcome>,
 }
 
-/// Returns the median, or no number if there is nothing.
+/// Returns the median of the finite values; NaN if there are none.
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
     values.sort_by(f64::total_cmp);
@@ -39,11 +39,11 @@ impl Outcome {
 }
 
 impl Report {
-    /// Returns the results of a row of our plugin, or of the server's own engine.
+    /// Returns the results of a row for this plugin, or for the server's `kv` engine.
     fn find(&self, row: &str, stored: usize, connections: usize) -> Option<&Outcome> {
         self.outcomes.iter().find(|outcome| {
-            let ours = outcome.plugin.is_none_or(|plugin| plugin == crate::OURS);
-            ours && outcome.row == row && outcome.stored == stored && outcome.connections == connections
+            let is_ours = outcome.plugin.is_none_or(|plugin| plugin == crate::OURS);
+            is_ours && outcome.row == row && outcome.stored == stored && outcome.connections == connections
         })
     }
 
@@ -51,8 +51,8 @@ impl Report {
         self.find(row, stored, connections).map_or(f64::NAN, |outcome| outcome.median(of))
     }
 
-    /// Returns the rate of a row as a multiple of that of `kv` in the same rounds.
-    fn of_floor(&self, outcome: &Outcome) -> f64 {
+    /// Returns the rate of a row as a multiple of the rate of `kv` in the same rounds.
+    fn of_kv(&self, outcome: &Outcome) -> f64 {
         if !outcome.compared {
             return f64::NAN;
         }
@@ -73,7 +73,7 @@ impl Report {
         text.push('\n');
         self.calls(&mut text);
         text.push('\n');
-        self.bars(&mut text);
+        self.targets(&mut text);
         text
     }
 
@@ -92,7 +92,7 @@ impl Report {
                 None => format!(
                     "{begin} {} | {} | {} | {} | {} | {} |{}",
                     shown(outcome.median(rate), 0),
-                    shown(self.of_floor(outcome), 2),
+                    shown(self.of_kv(outcome), 2),
                     shown(outcome.median(p50), 2),
                     shown(outcome.median(p99), 2),
                     if outcome.plugin.is_some() { shown(outcome.median(plugin_cpu), 0) } else { String::new() },
@@ -143,9 +143,9 @@ impl Report {
         }
     }
 
-    fn bars(&self, text: &mut String) {
+    fn targets(&self, text: &mut String) {
         text.push_str("| target | limit | measured | |\n| --- | --: | --: | --- |\n");
-        for Bar { name, measured, limit, at_most } in self.all_bars() {
+        for Target { name, measured, limit, at_most } in self.all_targets() {
             let sign = if at_most { "≤" } else { "≥" };
             let verdict = match measured {
                 value if !value.is_finite() => "not measured",
@@ -157,8 +157,9 @@ impl Report {
         }
     }
 
-    fn all_bars(&self) -> Vec<Bar> {
-        /// What the Go plugin did, and the rate of `kv` on the machine where it did.
+    fn all_targets(&self) -> Vec<Target> {
+        /// Figures of the Go plugin: processor time of a role read in µs, the rate of `kv` on the same machine, and the
+        /// time to enable a mount in ms.
         const GO: (f64, f64, f64) = (450.0, 3227.0, 71.0);
         let (few, many) = self.stored();
         let ratio = |row, stored| self.value(row, stored, 16, rate) / self.value(KV, stored, 16, rate);
@@ -167,41 +168,41 @@ impl Report {
         let go_cpu = GO.0 * GO.1 / self.value(KV, few, 16, rate);
         let ours = self.figures.iter().find(|figures| figures.plugin == crate::OURS);
         let figure = |of: fn(&Figures) -> f64| ours.map_or(f64::NAN, of);
-        let least = |name: &str, measured, limit| Bar { name: name.into(), measured, limit, at_most: false };
-        let most = |name: &str, measured, limit| Bar { name: name.into(), measured, limit, at_most: true };
+        let at_least = |name: &str, measured, limit| Target { name: name.into(), measured, limit, at_most: false };
+        let at_most = |name: &str, measured, limit| Target { name: name.into(), measured, limit, at_most: true };
         vec![
-            least("role read, × `kv`, 16 connections", ratio(ROLE_READ, few), 0.58),
-            least("token by name, × `kv`", ratio(BY_NAME, few), 0.47),
-            least(&format!("token by client id, × `kv`, {few} tokens"), at_few, 0.38),
-            least(&format!("token by client id, × `kv`, {many} tokens"), at_many, 0.38),
-            most("token by client id, difference of the two", (at_few / at_many - 1.0).abs(), 0.15),
-            most("role read, p50 × `kv`, 1 connection", latency(ROLE_READ), 2.8),
-            most("token by name, p50 × `kv`, 1 connection", latency(BY_NAME), 4.0),
-            most("plugin CPU of a role read, × Go plugin", self.value(ROLE_READ, few, 16, plugin_cpu) / go_cpu, 0.3),
-            least(
+            at_least("role read, × `kv`, 16 connections", ratio(ROLE_READ, few), 0.58),
+            at_least("token by name, × `kv`", ratio(BY_NAME, few), 0.47),
+            at_least(&format!("token by client id, × `kv`, {few} tokens"), at_few, 0.38),
+            at_least(&format!("token by client id, × `kv`, {many} tokens"), at_many, 0.38),
+            at_most("token by client id, difference of the two", (at_few / at_many - 1.0).abs(), 0.15),
+            at_most("role read, p50 × `kv`, 1 connection", latency(ROLE_READ), 2.8),
+            at_most("token by name, p50 × `kv`, 1 connection", latency(BY_NAME), 4.0),
+            at_most("plugin CPU of a role read, × Go plugin", self.value(ROLE_READ, few, 16, plugin_cpu) / go_cpu, 0.3),
+            at_least(
                 "mints with Astra at 200 ms, 64 callers, × 320/s",
                 self.value(SLOW_MINT, few, 64, rate) / 320.0,
                 0.95,
             ),
-            most("their p99, × 200 ms", self.value(SLOW_MINT, few, 64, p99) / 200.0, 1.2),
-            most(&format!("page of 100 with details, {many} tokens, ms"), self.value(PAGE, many, 1, p50), 15.0),
-            most("10,000 with details, ms", self.value(LONG_LIST, many, 1, p50), 1500.0),
-            most("start to handshake, ms", figure(|of| of.handshake_ms), 2.5),
-            most("enable, × Go plugin", figure(|of| of.enable_ms) / GO.2, 0.5),
-            most("memory idle, MiB", figure(|of| of.idle.mib()), 7.0),
-            most("memory with 10 mounts, MiB", figure(|of| of.mounts.mib()), 8.0),
-            most("memory after the mixture, MiB", figure(|of| of.after.mib()), 16.0),
-            most(
+            at_most("their p99, × 200 ms", self.value(SLOW_MINT, few, 64, p99) / 200.0, 1.2),
+            at_most(&format!("page of 100 with details, {many} tokens, ms"), self.value(PAGE, many, 1, p50), 15.0),
+            at_most("10,000 with details, ms", self.value(LONG_LIST, many, 1, p50), 1500.0),
+            at_most("start to handshake, ms", figure(|of| of.handshake_ms), 2.5),
+            at_most("enable, × Go plugin", figure(|of| of.enable_ms) / GO.2, 0.5),
+            at_most("memory idle, MiB", figure(|of| of.idle.mib()), 7.0),
+            at_most("memory with 10 mounts, MiB", figure(|of| of.mounts.mib()), 8.0),
+            at_most("memory after the mixture, MiB", figure(|of| of.after.mib()), 16.0),
+            at_most(
                 &format!("initialize, {many} tokens × {few} tokens"),
                 figure(|of| of.initialize_ms.map_or(f64::NAN, |(few, many)| many / few)),
                 1.2,
             ),
             #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
-            most("binary, MiB", figure(|of| of.binary_bytes as f64 / 1024.0 / MIB), 9.0),
+            at_most("binary, MiB", figure(|of| of.binary_bytes as f64 / 1024.0 / MIB), 9.0),
         ]
     }
 
-    /// Returns the report as JSON, with every round.
+    /// Returns the report as JSON, with the results of every round.
     pub(crate) fn json(&self) -> Value {
         let memory = |memory: Memory| json!({"resident_kib": memory.resident, "anonymous_kib": memory.anonymous});
         let rows = self.outcomes.iter().map(|outcome| {
@@ -209,7 +210,7 @@ impl Report {
             json!({
                 "row": outcome.row, "plugin": outcome.plugin, "stored": outcome.stored,
                 "connections": outcome.connections, "note": outcome.note, "failed": outcome.failed(),
-                "median": {"rate": outcome.median(rate), "of_kv": self.of_floor(outcome), "p50_ms": outcome.median(p50),
+                "median": {"rate": outcome.median(rate), "of_kv": self.of_kv(outcome), "p50_ms": outcome.median(p50),
                     "p99_ms": outcome.median(p99), "plugin_cpu_us": outcome.median(plugin_cpu)},
                 "rounds": {"rate": each(rate), "p50_ms": each(p50), "p99_ms": each(p99),
                     "plugin_cpu_us": each(plugin_cpu), "server_cpu_us": each(|sample| sample.server_us)},
@@ -227,22 +228,22 @@ impl Report {
                 "calls": calls.collect::<Vec<_>>(),
             })
         });
-        let bars = self
-            .all_bars()
+        let targets = self
+            .all_targets()
             .into_iter()
-            .map(|bar| json!({"bar": bar.name, "limit": bar.limit, "at_most": bar.at_most, "measured": bar.measured}));
+            .map(|Target { name, measured, limit, at_most }| json!({"bar": name, "limit": limit, "at_most": at_most, "measured": measured}));
         json!({
             "settings": self.settings, "echo_ms": self.echo_ms, "plugins": plugins.collect::<Vec<_>>(),
-            "rows": rows.collect::<Vec<_>>(), "bars": bars.collect::<Vec<_>>(),
+            "rows": rows.collect::<Vec<_>>(), "bars": targets.collect::<Vec<_>>(),
         })
     }
 }
 
-/// How a figure of a plugin is shown.
+/// Formats a figure of a plugin.
 type Shown = fn(&Figures) -> String;
 
-/// What a figure has to be.
-struct Bar {
+/// A target: the limit of a measured value.
+struct Target {
     name: String,
     measured: f64,
     limit: f64,
@@ -261,7 +262,7 @@ impl Memory {
     }
 }
 
-/// One in KiB.
+/// KiB in one MiB.
 const MIB: f64 = 1024.0;
 
 fn rate(sample: &Sample) -> f64 {
@@ -288,5 +289,5 @@ fn shown(value: f64, digits: usize) -> String {
     if value.is_finite() { format!("{value:.digits$}") } else { NOTHING.into() }
 }
 
-/// What is shown in place of a value.
+/// Shown if there is no value.
 const NOTHING: &str = "–";

@@ -1,4 +1,4 @@
-//! The table of what is measured, and how a row of it is measured.
+//! The table of measured requests, and the measurement of a row.
 
 use std::time::{Duration, Instant};
 
@@ -6,51 +6,50 @@ use serde_json::json;
 
 use crate::astra::Route;
 use crate::bao::wait;
-use crate::load::{Load, Sample, Shot, Until};
+use crate::load::{Load, Requests, Sample, Until};
 use crate::proc::processor_time;
-use crate::scene::{FLOOR, Place, ROLES, Scene, client_id, logical_name, role};
+use crate::server::{BASELINE, BenchServer, ROLES, TestMount, client_id, logical_name, role};
 use crate::settings::Settings;
 
-/// A row: one kind of work.
+/// A row of the table: one kind of work.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) sizes: Sizes,
     pub(crate) connections: &'static [usize],
-    /// How long Astra takes for an answer.
+    /// The delay of Astra's answers.
     pub(crate) astra_ms: u64,
     pub(crate) work: Work,
 }
 
-/// With how many tokens stored a row is measured.
+/// The numbers of stored tokens with which a row is measured.
 #[derive(Clone, Copy)]
 pub(crate) enum Sizes {
     Every,
-    /// The fewest and the most.
+    /// The smallest and the largest number.
     Ends,
     Fewest,
-    /// At least so many.
+    /// Every number that is at least this large.
     From(usize),
 }
 
 pub(crate) enum Work {
-    /// The server's own engine, with which all is compared.
-    Floor,
-    /// Requests for some time.
-    Requests(fn(&Place) -> Shot),
-    /// So many requests on each connection, of a kind that takes long.
-    Batch(usize, fn(&Place) -> Shot),
-    /// The same, of a kind that leaves leases.
-    Mints(fn(&Place) -> Shot),
-    /// Renewals of leases, minted before.
+    /// Reads of the server's `kv` engine, the baseline of all comparisons.
+    Baseline,
+    /// Requests for a fixed time.
+    Timed(fn(&TestMount) -> Requests),
+    /// A fixed number of slow requests on each connection.
+    Counted(usize, fn(&TestMount) -> Requests),
+    /// Requests for a fixed time that mint tokens with leases.
+    Mints(fn(&TestMount) -> Requests),
+    /// Renewals of leases.
     Renewals,
-    /// The end of leases, minted before, by one request for all of them: one after another, or by as many workers as the
-    /// server has.
+    /// Revocations of many leases with one request. The server revokes them one after another, or with all its workers.
     Revocations { one_by_one: bool },
 }
 
 const ONE_AND_MANY: &[usize] = &[1, 16];
 
-/// The server does it all by itself.
+/// The load generator is not used, because the server does all the work.
 const NONE: &[usize] = &[0];
 
 pub(crate) const KV: &str = "kv v1 read";
@@ -62,12 +61,12 @@ pub(crate) const LONG_LIST: &str = "list, 10,000 with details";
 pub(crate) const SLOW_MINT: &str = "creds mint, Astra at 200 ms";
 
 pub(crate) const ROWS: &[Row] = &[
-    row(KV, Sizes::Every, ONE_AND_MANY, Work::Floor),
-    row(ROLE_READ, Sizes::Every, ONE_AND_MANY, Work::Requests(role_read)),
-    row(BY_NAME, Sizes::Every, ONE_AND_MANY, Work::Requests(by_name)),
-    row(BY_CLIENT_ID, Sizes::Every, ONE_AND_MANY, Work::Requests(by_client_id)),
-    row(PAGE, Sizes::Every, ONE_AND_MANY, Work::Requests(page)),
-    row(LONG_LIST, Sizes::From(10_000), ONE_AND_MANY, Work::Batch(1, long_list)),
+    row(KV, Sizes::Every, ONE_AND_MANY, Work::Baseline),
+    row(ROLE_READ, Sizes::Every, ONE_AND_MANY, Work::Timed(role_read)),
+    row(BY_NAME, Sizes::Every, ONE_AND_MANY, Work::Timed(by_name)),
+    row(BY_CLIENT_ID, Sizes::Every, ONE_AND_MANY, Work::Timed(by_client_id)),
+    row(PAGE, Sizes::Every, ONE_AND_MANY, Work::Timed(page)),
+    row(LONG_LIST, Sizes::From(10_000), ONE_AND_MANY, Work::Counted(1, long_list)),
     row("creds mint", Sizes::Ends, ONE_AND_MANY, Work::Mints(creds)),
     row("sidecar mint", Sizes::Ends, ONE_AND_MANY, Work::Mints(sidecar)),
     slow(SLOW_MINT, Work::Mints(creds)),
@@ -85,61 +84,63 @@ const fn slow(name: &'static str, work: Work) -> Row {
     Row { name, sizes: Sizes::Fewest, connections: &[1, 16, 64], astra_ms: 200, work }
 }
 
-/// Paths among which the load generator picks.
+/// The largest number of paths from which the load generator picks.
 const PATHS: usize = 1000;
 
-fn floor() -> Shot {
-    Shot::get((0..ROLES).map(|number| format!("{FLOOR}/{}", role(number))))
+fn baseline() -> Requests {
+    Requests::get((0..ROLES).map(|number| format!("{BASELINE}/{}", role(number))))
 }
 
-pub(crate) fn role_read(place: &Place) -> Shot {
-    let Place { mount, standard: org, .. } = place;
-    Shot::get((0..ROLES).map(|number| format!("{mount}/role?org_id={}&role_name={}", org.id, role(number))))
+pub(crate) fn role_read(mount: &TestMount) -> Requests {
+    let TestMount { path, standard: org, .. } = mount;
+    Requests::get((0..ROLES).map(|number| format!("{path}/role?org_id={}&role_name={}", org.id, role(number))))
 }
 
-fn by_name(place: &Place) -> Shot {
-    let Place { mount, standard: org, .. } = place;
-    Shot::get(picks(place).map(|number| {
+fn by_name(mount: &TestMount) -> Requests {
+    let TestMount { path, standard: org, .. } = mount;
+    Requests::get(picks(mount).map(|number| {
         let (role, name) = (role(number % ROLES), logical_name(number));
-        format!("{mount}/org/token?org_id={}&role_name={role}&logical_name={name}", org.id)
+        format!("{path}/org/token?org_id={}&role_name={role}&logical_name={name}", org.id)
     }))
 }
 
-fn by_client_id(place: &Place) -> Shot {
-    let Place { mount, standard: org, .. } = place;
-    Shot::get(picks(place).map(|number| format!("{mount}/org/token?org_id={}&client_id={}", org.id, client_id(number))))
+fn by_client_id(mount: &TestMount) -> Requests {
+    let TestMount { path, standard: org, .. } = mount;
+    Requests::get(
+        picks(mount).map(|number| format!("{path}/org/token?org_id={}&client_id={}", org.id, client_id(number))),
+    )
 }
 
-fn page(place: &Place) -> Shot {
-    let Place { mount, standard: org, .. } = place;
-    let places = picks(place).map(|number| client_id(number.min(place.stored.saturating_sub(101))));
-    Shot::get(places.map(|after| format!("{mount}/org/tokens?list=true&org_id={}&limit=100&after={after}", org.id)))
+fn page(mount: &TestMount) -> Requests {
+    let TestMount { path, standard: org, .. } = mount;
+    let starts = picks(mount).map(|number| client_id(number.min(mount.stored.saturating_sub(101))));
+    Requests::get(starts.map(|after| format!("{path}/org/tokens?list=true&org_id={}&limit=100&after={after}", org.id)))
 }
 
-fn long_list(place: &Place) -> Shot {
-    let Place { mount, standard: org, .. } = place;
-    Shot::get([format!("{mount}/org/tokens?list=true&org_id={}&limit=10000", org.id)])
+fn long_list(mount: &TestMount) -> Requests {
+    let TestMount { path, standard: org, .. } = mount;
+    Requests::get([format!("{path}/org/tokens?list=true&org_id={}&limit=10000", org.id)])
 }
 
-pub(crate) fn creds(place: &Place) -> Shot {
-    Shot::get([format!("{}/creds/shop/{}", place.mount, role(0))])
+pub(crate) fn creds(mount: &TestMount) -> Requests {
+    Requests::get([format!("{}/creds/shop/{}", mount.path, role(0))])
 }
 
-fn sidecar(place: &Place) -> Shot {
-    let Place { mount, sidecar: org, .. } = place;
-    Shot::get([format!("{mount}/org/token?org_id={}&role_name={}&logical_name=bench", org.id, role(0))])
+fn sidecar(mount: &TestMount) -> Requests {
+    let TestMount { path, sidecar: org, .. } = mount;
+    Requests::get([format!("{path}/org/token?org_id={}&role_name={}&logical_name=bench", org.id, role(0))])
 }
 
-/// Reads of all kinds, for the memory that they leave.
-pub(crate) fn mixture(place: &Place) -> Shot {
-    let reads = [role_read, by_name, by_client_id].map(|shot| shot(place).paths);
-    let pages = page(place).paths.into_iter().step_by(10);
-    Shot::get(reads.into_iter().flatten().chain(pages))
+/// Returns reads of all kinds, to measure the memory after them.
+pub(crate) fn mixture(mount: &TestMount) -> Requests {
+    let reads = [role_read, by_name, by_client_id].map(|requests| requests(mount).paths);
+    let pages = page(mount).paths.into_iter().step_by(10);
+    Requests::get(reads.into_iter().flatten().chain(pages))
 }
 
-/// Returns the numbers of stored tokens, evenly spread.
-fn picks(place: &Place) -> impl Iterator<Item = usize> + use<> {
-    let stored = place.stored;
+/// Returns up to [`PATHS`] numbers of stored tokens, evenly spread.
+fn picks(mount: &TestMount) -> impl Iterator<Item = usize> + use<> {
+    let stored = mount.stored;
     let count = stored.min(PATHS);
     (0..count).map(move |at| at * stored / count)
 }
@@ -147,39 +148,40 @@ fn picks(place: &Place) -> impl Iterator<Item = usize> + use<> {
 /// The results of one row for one plugin at one size with one number of connections.
 pub(crate) struct Outcome {
     pub(crate) row: &'static str,
-    /// None for the server's own engine.
+    /// `None` for the server's `kv` engine.
     pub(crate) plugin: Option<&'static str>,
     pub(crate) stored: usize,
     pub(crate) connections: usize,
-    /// Whether it says something to compare its rate with that of the server's own engine.
+    /// Whether it makes sense to compare the rate with the rate of `kv`.
     pub(crate) compared: bool,
     pub(crate) samples: Vec<Sample>,
-    /// Why there are none.
+    /// Why there are no samples.
     pub(crate) note: Option<String>,
 }
 
-/// What a row is measured with.
-pub(crate) struct Stage<'a> {
-    pub(crate) scene: &'a Scene,
+/// The tools for the measurement of a row.
+pub(crate) struct Runner<'a> {
+    pub(crate) bench: &'a BenchServer,
     pub(crate) settings: &'a Settings,
     pub(crate) load: Load<'a>,
 }
 
-impl Stage<'_> {
+impl Runner<'_> {
     /// Measures all rows of a size in alternating rounds.
-    pub(crate) fn measure(&self, places: &[Place], size: usize) -> Vec<Outcome> {
+    pub(crate) fn measure(&self, mounts: &[TestMount], size: usize) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
-        let mut runs: Vec<(&Row, Option<&Place>, usize)> = Vec::new();
+        let mut runs: Vec<(&Row, Option<&TestMount>, usize)> = Vec::new();
         for row in ROWS.iter().filter(|row| self.is_due(row.sizes, size)) {
-            let of_floor = matches!(row.work, Work::Floor);
-            let places: Vec<Option<&Place>> = if of_floor { vec![None] } else { places.iter().map(Some).collect() };
-            for place in places {
-                let note = place.and_then(|place| self.try_out(row, place));
+            let is_baseline = matches!(row.work, Work::Baseline);
+            let mounts: Vec<Option<&TestMount>> =
+                if is_baseline { vec![None] } else { mounts.iter().map(Some).collect() };
+            for mount in mounts {
+                let note = mount.and_then(|mount| self.try_out(row, mount));
                 for &connections in row.connections {
                     if note.is_none() {
-                        runs.push((row, place, outcomes.len()));
+                        runs.push((row, mount, outcomes.len()));
                     }
-                    let plugin = place.map(|place| place.plugin);
+                    let plugin = mount.map(|mount| mount.plugin);
                     let (compared, samples, note) = (row.astra_ms == 0, Vec::new(), note.clone());
                     let row = row.name;
                     outcomes.push(Outcome { row, plugin, stored: size, connections, compared, samples, note });
@@ -187,13 +189,13 @@ impl Stage<'_> {
             }
         }
         for round in 1..=self.settings.rounds {
-            for &(row, place, at) in &runs {
+            for &(row, mount, at) in &runs {
                 let connections = outcomes[at].connections;
-                let sample = self.sample(row, place, connections);
+                let sample = self.sample(row, mount, connections);
                 crate::say(&format!(
                     "round {round}/{}, {size} tokens, {} {}, {connections} connections: {:.0}/s",
                     self.settings.rounds,
-                    place.map_or("", |place| place.plugin),
+                    mount.map_or("", |mount| mount.plugin),
                     row.name,
                     sample.rate,
                 ));
@@ -213,18 +215,18 @@ impl Stage<'_> {
         }
     }
 
-    /// Makes one request; says why there is no use in more.
-    fn try_out(&self, row: &Row, place: &Place) -> Option<String> {
-        /// What takes longer than this would take hours in all.
+    /// Makes one request. If the row cannot be measured, returns the reason.
+    fn try_out(&self, row: &Row, mount: &TestMount) -> Option<String> {
+        /// With slower requests than this, a run would take hours.
         const PATIENCE: Duration = Duration::from_secs(4);
-        let shot = match row.work {
-            Work::Floor => return None,
-            Work::Requests(shot) | Work::Batch(_, shot) | Work::Mints(shot) => shot,
+        let requests = match row.work {
+            Work::Baseline => return None,
+            Work::Timed(requests) | Work::Counted(_, requests) | Work::Mints(requests) => requests,
             Work::Renewals | Work::Revocations { .. } => sidecar,
         };
-        let path = shot(place).paths.pop().expect("a path");
+        let path = requests(mount).paths.pop().expect("a path");
         let began = Instant::now();
-        let reply = self.scene.server.get(&path);
+        let reply = self.bench.server.get(&path);
         let took = began.elapsed();
         match reply.status {
             200 if took > PATIENCE => Some(format!("too slow: one took {:.1} s", took.as_secs_f64())),
@@ -233,48 +235,48 @@ impl Stage<'_> {
         }
     }
 
-    fn sample(&self, row: &Row, place: Option<&Place>, connections: usize) -> Sample {
-        let Some(place) = place else { return self.watched(None, || self.requests(&floor(), connections, 1)) };
-        let plugin = Some(place.plugin);
-        self.scene.delay_astra(row.astra_ms);
+    fn sample(&self, row: &Row, mount: Option<&TestMount>, connections: usize) -> Sample {
+        let Some(mount) = mount else { return self.watched(None, || self.run_timed(&baseline(), connections, 1)) };
+        let plugin = Some(mount.plugin);
+        self.bench.delay_astra(row.astra_ms);
         let sample = match row.work {
-            Work::Floor => unreachable!("it has no place"),
-            Work::Requests(shot) => self.watched(plugin, || self.requests(&shot(place), connections, 1)),
-            Work::Batch(each, shot) => {
-                self.watched(plugin, || self.load.run(&shot(place), connections, Until::Requests(each * connections)))
+            Work::Baseline => unreachable!("the baseline has no mount"),
+            Work::Timed(requests) => self.watched(plugin, || self.run_timed(&requests(mount), connections, 1)),
+            Work::Counted(each, requests) => {
+                self.watched(plugin, || self.load.run(&requests(mount), connections, Until::Count(each * connections)))
             }
-            // Where a request takes long, more time is needed for as many of them.
-            Work::Mints(shot) => {
+            // Slow requests need more time for a useful number of requests.
+            Work::Mints(requests) => {
                 let times = if row.astra_ms > 0 { 2 } else { 1 };
-                self.watched(plugin, || self.requests(&shot(place), connections, times))
+                self.watched(plugin, || self.run_timed(&requests(mount), connections, times))
             }
             Work::Renewals => {
-                let shot = self.renewals(place);
-                self.watched(plugin, || self.requests(&shot, connections, 1))
+                let requests = self.renewals(mount);
+                self.watched(plugin, || self.run_timed(&requests, connections, 1))
             }
             Work::Revocations { one_by_one } => {
-                let minting = self.load.run(&sidecar(place), 16, Until::Requests(self.settings.revocations));
+                let minting = self.load.run(&sidecar(mount), 16, Until::Count(self.settings.revocations));
                 assert_eq!(minting.failed, 0, "tokens to revoke could not be minted");
-                self.watched(plugin, || self.revoke_all(place, "org/token", self.settings.revocations, one_by_one))
+                self.watched(plugin, || self.revoke_all(mount, "org/token", self.settings.revocations, one_by_one))
             }
         };
-        self.scene.delay_astra(0);
-        if !matches!(row.work, Work::Requests(_) | Work::Batch(..)) {
+        self.bench.delay_astra(0);
+        if !matches!(row.work, Work::Timed(_) | Work::Counted(..)) {
             for prefix in ["org/token", "creds"] {
-                self.revoke_all(place, prefix, 0, false);
+                self.revoke_all(mount, prefix, 0, false);
             }
         }
         sample
     }
 
-    fn requests(&self, shot: &Shot, connections: usize, times: u64) -> Sample {
-        self.load.run(shot, connections, Until::Seconds(self.settings.seconds * times))
+    fn run_timed(&self, requests: &Requests, connections: usize, times: u64) -> Sample {
+        self.load.run(requests, connections, Until::Seconds(self.settings.seconds * times))
     }
 
-    /// Adds the processor time that the work took.
+    /// Runs the work, and adds its processor time to the sample.
     fn watched(&self, plugin: Option<&str>, work: impl FnOnce() -> Sample) -> Sample {
-        let plugin = plugin.and_then(|plugin| self.scene.pid(plugin));
-        let server = self.scene.server.pid();
+        let plugin = plugin.and_then(|plugin| self.bench.pid(plugin));
+        let server = self.bench.server.pid();
         let times = || (plugin.map(processor_time).unwrap_or_default(), processor_time(server));
         let before = times();
         let mut sample = work();
@@ -285,26 +287,26 @@ impl Stage<'_> {
         sample
     }
 
-    /// Mints some tokens and returns requests that renew their leases.
-    fn renewals(&self, place: &Place) -> Shot {
-        let path = sidecar(place).paths.remove(0);
-        let lease = |_| json!({"lease_id": self.scene.server.get(&path).ok()["lease_id"]}).to_string();
-        Shot { method: "PUT", paths: vec!["sys/leases/renew".into()], bodies: (0..100).map(lease).collect() }
+    /// Mints tokens, and returns requests that renew their leases.
+    fn renewals(&self, mount: &TestMount) -> Requests {
+        let path = sidecar(mount).paths.remove(0);
+        let lease = |_| json!({"lease_id": self.bench.server.get(&path).ok()["lease_id"]}).to_string();
+        Requests { method: "PUT", paths: vec!["sys/leases/renew".into()], bodies: (0..100).map(lease).collect() }
     }
 
-    /// Ends all leases under a path. The time is that of so many of them, seen by Astra.
-    fn revoke_all(&self, place: &Place, prefix: &str, leases: usize, one_by_one: bool) -> Sample {
+    /// Revokes all leases under a path. Measures the time until Astra has got `leases` deletions.
+    fn revoke_all(&self, mount: &TestMount, prefix: &str, leases: usize, one_by_one: bool) -> Sample {
         const LONGEST: Duration = Duration::from_secs(600);
-        let server = &self.scene.server;
+        let server = &self.bench.server;
         let requests = leases as u64;
         let (before, began) = (self.deletions(), Instant::now());
-        let path = format!("sys/leases/revoke-prefix/{}/{prefix}", place.mount);
+        let path = format!("sys/leases/revoke-prefix/{}/{prefix}", mount.path);
         server.http("PUT", &path, &json!({"sync": one_by_one})).ok();
         wait("tokens to be deleted", LONGEST, || (self.deletions() >= before + requests).then_some(()));
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         let rate = requests as f64 / began.elapsed().as_secs_f64();
         wait("all leases to end", LONGEST, || {
-            let path = format!("sys/leases/lookup/{}/{prefix}", place.mount);
+            let path = format!("sys/leases/lookup/{}/{prefix}", mount.path);
             (server.list(&path).status == 404).then_some(())
         });
         let each = if one_by_one { 1000.0 / rate } else { f64::NAN };
@@ -312,6 +314,6 @@ impl Stage<'_> {
     }
 
     fn deletions(&self) -> u64 {
-        self.scene.astra.calls(Route::DeleteToken)
+        self.bench.astra.calls(Route::DeleteToken)
     }
 }

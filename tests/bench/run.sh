@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds what is measured and runs the benchmark: run.sh [guard|profile]. HOST_BIN names the server. bench.rs says what each
-# mode measures, and settings.rs which variables change a run.
+# Builds the plugin and runs the benchmark: run.sh [guard|profile]. HOST_BIN names the server. bench.rs explains the modes,
+# and settings.rs the environment variables.
 set -eu
 
 cd "$(dirname "$0")/../.."
@@ -9,10 +9,10 @@ case ${1:-} in
     *) PLUGIN=$(sh packaging/build.sh) ;;
 esac
 export PLUGIN
-# Counting instructions takes no load generator.
+# The mode guard needs no load generator.
 if [ "${1:-}" != guard ]; then
     OHA=$(sh packaging/tool.sh oha 1.16.0)
     export OHA
 fi
-# The measuring program is optimized, but its dependencies are those that the tests have built.
+# The benchmark program is optimized, but it reuses the dependencies that the tests have built.
 CARGO_PROFILE_DEV_OPT_LEVEL=2 exec cargo bench --locked --profile dev --bench bench -- "$@"

@@ -1,4 +1,4 @@
-//! What a run is told by its environment.
+//! The settings of a run, from environment variables.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,34 +10,34 @@ use crate::plugin;
 pub(crate) struct Settings {
     /// The plugin's binary.
     pub(crate) plugin: PathBuf,
-    /// Another plugin's binary, measured beside it.
+    /// The binary of another plugin to compare with.
     pub(crate) peer: Option<PathBuf>,
     /// The load generator.
     pub(crate) oha: PathBuf,
-    /// Rounds, of which the median counts.
+    /// Number of rounds. The result is their median.
     pub(crate) rounds: usize,
-    /// Length of one measurement.
+    /// Duration of one measurement.
     pub(crate) seconds: u64,
-    /// Numbers of tokens stored, ascending.
+    /// The numbers of stored tokens to measure with, in ascending order.
     pub(crate) sizes: Vec<usize>,
-    /// Requests before the last look at the memory.
+    /// Number of mixed requests before the last measurement of the memory.
     pub(crate) mixed: usize,
-    /// Starts of the process.
+    /// How often the start of the process is measured.
     pub(crate) starts: usize,
-    /// Leases that are revoked in one measurement.
+    /// Number of leases that one measurement revokes.
     pub(crate) revocations: usize,
-    /// Where the report goes.
+    /// The file for the report.
     pub(crate) json: PathBuf,
-    /// Whether the report goes into the documentation, too.
+    /// Whether to write the report into the documentation, too.
     pub(crate) write: bool,
 }
 
 impl Settings {
-    /// Reads the environment, or returns what is wrong with it.
+    /// Reads the environment. Returns an error that names an invalid variable.
     pub(crate) fn read() -> Result<Self, String> {
         let quick = std::env::var_os("BENCH_QUICK").is_some();
         let pick = |whole, brief| if quick { brief } else { whole };
-        let sizes: String = number("BENCH_SIZES", pick("10,1000,10000,100000", "10,10000").to_owned())?;
+        let sizes: String = parsed("BENCH_SIZES", pick("10,1000,10000,100000", "10,10000").to_owned())?;
         let mut sizes: Vec<usize> = sizes
             .split(',')
             .map(|size| size.trim().parse().map_err(|_| format!("BENCH_SIZES: {size:?} is no number")))
@@ -50,25 +50,25 @@ impl Settings {
             plugin: plugin::binary().into(),
             peer: program("BENCH_PEER")?,
             oha: program("OHA")?.ok_or("OHA names no load generator: run \"make bench\"")?,
-            rounds: number("BENCH_ROUNDS", pick("3", "1").parse().expect("a number"))?,
-            seconds: number("BENCH_SECONDS", pick("3", "1").parse().expect("a number"))?,
+            rounds: parsed("BENCH_ROUNDS", pick("3", "1").parse().expect("a number"))?,
+            seconds: parsed("BENCH_SECONDS", pick("3", "1").parse().expect("a number"))?,
             sizes,
-            mixed: number("BENCH_MIXED", if quick { 10_000 } else { 100_000 })?,
-            starts: number("BENCH_STARTS", if quick { 10 } else { 40 })?,
-            revocations: number("BENCH_REVOCATIONS", if quick { 200 } else { 1000 })?,
-            json: number("BENCH_JSON", PathBuf::from("target/bench/report.json"))?,
+            mixed: parsed("BENCH_MIXED", if quick { 10_000 } else { 100_000 })?,
+            starts: parsed("BENCH_STARTS", if quick { 10 } else { 40 })?,
+            revocations: parsed("BENCH_REVOCATIONS", if quick { 200 } else { 1000 })?,
+            json: parsed("BENCH_JSON", PathBuf::from("target/bench/report.json"))?,
             write: std::env::var_os("BENCH_WRITE").is_some(),
         })
     }
 }
 
-/// Fails if a program is not there, and says in which package it is.
+/// Fails if a program is not installed. The error names its package.
 pub(crate) fn require(program: &str, package: &str) -> Result<(), String> {
     let found = Command::new(program).arg("--version").output().is_ok();
     if found { Ok(()) } else { Err(format!("this needs {program}: install the package \"{package}\"")) }
 }
 
-fn number<T: FromStr>(name: &str, default: T) -> Result<T, String> {
+fn parsed<T: FromStr>(name: &str, default: T) -> Result<T, String> {
     match std::env::var(name) {
         Ok(text) => text.parse().map_err(|_| format!("{name}: {text:?} cannot be used")),
         Err(_) => Ok(default),

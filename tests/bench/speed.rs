@@ -1,7 +1,7 @@
-//! How fast and how small the plugin is, on a real server, beside the server's own `kv` engine.
+//! Measures speed and size of the plugin on a real server, and compares them with the server's `kv` engine.
 //!
-//! All is measured in one run, and what counts are ratios: server, plugin, simulated Astra and load generator share the
-//! machine.
+//! Server, plugin, simulated Astra and load generator share the machine. So one run measures everything, and the
+//! targets are ratios.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use crate::figures::{self, Figures};
 use crate::load::{Load, Until};
 use crate::proc::Memory;
 use crate::report::Report;
-use crate::rows::{self, Outcome, Stage};
-use crate::scene::{Place, Scene};
+use crate::rows::{self, Outcome, Runner};
+use crate::server::{BenchServer, TestMount};
 use crate::settings::Settings;
 use crate::{OURS, say};
 
@@ -37,52 +37,52 @@ fn measure(settings: &Settings) -> Report {
     let peer = settings.peer.as_deref().map(|peer| (PEER, peer));
     let binaries: Vec<_> = std::iter::once((OURS, settings.plugin.as_path())).chain(peer).collect();
     say("starting a server");
-    let scene = Scene::new(&binaries);
+    let bench = BenchServer::new(&binaries);
     let (fewest, most) = (settings.sizes[0], settings.sizes[settings.sizes.len() - 1]);
     let mut figures: Vec<Figures> = Vec::new();
-    for plugin in &scene.plugins {
+    for plugin in &bench.plugins {
         say(&format!("start, memory and calls of {}", plugin.name));
-        let mut found = figures::before(&scene, plugin, settings.starts);
+        let mut found = figures::before(&bench, plugin, settings.starts);
         figures::on_the_wire(&mut found, plugin, (fewest, most));
         figures.push(found);
     }
-    let mut places: Vec<Place> = scene.plugins.iter().map(|plugin| Place::new(&scene, plugin.name)).collect();
+    let mut mounts: Vec<TestMount> = bench.plugins.iter().map(|plugin| TestMount::new(&bench, plugin.name)).collect();
     let dir = tempfile::tempdir().expect("temporary directory");
-    let load = Load { oha: &settings.oha, address: scene.server.address(), token: "root", dir: dir.path() };
-    let stage = Stage { scene: &scene, settings, load };
+    let load = Load { oha: &settings.oha, address: bench.server.address(), token: "root", dir: dir.path() };
+    let runner = Runner { bench: &bench, settings, load };
     let mut outcomes: Vec<Outcome> = Vec::new();
     for &size in &settings.sizes {
-        places.iter_mut().for_each(|place| place.fill(&scene, size));
-        outcomes.extend(stage.measure(&places, size));
+        mounts.iter_mut().for_each(|mount| mount.fill(&bench, size));
+        outcomes.extend(runner.measure(&mounts, size));
     }
-    for (place, figures) in places.iter().zip(&mut figures) {
-        say(&format!("memory of {} after {} mixed requests", place.plugin, settings.mixed));
-        figures.after = after_many(&stage, place, settings.mixed);
+    for (mount, figures) in mounts.iter().zip(&mut figures) {
+        say(&format!("memory of {} after {} mixed requests", mount.plugin, settings.mixed));
+        figures.after = after_many(&runner, mount, settings.mixed);
     }
     Report {
-        settings: described(&scene, settings, began.elapsed()),
+        settings: described(&bench, settings, began.elapsed()),
         echo_ms: figures::echo_ms(settings.starts),
         figures,
         outcomes,
     }
 }
 
-/// Returns the memory of a new process after many requests; nothing if the plugin cannot answer all of them.
-fn after_many(stage: &Stage<'_>, place: &Place, requests: usize) -> Memory {
-    let mixture = rows::mixture(place);
-    let served = |path: &String| stage.scene.server.get(path).status == 200;
+/// Returns the memory of a new process after many requests. Returns zeros if the plugin cannot answer all of them.
+fn after_many(runner: &Runner<'_>, mount: &TestMount, count: usize) -> Memory {
+    let mixture = rows::mixture(mount);
+    let served = |path: &String| runner.bench.server.get(path).status == 200;
     if !mixture.paths.iter().step_by(500).all(served) {
         return Memory::default();
     }
-    figures::restart(stage.scene, place.plugin, &place.mount);
-    let sample = stage.load.run(&mixture, 16, Until::Requests(requests));
+    figures::restart(runner.bench, mount.plugin, &mount.path);
+    let sample = runner.load.run(&mixture, 16, Until::Count(count));
     assert_eq!(sample.failed, 0, "some of the mixed requests failed");
-    Memory::of(stage.scene.pid(place.plugin).expect("the plugin runs"))
+    Memory::of(runner.bench.pid(mount.plugin).expect("the plugin runs"))
 }
 
-/// Says where and how the figures were found.
-fn described(scene: &Scene, settings: &Settings, took: Duration) -> String {
-    let health = scene.server.get("sys/health").ok();
+/// Describes the machine, the versions and the settings of the run.
+fn described(bench: &BenchServer, settings: &Settings, took: Duration) -> String {
+    let health = bench.server.get("sys/health").ok();
     let first = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output();
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
@@ -101,7 +101,7 @@ fn described(scene: &Scene, settings: &Settings, took: Duration) -> String {
     )
 }
 
-/// Puts the report into the documentation.
+/// Writes the report into the documentation.
 fn publish(markdown: &str) {
     const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
     const BEGIN: &str = "<!-- report: written by BENCH_WRITE=1 make bench -->\n";

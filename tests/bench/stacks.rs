@@ -1,15 +1,15 @@
-//! Samples of a process, and what they say when they are counted.
+//! Reads stack samples of a process, and counts them by function and layer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// The stacks of one process, from the outermost function to the innermost, and how often each was met.
+/// The sampled stacks of one process and their counts. A stack goes from the outermost function to the innermost.
 pub(crate) struct Stacks(BTreeMap<Vec<String>, u64>);
 
-/// A part of a process: the beginnings of the names of its functions.
+/// A layer of a process: its name, and prefixes of the names of its functions.
 pub(crate) type Layer = (&'static str, &'static [&'static str]);
 
-/// A sample belongs to the innermost function that has a layer.
+/// The layers of the plugin. A sample belongs to the layer of the innermost function that has a layer.
 pub(crate) const PLUGIN: &[Layer] = &[
     ("TLS", &["rustls", "tokio_rustls", "aws_lc", "bssl", "EVP", "CRYPTO", "aesni", "gcm", "aes_", "vpaes", "chacha"]),
     ("HTTP/2 and gRPC", &["h2", "hyper", "tonic", "http", "tower", "prost", "bytes", "httparse", "reqwest"]),
@@ -41,7 +41,7 @@ const KERNEL: &str = "kernel";
 const OTHER: &str = "other";
 
 impl Stacks {
-    /// Reads what `perf script` prints of a process.
+    /// Parses the output of `perf script` for a process.
     pub(crate) fn read(script: &str, pid: u32) -> Self {
         let mut stacks = BTreeMap::new();
         for sample in script.split("\n\n") {
@@ -62,7 +62,7 @@ impl Stacks {
         self.0.values().sum()
     }
 
-    /// Returns the stacks as flame graphs take them.
+    /// Returns the stacks in the folded form for flame graphs.
     pub(crate) fn folded(&self) -> String {
         self.0.iter().fold(String::new(), |mut text, (stack, count)| {
             writeln!(text, "{} {count}", stack.join(";")).expect("write into a text");
@@ -70,7 +70,8 @@ impl Stacks {
         })
     }
 
-    /// Returns the time by layers, and the functions that take the most with all that they call, the kernel's aside.
+    /// Returns the share of each layer, and the functions with the largest shares, including the functions that they
+    /// call. Leaves out kernel functions.
     pub(crate) fn markdown(&self, layers: &[Layer]) -> String {
         const MOST: usize = 24;
         let mut text = String::from("| layer | share |\n| --- | --: |\n");
@@ -78,8 +79,8 @@ impl Stacks {
             writeln!(text, "| {layer} | {} |", self.share(count)).expect("write into a text");
         }
         text.push_str("\n```text\n share  function, with all that it calls\n");
-        let told = |name: &&String| !name.starts_with('[');
-        let functions = self.counted(|stack| stack.iter().filter(told).map(|name| short(name)).collect());
+        let is_user = |name: &&String| !name.starts_with('[');
+        let functions = self.counted(|stack| stack.iter().filter(is_user).map(|name| short(name)).collect());
         for (name, count) in functions.into_iter().take(MOST) {
             writeln!(text, "{:>6}  {name}", self.share(count)).expect("write into a text");
         }
@@ -87,7 +88,7 @@ impl Stacks {
         text
     }
 
-    /// Counts what the stacks are said to hold, the most first.
+    /// Counts the samples by the names that `of` returns for a stack, the largest count first.
     fn counted(&self, of: impl Fn(&[String]) -> BTreeSet<String>) -> Vec<(String, u64)> {
         let mut counts: BTreeMap<String, u64> = BTreeMap::new();
         for (stack, count) in &self.0 {
@@ -106,7 +107,7 @@ impl Stacks {
     }
 }
 
-/// Returns the name of a frame: `<address> <name>`. Those of the kernel say so.
+/// Returns the function name in a line `<address> <name>`. Marks functions of the kernel.
 fn frame(line: &str) -> Option<String> {
     let (address, name) = line.trim().split_once(' ')?;
     let name = name.trim();
@@ -124,10 +125,10 @@ fn layer_of<'a>(stack: &[String], layers: &[(&'a str, &[&str])]) -> &'a str {
     found.map_or(OTHER, |(layer, _)| layer)
 }
 
-/// Returns a name without type arguments and hash.
+/// Returns a function name without type arguments and hash.
 fn short(name: &str) -> String {
     let (mut short, mut depth) = (String::new(), 0_u32);
-    // What begins with one is a type and the trait of which the function is.
+    // A name like `<Type as Trait>::function` starts with a bracket that does not enclose type arguments.
     let name = name.strip_prefix('<').unwrap_or(name);
     let mut before = ' ';
     for c in name.chars() {

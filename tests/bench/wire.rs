@@ -1,4 +1,4 @@
-//! A mount of a plugin under a host of our own: what a request costs apart from time.
+//! A mount of a plugin under the fake host, to count the calls and instructions of a request.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use serde_json::{Value, json};
 use crate::astra::{Astra, Org};
 use crate::host::{Host, Launch, Lease, Mount, Reply, Setup};
 
-/// A request that is made often.
+/// A kind of request.
 #[derive(Clone, Copy)]
 pub(crate) enum Op {
-    /// What the host asks before each request of a client.
+    /// The host sends this before each request of a client.
     ResolvePath,
     RoleRead,
     TokenByName,
     TokenByClientId,
     Mint,
     Renew,
-    /// Not one to repeat: each needs a lease.
+    /// Cannot be repeated, because each revocation needs a new lease.
     Revoke,
 }
 
@@ -35,8 +35,8 @@ impl Op {
     }
 }
 
-/// A mount with an org, a role and a token.
-pub(crate) struct Bed {
+/// A mount under the fake host, with an org, a role and a token.
+pub(crate) struct Fixture {
     host: Host,
     pub(crate) mount: Mount,
     pub(crate) astra: Astra,
@@ -45,7 +45,7 @@ pub(crate) struct Bed {
     lease: Lease,
 }
 
-impl Bed {
+impl Fixture {
     pub(crate) async fn new(launch: Launch) -> Self {
         let astra = Astra::spawn();
         let org = astra.org().clone();
@@ -74,7 +74,7 @@ impl Bed {
         let org = &self.org.id;
         let reply = match op {
             Op::ResolvePath => {
-                // There is nothing to resolve, which the protocol says with "unsupported operation".
+                // The plugin resolves no paths. The protocol expresses this as "unsupported operation".
                 let data = json!({"org_id": org, "role_name": "reader"});
                 let reply = self.mount.call("resolve-path", "role", &data).await;
                 assert_eq!(reply.error_type(), Some(5), "resolve-path");
@@ -96,7 +96,7 @@ impl Bed {
         done(&reply);
     }
 
-    /// Ends the process, however long that takes.
+    /// Stops the plugin and waits until its process has ended.
     pub(crate) async fn stop(mut self) {
         const LONGEST: Duration = Duration::from_secs(60);
         drop(self.mount);
@@ -112,5 +112,5 @@ fn done(reply: &Reply) -> &Reply {
     reply
 }
 
-/// The id of an Astra role; the service does not look at it.
+/// The id of an Astra role. The simulated Astra does not check it.
 pub(crate) const ROLE_ID: &str = "946cfbde-24cc-4953-9355-d57bfd61bf39";
