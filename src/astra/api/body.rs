@@ -1,26 +1,25 @@
-//! The bodies of Astra's error answers, and the part of them that may be shown.
+//! Parses the bodies of Astra's error answers, and makes their texts safe to show.
 
 use serde_json::Value;
 
-/// How much of a text of Astra is quoted, in characters.
+/// The most characters of a quoted text.
 pub(super) const QUOTE: usize = 300;
 
-/// What the body of an error answer was.
+/// The body of an error answer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Body {
     /// Nothing, or JSON `null`.
     Empty,
-    /// An error in one of the two JSON shapes that are Astra's own, and its text.
+    /// The text of an error in one of Astra's two JSON shapes.
     Api(String),
-    /// Text in another form, which a proxy may have written.
+    /// A text in another form, possibly from a proxy.
     Text(String),
-    /// A page for people, or anything else.
+    /// An HTML page, or any other content.
     Unknown,
 }
 
 impl Body {
-    /// Reads the body of an error answer. Astra's API uses several shapes; what is in none of them is never quoted,
-    /// since it may hold a token.
+    /// Parses the body of an error answer. Never quotes a body of an unknown shape, because the body may hold a token.
     pub(super) fn parse(body: &[u8], is_html: bool) -> Self {
         let Ok(text) = std::str::from_utf8(body) else { return Self::Unknown };
         let text = text.trim_start_matches('\u{feff}').trim();
@@ -60,17 +59,17 @@ fn errors(object: &serde_json::Map<String, Value>) -> Option<String> {
     if texts.is_empty() { None } else { Some(texts.join(", ")) }
 }
 
-/// Returns the message of an error object as many servers and gateways write it.
+/// Returns the message of an error object in the form of many servers and gateways.
 fn message(object: &serde_json::Map<String, Value>) -> Option<String> {
     ["message", "error", "description"].iter().find_map(|name| Some(member(object, name)?.as_str()?.to_owned()))
 }
 
-/// Returns a member, whatever the letter case of its key.
+/// Returns a member. Ignores the letter case of its key.
 fn member<'a>(object: &'a serde_json::Map<String, Value>, name: &str) -> Option<&'a Value> {
     object.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
-/// Returns a text of Astra as it may be shown: without tokens, without control characters, and short.
+/// Makes a text of Astra safe to show: removes tokens and control characters, and shortens the text.
 pub(super) fn quote(text: &str) -> String {
     let mut safe = String::new();
     let mut rest = text;
@@ -98,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_shape_of_an_error_body_is_understood() {
+    fn every_shape_of_an_error_body_is_parsed() {
         let api = |text: &str| Body::Api(text.to_owned());
         let other = |text: &str| Body::Text(text.to_owned());
         let cases: [(&str, Body); 16] = [
@@ -127,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_cut_out_of_what_is_quoted() {
+    fn quoted_texts_hide_tokens() {
         let quoted = quote("bad token AstraCS:abc:def, and \"astracs%3Aghi\"\u{7}");
         assert_eq!(quoted, "bad token AstraCS:..., and \"AstraCS:...\" ");
         assert_eq!(quote(&"x".repeat(1000)).len(), QUOTE + 3);

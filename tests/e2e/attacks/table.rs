@@ -316,8 +316,8 @@ const READER: &[Attack] = &[
         "reads errors of Astra that quote a token, in any letter case",
         "the engine removes the text after `AstraCS`",
         "root tokens, tokens",
-        "src/astra/api/error.rs",
-        "tokens_are_cut_out_of_what_is_quoted",
+        "src/astra/api/body.rs",
+        "quoted_texts_hide_tokens",
     ),
     row(
         "sends a wrong root token, so that the answer quotes it",
