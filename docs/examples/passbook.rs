@@ -23,6 +23,7 @@ use vault_plugin_astra::sdk::framework::{
     Backend, Call, Change, Field, FieldSpec, Handler, LeaseCall, Path, SecretType, Wal, WalEntry, WalKind,
     format_duration,
 };
+use vault_plugin_astra::sdk::locks::KeyedLocks;
 use vault_plugin_astra::sdk::logical::{
     Answer, Error, Map, Mount, Response, Secret, SpecialPaths, Storage, StorageError, StorageExt,
 };
@@ -30,7 +31,7 @@ use vault_plugin_astra::sdk::{self, Plugin};
 
 fn main() -> ExitCode {
     // All mounts share the declaration. Each mount has its own `Passbook`.
-    sdk::serve(PLUGIN, declaration().factory(|mount| Passbook { mount: mount.clone() }))
+    sdk::serve(PLUGIN, declaration().factory(Passbook::new))
 }
 
 /// How the plugin describes itself.
@@ -43,9 +44,15 @@ const PLUGIN: Plugin = Plugin::new("passbook", "0.1.0")
 /// The engine on one mount.
 struct Passbook {
     mount: Mount,
+    /// Held by the name of an account from reading it to writing it.
+    locks: KeyedLocks,
 }
 
 impl Passbook {
+    fn new(mount: &Mount) -> Self {
+        Self { mount: mount.clone(), locks: KeyedLocks::default() }
+    }
+
     fn storage(&self) -> &dyn Storage {
         &*self.mount.storage
     }
@@ -67,16 +74,17 @@ fn declaration() -> Backend<Passbook> {
             Path::new(r"accounts/(?P<name>\w(?:[\w\-.]*\w)?)", ACCOUNT)
                 .help("Keeps an account.", "A write changes the fields that it names; a patch can also reset them.")
                 .exists(exists)
-                .write(Handler::new("Open or change an account.", write))
-                .patch(Handler::new("Change an account.", write))
+                // Changes are detached: they go on when the caller hangs up.
+                .write(Handler::new("Open or change an account.", write).detached())
+                .patch(Handler::new("Change an account.", write).detached())
                 .read(Handler::new("Read an account.", read).returns(&[("owner", "Who owns the account.")]))
-                .delete(Handler::new("Close an account.", delete)),
+                .delete(Handler::new("Close an account.", delete).detached()),
         )
         .path(
             Path::new(r"cards/(?P<name>\w(?:[\w\-.]*\w)?)", CARDS)
                 .help("Lends a card of an account.", "The lease can be renewed until the mount's maximum is reached.")
                 // Whatever makes a lease runs on the node that can store it.
-                .read(Handler::new("Lend a card.", lend).on_active_node()),
+                .read(Handler::new("Lend a card.", lend).on_active_node().detached()),
         )
         .path(
             Path::new(r"teller/(?P<errand>\w+)", TELLER)
@@ -194,6 +202,7 @@ async fn read(engine: Arc<Passbook>, call: Call) -> Answer {
 
 async fn write(engine: Arc<Passbook>, call: Call) -> Answer {
     let (name, fields) = (name(&call), &call.fields);
+    let _guard = engine.locks.lock(&name).await;
     let stored = engine.account(&name).await?;
     if stored.is_none() && !fields.is_given(&OWNER) {
         return Err(Error::invalid(format!("account {name:?} does not exist; to open it, name its owner")));
@@ -221,7 +230,9 @@ async fn write(engine: Arc<Passbook>, call: Call) -> Answer {
 }
 
 async fn delete(engine: Arc<Passbook>, call: Call) -> Answer {
-    engine.storage().delete(&format!("accounts/{}", name(&call))).await?;
+    let name = name(&call);
+    let _guard = engine.locks.lock(&name).await;
+    engine.storage().delete(&format!("accounts/{name}")).await?;
     Ok(None)
 }
 

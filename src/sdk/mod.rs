@@ -19,6 +19,11 @@ mod wire;
 
 use std::process::ExitCode;
 
+/// Implements traits of [`logical`], such as [`logical::Storage`].
+pub use async_trait::async_trait;
+/// A point in time, in leases and fields. jiff has no version 1 yet, so an engine takes the type from here.
+pub use jiff::Timestamp;
+
 pub use self::plugin::{License, Plugin};
 pub use self::process::proxy_variables;
 #[cfg(any(test, fuzzing))]
