@@ -124,6 +124,27 @@ const LAYERS: &[Layers] = &[
         ],
         never: &[],
     },
+    Layers {
+        folder: "src/astra/store",
+        module: &["astra", "store"],
+        order: &[
+            "json",
+            "entries",
+            "keys",
+            "cache",
+            "directory",
+            "roster",
+            "client_index",
+            "base",
+            "orgs",
+            "owner",
+            "index",
+            "limits",
+            "build",
+            "tokens",
+        ],
+        never: &[],
+    },
 ];
 
 #[test]

@@ -7,9 +7,12 @@ use std::collections::BTreeSet;
 
 use futures_util::stream::{self, TryStreamExt as _};
 
-use super::index::{CLIENT_INDEX, CONCURRENT, ClientIndex, PAGE};
+use super::base::Store;
+use super::client_index::{CLIENT_INDEX, ClientIndex};
+use super::entries::{Record, Token};
+use super::index::{CONCURRENT, PAGE};
+use super::keys::{TOKENS, token_key};
 use super::owner::Owners;
-use super::{Record, Store, TOKENS, Token, token_key};
 use crate::astra::error::Error;
 use crate::astra::names::{ClientId, OrgId, fits_key};
 use crate::sdk::logical::StorageExt as _;

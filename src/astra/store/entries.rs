@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::json;
 use crate::astra::names::{ClientId, LogicalName, OrgId, RoleName, fits_path};
 
 /// URL of Astra's DevOps API, if the config sets none.
@@ -74,7 +75,7 @@ impl<'de> Deserialize<'de> for CallerMode {
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Config {
     /// The root token.
-    #[serde(with = "secret")]
+    #[serde(with = "json::secret")]
     pub(crate) astra_token: SecretString,
     /// URL of Astra's API, as the operator wrote it.
     #[serde(default = "default_url")]
@@ -97,7 +98,7 @@ pub(crate) struct Config {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) ca_cert: String,
     /// Time limit of one call to Astra.
-    #[serde(default = "default_timeout", with = "nanoseconds", skip_serializing_if = "is_default_timeout")]
+    #[serde(default = "default_timeout", with = "json::nanoseconds", skip_serializing_if = "is_default_timeout")]
     pub(crate) request_timeout: Duration,
     /// Whether the engine sends Astra a description of each token.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
@@ -188,10 +189,10 @@ pub(crate) struct Role {
     /// The org.
     pub(crate) org_id: OrgId,
     /// The stored value; 0 if it was never set. Use [`Role::ttl`], which applies the default.
-    #[serde(default, with = "nanoseconds")]
+    #[serde(default, with = "json::nanoseconds")]
     pub(crate) ttl: Duration,
     /// The stored value; 0 if it was never set. Use [`Role::max_ttl`], which applies the default.
-    #[serde(default, with = "nanoseconds")]
+    #[serde(default, with = "json::nanoseconds")]
     pub(crate) max_ttl: Duration,
     /// The limit of live tokens of the role; 0 means no limit.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -220,31 +221,31 @@ impl Role {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Token {
     /// Public part of the token.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "json::null_is_default")]
     pub(crate) client_id: ClientId,
     /// The secret from which Astra computed the token.
-    #[serde(default = "empty_secret", with = "secret")]
+    #[serde(default = "empty_secret", with = "json::secret")]
     pub(crate) secret: SecretString,
     /// The org.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "json::null_is_default")]
     pub(crate) org_id: OrgId,
     /// Role in Vault.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "json::null_is_default")]
     pub(crate) role_name: RoleName,
     /// Ids of the Astra roles.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "json::null_is_default")]
     pub(crate) roles: Vec<String>,
     /// The token.
-    #[serde(default = "empty_secret", with = "secret")]
+    #[serde(default = "empty_secret", with = "json::secret")]
     pub(crate) token: SecretString,
     /// When Astra minted the token (RFC 3339).
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "json::null_is_default")]
     pub(crate) generated_on: String,
     /// Logical name; may be empty in sidecar mode.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "json::null_is_default")]
     pub(crate) logical_name: LogicalName,
     /// The caller's pairs; `null` when there are none.
-    #[serde(default, with = "nullable")]
+    #[serde(default, with = "json::nullable")]
     pub(crate) metadata: Metadata,
 }
 
@@ -325,49 +326,6 @@ fn is_true(value: &bool) -> bool {
 
 fn empty_secret() -> SecretString {
     SecretString::from("")
-}
-
-fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// Secrets as text. `secrecy` does not serialize secrets, so only these fields do.
-mod secret {
-    use super::{Deserialize, Deserializer, ExposeSecret, SecretString, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
-        value.expose_secret().serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
-        Ok(Option::<String>::deserialize(deserializer)?.unwrap_or_default().into())
-    }
-}
-
-/// Durations in nanoseconds, as Go marshals them.
-mod nanoseconds {
-    use super::{Deserialize, Deserializer, Duration, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_i64(i64::try_from(value.as_nanos()).unwrap_or(i64::MAX))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        Ok(Duration::from_nanos(i64::deserialize(deserializer)?.try_into().unwrap_or(0)))
-    }
-}
-
-/// A map of pairs. Go marshals an empty map as `null`.
-mod nullable {
-    use super::{Deserialize, Deserializer, Metadata, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &Metadata, serializer: S) -> Result<S::Ok, S::Error> {
-        Some(value).filter(|value| !value.is_empty()).serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::Error> {
-        Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-    }
 }
 
 #[cfg(any(test, fuzzing))]

@@ -7,21 +7,17 @@
 //! the inventory could be completed between the two steps, and a live token would seem to be missing.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use serde::{Deserialize, Serialize};
 
-use super::{Record, Store, Token, token_key};
+use super::base::Store;
+use super::client_index::{CLIENT_INDEX, ClientIndex, Cursor};
+use super::entries::{Record, Token};
+use super::keys::{RECORDS, record_key, records_folder, token_key};
 use crate::astra::error::Error;
 use crate::astra::names::{ClientId, OrgId, fits_key, from_segment, segment};
 use crate::sdk::logical::StorageExt as _;
-
-/// Key of [`ClientIndex`].
-pub(super) const CLIENT_INDEX: &str = "client-index";
-
-const RECORDS: &str = "client/";
 
 /// How many keys one list call returns while all tokens or records are read.
 pub(super) const PAGE: usize = 256;
@@ -40,15 +36,6 @@ pub(crate) struct Page {
     pub(crate) others: Vec<ClientId>,
 }
 
-/// The position of the sweep.
-#[derive(Default)]
-pub(crate) struct Cursor {
-    /// The last token that the sweep has checked; `None` at the start of a pass.
-    pub(crate) last: Option<(ClientId, OrgId)>,
-    /// When the next pass starts.
-    pub(crate) rest_until: Option<Instant>,
-}
-
 /// The result of looking for a token by its client id.
 pub(crate) enum Lookup {
     /// A live token and its id.
@@ -59,50 +46,18 @@ pub(crate) enum Lookup {
     Unknown,
 }
 
-/// The entry `client-index`. Its presence means that every live token has a record, unless it cannot have one.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct ClientIndex {
-    /// Version of the format of the inventory.
-    pub(super) version: u32,
-    /// Ids of some stored tokens that cannot have a record.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) left_out: Vec<String>,
-}
-
-/// The entry `client-index`, once it was read or written.
-#[derive(Default)]
-pub(super) struct Inventory(Mutex<Option<Arc<ClientIndex>>>);
-
-impl Inventory {
-    /// Drops the entry, because another node changed it.
-    pub(super) fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn known(&self) -> Option<Arc<ClientIndex>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Keeps the entry in memory.
-    pub(super) fn keep(&self, index: ClientIndex) -> Arc<ClientIndex> {
-        let index = Arc::new(index);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(index.clone());
-        index
-    }
-}
-
 impl Store {
     /// Returns the inventory record of a token.
     pub(crate) async fn record(&self, org: &OrgId, client: &ClientId) -> Result<Option<Record>, Error> {
         if client.as_str().is_empty() || !fits_key(client.as_str()) {
             return Ok(None);
         }
-        Ok(self.storage.get_json(&key(org, client)).await?)
+        Ok(self.storage.get_json(&record_key(org, client)).await?)
     }
 
     /// Writes the inventory record of a token.
     pub(crate) async fn put_record(&self, org: &OrgId, client: &ClientId, record: &Record) -> Result<(), Error> {
-        Ok(self.storage.put_json(&key(org, client), record).await?)
+        Ok(self.storage.put_json(&record_key(org, client), record).await?)
     }
 
     /// Removes the inventory record of a token.
@@ -110,7 +65,7 @@ impl Store {
         if client.as_str().is_empty() || !fits_key(client.as_str()) {
             return Ok(());
         }
-        Ok(self.storage.delete(&key(org, client)).await?)
+        Ok(self.storage.delete(&record_key(org, client)).await?)
     }
 
     /// Looks for a live token by its client id.
@@ -160,7 +115,7 @@ impl Store {
         };
         let mut page = Vec::new();
         for org in orgs {
-            let clients = self.storage.list_page(&folder(&org), &segment(after), limit).await?;
+            let clients = self.storage.list_page(&records_folder(&org), &segment(after), limit).await?;
             page.extend(clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())));
         }
         page.sort();
@@ -183,7 +138,7 @@ impl Store {
         let mut page = Vec::new();
         for org in orgs.into_iter().filter(|org| last.is_none_or(|(_, last)| org >= last)) {
             let after = last.filter(|(_, last)| *last == org).map_or("", |(client, _)| client.as_str());
-            let clients = self.storage.list_page(&folder(&org), &segment(after), limit - page.len()).await?;
+            let clients = self.storage.list_page(&records_folder(&org), &segment(after), limit - page.len()).await?;
             page.extend(clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())));
             if page.len() >= limit {
                 break;
@@ -215,7 +170,7 @@ impl Store {
         org: &OrgId,
         after: &str,
     ) -> Result<(Vec<(ClientId, Record)>, Option<String>), Error> {
-        let clients = self.storage.list_page(&folder(org), after, PAGE).await?;
+        let clients = self.storage.list_page(&records_folder(org), after, PAGE).await?;
         // A host without paging returns all entries, in any order.
         let next = if clients.len() == PAGE { clients.last().cloned() } else { None };
         let page = clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())).collect();
@@ -225,7 +180,7 @@ impl Store {
 
     /// Whether the org has live tokens.
     pub(crate) async fn has_tokens(&self, org: &OrgId) -> Result<bool, Error> {
-        Ok(!self.storage.list_page(&folder(org), "", 1).await?.is_empty())
+        Ok(!self.storage.list_page(&records_folder(org), "", 1).await?.is_empty())
     }
 
     /// Returns the orgs that have records and no config.
@@ -268,12 +223,4 @@ impl Store {
         let orgs = folders.iter().filter_map(|folder| folder.strip_suffix('/'));
         Ok(orgs.map(|org| OrgId::stored(from_segment(org))).collect())
     }
-}
-
-pub(super) fn key(org: &OrgId, client: &ClientId) -> String {
-    format!("{}{}", folder(org), segment(client.as_str()))
-}
-
-fn folder(org: &OrgId) -> String {
-    format!("{RECORDS}{}/", segment(org.as_str()))
 }

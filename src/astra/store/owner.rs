@@ -7,13 +7,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::base::Store;
 use super::directory::Directory;
-use super::{Store, Token, named_token_id};
+use super::entries::Token;
+use super::keys::named_token_id;
 use crate::astra::error::Error;
 use crate::astra::names::OrgId;
-
-/// How many tokens of an org [`Store::org_of_tokens`] reads.
-const TOKENS_READ: usize = 16;
 
 /// Finds the orgs of many tokens.
 pub(super) struct Owners {
@@ -40,24 +39,6 @@ impl Store {
     /// Returns the orgs whose configs have no known organization.
     pub(crate) async fn orgs_not_known(&self) -> Result<Vec<OrgId>, Error> {
         Ok(self.directory().await?.not_known().cloned().collect())
-    }
-
-    /// Returns the organization of the stored tokens of an org, as the tokens name it. Prefers the organization
-    /// `named`, and reads the first tokens only. Returns `None` if none of them names an organization.
-    pub(crate) async fn org_of_tokens(&self, org: &OrgId, named: &str) -> Result<Option<OrgId>, Error> {
-        let mut found: Option<OrgId> = None;
-        for (_, client, record) in self.inventory(Some(org), "", TOKENS_READ).await?.detailed {
-            let token = self.readable_token(&record.token_id).await?.filter(|token| token.client_id == client);
-            // Tokens of this engine hold the `org_id` of their config, not Astra's id of the organization.
-            let Some(id) = token.map(|token| token.org_id).filter(|id| id != org && !id.as_str().is_empty()) else {
-                continue;
-            };
-            if id.as_str().eq_ignore_ascii_case(named) {
-                return Ok(Some(id));
-            }
-            found.get_or_insert(id);
-        }
-        Ok(found)
     }
 
     pub(super) async fn owners(&self) -> Result<Owners, Error> {

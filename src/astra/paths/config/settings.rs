@@ -1,28 +1,20 @@
-//! `config`: how to reach one org, and with which root token.
+//! The settings of a config: their fields, their checks, and what is shown of them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use super::org;
-use super::shared::{
-    self, Answered, ORG_ID, Setting, detached, handler, missing, mount, no_config, object, org_id, require_config,
-    written,
-};
-use super::verify::{Verified, settle_org, verify};
 use crate::astra::api::{self, MAX_TOKEN, TOKEN_PREFIX};
-use crate::astra::engine::Engine;
 use crate::astra::error::Error;
 use crate::astra::identity::is_uuid;
-use crate::astra::journal;
 use crate::astra::names::{OrgId, validate_name};
+use crate::astra::paths::shared::{self, ORG_ID, Setting, missing, object};
 use crate::astra::store::{CallerMode, Config, DEFAULT_URL};
-use crate::sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, WRITES, format_duration};
-use crate::sdk::logical::{self, Map, Operation, Request, Response};
+use crate::sdk::framework::{Change, Field, FieldSpec, Fields, WRITES, format_duration};
+use crate::sdk::logical::{Map, Operation};
 
-const ASTRA_TOKEN: Field<String> = Field::string(
+pub(super) const ASTRA_TOKEN: Field<String> = Field::string(
     "astra_token",
     "Root token: an Astra application token that may manage tokens, such as one with the role Organization \
      Administrator. It looks like \"AstraCS:<id>:<digest>\". Required when the config is created. It is never shown again.",
@@ -39,7 +31,7 @@ const URL: Field<String> = Field::string(
 .only(WRITES)
 .shown("URL of Astra's DevOps API.");
 
-const LOGICAL_NAME: Field<String> = Field::string(
+pub(super) const LOGICAL_NAME: Field<String> = Field::string(
     "logical_name",
     "Short name for the organization, by which the config can be read as well, and by which the path creds/:org/:role calls \
      it if it fits a path. No two organizations of a mount have the same one, and none has the id of another one.",
@@ -57,7 +49,7 @@ const CALLER_MODE: Field<String> = Field::string(
 .only(WRITES)
 .shown("How tokens are asked for.");
 
-const VERIFY_CONNECTION: Field<bool> = Field::bool(
+pub(super) const VERIFY_CONNECTION: Field<bool> = Field::bool(
     "verify_connection",
     "Whether this write asks Astra first if the root token works and belongs to the organization. Set it to false to \
      write the config while Astra cannot be reached. It is not stored.",
@@ -100,7 +92,7 @@ const TOKEN_EXPIRY: Field<bool> = Field::bool(
 .only(WRITES)
 .shown("Whether Astra is told when each token expires.");
 
-const FORCE: Field<bool> = Field::bool(
+pub(super) const FORCE: Field<bool> = Field::bool(
     "force",
     "Whether to delete the config although the organization has live tokens or an unfinished mint. Leases cannot be \
      revoked, and the mint cannot be undone, until the config is written again.",
@@ -209,7 +201,7 @@ const SETTINGS: &[Setting<Config>] = &[
     },
 ];
 
-const FIELDS: &[FieldSpec] = &shared::fields::<3, 11, Config>(
+pub(super) const FIELDS: &[FieldSpec] = &shared::fields::<3, 11, Config>(
     [ORG_ID.shown("Id of the organization.").spec(), VERIFY_CONNECTION.spec(), FORCE.spec()],
     SETTINGS,
 );
@@ -225,147 +217,8 @@ const MAX_CA_CERT: usize = 512 << 10;
 
 const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
-pub(crate) fn path() -> Path<Engine> {
-    Path::new("config", FIELDS)
-        .read(
-            handler("Read the config of an organization", read)
-                .shows_fields()
-                .returns(&[("astra_org_id", "Astra's id of the organization; empty until Astra has named it.")]),
-        )
-        .write(detached("Write the config of an organization", write).on_active_node())
-        .patch(detached("Change some settings of the config of an organization", write).on_active_node())
-        .delete(detached("Delete the config of an organization", delete).on_active_node())
-        .exists(exists)
-        .help(
-            "Manages the root token and the settings of one Astra organization.",
-            "Each Astra organization needs a config with a root token, with which the engine mints and revokes tokens. A \
-             write changes only the parameters that are given. A read takes org_id or logical_name and never shows the \
-             root token. A config cannot be deleted while its organization has live tokens, unless force is true.\n\n\
-             org_id is a key of yours. Use Astra's id of the organization. Another text works as well, as in mounts of the Go \
-             plugin: the engine learns from Astra which organization the root token is of, shows it as astra_org_id, and \
-             refuses answers for another organization.\n\
-             \nExamples:\n    vault write <mount>/config org_id=$ORG_ID astra_token=$ROOT_TOKEN logical_name=retail\n    \
-             vault read <mount>/config logical_name=retail\n    \
-             vault patch <mount>/config org_id=$ORG_ID request_timeout=10s",
-        )
-}
-
-async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error> {
-    // Any caller can ask this. What is wrong with the request is only said to those who may write.
-    match org_id(&call.fields) {
-        Ok(org) => Ok(engine.store.config(&org).await?.is_some()),
-        Err(_) => Ok(false),
-    }
-}
-
-async fn read(engine: Arc<Engine>, call: Call) -> Answered {
-    let Call { request, fields } = call;
-    let org = match (fields.get(&ORG_ID), fields.get(&LOGICAL_NAME)) {
-        (None, Some(name)) if !name.is_empty() => org::named(&engine, &request, &name).await?,
-        (None, _) => return Err(Error::field(ORG_ID.name(), "or logical_name is required")),
-        (Some(_), _) => org_id(&fields)?,
-    };
-    let config = require_config(&engine, &request, &org).await?;
-    Ok(Some(Response::new(shown(&config))))
-}
-
-async fn write(engine: Arc<Engine>, call: Call) -> Answered {
-    let Call { request, fields } = call;
-    let org = org_id(&fields)?;
-    let mut warnings = Vec::new();
-    let mut verified: Option<(Config, Verified)> = None;
-    loop {
-        let lock = engine.locks.configs().await;
-        let old = engine.store.config(&org).await?;
-        if old.is_none() {
-            org.require_new(ORG_ID.name())?;
-        }
-        if old.is_none() && request.operation == Operation::Patch {
-            return Err(Error::NotFound(no_config(&request, &org)));
-        }
-        let (mut new, remarks) = changed(old.as_deref(), &org, &fields)?;
-        org::require_free_names(&engine, old.as_deref(), &new).await?;
-        require_in_use(&engine, &new)?;
-        let known = verified.take().filter(|(known, _)| known.same_endpoint(&new)).map(|(_, found)| found);
-        if known.is_some() || !is_to_be_verified(old.as_deref(), &new, &fields) {
-            if let Some(Verified::Org(named)) = &known {
-                warnings.extend(settle_org(&engine, &mut new, named, old.is_none()).await?);
-            }
-            engine.store.put_config(&new).await?;
-            engine.clients.forget(&org);
-            log_written(&request, &new);
-            warnings.extend(remarks);
-            return Ok(written(warnings));
-        }
-        // Nobody waits for Astra. If another write changes what is verified meanwhile, it is verified again.
-        drop(lock);
-        let found = verify(&engine, &new).await?;
-        warnings = found.remark().into_iter().collect();
-        verified = Some((new, found));
-    }
-}
-
-fn log_written(request: &Request, config: &Config) {
-    tracing::info!(org_id = %config.org_id, logical_name = config.logical_name, url = config.url,
-        caller_mode = config.caller_mode.as_str(), display_name = request.caller.display_name,
-        entity_id = request.caller.entity_id, "wrote config");
-}
-
-async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
-    let Call { request, fields } = call;
-    let org = org_id(&fields)?;
-    let _lock = engine.locks.configs().await;
-    if engine.store.config(&org).await?.is_none() {
-        org.require_new(ORG_ID.name())?;
-        return Ok(None);
-    }
-    let _none_is_stored = engine.locks.no_token_stored().await;
-    if !fields.get(&FORCE).unwrap_or(false) {
-        require_no_tokens(&engine, &request, &org).await?;
-    }
-    engine.store.delete_config(&org).await?;
-    engine.clients.forget(&org);
-    tracing::info!(org_id = %org, display_name = request.caller.display_name, entity_id = request.caller.entity_id,
-        "deleted config");
-    Ok(None)
-}
-
-async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> Result<(), Error> {
-    // Asked first: the inventory may be completed between the search for tokens and this question.
-    let is_complete = engine.store.inventory_is_complete().await?;
-    if engine.store.has_tokens(org).await? {
-        return Err(Error::Refused(format!(
-            "org_id {:?} has live tokens, which could not be revoked without its config; revoke them first (see \"vault \
-             list {}/org/tokens\"), or delete with force=true",
-            org.as_str(),
-            mount(request)
-        )));
-    }
-    if journal::is_unfinished(engine.wal(), org).await? {
-        return Err(Error::NotYet(format!(
-            "a mint or a rotation for org_id {:?} goes on, or is to be undone, for which its config is needed; try again in \
-             a minute, or delete with force=true",
-            org.as_str()
-        )));
-    }
-    if !is_complete {
-        return Err(Error::NotYet(
-            "the inventory of tokens is still being built; try again later, or delete with force=true".into(),
-        ));
-    }
-    let is_known = engine.store.config(org).await?.is_none_or(|config| !config.astra_org_id.is_empty());
-    if !is_known && !engine.store.strays().await?.is_empty() {
-        return Err(Error::NotYet(format!(
-            "Astra has not named the organization of org_id {:?} yet, and there are tokens that may be of it; write its \
-             astra_token again, or delete with force=true",
-            org.as_str()
-        )));
-    }
-    Ok(())
-}
-
 /// Returns the config as a write leaves it, and warnings.
-fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<(Config, Vec<String>), Error> {
+pub(super) fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<(Config, Vec<String>), Error> {
     if let Some(old) = old {
         return shared::changed(SETTINGS, fields, old.clone());
     }
@@ -377,12 +230,17 @@ fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<(Config
     shared::changed(SETTINGS, &fields.for_new_object(), Config::new(org.clone(), astra_org_id))
 }
 
-/// Fails if the root token is deleted, or is about to be: after its rotation, a late write must not bring it back.
-fn require_in_use(engine: &Engine, config: &Config) -> Result<(), Error> {
-    if !engine.clients.is_retired(config) {
-        return Ok(());
-    }
-    Err(Error::field(ASTRA_TOKEN.name(), "was replaced by a rotation and is deleted in Astra; give another root token"))
+/// Returns what is shown of a config.
+pub(super) fn shown(config: &Config) -> Map {
+    let mut shown = shared::shown(SETTINGS, config);
+    shown.extend(object([("astra_org_id", json!(config.astra_org_id)), ("org_id", json!(config.org_id))]));
+    shown
+}
+
+/// Returns a root token with nothing but the beginning of its client id, which is no secret.
+fn masked(token: &str) -> String {
+    let client_id = token.strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split(':').next()).unwrap_or_default();
+    format!("{TOKEN_PREFIX}{}...", client_id.chars().take(7).collect::<String>())
 }
 
 fn require_certificates(pem: &str) -> Result<(), Error> {
@@ -413,25 +271,4 @@ fn root_token(token: String) -> Result<String, Error> {
             "must look like \"AstraCS:<id>:<digest>\", as Astra's portal shows it, without spaces or line breaks",
         )),
     }
-}
-
-/// Whether this write asks Astra: not for settings that Astra has nothing to do with. A token that is given is asked
-/// about even if it is the stored one, which may never have been verified.
-fn is_to_be_verified(old: Option<&Config>, new: &Config, fields: &Fields) -> bool {
-    fields.get(&VERIFY_CONNECTION).unwrap_or(true)
-        && (fields.is_given(&VERIFY_CONNECTION)
-            || fields.is_given(&ASTRA_TOKEN)
-            || old.is_none_or(|old| !old.same_endpoint(new)))
-}
-
-fn shown(config: &Config) -> Map {
-    let mut shown = shared::shown(SETTINGS, config);
-    shown.extend(object([("astra_org_id", json!(config.astra_org_id)), ("org_id", json!(config.org_id))]));
-    shown
-}
-
-/// Returns a root token with nothing but the beginning of its client id, which is no secret.
-fn masked(token: &str) -> String {
-    let client_id = token.strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split(':').next()).unwrap_or_default();
-    format!("{TOKEN_PREFIX}{}...", client_id.chars().take(7).collect::<String>())
 }
