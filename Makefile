@@ -49,7 +49,7 @@ docs: ## Writes the samples and tables of the documents from test runs
 	$(plugin) && $(server) && DOCS_WRITE=1 \
 	cargo test --locked --test repository --test e2e -- documents:: docs:: readme:: catalogue:: operations:: proxy:: servers:: attacks::
 
-proto: ## Writes src/sdk/pb from proto/
+proto: ## Writes sdk/src/pb from proto/
 	PROTO_WRITE=1 cargo test --locked --test repository generated_code
 
 bin: ## Builds the release binary; `eval "$(make -s bin)"` also sets PLUGIN for the tests

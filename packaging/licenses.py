@@ -20,6 +20,7 @@ and its licence. The licence texts follow.
 
 # These crates leave out the text of their licence. The other crate is of the same project and version and has the text.
 TEXT_OF = {"tonic-prost": "tonic"}
+PLUGIN = "vault-plugin-secrets-datastax-astra"
 PREFIXES = ("LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE")
 
 
@@ -33,12 +34,14 @@ def linked(platform):
 
     Build scripts, procedural macros and tests are not linked.
     """
-    tree = cargo("tree", "--locked", "--edges=normal,no-proc-macro", f"--target={platform}", "--prefix=none", "--format={p}")
+    tree = cargo("tree", "--locked", f"--package={PLUGIN}", "--edges=normal,no-proc-macro", f"--target={platform}", "--prefix=none", "--format={p}")
     metadata = json.loads(cargo("metadata", "--locked", "--format-version=1", f"--filter-platform={platform}"))
     packages = {(package["name"], package["version"]): package for package in metadata["packages"]}
     # The first line is this package. A crate with several parents has several lines. The tree has a v before each version.
     names = {tuple(line.split()[:2]) for line in tree.splitlines()[1:]}
-    return [packages[name, version[1:]] for name, version in sorted(names)], packages
+    linked = [packages[name, version[1:]] for name, version in sorted(names)]
+    # Packages without a source are of this repository.
+    return [package for package in linked if package["source"]], packages
 
 
 def files(package):

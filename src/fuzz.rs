@@ -8,27 +8,25 @@ use std::sync::LazyLock;
 
 use regex_lite::Regex;
 use serde::{Serialize, de::DeserializeOwned};
-
-use crate::sdk::logical::Entry;
-use crate::{astra, sdk};
+use vault_plugin_sdk::logical::Entry;
 
 type Body = fn(&[u8]);
 
 /// The targets and their bodies.
 const BODIES: &[(&str, Body)] = &[
-    ("astra_error", astra::fuzz_astra_error),
-    ("astra_list", astra::fuzz_astra_list),
-    ("astra_token", astra::fuzz_astra_token),
-    ("coercion", sdk::framework::fuzz_coercion),
-    ("durations", sdk::framework::fuzz_durations),
-    ("entries", astra::fuzz_entries),
-    ("fields", sdk::framework::fuzz_fields),
-    ("lease", astra::fuzz_lease),
-    ("names", astra::fuzz_names),
-    ("retry_after", astra::fuzz_retry_after),
-    ("wal", astra::fuzz_wal),
-    ("wire_data", sdk::fuzz_wire_data),
-    ("wire_request", sdk::fuzz_wire_request),
+    ("astra_error", crate::fuzz_astra_error),
+    ("astra_list", crate::fuzz_astra_list),
+    ("astra_token", crate::fuzz_astra_token),
+    ("coercion", vault_plugin_sdk::fuzz::fuzz_coercion),
+    ("durations", vault_plugin_sdk::fuzz::fuzz_durations),
+    ("entries", crate::fuzz_entries),
+    ("fields", vault_plugin_sdk::fuzz::fuzz_fields),
+    ("lease", crate::fuzz_lease),
+    ("names", crate::fuzz_names),
+    ("retry_after", crate::fuzz_retry_after),
+    ("wal", crate::fuzz_wal),
+    ("wire_data", vault_plugin_sdk::fuzz::fuzz_wire_data),
+    ("wire_request", vault_plugin_sdk::fuzz::fuzz_wire_request),
 ];
 
 /// Runs the body of this target on an input.
@@ -48,7 +46,7 @@ pub(crate) fn decode<T: DeserializeOwned>(data: &[u8]) -> Option<T> {
     const REASON: &str =
         r#"^storage: entry "k": not the expected JSON \((Syntax|Data|Eof) error at line \d+ column \d+\)$"#;
     static FORM: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(REASON).ok());
-    let entry = Entry { key: "k".into(), value: data.into(), seal_wrap: false };
+    let entry = Entry::new("k", data);
     let decoded = entry.decode();
     if let Err(error) = &decoded {
         let text = error.to_string();

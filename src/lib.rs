@@ -1,28 +1,60 @@
 //! A secrets engine for Vault and OpenBao that issues application tokens of DataStax Astra DB.
 //!
-//! Two worlds live here, and one rule keeps them apart: [`sdk`] speaks the host's plugin protocol and knows nothing of
-//! Astra; [`astra`] is written with the public face of `sdk` and never sees the wire.
+//! The engine is built on the crate [`vault_plugin_sdk`], which speaks the host's plugin protocol and does not know Astra.
+//! Architecture invariant: the engine never sees the wire.
+//!
+//! Imports go in one direction, from the last module of this list to the first:
 //!
 //! ```text
-//! process  <-  wire  ->  logical  <-  framework  <-  astra
+//! names  api  error  store  locks  backoff  clients  engine  identity  inventory  journal  tokens  rotate  paths  lib
 //! ```
 //!
 //! | to change … | go to |
 //! | --- | --- |
-//! | how the process starts, talks TLS, logs or stops | [`sdk`] `process` |
-//! | a gRPC message or service | [`sdk`] `wire`, and `proto/` |
-//! | what a request, response, error or storage is | [`sdk::logical`] |
-//! | routing, fields, help, leases, write-ahead log | [`sdk::framework`] |
-//! | locks by name | [`sdk::locks`] |
-//! | work that goes on when its caller hangs up | [`sdk::tasks`] |
-//! | a path of the engine, a lease, a call to Astra, what is undone after a failure | [`astra`] |
+//! | a path | `paths`, and the table in this file |
+//! | the life of a token: mint, renew, revoke, sweep, undo | `tokens` |
+//! | the rotation of a root token | `rotate` |
+//! | a stored entry, its key, a cache | `store` |
+//! | a call of Astra | `api` |
+//! | a status or an advice | `error` |
+//! | a lock | `locks` |
+//! | a WAL entry | `journal` |
 
-pub mod astra;
+mod api;
+mod backoff;
+mod clients;
+mod engine;
+mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
-pub mod sdk;
+mod identity;
+mod inventory;
+mod journal;
+mod locks;
+mod names;
+mod paths;
+mod rotate;
+mod store;
+#[cfg(test)]
+mod tests;
+mod tokens;
 
-use sdk::Plugin;
+use std::sync::Arc;
+
+use vault_plugin_sdk::Plugin;
+use vault_plugin_sdk::framework::{Backend, SecretType};
+use vault_plugin_sdk::logical::{self, SpecialPaths};
+
+use self::engine::Engine;
+use self::error::Error;
+use self::journal::{MintNote, RotationNote};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::{
+    api::{fuzz_astra_error, fuzz_astra_list, fuzz_astra_token, fuzz_retry_after},
+    journal::fuzz::fuzz_wal,
+    store::{fuzz_entries, fuzz_names},
+    tokens::fuzz_lease,
+};
 
 /// The plugin, as its binary, its OpenAPI document and its log describe it.
 pub const PLUGIN: Plugin = Plugin::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
@@ -31,3 +63,51 @@ pub const PLUGIN: Plugin = Plugin::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_V
     .log_level_variable("DATASTAX_ASTRA_VAULT_LOG_LEVEL")
     .log_target(env!("CARGO_CRATE_NAME"))
     .redact(&["AstraCS:"]);
+
+/// Returns what makes the backend of a mount. The declaration is made once and shared by all mounts.
+pub fn factory() -> logical::Factory {
+    let proxies = Arc::new(api::Proxies::new(&vault_plugin_sdk::proxy_variables()));
+    backend().factory(move |mount| Engine::new(mount, proxies.clone()))
+}
+
+/// Declares the engine.
+fn backend() -> Backend<Engine> {
+    Backend::new(HELP)
+        .path(paths::config::path())
+        .path(paths::configs::path())
+        .path(paths::rotate_root::path())
+        .path(paths::role::path())
+        .path(paths::roles::path())
+        .path(paths::sync::path())
+        .path(paths::token::path())
+        .path(paths::tokens::path())
+        .path(paths::creds::path())
+        .secret(
+            SecretType::new(tokens::SECRET_TYPE)
+                .takes_untyped()
+                .renew(|engine, call| async move { tokens::renew(engine, call).await.map(Some) })
+                .revoke(tokens::revoke),
+        )
+        .wal(tokens::wal_kind::<MintNote>())
+        .wal(tokens::deletions())
+        .wal(tokens::wal_kind::<RotationNote>())
+        .periodic(tokens::sweep)
+        .special_paths(SpecialPaths::default().local_storage(["wal/"]).seal_wrap_storage(["config/", "token/", "wal/"]))
+        .on_initialize(|engine: Arc<Engine>| async move {
+            engine.start();
+            Ok::<(), Error>(())
+        })
+        .on_cleanup(|engine: Arc<Engine>| async move {
+            engine.stop();
+            Ok::<(), Error>(())
+        })
+        .on_invalidate(Engine::invalidate)
+}
+
+const HELP: &str = "The DataStax Astra DB secrets engine issues application tokens of Astra organizations. Write a root \
+                    token per organization to \"config\", roles to \"role\", and ask for tokens at \"org/token\", or \
+                    at \"creds/:org/:role\", which a policy can allow role by role. Each token has a lease; when it ends, \
+                    the token is deleted in Astra.\n\nA first token:\n    \
+                    vault write <mount>/config org_id=$ORG_ID astra_token=$ROOT_TOKEN logical_name=retail\n    \
+                    vault write <mount>/role org_id=$ORG_ID role_name=reader role_id=$ROLE_ID\n    \
+                    vault read <mount>/creds/retail/reader";

@@ -19,15 +19,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use vault_plugin_astra::sdk::framework::{
+use vault_plugin_sdk::framework::{
     Backend, Call, Change, Field, FieldSpec, Handler, LeaseCall, Path, SecretType, Wal, WalEntry, WalKind,
     format_duration,
 };
-use vault_plugin_astra::sdk::locks::KeyedLocks;
-use vault_plugin_astra::sdk::logical::{
+use vault_plugin_sdk::locks::KeyedLocks;
+use vault_plugin_sdk::logical::{
     Answer, Error, Map, Mount, Response, Secret, SpecialPaths, Storage, StorageError, StorageExt,
 };
-use vault_plugin_astra::sdk::{self, Plugin};
+use vault_plugin_sdk::{self as sdk, Plugin};
 
 fn main() -> ExitCode {
     // All mounts share the declaration. Each mount has its own `Passbook`.

@@ -14,8 +14,8 @@ pub(crate) const PLUGIN: &[Layer] = &[
     ("TLS", &["rustls", "tokio_rustls", "aws_lc", "bssl", "EVP", "CRYPTO", "aesni", "gcm", "aes_", "vpaes", "chacha"]),
     ("HTTP/2 and gRPC", &["h2", "hyper", "tonic", "http", "tower", "prost", "bytes", "httparse", "reqwest"]),
     ("runtime", &["tokio", "mio", "futures", "std::thread", "parking_lot"]),
-    ("logging", &["tracing", "vault_plugin_astra::sdk::process::log"]),
-    ("JSON", &["serde", "serde_json", "vault_plugin_astra::sdk::wire::convert"]),
+    ("logging", &["tracing", "vault_plugin_sdk::process::log"]),
+    ("JSON", &["serde", "serde_json", "vault_plugin_sdk::wire::convert"]),
     ("framework and engine", &["vault_plugin_astra", "regex_lite", "jiff", "sha2", "uuid"]),
     ("allocator", &["malloc", "free", "realloc", "_int_", "__libc_malloc", "cfree", "calloc", "unlink_chunk"]),
 ];

@@ -116,7 +116,7 @@ fn config_refuses_wrong_values() {
     });
 }
 
-/// The host makes these fields of a query or a body. The other values are in `src/astra/tests/input.rs`.
+/// The host makes these fields of a query or a body. The other values are in `src/tests/input.rs`.
 #[test]
 fn org_token_refuses_wrong_values() {
     refuse(|_, org_id, sidecar| {

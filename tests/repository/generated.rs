@@ -43,12 +43,12 @@ fn generated_code_matches_proto() {
 
     for (generated, kept) in MODULES {
         let fresh = fs::read_to_string(out.path().join(generated)).unwrap();
-        let committed = root.join("src/sdk/pb").join(kept);
+        let committed = root.join("sdk/src/pb").join(kept);
         if std::env::var_os("PROTO_WRITE").is_some() {
             fs::write(&committed, &fresh).unwrap();
         } else {
             let found = fs::read_to_string(&committed).unwrap();
-            assert!(found == fresh, "src/sdk/pb/{kept} is not what proto/ gives; run `make proto`");
+            assert!(found == fresh, "sdk/src/pb/{kept} is not what proto/ gives; run `make proto`");
         }
     }
 }

@@ -14,7 +14,9 @@ fn of_code() -> BTreeSet<(String, String)> {
     let literal = Regex::new(r#""((?:[^"\\]|\\.|\\\n)*)""#).unwrap();
     let (joined, filled) = (Regex::new(r"\\\n\s*").unwrap(), Regex::new(r"\{[a-z]*\}").unwrap());
     let mut sources = Vec::new();
-    super::documents::files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut sources);
+    for folder in ["src", "sdk/src"] {
+        super::documents::files(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut sources);
+    }
     let mut found = BTreeSet::new();
     for path in sources.iter().filter(|path| !path.display().to_string().contains("/tests/")) {
         let text = fs::read_to_string(path).unwrap();

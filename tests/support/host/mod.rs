@@ -16,7 +16,7 @@ pub mod gate;
 pub mod log;
 pub mod mount;
 pub mod mux;
-#[path = "../../../src/sdk/pb/mod.rs"]
+#[path = "../../../sdk/src/pb/mod.rs"]
 pub mod pb;
 pub mod process;
 pub mod reply;

@@ -1,0 +1,161 @@
+//! The declaration of an engine: paths, types of leases, kinds of write-ahead log entries and hooks.
+//!
+//! Architecture invariant: nothing in here runs a request; [`super::mounted`] does.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, TryFutureExt as _};
+
+use super::path::Path;
+use super::pattern;
+use super::secret::SecretType;
+use super::wal::WalKind;
+use crate::logical::{Error, SpecialPaths};
+
+pub(super) type EventFn<E> = Arc<dyn Fn(Arc<E>) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
+pub(super) type InvalidateFn<E> = Arc<dyn Fn(&E, &str) + Send + Sync>;
+
+/// An engine as it is declared: one for the whole process. [`Backend::mount`] makes a mount of it.
+pub struct Backend<E> {
+    pub(super) help: &'static str,
+    pub(super) paths: Vec<Path<E>>,
+    pub(super) secrets: Vec<SecretType<E>>,
+    pub(super) wal: Vec<WalKind<E>>,
+    pub(super) special: SpecialPaths,
+    pub(super) initialize: Option<EventFn<E>>,
+    pub(super) cleanup: Option<EventFn<E>>,
+    pub(super) periodic: Option<EventFn<E>>,
+    pub(super) invalidate: Option<InvalidateFn<E>>,
+}
+
+impl<E: Send + Sync + 'static> Backend<E> {
+    /// Declares an engine with the text that `path-help` shows for the root of a mount.
+    pub fn new(help: &'static str) -> Self {
+        Self {
+            help,
+            paths: Vec::new(),
+            secrets: Vec::new(),
+            wal: Vec::new(),
+            special: SpecialPaths::default(),
+            initialize: None,
+            cleanup: None,
+            periodic: None,
+            invalidate: None,
+        }
+    }
+
+    /// Adds a path. The first path that matches a request wins, so specific ones go before general ones.
+    ///
+    /// # Panics
+    /// On a wrong field (see [`Path`]) or on a path that an earlier one hides: at start-up.
+    #[must_use]
+    pub fn path(mut self, path: Path<E>) -> Self {
+        path.check_fields();
+        for name in pattern::expand(path.pattern) {
+            // Named groups stand as `{name}`, which only a group that takes nearly everything matches.
+            let hidden_by = self.paths.iter().find(|known| known.matches(&name).is_some());
+            assert!(hidden_by.is_none(), "path {:?} is hidden by an earlier one for {name:?}", path.pattern);
+        }
+        assert!(
+            self.paths.iter().all(|known| known.pattern != path.pattern),
+            "path {:?} is declared twice",
+            path.pattern
+        );
+        self.paths.push(path);
+        self
+    }
+
+    /// Adds a type of lease.
+    ///
+    /// # Panics
+    /// At start-up, in three cases: another type has the same name; the type cannot be revoked, so its leases would
+    /// never end; or another type takes the leases without a type already.
+    #[must_use]
+    pub fn secret(mut self, secret: SecretType<E>) -> Self {
+        assert!(self.secrets.iter().all(|known| known.name != secret.name), "lease {:?} declared twice", secret.name);
+        assert!(secret.revoke.is_some(), "lease {:?} cannot be revoked", secret.name);
+        let is_taken = secret.untyped && self.secrets.iter().any(|known| known.untyped);
+        assert!(!is_taken, "lease {:?} is the second that takes leases without a type", secret.name);
+        self.secrets.push(secret);
+        self
+    }
+
+    /// Adds a kind of write-ahead log entry.
+    ///
+    /// # Panics
+    /// On a name that is there already: at start-up.
+    #[must_use]
+    pub fn wal(mut self, kind: WalKind<E>) -> Self {
+        assert!(
+            self.wal.iter().all(|known| known.name != kind.name),
+            "write-ahead log entry {:?} declared twice",
+            kind.name
+        );
+        self.wal.push(kind);
+        self
+    }
+
+    /// Sets the special paths.
+    #[must_use]
+    pub fn special_paths(mut self, special: SpecialPaths) -> Self {
+        self.special = special;
+        self
+    }
+
+    /// Runs once after mounting, on nodes that may write and on those that may not.
+    #[must_use]
+    pub fn on_initialize<F, Fut, Failure>(mut self, run: F) -> Self
+    where
+        F: Fn(Arc<E>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+        Failure: Into<Error> + 'static,
+    {
+        self.initialize = Some(event(run));
+        self
+    }
+
+    /// Runs before unmounting, maybe twice. By then the mount's tasks refuse new work. Cleanup then waits for them, at
+    /// most 4.5 seconds.
+    #[must_use]
+    pub fn on_cleanup<F, Fut, Failure>(mut self, run: F) -> Self
+    where
+        F: Fn(Arc<E>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+        Failure: Into<Error> + 'static,
+    {
+        self.cleanup = Some(event(run));
+        self
+    }
+
+    /// Runs at each tick of the host, about once a minute, on nodes that may write.
+    #[must_use]
+    pub fn periodic<F, Fut, Failure>(mut self, run: F) -> Self
+    where
+        F: Fn(Arc<E>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+        Failure: Into<Error> + 'static,
+    {
+        self.periodic = Some(event(run));
+        self
+    }
+
+    /// Runs when another node changed a storage key.
+    #[must_use]
+    pub fn on_invalidate(mut self, run: impl Fn(&E, &str) + Send + Sync + 'static) -> Self {
+        self.invalidate = Some(Arc::new(run));
+        self
+    }
+}
+
+fn event<E, F, Fut, Failure>(run: F) -> EventFn<E>
+where
+    F: Fn(Arc<E>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+    Failure: Into<Error> + 'static,
+{
+    Arc::new(move |engine| Box::pin(run(engine).map_err(Into::into)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::framework::sample::{Shelf, backend};
+use crate::framework::{Call, Field, FieldSpec, Handler, WRITES};
+use crate::logical::Answer;
+
+const WRONG_DEFAULT: &[FieldSpec] = &[Field::int("n", "").default("many").spec()];
+const WRONG_ALLOWED: &[FieldSpec] = &[Field::int("n", "").allowed(&["1", "many"]).spec()];
+const TWICE: &[FieldSpec] = &[Field::int("n", "").spec(), Field::int("m", "").aliases(&["n"]).spec()];
+
+fn no_handler() -> Handler<Shelf> {
+    Handler::new("", async |_: Arc<Shelf>, _: Call| Answer::Ok(None))
+}
+
+#[test]
+#[should_panic(expected = "default cannot be read")]
+fn a_wrong_default_stops_the_start() {
+    let _ = backend().path(Path::new("x", WRONG_DEFAULT));
+}
+
+#[test]
+#[should_panic(expected = "allowed value cannot be read")]
+fn a_wrong_allowed_value_stops_the_start() {
+    let _ = backend().path(Path::new("x", WRONG_ALLOWED));
+}
+
+#[test]
+#[should_panic(expected = "is there twice")]
+fn two_fields_of_one_name_stop_the_start() {
+    let _ = backend().path(Path::new("x", TWICE));
+}
+
+#[test]
+#[should_panic(expected = "the path has none of its operations")]
+fn a_field_of_a_missing_operation_stops_the_start() {
+    let fields = const { &[Field::int("n", "").only(WRITES).spec()] };
+    let _ = backend().path(Path::new("x", fields).read(no_handler()));
+}
+
+#[test]
+#[should_panic(expected = "hidden by an earlier one")]
+fn a_hidden_path_stops_the_start() {
+    let _ = backend().path(Path::new("books/index", &[]));
+}
+
+#[test]
+#[should_panic(expected = "is declared twice")]
+fn two_paths_of_one_pattern_stop_the_start() {
+    let path = || Path::new("x/(?P<n>[a-z]+)", const { &[Field::int("n", "").spec()] });
+    let _ = backend().path(path()).path(path());
+}
+
+#[test]
+#[should_panic(expected = "captures \"n\"")]
+fn a_capture_without_a_field_stops_the_start() {
+    let _ = Path::<Shelf>::new("x/(?P<n>[a-z]+)", &[]);
+}
+
+#[test]
+#[should_panic(expected = "takes leases without a type")]
+fn two_types_that_take_leases_without_a_type_stop_the_start() {
+    let kind = |name| SecretType::<Shelf>::new(name).takes_untyped().revoke(|_, _| async { Ok::<(), Error>(()) });
+    let _ = backend().secret(kind("one")).secret(kind("two"));
+}
+
+#[test]
+#[should_panic(expected = "cannot be revoked")]
+fn a_lease_without_end_stops_the_start() {
+    let _ = backend().secret(SecretType::new("gift"));
+}

@@ -1,0 +1,279 @@
+//! The declaration of a field: name, type, default and the text that users read in `path-help`.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::logical::{Map, Operation};
+
+/// How the values of a field are read. The rules are those of Go engines (OpenBao
+/// `sdk/framework/field_data.go` and `sdk/helper/parseutil`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum FieldKind {
+    /// Text.
+    String,
+    /// Text that is lower-cased.
+    LowercaseString,
+    /// Text of letters, digits and `_`, with `-` and `.` inside.
+    NameString,
+    /// Whole number.
+    Int,
+    /// Number.
+    Float,
+    /// Truth value.
+    Bool,
+    /// Length of time, not negative: seconds, `"1h30m"` or `"2d"`.
+    Duration,
+    /// Point in time: RFC 3339 or seconds since 1970.
+    Time,
+    /// Object.
+    Map,
+    /// key=value pairs.
+    Pairs,
+    /// List of text.
+    Strings,
+    /// List of text, also separated by commas.
+    CommaStrings,
+    /// List of whole numbers, also separated by commas.
+    CommaInts,
+    /// List of anything.
+    List,
+    /// Headers: names with one or more values.
+    Header,
+}
+
+/// A value that was read by the rules of a [`FieldKind`]. No `Debug`: it may be a secret.
+#[derive(Clone, PartialEq)]
+#[non_exhaustive]
+pub enum FieldValue {
+    /// Of the three kinds of text.
+    String(String),
+    /// Of `Int`.
+    Int(i64),
+    /// Of `Float`.
+    Float(f64),
+    /// Of `Bool`.
+    Bool(bool),
+    /// Of `Duration`, in whole seconds.
+    Duration(Duration),
+    /// Of `Time`.
+    Time(Timestamp),
+    /// Of `Map`.
+    Map(Map),
+    /// Of `Pairs`.
+    Pairs(BTreeMap<String, String>),
+    /// Of `Strings` and `CommaStrings`.
+    Strings(Vec<String>),
+    /// Of `CommaInts`.
+    Ints(Vec<i64>),
+    /// Of `List`.
+    List(Vec<Value>),
+    /// Of `Header`.
+    Header(BTreeMap<String, Vec<String>>),
+}
+
+/// A Rust type that fields can have.
+pub trait FieldType: Sized {
+    /// Returns the value, or `None` if it is of another kind.
+    fn from_value(value: FieldValue) -> Option<Self>;
+
+    /// Returns what a JSON `null` means, or `None` where it means that nothing was given.
+    fn zero() -> Option<Self>;
+}
+
+/// What is known of a field, without its Rust type.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct FieldSpec {
+    /// Name in requests.
+    pub name: &'static str,
+    /// Other names that are accepted.
+    pub aliases: &'static [&'static str],
+    /// How values are read.
+    pub kind: FieldKind,
+    /// Full sentences for the user.
+    pub description: &'static str,
+    /// Value when none is given, in the form that a user would write.
+    pub default: Option<&'static str>,
+    /// Shown in help and OpenAPI; handlers still check, as in Go engines.
+    pub required: bool,
+    /// A secret: shown as such in OpenAPI.
+    pub sensitive: bool,
+    /// Values that make sense, shown in OpenAPI; handlers still check.
+    pub allowed: &'static [&'static str],
+    /// Operations that take the field; `None` means all operations of the path.
+    pub operations: Option<&'static [Operation]>,
+    /// What the member of the same name in an answer is, if answers have one.
+    pub shown: Option<&'static str>,
+}
+
+/// The operations that write.
+pub const WRITES: &[Operation] = &[Operation::Create, Operation::Update, Operation::Patch];
+
+impl FieldSpec {
+    /// Whether an operation takes the field.
+    pub(super) fn is_taken_by(&self, operation: Operation) -> bool {
+        self.operations.is_none_or(|operations| operations.contains(&operation))
+    }
+
+    /// Returns a sentence that names the aliases, with a space before it, or an empty text.
+    pub(super) fn aliases_sentence(&self) -> String {
+        match self.aliases {
+            [] => String::new(),
+            aliases => format!(" Also accepted as: {}.", aliases.join(", ")),
+        }
+    }
+}
+
+/// A field of a path, declared as a constant:
+///
+/// ```
+/// use vault_plugin_sdk::framework::Field;
+///
+/// const TTL: Field<std::time::Duration> = Field::duration("ttl", "How long the lease lasts.").default("1h");
+/// ```
+pub struct Field<T> {
+    spec: FieldSpec,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T> Field<T> {
+    const fn new(name: &'static str, kind: FieldKind, description: &'static str) -> Self {
+        let spec = FieldSpec {
+            name,
+            aliases: &[],
+            kind,
+            description,
+            default: None,
+            required: false,
+            sensitive: false,
+            allowed: &[],
+            operations: None,
+            shown: None,
+        };
+        Self { spec, kind: PhantomData }
+    }
+
+    /// Returns the declaration without its Rust type.
+    pub const fn spec(&self) -> FieldSpec {
+        self.spec
+    }
+
+    /// Returns the name in requests.
+    pub const fn name(&self) -> &'static str {
+        self.spec.name
+    }
+
+    /// Sets the value when none is given, in the form that a user would write.
+    #[must_use]
+    pub const fn default(mut self, default: &'static str) -> Self {
+        self.spec.default = Some(default);
+        self
+    }
+
+    /// Sets other names that are accepted.
+    #[must_use]
+    pub const fn aliases(mut self, aliases: &'static [&'static str]) -> Self {
+        self.spec.aliases = aliases;
+        self
+    }
+
+    /// Marks the field as required in help and OpenAPI.
+    #[must_use]
+    pub const fn required(mut self) -> Self {
+        self.spec.required = true;
+        self
+    }
+
+    /// Marks the field as a secret in OpenAPI.
+    #[must_use]
+    pub const fn sensitive(mut self) -> Self {
+        self.spec.sensitive = true;
+        self
+    }
+
+    /// Names the operations that take the field. Without this, all operations of the path take it.
+    #[must_use]
+    pub const fn only(mut self, operations: &'static [Operation]) -> Self {
+        self.spec.operations = Some(operations);
+        self
+    }
+
+    /// Describes the member of the same name in answers. See
+    /// [`Handler::shows_fields`](super::Handler::shows_fields).
+    #[must_use]
+    pub const fn shown(mut self, description: &'static str) -> Self {
+        self.spec.shown = Some(description);
+        self
+    }
+
+    /// Sets the values that make sense.
+    #[must_use]
+    pub const fn allowed(mut self, allowed: &'static [&'static str]) -> Self {
+        self.spec.allowed = allowed;
+        self
+    }
+}
+
+impl Field<String> {
+    /// Declares text.
+    pub const fn string(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, FieldKind::String, description)
+    }
+
+    /// Declares text that is lower-cased.
+    pub const fn lowercase(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, FieldKind::LowercaseString, description)
+    }
+
+    /// Declares text of letters, digits and `_`, with `-` and `.` inside.
+    pub const fn name_string(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, FieldKind::NameString, description)
+    }
+}
+
+/// Declares one constructor and the conversions of a Rust type that only one kind of field has.
+macro_rules! field_type {
+    ($type:ty, $variant:ident, $zero:expr, $($constructor:ident = $kind:ident: $doc:literal),*) => {
+        impl FieldType for $type {
+            fn from_value(value: FieldValue) -> Option<Self> {
+                match value {
+                    FieldValue::$variant(value) => Some(value),
+                    _ => None,
+                }
+            }
+
+            fn zero() -> Option<Self> {
+                $zero
+            }
+        }
+
+        $(impl Field<$type> {
+            #[doc = $doc]
+            pub const fn $constructor(name: &'static str, description: &'static str) -> Self {
+                Self::new(name, FieldKind::$kind, description)
+            }
+        })*
+    };
+}
+
+field_type!(String, String, Some(String::new()),);
+field_type!(i64, Int, Some(0), int = Int: "Declares a whole number.");
+field_type!(f64, Float, Some(0.0), float = Float: "Declares a number.");
+field_type!(bool, Bool, Some(false), bool = Bool: "Declares a truth value.");
+field_type!(Duration, Duration, None, duration = Duration: "Declares a length of time in whole seconds.");
+field_type!(Timestamp, Time, None, time = Time: "Declares a point in time.");
+field_type!(Map, Map, Some(Map::new()), map = Map: "Declares an object.");
+field_type!(BTreeMap<String, String>, Pairs, Some(BTreeMap::new()), pairs = Pairs: "Declares key=value pairs.");
+field_type!(
+    Vec<String>, Strings, Some(Vec::new()),
+    strings = Strings: "Declares a list of text.",
+    comma_strings = CommaStrings: "Declares a list of text that may be separated by commas."
+);
+field_type!(Vec<i64>, Ints, Some(Vec::new()), comma_ints = CommaInts: "Declares a list of whole numbers.");
+field_type!(Vec<Value>, List, Some(Vec::new()), list = List: "Declares a list of anything.");
+field_type!(BTreeMap<String, Vec<String>>, Header, Some(BTreeMap::new()), header = Header: "Declares headers.");

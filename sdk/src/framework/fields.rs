@@ -1,0 +1,267 @@
+//! The values of one request, read by the declarations of its path.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::coerce::coerce;
+use super::field::{Field, FieldSpec, FieldType, FieldValue};
+use crate::logical::{Error, Map};
+
+/// What a write says about one field of a stored object. These are all the cases there are, so it can be matched in full.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change<T> {
+    /// Nothing: the stored value stays.
+    Keep,
+    /// `null`: the default comes back.
+    Reset,
+    /// A new value.
+    Set(T),
+}
+
+impl<T> Change<T> {
+    /// Changes `stored` to the new value, or to `default` on a reset.
+    pub fn apply(self, stored: &mut T, default: impl FnOnce() -> T) {
+        match self {
+            Self::Keep => {}
+            Self::Reset => *stored = default(),
+            Self::Set(value) => *stored = value,
+        }
+    }
+}
+
+/// The values of one request. No `Debug`: they may be secrets.
+#[derive(Clone)]
+pub struct Fields {
+    specs: &'static [FieldSpec],
+    /// `None` is a JSON `null`.
+    given: BTreeMap<&'static str, Option<FieldValue>>,
+    /// Members of the request that the path does not know, sorted.
+    pub(super) unknown: Vec<String>,
+    /// Members of the request that the path itself overrides, sorted.
+    pub(super) replaced: Vec<String>,
+}
+
+impl Fields {
+    /// Reads the data of a request. What the path captured wins over the body.
+    ///
+    /// # Errors
+    /// When a value cannot be read as the type of its field. The text names the field and never holds the value.
+    pub(super) fn parse(
+        specs: &'static [FieldSpec],
+        captures: &[(&'static str, String)],
+        data: &Map,
+    ) -> Result<Self, Error> {
+        let mut fields = Self { specs, given: BTreeMap::new(), unknown: Vec::new(), replaced: Vec::new() };
+        let mut seen = BTreeSet::new();
+        for (name, text) in captures {
+            let Some(spec) = specs.iter().find(|spec| spec.name == *name) else { continue };
+            fields.insert(spec, &Value::String(text.clone()))?;
+            seen.insert(spec.name);
+        }
+        for (name, value) in data {
+            match specs.iter().find(|spec| spec.name == name || spec.aliases.contains(&name.as_str())) {
+                None => fields.unknown.push(name.clone()),
+                Some(spec) if captures.iter().any(|(captured, _)| *captured == spec.name) => {
+                    fields.replaced.push(name.clone());
+                }
+                Some(spec) if !seen.insert(spec.name) => {
+                    // The field and its alias: the field's own name wins, whatever their order.
+                    if spec.name == name {
+                        fields.insert(spec, value)?;
+                    }
+                }
+                Some(spec) => fields.insert(spec, value)?,
+            }
+        }
+        fields.unknown.sort();
+        fields.replaced.sort();
+        Ok(fields)
+    }
+
+    /// Returns the value given, else the default, else `None`.
+    pub fn get<T: FieldType>(&self, field: &Field<T>) -> Option<T> {
+        match self.change(field) {
+            Change::Set(value) => Some(value),
+            Change::Reset => T::zero().or_else(|| default_of(field)),
+            Change::Keep => default_of(field),
+        }
+    }
+
+    /// Returns what the request says about a field of a stored object: nothing, `null`, or a value.
+    pub fn change<T: FieldType>(&self, field: &Field<T>) -> Change<T> {
+        debug_assert!(
+            self.specs.iter().any(|spec| spec.name == field.name()),
+            "field {:?} is not declared on this path",
+            field.name()
+        );
+        match self.given.get(field.name()) {
+            None => Change::Keep,
+            Some(None) => Change::Reset,
+            Some(Some(value)) => T::from_value(value.clone()).map_or(Change::Keep, Change::Set),
+        }
+    }
+
+    /// Returns the same request for an object that does not exist yet: a field that is not given is reset to its default.
+    #[must_use]
+    pub fn for_new_object(&self) -> Self {
+        let mut fields = self.clone();
+        for spec in self.specs {
+            fields.given.entry(spec.name).or_insert(None);
+        }
+        fields
+    }
+
+    /// Changes `stored` as the request says. A reset gives it the default of the field.
+    pub fn apply<T: FieldType>(&self, field: &Field<T>, stored: &mut T) {
+        match self.change(field) {
+            Change::Keep => {}
+            Change::Reset => {
+                if let Some(default) = default_of(field).or_else(T::zero) {
+                    *stored = default;
+                }
+            }
+            Change::Set(value) => *stored = value,
+        }
+    }
+
+    /// Whether the request has a value (not `null`) for this field.
+    pub fn is_given<T>(&self, field: &Field<T>) -> bool {
+        matches!(self.given.get(field.name()), Some(Some(_)))
+    }
+
+    fn insert(&mut self, spec: &'static FieldSpec, value: &Value) -> Result<(), Error> {
+        let value = match value {
+            Value::Null => None,
+            value => Some(coerce(spec.kind, value).map_err(|reason| {
+                Error::invalid(format!(
+                    "Field validation failed: error converting input for field {:?}: {reason}",
+                    spec.name
+                ))
+            })?),
+        };
+        self.given.insert(spec.name, value);
+        Ok(())
+    }
+}
+
+/// Returns the declared default. `Backend::path` has made sure that each one can be read.
+fn default_of<T: FieldType>(field: &Field<T>) -> Option<T> {
+    let spec = field.spec();
+    let text = spec.default?;
+    coerce(spec.kind, &Value::String(text.into())).ok().and_then(T::from_value)
+}
+
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub(super) mod fuzz {
+    use super::super::coerce::fuzz::{MARK, marked};
+    use super::*;
+
+    const SPECS: &[FieldSpec] = &[
+        Field::bool("bool", "").aliases(&["a", "z"]).spec(),
+        Field::comma_ints("comma_ints", "").spec(),
+        Field::comma_strings("comma_strings", "").spec(),
+        Field::duration("duration", "").aliases(&["ttl"]).spec(),
+        Field::float("float", "").spec(),
+        Field::header("header", "").spec(),
+        Field::int("int", "").aliases(&["zz"]).spec(),
+        Field::list("list", "").spec(),
+        Field::lowercase("lowercase", "").spec(),
+        Field::map("map", "").spec(),
+        Field::name_string("name_string", "").spec(),
+        Field::pairs("pairs", "").spec(),
+        Field::string("string", "").aliases(&["text"]).spec(),
+        Field::strings("strings", "").spec(),
+        Field::time("time", "").spec(),
+    ];
+
+    /// Each member of a request is a field, or is told to be none; what the path captured, then the field's own name,
+    /// win; and no error shows a value. The member `/` stands for what the path captured as `string`.
+    pub fn fuzz_fields(data: &[u8]) {
+        let Ok(Value::Object(mut data)) = serde_json::from_slice(data) else { return };
+        let captures = match data.remove("/") {
+            Some(Value::String(text)) => vec![("string", text)],
+            _ => Vec::new(),
+        };
+        let with_marks = data.iter().map(|(name, value)| (name.clone(), marked(value))).collect();
+        let error = Fields::parse(SPECS, &captures, &with_marks).err().map(|error| error.to_string());
+        assert!(error.is_none_or(|text| text.starts_with("Field validation failed: ") && !text.contains(MARK)));
+
+        let Ok(fields) = Fields::parse(SPECS, &captures, &data) else { return };
+        let is_of = |spec: &FieldSpec, name: &String| spec.name == name || spec.aliases.contains(&name.as_str());
+        let unknown = data.keys().filter(|name| !SPECS.iter().any(|spec| is_of(spec, name)));
+        assert!(fields.unknown.is_sorted() && fields.replaced.is_sorted());
+        assert_eq!(fields.unknown.iter().collect::<BTreeSet<_>>(), unknown.collect());
+        for spec in SPECS {
+            let captured =
+                captures.iter().find(|(name, _)| *name == spec.name).map(|(_, text)| Value::from(text.as_str()));
+            let alias = || data.iter().find(|(name, _)| is_of(spec, name)).map(|(_, value)| value);
+            let chosen = captured.as_ref().or_else(|| data.get(spec.name)).or_else(alias);
+            let expected = chosen.map(|value| coerce(spec.kind, value).ok().filter(|_| !value.is_null()));
+            assert!(fields.given.get(spec.name) == expected.as_ref(), "{}", spec.name);
+            let is_replaced = captured.is_some() && data.keys().any(|name| is_of(spec, name));
+            assert_eq!(fields.replaced.iter().any(|name| is_of(spec, name)), is_replaced, "{}", spec.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    const ROLE: Field<String> = Field::string("role_name", "").aliases(&["role", "name"]);
+    const TTL: Field<Duration> = Field::duration("ttl", "").default("1h");
+    const COUNT: Field<i64> = Field::int("count", "");
+    const SPECS: &[FieldSpec] = &[ROLE.spec(), TTL.spec(), COUNT.spec()];
+
+    fn parse(captures: &[(&'static str, String)], data: Value) -> Fields {
+        Fields::parse(SPECS, captures, data.as_object().unwrap()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn an_alias_gives_way_to_the_name() {
+        for data in [json!({ "role": "b", "role_name": "a" }), json!({ "name": "b", "role_name": "a", "role": "c" })] {
+            assert_eq!(parse(&[], data).get(&ROLE).as_deref(), Some("a"));
+        }
+        assert_eq!(parse(&[], json!({ "role": "b" })).get(&ROLE).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn what_the_path_captured_wins() {
+        let fields = parse(&[("role_name", "path".into())], json!({ "role": "body", "count": 1 }));
+        assert_eq!(fields.get(&ROLE).as_deref(), Some("path"));
+        assert_eq!(fields.replaced, ["role"]);
+        assert!(fields.unknown.is_empty());
+    }
+
+    #[test]
+    fn null_is_the_zero_value_but_for_durations() {
+        let fields = parse(&[], json!({ "role_name": null, "ttl": null, "count": null }));
+        assert_eq!(fields.get(&ROLE).as_deref(), Some(""));
+        assert_eq!(fields.get(&TTL), Some(Duration::from_secs(3600)));
+        assert_eq!(fields.get(&COUNT), Some(0));
+        assert_eq!(fields.change(&COUNT), Change::Reset);
+        assert!(!fields.is_given(&COUNT));
+    }
+
+    #[test]
+    fn what_is_absent_has_its_default() {
+        let fields = parse(&[], json!({}));
+        assert_eq!(fields.get(&TTL), Some(Duration::from_secs(3600)));
+        assert_eq!(fields.get(&COUNT), None);
+        assert_eq!(fields.change(&TTL), Change::Keep);
+    }
+
+    #[test]
+    fn a_change_is_applied_to_what_is_stored() {
+        for (change, expected) in [(Change::Keep, 1), (Change::Reset, 2), (Change::Set(3), 3)] {
+            let mut stored = 1;
+            change.apply(&mut stored, || 2);
+            assert_eq!(stored, expected);
+        }
+    }
+}

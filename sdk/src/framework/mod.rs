@@ -1,0 +1,74 @@
+//! What engines are written with: paths declared once, from which routing, field coercion, warnings, help, OpenAPI,
+//! existence checks and patch all follow; secret types with renew and revoke; a write-ahead log.
+//!
+//! ```text
+//! request -> Backend::handle -> renew/revoke: SecretType
+//!                            -> rollback:     periodic, then the WalKind of each entry whose change does not go on
+//!                            -> help:         help + openapi
+//!                            -> else:         first matching Path -> Fields -> handler -> warnings
+//! ```
+//!
+//! A whole engine, with one path that remembers a greeting:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use serde_json::json;
+//! use vault_plugin_sdk::framework::{Backend, Call, Field, FieldSpec, Handler, Path};
+//! use vault_plugin_sdk::logical::{Answer, Factory, Map, Mount, Response, StorageExt};
+//!
+//! const TEXT: Field<String> = Field::string("text", "What to say.").default("hello");
+//! const FIELDS: &[FieldSpec] = &[TEXT.spec()];
+//!
+//! async fn read(mount: Arc<Mount>, _: Call) -> Answer {
+//!     let text: Option<String> = mount.storage.get_json("greeting").await?;
+//!     Ok(text.map(|text| Response::new(Map::from_iter([("text".into(), json!(text))]))))
+//! }
+//!
+//! async fn write(mount: Arc<Mount>, call: Call) -> Answer {
+//!     mount.storage.put_json("greeting", &call.fields.get(&TEXT)).await?;
+//!     Ok(None)
+//! }
+//!
+//! let greeting = Path::new("greeting", FIELDS)
+//!     .help("What the engine says.", "There is one greeting for each mount.")
+//!     .read(Handler::new("Read the greeting", read))
+//!     .write(Handler::new("Change the greeting", write));
+//! let factory: Factory = Backend::new("An engine that greets.").path(greeting).factory(Mount::clone);
+//! ```
+//!
+//! The modules import each other in this order only; `tests/repository/layering.rs` checks it:
+//!
+//! ```text
+//! lower, duration -> field -> coerce -> fields -> pattern -> path -> secret, wal -> declaration -> openapi -> help -> mounted
+//! ```
+//!
+//! Architecture invariant: everything a user can learn about a path is derived from its one declaration.
+
+mod coerce;
+mod declaration;
+mod duration;
+mod field;
+mod fields;
+mod help;
+mod lower;
+mod mounted;
+mod openapi;
+mod path;
+mod pattern;
+#[cfg(test)]
+mod sample;
+mod secret;
+mod wal;
+
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub use self::{coerce::fuzz::fuzz_coercion, duration::fuzz::fuzz_durations, fields::fuzz::fuzz_fields};
+
+pub use declaration::Backend;
+pub use duration::{format_duration, parse_duration};
+pub use field::{Field, FieldKind, FieldSpec, FieldType, FieldValue, WRITES};
+pub use fields::{Change, Fields};
+pub use lower::to_lower;
+pub use path::{Call, Handler, Path};
+pub use secret::{LeaseCall, SecretType};
+pub use wal::{OpenEntry, Wal, WalEntry, WalKind};

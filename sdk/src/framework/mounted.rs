@@ -1,0 +1,254 @@
+//! One mount of an engine: finds the path, lease type or log entry that a request is for, and runs its handler.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::{self, StreamExt as _};
+use uuid::Uuid;
+
+use super::declaration::{Backend, EventFn};
+use super::fields::Fields;
+use super::help;
+use super::path::{Call, Captures, Path};
+use super::secret::{LeaseCall, SecretType, is_of_type, is_untyped, mark};
+use super::wal::Wal;
+use crate::logical::{self, Answer, Error, Mount, Operation, Request, Response, SpecialPaths};
+
+/// How many entries of the write-ahead log are undone at the same time, so that a slow undo delays few others.
+const UNDONE_AT_ONCE: usize = 16;
+
+/// How many failures of one tick are logged singly.
+const FAILURES_LOGGED: usize = 8;
+
+/// How long the tasks of a mount may delay its cleanup, which the runtime stops after 5 seconds.
+const PATIENCE: Duration = Duration::from_millis(4500);
+
+impl<E: Send + Sync + 'static> Backend<E> {
+    /// Returns the factory to hand to [`crate::serve`]. `new` makes the state of one mount. All mounts share the
+    /// declaration. `new` also runs at registration, when calls of storage and system view fail, so it makes none.
+    ///
+    /// ```
+    /// use vault_plugin_sdk::framework::Backend;
+    /// use vault_plugin_sdk::logical::{Factory, Mount};
+    ///
+    /// struct Engine {
+    ///     mount: Mount,
+    /// }
+    ///
+    /// let factory: Factory = Backend::new("An engine.").factory(|mount| Engine { mount: mount.clone() });
+    /// ```
+    pub fn factory(self, new: impl Fn(&Mount) -> E + Send + Sync + 'static) -> logical::Factory {
+        let backend = Arc::new(self);
+        Arc::new(move |mount| {
+            let engine = Arc::new(new(&mount));
+            Ok(backend.clone().mount(engine, mount))
+        })
+    }
+
+    /// Makes a mount of an engine whose state the caller keeps too. Tests do.
+    pub fn mount(self: Arc<Self>, engine: Arc<E>, mount: Mount) -> Arc<dyn logical::Backend> {
+        Arc::new(Mounted { backend: self, engine, mount })
+    }
+}
+
+/// One mount: the declaration, which all mounts share, and the engine's own state.
+struct Mounted<E> {
+    backend: Arc<Backend<E>>,
+    engine: Arc<E>,
+    mount: Mount,
+}
+
+#[async_trait]
+impl<E: Send + Sync + 'static> logical::Backend for Mounted<E> {
+    async fn handle(&self, request: Request) -> Answer {
+        match request.operation {
+            Operation::Renew => self.renew(request).await,
+            Operation::Revoke => self.revoke(request).await,
+            Operation::Rollback => self.rollback(request).await,
+            Operation::Help => help::answer(&self.backend, &self.mount.plugin, &request),
+            _ => self.route(request).await,
+        }
+    }
+
+    async fn exists(&self, request: Request) -> Result<Option<bool>, Error> {
+        let Some((path, captures)) = self.find(&request.path) else { return Ok(None) };
+        let Some(check) = &path.exists else { return Ok(None) };
+        let fields = Fields::parse(path.fields, &captures, &request.data)?;
+        check(self.engine.clone(), Call { request, fields }).await.map(Some)
+    }
+
+    fn special_paths(&self) -> SpecialPaths {
+        self.backend.special.clone()
+    }
+
+    async fn initialize(&self) -> Result<(), Error> {
+        run(self.backend.initialize.as_ref(), &self.engine).await
+    }
+
+    async fn cleanup(&self) {
+        self.mount.tasks.close();
+        if let Err(error) = run(self.backend.cleanup.as_ref(), &self.engine).await {
+            tracing::error!(error = error.detail(), "failed to clean up");
+        }
+        self.mount.tasks.finish(PATIENCE).await;
+    }
+
+    fn invalidate(&self, key: &str) {
+        if let Some(invalidate) = &self.backend.invalidate {
+            invalidate(&self.engine, key);
+        }
+    }
+}
+
+impl<E: Send + Sync + 'static> Mounted<E> {
+    fn find(&self, path: &str) -> Option<(&Path<E>, Captures)> {
+        self.backend.paths.iter().find_map(|known| known.matches(path).map(|captures| (known, captures)))
+    }
+
+    async fn route(&self, request: Request) -> Answer {
+        let (path, captures) = self.find(&request.path).ok_or(Error::UnsupportedPath)?;
+        let handler = path.operations.get(&request.operation).ok_or(Error::UnsupportedOperation)?;
+        let fields = Fields::parse(path.fields, &captures, &request.data)?;
+        let warnings = parameter_warnings(&fields);
+        if handler.active_node && !self.mount.system.is_writable().await? {
+            return Err(Error::ReadOnly);
+        }
+        let operation = request.operation;
+        let run = (handler.run)(self.engine.clone(), Call { request, fields });
+        let mut answer = if handler.detached { self.mount.tasks.run(run).await?? } else { run.await? };
+        if answer.is_none() && !warnings.is_empty() && !operation.is_read() {
+            // Go engines stay silent here. A mistyped setting that is not heard of is worse than a 200 for a 204.
+            answer = Some(Response::default());
+        }
+        if let Some(response) = &mut answer {
+            response.warnings.extend(warnings);
+            debug_assert!(
+                response.secret.as_ref().is_none_or(|secret| self.type_of(secret).is_some()),
+                "path {:?} made a lease that no secret type can revoke",
+                path.pattern
+            );
+        }
+        Ok(answer)
+    }
+
+    async fn renew(&self, mut request: Request) -> Answer {
+        let (kind, secret) = self.secret_type(&mut request)?;
+        let renew = kind.renew.as_ref().ok_or(Error::UnsupportedOperation)?;
+        let mut answer = renew(self.engine.clone(), LeaseCall { request, secret }).await?;
+        if let Some(secret) = answer.as_mut().and_then(|response| response.secret.as_mut()) {
+            mark(secret, kind.name);
+        }
+        Ok(answer)
+    }
+
+    async fn revoke(&self, mut request: Request) -> Answer {
+        let (kind, secret) = self.secret_type(&mut request)?;
+        let revoke = kind.revoke.as_ref().ok_or(Error::UnsupportedOperation)?;
+        revoke(self.engine.clone(), LeaseCall { request, secret }).await?;
+        Ok(None)
+    }
+
+    fn secret_type(&self, request: &mut Request) -> Result<(&SecretType<E>, logical::Secret), Error> {
+        let secret = request.secret.take().ok_or_else(|| Error::internal("the request has no lease"))?;
+        let untyped = || self.backend.secrets.iter().find(|kind| kind.untyped && is_untyped(&secret));
+        let kind = self.type_of(&secret).or_else(untyped);
+        let kind = kind.ok_or_else(|| Error::internal("the lease has no secret_type that this engine knows"))?;
+        Ok((kind, secret))
+    }
+
+    fn type_of(&self, secret: &logical::Secret) -> Option<&SecretType<E>> {
+        self.backend.secrets.iter().find(|kind| is_of_type(secret, kind.name))
+    }
+
+    /// The host's tick. Nothing is done on nodes that may not write; what fails is tried again at the next tick.
+    async fn rollback(&self, request: Request) -> Answer {
+        if self.backend.periodic.is_none() && self.backend.wal.is_empty() {
+            return Ok(None);
+        }
+        if !self.mount.system.is_writable().await? {
+            return Ok(None);
+        }
+        let immediate = request.data.get("immediate").and_then(serde_json::Value::as_bool).unwrap_or(false);
+        // The host cuts the tick short after 90 seconds. Neither must keep the other from its turn until then.
+        let periodic = run(self.backend.periodic.as_ref(), &self.engine);
+        let (periodic, wal) = tokio::join!(periodic, self.undo(immediate));
+        periodic.and(wal).map(|()| None)
+    }
+
+    async fn undo(&self, immediate: bool) -> Result<(), Error> {
+        if self.backend.wal.is_empty() {
+            return Ok(());
+        }
+        let wal = &Wal::new(&*self.mount.storage);
+        let mut ids = wal.list().await?;
+        if ids.len() > UNDONE_AT_ONCE {
+            // What cannot be undone, or takes too long, must not stand before the others at every tick.
+            ids.sort_by_cached_key(|_| Uuid::new_v4());
+        }
+        // A mount that is removed has its last tick, and loses the log after it. Nothing new is begun there any more.
+        let immediate = immediate || (!ids.is_empty() && self.mount.system.tainted().await.unwrap_or(false));
+        let undo = |id: String| async move {
+            let undone = self.undo_one(wal, &id, immediate).await;
+            undone.map_err(|error| (id, error))
+        };
+        let mut undone = stream::iter(ids).map(undo).buffer_unordered(UNDONE_AT_ONCE);
+        let mut failures = 0;
+        let mut result = Ok(());
+        while let Some(one) = undone.next().await {
+            if let Err((id, error)) = one {
+                failures += 1;
+                if failures <= FAILURES_LOGGED {
+                    tracing::error!(wal_id = %id, error = error.detail(), "failed to undo an unfinished change, will try again");
+                }
+                result = Err(error);
+            }
+        }
+        if failures > FAILURES_LOGGED {
+            tracing::error!(failures, "failed to undo more unfinished changes than are shown here, will try again");
+        }
+        result
+    }
+
+    async fn undo_one(&self, wal: &Wal<'_>, id: &str, immediate: bool) -> Result<(), Error> {
+        if Wal::is_open(id) {
+            return Ok(());
+        }
+        let Some(entry) = wal.get(id).await? else { return Ok(()) };
+        let Some(kind) = self.backend.wal.iter().find(|kind| kind.name == entry.kind) else {
+            let text =
+                format!("kind {:?} is unknown; a version of the plugin that knows it sets this right", entry.kind);
+            return Err(Error::internal(text));
+        };
+        if !immediate && entry.age() < kind.minimum_age(&entry) {
+            return Ok(());
+        }
+        (kind.rollback)(self.engine.clone(), entry).await?;
+        Ok(wal.remove(id).await?)
+    }
+}
+
+async fn run<E>(event: Option<&EventFn<E>>, engine: &Arc<E>) -> Result<(), Error> {
+    match event {
+        Some(event) => event(engine.clone()).await,
+        None => Ok(()),
+    }
+}
+
+/// The two remarks that Go engines make about parameters (OpenBao `sdk/framework/backend.go`).
+fn parameter_warnings(fields: &Fields) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !fields.unknown.is_empty() {
+        warnings.push(format!("Endpoint ignored these unrecognized parameters: [{}]", fields.unknown.join(" ")));
+    }
+    if !fields.replaced.is_empty() {
+        warnings.push(format!(
+            "Endpoint replaced the value of these parameters with the values captured from the endpoint's path: [{}]",
+            fields.replaced.join(" ")
+        ));
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests;

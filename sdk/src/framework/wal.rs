@@ -1,0 +1,280 @@
+//! Write-ahead log: a note of what is about to be changed elsewhere, so that it can be undone if the end is never reached.
+//!
+//! An entry is written before the change and deleted after what came of it is stored. What is still there after a
+//! minimum age belongs to a change that was cut short; the host's tick hands it to the undo of its kind.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, TryFutureExt as _};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::logical::{Error, Storage, StorageError, StorageExt};
+
+/// Storage prefix of the log (OpenBao `sdk/framework/wal.go`).
+const PREFIX: &str = "wal/";
+
+/// One entry of the log.
+#[derive(Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WalEntry {
+    /// Id of the entry; its key is `wal/<id>`.
+    #[serde(skip)]
+    pub id: String,
+    /// Name of the [`WalKind`].
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What the undo needs to know.
+    pub data: Value,
+    /// When the entry was written, in seconds since 1970.
+    pub created_at: i64,
+}
+
+impl WalEntry {
+    /// Returns the data as the type that it was written as.
+    ///
+    /// # Errors
+    /// When the data has another shape.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, StorageError> {
+        T::deserialize(&self.data).map_err(|_| StorageError::Encoding {
+            key: key(&self.id),
+            reason: format!("not the data of a {:?} entry", self.kind),
+        })
+    }
+
+    /// Returns the time since the entry was written.
+    pub fn age(&self) -> Duration {
+        let seconds = Timestamp::now().as_second().saturating_sub(self.created_at);
+        Duration::from_secs(seconds.try_into().unwrap_or(0))
+    }
+}
+
+/// An entry whose change goes on. Until this is dropped, the host's tick leaves the entry alone, however old it is.
+#[must_use = "the entry is undone by the next tick once this is dropped"]
+pub struct OpenEntry {
+    id: String,
+    kind: &'static str,
+}
+
+/// Ids of the open entries of all mounts in this process.
+static OPEN: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+
+fn open() -> MutexGuard<'static, HashSet<String>> {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl OpenEntry {
+    fn new(kind: &'static str) -> Self {
+        let id = Uuid::new_v4().to_string();
+        open().insert(id.clone());
+        Self { id, kind }
+    }
+
+    /// Returns the id of the entry.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Drop for OpenEntry {
+    fn drop(&mut self) {
+        open().remove(&self.id);
+    }
+}
+
+/// The write-ahead log of a mount.
+pub struct Wal<'a> {
+    storage: &'a dyn Storage,
+}
+
+impl<'a> Wal<'a> {
+    /// Returns the log in this storage.
+    pub fn new(storage: &'a dyn Storage) -> Self {
+        Self { storage }
+    }
+
+    /// Writes an entry.
+    ///
+    /// # Errors
+    /// When storage fails; the change that the entry is for must not be made then.
+    pub async fn put<T: Serialize + Sync>(&self, kind: &'static str, data: &T) -> Result<OpenEntry, StorageError> {
+        let entry = OpenEntry::new(kind);
+        self.update(&entry, data).await?;
+        Ok(entry)
+    }
+
+    /// Writes an entry again, with what is known by now.
+    ///
+    /// # Errors
+    /// When storage fails; the old entry is still there then.
+    pub async fn update<T: Serialize + Sync>(&self, entry: &OpenEntry, data: &T) -> Result<(), StorageError> {
+        #[derive(Serialize)]
+        struct Stored<'a, T> {
+            r#type: &'a str,
+            data: &'a T,
+            created_at: i64,
+        }
+        let stored = Stored { r#type: entry.kind, data, created_at: Timestamp::now().as_second() };
+        self.storage.put_json(&key(&entry.id), &stored).await
+    }
+
+    /// Deletes an entry: its change has come to its end.
+    ///
+    /// # Errors
+    /// When storage fails; the change will be undone then.
+    pub async fn delete(&self, entry: &OpenEntry) -> Result<(), StorageError> {
+        self.remove(&entry.id).await
+    }
+
+    /// Returns the ids of all entries.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn list(&self) -> Result<Vec<String>, StorageError> {
+        self.storage.list(PREFIX).await
+    }
+
+    /// Returns an entry, or `None` if it is gone by now.
+    ///
+    /// # Errors
+    /// When storage fails or the entry is not the log's.
+    pub async fn get(&self, id: &str) -> Result<Option<WalEntry>, StorageError> {
+        let entry: Option<WalEntry> = self.storage.get_json(&key(id)).await?;
+        Ok(entry.map(|entry| WalEntry { id: id.to_owned(), ..entry }))
+    }
+
+    /// Whether the change of an entry still goes on in this process.
+    pub(super) fn is_open(id: &str) -> bool {
+        open().contains(id)
+    }
+
+    pub(super) async fn remove(&self, id: &str) -> Result<(), StorageError> {
+        self.storage.delete(&key(id)).await
+    }
+}
+
+fn key(id: &str) -> String {
+    format!("{PREFIX}{id}")
+}
+
+type RollbackFn<E> = Arc<dyn Fn(Arc<E>, WalEntry) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
+type AgeFn = fn(&WalEntry) -> Duration;
+
+/// A kind of entry, with the undo of what was cut short.
+pub struct WalKind<E> {
+    pub(super) name: &'static str,
+    pub(super) rollback: RollbackFn<E>,
+    minimum_age: Duration,
+    longer_for: Option<AgeFn>,
+}
+
+impl<E: Send + Sync + 'static> WalKind<E> {
+    /// Declares a kind. Entries younger than `minimum_age` may belong to a change that still goes on in another process and
+    /// are left alone, so it must be above the longest such change. The undo may run several times for one entry; the entry is
+    /// deleted when it succeeds, and handed to it again at the next tick when it fails.
+    pub fn new<F, Fut, Failure>(name: &'static str, minimum_age: Duration, rollback: F) -> Self
+    where
+        F: Fn(Arc<E>, WalEntry) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+        Failure: Into<Error> + 'static,
+    {
+        let rollback: RollbackFn<E> =
+            Arc::new(move |engine, entry| Box::pin(rollback(engine, entry).map_err(Into::into)));
+        Self { name, rollback, minimum_age, longer_for: None }
+    }
+
+    /// Lets entries ask for a minimum age above that of their kind, where a change may take longer than others.
+    #[must_use]
+    pub fn longer_for(mut self, age: fn(&WalEntry) -> Duration) -> Self {
+        self.longer_for = Some(age);
+        self
+    }
+
+    pub(super) fn minimum_age(&self, entry: &WalEntry) -> Duration {
+        self.longer_for.map_or(self.minimum_age, |age| age(entry).max(self.minimum_age))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::mount;
+
+    #[derive(Debug, Deserialize, PartialEq, Serialize)]
+    struct Print {
+        name: String,
+    }
+
+    fn print(name: &str) -> Print {
+        Print { name: name.into() }
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_stored_as_go_engines_do() {
+        let (mount, storage, _) = mount();
+        let before = Timestamp::now().as_second();
+        let entry = Wal::new(&*mount.storage).put("print", &print("dune")).await.unwrap();
+        let stored = storage.json(&format!("wal/{}", entry.id())).unwrap();
+        let created_at = stored["created_at"].as_i64().unwrap();
+        assert!((before..=Timestamp::now().as_second()).contains(&created_at));
+        assert_eq!(stored, json!({ "type": "print", "data": { "name": "dune" }, "created_at": created_at }));
+    }
+
+    #[tokio::test]
+    async fn an_entry_lives_until_it_is_deleted() {
+        let (mount, storage, _) = mount();
+        let wal = Wal::new(&*mount.storage);
+        let dune = wal.put("print", &print("dune")).await.unwrap();
+        let emma = wal.put("print", &print("emma")).await.unwrap();
+        assert_ne!(dune.id(), emma.id());
+        wal.update(&dune, &print("dune ii")).await.unwrap();
+        let entry = wal.get(dune.id()).await.unwrap().unwrap();
+        assert_eq!((entry.id.as_str(), entry.kind.as_str()), (dune.id(), "print"));
+        assert_eq!(entry.decode::<Print>().unwrap(), print("dune ii"));
+        assert!(entry.age() < Duration::from_secs(60));
+        let mut ids = wal.list().await.unwrap();
+        ids.sort();
+        let mut expected = [dune.id(), emma.id()];
+        expected.sort_unstable();
+        assert_eq!(ids, expected);
+        wal.delete(&dune).await.unwrap();
+        assert!(wal.get(dune.id()).await.unwrap().is_none());
+        assert_eq!(storage.keys(), [format!("wal/{}", emma.id())]);
+    }
+
+    #[tokio::test]
+    async fn data_of_another_shape_is_named_but_not_shown() {
+        let (mount, ..) = mount();
+        let wal = Wal::new(&*mount.storage);
+        let hush = wal.put("print", &json!({ "name": ["hush"] })).await.unwrap();
+        let error = wal.get(hush.id()).await.unwrap().unwrap().decode::<Print>().unwrap_err().to_string();
+        assert_eq!(error, format!("storage: entry \"wal/{}\": not the data of a \"print\" entry", hush.id()));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_where_nothing_may_be() {
+        let (mount, storage, _) = mount();
+        storage.set_read_only(true);
+        let error = Wal::new(&*mount.storage).put("print", &print("dune")).await.map(drop).unwrap_err();
+        assert_eq!(error, StorageError::ReadOnly);
+        assert!(matches!(Error::from(error), Error::ReadOnly));
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_open_while_its_change_goes_on() {
+        let (mount, storage, _) = mount();
+        let wal = Wal::new(&*mount.storage);
+        let entry = wal.put("print", &print("dune")).await.unwrap();
+        let id = entry.id().to_owned();
+        assert!(Wal::is_open(&id));
+        drop(entry);
+        assert!(!Wal::is_open(&id) && storage.keys().len() == 1);
+    }
+}

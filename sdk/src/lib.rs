@@ -1,0 +1,39 @@
+//! Runtime for secrets engines that Vault and OpenBao run as external plugins (plugin API version 5).
+//!
+//! An engine declares its paths with [`framework`] and works with the plain types of [`logical`]. Work that must go on
+//! when the caller hangs up runs as [`tasks`], and [`locks`] protect a value between reading and writing. The engine hands
+//! a [`logical::Factory`] to [`serve`], which does the rest: handshake, mutual TLS, broker, multiplexing, logs, shutdown.
+//!
+//! Architecture invariant: nothing in here names the engine that is built on it.
+
+pub mod framework;
+#[cfg(any(test, fuzzing, feature = "testing"))]
+#[doc(hidden)]
+pub mod fuzz;
+pub mod locks;
+pub mod logical;
+pub(crate) mod pb;
+mod plugin;
+mod process;
+pub mod tasks;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod wire;
+
+use std::process::ExitCode;
+
+/// Implements traits of [`logical`], such as [`logical::Storage`].
+pub use async_trait::async_trait;
+/// A point in time, in leases and fields. jiff has no version 1 yet, so an engine takes the type from here.
+pub use jiff::Timestamp;
+
+pub use self::plugin::{License, Plugin};
+pub use self::process::proxy_variables;
+
+/// Runs the plugin until its host stops it, and returns the exit status of the process. `factory` makes the backend of
+/// each mount.
+///
+/// If a person starts the binary, it prints its usage instead.
+pub fn serve(plugin: Plugin, factory: logical::Factory) -> ExitCode {
+    process::run(&plugin, move |broker| wire::routes(broker, plugin, factory))
+}

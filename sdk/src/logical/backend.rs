@@ -1,0 +1,138 @@
+//! A backend: one engine on one mount.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::error::Error;
+use super::request::Request;
+use super::response::Answer;
+use super::storage::Storage;
+use super::system::SystemView;
+use crate::plugin::Plugin;
+use crate::tasks::Tasks;
+
+/// What the runtime gives to the engine of a mount.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Mount {
+    /// The plugin that serves the mount.
+    pub plugin: Plugin,
+    /// The mount's storage. Calls fail while the plugin is only being registered.
+    pub storage: Arc<dyn Storage>,
+    /// The host's facts.
+    pub system: Arc<dyn SystemView>,
+    /// Id of the mount: the same after a restart, a reload and an upgrade. Empty at registration.
+    pub uuid: String,
+    /// The mount's `-options`, and `plugin_name`, `plugin_type`, `plugin_version`.
+    pub options: BTreeMap<String, String>,
+    /// The work that goes on when its caller hangs up.
+    pub tasks: Tasks,
+}
+
+impl Mount {
+    /// Returns a mount without id and options.
+    pub fn new(plugin: Plugin, storage: Arc<dyn Storage>, system: Arc<dyn SystemView>) -> Self {
+        Self { plugin, storage, system, uuid: String::new(), options: BTreeMap::new(), tasks: Tasks::default() }
+    }
+
+    /// Sets the id.
+    #[must_use]
+    pub fn uuid(mut self, uuid: impl Into<String>) -> Self {
+        self.uuid = uuid.into();
+        self
+    }
+
+    /// Sets the options.
+    #[must_use]
+    pub fn options(mut self, options: BTreeMap<String, String>) -> Self {
+        self.options = options;
+        self
+    }
+}
+
+/// Paths and storage keys that the host treats in a special way. A path is exact, or a prefix before a `*` at its end.
+/// A storage key is exact, or a prefix that ends in `/`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct SpecialPaths {
+    /// Paths that need the `sudo` capability as well.
+    pub root: Vec<String>,
+    /// Paths that need no token. A segment `+` stands for any one segment. The mount fails on `*` elsewhere.
+    pub unauthenticated: Vec<String>,
+    /// Storage that is not replicated to other clusters.
+    pub local_storage: Vec<String>,
+    /// Storage with the additional encryption of the seal.
+    pub seal_wrap_storage: Vec<String>,
+}
+
+impl SpecialPaths {
+    /// Adds paths that need the `sudo` capability as well.
+    #[must_use]
+    pub fn root<I: Into<String>>(mut self, paths: impl IntoIterator<Item = I>) -> Self {
+        self.root.extend(paths.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds paths that need no token.
+    #[must_use]
+    pub fn unauthenticated<I: Into<String>>(mut self, paths: impl IntoIterator<Item = I>) -> Self {
+        self.unauthenticated.extend(paths.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds storage that is not replicated to other clusters.
+    #[must_use]
+    pub fn local_storage<I: Into<String>>(mut self, keys: impl IntoIterator<Item = I>) -> Self {
+        self.local_storage.extend(keys.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds storage with the additional encryption of the seal.
+    #[must_use]
+    pub fn seal_wrap_storage<I: Into<String>>(mut self, keys: impl IntoIterator<Item = I>) -> Self {
+        self.seal_wrap_storage.extend(keys.into_iter().map(Into::into));
+        self
+    }
+}
+
+/// An engine on one mount. [`framework::Backend`](crate::framework::Backend) implements this for engines that
+/// declare their paths.
+///
+/// Calls arrive concurrently, also before [`Backend::initialize`] has returned. If the caller hangs up, the future of its
+/// call is dropped. Work that must not stop half-way belongs to the mount's [`Tasks`].
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Answers a request.
+    async fn handle(&self, request: Request) -> Answer;
+
+    /// Says whether what the request writes to exists; `None` when the path does not tell creating from updating.
+    ///
+    /// Any valid token can trigger this, even one without a right to the path: it has no effect and its errors tell
+    /// nothing.
+    async fn exists(&self, _request: Request) -> Result<Option<bool>, Error> {
+        Ok(None)
+    }
+
+    /// Returns the special paths. The host asks once, when it mounts.
+    fn special_paths(&self) -> SpecialPaths {
+        SpecialPaths::default()
+    }
+
+    /// Runs once after mounting, when storage can be written. The host holds up its unsealing for it, so it neither
+    /// waits for a network nor fails because of one.
+    async fn initialize(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Runs before unmounting, sealing or reloading. It may be called twice.
+    async fn cleanup(&self) {}
+
+    /// Another node changed this storage key: what was cached of it is stale.
+    fn invalidate(&self, _key: &str) {}
+}
+
+/// Makes the backend of a mount. It runs at registration too, where storage and facts are not available, so it uses
+/// neither.
+pub type Factory = Arc<dyn Fn(Mount) -> Result<Arc<dyn Backend>, Error> + Send + Sync>;

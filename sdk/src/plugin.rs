@@ -1,0 +1,104 @@
+//! The description of a plugin: its name, version and licence, and what its log needs to know.
+//!
+//! Architecture invariant: plain constants of the engine's crate. The runtime never fills in its own name or version.
+
+/// A plugin, as its binary describes itself. Declare it as a constant:
+///
+/// ```
+/// use vault_plugin_sdk::Plugin;
+///
+/// const PLUGIN: Plugin = Plugin::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
+///     .description("Lends cards for a while")
+///     .license("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0")
+///     .log_target(env!("CARGO_CRATE_NAME"));
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Plugin {
+    /// Name of the binary and of the plugin in the host's catalog.
+    pub name: &'static str,
+    /// Semantic version without a leading `v`. The host gets it with a leading `v`.
+    pub version: &'static str,
+    /// Commit that the binary was built from, if the build knew it.
+    pub commit: Option<&'static str>,
+    /// What the engine does, in a few words without a full stop.
+    pub description: &'static str,
+    /// Licence of the engine, shown in its OpenAPI document.
+    pub license: Option<License>,
+    /// Environment variable with the log level. It takes precedence over the host's `BAO_LOG_LEVEL` or
+    /// `VAULT_LOG_LEVEL`.
+    pub log_level_variable: Option<&'static str>,
+    /// Crate of the engine. Below info, the log shows only events of this crate and of the runtime, because
+    /// dependencies log headers there.
+    pub log_target: Option<&'static str>,
+    /// Prefixes of tokens. The log replaces the text after such a prefix.
+    pub redact: &'static [&'static str],
+}
+
+/// A licence, as OpenAPI documents name it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct License {
+    /// SPDX expression, such as `Apache-2.0`.
+    pub name: &'static str,
+    /// Address of the text.
+    pub url: &'static str,
+}
+
+impl Plugin {
+    /// Describes a plugin by its name in the catalog and its version without a leading `v`.
+    pub const fn new(name: &'static str, version: &'static str) -> Self {
+        Self {
+            name,
+            version,
+            commit: None,
+            description: "",
+            license: None,
+            log_level_variable: None,
+            log_target: None,
+            redact: &[],
+        }
+    }
+
+    /// Sets the commit that the binary was built from.
+    #[must_use]
+    pub const fn commit(mut self, commit: Option<&'static str>) -> Self {
+        self.commit = commit;
+        self
+    }
+
+    /// Sets what the engine does, in a few words without a full stop.
+    #[must_use]
+    pub const fn description(mut self, description: &'static str) -> Self {
+        self.description = description;
+        self
+    }
+
+    /// Sets the licence: its SPDX expression and the address of its text.
+    #[must_use]
+    pub const fn license(mut self, name: &'static str, url: &'static str) -> Self {
+        self.license = Some(License { name, url });
+        self
+    }
+
+    /// Sets the environment variable with the log level.
+    #[must_use]
+    pub const fn log_level_variable(mut self, name: &'static str) -> Self {
+        self.log_level_variable = Some(name);
+        self
+    }
+
+    /// Sets the crate whose events the log shows at every level: `env!("CARGO_CRATE_NAME")` in that crate.
+    #[must_use]
+    pub const fn log_target(mut self, name: &'static str) -> Self {
+        self.log_target = Some(name);
+        self
+    }
+
+    /// Sets the prefixes of tokens. The log replaces the text after such a prefix.
+    #[must_use]
+    pub const fn redact(mut self, prefixes: &'static [&'static str]) -> Self {
+        self.redact = prefixes;
+        self
+    }
+}

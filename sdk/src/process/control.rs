@@ -1,0 +1,262 @@
+//! The services that the host steers the process with, and the reasons to end it.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, Stream};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::broker::Broker;
+use crate::pb::plugin::grpc_broker_server::GrpcBroker;
+use crate::pb::plugin::grpc_controller_server::GrpcController;
+use crate::pb::plugin::grpc_stdio_server::GrpcStdio;
+use crate::pb::plugin::{ConnInfo, Empty, StdioData};
+
+/// Why the process ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Stop {
+    /// The host asked for it.
+    Shutdown,
+    /// The host closed the broker stream, which it never opens again. An orderly stop begins like that too.
+    HostGone,
+    /// The process was told to terminate.
+    Terminated,
+    /// Nobody is connected. A host that gives up between its connection and the broker stream says nothing else.
+    Unused,
+}
+
+/// How often the parent is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long the host may be without a connection.
+const UNUSED: Duration = Duration::from_secs(60);
+
+/// How long the host may take for an orderly stop that it began, or that began together with ours.
+const GRACE: Duration = Duration::from_secs(1);
+const TERMINATION_GRACE: Duration = Duration::from_secs(3);
+
+/// How long the answer to `Shutdown` may take to reach the host, which kills after 2 seconds.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// How long unfinished work may take after that.
+const WORK: Duration = Duration::from_secs(1);
+
+/// What the rest of the process knows about its end.
+#[derive(Clone)]
+pub(super) struct Control {
+    stop: SyncSender<Stop>,
+    /// Open connections of the host.
+    connections: Arc<AtomicUsize>,
+    /// Returns how much unfinished work there is.
+    unfinished: fn() -> usize,
+}
+
+/// One connection of the host, for as long as this lives.
+pub(super) struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Control {
+    /// Returns the control, and what is said to it.
+    pub(super) fn new(unfinished: fn() -> usize) -> (Self, Receiver<Stop>) {
+        let (stop, stops) = sync_channel(8);
+        (Self { stop, connections: Arc::default(), unfinished }, stops)
+    }
+
+    /// Asks the process to end. Only the first reasons are heard.
+    pub(super) fn stop(&self, reason: Stop) {
+        let _ = self.stop.try_send(reason);
+    }
+
+    /// Counts a connection of the host.
+    pub(super) fn connected(&self) -> Counted {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Counted(self.connections.clone())
+    }
+
+    fn open(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a reason to end. It runs on a thread of its own, so that no request can keep it from doing so.
+    pub(super) fn wait(&self, stops: &Receiver<Stop>) -> Stop {
+        self.wait_unless(stops, TICK, UNUSED)
+    }
+
+    fn wait_unless(&self, stops: &Receiver<Stop>, tick: Duration, unused: Duration) -> Stop {
+        let parent = rustix::process::getppid();
+        let mut seen = Instant::now();
+        loop {
+            match stops.recv_timeout(tick) {
+                Ok(reason) => return self.settle(reason, stops),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Stop::HostGone,
+            }
+            // A host that was killed leaves its children to another parent.
+            if rustix::process::getppid() != parent {
+                return Stop::HostGone;
+            }
+            if self.open() > 0 {
+                seen = Instant::now();
+            } else if seen.elapsed() > unused {
+                return Stop::Unused;
+            }
+        }
+    }
+
+    /// Gives the host the time to finish what it began.
+    fn settle(&self, first: Stop, stops: &Receiver<Stop>) -> Stop {
+        let mut reason = first;
+        if let Some(grace) = match first {
+            Stop::HostGone => Some(GRACE),
+            Stop::Terminated => Some(TERMINATION_GRACE),
+            Stop::Shutdown | Stop::Unused => None,
+        } {
+            let end = Instant::now() + grace;
+            while reason != Stop::Shutdown && self.open() > 0 {
+                match stops.recv_timeout(POLL) {
+                    Ok(next) => reason = next,
+                    Err(_) if Instant::now() < end => {}
+                    Err(_) => break,
+                }
+            }
+        }
+        let end = Instant::now() + DRAIN;
+        while reason == Stop::Shutdown && self.open() > 0 && Instant::now() < end {
+            std::thread::sleep(POLL);
+        }
+        let end = Instant::now() + WORK;
+        while (self.unfinished)() > 0 && Instant::now() < end {
+            std::thread::sleep(POLL);
+        }
+        reason
+    }
+}
+
+const POLL: Duration = Duration::from_millis(5);
+
+/// `plugin.GRPCController`.
+pub(super) struct Controller(pub(super) Control);
+
+#[tonic::async_trait]
+impl GrpcController for Controller {
+    async fn shutdown(&self, _request: Request<Empty>) -> Result<Response<Empty>, Status> {
+        self.0.stop(Stop::Shutdown);
+        Ok(Response::new(Empty {}))
+    }
+}
+
+/// `plugin.GRPCStdio`. What a plugin writes does not go this way, but a stream that ends would let the host's idle
+/// connection be closed.
+pub(super) struct Stdio;
+
+#[tonic::async_trait]
+impl GrpcStdio for Stdio {
+    type StreamStdioStream = stream::Pending<Result<StdioData, Status>>;
+
+    async fn stream_stdio(&self, _request: Request<()>) -> Result<Response<Self::StreamStdioStream>, Status> {
+        Ok(Response::new(stream::pending()))
+    }
+}
+
+/// `plugin.GRPCBroker`.
+pub(super) struct BrokerStream {
+    pub(super) broker: Arc<Broker>,
+    pub(super) control: Control,
+    /// What the broker says to the host; taken by the host's one stream.
+    pub(super) said: Mutex<Option<mpsc::Receiver<ConnInfo>>>,
+}
+
+#[tonic::async_trait]
+impl GrpcBroker for BrokerStream {
+    type StartStreamStream = Pin<Box<dyn Stream<Item = Result<ConnInfo, Status>> + Send>>;
+
+    async fn start_stream(
+        &self,
+        request: Request<Streaming<ConnInfo>>,
+    ) -> Result<Response<Self::StartStreamStream>, Status> {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let said = said.ok_or_else(|| Status::already_exists("the broker stream is open already"))?;
+        let (broker, control) = (self.broker.clone(), self.control.clone());
+        let mut heard = request.into_inner();
+        // The answer must not wait for the first message, nor end with the last one.
+        tokio::spawn(async move {
+            while let Ok(Some(info)) = heard.message().await {
+                broker.hear(info);
+            }
+            control.stop(Stop::HostGone);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(said).map(Ok))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orderly_stop_goes_on_after_the_broker_stream_ended() {
+        let (control, stops) = Control::new(|| 0);
+        let _connection = control.connected();
+        control.stop(Stop::HostGone);
+        control.stop(Stop::Shutdown);
+        assert_eq!(control.wait(&stops), Stop::Shutdown);
+    }
+
+    #[test]
+    fn shutdown_does_not_wait_for_a_host_that_stays() {
+        let (control, stops) = Control::new(|| 0);
+        let _connection = control.connected();
+        let start = Instant::now();
+        control.stop(Stop::Shutdown);
+        assert_eq!(control.wait(&stops), Stop::Shutdown);
+        assert!(start.elapsed() < GRACE);
+    }
+
+    #[test]
+    fn host_that_left_before_it_opened_the_broker_stream_ends_the_process() {
+        let (control, stops) = Control::new(|| 0);
+        let connection = control.connected();
+        let (end, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let _ = end.send(control.wait_unless(&stops, Duration::from_millis(1), Duration::from_millis(50)));
+        });
+        assert!(ended.recv_timeout(Duration::from_millis(200)).is_err(), "it ends although the host is connected");
+        drop(connection);
+        assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(Stop::Unused));
+    }
+
+    #[test]
+    fn lost_host_ends_the_process_at_once_if_no_connection_is_left() {
+        let (control, stops) = Control::new(|| 0);
+        drop(control.connected());
+        control.stop(Stop::HostGone);
+        let start = Instant::now();
+        assert_eq!(control.wait(&stops), Stop::HostGone);
+        assert!(start.elapsed() < GRACE);
+    }
+
+    #[test]
+    fn unfinished_work_has_a_moment_to_end() {
+        static LEFT: AtomicUsize = AtomicUsize::new(10);
+        let (control, stops) = Control::new(|| LEFT.fetch_sub(1, Ordering::Relaxed));
+        control.stop(Stop::Shutdown);
+        assert_eq!((control.wait(&stops), LEFT.load(Ordering::Relaxed)), (Stop::Shutdown, usize::MAX));
+
+        let (control, stops) = Control::new(|| 1);
+        control.stop(Stop::Shutdown);
+        let start = Instant::now();
+        assert_eq!(control.wait(&stops), Stop::Shutdown);
+        assert!((WORK..WORK * 3).contains(&start.elapsed()), "{:?}", start.elapsed());
+    }
+}

@@ -1,0 +1,238 @@
+//! The log: `tracing` events as hclog lines on stderr, where the host picks them up.
+//!
+//! The host filters by itself and does not tell its level, so the level comes from the environment.
+
+mod line;
+mod writer;
+
+use std::fmt::{Debug, Write};
+use std::panic::PanicHookInfo;
+
+use jiff::Timestamp;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{FilterFn, LevelFilter};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+
+use self::writer::Writer;
+
+/// Writes what waits in the queue when it is dropped.
+pub(super) struct Guard(Writer);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
+}
+
+/// Starts the log of this process, panics included. `engine` is the crate that may speak at every level; what follows one
+/// of the prefixes in `secrets` is blacked out.
+pub(super) fn start(level: Option<&str>, engine: Option<&'static str>, secrets: &'static [&'static str]) -> Guard {
+    let writer = Writer::start(std::io::stderr());
+    let known = level.map_or(Some(LevelFilter::INFO), parse_level);
+    let threshold = known.unwrap_or(LevelFilter::INFO);
+    let subscriber = tracing_subscriber::registry()
+        .with(threshold)
+        .with(Hclog { writer: writer.clone(), secrets }.with_filter(ours(engine)));
+    // Fails only if there is one already, which then takes the events.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    std::panic::set_hook(Box::new(log_panic));
+    if known.is_none() {
+        tracing::warn!("unknown log level in the environment, using info");
+    }
+    Guard(writer)
+}
+
+/// Below info the dependencies show headers and bodies, so there only the runtime and the engine may speak.
+fn ours(engine: Option<&'static str>) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
+    FilterFn::new(move |metadata: &Metadata<'_>| {
+        let speaker = metadata.target().split("::").next();
+        *metadata.level() <= Level::INFO
+            || speaker == Some(env!("CARGO_CRATE_NAME"))
+            || (engine.is_some() && speaker == engine)
+    })
+}
+
+/// The level names of hclog.
+fn parse_level(name: &str) -> Option<LevelFilter> {
+    Some(match name.trim().to_ascii_lowercase().as_str() {
+        "trace" => LevelFilter::TRACE,
+        "debug" => LevelFilter::DEBUG,
+        "info" | "notice" => LevelFilter::INFO,
+        "warn" | "warning" => LevelFilter::WARN,
+        "error" | "err" => LevelFilter::ERROR,
+        "off" => LevelFilter::OFF,
+        _ => return None,
+    })
+}
+
+/// The default text of a panic would be a plain line, which the host shows in debug mode only.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let location = info.location().map(ToString::to_string).unwrap_or_default();
+    tracing::error!(panic = text.unwrap_or("no text"), location, "panicked");
+}
+
+/// Turns events into lines, with the fields of the spans around them.
+struct Hclog {
+    writer: Writer,
+    secrets: &'static [&'static str],
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Hclog {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        values.record(&mut fields);
+        if let Some(span) = context.span(id)
+            && let Some(known) = span.extensions_mut().get_mut::<Fields>()
+        {
+            known.0.extend(fields.0);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Vec::new();
+        for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
+            if let Some(known) = span.extensions().get::<Fields>() {
+                fields.extend(known.0.iter().cloned());
+            }
+        }
+        let mut own = Fields::default();
+        event.record(&mut own);
+        let message = own.0.iter().position(|(name, _)| *name == "message").map(|at| own.0.remove(at).1);
+        fields.extend(own.0);
+        let record = line::Record {
+            level: *event.metadata().level(),
+            time: Timestamp::now(),
+            module: event.metadata().target(),
+            message: message.as_deref().unwrap_or_default(),
+            fields: fields.iter().map(|(name, value)| (*name, value.as_str())).collect(),
+        };
+        self.writer.line(line::render(&record, self.secrets));
+    }
+}
+
+/// Fields with their values as text.
+#[derive(Default)]
+struct Fields(Vec<(&'static str, String)>);
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.push((field.name(), value.to_owned()));
+    }
+
+    fn record_error(&mut self, field: &Field, error: &(dyn std::error::Error + 'static)) {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            // Writing to a string does not fail.
+            let _ = write!(text, ": {cause}");
+            source = cause.source();
+        }
+        self.0.push((field.name(), text));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.push((field.name(), format!("{value:?}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use serde_json::Value;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl writer::Output for Output {
+        fn is_ready(&self) -> bool {
+            true
+        }
+    }
+
+    /// Returns the lines that are logged while `run` runs.
+    fn logged(run: impl FnOnce()) -> Vec<Value> {
+        let output = Output::default();
+        let writer = Writer::start(output.clone());
+        let layer = Hclog { writer: writer.clone(), secrets: &["Tok:"] }.with_filter(ours(Some("engine")));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(LevelFilter::DEBUG).with(layer), run);
+        writer.flush();
+        let bytes = output.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        String::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn event_carries_its_fields_and_those_of_its_spans() {
+        let lines = logged(|| {
+            let outer = tracing::error_span!("request", mount = "astra/", id = tracing::field::Empty);
+            let _outer = outer.enter();
+            outer.record("id", "r1");
+            let _inner = tracing::error_span!("inner", id = "r2").entered();
+            tracing::info!(count = 3, ok = true, token = %"Tok:abc", "created {}", "token");
+        });
+        assert_eq!(lines.len(), 1);
+        let line = &lines[0];
+        assert_eq!(line["@message"], "created token");
+        assert_eq!(line["@level"], "info");
+        assert_eq!((&line["mount"], &line["id"]), (&"astra/".into(), &"r2".into()));
+        assert_eq!((&line["count"], &line["ok"]), (&"3".into(), &"true".into()));
+        assert_eq!(line["token"], "Tok:[redacted]");
+    }
+
+    #[test]
+    fn error_is_told_with_its_causes() {
+        let cause = std::io::Error::other("inner");
+        let error = crate::logical::Error::Internal { message: "outer".into(), cause: Some(Box::new(cause)) };
+        let lines = logged(|| {
+            tracing::error!(error = &error as &(dyn std::error::Error + 'static), "failed");
+        });
+        assert_eq!(lines[0]["error"], "outer: inner");
+    }
+
+    #[test]
+    fn dependencies_are_heard_from_info_up_only() {
+        let lines = logged(|| {
+            tracing::debug!(target: "hyper::proto", "header");
+            tracing::info!(target: "hyper::proto", "fine");
+            tracing::debug!("ours");
+            tracing::debug!(target: "engine::path", "the engine's");
+            tracing::trace!("too much");
+        });
+        let messages: Vec<_> = lines.iter().map(|line| line["@message"].as_str().unwrap()).collect();
+        assert_eq!(messages, ["fine", "ours", "the engine's"]);
+    }
+
+    #[test]
+    fn levels_have_the_names_of_hclog() {
+        assert_eq!(parse_level(" WARN "), Some(LevelFilter::WARN));
+        assert_eq!(parse_level("err"), Some(LevelFilter::ERROR));
+        assert_eq!(parse_level("loud"), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! What the binary says to somebody who starts it by hand.
+//!
+//! Architecture invariant: only reached without the host's cookie. A host may pass any argument, these too.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use sha2::{Digest, Sha256};
+
+use super::handshake;
+use crate::plugin::Plugin;
+
+/// Answers the flags, with one dash or two; anything else gets the explanation and a failure.
+///
+/// Hosts that take the plugin for one of another kind start it without their cookie too: nothing slow may be done for
+/// them, and nothing may go to stdout (`vault/sdk` `database/dbplugin`).
+pub(super) fn answer(plugin: &Plugin, arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut flags = arguments.filter_map(|argument| Flag::parse(argument.to_str()?));
+    // Errors of writing are ignored: there is nobody else to tell.
+    let _ = match flags.next() {
+        Some(Flag::Version) => io::stdout().write_all(version(plugin).as_bytes()),
+        Some(Flag::Help) => {
+            let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from(plugin.name));
+            let sha256 = sha256(&binary).ok();
+            io::stdout().write_all(help(plugin, &binary, sha256.as_deref()).as_bytes())
+        }
+        None => {
+            let _ = io::stderr().write_all(explanation(plugin).as_bytes());
+            return ExitCode::FAILURE;
+        }
+    };
+    ExitCode::SUCCESS
+}
+
+enum Flag {
+    Version,
+    Help,
+}
+
+impl Flag {
+    fn parse(argument: &str) -> Option<Self> {
+        match argument {
+            "-version" | "--version" | "-v" => Some(Self::Version),
+            "-help" | "--help" | "-h" => Some(Self::Help),
+            _ => None,
+        }
+    }
+}
+
+fn version(plugin: &Plugin) -> String {
+    let Plugin { name, version, .. } = plugin;
+    let commit = plugin.commit.filter(|commit| !commit.is_empty()).unwrap_or("unknown");
+    format!("{name} v{version}\ncommit: {commit}\nprotocol: plugin API version {}\n", handshake::VERSION)
+}
+
+fn explanation(plugin: &Plugin) -> String {
+    let Plugin { name, version, .. } = plugin;
+    format!(
+        "{name} v{version} is a plugin of Vault and OpenBao.
+It is not meant to be run by hand: the server starts it. To see how to register it with one, run it with -help.
+"
+    )
+}
+
+/// The commands are for the binary as it lies there. Without its digest they have the command that makes it.
+fn help(plugin: &Plugin, binary: &Path, sha256: Option<&str>) -> String {
+    let Plugin { name, version, description, .. } = plugin;
+    let first = plugin.log_level_variable.map(|name| format!("{name}, then from ")).unwrap_or_default();
+    let path = quoted(&binary.to_string_lossy());
+    let file = quoted(&binary.file_name().unwrap_or(binary.as_os_str()).to_string_lossy());
+    let sha256 = sha256.map_or_else(|| format!("\"$(sha256sum {path} | cut -d' ' -f1)\""), str::to_owned);
+    format!(
+        "{name} v{version}
+{description}.
+
+This is a plugin: Vault or OpenBao starts it. \"bao\" works like \"vault\" below.
+
+1. Put it into the directory that \"plugin_directory\" names in the server's configuration, on every node:
+
+    install -m 0755 {path} \"$PLUGIN_DIRECTORY/\"
+
+2. Register it. The server runs it only as long as its SHA-256 is this one:
+
+    vault plugin register -sha256={sha256} \\
+        -command={file} -version=v{version} secret {name}
+
+3. Mount it, with -path=... for another path than its name:
+
+    vault secrets enable {name}
+
+To upgrade from a version that is registered already, do 1 and 2, then:
+
+    vault secrets tune -plugin-version=v{version} {name}/
+    vault plugin reload -plugin={name}
+
+Flags:
+
+    -version  shows the version, the commit it was built from and the version of the plugin protocol
+    -help     shows this
+
+Arguments that the server passes (\"-args\" at registration) are accepted and ignored. The log level is read from
+{first}the server's own variable: trace, debug, info, warn or error.
+"
+    )
+}
+
+/// Returns a word that a shell reads as this text.
+fn quoted(text: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "/._-+=:@%,".contains(character);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn sha256(file: &Path) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    io::copy(&mut File::open(file)?, &mut hash)?;
+    let mut text = String::new();
+    for byte in hash.finalize() {
+        // A String takes everything.
+        let _ = write!(text, "{byte:02x}");
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_a_shell_are_quoted_if_they_have_to_be() {
+        assert_eq!(quoted("/opt/vault/plugins/astra_v3.0.0"), "/opt/vault/plugins/astra_v3.0.0");
+        assert_eq!(quoted("my plugin"), "'my plugin'");
+        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
+        assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn flags_have_one_dash_or_two_and_nothing_more() {
+        for argument in ["version", "---version", "-versions", "-help=x", "help", "", "-"] {
+            assert!(Flag::parse(argument).is_none(), "{argument}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_hashed() {
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(sha256(Path::new("/dev/null")).unwrap(), empty);
+        assert!(sha256(Path::new("/dev/null/nothing")).is_err());
+    }
+}

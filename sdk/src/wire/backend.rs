@@ -1,0 +1,383 @@
+//! `pb.Backend`: the instances of this process, one for each mount, and what the host asks of them.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::time::timeout;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+use tracing::{Instrument, Span};
+
+use super::channel::Channel;
+use super::storage::RemoteStorage;
+use super::system::RemoteSystem;
+use super::{answer, convert};
+use crate::logical::{Backend, Factory, Mount, Operation};
+use crate::pb::pb;
+use crate::pb::pb::backend_server;
+use crate::plugin::Plugin;
+use crate::process::Broker;
+
+/// A secrets engine, as opposed to an auth method (`sdk/logical`, `TypeLogical`).
+const TYPE_LOGICAL: u32 = 1;
+
+/// The metadata that names an instance.
+const MULTIPLEX_ID: &str = "multiplex_id";
+
+/// The name of the only instance, for hosts that name none. Names of hosts have ten characters.
+const SINGLE: &str = "single";
+
+/// How long connecting to the host may take once it said where.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long cleaning up may take; the host waits for it while it unmounts or seals.
+const CLEANUP: Duration = Duration::from_secs(5);
+
+/// The service.
+pub(super) struct Service {
+    broker: Arc<Broker>,
+    plugin: Plugin,
+    factory: Factory,
+    /// Never locked while anything is awaited.
+    instances: RwLock<HashMap<String, Arc<Instance>>>,
+}
+
+/// One mount, for as long as the host keeps it set up.
+struct Instance {
+    backend: Arc<dyn Backend>,
+    /// Id of the mount; the name of the instance changes with each set-up.
+    uuid: String,
+}
+
+impl Instance {
+    fn span(&self, request: &pb::Request) -> Span {
+        // At the level of an error, so that no line lacks it.
+        tracing::error_span!(
+            "request",
+            mount = request.mount_point,
+            backend_uuid = self.uuid,
+            request_id = request.id,
+            operation = request.operation,
+        )
+    }
+}
+
+impl Service {
+    pub(super) fn new(broker: Arc<Broker>, plugin: Plugin, factory: Factory) -> Self {
+        Self { broker, plugin, factory, instances: RwLock::default() }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<Instance>>> {
+        self.instances.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<String, Arc<Instance>>> {
+        self.instances.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn instance(&self, metadata: &MetadataMap) -> Result<Arc<Instance>, Status> {
+        let name = instance_name(metadata)?;
+        self.read().get(&name).cloned().ok_or_else(|| Status::not_found("no backend instance found"))
+    }
+
+    async fn setup_instance(&self, args: pb::SetupArgs) -> Result<Instance, String> {
+        let channel = self.connect(args.broker_id).await?;
+        let (storage, system) = (RemoteStorage::new(channel.clone()), RemoteSystem::new(channel));
+        let mount = Mount::new(self.plugin, Arc::new(storage), Arc::new(system))
+            .uuid(args.backend_uuid.clone())
+            .options(args.config.into_iter().collect());
+        let factory = self.factory.clone();
+        match catch(async move { factory(mount) }).await {
+            Some(Ok(backend)) => Ok(Instance { backend, uuid: args.backend_uuid }),
+            Some(Err(error)) => {
+                tracing::error!(error = &error as &(dyn std::error::Error + 'static), "the mount could not be set up");
+                Err(error.to_string())
+            }
+            None => Err("internal error".into()),
+        }
+    }
+
+    /// Connects to the host's services for a mount.
+    async fn connect(&self, broker_id: u32) -> Result<Channel, String> {
+        let told = |error: &dyn std::fmt::Display| format!("cannot reach the host's services: {error}");
+        let route = self.broker.route(broker_id).await.map_err(|error| told(&error))?;
+        let broker = self.broker.clone();
+        let channel = Channel::new(move || {
+            let (broker, route) = (broker.clone(), route.clone());
+            async move { broker.connect(&route).await }.boxed()
+        });
+        match timeout(CONNECT, channel.connect()).await {
+            Ok(connected) => connected.map(|()| channel).map_err(|error| told(&error)),
+            Err(_) => Err(told(&"no connection in time")),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl backend_server::Backend for Service {
+    async fn setup(&self, request: Request<pb::SetupArgs>) -> Result<Response<pb::SetupReply>, Status> {
+        let name = instance_name(request.metadata())?;
+        let err = match self.setup_instance(request.into_inner()).await {
+            Ok(instance) => {
+                self.write().insert(name, Arc::new(instance));
+                String::new()
+            }
+            Err(error) => error,
+        };
+        Ok(Response::new(pb::SetupReply { err }))
+    }
+
+    async fn r#type(&self, request: Request<pb::Empty>) -> Result<Response<pb::TypeReply>, Status> {
+        instance_name(request.metadata())?;
+        Ok(Response::new(pb::TypeReply { r#type: TYPE_LOGICAL }))
+    }
+
+    async fn special_paths(&self, request: Request<pb::Empty>) -> Result<Response<pb::SpecialPathsReply>, Status> {
+        let instance = self.instance(request.metadata())?;
+        let paths = catch(async move { instance.backend.special_paths() }).await.ok_or_else(panicked)?;
+        Ok(Response::new(pb::SpecialPathsReply { paths: Some(convert::special_paths(paths)) }))
+    }
+
+    async fn initialize(&self, request: Request<pb::InitializeArgs>) -> Result<Response<pb::InitializeReply>, Status> {
+        let instance = self.instance(request.metadata())?;
+        let span = tracing::error_span!("initialize", backend_uuid = instance.uuid);
+        let run = async move { answer::initialized(instance.backend.initialize().await) };
+        Ok(Response::new(catch(run.instrument(span)).await.ok_or_else(panicked)?))
+    }
+
+    async fn cleanup(&self, request: Request<pb::Empty>) -> Result<Response<pb::Empty>, Status> {
+        let name = instance_name(request.metadata())?;
+        let instance = self.write().remove(&name);
+        // The host cleans up twice when it unmounts.
+        if let Some(instance) = instance {
+            let span = tracing::error_span!("cleanup", backend_uuid = instance.uuid);
+            let run = async move { timeout(CLEANUP, instance.backend.cleanup()).await };
+            if let Some(Err(_)) = catch(run.instrument(span.clone())).await {
+                span.in_scope(|| tracing::warn!("cleaning up took too long and was given up"));
+            }
+        }
+        Ok(Response::new(pb::Empty {}))
+    }
+
+    async fn invalidate_key(&self, request: Request<pb::InvalidateKeyArgs>) -> Result<Response<pb::Empty>, Status> {
+        let instance = self.instance(request.metadata())?;
+        let key = request.into_inner().key;
+        catch(async move { instance.backend.invalidate(&key) }).await.ok_or_else(panicked)?;
+        Ok(Response::new(pb::Empty {}))
+    }
+
+    async fn handle_request(
+        &self,
+        request: Request<pb::HandleRequestArgs>,
+    ) -> Result<Response<pb::HandleRequestReply>, Status> {
+        // Before anything else is looked at or locked: anybody can send such requests, even without a token, and OpenBao
+        // sends one before each request.
+        let asked = request.get_ref().request.as_ref().and_then(|request| Operation::parse(&request.operation));
+        let Some(operation) = asked else { return Ok(Response::new(answer::unsupported())) };
+        let instance = self.instance(request.metadata())?;
+        let request = request.into_inner().request.unwrap_or_default();
+        let span = instance.span(&request);
+        let renewed = (operation == Operation::Renew).then(|| {
+            let options = request.secret.as_ref().and_then(|secret| secret.lease_options.as_ref());
+            (request.data.clone(), options.and_then(|options| options.issue_time))
+        });
+        let run = async move {
+            let answer = match convert::request(operation, request) {
+                Ok(request) => instance.backend.handle(request).await,
+                Err(error) => Err(error),
+            };
+            answer::reply(operation, answer, renewed)
+        };
+        Ok(Response::new(catch(run.instrument(span)).await.unwrap_or_else(answer::panicked)))
+    }
+
+    async fn handle_existence_check(
+        &self,
+        request: Request<pb::HandleExistenceCheckArgs>,
+    ) -> Result<Response<pb::HandleExistenceCheckReply>, Status> {
+        let instance = self.instance(request.metadata())?;
+        let request = request.into_inner().request.unwrap_or_default();
+        let Some(operation) = Operation::parse(&request.operation) else {
+            return Ok(Response::new(pb::HandleExistenceCheckReply::default()));
+        };
+        let span = instance.span(&request);
+        let run = async move {
+            answer::existence(match convert::request(operation, request) {
+                Ok(request) => instance.backend.exists(request).await,
+                Err(error) => Err(error),
+            })
+        };
+        let reply = catch(run.instrument(span)).await.unwrap_or_else(answer::existence_panicked);
+        Ok(Response::new(reply))
+    }
+}
+
+/// Returns the name of the instance that a call is for.
+fn instance_name(metadata: &MetadataMap) -> Result<String, Status> {
+    let mut names = metadata.get_all(MULTIPLEX_ID).iter();
+    let Some(name) = names.next() else { return Ok(SINGLE.to_owned()) };
+    match name.to_str() {
+        Ok(name) if !name.is_empty() && names.next().is_none() => Ok(name.to_owned()),
+        _ => Err(Status::invalid_argument("multiplex_id must be one value that is not empty")),
+    }
+}
+
+/// Returns `None` if the future panics. The panic hook has logged it by then; other requests go on.
+async fn catch<T>(run: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(run).catch_unwind().await.ok()
+}
+
+fn panicked() -> Status {
+    Status::internal("internal error")
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tonic::Code;
+
+    use super::backend_server::Backend as _;
+    use super::*;
+    use crate::logical::{Answer, Error, Map, Request as Call, Response as Reply, SpecialPaths};
+    use crate::process::tests::broker;
+
+    /// Answers with its name, panics where it is told to, and counts nothing it should not have been asked.
+    struct Echo(&'static str);
+
+    #[async_trait]
+    impl Backend for Echo {
+        async fn handle(&self, request: Call) -> Answer {
+            assert!(request.path != "panic", "told to");
+            Ok(Some(Reply::new(Map::from_iter([("name".to_owned(), self.0.into())]))))
+        }
+
+        async fn exists(&self, request: Call) -> Result<Option<bool>, Error> {
+            assert!(request.path != "panic", "told to");
+            Ok(Some(true))
+        }
+
+        fn special_paths(&self) -> SpecialPaths {
+            SpecialPaths { local_storage: vec!["wal/".into()], ..SpecialPaths::default() }
+        }
+
+        async fn initialize(&self) -> Result<(), Error> {
+            Err(Error::invalid(self.0))
+        }
+
+        async fn cleanup(&self) {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+        }
+
+        fn invalidate(&self, key: &str) {
+            assert!(key != "panic", "told to");
+        }
+    }
+
+    fn service(instances: &[&'static str]) -> Service {
+        let service =
+            Service::new(broker(), Plugin::new("echo", "1.0.0"), Arc::new(|_| Err(Error::internal("unused"))));
+        for &name in instances {
+            let instance = Instance { backend: Arc::new(Echo(name)), uuid: format!("uuid-{name}") };
+            service.write().insert(name.to_owned(), Arc::new(instance));
+        }
+        service
+    }
+
+    fn to<T>(instance: &str, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert(MULTIPLEX_ID, instance.parse().unwrap());
+        request
+    }
+
+    async fn ask(service: &Service, instance: &str, operation: &str, path: &str, data: &str) -> pb::HandleRequestReply {
+        let request =
+            pb::Request { operation: operation.into(), path: path.into(), data: data.into(), ..pb::Request::default() };
+        let args = pb::HandleRequestArgs { storage_id: 0, request: Some(request) };
+        service.handle_request(to(instance, args)).await.unwrap().into_inner()
+    }
+
+    fn err_type(reply: &pb::HandleRequestReply) -> Option<u32> {
+        reply.err.as_ref().map(|err| err.err_type)
+    }
+
+    #[tokio::test]
+    async fn requests_reach_the_instance_they_name() {
+        let service = service(&["a", "b", SINGLE]);
+        for name in ["a", "b"] {
+            let reply = ask(&service, name, "read", "x", "null").await;
+            assert_eq!(reply.response.unwrap().data, format!(r#"{{"name":"{name}"}}"#));
+        }
+        let unnamed = service.special_paths(Request::new(pb::Empty {})).await.unwrap().into_inner();
+        assert_eq!(unnamed.paths.unwrap().local_storage, ["wal/"]);
+    }
+
+    #[tokio::test]
+    async fn instance_must_be_known_and_named_once() {
+        let service = service(&["a"]);
+        let unknown = service.special_paths(to("b", pb::Empty {})).await.unwrap_err();
+        assert_eq!((unknown.code(), unknown.message()), (Code::NotFound, "no backend instance found"));
+        let mut twice = to("a", pb::Empty {});
+        twice.metadata_mut().append(MULTIPLEX_ID, "a".parse().unwrap());
+        for request in [twice, to("", pb::Empty {})] {
+            assert_eq!(service.special_paths(request).await.unwrap_err().code(), Code::InvalidArgument);
+        }
+    }
+
+    #[tokio::test]
+    async fn unknown_operation_is_refused_before_its_data_is_read() {
+        let service = service(&["a"]);
+        for operation in ["resolve-path", "header", "foo", ""] {
+            let reply = ask(&service, "a", operation, "panic", "{no json").await;
+            assert_eq!(err_type(&reply), Some(5), "{operation}");
+        }
+    }
+
+    #[tokio::test]
+    async fn panic_spoils_one_request_only() {
+        let service = service(&["a"]);
+        assert_eq!(err_type(&ask(&service, "a", "read", "panic", "").await), Some(2));
+        assert!(ask(&service, "a", "read", "x", "").await.response.is_some());
+        let request = pb::Request { operation: "update".into(), path: "panic".into(), ..pb::Request::default() };
+        let args = pb::HandleExistenceCheckArgs { storage_id: 0, request: Some(request) };
+        let reply = service.handle_existence_check(to("a", args)).await.unwrap().into_inner();
+        assert_eq!(reply.err.unwrap().err_type, 2);
+        let args = pb::InvalidateKeyArgs { key: "panic".into() };
+        assert!(service.invalidate_key(to("a", args)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn data_that_cannot_be_read_is_a_400_or_tried_again() {
+        let service = service(&["a"]);
+        let reply = ask(&service, "a", "update", "x", "{\"n\":1e400}").await;
+        assert!(reply.response.unwrap().data.contains("\"error\""));
+        assert_eq!(err_type(&ask(&service, "a", "revoke", "x", "[]").await), Some(4));
+    }
+
+    #[tokio::test]
+    async fn initialize_tells_its_error() {
+        let reply = service(&["a"]).initialize(to("a", pb::InitializeArgs {})).await.unwrap().into_inner();
+        assert_eq!(reply.err.unwrap().err_msg, "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cleanup_is_bounded_and_may_come_twice() {
+        let service = service(&["a", "b"]);
+        for _ in 0..2 {
+            service.cleanup(to("a", pb::Empty {})).await.unwrap();
+        }
+        assert!(service.special_paths(to("a", pb::Empty {})).await.is_err());
+        assert!(service.special_paths(to("b", pb::Empty {})).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn setup_without_a_way_to_the_host_tells_so() {
+        let service = service(&[]);
+        let reply = service.setup(to("a", pb::SetupArgs::default())).await.unwrap().into_inner();
+        assert!(reply.err.contains("the host did not say where it serves"), "{}", reply.err);
+        assert!(service.read().is_empty());
+    }
+}

@@ -1,0 +1,309 @@
+//! The way from a mount to the host's services: gRPC calls on one HTTP/2 connection, straight on `h2`.
+//!
+//! tonic's own channel puts a queue, a task of its own and a task for each call between a call and its stream. For the
+//! calls in here, which are many, small and answered at once, that costs more than all the rest of them.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use h2::client::SendRequest;
+use h2::{RecvStream, SendStream};
+use http_body::{Body as _, Frame};
+use tonic::Status;
+use tonic::body::Body;
+use tower::Service;
+
+use crate::process::Io;
+
+/// What an HTTP/2 request needs to have for scheme and host. The socket is known, and TLS is the connector's, so neither
+/// says anything.
+pub(super) fn origin() -> http::Uri {
+    http::Uri::from_static("http://localhost")
+}
+
+/// How much of one answer, and of all answers, the host may send before any of it is read.
+const WINDOWS: (u32, u32) = (2 << 20, 4 << 20);
+
+const TICK: Duration = Duration::from_secs(1);
+
+/// Makes a connection to the host.
+type Connect = dyn Fn() -> BoxFuture<'static, io::Result<Box<dyn Io>>> + Send + Sync;
+
+/// A connection that all clones share. One that is lost is made again for the next call.
+#[derive(Clone)]
+pub(super) struct Channel(Arc<Shared>);
+
+struct Shared {
+    connect: Box<Connect>,
+    calls: Arc<Calls>,
+    /// The connection; none before the first one.
+    current: Mutex<Option<SendRequest<Bytes>>>,
+    /// Held while a connection is made.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Channel {
+    /// Returns a channel that has not connected yet.
+    pub(super) fn new(
+        connect: impl Fn() -> BoxFuture<'static, io::Result<Box<dyn Io>>> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            connect: Box::new(connect),
+            calls: Arc::default(),
+            current: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    /// Connects, if there is no connection.
+    ///
+    /// # Errors
+    /// When the host cannot be reached.
+    pub(super) async fn connect(&self) -> io::Result<()> {
+        self.0.ready().await.map(drop)
+    }
+}
+
+impl Service<http::Request<Body>> for Channel {
+    type Response = http::Response<Answer>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Self::Response, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.send(request).await })
+    }
+}
+
+impl Shared {
+    async fn send(&self, request: http::Request<Body>) -> Result<http::Response<Answer>, Status> {
+        self.calls.count();
+        let unreachable = |error: io::Error| Status::unavailable(format!("the host cannot be reached: {error}"));
+        let mut connection = self.ready().await.map_err(unreachable)?;
+        let (head, body) = request.into_parts();
+        let (answer, stream) = connection.send_request(http::Request::from_parts(head, ()), false).map_err(broken)?;
+        send_body(body, stream).await?;
+        Ok(answer.await.map_err(broken)?.map(Answer))
+    }
+
+    /// Returns a connection that takes requests.
+    async fn ready(&self) -> io::Result<SendRequest<Bytes>> {
+        if let Some(connection) = self.usable().await {
+            return Ok(connection);
+        }
+        let _turn = self.turn.lock().await;
+        // Another call may have had its turn meanwhile.
+        if let Some(connection) = self.usable().await {
+            return Ok(connection);
+        }
+        let stream = (self.connect)().await?;
+        let mut builder = h2::client::Builder::new();
+        // A call that is given up is reset, and its answer may be on the way by then. By default the 1024th of those ends
+        // the connection, and with it the calls of others.
+        builder.max_local_error_reset_streams(None).enable_push(false);
+        builder.initial_window_size(WINDOWS.0).initial_connection_window_size(WINDOWS.1);
+        let (requests, connection) = builder.handshake(stream).await.map_err(io::Error::other)?;
+        tokio::spawn(async move {
+            // The calls hear of its end.
+            if let Err(error) = connection.await {
+                tracing::debug!(error = &error as &(dyn std::error::Error + 'static), "a connection to the host broke");
+            }
+        });
+        *self.current() = Some(requests.clone());
+        Ok(requests)
+    }
+
+    async fn usable(&self) -> Option<SendRequest<Bytes>> {
+        let connection = self.current().clone()?;
+        connection.ready().await.ok()
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<SendRequest<Bytes>>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps a timer while calls are made.
+///
+/// Each call has a deadline, most of half a minute, and nearly none is reached. But for a deadline that is earlier than all
+/// others, tokio wakes itself to wait anew: two system calls. With a timer that ends within a second, none is earlier.
+#[derive(Default)]
+struct Calls {
+    since_tick: AtomicBool,
+    is_ticking: AtomicBool,
+}
+
+impl Calls {
+    fn count(self: &Arc<Self>) {
+        self.since_tick.store(true, Ordering::Relaxed);
+        if !self.is_ticking.swap(true, Ordering::Relaxed) {
+            let calls = self.clone();
+            tokio::spawn(async move {
+                while calls.since_tick.swap(false, Ordering::Relaxed) {
+                    tokio::time::sleep(TICK).await;
+                }
+                calls.is_ticking.store(false, Ordering::Relaxed);
+            });
+        }
+    }
+}
+
+/// Sends the body of a request. It is in memory as a whole, so what the host does not take yet may wait there.
+async fn send_body(body: Body, mut stream: SendStream<Bytes>) -> Result<(), Status> {
+    let mut body = std::pin::pin!(body);
+    let mut last = Bytes::new();
+    while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let Ok(data) = frame?.into_data() else { continue };
+        let previous = std::mem::replace(&mut last, data);
+        if !previous.is_empty() {
+            stream.send_data(previous, false).map_err(broken)?;
+        }
+    }
+    stream.send_data(last, true).map_err(broken)
+}
+
+fn broken(error: h2::Error) -> Status {
+    Status::unavailable(format!("the connection to the host broke: {error}"))
+}
+
+/// The body of an answer.
+pub(super) struct Answer(RecvStream);
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = match ready!(self.0.poll_data(cx)) {
+            Some(Ok(data)) => self.0.flow_control().release_capacity(data.len()).map(|()| Some(Frame::data(data))),
+            Some(Err(error)) => Err(error),
+            None => ready!(self.0.poll_trailers(cx)).map(|trailers| trailers.map(Frame::trailers)),
+        };
+        Poll::Ready(frame.map_err(broken).transpose())
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures_util::FutureExt as _;
+    use futures_util::future::join_all;
+    use tokio::task::JoinHandle;
+    use tonic::Code;
+    use tonic::transport::Server;
+    use tonic_health::ServingStatus;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+
+    use super::*;
+
+    /// A host that serves one service, and counts its connections.
+    #[derive(Default)]
+    struct Host {
+        connections: AtomicUsize,
+        /// What carries the bytes of the last connection.
+        cable: Mutex<Option<JoinHandle<()>>>,
+        is_gone: AtomicBool,
+    }
+
+    impl Host {
+        fn channel(self: &Arc<Self>) -> Channel {
+            let host = self.clone();
+            Channel::new(move || {
+                let host = host.clone();
+                async move { host.accept() }.boxed()
+            })
+        }
+
+        fn accept(&self) -> io::Result<Box<dyn Io>> {
+            if self.is_gone.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            self.connections.fetch_add(1, Ordering::SeqCst);
+            let (near, mut plug) = tokio::io::duplex(64 * 1024);
+            let (mut socket, far) = tokio::io::duplex(64 * 1024);
+            let cable = tokio::spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut plug, &mut socket).await;
+            });
+            *self.cable.lock().unwrap() = Some(cable);
+            tokio::spawn(async move {
+                let (reporter, service) = tonic_health::server::health_reporter();
+                reporter.set_service_status("there", ServingStatus::Serving).await;
+                let incoming = tokio_stream::once(io::Result::Ok(far));
+                Server::builder().add_service(service).serve_with_incoming(incoming).await
+            });
+            Ok(Box::new(near))
+        }
+
+        /// Ends the connection.
+        async fn hang_up(&self) {
+            let cable = self.cable.lock().unwrap().take().unwrap();
+            cable.abort();
+            let _ = cable.await;
+        }
+    }
+
+    async fn ask(channel: &Channel, service: &str) -> Result<(), Status> {
+        let request = HealthCheckRequest { service: service.into() };
+        HealthClient::with_origin(channel.clone(), origin()).check(request).await.map(drop)
+    }
+
+    #[tokio::test]
+    async fn calls_share_a_connection_and_have_answers_of_their_own() {
+        let host = Arc::new(Host::default());
+        let channel = host.channel();
+        let calls = (0..500).map(|n| {
+            let channel = &channel;
+            async move { (n, ask(channel, if n % 2 == 0 { "there" } else { "elsewhere" }).await) }
+        });
+        for (n, answer) in join_all(calls).await {
+            let code = answer.err().map(|status| status.code());
+            assert_eq!(code, (n % 2 == 1).then_some(Code::NotFound));
+        }
+        assert_eq!(host.connections.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_is_made_again() {
+        let host = Arc::new(Host::default());
+        let channel = host.channel();
+        ask(&channel, "there").await.unwrap();
+        host.hang_up().await;
+        host.is_gone.store(true, Ordering::SeqCst);
+        // The first call may be the one that finds out.
+        assert_eq!(ask(&channel, "there").await.unwrap_err().code(), Code::Unavailable);
+        assert_eq!(ask(&channel, "there").await.unwrap_err().code(), Code::Unavailable);
+        host.is_gone.store(false, Ordering::SeqCst);
+        ask(&channel, "there").await.unwrap();
+        assert_eq!(host.connections.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn calls_that_are_given_up_end_no_connection() {
+        let host = Arc::new(Host::default());
+        let channel = host.channel();
+        channel.connect().await.unwrap();
+        for _ in 0..3000 {
+            let mut call = std::pin::pin!(ask(&channel, "there"));
+            assert!(call.as_mut().now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        ask(&channel, "there").await.unwrap();
+        assert_eq!(host.connections.load(Ordering::SeqCst), 1);
+    }
+}

@@ -1,0 +1,356 @@
+//! Messages to plain data and back. Nothing in here waits, fails by panic, or shows what it could not read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prost_types::Timestamp as WireTimestamp;
+use serde_json::Value;
+
+use crate::logical::{Caller, Error, Map, Operation, Request, Response, Secret, SpecialPaths};
+use crate::pb::pb;
+
+/// Reads a request whose operation is known already.
+///
+/// # Errors
+/// [`Error::InvalidRequest`] for data that is not a JSON object, [`Error::Internal`] for a lease that cannot be read.
+pub(super) fn request(operation: Operation, request: pb::Request) -> Result<Request, Error> {
+    let connection = request.connection.unwrap_or_default();
+    Ok(Request {
+        id: request.id,
+        operation,
+        path: request.path,
+        data: parse_data(&request.data).map_err(Error::invalid)?,
+        secret: request.secret.map(secret).transpose()?,
+        caller: Caller {
+            display_name: request.display_name,
+            entity_id: request.entity_id,
+            token_accessor: request.client_token_accessor,
+            remote_address: connection.remote_addr,
+        },
+        mount_point: request.mount_point,
+        headers: request.headers.into_iter().map(|(name, header)| (name, header.header)).collect(),
+        from_snapshot: !request.requires_snapshot_id.is_empty(),
+    })
+}
+
+/// Reads the JSON of a request: no data at all comes as `null`. Returns why not in words that quote nothing.
+fn parse_data(data: &str) -> Result<Map, &'static str> {
+    if data.is_empty() {
+        return Ok(Map::new());
+    }
+    match serde_json::from_str(data) {
+        Ok(Value::Null) => Ok(Map::new()),
+        Ok(Value::Object(data)) if data.values().all(is_finite) => Ok(data),
+        Ok(Value::Object(_)) => Err("request data has a number that is out of range"),
+        Ok(_) => Err("request data must be a JSON object"),
+        Err(_) => Err("request data is not valid JSON"),
+    }
+}
+
+/// Numbers arrive as the client wrote them, so some do not fit any number type.
+fn is_finite(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.as_f64().is_some_and(f64::is_finite),
+        Value::Array(values) => values.iter().all(is_finite),
+        Value::Object(values) => values.values().all(is_finite),
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
+    }
+}
+
+fn secret(secret: pb::Secret) -> Result<Secret, Error> {
+    let options = secret.lease_options.unwrap_or_default();
+    let internal_data = parse_data(&secret.internal_data);
+    Ok(Secret {
+        ttl: duration(options.ttl),
+        max_ttl: duration(options.max_ttl),
+        renewable: options.renewable,
+        increment: duration(options.increment),
+        lease_id: secret.lease_id,
+        issue_time: options.issue_time.and_then(timestamp),
+        internal_data: internal_data.map_err(|_| Error::internal("the internal data of the lease cannot be read"))?,
+    })
+}
+
+/// Writes a response. A renewal keeps what it does not replace: `renewed` is the request's data and lease.
+pub(super) fn response(response: Response, renewed: Option<(String, Option<WireTimestamp>)>) -> pb::Response {
+    let (old_data, issue_time) = renewed.map_or((None, None), |(data, time)| (Some(data), time));
+    let data = match (response.data, old_data) {
+        (Some(data), _) => write_data(data),
+        (None, Some(old)) if !old.is_empty() => old,
+        (None, _) => "null".into(),
+    };
+    pb::Response {
+        secret: response.secret.map(|secret| write_secret(secret, issue_time)),
+        data,
+        redirect: String::new(),
+        warnings: response.warnings,
+        headers: write_headers(response.headers),
+    }
+}
+
+/// An `error` that is no string would end the host's handling of the request (OpenBao `response.go`, `Error`).
+fn write_data(mut data: Map) -> String {
+    let is_error = data.len() == 1 || (data.len() == 2 && data.contains_key("data"));
+    if let Some(error) = data.get_mut("error").filter(|error| is_error && !error.is_string()) {
+        *error = Value::String(error.to_string());
+    }
+    Value::Object(data).to_string()
+}
+
+/// Returns the response that the host shows as a 400 with exactly this text.
+pub(super) fn error_response(text: &str) -> pb::Response {
+    pb::Response { data: serde_json::json!({ "error": text }).to_string(), ..pb::Response::default() }
+}
+
+fn write_secret(secret: Secret, renewed: Option<WireTimestamp>) -> pb::Secret {
+    // The host refuses a lease without a time of issue; in a new lease it puts its own.
+    let issue_time = secret.issue_time.map(write_timestamp).or(renewed);
+    pb::Secret {
+        lease_options: Some(pb::LeaseOptions {
+            ttl: nanoseconds(secret.ttl),
+            renewable: secret.renewable,
+            increment: nanoseconds(secret.increment),
+            issue_time: Some(issue_time.unwrap_or_else(|| write_timestamp(Timestamp::now()))),
+            max_ttl: nanoseconds(secret.max_ttl),
+        }),
+        internal_data: Value::Object(secret.internal_data).to_string(),
+        lease_id: String::new(),
+    }
+}
+
+fn write_headers(headers: BTreeMap<String, Vec<String>>) -> HashMap<String, pb::Header> {
+    headers.into_iter().map(|(name, header)| (name, pb::Header { header })).collect()
+}
+
+/// Writes special paths.
+pub(super) fn special_paths(paths: SpecialPaths) -> pb::Paths {
+    pb::Paths {
+        root: paths.root,
+        unauthenticated: paths.unauthenticated,
+        local_storage: paths.local_storage,
+        seal_wrap_storage: paths.seal_wrap_storage,
+        write_forwarded_storage: Vec::new(),
+    }
+}
+
+/// Reads nanoseconds; what is negative means "none", as zero does.
+pub(super) fn duration(nanoseconds: i64) -> Duration {
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
+}
+
+/// Writes nanoseconds; the longest are 292 years.
+fn nanoseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Reads a time. Go's zero time (the year 1) means "none", and so does what is no time at all.
+fn timestamp(time: WireTimestamp) -> Option<Timestamp> {
+    const GO_ZERO: i64 = -62_135_596_800;
+    if time.seconds <= GO_ZERO || !(0..1_000_000_000).contains(&time.nanos) {
+        return None;
+    }
+    Timestamp::from_nanosecond(i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos)).ok()
+}
+
+fn write_timestamp(time: Timestamp) -> WireTimestamp {
+    // On the wire the fraction counts forward, also before 1970.
+    let nanoseconds = time.as_nanosecond();
+    let seconds = nanoseconds.div_euclid(1_000_000_000);
+    let fraction = nanoseconds.rem_euclid(1_000_000_000);
+    WireTimestamp {
+        seconds: i64::try_from(seconds).unwrap_or_default(),
+        nanos: i32::try_from(fraction).unwrap_or_default(),
+    }
+}
+
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub(super) mod fuzz {
+    use prost::Message as _;
+    use serde_json::json;
+
+    use super::*;
+
+    /// JSON of a request, or of the internal data of a lease, comes back from an answer as it was, whatever it is.
+    pub fn fuzz_wire_data(data: &[u8]) {
+        let Ok(text) = std::str::from_utf8(data) else { return };
+        let Ok(data) = parse_data(text) else { return };
+        assert!(data.values().all(is_finite));
+        assert!(parse_data(&Value::Object(data.clone()).to_string()) == Ok(data.clone()));
+
+        let lease = Secret::new(Duration::from_secs(1), Duration::MAX, data.clone());
+        let answer = response(Response::new(data.clone()).lease(lease), None);
+        let error = parse_data(&answer.data).ok().and_then(|mut shown| shown.remove("error"));
+        let is_error = data.contains_key("error") && (data.len() == 1 || data.len() == 2 && data.contains_key("data"));
+        if is_error {
+            assert!(error.is_some_and(|error| error.is_string()), "the host cannot show this error");
+        } else {
+            assert!(parse_data(&answer.data) == Ok(data.clone()));
+        }
+        let lease = answer.secret.map(secret).transpose().ok().flatten();
+        assert!(lease.is_some_and(|lease| lease.internal_data == data && lease.ttl.as_secs() == 1));
+        // A renewal without data of its own keeps what there was.
+        let text = text.to_owned();
+        let kept = response(Response::default(), Some((text.clone(), None))).data;
+        assert!(kept == text || text.is_empty() && kept == "null");
+    }
+
+    /// No message makes the conversion panic, and no time, duration or header is lost.
+    pub fn fuzz_wire_request(data: &[u8]) {
+        let Ok(message) = pb::Request::decode(data) else { return };
+        let options = message.secret.as_ref().and_then(|secret| secret.lease_options).unwrap_or_default();
+        let read = match request(Operation::Update, message.clone()) {
+            Ok(read) => read,
+            // What cannot be read is not shown.
+            Err(error) => return assert!(error.to_string().is_ascii() && error.to_string().len() < 64),
+        };
+        assert_eq!((&read.path, read.headers.len()), (&message.path, message.headers.len()));
+        assert_eq!(read.caller.display_name, message.display_name);
+        let Some(lease) = read.secret else { return assert!(message.secret.is_none()) };
+        let written = write_secret(lease.clone(), None).lease_options.unwrap_or_default();
+        let positive =
+            |options: pb::LeaseOptions| [options.ttl, options.increment, options.max_ttl].map(|ns| ns.max(0));
+        assert_eq!(positive(written), positive(options));
+        assert!(lease.issue_time.is_none() || written.issue_time == options.issue_time);
+        let data = json!(lease.internal_data);
+        assert!(is_finite(&data));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(data: &str) -> Result<Map, &'static str> {
+        parse_data(data)
+    }
+
+    #[test]
+    fn no_data_is_an_empty_object() {
+        for data in ["", "null", "{}", " null "] {
+            assert_eq!(read(data), Ok(Map::new()), "{data:?}");
+        }
+    }
+
+    #[test]
+    fn data_that_is_no_object_is_the_callers_mistake() {
+        for data in ["[]", "1", "\"x\"", "{", "nul", "{\"a\":1e400}", "{\"a\":[{\"b\":-1e999}]}", "{\"a\":01}"] {
+            assert!(read(data).is_err(), "{data:?}");
+            let wire = pb::Request { data: data.into(), ..pb::Request::default() };
+            let error = request(Operation::Update, wire).err().unwrap();
+            assert!(matches!(error, Error::InvalidRequest(_)), "{data:?}");
+        }
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+        assert!(read(&deep).is_err());
+    }
+
+    #[test]
+    fn numbers_keep_the_digits_of_the_client() {
+        let data = read(r#"{"a":9007199254740993,"b":1.10}"#).unwrap();
+        assert_eq!((data["a"].to_string(), data["b"].to_string()), ("9007199254740993".into(), "1.10".into()));
+    }
+
+    #[test]
+    fn request_keeps_what_backends_may_see() {
+        let wire = pb::Request {
+            id: "r".into(),
+            path: "creds/a".into(),
+            data: r#"{"ttl":"1h"}"#.into(),
+            display_name: "token".into(),
+            client_token_accessor: "accessor".into(),
+            entity_id: "entity".into(),
+            mount_point: "astra/".into(),
+            connection: Some(pb::Connection { remote_addr: "192.0.2.1".into(), remote_port: 1 }),
+            headers: HashMap::from([("X-A".into(), pb::Header { header: vec!["1".into(), "2".into()] })]),
+            requires_snapshot_id: "s".into(),
+            ..pb::Request::default()
+        };
+        let request = request(Operation::Read, wire).unwrap();
+        assert_eq!(request.data["ttl"], "1h");
+        assert_eq!(request.caller.remote_address, "192.0.2.1");
+        assert_eq!(request.caller.token_accessor, "accessor");
+        assert_eq!(request.headers["X-A"], ["1", "2"]);
+        assert!(request.from_snapshot && request.secret.is_none());
+    }
+
+    #[test]
+    fn empty_response_is_null_and_a_strange_error_becomes_text() {
+        assert_eq!(response(Response::default(), None).data, "null");
+        let strange = json!({"error": {"a": 1}}).as_object().cloned().unwrap();
+        assert_eq!(response(Response::new(strange), None).data, r#"{"error":"{\"a\":1}"}"#);
+        let field = json!({"error": 1, "other": 2}).as_object().cloned().unwrap();
+        assert_eq!(response(Response::new(field), None).data, r#"{"error":1,"other":2}"#);
+    }
+
+    #[test]
+    fn renewal_keeps_data_and_time_of_issue() {
+        let secret = Secret::new(Duration::from_secs(60), Duration::ZERO, Map::new());
+        let issued = WireTimestamp { seconds: 1_700_000_000, nanos: 5 };
+        let renewed = response(Response::default().lease(secret), Some((r#"{"t":1}"#.into(), Some(issued))));
+        assert_eq!(renewed.data, r#"{"t":1}"#);
+        assert_eq!(renewed.secret.unwrap().lease_options.unwrap().issue_time, Some(issued));
+    }
+
+    #[test]
+    fn zero_and_broken_times_are_none() {
+        for (seconds, nanos) in [(-62_135_596_800, 0), (i64::MIN, 0), (i64::MAX, 0), (0, -1), (0, 1_000_000_000)] {
+            assert_eq!(timestamp(WireTimestamp { seconds, nanos }), None);
+        }
+    }
+
+    fn any_time() -> impl Strategy<Value = Timestamp> {
+        (-60_000_000_000_000_000_000_i128..250_000_000_000_000_000_000)
+            .prop_map(|ns| Timestamp::from_nanosecond(ns).unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn durations_survive_the_wire(ns in 0..=i64::MAX) {
+            prop_assert_eq!(nanoseconds(duration(ns)), ns);
+        }
+
+        #[test]
+        fn durations_saturate(secs in any::<u64>(), ns in i64::MIN..0) {
+            prop_assert!(nanoseconds(Duration::from_secs(secs)) >= 0);
+            prop_assert_eq!(duration(ns), Duration::ZERO);
+        }
+
+        #[test]
+        fn times_survive_the_wire(time in any_time()) {
+            let wire = write_timestamp(time);
+            prop_assert!((0..1_000_000_000).contains(&wire.nanos));
+            prop_assert_eq!(timestamp(wire), Some(time));
+        }
+
+        #[test]
+        fn every_reply_has_what_the_host_insists_on(
+            data in proptest::option::of(proptest::collection::btree_map("(error|data|.*)", any::<i64>(), 0..3)),
+            issued in proptest::option::of(any_time()),
+            ttl in any::<u64>(),
+            renewed in proptest::option::of("(|null|\\{\\})"),
+        ) {
+            let data = data.map(|data| data.into_iter().map(|(name, value)| (name, json!(value))).collect());
+            let mut secret = Secret::new(Duration::from_secs(ttl), Duration::MAX, Map::new());
+            secret.issue_time = issued;
+            let reply = Response { data, secret: Some(secret), ..Response::default() };
+            let reply = response(reply, renewed.map(|data| (data, None)));
+            let data: Value = serde_json::from_str(&reply.data).unwrap();
+            prop_assert!(data.is_null() || data.is_object());
+            if let Some(error) = data.get("error") && data.as_object().unwrap().len() == 1 {
+                prop_assert!(error.is_string());
+            }
+            let secret = reply.secret.unwrap();
+            prop_assert!(serde_json::from_str::<Map>(&secret.internal_data).is_ok());
+            let options = secret.lease_options.unwrap();
+            prop_assert!(options.issue_time.is_some() && options.ttl >= 0 && options.max_ttl == i64::MAX);
+        }
+
+        #[test]
+        fn no_data_makes_it_panic(data in any::<String>()) {
+            let _ = parse_data(&data);
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The plugin's services: gRPC on one side, [`crate::logical`] on the other.
+//!
+//! Architecture invariant: messages end here. No backend sees one, and no data of a request is logged.
+
+mod answer;
+mod backend;
+mod channel;
+mod convert;
+mod storage;
+mod system;
+mod version;
+
+use std::sync::Arc;
+
+use tonic::service::Routes;
+
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub use self::convert::fuzz::{fuzz_wire_data, fuzz_wire_request};
+use super::logical::Factory;
+use super::pb::logical::plugin_version_server::PluginVersionServer;
+use super::pb::pb::backend_server::BackendServer;
+use super::pb::pluginutil::multiplexing::plugin_multiplexing_server::PluginMultiplexingServer;
+use super::plugin::Plugin;
+use super::process::Broker;
+
+/// Returns the services of a plugin.
+pub(super) fn routes(broker: Arc<Broker>, plugin: Plugin, factory: Factory) -> Routes {
+    // The host takes bodies of 32 MiB; what an engine takes is for the engine to say.
+    let backend = BackendServer::new(backend::Service::new(broker, plugin, factory))
+        .max_decoding_message_size(usize::MAX)
+        .max_encoding_message_size(usize::MAX);
+    Routes::new(backend)
+        .add_service(PluginVersionServer::new(version::Version(plugin.version)))
+        .add_service(PluginMultiplexingServer::new(version::Multiplexing))
+}

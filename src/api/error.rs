@@ -1,0 +1,377 @@
+//! Why a call to Astra failed.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::body::{Body, quote};
+use super::resolve::Failure;
+
+/// The call that makes a token.
+pub(crate) const MINT: &str = "mint a token";
+
+/// The call that lists the roles.
+pub(crate) const LIST_ROLES: &str = "list the roles";
+
+/// What happened to a call. The status that the caller sees and the advice follow from it, see the engine's `error`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Case {
+    /// The config or a stored name does not allow a call.
+    BadSettings,
+    /// No TLS client can be set up on this machine.
+    NoTls,
+    /// The environment names a proxy that cannot be used.
+    BadProxy,
+    /// The plugin stops.
+    Stopping,
+    /// The host name was not resolved.
+    HostNotResolved,
+    /// No DNS server answered in time.
+    HostNotResolvedInTime,
+    /// There was no connection.
+    NotReachable,
+    /// No connection was made in time.
+    NotReachableInTime,
+    /// Other calls for the same org took all the time.
+    NoTurn,
+    /// The connection broke.
+    ConnectionBroken,
+    /// No answer came in time.
+    NoAnswer,
+    /// Astra's success came in a form that cannot be used.
+    UnusableAnswer,
+    /// Astra refused the root token.
+    RootTokenRefused,
+    /// Astra refused the request. Some words of the answer say which member of the request it names.
+    RequestRefused {
+        /// Whether the answer names the member `description`.
+        names_description: bool,
+        /// Whether the answer names the member `tokenExpiry`.
+        names_expiry: bool,
+    },
+    /// A proxy asks for a login.
+    ProxyLogin,
+    /// Astra limits the rate of requests.
+    RateLimited,
+    /// Astra, or a gateway before it, says that it took too long.
+    TimedOut,
+    /// Astra, or a gateway before it, is unavailable.
+    Unavailable,
+    /// The answer is not one of Astra's API.
+    NotAstra,
+    /// Astra failed.
+    ServerFailed,
+    /// The status is none that Astra's API has.
+    UnexpectedStatus,
+}
+
+/// How far a failed call came; decides what may be done about it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Progress {
+    /// It was not even tried.
+    NotSent,
+    /// There was no connection, so Astra never saw the request.
+    NoConnection,
+    /// The request went out, at least in part, and no whole answer came.
+    NoAnswer,
+    /// Astra's success came in a form that cannot be used.
+    Garbled,
+    /// Another status than success, and its body.
+    Answer(u16, Body),
+}
+
+/// A failed call to Astra. Holds no body, no header and no token. Says what happened, and not what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("failed to {call}: {what}")]
+pub(crate) struct Error {
+    /// What was tried, such as `mint a token`.
+    call: &'static str,
+    /// What happened.
+    what: String,
+    case: Case,
+    progress: Progress,
+    /// How long Astra asks to wait.
+    retry_after: Option<Duration>,
+    /// Whether an attempt before this one may have had its effect.
+    may_have_happened_before: bool,
+}
+
+impl Error {
+    fn new(case: Case, call: &'static str, what: String, progress: Progress) -> Self {
+        Self { call, what, case, progress, retry_after: None, may_have_happened_before: false }
+    }
+
+    /// Returns the error for an answer with another status than success.
+    pub(super) fn from_answer(call: &'static str, status: u16, body: Body) -> Self {
+        let quoted = match &body {
+            Body::Api(text) | Body::Text(text) if !text.is_empty() => format!("{status}: {text:?}"),
+            _ => status.to_string(),
+        };
+        let (case, what) = match (status, &body) {
+            (401 | 403, _) => (Case::RootTokenRefused, "Astra refused the root token"),
+            (407, _) => (Case::ProxyLogin, "a proxy asks for a login"),
+            (429, _) => (Case::RateLimited, "Astra limits the rate of requests"),
+            (408 | 504, _) => (Case::TimedOut, "Astra did not answer in time"),
+            (503, _) => (Case::Unavailable, "Astra is unavailable"),
+            (404, body) if !matches!(body, Body::Api(_)) => (Case::NotAstra, "the answer is not one of Astra's API"),
+            (400..=499, body) => (refusal(body), "Astra refused the request"),
+            (500..=599, _) => (Case::ServerFailed, "Astra failed"),
+            _ => (Case::UnexpectedStatus, "Astra answered with an unexpected status"),
+        };
+        Self::new(case, call, format!("{what} ({quoted})"), Progress::Answer(status, body))
+    }
+
+    /// Returns the error for an answer that cannot be used.
+    pub(crate) fn garbled(call: &'static str, reason: impl Display) -> Self {
+        let what = format!("the answer of Astra makes no sense: {reason}");
+        Self::new(Case::UnusableAnswer, call, what, Progress::Garbled)
+    }
+
+    /// Returns the error for settings or names that do not allow a call.
+    pub(super) fn bad_settings(call: &'static str, reason: impl Display) -> Self {
+        Self::new(Case::BadSettings, call, reason.to_string(), Progress::NotSent)
+    }
+
+    /// Returns the error for a call that was cancelled because the plugin stops.
+    pub(crate) fn stopping(call: &'static str) -> Self {
+        Self::new(Case::Stopping, call, "the plugin is stopping".to_owned(), Progress::NotSent)
+    }
+
+    /// Returns the error for a failed connection.
+    pub(super) fn from_transport(call: &'static str, error: &reqwest::Error) -> Self {
+        // An error of this kind comes from making a connection, never from one that was in use before.
+        if let Some(failure) = causes(error).find_map(|cause| cause.downcast_ref::<Failure>()) {
+            let case = if failure.is_timeout() { Case::HostNotResolvedInTime } else { Case::HostNotResolved };
+            let what = format!("Astra cannot be reached: {}", quote(&failure.to_string()));
+            return Self::new(case, call, what, Progress::NoConnection);
+        }
+        let cause = innermost(error);
+        if error.is_connect() {
+            // A host that drops packets does not answer.
+            let case = if error.is_timeout() { Case::NotReachableInTime } else { Case::NotReachable };
+            return Self::new(case, call, format!("Astra cannot be reached: {cause}"), Progress::NoConnection);
+        }
+        let what = format!("the connection to Astra broke: {cause}");
+        Self::new(Case::ConnectionBroken, call, what, Progress::NoAnswer)
+    }
+
+    /// Returns the error for a request that was sent, or was about to be, when the deadline came.
+    pub(super) fn no_answer(call: &'static str, timeout: Duration) -> Self {
+        let what = format!("Astra did not answer within {timeout:?}");
+        Self::new(Case::NoAnswer, call, what, Progress::NoAnswer)
+    }
+
+    /// Returns the error for a call whose turn never came.
+    pub(super) fn no_turn(call: &'static str, timeout: Duration) -> Self {
+        let what = format!("other calls to Astra for this org took all of {timeout:?}, so the request was not sent");
+        Self::new(Case::NoTurn, call, what, Progress::NotSent)
+    }
+
+    /// Returns the error for a client, or a request, that cannot be made.
+    pub(super) fn from_setup(call: &'static str, error: &reqwest::Error) -> Self {
+        let what = format!("no TLS client can be set up: {}", innermost(error));
+        Self::new(Case::NoTls, call, what, Progress::NotSent)
+    }
+
+    /// Returns the error for a proxy variable that cannot be used.
+    pub(super) fn from_proxy(call: &'static str, reason: &impl Display) -> Self {
+        Self::new(Case::BadProxy, call, reason.to_string(), Progress::NotSent)
+    }
+
+    /// Names the variable of the proxy that the connection used, if any.
+    pub(super) fn through(mut self, variable: Option<&str>) -> Self {
+        if let Some(variable) = variable {
+            self.what += &format!(" (through the proxy in {variable})");
+        }
+        self
+    }
+
+    /// Adds how long Astra asks to wait.
+    pub(super) fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
+        Self { retry_after, ..self }
+    }
+
+    /// Adds what the caller of a call that was given up shall know of its attempts.
+    pub(super) fn after(mut self, attempts: usize, may_have_happened_before: bool) -> Self {
+        self.may_have_happened_before = may_have_happened_before;
+        if attempts > 1 {
+            self.what += &format!(", after {attempts} attempts");
+        }
+        if let Some(wait) = self.retry_after {
+            self.what += &format!(", and Astra asks to wait {} s", wait.as_secs());
+        }
+        self
+    }
+
+    /// Returns what happened to the call.
+    pub(crate) fn case(&self) -> Case {
+        self.case
+    }
+
+    /// Returns the call, such as [`MINT`].
+    pub(crate) fn call(&self) -> &'static str {
+        self.call
+    }
+
+    /// Returns what happened, without the call.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// How long Astra asks to wait before the next attempt.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// Whether there never was an attempt.
+    pub(super) fn is_not_sent(&self) -> bool {
+        self.progress == Progress::NotSent
+    }
+
+    /// Whether another attempt may go better and does no harm. What is not idempotent is only repeated if the attempt
+    /// surely had no effect.
+    pub(super) fn is_retryable(&self, is_idempotent: bool) -> bool {
+        match self.progress {
+            Progress::NoConnection | Progress::Answer(429, _) => true,
+            Progress::NoAnswer | Progress::Answer(500 | 502..=504, _) => is_idempotent,
+            Progress::NotSent | Progress::Garbled | Progress::Answer(..) => false,
+        }
+    }
+
+    /// Whether Astra may have done what was asked for all the same, at this attempt or one before it. A 503, too, can
+    /// come from a gateway that lost the answer.
+    pub(crate) fn may_have_happened(&self) -> bool {
+        self.may_have_happened_before
+            || match &self.progress {
+                Progress::NotSent | Progress::NoConnection => false,
+                Progress::NoAnswer | Progress::Garbled | Progress::Answer(408, _) => true,
+                // A gateway says this, too, when it loses the server that it asked.
+                Progress::Answer(404, body) => !matches!(body, Body::Api(_)),
+                Progress::Answer(status, _) => !matches!(status, 400..=499),
+            }
+    }
+
+    /// Whether Astra's own API says that what was asked for is not there. A proxy's 404 is not that.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self.progress, Progress::Answer(404, Body::Api(_)))
+    }
+
+    /// Whether the answer leaves open if what was asked for is there.
+    pub(super) fn is_unclear(&self) -> bool {
+        match self.progress {
+            // A proxy that asks for a login or tells of its maintenance does so with a success as well.
+            Progress::Garbled => true,
+            // The others say that Astra did not even look.
+            Progress::Answer(status, _) => !matches!(status, 401 | 403 | 407 | 429 | 503),
+            Progress::NotSent | Progress::NoConnection | Progress::NoAnswer => false,
+        }
+    }
+
+    /// Whether Astra answered 401 without a word: the token is bad, or it is good and lacks a permission.
+    pub(crate) fn is_undetermined(&self) -> bool {
+        matches!(self.progress, Progress::Answer(401, Body::Empty))
+    }
+}
+
+/// Returns the case of a request that Astra refuses with this body.
+fn refusal(body: &Body) -> Case {
+    let text = match body {
+        Body::Api(text) | Body::Text(text) => text.to_ascii_lowercase(),
+        Body::Empty | Body::Unknown => String::new(),
+    };
+    Case::RequestRefused {
+        names_description: text.contains("description"),
+        names_expiry: text.contains("tokenexpiry") || text.contains("token_expiry"),
+    }
+}
+
+/// Returns the last cause in the chain, which is the one that says something.
+fn innermost(error: &reqwest::Error) -> String {
+    quote(&causes(error).last().map(ToString::to_string).unwrap_or_default())
+}
+
+/// Returns an error and its causes.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source())
+}
+
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::api::body::{QUOTE, find_ignore_case};
+
+    /// What follows `AstraCS` in an answer has no influence on any text, and no text has control characters or is long.
+    pub(crate) fn fuzz_astra_error(data: &[u8]) {
+        let other = mask(data);
+        for is_html in [false, true] {
+            let (body, masked) = (Body::parse(data, is_html), Body::parse(&other, is_html));
+            // In JSON, an escape is shorter than what is put in its place.
+            if !data.contains(&b'\\') {
+                assert_eq!(body, masked);
+            }
+            let quoted = match &body {
+                Body::Api(text) | Body::Text(text) => text.as_str(),
+                Body::Empty | Body::Unknown => "",
+            };
+            assert!(!quoted.contains(char::is_control) && quoted.chars().count() <= QUOTE + 3);
+            assert!(!is_html || serde_json::from_slice::<Value>(data).is_ok() || !matches!(body, Body::Text(_)));
+            for status in [304, 400, 401, 404, 408, 418, 429, 500, 503, 599] {
+                let error = Error::from_answer(MINT, status, body.clone());
+                assert!(shows_no_token(&error.to_string()), "{status}");
+                assert_eq!(error.is_not_found(), status == 404 && matches!(body, Body::Api(_)));
+                assert!(!error.is_not_found() || !error.may_have_happened());
+            }
+        }
+        let Ok(text) = std::str::from_utf8(data) else { return };
+        assert_eq!(quote(text), quote(&String::from_utf8_lossy(&other)));
+        assert!(shows_no_token(&quote(text)));
+    }
+
+    /// Returns the same with other letters in each token, of any kind that a token could have.
+    fn mask(data: &[u8]) -> Vec<u8> {
+        let mut masked = data.to_vec();
+        let mut at = 0;
+        while let Some(start) = masked[at..].windows(7).position(|word| word.eq_ignore_ascii_case(b"AstraCS")) {
+            at += start + 7;
+            while let Some(byte) = masked.get_mut(at).filter(|c| c.is_ascii_alphanumeric() || b":%_-+/=.~".contains(c))
+            {
+                *byte = b'k';
+                at += 1;
+            }
+        }
+        masked
+    }
+
+    /// Whether dots follow the beginning of each token.
+    fn shows_no_token(text: &str) -> bool {
+        let mut tails = text.split("AstraCS");
+        let has_none = |text: &str| find_ignore_case(text, "AstraCS").is_none();
+        has_none(tails.next().unwrap_or_default())
+            && tails.all(|tail| has_none(tail) && (tail.starts_with(":...") || tail.starts_with("...")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_404_is_only_believed_when_it_is_astras_own() {
+        let not_found = |body: &[u8]| Error::from_answer("x", 404, Body::parse(body, false)).is_not_found();
+        assert!(not_found(br#"{"errors":[{"ID":1,"message":"no such token"}]}"#));
+        assert!(not_found(br#""no such token""#));
+        assert!(!not_found(br#"{"message":"no Route matched with those values"}"#));
+        assert!(!not_found(b"404 page not found"));
+        assert!(!not_found(b"<html></html>"));
+        assert!(!not_found(b""));
+    }
+
+    #[test]
+    fn a_404_of_a_gateway_says_nothing_of_what_happened() {
+        let unclear = |body: &[u8]| Error::from_answer(MINT, 404, Body::parse(body, false)).may_have_happened();
+        assert!(!unclear(br#"{"errors":[{"ID":1,"message":"no such role"}]}"#));
+        assert!(unclear(b"404 page not found"));
+        assert!(unclear(b"<html></html>"));
+    }
+}

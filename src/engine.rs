@@ -1,0 +1,112 @@
+//! The state of one mount, composed of its store, locks, clients and background work.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::task::JoinHandle;
+use vault_plugin_sdk::framework::Wal;
+use vault_plugin_sdk::logical::{self, Mount, Storage, SystemView};
+use vault_plugin_sdk::tasks::Tasks;
+
+use super::api;
+use super::backoff::Backoff;
+use super::clients::Clients;
+use super::error::Error;
+use super::locks::Locks;
+use super::names::OrgId;
+use super::store::{Config, Store};
+
+/// One mount.
+pub(crate) struct Engine {
+    /// The stored entries.
+    pub(crate) store: Store,
+    /// The host's facts.
+    pub(crate) system: Arc<dyn SystemView>,
+    /// The locks.
+    pub(crate) locks: Locks,
+    /// The clients of Astra.
+    pub(crate) clients: Clients,
+    /// The pauses of background work.
+    pub(crate) backoff: Backoff,
+    /// Work that goes on when its caller hangs up.
+    pub(crate) tasks: Tasks,
+    storage: Arc<dyn Storage>,
+    background: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Returns the state of a mount. Calls neither storage nor host.
+    pub(crate) fn new(mount: &Mount, proxies: Arc<api::Proxies>) -> Self {
+        Self {
+            store: Store::new(mount),
+            system: mount.system.clone(),
+            locks: Locks::default(),
+            clients: Clients::new(mount.system.clone(), proxies),
+            backoff: Backoff::default(),
+            tasks: mount.tasks.clone(),
+            storage: mount.storage.clone(),
+            background: Mutex::default(),
+        }
+    }
+
+    /// Returns the write-ahead log.
+    pub(crate) fn wal(&self) -> Wal<'_> {
+        Wal::new(&*self.storage)
+    }
+
+    /// Calls Astra for an org, as [`Clients::call`] does.
+    pub(crate) async fn call<T, F>(
+        &self,
+        config: &Arc<Config>,
+        call: impl Fn(Arc<api::Client>) -> F,
+    ) -> Result<T, api::Error>
+    where
+        F: Future<Output = Result<T, api::Error>>,
+    {
+        self.clients.call(&self.store, config, call).await
+    }
+
+    /// Forgets what is cached of a key that another node changed.
+    pub(crate) fn invalidate(&self, key: &str) {
+        self.store.invalidate(key);
+        if let Some(org) = key.strip_prefix("config/") {
+            self.clients.forget(&OrgId::stored(org));
+        }
+    }
+
+    /// Fails on a node that may not write, before anything is changed elsewhere.
+    ///
+    /// # Errors
+    /// [`logical::Error::ReadOnly`], upon which the host forwards the request to the active node.
+    pub(crate) async fn require_writable(&self) -> Result<(), Error> {
+        if self.system.is_writable().await? { Ok(()) } else { Err(logical::Error::ReadOnly.into()) }
+    }
+
+    /// Returns the config of an org for background work.
+    ///
+    /// # Errors
+    /// If there is no config, or Astra failed for this org a moment ago.
+    pub(crate) async fn config_for_undo(&self, org: &OrgId) -> Result<Arc<Config>, Error> {
+        self.backoff.require_over(org)?;
+        let config = self.store.config(org).await?;
+        config.ok_or_else(|| Error::Refused(format!("no config for org_id {:?}; write it again", org.as_str())))
+    }
+
+    /// Replaces the background work.
+    pub(crate) fn set_background(&self, work: Option<JoinHandle<()>>) {
+        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(previous) = std::mem::replace(&mut *background, work) {
+            previous.abort();
+        }
+    }
+
+    /// Stops the background work.
+    pub(crate) fn stop(&self) {
+        self.set_background(None);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.set_background(None);
+    }
+}

@@ -1,0 +1,231 @@
+//! Why the engine could not do what it was asked to.
+
+use std::time::Duration;
+
+use vault_plugin_sdk::logical::{self, StorageError};
+use vault_plugin_sdk::tasks::Stopping;
+
+use super::api::{self, Case, LIST_ROLES, MINT};
+use super::names::{InvalidName, OrgId};
+
+/// A failed request. No text of it holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A field has a value that cannot be used.
+    #[error("{field} {reason}")]
+    Field {
+        /// Name of the field.
+        field: &'static str,
+        /// What is wrong with the value, and what to do.
+        reason: String,
+    },
+    /// The request cannot be done as things are. Says what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// What shall be changed does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// The request can be done later.
+    #[error("{0}")]
+    NotYet(String),
+    /// Background work did not end in time.
+    #[error("the work took longer than {0:?} and goes on at a later tick")]
+    OutOfTime(Duration),
+    /// Astra did not do it.
+    #[error("{0}; {advice}", advice = advice(.0))]
+    Api(#[from] api::Error),
+    /// Astra did not do what a rotation of the root token needs.
+    #[error("{error}; {advice}", advice = root_advice(.error, .permission))]
+    RootCall {
+        /// What happened.
+        error: api::Error,
+        /// What to check if Astra refuses the root token.
+        permission: &'static str,
+    },
+    /// Astra did it, and what came after failed.
+    #[error("{step}: {cause}; {left}")]
+    Unfinished {
+        /// What failed.
+        step: &'static str,
+        /// What was done about the change in Astra.
+        left: String,
+        /// Why it failed.
+        cause: Box<Error>,
+    },
+    /// Astra did the same thing for no org. Never empty.
+    #[error("no organization is done: {}", each(.0))]
+    EveryOrg(Vec<(OrgId, Error)>),
+    /// The host's storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Anything else that the host says.
+    #[error(transparent)]
+    Host(#[from] logical::Error),
+}
+
+impl Error {
+    /// Returns the complaint about one field.
+    pub(crate) fn field(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Field { field, reason: reason.into() }
+    }
+
+    /// Returns what happened, without the call of Astra and without advice.
+    pub(crate) fn what(&self) -> String {
+        match self {
+            Self::Api(error) | Self::RootCall { error, .. } => error.what().to_owned(),
+            error => error.to_string(),
+        }
+    }
+
+    /// Whether this is for an operator to see. What has no status is, too, but the runtime logs that itself.
+    pub(crate) fn is_failure(&self) -> bool {
+        match self {
+            Self::Api(_) | Self::RootCall { .. } | Self::OutOfTime(_) => true,
+            Self::EveryOrg(errors) => errors.iter().any(|(_, error)| error.is_failure()),
+            Self::Unfinished { cause, .. } => cause.status().is_some(),
+            Self::Field { .. } | Self::Refused(_) | Self::NotFound(_) | Self::NotYet(_) => false,
+            Self::Storage(_) | Self::Host(_) => false,
+        }
+    }
+
+    /// Whether the mistake is the caller's, so that the host adds nothing to the text.
+    fn is_callers(&self) -> bool {
+        matches!(self, Self::Field { .. } | Self::Refused(_))
+    }
+
+    /// Returns the HTTP status; none for failures of the host.
+    fn status(&self) -> Option<u16> {
+        match self {
+            Self::Api(error) | Self::RootCall { error, .. } => Some(status(error.case())),
+            Self::Refused(_) | Self::Field { .. } => Some(400),
+            Self::NotFound(_) => Some(404),
+            Self::NotYet(_) => Some(503),
+            Self::OutOfTime(_) => Some(504),
+            Self::Unfinished { cause, .. } => cause.status(),
+            Self::EveryOrg(errors) => errors.first().and_then(|(_, error)| error.status()),
+            Self::Storage(_) | Self::Host(_) => None,
+        }
+    }
+
+    /// Logs a failure with its cause. The caller's own mistakes are only of interest while debugging.
+    pub(crate) fn log(&self, operation: &str, path: &str) {
+        if self.is_failure() {
+            tracing::error!(operation, path, error = %self, "failed to answer a request");
+        } else {
+            tracing::debug!(operation, path, error = %self, "refused a request");
+        }
+    }
+
+    /// Returns the error of a renewal or revocation. The host prints error responses of those in Go's debug form, so
+    /// none is used, and gives up for ever on some kinds of errors, so they are not used either.
+    pub(crate) fn for_lease(self) -> logical::Error {
+        let message = self.to_string();
+        match logical::Error::from(self) {
+            logical::Error::InvalidRequest(message) => logical::Error::status(400, message),
+            error @ (logical::Error::Status { .. } | logical::Error::ReadOnly | logical::Error::Internal { .. }) => {
+                error
+            }
+            _ => logical::Error::internal(message),
+        }
+    }
+}
+
+impl From<InvalidName> for Error {
+    fn from(invalid: InvalidName) -> Self {
+        Self::field(invalid.field, invalid.reason)
+    }
+}
+
+impl From<Stopping> for Error {
+    fn from(stopping: Stopping) -> Self {
+        Self::NotYet(stopping.to_string())
+    }
+}
+
+impl From<Error> for logical::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Storage(error) => error.into(),
+            Error::Host(error) => error,
+            error => match error.status() {
+                Some(400) if error.is_callers() => Self::InvalidRequest(error.to_string()),
+                Some(status) => Self::status(status, error.to_string()),
+                None => Self::internal(error.to_string()),
+            },
+        }
+    }
+}
+
+/// Returns the HTTP status for what happened to a call of Astra.
+pub(crate) fn status(case: Case) -> u16 {
+    match case {
+        Case::RequestRefused { .. } => 400,
+        Case::RootTokenRefused => 403,
+        Case::RateLimited => 429,
+        Case::ProxyLogin
+        | Case::ConnectionBroken
+        | Case::UnusableAnswer
+        | Case::NotAstra
+        | Case::ServerFailed
+        | Case::UnexpectedStatus => 502,
+        Case::BadSettings
+        | Case::NoTls
+        | Case::BadProxy
+        | Case::Stopping
+        | Case::HostNotResolved
+        | Case::NotReachable
+        | Case::Unavailable => 503,
+        Case::HostNotResolvedInTime | Case::NotReachableInTime | Case::NoTurn | Case::NoAnswer | Case::TimedOut => 504,
+    }
+}
+
+/// Returns what to do about a failed call of Astra.
+fn advice(error: &api::Error) -> &'static str {
+    match error.case() {
+        Case::BadSettings => "write url and astra_token of the config again",
+        Case::NoTls => "check the ca_cert of the config, and that this machine has CA certificates",
+        Case::BadProxy => "correct the variable, then restart the server, or register and reload the plugin",
+        Case::HostNotResolved | Case::HostNotResolvedInTime => {
+            "check the url of the config or the proxy, and /etc/hosts and /etc/resolv.conf of the server's machine"
+        }
+        Case::NotReachable | Case::NotReachableInTime => "check the url and ca_cert of the config, and the network",
+        Case::NoTurn | Case::NoAnswer => "try again, or raise the request_timeout of the config",
+        Case::ConnectionBroken | Case::Stopping => "try again",
+        Case::UnusableAnswer | Case::NotAstra => "check the url of the config and any proxy",
+        Case::RootTokenRefused if error.call() == LIST_ROLES => {
+            "check that the astra_token of the config is live and has the permission org-role-read"
+        }
+        Case::RootTokenRefused => "check that the astra_token of the config is live and may manage tokens and the role",
+        // Two members of a mint's request are not in the published API of Astra.
+        Case::RequestRefused { names_description, names_expiry } if error.call() == MINT => {
+            match (names_description, names_expiry) {
+                (true, true) => {
+                    "if it takes neither, set description=false and token_expiry=false on the config of the org"
+                }
+                (true, false) => "if it takes no description, set description=false on the config of the org",
+                (false, true) => "if it takes no expiry, set token_expiry=false on the config of the org",
+                (false, false) => "check the role_id of the role",
+            }
+        }
+        Case::RequestRefused { .. } => "see what Astra says",
+        Case::ProxyLogin => "check the login in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY",
+        Case::RateLimited | Case::TimedOut | Case::Unavailable | Case::ServerFailed => "try again later",
+        Case::UnexpectedStatus => "check the url of the config",
+    }
+}
+
+/// Returns what to do about a failed call of a rotation. The new root token has the Astra roles of the old root token, and
+/// no role of Vault.
+fn root_advice(error: &api::Error, permission: &'static str) -> &'static str {
+    match error.case() {
+        Case::RootTokenRefused => permission,
+        Case::RequestRefused { names_description: false, names_expiry: false } => "see what Astra says",
+        _ => advice(error),
+    }
+}
+
+/// Tells the failures of several orgs.
+fn each(errors: &[(OrgId, Error)]) -> String {
+    let told = errors.iter().map(|(org, error)| format!("org_id {:?}: {error}", org.as_str()));
+    told.collect::<Vec<_>>().join("; ")
+}

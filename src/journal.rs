@@ -1,0 +1,155 @@
+//! The write-ahead log as data: the notes that are written before a change in Astra, when they are acted on, and how that
+//! can turn out.
+//!
+//! Architecture invariant: acts on nothing. [`tokens`](super::tokens) and [`rotate`](super::rotate) do.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use vault_plugin_sdk::framework::{Wal, WalEntry};
+
+use super::error::Error;
+use super::names::{ClientId, OrgId, RoleName};
+
+/// Kind of the entries of mints.
+pub(crate) const MINT: &str = "token-mint";
+
+/// Kind of the entries of deletions and revocations.
+pub(crate) const DELETION: &str = "token-delete";
+
+/// Kind of the entries of root token rotations.
+pub(crate) const ROTATION: &str = "root-rotate";
+
+/// A request that another node sent can take effect for this long after the deadline of its call.
+pub(crate) const MARGIN: Duration = Duration::from_secs(10);
+
+/// Entries that are older are given up.
+pub(crate) const GIVE_UP: Duration = Duration::from_secs(30 * 86400);
+
+/// An unfinished mint.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct MintNote {
+    /// The org.
+    pub(crate) org_id: OrgId,
+    /// The role in Vault.
+    pub(crate) role_name: RoleName,
+    /// Identifies the mint.
+    pub(crate) marker: String,
+    /// Whether the marker is at the end of the token's description.
+    pub(crate) described: bool,
+    /// Id of the token in Vault, if it is not the client id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token_id: Option<String>,
+    /// Client id of the token, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) client_id: Option<ClientId>,
+    /// When the token expires in Astra (RFC 3339), if Astra is told an expiry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) dies_at: Option<String>,
+    /// Deadline of one call to Astra.
+    pub(crate) timeout_seconds: u64,
+}
+
+impl MintNote {
+    /// Whether the token has expired in Astra.
+    pub(crate) fn has_expired(&self) -> bool {
+        let expiry = self.dies_at.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
+        expiry.is_some_and(|time| time < Timestamp::now())
+    }
+}
+
+/// An unfinished deletion or revocation.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct DeletionNote {
+    /// The org.
+    pub(crate) org_id: OrgId,
+    /// The token.
+    pub(crate) client_id: ClientId,
+    /// Id of the token in Vault.
+    pub(crate) token_id: String,
+    /// Role of the token in Vault.
+    #[serde(default)]
+    pub(crate) role_name: RoleName,
+    /// Deadline of one call to Astra.
+    pub(crate) timeout_seconds: u64,
+}
+
+/// An unfinished rotation of a root token.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct RotationNote {
+    /// The org.
+    pub(crate) org_id: OrgId,
+    /// Client id of the old root token.
+    pub(crate) old: ClientId,
+    /// Identifies the rotation.
+    pub(crate) marker: String,
+    /// Whether the marker is at the end of the description of the new root token.
+    pub(crate) described: bool,
+    /// Client id of the new root token, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) new: Option<ClientId>,
+    /// Whether the config may have held the new root token. If so, the old root token must be deleted.
+    #[serde(default)]
+    pub(crate) stored: bool,
+    /// Deadline of one call to Astra.
+    pub(crate) timeout_seconds: u64,
+}
+
+/// The outcome of an undo.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    /// The token is gone, or the note leads to a token of another order.
+    Gone,
+    /// Astra does not list the token. If the request is still on its way, Astra may list it later.
+    NotFound,
+}
+
+/// Returns how long the change of an entry can go on in another process.
+pub(crate) fn longest(entry: &WalEntry) -> Duration {
+    let timeout = Duration::from_secs(entry.data["timeout_seconds"].as_u64().unwrap_or(0));
+    timeout.saturating_mul(3) / 2 + MARGIN
+}
+
+/// Whether a mint or a rotation of this org is unfinished, so that a token may be left in Astra.
+pub(crate) async fn is_unfinished(wal: Wal<'_>, org: &OrgId) -> Result<bool, Error> {
+    for id in wal.list().await? {
+        if let Some(entry) = wal.get(&id).await?
+            && matches!(entry.kind.as_str(), MINT | ROTATION)
+            && entry.data["org_id"] == org.as_str()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz {
+    use super::*;
+    use crate::fuzz::{decode, encode};
+
+    /// An entry of the log is stored as it is, or is refused without a word of it, and is never undone too early.
+    pub(crate) fn fuzz_wal(data: &[u8]) {
+        let Some(entry) = decode::<WalEntry>(data) else { return };
+        let stored = encode(&entry);
+        assert!(decode::<WalEntry>(&stored).is_some_and(|entry| encode(&entry) == stored));
+        assert!(longest(&entry) >= MARGIN && entry.age() <= Duration::from_secs(u64::MAX));
+        if let Ok(mint) = entry.decode::<MintNote>() {
+            let stored = encode(&mint);
+            assert!(decode::<MintNote>(&stored).is_some_and(|mint| encode(&mint) == stored));
+            assert!(longest(&entry).as_secs() > mint.timeout_seconds.min(1 << 60));
+            assert!(!mint.has_expired() || mint.dies_at.is_some());
+        }
+        if let Ok(deletion) = entry.decode::<DeletionNote>() {
+            let stored = encode(&deletion);
+            assert!(decode::<DeletionNote>(&stored).is_some_and(|deletion| encode(&deletion) == stored));
+            assert!(longest(&entry).as_secs() > deletion.timeout_seconds.min(1 << 60));
+        }
+        if let Ok(rotation) = entry.decode::<RotationNote>() {
+            let stored = encode(&rotation);
+            assert!(decode::<RotationNote>(&stored).is_some_and(|rotation| encode(&rotation) == stored));
+            assert!(longest(&entry).as_secs() > rotation.timeout_seconds.min(1 << 60));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! `config`: how to reach one org, and with which root token.
+
+mod settings;
+
+use std::sync::Arc;
+
+use vault_plugin_sdk::framework::{Call, Fields, Path};
+use vault_plugin_sdk::logical::{self, Operation, Request, Response};
+
+use self::settings::{ASTRA_TOKEN, FIELDS, FORCE, LOGICAL_NAME, VERIFY_CONNECTION, changed, shown};
+use super::org;
+use super::shared::{Answered, ORG_ID, detached, handler, mount, no_config, org_id, require_config, written};
+use super::verify::{Verified, settle_org, verify};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::journal;
+use crate::names::OrgId;
+use crate::store::Config;
+
+pub(crate) fn path() -> Path<Engine> {
+    Path::new("config", FIELDS)
+        .read(
+            handler("Read the config of an organization", read)
+                .shows_fields()
+                .returns(&[("astra_org_id", "Astra's id of the organization; empty until Astra has named it.")]),
+        )
+        .write(detached("Write the config of an organization", write).on_active_node())
+        .patch(detached("Change some settings of the config of an organization", write).on_active_node())
+        .delete(detached("Delete the config of an organization", delete).on_active_node())
+        .exists(exists)
+        .help(
+            "Manages the root token and the settings of one Astra organization.",
+            "Each Astra organization needs a config with a root token, with which the engine mints and revokes tokens. A \
+             write changes only the parameters that are given. A read takes org_id or logical_name and never shows the \
+             root token. A config cannot be deleted while its organization has live tokens, unless force is true.\n\n\
+             org_id is a key of yours. Use Astra's id of the organization. Another text works as well, as in mounts of the Go \
+             plugin: the engine learns from Astra which organization the root token is of, shows it as astra_org_id, and \
+             refuses answers for another organization.\n\
+             \nExamples:\n    vault write <mount>/config org_id=$ORG_ID astra_token=$ROOT_TOKEN logical_name=retail\n    \
+             vault read <mount>/config logical_name=retail\n    \
+             vault patch <mount>/config org_id=$ORG_ID request_timeout=10s",
+        )
+}
+
+async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error> {
+    // Any caller can ask this. What is wrong with the request is only said to those who may write.
+    match org_id(&call.fields) {
+        Ok(org) => Ok(engine.store.config(&org).await?.is_some()),
+        Err(_) => Ok(false),
+    }
+}
+
+async fn read(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields, .. } = call;
+    let org = match (fields.get(&ORG_ID), fields.get(&LOGICAL_NAME)) {
+        (None, Some(name)) if !name.is_empty() => org::named(&engine, &request, &name).await?,
+        (None, _) => return Err(Error::field(ORG_ID.name(), "or logical_name is required")),
+        (Some(_), _) => org_id(&fields)?,
+    };
+    let config = require_config(&engine, &request, &org).await?;
+    Ok(Some(Response::new(shown(&config))))
+}
+
+async fn write(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields, .. } = call;
+    let org = org_id(&fields)?;
+    let mut warnings = Vec::new();
+    let mut verified: Option<(Config, Verified)> = None;
+    loop {
+        let lock = engine.locks.configs().await;
+        let old = engine.store.config(&org).await?;
+        if old.is_none() {
+            org.require_new(ORG_ID.name())?;
+        }
+        if old.is_none() && request.operation == Operation::Patch {
+            return Err(Error::NotFound(no_config(&request, &org)));
+        }
+        let (mut new, remarks) = changed(old.as_deref(), &org, &fields)?;
+        org::require_free_names(&engine, old.as_deref(), &new).await?;
+        require_in_use(&engine, &new)?;
+        let known = verified.take().filter(|(known, _)| known.same_endpoint(&new)).map(|(_, found)| found);
+        if known.is_some() || !is_to_be_verified(old.as_deref(), &new, &fields) {
+            if let Some(Verified::Org(named)) = &known {
+                warnings.extend(settle_org(&engine, &mut new, named, old.is_none()).await?);
+            }
+            engine.store.put_config(&new).await?;
+            engine.clients.forget(&org);
+            log_written(&request, &new);
+            warnings.extend(remarks);
+            return Ok(written(warnings));
+        }
+        // Nobody waits for Astra. If another write changes what is verified meanwhile, it is verified again.
+        drop(lock);
+        let found = verify(&engine, &new).await?;
+        warnings = found.remark().into_iter().collect();
+        verified = Some((new, found));
+    }
+}
+
+fn log_written(request: &Request, config: &Config) {
+    tracing::info!(org_id = %config.org_id, logical_name = config.logical_name, url = config.url,
+        caller_mode = config.caller_mode.as_str(), display_name = request.caller.display_name,
+        entity_id = request.caller.entity_id, "wrote config");
+}
+
+async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields, .. } = call;
+    let org = org_id(&fields)?;
+    let _lock = engine.locks.configs().await;
+    if engine.store.config(&org).await?.is_none() {
+        org.require_new(ORG_ID.name())?;
+        return Ok(None);
+    }
+    let _none_is_stored = engine.locks.no_token_stored().await;
+    if !fields.get(&FORCE).unwrap_or(false) {
+        require_no_tokens(&engine, &request, &org).await?;
+    }
+    engine.store.delete_config(&org).await?;
+    engine.clients.forget(&org);
+    tracing::info!(org_id = %org, display_name = request.caller.display_name, entity_id = request.caller.entity_id,
+        "deleted config");
+    Ok(None)
+}
+
+async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> Result<(), Error> {
+    // Asked first: the inventory may be completed between the search for tokens and this question.
+    let is_complete = engine.store.inventory_is_complete().await?;
+    if engine.store.has_tokens(org).await? {
+        return Err(Error::Refused(format!(
+            "org_id {:?} has live tokens, which could not be revoked without its config; revoke them first (see \"vault \
+             list {}/org/tokens\"), or delete with force=true",
+            org.as_str(),
+            mount(request)
+        )));
+    }
+    if journal::is_unfinished(engine.wal(), org).await? {
+        return Err(Error::NotYet(format!(
+            "a mint or a rotation for org_id {:?} goes on, or is to be undone, for which its config is needed; try again in \
+             a minute, or delete with force=true",
+            org.as_str()
+        )));
+    }
+    if !is_complete {
+        return Err(Error::NotYet(
+            "the inventory of tokens is still being built; try again later, or delete with force=true".into(),
+        ));
+    }
+    let is_known = engine.store.config(org).await?.is_none_or(|config| !config.astra_org_id.is_empty());
+    if !is_known && !engine.store.strays().await?.is_empty() {
+        return Err(Error::NotYet(format!(
+            "Astra has not named the organization of org_id {:?} yet, and there are tokens that may be of it; write its \
+             astra_token again, or delete with force=true",
+            org.as_str()
+        )));
+    }
+    Ok(())
+}
+
+/// Fails if the root token is deleted, or is about to be: after its rotation, a late write must not bring it back.
+fn require_in_use(engine: &Engine, config: &Config) -> Result<(), Error> {
+    if !engine.clients.is_retired(config) {
+        return Ok(());
+    }
+    Err(Error::field(ASTRA_TOKEN.name(), "was replaced by a rotation and is deleted in Astra; give another root token"))
+}
+
+/// Whether this write asks Astra: not for settings that Astra has nothing to do with. A token that is given is asked
+/// about even if it is the stored one, which may never have been verified.
+fn is_to_be_verified(old: Option<&Config>, new: &Config, fields: &Fields) -> bool {
+    fields.get(&VERIFY_CONNECTION).unwrap_or(true)
+        && (fields.is_given(&VERIFY_CONNECTION)
+            || fields.is_given(&ASTRA_TOKEN)
+            || old.is_none_or(|old| !old.same_endpoint(new)))
+}

@@ -1,0 +1,274 @@
+//! The settings of a config: their fields, their checks, and what is shown of them.
+
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use serde_json::json;
+use vault_plugin_sdk::framework::{Change, Field, FieldSpec, Fields, WRITES, format_duration};
+use vault_plugin_sdk::logical::{Map, Operation};
+
+use crate::api::{self, MAX_TOKEN, TOKEN_PREFIX};
+use crate::error::Error;
+use crate::identity::is_uuid;
+use crate::names::{OrgId, validate_name};
+use crate::paths::shared::{self, ORG_ID, Setting, missing, object};
+use crate::store::{CallerMode, Config, DEFAULT_URL};
+
+pub(super) const ASTRA_TOKEN: Field<String> = Field::string(
+    "astra_token",
+    "Root token: an Astra application token that may manage tokens, such as one with the role Organization \
+     Administrator. It looks like \"AstraCS:<id>:<digest>\". Required when the config is created. It is never shown again.",
+)
+.sensitive()
+.only(WRITES)
+.shown("The beginning of the root token.");
+
+const URL: Field<String> = Field::string(
+    "url",
+    "URL of Astra's DevOps API, with or without \"/v2\". Change it only for another Astra environment or a gateway.",
+)
+.default(DEFAULT_URL)
+.only(WRITES)
+.shown("URL of Astra's DevOps API.");
+
+pub(super) const LOGICAL_NAME: Field<String> = Field::string(
+    "logical_name",
+    "Short name for the organization, by which the config can be read as well, and by which the path creds/:org/:role calls \
+     it if it fits a path. No two organizations of a mount have the same one, and none has the id of another one.",
+)
+.only(NOT_DELETE)
+.shown("Short name of the organization.");
+
+const CALLER_MODE: Field<String> = Field::string(
+    "caller_mode",
+    "How tokens are asked for. With \"standard\", a write to org/token mints a token and a read fetches it. With \
+     \"sidecar\", a read mints a token, which suits agents and templates.",
+)
+.default("standard")
+.allowed(&["standard", "sidecar"])
+.only(WRITES)
+.shown("How tokens are asked for.");
+
+pub(super) const VERIFY_CONNECTION: Field<bool> = Field::bool(
+    "verify_connection",
+    "Whether this write asks Astra first if the root token works and belongs to the organization. Set it to false to \
+     write the config while Astra cannot be reached. It is not stored.",
+)
+.default("true")
+.only(WRITES);
+
+const CA_CERT: Field<String> = Field::string(
+    "ca_cert",
+    "Certificates in PEM form that are trusted for the URL beside those of the system. Needed for a gateway with a \
+     certificate of its own. Empty text removes them.",
+)
+.only(WRITES)
+.shown("Certificates that are trusted beside those of the system.");
+
+const REQUEST_TIMEOUT: Field<Duration> = Field::duration(
+    "request_timeout",
+    "How long one call to Astra may take, from the wait for its turn to the last byte of the last attempt. Between 1s \
+     and 10m.",
+)
+.default("30s")
+.only(WRITES)
+.shown("How long one call to Astra may take.");
+
+const DESCRIPTION: Field<bool> = Field::bool(
+    "description",
+    "Whether Astra is given a description of each token, with mount, role, names and a unique marker. Without it, a token \
+     whose answer was lost cannot be found again. Set it to false only if Astra refuses the member \"description\".",
+)
+.default("true")
+.only(WRITES)
+.shown("Whether Astra is given a description of each token.");
+
+const TOKEN_EXPIRY: Field<bool> = Field::bool(
+    "token_expiry",
+    "Whether Astra is told when each token expires: one hour after its lease can last. Set it to false only if Astra \
+     refuses the member \"tokenExpiry\".",
+)
+.default("true")
+.only(WRITES)
+.shown("Whether Astra is told when each token expires.");
+
+pub(super) const FORCE: Field<bool> = Field::bool(
+    "force",
+    "Whether to delete the config although the organization has live tokens or an unfinished mint. Leases cannot be \
+     revoked, and the mint cannot be undone, until the config is written again.",
+)
+.default("false")
+.only(&[Operation::Delete]);
+
+const NOT_DELETE: &[Operation] = &[Operation::Create, Operation::Update, Operation::Patch, Operation::Read];
+
+/// The settings, in the order of their checks.
+const SETTINGS: &[Setting<Config>] = &[
+    Setting {
+        field: ASTRA_TOKEN.spec(),
+        show: |config| Some(json!(masked(config.astra_token.expose_secret()))),
+        write: |fields, config, _| {
+            match fields.change(&ASTRA_TOKEN) {
+                Change::Keep => {}
+                Change::Reset => return Err(Error::field(ASTRA_TOKEN.name(), "cannot be removed; give another one")),
+                Change::Set(token) => config.astra_token = root_token(token)?.into(),
+            }
+            Ok(())
+        },
+    },
+    Setting {
+        field: URL.spec(),
+        show: |config| Some(json!(config.url)),
+        write: |fields, config, _| {
+            if let Change::Set(url) = fields.change(&URL) {
+                api::parse_url(&url).map_err(|reason| Error::field(URL.name(), reason))?;
+            }
+            fields.apply(&URL, &mut config.url);
+            Ok(())
+        },
+    },
+    Setting {
+        field: LOGICAL_NAME.spec(),
+        show: |config| Some(json!(config.logical_name)),
+        write: |fields, config, _| {
+            match fields.change(&LOGICAL_NAME) {
+                Change::Keep => {}
+                Change::Set(name) if !name.is_empty() => {
+                    validate_name(LOGICAL_NAME.name(), &name)?;
+                    config.rename(name);
+                }
+                _ => config.rename(String::new()),
+            }
+            Ok(())
+        },
+    },
+    Setting {
+        field: CALLER_MODE.spec(),
+        show: |config| Some(json!(config.caller_mode.as_str())),
+        write: |fields, config, _| {
+            let mut mode = config.caller_mode.as_str().to_owned();
+            fields.apply(&CALLER_MODE, &mut mode);
+            let known = CallerMode::parse(&mode);
+            config.caller_mode =
+                known.ok_or_else(|| Error::field(CALLER_MODE.name(), "must be \"standard\" or \"sidecar\""))?;
+            Ok(())
+        },
+    },
+    Setting {
+        field: CA_CERT.spec(),
+        show: |config| Some(json!(config.ca_cert)),
+        write: |fields, config, _| {
+            if let Change::Set(pem) = fields.change(&CA_CERT) {
+                require_certificates(&pem)?;
+            }
+            fields.apply(&CA_CERT, &mut config.ca_cert);
+            Ok(())
+        },
+    },
+    Setting {
+        field: REQUEST_TIMEOUT.spec(),
+        show: |config| Some(json!(format_duration(config.request_timeout))),
+        write: |fields, config, _| {
+            fields.apply(&REQUEST_TIMEOUT, &mut config.request_timeout);
+            if TIMEOUTS.contains(&config.request_timeout) {
+                Ok(())
+            } else {
+                Err(Error::field(REQUEST_TIMEOUT.name(), "must be between 1s and 10m"))
+            }
+        },
+    },
+    Setting {
+        field: DESCRIPTION.spec(),
+        show: |config| Some(json!(config.description)),
+        write: |fields, config, warnings| {
+            fields.apply(&DESCRIPTION, &mut config.description);
+            if fields.is_given(&DESCRIPTION) && !config.description {
+                warnings.push(WITHOUT_DESCRIPTION.to_owned());
+            }
+            Ok(())
+        },
+    },
+    Setting {
+        field: TOKEN_EXPIRY.spec(),
+        show: |config| Some(json!(config.token_expiry)),
+        write: |fields, config, warnings| {
+            fields.apply(&TOKEN_EXPIRY, &mut config.token_expiry);
+            if fields.is_given(&TOKEN_EXPIRY) && !config.token_expiry {
+                warnings.push(WITHOUT_EXPIRY.to_owned());
+            }
+            Ok(())
+        },
+    },
+];
+
+pub(super) const FIELDS: &[FieldSpec] = &shared::fields::<3, 11, Config>(
+    [ORG_ID.shown("Id of the organization.").spec(), VERIFY_CONNECTION.spec(), FORCE.spec()],
+    SETTINGS,
+);
+
+const WITHOUT_DESCRIPTION: &str = "without a description, a token whose answer from Astra is lost cannot be found and deleted; \
+                                   it lives until it expires";
+
+const WITHOUT_EXPIRY: &str =
+    "without an expiry in Astra, a token lives until it is deleted; if Vault is lost, its tokens stay";
+
+/// Room for all certificates that a system trusts. The host's storage refuses entries of 1 MiB.
+const MAX_CA_CERT: usize = 512 << 10;
+
+const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+/// Returns the config as a write leaves it, and warnings.
+pub(super) fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<(Config, Vec<String>), Error> {
+    if let Some(old) = old {
+        return shared::changed(SETTINGS, fields, old.clone());
+    }
+    if !fields.is_given(&ASTRA_TOKEN) {
+        return Err(missing(ASTRA_TOKEN.name()));
+    }
+    // A new `org_id` of this form is Astra's id. Only configs of the Go plugin can differ.
+    let astra_org_id = if is_uuid(org.as_str()) { org.as_str() } else { "" };
+    shared::changed(SETTINGS, &fields.for_new_object(), Config::new(org.clone(), astra_org_id))
+}
+
+/// Returns what is shown of a config.
+pub(super) fn shown(config: &Config) -> Map {
+    let mut shown = shared::shown(SETTINGS, config);
+    shown.extend(object([("astra_org_id", json!(config.astra_org_id)), ("org_id", json!(config.org_id))]));
+    shown
+}
+
+/// Returns a root token with nothing but the beginning of its client id, which is no secret.
+fn masked(token: &str) -> String {
+    let client_id = token.strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split(':').next()).unwrap_or_default();
+    format!("{TOKEN_PREFIX}{}...", client_id.chars().take(7).collect::<String>())
+}
+
+fn require_certificates(pem: &str) -> Result<(), Error> {
+    if pem.len() > MAX_CA_CERT {
+        return Err(Error::field(
+            CA_CERT.name(),
+            "must not be longer than 512 KiB; give only the certificates that are needed",
+        ));
+    }
+    if !pem.is_empty() && !api::are_certificates(pem) {
+        return Err(Error::field(CA_CERT.name(), "must be certificates in PEM form"));
+    }
+    Ok(())
+}
+
+/// Checks the shape of a root token. The error never holds it.
+fn root_token(token: String) -> Result<String, Error> {
+    let parts = token.strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split_once(':'));
+    let is_part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+    match parts {
+        // No server takes a longer header, and real ones have some hundred bytes.
+        Some(_) if token.len() > MAX_TOKEN => {
+            Err(Error::field(ASTRA_TOKEN.name(), format!("must not be longer than {MAX_TOKEN} bytes")))
+        }
+        Some((client_id, digest)) if is_part(client_id) && is_part(digest) => Ok(token),
+        _ => Err(Error::field(
+            ASTRA_TOKEN.name(),
+            "must look like \"AstraCS:<id>:<digest>\", as Astra's portal shows it, without spaces or line breaks",
+        )),
+    }
+}

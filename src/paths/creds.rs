@@ -1,0 +1,109 @@
+//! `creds/:org/:role`: mints a token for one role of one org, whatever the caller mode.
+//!
+//! Architecture invariant: each role has one path. Policies are about paths, so whatever else could mean the same role is
+//! refused, and no path means two.
+
+use std::sync::Arc;
+
+use vault_plugin_sdk::framework::{Call, Field, FieldSpec, Path};
+use vault_plugin_sdk::logical::{Operation, Request};
+
+use super::shared::{Answered, handler, mount};
+use super::token::{METADATA, TOKEN, TTL, mint};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::names::{RoleName, fits_path, validate_name};
+use crate::store::Config;
+use crate::tokens::MintedBy;
+
+const ORG: Field<String> = Field::string(
+    "org",
+    "Logical name of the organization if it has one that fits a path: ASCII letters, digits and \"_\", and \"-\" and \".\" \
+     between those. Otherwise its org_id. Letter case counts.",
+);
+
+const ROLE: Field<String> = Field::string("role", "Name of the role in Vault, in lower case.");
+
+const LOGICAL_NAME: Field<String> = Field::lowercase(
+    "logical_name",
+    "Label of the token, shown with it and in the inventory. It is lower-cased. Any number of tokens can have the same one.",
+);
+
+const FIELDS: &[FieldSpec] = &[ORG.spec(), ROLE.spec(), LOGICAL_NAME.spec(), METADATA.spec(), TTL.spec()];
+
+pub(crate) fn path() -> Path<Engine> {
+    let mint = || handler("Mint a token for a role, in every caller mode", create).returns(TOKEN).on_active_node();
+    // Wide, so that whoever misspells a path is told the right one.
+    Path::new("creds/(?P<org>[^/]+)/(?P<role>[^/]+)", FIELDS)
+        .read(mint())
+        .operation(Operation::Update, mint())
+        .help(
+            "Mints tokens, with a path for each role.",
+            "A read or a write mints a token for the role, whatever the caller mode of the organization. The token has a \
+             lease; when it ends, the token is deleted in Astra. A policy can allow single roles, such as \
+             creds/retail/reader, and \"lease revoke -prefix <mount>/creds/retail/reader\" ends the tokens of that role. Each \
+             role has one path: any other spelling of it is refused with an error that names the right one. Agents keep \
+             the answers of different paths apart, but not those of different parameters, so use these paths in templates.\n\
+             \nExamples:\n    vault read <mount>/creds/retail/reader\n    \
+             vault write <mount>/creds/retail/reader ttl=10m metadata=team=shop",
+        )
+}
+
+async fn create(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields, .. } = call;
+    let org = fields.get(&ORG).unwrap_or_default();
+    let role = fields.get(&ROLE).unwrap_or_default();
+    validate_name(ORG.name(), &org)?;
+    let role_name = RoleName::parse(ROLE.name(), &role)?;
+    let config = config_of(&engine, &request, &org, &role_name).await?;
+    if role_name.as_str() != role {
+        return Err(elsewhere(&request, &org, &role_name));
+    }
+    if !fits_path(&role) {
+        return Err(Error::field(
+            ROLE.name(),
+            format!(
+                "{role:?} does not fit a path, which takes letters, digits and \"_\", and \"-\" and \".\" between those; see \
+                 \"vault list {mount}/roles\", and ask for tokens of a role with such a name at {mount}/org/token",
+                mount = mount(&request)
+            ),
+        ));
+    }
+    Ok(Some(mint(&engine, request, &fields, config, role_name, MintedBy::Read).await?))
+}
+
+/// Returns the config of the one org that has exactly this name in paths.
+async fn config_of(engine: &Engine, request: &Request, org: &str, role: &RoleName) -> Result<Arc<Config>, Error> {
+    let called = engine.store.orgs_called(org).await?;
+    if called.len() > 1 {
+        return Err(Error::Refused(format!(
+            "{org:?} is the logical_name or the org_id of several organizations; write configs with logical_names that are \
+             not"
+        )));
+    }
+    let meant = if called.is_empty() { engine.store.orgs_like(org).await? } else { called };
+    let [id] = meant.as_slice() else { return Err(unknown(request, org)) };
+    let Some(config) = engine.store.config(id).await? else { return Err(unknown(request, org)) };
+    match config.path_name() {
+        Some(name) if name == org => Ok(config),
+        Some(name) => Err(elsewhere(request, name, role)),
+        None => Err(Error::Refused(format!(
+            "org_id {:?} does not fit a path; give the organization a logical_name of letters, digits and \"_\", and \"-\" \
+             and \".\" between those",
+            id.as_str()
+        ))),
+    }
+}
+
+fn elsewhere(request: &Request, org: &str, role: &RoleName) -> Error {
+    let path = format!("{}/creds/{org}/{role}", mount(request));
+    Error::Refused(format!("this is another spelling of {path:?}, and only that path mints; use it"))
+}
+
+fn unknown(request: &Request, org: &str) -> Error {
+    let mount = mount(request);
+    Error::Refused(format!(
+        "no organization has the logical_name or org_id {org:?}; see \"vault list {mount}/configs\", or write a config with \
+         \"vault write {mount}/config org_id=... logical_name={org:?} astra_token=...\""
+    ))
+}

@@ -1,0 +1,46 @@
+//! What paths call an org: its id, its logical name, or the one of them that fits a path.
+
+use vault_plugin_sdk::logical::Request;
+
+use super::shared::{ORG_ID, mount};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::names::OrgId;
+use crate::store::Config;
+
+/// Returns the org with a logical name.
+pub(super) async fn named(engine: &Engine, request: &Request, name: &str) -> Result<OrgId, Error> {
+    let mut orgs = engine.store.orgs_named(name).await?;
+    match orgs.len() {
+        1 => Ok(orgs.remove(0)),
+        0 => Err(Error::Refused(format!(
+            "no config with logical_name {name:?}; see \"vault list {}/configs\" and read by org_id",
+            mount(request)
+        ))),
+        _ => Err(Error::field("logical_name", format!("{name:?} is that of several organizations; read by org_id"))),
+    }
+}
+
+/// No name may mean two orgs: paths call them by logical name or id.
+pub(super) async fn require_free_names(engine: &Engine, old: Option<&Config>, new: &Config) -> Result<(), Error> {
+    let (id, name) = (new.org_id.as_str(), &new.logical_name);
+    let another = |orgs: Vec<OrgId>| orgs.into_iter().find(|org| *org != new.org_id);
+    if old.is_none()
+        && let Some(other) = another(engine.store.orgs_named(id).await?)
+    {
+        let other = other.as_str();
+        let reason =
+            format!("{id:?} is the logical_name of org_id {other:?}; give that one another logical_name first");
+        return Err(Error::field(ORG_ID.name(), reason));
+    }
+    if name.is_empty() {
+        return Ok(());
+    }
+    match another(engine.store.orgs_called(name).await?) {
+        None => Ok(()),
+        Some(other) => Err(Error::field(
+            "logical_name",
+            format!("{name:?} is already that of org_id {:?}, or its id; choose another one", other.as_str()),
+        )),
+    }
+}

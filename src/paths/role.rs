@@ -1,0 +1,272 @@
+//! `role`: a name in Vault for one Astra role of one org.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use vault_plugin_sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, WRITES, format_duration};
+use vault_plugin_sdk::logical::{self, Caller, Map, Operation, Response};
+
+use super::shared::{
+    self, Answered, ORG_ID, ROLE_NAME, Setting, detached, handler, missing, no_config, no_role, org_id, role_name,
+    written,
+};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::names::{OrgId, RoleName};
+use crate::store::{DEFAULT_TTL, Role};
+
+const ROLE_ID: Field<String> = Field::string(
+    "role_id",
+    "Id of the role in Astra, as \"GET /v2/organizations/roles\" of Astra's DevOps API lists it. Required when the role is \
+     created.",
+)
+.only(WRITES)
+.shown("Id of the role in Astra.");
+
+const TTL: Field<Duration> = Field::duration(
+    "ttl",
+    "How long the lease of a token lasts before it has to be renewed. 0 means 24 hours. More than max_ttl is cut to \
+     max_ttl.",
+)
+.only(WRITES)
+.shown("How long a lease lasts.");
+
+const MAX_TTL: Field<Duration> = Field::duration(
+    "max_ttl",
+    "How long a token can live at most, however often its lease is renewed. 0 means 24 hours. The maximum of the mount \
+     counts as well.",
+)
+.only(WRITES)
+.shown("Longest life of a token.");
+
+const MAX_TOKENS: Field<i64> = Field::int(
+    "max_tokens",
+    "How many tokens of the role may live at the same time. When there are so many, a mint is refused until one of them is \
+     revoked, deleted or expires. Tokens that live already when the limit is set are counted, and stay if they are more. \
+     Without it, or with 0, there is no limit. At most 100000.",
+)
+.only(WRITES)
+.shown("How many tokens may live at the same time; missing if there is no limit.");
+
+/// The settings, in the order of their checks.
+const SETTINGS: &[Setting<Role>] = &[
+    Setting {
+        field: ROLE_ID.spec(),
+        show: |role| Some(json!(role.role_id)),
+        write: |fields, role, _| {
+            match fields.change(&ROLE_ID) {
+                Change::Keep => {}
+                Change::Reset => return Err(Error::field(ROLE_ID.name(), "cannot be removed; give another one")),
+                Change::Set(id) => role.role_id = checked_role_id(id)?,
+            }
+            Ok(())
+        },
+    },
+    Setting {
+        field: TTL.spec(),
+        show: |role| Some(json!(format_duration(role.ttl()))),
+        write: |fields, role, warnings| set_ttl(fields, &TTL, &mut role.ttl, warnings),
+    },
+    Setting {
+        field: MAX_TTL.spec(),
+        show: |role| Some(json!(format_duration(role.max_ttl()))),
+        write: |fields, role, warnings| {
+            set_ttl(fields, &MAX_TTL, &mut role.max_ttl, warnings)?;
+            if role.ttl > role.max_ttl {
+                let (given, cut) = (format_duration(role.ttl), format_duration(role.max_ttl));
+                warnings.push(format!("ttl of {given} is longer than max_ttl and was cut to {cut}"));
+                role.ttl = role.max_ttl;
+            }
+            Ok(())
+        },
+    },
+    Setting {
+        field: MAX_TOKENS.spec(),
+        show: |role| Some(json!(role.max_tokens)).filter(|_| role.max_tokens > 0),
+        write: |fields, role, _| {
+            role.max_tokens = match fields.change(&MAX_TOKENS) {
+                Change::Keep => role.max_tokens,
+                Change::Reset => 0,
+                Change::Set(limit) => Some(limit)
+                    .filter(|limit| *limit <= MOST_TOKENS)
+                    .and_then(|limit| limit.try_into().ok())
+                    .ok_or_else(|| Error::field(MAX_TOKENS.name(), format!("must be between 0 and {MOST_TOKENS}")))?,
+            };
+            Ok(())
+        },
+    },
+];
+
+const FIELDS: &[FieldSpec] = &shared::fields::<2, 6, Role>(
+    [
+        ORG_ID.required().shown("Id of the organization.").spec(),
+        ROLE_NAME.required().shown("Name of the role in Vault.").spec(),
+    ],
+    SETTINGS,
+);
+
+/// Nobody needs more; nanoseconds in 64 bits end at 292 years.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86400);
+
+/// As many ids as are kept in memory for a role.
+const MOST_TOKENS: i64 = 100_000;
+
+pub(crate) fn path() -> Path<Engine> {
+    Path::new("role", FIELDS)
+        .read(handler("Read a role", read).shows_fields())
+        .write(detached("Write a role", write).on_active_node())
+        .patch(detached("Change some settings of a role", write).on_active_node())
+        .delete(detached("Delete a role", delete).on_active_node())
+        .exists(exists)
+        .help(
+            "Manages one role: a name in Vault for a role of an Astra organization.",
+            "Tokens are minted for a role. It names the Astra role whose rights they get, and how long they live. A write \
+             changes only the parameters that are given. Deleting a role leaves its tokens and their leases alone.\n\
+             \nExamples:\n    vault write <mount>/role org_id=$ORG_ID role_name=reader role_id=$ROLE_ID ttl=1h max_ttl=24h\n    \
+             vault read <mount>/role org_id=$ORG_ID role_name=reader\n\n\
+             A write to roles/sync imports all roles of Astra instead.",
+        )
+}
+
+async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error> {
+    // Any caller can ask this. What is wrong with the request is only said to those who may write.
+    match names(&call.fields) {
+        Ok((org, name)) => Ok(engine.store.role(&org, &name).await?.is_some()),
+        Err(_) => Ok(false),
+    }
+}
+
+async fn read(engine: Arc<Engine>, call: Call) -> Answered {
+    let (org, name) = names(&call.fields)?;
+    let role = engine.store.role(&org, &name).await?;
+    let Some(role) = role else {
+        require_new(&org, &name)?;
+        return Err(Error::Refused(no_role(&call.request, &org, &name)));
+    };
+    let mut shown = settings(&role);
+    shown.insert("org_id".to_owned(), json!(role.org_id));
+    shown.insert("role_name".to_owned(), json!(role.role_name));
+    Ok(Some(Response::new(shown)))
+}
+
+/// Returns what is shown of a role beside its names.
+pub(super) fn settings(role: &Role) -> Map {
+    shared::shown(SETTINGS, role)
+}
+
+async fn write(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields, .. } = call;
+    let (org, name) = names(&fields)?;
+    let _lock = engine.locks.role(&org, &name).await;
+    let old = engine.store.role(&org, &name).await?;
+    if old.is_none() {
+        require_new(&org, &name)?;
+    }
+    if old.is_none() && request.operation == Operation::Patch {
+        return Err(Error::NotFound(no_role(&request, &org, &name)));
+    }
+    let (role, mut warnings) = changed(old.as_deref(), org, name, &fields)?;
+    if old.is_none() && engine.store.config(&role.org_id).await?.is_none() {
+        warnings.push(no_config(&request, &role.org_id));
+    }
+    put(&engine, old.as_deref(), &role, &request.caller).await?;
+    Ok(written(warnings))
+}
+
+async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields, .. } = call;
+    let (org, name) = names(&fields)?;
+    let _lock = engine.locks.role(&org, &name).await;
+    if let Some(role) = engine.store.role(&org, &name).await? {
+        engine.store.delete_role(&org, &name).await?;
+        if role.max_tokens > 0 {
+            engine.store.end_count(&role).await;
+        }
+        tracing::info!(org_id = %org, role_name = %name, display_name = request.caller.display_name,
+            entity_id = request.caller.entity_id, "deleted role");
+    } else {
+        require_new(&org, &name)?;
+    }
+    Ok(None)
+}
+
+/// Stores a role on behalf of a caller. One that gets a limit knows of all its tokens first, so that no mint has to look
+/// for them.
+pub(super) async fn put(engine: &Engine, old: Option<&Role>, role: &Role, caller: &Caller) -> Result<(), Error> {
+    let was_limited = old.is_some_and(|old| old.max_tokens > 0);
+    if role.max_tokens > 0 && !was_limited {
+        if !engine.store.inventory_is_complete().await? {
+            return Err(Error::NotYet("the inventory of tokens is still being built; set max_tokens later".into()));
+        }
+        {
+            // A token that is being stored is in the inventory after this, and each later one is counted.
+            let _none_is_stored = engine.locks.no_token_stored().await;
+            engine.store.begin_count(role);
+        }
+        engine.store.count(role).await?;
+    }
+    engine.store.put_role(role).await?;
+    if role.max_tokens == 0 && was_limited {
+        engine.store.end_count(role).await;
+    }
+    tracing::info!(org_id = %role.org_id, role_name = %role.role_name, role_id = role.role_id,
+        ttl_seconds = role.ttl.as_secs(), max_ttl_seconds = role.max_ttl.as_secs(), max_tokens = role.max_tokens,
+        display_name = caller.display_name, entity_id = caller.entity_id, "wrote role");
+    Ok(())
+}
+
+/// Fails if a role with this name cannot be created.
+fn require_new(org: &OrgId, name: &RoleName) -> Result<(), Error> {
+    org.require_new(ORG_ID.name())?;
+    Ok(name.require_new(ROLE_NAME.name())?)
+}
+
+fn names(fields: &Fields) -> Result<(OrgId, RoleName), Error> {
+    Ok((org_id(fields)?, role_name(fields)?))
+}
+
+/// Returns the role as a write leaves it, and warnings.
+fn changed(old: Option<&Role>, org: OrgId, name: RoleName, fields: &Fields) -> Result<(Role, Vec<String>), Error> {
+    if let Some(old) = old {
+        let stored = Role { ttl: old.ttl(), max_ttl: old.max_ttl(), ..old.clone() };
+        return shared::changed(SETTINGS, fields, stored);
+    }
+    if !fields.is_given(&ROLE_ID) {
+        return Err(missing(ROLE_ID.name()));
+    }
+    shared::changed(SETTINGS, &fields.for_new_object(), Role::new(org, name, String::new()))
+}
+
+/// Sets one of the TTLs of a role. A reset, or zero, gives the default and a warning.
+fn set_ttl(
+    fields: &Fields,
+    field: &Field<Duration>,
+    stored: &mut Duration,
+    warnings: &mut Vec<String>,
+) -> Result<(), Error> {
+    *stored = match fields.change(field) {
+        Change::Keep => return Ok(()),
+        Change::Set(ttl) if ttl > LONGEST => {
+            return Err(Error::field(field.name(), "must not be longer than 100 years"));
+        }
+        Change::Set(ttl) if !ttl.is_zero() => ttl,
+        Change::Set(_) | Change::Reset => {
+            let default = format_duration(DEFAULT_TTL);
+            warnings.push(format!("{} is not set; the default of {default} counts", field.name()));
+            DEFAULT_TTL
+        }
+    };
+    Ok(())
+}
+
+/// Astra takes any text for a role and mints a token without rights, so at least what can be no id is refused.
+pub(super) fn checked_role_id(id: String) -> Result<String, Error> {
+    if id.trim().is_empty() {
+        return Err(Error::field(ROLE_ID.name(), "must not be empty"));
+    }
+    if id.len() > 255 || id.chars().any(char::is_control) {
+        return Err(Error::field(ROLE_ID.name(), "must be at most 255 bytes without control characters"));
+    }
+    Ok(id)
+}

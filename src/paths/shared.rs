@@ -1,0 +1,158 @@
+//! Fields, checks and answers that several paths share.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use serde_json::Value;
+use vault_plugin_sdk::framework::{Call, Field, FieldSpec, Fields, Handler};
+use vault_plugin_sdk::logical::{Map, Request, Response};
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::names::{OrgId, RoleName};
+use crate::store::Config;
+
+/// The org of everything that belongs to one.
+pub(super) const ORG_ID: Field<String> = Field::string(
+    "org_id",
+    "Id of the Astra organization, as Astra's portal shows it, or a label of yours. Letter case counts. A new one must not \
+     contain \"/\", \":\" or control characters.",
+);
+
+/// The role; `role` is accepted as well.
+pub(super) const ROLE_NAME: Field<String> =
+    Field::lowercase("role_name", "Name of the role in Vault. It is lower-cased.").aliases(&["role"]);
+
+/// Entries that a listing reads at the same time.
+pub(super) const CONCURRENT_READS: usize = 32;
+
+pub(super) type Answered = Result<Option<Response>, Error>;
+
+/// Declares a handler that answers with the engine's own errors.
+pub(super) fn handler<F, Fut>(summary: &'static str, run: F) -> Handler<Engine>
+where
+    F: Fn(Arc<Engine>, Call) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Answered> + Send + 'static,
+{
+    Handler::new(summary, move |engine, call: Call| {
+        let (operation, path) = (call.request.operation.as_str(), call.request.path.clone());
+        let answer = run(engine, call);
+        async move { answer.await.inspect_err(|error| error.log(operation, &path)) }
+    })
+}
+
+/// Declares a handler that goes on when the caller hangs up. The host may store its change although the caller has gone,
+/// and the cache must follow.
+pub(super) fn detached<F, Fut>(summary: &'static str, run: F) -> Handler<Engine>
+where
+    F: Fn(Arc<Engine>, Call) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Answered> + Send + 'static,
+{
+    handler(summary, run).detached()
+}
+
+/// Reads the org of a request.
+pub(super) fn org_id(fields: &Fields) -> Result<OrgId, Error> {
+    match fields.get(&ORG_ID) {
+        Some(text) => Ok(OrgId::find(ORG_ID.name(), &text)?),
+        None => Err(missing(ORG_ID.name())),
+    }
+}
+
+/// Reads the org of a request, where none means all of them.
+pub(super) fn optional_org_id(fields: &Fields) -> Result<Option<OrgId>, Error> {
+    Ok(fields.get(&ORG_ID).map(|text| OrgId::find(ORG_ID.name(), &text)).transpose()?)
+}
+
+/// Reads the role of a request.
+pub(super) fn role_name(fields: &Fields) -> Result<RoleName, Error> {
+    match fields.get(&ROLE_NAME) {
+        Some(text) => Ok(RoleName::find(ROLE_NAME.name(), &text)?),
+        None => Err(missing(ROLE_NAME.name())),
+    }
+}
+
+pub(super) fn missing(field: &'static str) -> Error {
+    Error::field(field, "is required")
+}
+
+/// Returns the config of an org, or says how to write one. Clients hide the text of a 404, so this is none.
+pub(super) async fn require_config(engine: &Engine, request: &Request, org: &OrgId) -> Result<Arc<Config>, Error> {
+    if let Some(config) = engine.store.config(org).await? {
+        return Ok(config);
+    }
+    org.require_new(ORG_ID.name())?;
+    Err(Error::Refused(no_config(request, org)))
+}
+
+pub(super) fn no_config(request: &Request, org: &OrgId) -> String {
+    let (org, mount) = (org.as_str(), mount(request));
+    format!("no config for org_id {org:?}; write one with \"vault write {mount}/config org_id={org} astra_token=...\"")
+}
+
+pub(super) fn no_role(request: &Request, org: &OrgId, role: &RoleName) -> String {
+    let mount = mount(request);
+    format!(
+        "no role {:?} for org_id {:?}; write one with \"vault write {mount}/role org_id={org} role_name={role} \
+         role_id=...\", or see \"vault list {mount}/roles\"",
+        role.as_str(),
+        org.as_str()
+    )
+}
+
+/// Returns the path of the mount as a user types it.
+pub(super) fn mount(request: &Request) -> &str {
+    match request.mount_point.trim_end_matches('/') {
+        "" => "<mount>",
+        mount => mount,
+    }
+}
+
+/// Answers a write: nothing, unless there is something to remark.
+pub(super) fn written(warnings: Vec<String>) -> Option<Response> {
+    if warnings.is_empty() { None } else { Some(Response::default().warnings(warnings)) }
+}
+
+pub(super) fn object<const N: usize>(members: [(&str, Value); N]) -> Map {
+    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// A setting of a stored object, declared once: its field, its member in answers, and how a write changes it.
+pub(super) struct Setting<S: 'static> {
+    /// The field of a request.
+    pub(super) field: FieldSpec,
+    /// Returns the member of an answer; `None` leaves the member out.
+    pub(super) show: fn(&S) -> Option<Value>,
+    /// Changes the object as a request says, and adds warnings.
+    pub(super) write: fn(&Fields, &mut S, &mut Vec<String>) -> Result<(), Error>,
+}
+
+/// Returns the fields of a path: the settings after the other fields.
+pub(super) const fn fields<const N: usize, const M: usize, S>(
+    others: [FieldSpec; N],
+    settings: &[Setting<S>],
+) -> [FieldSpec; M] {
+    assert!(M == N + settings.len(), "the number of fields is wrong");
+    let mut fields = [others[0]; M];
+    let mut at = 0;
+    while at < M {
+        fields[at] = if at < N { others[at] } else { settings[at - N].field };
+        at += 1;
+    }
+    fields
+}
+
+/// Returns an object as a write leaves it, and warnings.
+pub(super) fn changed<S>(settings: &[Setting<S>], fields: &Fields, mut object: S) -> Result<(S, Vec<String>), Error> {
+    let mut warnings = Vec::new();
+    for setting in settings {
+        (setting.write)(fields, &mut object, &mut warnings)?;
+    }
+    Ok((object, warnings))
+}
+
+/// Returns the members of an answer.
+pub(super) fn shown<S>(settings: &[Setting<S>], object: &S) -> Map {
+    let member = |setting: &Setting<S>| Some((setting.field.name.to_owned(), (setting.show)(object)?));
+    settings.iter().filter_map(member).collect()
+}

@@ -1,0 +1,254 @@
+//! `org/token`: mints, fetches and deletes tokens, as the caller mode of the org says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use vault_plugin_sdk::framework::{Call, Field, FieldSpec, Fields, Path, to_lower};
+use vault_plugin_sdk::logical::{Operation, Request, Response};
+
+use super::shared::{Answered, ORG_ID, ROLE_NAME, handler, missing, mount, no_role, org_id, require_config, role_name};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::names::{ClientId, LogicalName, OrgId, RoleName};
+use crate::store::{CallerMode, Config, Lookup, Metadata, Token, named_token_id};
+use crate::tokens::{self, MintRequest, MintedBy, Target, token_data};
+
+const LOGICAL_NAME: Field<String> = Field::lowercase(
+    "logical_name",
+    "Name of the token. It is lower-cased. In the caller mode \"standard\" it is required, and no two live tokens of a \
+     role have the same one. In the mode \"sidecar\" it is only a label.",
+);
+
+pub(super) const METADATA: Field<Metadata> = Field::pairs(
+    "metadata",
+    "Key=value pairs that are kept with the token and shown with it. Repeat the parameter for several pairs. At most 64 KiB \
+     in all.",
+);
+
+const CLIENT_ID: Field<String> = Field::string(
+    "client_id",
+    "Client id of a live token: the part between the colons. Fetches or deletes that token. Letter case counts.",
+);
+
+pub(super) const TTL: Field<Duration> = Field::duration(
+    "ttl",
+    "How long the first lease of the token lasts. Without it, or with 0, the ttl of the role counts. It is capped at the \
+     max_ttl of the role and at the maximum of the mount.",
+);
+
+const FIELDS: &[FieldSpec] = &[
+    ORG_ID.required().spec(),
+    ROLE_NAME.spec(),
+    LOGICAL_NAME.spec(),
+    METADATA.only(MINTS).spec(),
+    CLIENT_ID.only(&[Operation::Read, Operation::Delete]).spec(),
+    TTL.only(MINTS).spec(),
+];
+
+/// So that the inventory, which shows the metadata of all tokens, stays readable whatever a caller sends.
+const MAX_METADATA: usize = 64 << 10;
+
+/// The operations that mint, in one of the caller modes.
+const MINTS: &[Operation] = &[Operation::Create, Operation::Update, Operation::Read];
+
+pub(super) const TOKEN: &[(&str, &str)] = &[
+    ("clientId", "Public part of the token."),
+    ("generatedOn", "When Astra made the token."),
+    ("logicalName", "Name of the token."),
+    ("metadata", "Key=value pairs of the token."),
+    ("orgId", "Id of the organization."),
+    ("roleName", "Name of the role in Vault."),
+    ("token", "The token."),
+];
+
+pub(crate) fn path() -> Path<Engine> {
+    Path::new("org/token", FIELDS)
+        .write(handler("Mint a token (caller mode \"standard\")", write).returns(TOKEN).on_active_node())
+        .read(handler("Fetch a token, or mint one (caller mode \"sidecar\")", read).returns(TOKEN))
+        .delete(handler("Delete a token in Astra and in Vault", delete).on_active_node())
+        .help(
+            "Mints, fetches and deletes tokens.",
+            "In the caller mode \"standard\" of an organization, a write mints a token for a role under a logical name, \
+             and a read fetches it by client_id, or by role_name and logical_name. In the mode \"sidecar\", a read mints \
+             a token for a role, and nothing is fetched. A minted token has a lease. When the lease ends, the token is \
+             deleted in Astra. A delete does so at once.\n\nExamples:\n    \
+             vault write <mount>/org/token org_id=$ORG_ID role_name=reader logical_name=checkout\n    \
+             vault read <mount>/org/token org_id=$ORG_ID role_name=reader logical_name=checkout\n    \
+             vault delete <mount>/org/token org_id=$ORG_ID role_name=reader logical_name=checkout",
+        )
+}
+
+async fn write(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields, .. } = call;
+    let org = org_id(&fields)?;
+    let config = require_config(&engine, &request, &org).await?;
+    if config.caller_mode == CallerMode::Sidecar {
+        return Err(Error::Refused(format!(
+            "org_id {:?} is in the caller mode \"sidecar\", where a read mints: use \"vault read {}/org/token\" with the \
+             same parameters",
+            org.as_str(),
+            mount(&request)
+        )));
+    }
+    if fields.is_given(&CLIENT_ID) {
+        return Err(Error::field(CLIENT_ID.name(), "cannot be chosen, Astra does; leave it out to mint a token"));
+    }
+    let role = role_name(&fields)?;
+    Ok(Some(mint(&engine, request, &fields, config, role, MintedBy::Write).await?))
+}
+
+async fn read(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields, .. } = call;
+    let org = org_id(&fields)?;
+    let config = require_config(&engine, &request, &org).await?;
+    if config.caller_mode == CallerMode::Standard {
+        let (_, token) = find(&engine, &request, &fields, &org).await?;
+        tracing::info!(org_id = %org, role_name = %token.role_name, client_id = %token.client_id,
+            display_name = request.caller.display_name, entity_id = request.caller.entity_id, "read token");
+        return Ok(Some(Response::new(token_data(&token, MintedBy::Write))));
+    }
+    // A read that mints is for the active node, and only the config tells that it does.
+    engine.require_writable().await?;
+    if fields.is_given(&CLIENT_ID) {
+        return Err(Error::field(
+            CLIENT_ID.name(),
+            "has no use in the caller mode \"sidecar\", where a read mints a token and none can be fetched; leave it out",
+        ));
+    }
+    let role = role_name(&fields)?;
+    Ok(Some(mint(&engine, request, &fields, config, role, MintedBy::Read).await?))
+}
+
+async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
+    let Call { request, fields, .. } = call;
+    let org = org_id(&fields)?;
+    require_config(&engine, &request, &org).await?;
+    let (token_id, token) = find(&engine, &request, &fields, &org).await?;
+    let (client_id, role_name) = (token.client_id, token.role_name);
+    let target = Target {
+        org_id: org.clone(),
+        client_id: client_id.clone(),
+        role_name: role_name.clone(),
+        token_id,
+        may_be_old: token.org_id != org,
+    };
+    tokens::delete(engine, target).await?;
+    tracing::info!(org_id = %org, role_name = %role_name, client_id = %client_id,
+        display_name = request.caller.display_name, entity_id = request.caller.entity_id, "deleted token");
+    Ok(None)
+}
+
+/// Mints a token: as a read does, whose logical names are only labels, or under a name that no other live token has.
+pub(super) async fn mint(
+    engine: &Arc<Engine>,
+    request: Request,
+    fields: &Fields,
+    config: Arc<Config>,
+    role_name: RoleName,
+    minted_by: MintedBy,
+) -> Result<Response, Error> {
+    let logical_name = match fields.get(&LOGICAL_NAME) {
+        Some(name) if !(minted_by == MintedBy::Read && name.is_empty()) => {
+            LogicalName::parse(LOGICAL_NAME.name(), &name)?
+        }
+        None if minted_by == MintedBy::Write => return Err(missing(LOGICAL_NAME.name())),
+        _ => LogicalName::default(),
+    };
+    let metadata = fields.get(&METADATA).unwrap_or_default();
+    if minted_by == MintedBy::Read && metadata.contains_key("deletion_time") {
+        return Err(Error::field(METADATA.name(), "must not have the key \"deletion_time\", which agents read"));
+    }
+    if metadata.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_METADATA {
+        return Err(Error::field(METADATA.name(), "must not have more than 64 KiB of keys and values"));
+    }
+    let ttl = fields.get(&TTL);
+    if request.from_snapshot {
+        return Err(Error::Refused(
+            "no token is minted for a request that reads from a snapshot; ask without it".into(),
+        ));
+    }
+    let role = engine.store.role(&config.org_id, &role_name).await?;
+    let Some(role) = role else {
+        role_name.require_new(ROLE_NAME.name())?;
+        return Err(Error::Refused(no_role(&request, &config.org_id, &role_name)));
+    };
+    let (caller, mount_point) = (request.caller, request.mount_point);
+    let order = MintRequest { config, role, logical_name, metadata, ttl, caller, mount_point, minted_by };
+    tokens::mint(engine, order).await
+}
+
+/// Returns a live token and its id, by client id or by names.
+async fn find(engine: &Engine, request: &Request, fields: &Fields, org: &OrgId) -> Result<(String, Token), Error> {
+    if let Some(client_id) = fields.get(&CLIENT_ID) {
+        let client_id = ClientId::find(CLIENT_ID.name(), &client_id)?;
+        let (id, token) = by_client_id(engine, request, org, &client_id).await?;
+        require_names(fields, &token)?;
+        return Ok((id, token));
+    }
+    if !fields.is_given(&ROLE_NAME) && !fields.is_given(&LOGICAL_NAME) {
+        return Err(Error::field(CLIENT_ID.name(), "or role_name and logical_name are required"));
+    }
+    let role = role_name(fields)?;
+    let name = fields.get(&LOGICAL_NAME).ok_or_else(|| missing(LOGICAL_NAME.name()))?;
+    let name = LogicalName::find(LOGICAL_NAME.name(), &name)?;
+    let id = named_token_id(org, &role, &name);
+    // If a name has a colon, different names can have the same token id.
+    let is_certain = ![org.as_str(), role.as_str(), name.as_str()].iter().any(|name| name.contains(':'));
+    let is_it = |token: &Token| is_certain || (&token.role_name, &token.logical_name) == (&role, &name);
+    if let Some(token) = engine.store.token(&id).await?.filter(is_it) {
+        return Ok((id, token));
+    }
+    role.require_new(ROLE_NAME.name())?;
+    name.require_new(LOGICAL_NAME.name())?;
+    Err(Error::Refused(format!(
+        "no live token with logical_name {:?} of role {:?} and org_id {:?}; see \"vault list {}/org/tokens\", and give \
+         the client_id of a token that a read minted",
+        name.as_str(),
+        role.as_str(),
+        org.as_str(),
+        mount(request)
+    )))
+}
+
+/// Names that are given beside a client id have to be those of its token, or the caller means another one.
+fn require_names(fields: &Fields, token: &Token) -> Result<(), Error> {
+    let differs = |field: &Field<String>, known: &str| {
+        fields.is_given(field) && fields.get(field).is_some_and(|name| name != to_lower(known))
+    };
+    if differs(&ROLE_NAME, token.role_name.as_str()) || differs(&LOGICAL_NAME, token.logical_name.as_str()) {
+        return Err(Error::field(
+            CLIENT_ID.name(),
+            format!(
+                "is that of logical_name {:?} of role {:?}; leave the names out, or correct them",
+                token.logical_name.as_str(),
+                token.role_name.as_str()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+async fn by_client_id(
+    engine: &Engine,
+    request: &Request,
+    org: &OrgId,
+    client_id: &ClientId,
+) -> Result<(String, Token), Error> {
+    match engine.store.token_of(org, client_id).await? {
+        Lookup::Found(id, token) => return Ok((id, *token)),
+        Lookup::Missing => {}
+        Lookup::Unknown => {
+            return Err(Error::NotYet(
+                "the inventory of tokens is still being built; try again later, or name role_name and logical_name"
+                    .into(),
+            ));
+        }
+    }
+    client_id.require_new(CLIENT_ID.name())?;
+    Err(Error::Refused(format!(
+        "no live token with client_id {:?} of org_id {:?}; see \"vault list {}/org/tokens\"",
+        client_id.as_str(),
+        org.as_str(),
+        mount(request)
+    )))
+}

@@ -1,0 +1,94 @@
+//! `org/tokens`: the inventory of live tokens.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use vault_plugin_sdk::framework::{Call, Field, FieldSpec, Path};
+use vault_plugin_sdk::logical::{Map, Response};
+
+use super::shared::{Answered, ORG_ID, handler, object, optional_org_id};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::names::OrgId;
+use crate::store::{DETAILS, Record};
+use crate::tokens::lease_end;
+
+const AFTER: Field<String> =
+    Field::string("after", "Lists only client ids that come after this one, which need not exist any more.");
+
+const LIMIT: Field<i64> =
+    Field::int("limit", "Lists at most so many client ids. Without it, or with 0, all are listed.");
+
+const FIELDS: &[FieldSpec] = &[ORG_ID.spec(), AFTER.spec(), LIMIT.spec()];
+
+pub(crate) fn path() -> Path<Engine> {
+    Path::new("org/tokens/?", FIELDS)
+        .list(handler("List the live tokens", list).returns(&[
+            ("keys", "Client ids of the tokens."),
+            ("key_info", "For each client id: organization, role, names, metadata, when and for whom it was made, and \
+              the latest end of its lease."),
+        ]))
+        .help(
+            "Lists the live tokens.",
+            "Lists the client ids of all live tokens of this mount, or of the organization with org_id, in byte order. \
+             key_info shows what is known of each token, never the token. Its member lease_end is the latest time at which \
+             the lease of the token can end, however often it is renewed; the lease itself may end earlier. It is empty where \
+             that is not known, as for tokens of the Go plugin. created_at is when Vault stored the token, for the caller \
+             with display_name and entity_id; generated_on is when Astra made it. For large inventories, list pages with limit, \
+             and pass the last client id of a page as after: key_info has at most the first 10000 tokens \
+             of an answer.\n\nExample:\n    vault list -detailed <mount>/org/tokens",
+        )
+}
+
+async fn list(engine: Arc<Engine>, call: Call) -> Answered {
+    let org = optional_org_id(&call.fields)?;
+    let after = call.fields.get(&AFTER).unwrap_or_default();
+    let limit = call.fields.get(&LIMIT).unwrap_or(0);
+    let limit = usize::try_from(limit).map_err(|_| Error::field(LIMIT.name(), "must not be negative"))?;
+    // Asked first: otherwise the inventory could be completed after the page is read, and missing tokens get no warning.
+    let is_complete = engine.store.inventory_is_complete().await?;
+    let page = engine.store.inventory(org.as_ref(), &after, limit).await?;
+    if let Some(org) = org.filter(|_| page.detailed.is_empty()) {
+        org.require_new(ORG_ID.name())?;
+    }
+    let last = page.detailed.last().map(|(_, client, _)| client.clone());
+    let entries = page.detailed.into_iter().map(|(org, client, record)| (client.to_string(), shown(&org, record)));
+    let mut response = Response::list_with_info(entries);
+    if let (Some(last), Some(Value::Array(keys))) = (last, response.data.as_mut().and_then(|data| data.get_mut("keys")))
+        && !page.others.is_empty()
+    {
+        keys.extend(page.others.into_iter().map(|client| json!(client)));
+        response = response.warn(format!(
+            "key_info has the first {DETAILS} tokens only; for those after them, list with after={last}, and with a limit"
+        ));
+    }
+    if !is_complete {
+        response =
+            response.warn("the inventory of tokens is still being built, so some may be missing; try again later");
+    }
+    let left_out = engine.store.left_out().await?;
+    if !left_out.is_empty() {
+        response = response.warn(format!(
+            "some stored tokens of the Go plugin are not in the inventory, since their entries cannot be read or have no client id that \
+             can be listed: {}; the log of the upgrade names them all",
+            left_out.iter().map(|id| format!("token/{id}")).collect::<Vec<_>>().join(", ")
+        ));
+    }
+    Ok(Some(response))
+}
+
+fn shown(org: &OrgId, record: Record) -> Value {
+    let metadata = if record.metadata.is_empty() { Value::Null } else { json!(record.metadata) };
+    let members: Map = object([
+        ("created_at", json!(record.created_at)),
+        ("display_name", json!(record.display_name)),
+        ("entity_id", json!(record.entity_id)),
+        ("generated_on", json!(record.generated_on)),
+        ("lease_end", json!(lease_end(&record).map(|end| end.to_string()).unwrap_or_default())),
+        ("logical_name", json!(record.logical_name)),
+        ("metadata", metadata),
+        ("org_id", json!(org)),
+        ("role_name", json!(record.role_name)),
+    ]);
+    Value::Object(members)
+}

@@ -1,0 +1,302 @@
+//! Replacing the root token of an org by a new one, or leaving it as it is.
+//!
+//! Architecture invariant: the root token that the stored config holds is never deleted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable as _};
+use uuid::Uuid;
+use vault_plugin_sdk::locks::KeyedGuard;
+
+use super::api::{self, Case, CreatedToken, NewToken, describe};
+use super::engine::Engine;
+use super::error::Error;
+use super::journal::{ROTATION, RotationNote};
+use super::names::{ClientId, OrgId};
+use super::store::Config;
+use super::tokens::{Event, Failure, Found, Order, OrderNote};
+
+const MAY_READ: &str = "check that the astra_token of the config is live and has the permission org-token-read, which the \
+                        roles Organization Administrator and Database Administrator give";
+
+const MAY_WRITE: &str = "the astra_token of the config needs the permission org-token-write, which the roles Organization \
+                         Administrator and Database Administrator give";
+
+const FOUND_LATER: &str = "the config is as it was; should Astra have made a token all the same, it is deleted as soon as it \
+                           is found";
+
+/// Pauses of 0.1 s to 2 s: a fresh token may be refused for a moment.
+const FRESH: ExponentialBuilder = ExponentialBuilder::new()
+    .with_jitter()
+    .with_min_delay(Duration::from_millis(100))
+    .with_max_delay(Duration::from_secs(2))
+    .with_factor(1.5)
+    .without_max_times();
+
+/// A rotation, from its note on.
+struct Rotation<'a> {
+    engine: &'a Engine,
+    /// The config at the start.
+    config: &'a Arc<Config>,
+    order: Order<RotationNote>,
+}
+
+/// A finished rotation.
+pub(crate) struct Rotated {
+    /// Client id of the old root token.
+    pub(crate) old: ClientId,
+    /// Client id of the new one.
+    pub(crate) new: ClientId,
+    /// Why the old one is still there.
+    pub(crate) left: Option<Error>,
+}
+
+/// Replaces the root token of an org.
+///
+/// # Errors
+/// When the config holds the old one as before, or it is not known which one. What is left is undone or finished later.
+pub(crate) async fn rotate(engine: &Arc<Engine>, config: &Arc<Config>, mount_point: &str) -> Result<Rotated, Error> {
+    let old = config.root_id().and_then(|id| ClientId::parse("astra_token", id).ok()).ok_or_else(|| {
+        Error::Refused("the root token is not of the form \"AstraCS:<id>:<digest>\"; write another astra_token".into())
+    })?;
+    let roles = own_roles(engine, config, &old).await?;
+    let marker = Uuid::new_v4().simple().to_string();
+    let new = NewToken {
+        roles,
+        description: config.description.then(|| describe(&format!("vault mount={mount_point}/ root"), &marker)),
+        token_expiry: None,
+    };
+    let note = RotationNote {
+        org_id: config.org_id.clone(),
+        old,
+        marker,
+        described: config.description,
+        new: None,
+        stored: false,
+        timeout_seconds: config.request_timeout.as_secs(),
+    };
+    let order = Order::begin(engine, config, note).await?;
+    Rotation { engine, config, order }.run(&new).await
+}
+
+/// Returns the Astra roles of the root token, which only a list of all tokens tells.
+async fn own_roles(engine: &Engine, config: &Arc<Config>, root: &ClientId) -> Result<Vec<String>, Error> {
+    let id = root.as_str();
+    let roles = engine.call(config, |client| async move { client.roles_of(id).await }).await;
+    let trouble = match roles.map_err(|error| Error::RootCall { error, permission: MAY_READ })? {
+        Some(roles) if !roles.is_empty() => return Ok(roles),
+        Some(_) => "has no Astra roles",
+        None => "is not in Astra's list of the tokens of this organization",
+    };
+    Err(Error::Refused(format!(
+        "the root token with client id {id:?} {trouble}, so none like it can be made; write an astra_token of this \
+         organization that has roles"
+    )))
+}
+
+impl Rotation<'_> {
+    /// Does the steps in their order. If a step fails, the steps before it are undone.
+    async fn run(mut self, new: &NewToken) -> Result<Rotated, Error> {
+        let running = self.engine.clients.calls(self.config);
+        let (new, created) = match self.order.call(new).await {
+            Ok(made) => made,
+            Err(Failure::Refused(error)) => return Err(Error::RootCall { error, permission: MAY_WRITE }),
+            Err(Failure::Unclear(cause)) => return Err(self.unclear(cause).await),
+        };
+        self.order.note.new = Some(new.clone());
+        if let Err(cause) = self.order.update().await {
+            return Err(self.undo("the new root token could not be noted", &new, cause).await);
+        }
+        if let Err(cause) = self.prove(&created, &new).await {
+            return Err(self.undo("the new root token does not work", &new, cause.into()).await);
+        }
+        let config = self.store(created, &new).await?;
+
+        // A call that began with the old root token may need it once more. The other calls take the new one.
+        running.close();
+        let _ = tokio::time::timeout(config.request_timeout, running.wait()).await;
+        let note = &self.order.note;
+        let left = note.delete_unused(self.engine, &config, &note.old).await.err();
+        match &left {
+            None => self.order.close().await,
+            Some(error) => {
+                tracing::error!(org_id = %note.org_id, client_id = %note.old, error = %error,
+                    "failed to delete an old root token, will try again");
+            }
+        }
+        Ok(Rotated { old: self.order.note.old, new, left })
+    }
+
+    /// Checks that the new root token is of this org, and may list tokens. A token whose roles Astra does not know may not.
+    async fn prove(&self, created: &CreatedToken, new: &ClientId) -> Result<(), api::Error> {
+        // The old root token made the new root token, so both are of the same organization.
+        let (astra_token, astra_org_id) = (created.token.clone(), created.org_id.clone());
+        let config = Config { astra_token, astra_org_id, ..(**self.config).clone() };
+        let client = self.engine.clients.make(&config).await?;
+        let proof = || async {
+            match client.current_org().await {
+                Ok(org) if config.is_of(&org) == Some(true) => {}
+                Ok(_) => return Err(api::Error::garbled("make a root token", "its token is of another org")),
+                Err(error) if error.is_undetermined() => {}
+                Err(error) => return Err(error),
+            }
+            client.has_token(new.as_str()).await.map(drop)
+        };
+        let pauses = FRESH.with_total_delay(Some(config.request_timeout));
+        proof.retry(pauses).when(|error: &api::Error| error.case() == Case::RootTokenRefused).await
+    }
+
+    /// Stores the new root token in the config, unless the config was changed meanwhile.
+    async fn store(&mut self, created: CreatedToken, new: &ClientId) -> Result<Arc<Config>, Error> {
+        let (engine, org_id) = (self.engine, &self.config.org_id);
+        let lock = engine.locks.configs().await;
+        let config = match engine.store.stored_config(org_id).await {
+            Ok(Some(now)) if now.same_endpoint(self.config) => Config { astra_token: created.token, ..(*now).clone() },
+            Ok(_) => {
+                drop(lock);
+                let changed =
+                    Error::Refused("the config was changed meanwhile; rotate again if it is still needed".into());
+                return Err(self.undo("the root token was not rotated", new, changed).await);
+            }
+            Err(cause) => {
+                drop(lock);
+                return Err(self.undo("the config could not be read", new, cause).await);
+            }
+        };
+        self.order.note.stored = true;
+        if let Err(cause) = self.order.update().await {
+            drop(lock);
+            self.order.note.stored = false;
+            return Err(self.undo("the new root token could not be noted", new, cause).await);
+        }
+        let stored = engine.store.put_config(&config).await;
+        engine.clients.forget(org_id);
+        stored.map_err(|cause| Error::Unfinished {
+            step: "the config could not be stored",
+            // A write that failed may still take effect. The tick comes when that is decided.
+            left: "it holds the old root token or the new one, both work, and the other one is deleted within some \
+                   minutes"
+                .to_owned(),
+            cause: Box::new(cause),
+        })?;
+        Ok(Arc::new(config))
+    }
+
+    /// Undoes the rotation because a step failed. Returns the error for the caller.
+    async fn undo(&mut self, step: &'static str, new: &ClientId, cause: Error) -> Error {
+        let left = match self.order.undo(new, None).await {
+            Ok(()) => "the config is as it was, and the new root token was deleted in Astra again".to_owned(),
+            Err(error) => format!(
+                "the config is as it was, and the new root token is left in Astra, until it can be deleted: {error}"
+            ),
+        };
+        Error::Unfinished { step, left, cause: Box::new(cause) }
+    }
+
+    /// Returns the error of a rotation whose outcome is not known, after a look for a token that Astra may have made.
+    async fn unclear(&mut self, cause: Error) -> Error {
+        let left = match self.order.look_for_token().await {
+            Found::Deleted => "the config is as it was, and the token that Astra had made all the same was deleted",
+            Found::Later => FOUND_LATER,
+            Found::Never => {
+                "the config is as it was; should Astra have made a token all the same, it cannot be found without a \
+                 description, and does not expire"
+            }
+        };
+        Error::Unfinished { step: "the root token was not rotated", left: left.to_owned(), cause: Box::new(cause) }
+    }
+}
+
+impl RotationNote {
+    /// Deletes a root token in Astra, unless the config holds it. If the config was deleted meanwhile, an earlier state of
+    /// the config serves.
+    async fn delete_unused(&self, engine: &Engine, known: &Arc<Config>, client_id: &ClientId) -> Result<(), Error> {
+        let lock = engine.locks.configs().await;
+        let config = engine.store.stored_config(&self.org_id).await?.unwrap_or_else(|| known.clone());
+        if config.is_root(client_id) {
+            return Ok(());
+        }
+        engine.clients.retire(client_id);
+        drop(lock);
+        let id = client_id.as_str();
+        engine.call(&config, |client: Arc<api::Client>| async move { client.delete_token(id).await }).await?;
+        tracing::info!(org_id = %self.org_id, client_id = %client_id, "deleted a root token that is not in use");
+        Ok(())
+    }
+}
+
+impl OrderNote for RotationNote {
+    const KIND: &'static str = ROTATION;
+    const CALL: &'static str = "make a root token";
+
+    fn org_id(&self) -> &OrgId {
+        &self.org_id
+    }
+
+    fn marker(&self) -> &str {
+        &self.marker
+    }
+
+    fn is_described(&self) -> bool {
+        self.described
+    }
+
+    fn client_id(&self) -> Option<&ClientId> {
+        self.new.as_ref()
+    }
+
+    fn set_client_id(&mut self, client_id: ClientId) {
+        self.new = Some(client_id);
+    }
+
+    async fn is_of_another(&self, engine: &Engine, _config: &Config, client_id: &ClientId) -> Result<bool, Error> {
+        Ok(engine.store.record(&self.org_id, client_id).await?.is_some())
+    }
+
+    /// Nothing is stored of a root token but the config, which a rotation never takes back.
+    async fn remove_stored(
+        &self,
+        _engine: &Engine,
+        _client_id: &ClientId,
+        _held: Option<&KeyedGuard>,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn delete(&self, engine: &Engine, config: &Arc<Config>, client_id: &ClientId) -> Result<(), Error> {
+        self.delete_unused(engine, config, client_id).await?;
+        // If the config held the new root token, even for a moment, the old one is not needed.
+        if self.stored {
+            self.delete_unused(engine, config, &self.old).await?;
+        }
+        Ok(())
+    }
+
+    fn log(&self, event: Event<'_>) {
+        let (org_id, marker) = (&self.org_id, &self.marker);
+        match event {
+            Event::OfAnother(client_id) => tracing::error!(org_id = %org_id, client_id = %client_id,
+                "left a token alone that is not of the rotation to be undone"),
+            Event::Undone => tracing::info!(org_id = %org_id, "set an unfinished rotation of the root token right"),
+            Event::UndoFailed(error) => {
+                tracing::error!(org_id = %org_id, error = %error, "failed to delete a new root token, will try again");
+            }
+            Event::LookFailed(error) => tracing::warn!(org_id = %org_id, error = %error,
+                "could not look for a root token that Astra may have made, will try again"),
+            Event::NotFound => tracing::warn!(org_id = %org_id, marker,
+                "found no new root token of an unfinished rotation: none was made, unless Astra does not keep descriptions"),
+            Event::Lost => tracing::error!(org_id = %org_id,
+                "a root token may be left in Astra: the outcome of a rotation is not known, and it has no description to be \
+                 found by; look for a token of that time in Astra's portal"),
+            Event::Expired(error) | Event::GaveUp(error) => {
+                tracing::error!(org_id = %org_id, marker, old_client_id = %self.old, error = %error,
+                    "gave up deleting a root token that is not in use: compare the config with the tokens in Astra's portal");
+            }
+        }
+    }
+
+    fn left(&self) -> String {
+        format!("a root token of org_id {:?} that is not in use may be left in Astra", self.org_id.as_str())
+    }
+}

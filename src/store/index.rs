@@ -1,0 +1,226 @@
+//! The inventory: one record for each token, found by its client id.
+//!
+//! Tokens that the Go plugin minted have no record. [`Store::write_records`] writes theirs once, beside normal work. A
+//! token that the Go plugin minted later, during a downgrade, gets its record when its lease is renewed.
+//!
+//! A caller asks whether the inventory is complete before it looks for a token, or it looks again afterwards. Otherwise
+//! the inventory could be completed between the two steps, and a live token would seem to be missing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use vault_plugin_sdk::logical::StorageExt as _;
+
+use super::base::Store;
+use super::client_index::{CLIENT_INDEX, ClientIndex, Cursor};
+use super::entries::{Record, Token};
+use super::keys::{RECORDS, record_key, records_folder, token_key};
+use crate::error::Error;
+use crate::names::{ClientId, OrgId, fits_key, from_segment, segment};
+
+/// How many keys one list call returns while all tokens or records are read.
+pub(super) const PAGE: usize = 256;
+
+/// The most records in one answer. All of them are in memory at the same time.
+pub(crate) const DETAILS: usize = 10_000;
+
+/// How many records are read or moved at the same time.
+pub(super) const CONCURRENT: usize = 32;
+
+/// A page of the inventory.
+pub(crate) struct Page {
+    /// The first tokens, with their records.
+    pub(crate) detailed: Vec<(OrgId, ClientId, Record)>,
+    /// The client ids of the remaining tokens.
+    pub(crate) others: Vec<ClientId>,
+}
+
+/// The result of looking for a token by its client id.
+pub(crate) enum Lookup {
+    /// A live token and its id.
+    Found(String, Box<Token>),
+    /// There is no such token.
+    Missing,
+    /// The inventory is not complete, so the token may be there.
+    Unknown,
+}
+
+impl Store {
+    /// Returns the inventory record of a token.
+    pub(crate) async fn record(&self, org: &OrgId, client: &ClientId) -> Result<Option<Record>, Error> {
+        if client.as_str().is_empty() || !fits_key(client.as_str()) {
+            return Ok(None);
+        }
+        Ok(self.storage.get_json(&record_key(org, client)).await?)
+    }
+
+    /// Writes the inventory record of a token.
+    pub(crate) async fn put_record(&self, org: &OrgId, client: &ClientId, record: &Record) -> Result<(), Error> {
+        Ok(self.storage.put_json(&record_key(org, client), record).await?)
+    }
+
+    /// Removes the inventory record of a token.
+    pub(super) async fn delete_record(&self, org: &OrgId, client: &ClientId) -> Result<(), Error> {
+        if client.as_str().is_empty() || !fits_key(client.as_str()) {
+            return Ok(());
+        }
+        Ok(self.storage.delete(&record_key(org, client)).await?)
+    }
+
+    /// Looks for a live token by its client id.
+    pub(crate) async fn token_of(&self, org: &OrgId, client: &ClientId) -> Result<Lookup, Error> {
+        let was_complete = self.inventory.known().is_some();
+        if let Some((id, token)) = self.look_up(org, client).await? {
+            return Ok(Lookup::Found(id, Box::new(token)));
+        }
+        if was_complete {
+            return Ok(Lookup::Missing);
+        }
+        if self.client_index().await?.is_none() {
+            return Ok(Lookup::Unknown);
+        }
+        // The record may have been written after the first look-up and before the inventory was completed.
+        let found = self.look_up(org, client).await?;
+        Ok(found.map_or(Lookup::Missing, |(id, token)| Lookup::Found(id, Box::new(token))))
+    }
+
+    async fn look_up(&self, org: &OrgId, client: &ClientId) -> Result<Option<(String, Token)>, Error> {
+        if let Some(record) = self.record(org, client).await? {
+            let token = self.token(&record.token_id).await?.filter(|token| token.client_id == *client);
+            return Ok(token.map(|token| (record.token_id, token)));
+        }
+        // A token that a read minted is found without a record: its id is the client id.
+        let id = client.as_str();
+        match self.token(id).await?.filter(|token| token.client_id == *client) {
+            Some(token) if self.owner(id, &token).await?.as_ref() == Some(org) => Ok(Some((id.to_owned(), token))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns the records with this client id in all orgs. There is at most one record, unless Astra uses a client id
+    /// twice.
+    pub(crate) async fn records_named(&self, client: &ClientId) -> Result<Vec<(OrgId, Record)>, Error> {
+        let page = self.orgs_with_tokens().await?.into_iter().map(|org| (client.clone(), org)).collect();
+        let records = self.read_records(page).await?;
+        Ok(records.into_iter().map(|(org, _, record)| (org, record)).collect())
+    }
+
+    /// Returns a page of the inventory, sorted by client id: up to `limit` tokens (0 means all) that come after
+    /// `after`. Reads the records of the first [`DETAILS`] tokens only.
+    pub(crate) async fn inventory(&self, org: Option<&OrgId>, after: &str, limit: usize) -> Result<Page, Error> {
+        let orgs = match org {
+            Some(org) => vec![org.clone()],
+            None => self.orgs_with_tokens().await?,
+        };
+        let mut page = Vec::new();
+        for org in orgs {
+            let clients = self.storage.list_page(&records_folder(&org), &segment(after), limit).await?;
+            page.extend(clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())));
+        }
+        page.sort();
+        if limit > 0 {
+            page.truncate(limit);
+        }
+        let others = page.split_off(page.len().min(DETAILS)).into_iter().map(|(client, _)| client).collect();
+        Ok(Page { detailed: self.read_records(page).await?, others })
+    }
+
+    /// Returns the records of up to `limit` tokens that come after the token `last`, sorted by org and client id. Also
+    /// returns the last of these tokens, if more tokens may follow.
+    pub(crate) async fn records_after(
+        &self,
+        last: Option<&(ClientId, OrgId)>,
+        limit: usize,
+    ) -> Result<(Vec<(OrgId, ClientId, Record)>, Option<(ClientId, OrgId)>), Error> {
+        let mut orgs = self.orgs_with_tokens().await?;
+        orgs.sort();
+        let mut page = Vec::new();
+        for org in orgs.into_iter().filter(|org| last.is_none_or(|(_, last)| org >= last)) {
+            let after = last.filter(|(_, last)| *last == org).map_or("", |(client, _)| client.as_str());
+            let clients = self.storage.list_page(&records_folder(&org), &segment(after), limit - page.len()).await?;
+            page.extend(clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())));
+            if page.len() >= limit {
+                break;
+            }
+        }
+        let last = if page.len() < limit { None } else { page.last().cloned() };
+        Ok((self.read_records(page).await?, last))
+    }
+
+    /// Waits for the cursor of the sweep, and locks it.
+    pub(crate) async fn sweep_cursor(&self) -> tokio::sync::MutexGuard<'_, Cursor> {
+        self.cursor.lock().await
+    }
+
+    /// Reads records. Skips tokens that were deleted since they were listed.
+    async fn read_records(&self, page: Vec<(ClientId, OrgId)>) -> Result<Vec<(OrgId, ClientId, Record)>, Error> {
+        let read = |(client, org): (ClientId, OrgId)| async move {
+            let record = self.record(&org, &client).await?;
+            Ok::<_, Error>(record.map(|record| (org, client, record)))
+        };
+        let records: Vec<Option<_>> = stream::iter(page).map(read).buffered(CONCURRENT).try_collect().await?;
+        Ok(records.into_iter().flatten().collect())
+    }
+
+    /// Returns a page of the records of an org that come after `after`. Also returns the next `after`, if more records
+    /// may follow.
+    pub(super) async fn records_of(
+        &self,
+        org: &OrgId,
+        after: &str,
+    ) -> Result<(Vec<(ClientId, Record)>, Option<String>), Error> {
+        let clients = self.storage.list_page(&records_folder(org), after, PAGE).await?;
+        // A host without paging returns all entries, in any order.
+        let next = if clients.len() == PAGE { clients.last().cloned() } else { None };
+        let page = clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())).collect();
+        let records = self.read_records(page).await?;
+        Ok((records.into_iter().map(|(_, client, record)| (client, record)).collect(), next))
+    }
+
+    /// Whether the org has live tokens.
+    pub(crate) async fn has_tokens(&self, org: &OrgId) -> Result<bool, Error> {
+        Ok(!self.storage.list_page(&records_folder(org), "", 1).await?.is_empty())
+    }
+
+    /// Returns the orgs that have records and no config.
+    pub(crate) async fn strays(&self) -> Result<Vec<OrgId>, Error> {
+        let orgs: BTreeSet<OrgId> = self.orgs().await?.into_iter().collect();
+        Ok(self.orgs_with_tokens().await?.into_iter().filter(|org| !orgs.contains(org)).collect())
+    }
+
+    /// Whether every token has a record.
+    pub(crate) async fn inventory_is_complete(&self) -> Result<bool, Error> {
+        Ok(self.client_index().await?.is_some())
+    }
+
+    /// Returns the entry `client-index`; `None` if the inventory is not complete.
+    async fn client_index(&self) -> Result<Option<Arc<ClientIndex>>, Error> {
+        if let Some(index) = self.inventory.known() {
+            return Ok(Some(index));
+        }
+        let Some(entry) = self.storage.get(CLIENT_INDEX).await? else { return Ok(None) };
+        // Only the presence of the entry counts. If the entry cannot be parsed, the inventory is still complete.
+        let index = entry.decode().unwrap_or(ClientIndex { version: 1, left_out: Vec::new() });
+        Ok(Some(self.inventory.keep(index)))
+    }
+
+    /// Returns the ids of some stored tokens that the inventory leaves out.
+    pub(crate) async fn left_out(&self) -> Result<Vec<String>, Error> {
+        let Some(index) = self.client_index().await? else { return Ok(Vec::new()) };
+        let mut left_out = Vec::new();
+        for id in &index.left_out {
+            // When the lease of the token is revoked, the entry is deleted.
+            if self.storage.get(&token_key(id)).await?.is_some() {
+                left_out.push(id.clone());
+            }
+        }
+        Ok(left_out)
+    }
+
+    async fn orgs_with_tokens(&self) -> Result<Vec<OrgId>, Error> {
+        let folders = self.storage.list(RECORDS).await?;
+        let orgs = folders.iter().filter_map(|folder| folder.strip_suffix('/'));
+        Ok(orgs.map(|org| OrgId::stored(from_segment(org))).collect())
+    }
+}

@@ -1,0 +1,176 @@
+//! Counts the live tokens of each role that has a limit (`max_tokens`).
+//!
+//! Each counted token has an entry `live/<org_id>/<role_name>/<client_id>`. This entry is written before the token and
+//! deleted after the token. If the process stops in between, or storage fails, an entry without a token can remain. So
+//! there can be too many entries, but never too few.
+//!
+//! The cost of a mint does not grow with the number of tokens. A process lists the entries of a role once, at its first
+//! mint, and keeps the client ids in memory. After that, a mint writes one small entry; if the role has no limit, it
+//! writes none. If the role is full, the mint verifies the counted tokens that may be deleted, each of them once.
+//!
+//! Two simpler designs do not work. One entry with all client ids of a role would grow with the limit, and could exceed
+//! the size limit of an entry. A count in memory only would make each new process read the whole inventory.
+//!
+//! The inventory is read in one case only: a role write sets a limit, and the role already has tokens.
+
+use std::collections::BTreeSet;
+use std::mem;
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde_json::json;
+use vault_plugin_sdk::logical::StorageExt as _;
+
+use super::base::Store;
+use super::entries::{Role, Token};
+use super::keys::{RoleKey, leaves, live_folder, live_key};
+use super::roster::{Place, Reserved};
+use crate::error::Error;
+use crate::names::{ClientId, OrgId, from_segment};
+
+/// How many entries are read or written at the same time.
+const CONCURRENT: usize = 32;
+
+impl Store {
+    /// Reserves a place among the live tokens of a role that has a limit.
+    pub(crate) async fn reserve(&self, role: &Role) -> Result<Reserved, Error> {
+        let (key, limit) = (key_of(role), role.max_tokens as usize);
+        if let Some(reserved @ Reserved::Place(_)) = self.live.try_reserve(&key, limit) {
+            return Ok(reserved);
+        }
+        let load_lock = self.live.track(&key);
+        let _guard = load_lock.lock().await;
+        loop {
+            match self.live.try_reserve(&key, limit) {
+                None => self.load_roster(&key).await?,
+                Some(Reserved::Full { .. }) if self.live.has_unverified(&key) => self.remove_deleted(&key).await?,
+                Some(reserved) => return Ok(reserved),
+            }
+        }
+    }
+
+    /// Starts counting the new tokens of a role. The caller makes sure that no token is stored during this call.
+    pub(crate) fn begin_count(&self, role: &Role) {
+        self.live.track(&key_of(role));
+    }
+
+    /// Counts the existing tokens of a role.
+    pub(crate) async fn count(&self, role: &Role) -> Result<(), Error> {
+        let key = key_of(role);
+        let counted = self.count_existing(&key).await;
+        match &counted {
+            Ok(()) => self.live.change(&key, |roster| roster.loaded = true).unwrap_or_default(),
+            Err(_) => self.live.forget(&key),
+        }
+        counted
+    }
+
+    /// Stops counting the tokens of a role that has no limit any more. An entry that cannot be deleted does no harm.
+    pub(crate) async fn end_count(&self, role: &Role) {
+        let key = key_of(role);
+        self.live.forget(&key);
+        let remove = |client: String| {
+            let entry = live_key(&key, &ClientId::stored(from_segment(&client)));
+            async move { self.storage.delete(&entry).await }
+        };
+        let removed = match self.storage.list(&live_folder(&key)).await {
+            Ok(clients) => stream::iter(leaves(clients)).map(Ok).try_for_each_concurrent(CONCURRENT, remove).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(org_id = %role.org_id, role_name = %role.role_name, error = %error,
+                "left entries that count the tokens of a role without a limit");
+        }
+    }
+
+    /// Counts a stored token that this engine did not mint, if the role of the token has a limit.
+    pub(crate) async fn count_found(&self, org: &OrgId, token: &Token) -> Result<(), Error> {
+        match self.role(org, &token.role_name).await? {
+            Some(role) if role.max_tokens > 0 => self.count_unverified(&key_of(&role), token.client_id.clone()).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a token before it is stored, if its role has a limit. The role may have got the limit during the mint.
+    pub(super) async fn count_new(&self, token: &Token, place: Option<Place>) -> Result<(), Error> {
+        let key = (token.org_id.clone(), token.role_name.clone());
+        if self.live.count_new(&key, &token.client_id, place) {
+            self.storage.put_json(&live_key(&key, &token.client_id), &json!({})).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops counting a deleted token. If the token may still exist, marks it as unverified.
+    pub(super) async fn uncount(&self, org: &OrgId, client: &ClientId, is_deleted: bool) {
+        let Some(key) = self.live.role_of(org, client) else { return };
+        if is_deleted && self.storage.delete(&live_key(&key, client)).await.is_ok() {
+            self.live.change(&key, |roster| roster.remove(client));
+        } else {
+            self.live.mark_unverified(org, client);
+        }
+    }
+
+    async fn load_roster(&self, key: &RoleKey) -> Result<(), Error> {
+        let clients: Vec<_> = leaves(self.storage.list(&live_folder(key)).await?)
+            .map(|client| ClientId::stored(from_segment(&client)))
+            .collect();
+        self.live.track(key);
+        self.live.change(key, |roster| {
+            for client in clients {
+                roster.add_unverified(client);
+            }
+            roster.loaded = true;
+        });
+        Ok(())
+    }
+
+    /// Stops counting the unverified tokens that are deleted.
+    async fn remove_deleted(&self, key: &RoleKey) -> Result<(), Error> {
+        let unverified = self.live.change(key, |roster| mem::take(&mut roster.unverified)).unwrap_or_default();
+        let verify = |client: ClientId| async move {
+            if !self.is_live(&key.0, &client).await? {
+                self.storage.delete(&live_key(key, &client)).await?;
+                self.live.change(key, |roster| roster.remove(&client));
+            }
+            Ok::<_, Error>(())
+        };
+        let verified = stream::iter(unverified.clone()).map(Ok).try_for_each_concurrent(CONCURRENT, verify).await;
+        if verified.is_err() {
+            self.live.change(key, |roster| {
+                let left: BTreeSet<_> = unverified.intersection(&roster.ids).cloned().collect();
+                roster.unverified.extend(left);
+            });
+        }
+        verified
+    }
+
+    async fn is_live(&self, org: &OrgId, client: &ClientId) -> Result<bool, Error> {
+        // A live token always has a record.
+        let Some(record) = self.record(org, client).await? else { return Ok(false) };
+        Ok(self.token(&record.token_id).await?.is_some_and(|token| token.client_id == *client))
+    }
+
+    /// Counts the tokens of a role that have a record.
+    async fn count_existing(&self, key: &RoleKey) -> Result<(), Error> {
+        let mut after = Some(String::new());
+        while let Some(start) = after {
+            let (page, next) = self.records_of(&key.0, &start).await?;
+            let clients =
+                page.into_iter().filter(|(_, record)| record.role_name == key.1).map(|(client, _)| Ok(client));
+            stream::iter(clients)
+                .try_for_each_concurrent(CONCURRENT, |client| self.count_unverified(key, client))
+                .await?;
+            after = next;
+        }
+        Ok(())
+    }
+
+    async fn count_unverified(&self, key: &RoleKey, client: ClientId) -> Result<(), Error> {
+        self.storage.put_json(&live_key(key, &client), &json!({})).await?;
+        self.live.change(key, |roster| roster.add_unverified(client));
+        Ok(())
+    }
+}
+
+fn key_of(role: &Role) -> RoleKey {
+    (role.org_id.clone(), role.role_name.clone())
+}

@@ -1,0 +1,39 @@
+//! The entries that a mount stores: their keys, their JSON, and the caches in front of them.
+//!
+//! | key | entry |
+//! | --- | --- |
+//! | `config/<org_id>` | [`Config`] |
+//! | `role/<org_id>:<role_name>` | [`Role`] |
+//! | `token/<token id>` | [`Token`] |
+//! | `client/<org_id>/<client_id>` | [`Record`], the inventory |
+//! | `client-index` | its presence means that the inventory is complete |
+//! | `live/<org_id>/<role_name>/<client_id>` | the token counts towards the limit of its role |
+//!
+//! The Go plugin uses the first three keys, and accepts any text as a name. In the other keys, a name must be one
+//! segment, so [`segment`](crate::names::segment) escapes the slashes in names of the Go plugin.
+//!
+//! Architecture invariant: a list operation reads only `client/`, which holds no secret.
+
+mod base;
+mod build;
+mod cache;
+mod client_index;
+mod directory;
+mod entries;
+mod index;
+mod json;
+mod keys;
+mod limits;
+mod orgs;
+mod owner;
+mod roster;
+mod tokens;
+
+pub(crate) use self::base::Store;
+pub(crate) use self::client_index::Cursor;
+pub(crate) use self::entries::{CallerMode, Config, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token};
+pub(crate) use self::index::{DETAILS, Lookup};
+pub(crate) use self::keys::named_token_id;
+pub(crate) use self::roster::{Place, Reserved};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::{entries::fuzz::fuzz_entries, keys::fuzz::fuzz_names};

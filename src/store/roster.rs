@@ -1,0 +1,144 @@
+//! The live tokens of the roles with a limit, as this process knows them.
+//!
+//! Architecture invariant: reads and writes no storage.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::keys::{RoleKey, role_key};
+use crate::names::{ClientId, OrgId, RoleName, from_segment};
+
+/// The rosters of the roles that have a limit.
+#[derive(Default)]
+pub(super) struct Live {
+    rosters: Mutex<HashMap<RoleKey, Roster>>,
+}
+
+/// The live tokens of one role.
+#[derive(Default)]
+pub(super) struct Roster {
+    /// Whether `ids` holds every stored entry of the role.
+    pub(super) loaded: bool,
+    pub(super) ids: BTreeSet<ClientId>,
+    /// The ids in `ids` whose token may be deleted.
+    pub(super) unverified: BTreeSet<ClientId>,
+    /// Each unfinished mint holds a clone, so the strong count is the number of unfinished mints plus one.
+    places: Arc<()>,
+    /// Held while the entries are loaded or verified.
+    load_lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// A reserved place among the live tokens of a role, for a token that is not stored yet. Dropping it frees the place.
+pub(crate) struct Place(#[expect(dead_code, reason = "only its clones are counted")] Arc<()>);
+
+/// The result of a reservation.
+pub(crate) enum Reserved {
+    /// The role has fewer live tokens than its limit.
+    Place(Place),
+    /// The role has as many live tokens as its limit allows.
+    Full {
+        /// Number of live tokens.
+        live: usize,
+        /// Number of unfinished mints.
+        minting: usize,
+    },
+}
+
+impl Live {
+    /// Marks as unverified, or drops, the data that another node may have changed with this key.
+    pub(super) fn invalidate(&self, key: &str) {
+        let mut parts = key.splitn(4, '/');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some("live"), Some(org), Some(role)) => {
+                let key = (OrgId::stored(from_segment(org)), RoleName::stored(from_segment(role)));
+                self.lock().get_mut(&key).into_iter().for_each(Roster::require_reload);
+            }
+            // The role may have no limit any more. If it has one, the next mint loads its entries again.
+            (Some("role"), Some(_), _) => {
+                let is_changed = |role: &RoleKey| role_key(&role.0, &role.1) == key;
+                self.lock().retain(|key, roster| !is_changed(key) || Arc::strong_count(&roster.places) > 1);
+            }
+            (Some("client"), Some(org), Some(client)) => {
+                self.mark_unverified(&OrgId::stored(from_segment(org)), &ClientId::stored(from_segment(client)));
+            }
+            _ => self.lock().values_mut().for_each(Roster::require_reload),
+        }
+    }
+
+    /// Reserves a place, if the role is not full. Returns `None` if the roster is not loaded.
+    pub(super) fn try_reserve(&self, key: &RoleKey, limit: usize) -> Option<Reserved> {
+        let rosters = self.lock();
+        let roster = rosters.get(key).filter(|roster| roster.loaded)?;
+        let (live, minting) = (roster.ids.len(), Arc::strong_count(&roster.places) - 1);
+        if live + minting < limit {
+            return Some(Reserved::Place(Place(roster.places.clone())));
+        }
+        Some(Reserved::Full { live, minting })
+    }
+
+    /// Counts a token, and frees the place of its mint. Returns whether the token needs an entry.
+    pub(super) fn count_new(&self, key: &RoleKey, client: &ClientId, place: Option<Place>) -> bool {
+        let mut rosters = self.lock();
+        let has_place = place.is_some();
+        // Dropped under the lock. Otherwise another mint could get the place before the token is counted.
+        drop(place);
+        let Some(roster) = rosters.get_mut(key) else { return has_place };
+        roster.unverified.remove(client);
+        roster.ids.insert(client.clone());
+        true
+    }
+
+    pub(super) fn role_of(&self, org: &OrgId, client: &ClientId) -> Option<RoleKey> {
+        let rosters = self.lock();
+        let mut found = rosters.iter().filter(|(key, roster)| key.0 == *org && roster.ids.contains(client));
+        found.next().map(|(key, _)| key.clone())
+    }
+
+    pub(super) fn mark_unverified(&self, org: &OrgId, client: &ClientId) {
+        for (key, roster) in &mut *self.lock() {
+            if key.0 == *org && roster.ids.contains(client) {
+                roster.unverified.insert(client.clone());
+            }
+        }
+    }
+
+    /// Starts tracking the live tokens of a role. Returns the mutex to hold while they are loaded or verified.
+    pub(super) fn track(&self, key: &RoleKey) -> Arc<tokio::sync::Mutex<()>> {
+        self.lock().entry(key.clone()).or_default().load_lock.clone()
+    }
+
+    pub(super) fn has_unverified(&self, key: &RoleKey) -> bool {
+        self.lock().get(key).is_some_and(|roster| !roster.unverified.is_empty())
+    }
+
+    pub(super) fn change<T>(&self, key: &RoleKey, change: impl FnOnce(&mut Roster) -> T) -> Option<T> {
+        self.lock().get_mut(key).map(change)
+    }
+
+    pub(super) fn forget(&self, key: &RoleKey) {
+        self.lock().remove(key);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<RoleKey, Roster>> {
+        self.rosters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Roster {
+    pub(super) fn add_unverified(&mut self, client: ClientId) {
+        if self.ids.insert(client.clone()) {
+            self.unverified.insert(client);
+        }
+    }
+
+    pub(super) fn remove(&mut self, client: &ClientId) {
+        self.ids.remove(client);
+        self.unverified.remove(client);
+    }
+
+    /// Makes the next mint load the entries again. If the role is full then, all its tokens are verified.
+    pub(super) fn require_reload(&mut self) {
+        self.loaded = false;
+        self.unverified.clone_from(&self.ids);
+    }
+}

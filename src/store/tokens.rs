@@ -1,0 +1,76 @@
+//! Stored tokens together with their records and their places.
+
+use vault_plugin_sdk::logical::StorageExt as _;
+
+use super::base::Store;
+use super::entries::{Record, Token};
+use super::keys::token_key;
+use super::roster::Place;
+use crate::error::Error;
+use crate::names::{ClientId, OrgId, fits_key};
+
+/// How many tokens of an org [`Store::org_of_tokens`] reads.
+const TOKENS_READ: usize = 16;
+
+impl Store {
+    /// Returns the organization of the stored tokens of an org, as the tokens name it. Prefers the organization
+    /// `named`, and reads the first tokens only. Returns `None` if none of them names an organization.
+    pub(crate) async fn org_of_tokens(&self, org: &OrgId, named: &str) -> Result<Option<OrgId>, Error> {
+        let mut found: Option<OrgId> = None;
+        for (_, client, record) in self.inventory(Some(org), "", TOKENS_READ).await?.detailed {
+            let token = self.readable_token(&record.token_id).await?.filter(|token| token.client_id == client);
+            // Tokens of this engine hold the `org_id` of their config, not Astra's id of the organization.
+            let Some(id) = token.map(|token| token.org_id).filter(|id| id != org && !id.as_str().is_empty()) else {
+                continue;
+            };
+            if id.as_str().eq_ignore_ascii_case(named) {
+                return Ok(Some(id));
+            }
+            found.get_or_insert(id);
+        }
+        Ok(found)
+    }
+
+    /// Whether a token is still stored, or still has a record.
+    pub(crate) async fn has_traces(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<bool, Error> {
+        let is_stored = self.token(id).await?.is_some_and(|token| token.client_id == *client);
+        Ok(is_stored || self.record(org, client).await?.is_some())
+    }
+
+    /// Writes a token and its record. If the role of the token has a limit, `place` is the reservation of the token.
+    ///
+    /// Writes the record first. Otherwise the inventory build could find the token without a record, and write a record
+    /// without marker and expiry. The undo and the sweep would then skip the token.
+    pub(crate) async fn put_token(
+        &self,
+        id: &str,
+        token: &Token,
+        record: &Record,
+        place: Option<Place>,
+    ) -> Result<(), Error> {
+        self.count_new(token, place).await?;
+        self.put_record(&token.org_id, &token.client_id, record).await?;
+        Ok(self.storage.put_json(&token_key(id), token).await?)
+    }
+
+    /// Deletes the entries of a token. Keeps the entry of a newer token with the same name.
+    pub(crate) async fn delete_token(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
+        let deleted = self.delete_entries(id, org, client).await;
+        self.uncount(org, client, deleted.is_ok()).await;
+        deleted
+    }
+
+    async fn delete_entries(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
+        if !id.is_empty()
+            && fits_key(id)
+            && let Some(entry) = self.storage.get(&token_key(id)).await?
+        {
+            // An entry that cannot be parsed is deleted, too. It must not block the revocation of a lease.
+            let is_newer = entry.decode::<Token>().is_ok_and(|token| token.is_live() && token.client_id != *client);
+            if !is_newer {
+                self.storage.delete(&token_key(id)).await?;
+            }
+        }
+        self.delete_record(org, client).await
+    }
+}

@@ -1,0 +1,232 @@
+//! Renewing and revoking.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use vault_plugin_sdk::logical::{Operation, Secret};
+use wiremock::ResponseTemplate;
+
+use super::{ORG, ROLE_ID, World, lease, ok, some, status, text};
+
+fn seconds_ago(secret: Secret, seconds: i64) -> Secret {
+    let issued = Timestamp::from_second(Timestamp::now().as_second() - seconds).unwrap();
+    secret.issue_time(issued)
+}
+
+async fn renewed(world: &World, secret: &Secret) -> Secret {
+    lease(&some(world.renew(secret, Value::Null).await))
+}
+
+#[tokio::test]
+async fn a_renewal_follows_the_role_as_it_is_now() {
+    let world = World::with_role("standard").await;
+    let minted = world.mint("org1").await;
+    let secret = seconds_ago(lease(&minted), 60);
+    let shown = Value::Object(minted.data.clone().unwrap());
+    let response = some(world.renew(&secret, shown.clone()).await);
+    let renewal = lease(&response);
+    assert_eq!(renewal.ttl.as_secs(), 3600);
+    assert!((35998..=36000).contains(&renewal.max_ttl.as_secs()), "{:?}", renewal.max_ttl);
+    assert_eq!(renewal.issue_time, secret.issue_time);
+    assert!(renewal.internal_data == secret.internal_data, "internal data changed");
+    assert!(Value::Object(response.data.unwrap()) == shown, "data changed");
+
+    world.write_role(json!({"ttl": 600, "max_ttl": 1200})).await;
+    let renewal = renewed(&world, &secret).await;
+    assert_eq!((renewal.ttl.as_secs(), renewal.max_ttl.as_secs()), (600, 1200));
+
+    ok(world.ask(Operation::Delete, "role", json!({"org_id": ORG, "role": "r_w_user"})).await);
+    let renewal = renewed(&world, &secret).await;
+    assert_eq!(renewal.ttl.as_secs(), 3600, "the values recorded at minting serve");
+}
+
+#[tokio::test]
+async fn an_increment_is_honoured_within_every_limit() {
+    let world = World::with_role("standard").await;
+    let secret = lease(&world.mint("org1").await);
+    let asked = |seconds: u64, secret: &Secret| secret.clone().increment(Duration::from_secs(seconds));
+    let fresh = seconds_ago(secret.clone(), 0);
+    assert_eq!(renewed(&world, &asked(60, &fresh)).await.ttl.as_secs(), 60);
+    assert!((35998..=36000).contains(&renewed(&world, &asked(1_000_000, &fresh)).await.ttl.as_secs()));
+
+    // Within 100 seconds of the longest life.
+    let old = seconds_ago(secret.clone(), 35900);
+    let renewal = renewed(&world, &asked(3600, &old)).await;
+    assert!((98..=100).contains(&renewal.ttl.as_secs()), "{:?}", renewal.ttl);
+
+    // The mount's maximum, and what Astra was told although the role allows more by now.
+    world.system.set_max_lease_ttl(Duration::from_secs(300));
+    assert!((298..=300).contains(&renewed(&world, &asked(3600, &fresh)).await.ttl.as_secs()));
+    world.system.set_max_lease_ttl(Duration::from_secs(10_000_000));
+    world.write_role(json!({"ttl": 3600, "max_ttl": 5_000_000})).await;
+    let capped = renewed(&world, &asked(4_000_000, &fresh)).await;
+    assert!((39598..=39602).contains(&capped.ttl.as_secs()), "{:?}", capped.ttl);
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_extended_is_no_error() {
+    let world = World::with_role("standard").await;
+    let secret = seconds_ago(lease(&world.mint("org1").await), 40000);
+    let renewal = renewed(&world, &secret).await;
+    assert_eq!(renewal.ttl.as_secs(), 1);
+    // The host refuses a renewal whose issue time and longest life have passed.
+    assert!(renewal.max_ttl.as_secs() > 40000);
+}
+
+#[tokio::test]
+async fn what_is_granted_at_the_end_is_left_in_whole_when_the_host_looks() {
+    let world = World::with_role("standard").await;
+    let age = jiff::SignedDuration::from_millis(40_000_950);
+    let issued = Timestamp::now().checked_sub(age).unwrap();
+    let secret = lease(&world.mint("org1").await).issue_time(issued);
+    let renewal = renewed(&world, &secret).await;
+    let end = issued.checked_add(jiff::SignedDuration::try_from(renewal.max_ttl).unwrap()).unwrap();
+    let left = end.duration_since(Timestamp::now()).as_millis();
+    assert!(left > 500, "{left} ms");
+}
+
+#[tokio::test]
+async fn lost_data_comes_back_and_a_gone_token_is_said_to_be_gone() {
+    let world = World::with_role("standard").await;
+    let minted = world.mint("org1").await;
+    let secret = seconds_ago(lease(&minted), 10);
+    let response = some(world.renew(&secret, Value::Null).await);
+    assert!(response.data == minted.data, "the data is another");
+    ok(world.revoke(&secret).await);
+    let (code, text) = status(world.renew(&secret, Value::Null).await);
+    assert!(code == 400 && text.contains("is gone"), "{text}");
+    // Another token of the same name is not that of the old lease.
+    world.mint("org1").await;
+    assert_eq!(status(world.renew(&secret, Value::Null).await).0, 400);
+}
+
+#[tokio::test]
+async fn a_revocation_needs_neither_role_nor_the_old_root_token() {
+    let world = World::with_role("standard").await;
+    let secret = lease(&world.mint("org1").await);
+    ok(world.ask(Operation::Delete, "role", json!({"org_id": ORG, "role": "r_w_user"})).await);
+    ok(world.write("config", json!({"org_id": ORG, "logical_name": "other"})).await);
+    assert!(ok(world.revoke(&secret).await).is_none());
+    assert_eq!((world.astra.live(), world.keys("token/").len(), world.keys("client/").len()), (0, 0, 0));
+    ok(world.revoke(&secret).await);
+}
+
+#[tokio::test]
+async fn only_astra_itself_can_say_that_a_token_is_gone() {
+    let not_success = [
+        (ResponseTemplate::new(404).set_body_string("404 page not found\n"), 502),
+        (ResponseTemplate::new(404).set_body_raw("<html>no</html>", "text/html"), 502),
+        (
+            ResponseTemplate::new(401).set_body_json(json!({"errors": [{"ID": 340_018, "message": "not found 404"}]})),
+            403,
+        ),
+        (ResponseTemplate::new(401).set_body_json(Value::Null), 403),
+        (ResponseTemplate::new(403), 403),
+        (ResponseTemplate::new(500), 502),
+        (ResponseTemplate::new(503), 503),
+        (ResponseTemplate::new(429), 429),
+        (ResponseTemplate::new(400).set_body_json("bad"), 400),
+        (ResponseTemplate::new(302), 502),
+        (ResponseTemplate::new(200).set_body_raw("<html>Log in to go on</html>", "text/html"), 502),
+        (ResponseTemplate::new(200).set_body_string("maintenance"), 502),
+    ];
+    let world = World::with_role("standard").await;
+    let secret = lease(&world.mint("org1").await);
+    for (answer, expected) in not_success {
+        world.astra.answer_all("DELETE", answer);
+        let (code, text) = status(world.revoke(&secret).await);
+        assert_eq!(code, expected, "{text}");
+        assert!(!text.contains("role_id"), "a revocation has nothing to do with it: {text}");
+        assert_eq!((world.astra.live(), world.keys("token/").len(), world.keys("client/").len()), (1, 1, 1));
+        world.astra.heal();
+    }
+    for answer in [ResponseTemplate::new(200), ResponseTemplate::new(202), ResponseTemplate::new(204)] {
+        world.mint("other").await;
+        world.astra.answer_after("DELETE", answer);
+        ok(world
+            .ask(Operation::Delete, "org/token", json!({"org_id": ORG, "role": "r_w_user", "logical_name": "other"}))
+            .await);
+    }
+    assert_eq!(world.astra.live(), 1);
+}
+
+#[tokio::test]
+async fn the_list_decides_when_the_answer_is_unclear() {
+    for answer in [
+        ResponseTemplate::new(404).set_body_string("nope"),
+        ResponseTemplate::new(400).set_body_json("unable to delete token"),
+        ResponseTemplate::new(500).set_body_json("unable to delete token"),
+    ] {
+        let world = World::with_role("standard").await;
+        let secret = lease(&world.mint("org1").await);
+        world.astra.answer_after("DELETE", answer);
+        ok(world.revoke(&secret).await);
+        assert!(world.keys("token/").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn without_a_config_only_a_deleted_token_is_surely_dead() {
+    let world = World::with_role("standard").await;
+    let secret = lease(&world.mint("org1").await);
+    let deleted = lease(&world.mint("org2").await);
+    ok(world.revoke(&deleted).await);
+    ok(world.ask(Operation::Delete, "config", json!({"org_id": ORG, "force": true})).await);
+    ok(world.revoke(&deleted).await);
+    let (code, text) = status(world.revoke(&secret).await);
+    assert!(code == 400 && text.contains("no config"), "{text}");
+}
+
+#[tokio::test]
+async fn a_record_moves_with_the_lease_where_astra_ends_no_token() {
+    let world = World::with_role("standard").await;
+    ok(world.write("config", json!({"org_id": ORG, "token_expiry": false})).await);
+    let minted = world.mint("org1").await;
+    let secret = seconds_ago(lease(&minted), 0);
+    assert!(!secret.internal_data.contains_key("expires_at"));
+    let key = format!("client/{ORG}/{}", text(&minted, "clientId"));
+    let expires = || world.storage.json(&key).unwrap()["expires_at"].as_str().unwrap().parse::<Timestamp>().unwrap();
+    let before = expires();
+    world.system.set_max_lease_ttl(Duration::from_secs(10_000_000));
+    ok(world.write("role", json!({"org_id": ORG, "role": "r_w_user", "role_id": ROLE_ID, "max_ttl": 72000})).await);
+    renewed(&world, &secret).await;
+    let moved = expires().duration_since(before).as_secs();
+    assert!((35990..=36010).contains(&moved), "{moved}");
+}
+
+#[tokio::test]
+async fn a_gateways_json_404_is_not_astras_own() {
+    // What API gateways answer when they have no route.
+    for body in [json!({"message": "no Route matched with those values"}), json!({"error": "Not Found"}), json!({})] {
+        let world = World::with_role("standard").await;
+        let secret = lease(&world.mint("org1").await);
+        world.astra.answer("DELETE", ResponseTemplate::new(404).set_body_json(&body));
+        let (code, text) = status(world.revoke(&secret).await);
+        assert_eq!((code, world.astra.live(), world.keys("token/").len()), (502, 1, 1), "{text}");
+        // The token may be gone all the same, and the list knows.
+        world.astra.answer_after("DELETE", ResponseTemplate::new(404).set_body_json(&body));
+        ok(world.revoke(&secret).await);
+        assert!(world.keys("token/").is_empty());
+    }
+    // Both shapes of Astra itself.
+    for body in [json!({"errors": [{"ID": 1, "message": "no such token"}]}), json!("no such token")] {
+        let world = World::with_role("standard").await;
+        let secret = lease(&world.mint("org1").await);
+        world.astra.answer_after("DELETE", ResponseTemplate::new(404).set_body_json(&body));
+        let asked = world.astra.count("GET");
+        ok(world.revoke(&secret).await);
+        assert_eq!(world.astra.count("GET"), asked, "the list is not asked");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_list_proves_nothing() {
+    // The root token itself is in the list of whoever may see it.
+    let world = World::with_role("standard").await;
+    let secret = lease(&world.mint("org1").await);
+    world.astra.answer_all("DELETE", ResponseTemplate::new(500));
+    world.astra.answer("GET", ResponseTemplate::new(200).set_body_json(json!({"clients": []})));
+    let (code, text) = status(world.revoke(&secret).await);
+    assert_eq!((code, world.astra.live(), world.keys("token/").len()), (502, 1, 1), "{text}");
+}

@@ -1,0 +1,402 @@
+//! What is left of a change that did not come to its end, and how it is set right.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use vault_plugin_sdk::logical::{Answer, Operation};
+use vault_plugin_sdk::testing::{HostFault, MemoryStorage};
+use wiremock::ResponseTemplate;
+
+use super::{ORG, ROOT, World, eventually, failed, lease, ok, order, some, status, text};
+
+const MARKER: &str = "0123456789abcdef0123456789abcdef";
+
+impl World {
+    /// The host's tick; `immediate` looks at young entries as well.
+    pub(super) async fn tick(&self, immediate: bool) -> Answer {
+        self.ask(Operation::Rollback, "", json!({"immediate": immediate})).await
+    }
+
+    /// Notes a mint as another process would have that many seconds ago.
+    async fn noted(&self, id: &str, age: i64, data: Value) {
+        let mut mint =
+            json!({"org_id": ORG, "role_name": "r_w_user", "marker": MARKER, "described": true, "timeout_seconds": 30});
+        mint.as_object_mut().unwrap().extend(data.as_object().unwrap().clone());
+        let created_at = Timestamp::now().as_second() - age;
+        self.stored(&format!("wal/{id}"), json!({"type": "token-mint", "data": mint, "created_at": created_at})).await;
+    }
+
+    /// A token in Astra that nobody knows of.
+    fn planted(&self, client_id: &str, description: &str) {
+        self.astra.state().live.insert(client_id.into(), json!({"roles": [], "description": description}));
+    }
+
+    /// Waits for what goes on in the background, and for the tick to undo the rest.
+    pub(super) async fn until_undone(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.keys("wal/").is_empty() {
+            assert!(Instant::now() < deadline, "the log is not empty");
+            ok(self.tick(true).await);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        self.astra.live() == 0 && ["token/", "client/", "wal/"].iter().all(|prefix| self.keys(prefix).is_empty())
+    }
+}
+
+#[tokio::test]
+async fn a_mint_is_noted_until_its_token_is_stored() {
+    let world = World::with_role("standard").await;
+    let caller = world.minting("a", Duration::from_millis(1500)).await;
+    let noted = world.storage.json(&world.keys("wal/")[0]).unwrap();
+    assert_eq!((noted["type"].as_str(), noted["data"]["org_id"].as_str()), (Some("token-mint"), Some(ORG)));
+    let marker = noted["data"]["marker"].as_str().unwrap();
+    let described = world.astra.state().live.values().next().unwrap()["description"].as_str().unwrap().to_owned();
+    assert!(described.ends_with(&format!(" id={marker}")), "{described}");
+    // However old it looks, it is not undone while the mint goes on.
+    ok(world.tick(true).await);
+    let minted = some(caller.await.unwrap());
+    assert_eq!((world.astra.live(), world.keys("wal/").len()), (1, 0));
+    ok(world.revoke(&lease(&minted)).await);
+    assert!(world.is_clean());
+}
+
+#[tokio::test]
+async fn a_token_whose_answer_was_lost_is_found_and_deleted_at_once() {
+    let world = World::with_role("standard").await;
+    for answer in [
+        ResponseTemplate::new(500),
+        ResponseTemplate::new(503),
+        ResponseTemplate::new(200).set_body_string("{\"clientId\":"),
+        ResponseTemplate::new(302).insert_header("location", "http://127.0.0.1:1/"),
+    ] {
+        let posts = world.astra.count("POST");
+        world.astra.answer_after("POST", answer);
+        let (_, text) = status(world.write("org/token", order("a")).await);
+        assert!(text.contains("deleted as soon as it is found"), "{text}");
+        eventually(|| world.is_clean()).await;
+        assert_eq!(world.astra.count("POST"), posts + 1, "a mint is repeated");
+    }
+    world.mint("a").await;
+}
+
+#[tokio::test]
+async fn the_tick_deletes_what_could_not_be_found_at_once() {
+    let world = World::with_role("standard").await;
+    ok(world.write("config", json!({"org_id": ORG, "request_timeout": "1s"})).await);
+    world.astra.answer_after("POST", ResponseTemplate::new(500));
+    world.astra.answer_all("GET", ResponseTemplate::new(500));
+    assert_eq!(status(world.write("org/token", order("a")).await).0, 502);
+    eventually(|| world.astra.count("GET") > 1).await;
+    // A young entry may be another node's.
+    ok(world.tick(false).await);
+    assert_eq!((world.astra.live(), world.keys("wal/").len()), (1, 1));
+    // The search for the token goes on for some attempts.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while world.tick(true).await.is_ok() {
+        assert!(Instant::now() < deadline, "the tick does not try");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((world.astra.live(), world.keys("wal/").len()), (1, 1));
+    // Astra is left alone for a while after that, or one org in trouble would hold up the others.
+    let asked = world.astra.count("GET");
+    failed(world.tick(true).await);
+    assert_eq!(world.astra.count("GET"), asked);
+    world.astra.heal();
+    let fresh = world.remounted().await;
+    ok(fresh.tick(true).await);
+    assert!(fresh.is_clean());
+}
+
+#[tokio::test]
+async fn callers_who_try_again_do_not_have_the_list_asked_for_each_time() {
+    let world = World::with_role("standard").await;
+    world.astra.answer_after_all("POST", ResponseTemplate::new(500));
+    world.astra.answer_all("GET", ResponseTemplate::new(500));
+    let asked = world.astra.count("GET");
+    failed(world.write("org/token", order("a")).await);
+    // Four attempts; while they go on, the tick leaves the entry alone.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while world.tick(true).await.is_ok() {
+        assert!(Instant::now() < deadline, "the search goes on");
+        tokio::task::yield_now().await;
+    }
+    for n in 0..20 {
+        failed(world.write("org/token", order(&format!("b{n}"))).await);
+    }
+    // Waits for what goes on.
+    world.backend.cleanup().await;
+    assert_eq!((world.astra.count("GET") - asked, world.keys("wal/").len(), world.astra.live()), (4, 21, 21));
+    world.astra.heal();
+    let fresh = world.remounted().await;
+    ok(fresh.tick(true).await);
+    assert!(fresh.is_clean());
+}
+
+#[tokio::test]
+async fn an_entry_is_undone_when_no_process_can_be_at_it_any_more() {
+    let world = World::with_role("standard").await;
+    world.planted("young", " id=young");
+    world.planted("old", &format!("vault mount=astra/ role=r_w_user name= by= id={MARKER}"));
+    world.noted("1", 53, json!({"marker": "young"})).await;
+    world.noted("2", 57, json!({})).await;
+    ok(world.tick(false).await);
+    assert_eq!(world.keys("wal/"), ["wal/1"]);
+    assert_eq!(world.astra.state().live.keys().collect::<Vec<_>>(), ["young"]);
+}
+
+#[tokio::test]
+async fn what_was_stored_of_an_unfinished_mint_goes_with_it() {
+    for mode in ["standard", "sidecar"] {
+        let world = World::with_role(mode).await;
+        let operation = if mode == "standard" { Operation::Update } else { Operation::Read };
+        let minted = some(world.ask(operation, "org/token", order("a")).await);
+        let record = world.storage.json(&world.keys("client/")[0]).unwrap();
+        let mut data = json!({"marker": record["marker"]});
+        if mode == "standard" {
+            data["token_id"] = record["token_id"].clone();
+        }
+        world.noted("1", 60, data).await;
+        ok(world.tick(false).await);
+        assert!(world.is_clean(), "{mode}");
+        // The host would not have made the lease, but if it did, it ends.
+        ok(world.revoke(&lease(&minted)).await);
+    }
+}
+
+/// A process that is killed at any storage call of a mint, followed by one that builds the inventory before its first tick.
+#[tokio::test]
+async fn the_inventory_hides_no_unfinished_mint() {
+    for n in 1.. {
+        let world = Arc::new(World::with_role("standard").await);
+        world.storage.inject(HostFault::HangsAt(n));
+        let caller = tokio::spawn({
+            let world = world.clone();
+            async move { world.mint("a").await }
+        });
+        let before = world.storage.calls();
+        eventually(|| caller.is_finished() || world.storage.calls() - before >= n).await;
+        if caller.is_finished() {
+            assert!(n > 4, "no call was held up");
+            break;
+        }
+        let mut left = world.storage.entries();
+        left.retain(|entry| entry.key != "client-index");
+        for entry in left.iter_mut().filter(|entry| entry.key.starts_with("wal/")) {
+            // Under its own id it is one that goes on, as both processes are one here.
+            entry.key = "wal/killed".into();
+        }
+        let next = World::with(Arc::new(MemoryStorage::holding(left)), world.astra.clone());
+        let is_minted = next.keys("wal/").is_empty() && !next.keys("token/").is_empty();
+        next.initialize().await;
+        ok(next.tick(true).await);
+        assert!(is_minted || next.is_clean(), "killed at call {n}: {:?}", next.storage.keys());
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_in_use_is_never_undone() {
+    let world = World::with_role("standard").await;
+    let minted = world.mint("a").await;
+    world.noted("1", 60, json!({"client_id": text(&minted, "clientId")})).await;
+    world.noted("2", 60, json!({"client_id": ROOT.split(':').nth(1)})).await;
+    world.noted("3", 60, json!({})).await;
+    ok(world.tick(false).await);
+    assert_eq!((world.astra.live(), world.keys("wal/").len(), world.astra.count("DELETE")), (1, 0, 0));
+    some(world.read("org/token", order("a")).await);
+}
+
+#[tokio::test]
+async fn an_answer_that_names_a_token_in_use_takes_nobodys_token() {
+    let world = World::with_role("standard").await;
+    let first = world.mint("a").await;
+    world.astra.change("clientId", json!(text(&first, "clientId")));
+    world.astra.change("clientId", json!(ROOT.split(':').nth(1)));
+    for name in ["b", "c"] {
+        let (code, message) = status(world.write("org/token", order(name)).await);
+        assert!(code == 502 && message.contains("its clientId is that of"), "{message}");
+        eventually(|| world.astra.live() == 1 && world.keys("wal/").is_empty()).await;
+    }
+    assert_eq!(text(&some(world.read("org/token", order("a")).await), "token"), text(&first, "token"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_undone_is_kept_until_it_is_certainly_dead_or_very_old() {
+    let world = World::new().await;
+    world.noted("1", 60, json!({})).await;
+    world.noted("2", 60, json!({"dies_at": "2999-01-01T00:00:00Z"})).await;
+    world.noted("3", 60, json!({"dies_at": "2022-01-01T00:00:00Z"})).await;
+    world.noted("4", 31 * 86400, json!({})).await;
+    let error = failed(world.tick(false).await).to_string();
+    assert!(error.contains("no config for org_id"), "{error}");
+    assert_eq!(world.keys("wal/"), ["wal/1", "wal/2"]);
+    world.planted("left", &format!("x id={MARKER}"));
+    world.write_config("standard").await;
+    ok(world.tick(false).await);
+    assert!(world.is_clean());
+}
+
+#[tokio::test]
+async fn without_a_description_only_a_known_client_id_is_undone() {
+    let world = World::with_role("standard").await;
+    let off = json!({"org_id": ORG, "description": false, "token_expiry": false});
+    let warnings = some(world.write("config", off).await).warnings;
+    assert!(warnings.iter().any(|text| text.contains("cannot be found")) && warnings.len() == 2, "{warnings:?}");
+    world.astra.answer_after("POST", ResponseTemplate::new(500));
+    let (_, message) = status(world.write("org/token", order("a")).await);
+    assert!(message.contains("cannot be found without a description, and does not expire"), "{message}");
+    eventually(|| world.keys("wal/").is_empty()).await;
+    assert_eq!(world.astra.live(), 1);
+    // From Astra's answer on, it is known.
+    let before = world.storage.calls();
+    let minted = world.mint("b").await;
+    ok(world.revoke(&lease(&minted)).await);
+    let calls = world.storage.calls() - before;
+    for n in 1..=calls {
+        world.storage.fail_nth(n);
+        if let Ok(answer) = world.write("org/token", order("c")).await {
+            let secret = lease(&answer.unwrap());
+            if world.revoke(&secret).await.is_err() {
+                ok(world.revoke(&secret).await);
+            }
+        }
+        world.until_undone().await;
+        assert_eq!(world.astra.live(), 1, "call {n} of {calls}");
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_whose_outcome_is_not_known_is_finished() {
+    let world = World::with_role("standard").await;
+    ok(world.write("config", json!({"org_id": ORG, "request_timeout": "1s"})).await);
+    for effective in [true, false] {
+        let minted = world.mint("a").await;
+        let error = || ResponseTemplate::new(500);
+        world.astra.answer_all("GET", error());
+        match effective {
+            true => world.astra.answer_after_all("DELETE", error()),
+            false => world.astra.answer_all("DELETE", error()),
+        }
+        failed(world.revoke(&lease(&minted)).await);
+        assert_eq!((world.keys("wal/").len(), world.keys("token/").len()), (1, 1));
+        world.astra.heal();
+        ok(world.tick(true).await);
+        let left = usize::from(!effective);
+        assert_eq!((world.astra.live(), world.keys("wal/").len(), world.keys("token/").len()), (left, 0, left));
+        assert_eq!(world.keys("client/").len(), left);
+        ok(world.revoke(&lease(&minted)).await);
+        assert!(world.is_clean());
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_has_no_lease_any_more_is_swept() {
+    let world = World::with_role("standard").await;
+    for name in ["a", "b", "c"] {
+        world.mint(name).await;
+    }
+    let keys = world.keys("client/");
+    for (key, end) in keys.iter().zip(["2022-01-01T00:00:00Z", ""]) {
+        let mut record = world.storage.json(key).unwrap();
+        record["expires_at"] = json!(end);
+        world.stored(key, record).await;
+    }
+    ok(world.tick(false).await);
+    assert_eq!(world.keys("client/"), keys[1..]);
+    assert_eq!((world.astra.live(), world.keys("token/").len(), world.keys("wal/").len()), (2, 2, 0));
+    // One pass in an hour.
+    let calls = world.storage.calls();
+    ok(world.tick(false).await);
+    assert_eq!(world.storage.calls() - calls, 1, "the log is listed, and nothing else is looked at");
+}
+
+#[tokio::test]
+async fn a_sweep_looks_at_a_page_in_each_tick() {
+    let world = World::new().await;
+    for n in 0..600 {
+        let record = json!({"token_id": "t", "expires_at": if n == 599 { "2022-01-01T00:00:00Z" } else { "2999-01-01T00:00:00Z" }});
+        world.stored(&format!("client/org-{}/c{n:03}", n / 200), record).await;
+    }
+    for calls in [256, 256, 88] {
+        assert_eq!(world.keys("client/").len(), 600);
+        let before = world.storage.calls();
+        ok(world.tick(false).await);
+        let made = world.storage.calls() - before;
+        assert!((calls..calls + 12).contains(&made), "{made}");
+    }
+    assert_eq!(world.keys("client/").len(), 599, "the last one is past any lease, and nothing is stored of its token");
+}
+
+#[tokio::test]
+async fn taking_the_mount_down_waits_for_what_callers_began() {
+    let world = World::with_role("standard").await;
+    let caller = world.minting("a", Duration::from_millis(700)).await;
+    let backend = world.backend.clone();
+    let cleanup = tokio::spawn(async move { backend.cleanup().await });
+    tokio::task::yield_now().await;
+    let (code, message) = status(world.write("org/token", order("b")).await);
+    assert!(code == 503 && message.contains("stopping"), "{message}");
+    cleanup.await.unwrap();
+    assert!(caller.is_finished(), "the mint was left alone");
+    some(caller.await.unwrap());
+    assert_eq!((world.astra.live(), world.keys("wal/").len()), (1, 0));
+}
+
+#[tokio::test]
+async fn taking_the_mount_down_does_not_wait_for_ever() {
+    let world = World::with_role("standard").await;
+    let caller = world.minting("a", Duration::from_secs(20)).await;
+    // Astra has a clock of its own, so nothing but the end of the patience comes next.
+    tokio::time::pause();
+    let start = tokio::time::Instant::now();
+    world.backend.cleanup().await;
+    assert!(start.elapsed() < Duration::from_secs(5) && world.keys("wal/").len() == 1, "{:?}", start.elapsed());
+    drop(caller);
+}
+
+#[tokio::test]
+async fn an_org_that_hangs_keeps_no_other_from_its_turn() {
+    let world = World::with_role("standard").await;
+    ok(world.write("config", json!({"org_id": ORG, "request_timeout": "10m"})).await);
+    for name in ["a", "b"] {
+        world.mint(name).await;
+    }
+    for key in world.keys("client/") {
+        let mut record = world.storage.json(&key).unwrap();
+        record["expires_at"] = json!("2022-01-01T00:00:00Z");
+        world.stored(&key, record).await;
+    }
+    for n in 0..40 {
+        world.noted(&format!("{n}"), 1000, json!({"marker": "x"})).await;
+    }
+    let done = json!({"org_id": ORG, "client_id": "gone", "token_id": "gone", "timeout_seconds": 30});
+    world.stored("wal/z", json!({"type": "token-delete", "data": done, "created_at": 0})).await;
+    for method in ["GET", "DELETE"] {
+        world.astra.answer_all(method, ResponseTemplate::new(200).set_delay(Duration::from_secs(3600)));
+    }
+    tokio::time::pause();
+    // As the host does.
+    let tick = tokio::time::timeout(Duration::from_secs(90), world.tick(false)).await;
+    failed(tick.expect("the tick comes to its end"));
+    assert!(!world.keys("wal/").contains(&"wal/z".to_owned()));
+    assert_eq!(world.keys("token/").len(), 2);
+}
+
+#[tokio::test]
+async fn without_a_description_the_tick_still_finds_what_astra_named() {
+    let world = World::with_role("standard").await;
+    ok(world.write("config", json!({"org_id": ORG, "description": false})).await);
+    world.astra.change("orgId", json!("another"));
+    world.astra.answer_all("DELETE", ResponseTemplate::new(500));
+    assert_eq!(status(world.write("org/token", order("a")).await).0, 502);
+    eventually(|| world.astra.count("DELETE") == 4).await;
+    world.astra.heal();
+    assert_eq!(world.astra.live(), 1);
+    let fresh = world.remounted().await;
+    fresh.until_undone().await;
+    assert!(fresh.is_clean());
+}

@@ -1,0 +1,385 @@
+//! Another root token: made, proved, stored, and the old one deleted; or everything as it was.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use vault_plugin_sdk::logical::{Answer, Operation};
+use vault_plugin_sdk::testing::HostFault;
+use wiremock::ResponseTemplate;
+
+use super::astra::ROOT_ROLE;
+use super::{ORG, ROOT, World, data, eventually, failed, lease, ok, refused, some, status, text};
+
+/// Client id of the root token that is there from the start.
+fn first() -> &'static str {
+    ROOT.split(':').nth(1).unwrap()
+}
+
+fn org() -> Value {
+    json!({"org_id": ORG})
+}
+
+impl World {
+    async fn rotate(&self) -> Answer {
+        self.write("config/rotate-root", org()).await
+    }
+
+    /// The client id of the root token that the stored config holds.
+    fn held(&self) -> String {
+        let config = self.storage.json(&format!("config/{ORG}")).unwrap();
+        config["astra_token"].as_str().unwrap().split(':').nth(1).unwrap().to_owned()
+    }
+
+    /// Checks that the config holds a root token that works.
+    #[track_caller]
+    fn check_held(&self, when: &str) {
+        let config = self.storage.json(&format!("config/{ORG}")).unwrap();
+        let works = self.astra.state().roots.values().any(|root| config["astra_token"] == root.token.as_str());
+        assert!(works, "{when}: the config holds a root token that does not work");
+    }
+
+    /// Checks that there is one root token, and that it mints.
+    async fn check_one(&self, when: &str) {
+        self.check_held(when);
+        assert_eq!(self.astra.roots(), [self.held()], "{when}");
+        assert!(self.keys("wal/").is_empty(), "{when}: the log is not empty");
+        let minted = self.mint("probe").await;
+        ok(self.revoke(&lease(&minted)).await);
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_replaces_the_root_token() {
+    let world = World::with_role("standard").await;
+    let minted = world.mint("before").await;
+    let response = some(world.rotate().await);
+    let shown = Value::Object(response.data.clone().unwrap());
+    assert_eq!((&shown, response.warnings.len()), (&json!({"client_id": world.held()}), 0));
+    assert_ne!(world.held(), first());
+    let root = world.astra.state().roots[&world.held()].clone();
+    assert_eq!(root.roles, json!([ROOT_ROLE]));
+    let description = root.description.as_str().unwrap();
+    let marker = description.strip_prefix("vault mount=astra/ root id=").unwrap();
+    assert!(marker.len() == 32 && marker.bytes().all(|byte| byte.is_ascii_hexdigit()), "{description}");
+    let config = data(world.read("config", org()).await);
+    assert_eq!(config["astra_token"], format!("AstraCS:{}...", &world.held()[..7]));
+    world.check_one("after a rotation").await;
+    ok(world.revoke(&lease(&minted)).await);
+    let world = world.remounted().await;
+    world.check_one("after a restart").await;
+}
+
+#[tokio::test]
+async fn what_is_not_sent_to_astra_is_not_sent_for_a_root_token_either() {
+    let world = World::with_role("standard").await;
+    ok(world.write("config", json!({"org_id": ORG, "description": false})).await);
+    some(world.rotate().await);
+    assert_eq!(world.astra.state().roots[&world.held()].description, Value::Null);
+    world.check_one("without a description").await;
+}
+
+/// Nothing but its client id finds a new token then, so that is never lost.
+#[tokio::test]
+async fn without_a_description_a_known_client_id_is_enough() {
+    let world = World::with_role("standard").await;
+    ok(world.write("config", json!({"org_id": ORG, "description": false})).await);
+    let before = world.storage.calls();
+    some(world.rotate().await);
+    for n in 1..=world.storage.calls() - before {
+        world.storage.fail_nth(n);
+        drop(world.rotate().await);
+        world.storage.heal();
+        world.until_undone().await;
+        world.check_one(&format!("storage call {n} failed")).await;
+    }
+    for member in ["orgId", "token"] {
+        world.astra.change(member, json!("another"));
+        assert_eq!(status(world.rotate().await).0, 502);
+        world.check_one(member).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_is_said() {
+    let world = World::with_role("standard").await;
+    assert!(refused(world.write("config/rotate-root", json!({})).await).contains("org_id"));
+    let unknown = refused(world.write("config/rotate-root", json!({"org_id": "nowhere"})).await);
+    assert!(unknown.contains("no config for org_id \"nowhere\""), "{unknown}");
+
+    for status_code in [401, 403] {
+        for (method, permission) in [("GET", "org-token-read"), ("POST", "org-token-write")] {
+            world.astra.answer(method, ResponseTemplate::new(status_code).set_body_string("null"));
+            let (code, message) = status(world.rotate().await);
+            assert!(code == 403 && message.contains(permission), "{code} {message}");
+            assert!(world.keys("wal/").is_empty());
+        }
+    }
+    world.astra.answer("POST", ResponseTemplate::new(400).set_body_json(json!("no description, please")));
+    let (code, message) = status(world.rotate().await);
+    assert!(code == 400 && message.contains("description=false"), "{code} {message}");
+
+    for roles in [json!([]), Value::Null] {
+        world.astra.state().roots.get_mut(first()).unwrap().roles = roles;
+        let message = refused(world.rotate().await);
+        assert!(message.contains(first()) && message.contains("has no Astra roles"), "{message}");
+    }
+    world.astra.state().roots.get_mut(first()).unwrap().roles = json!([ROOT_ROLE]);
+    let other = json!({"clients": [{"clientId": "another", "roles": [ROOT_ROLE]}]});
+    world.astra.answer("GET", ResponseTemplate::new(200).set_body_json(other));
+    let message = refused(world.rotate().await);
+    assert!(message.contains(first()) && message.contains("is not in Astra's list"), "{message}");
+    assert_eq!(world.held(), first());
+    world.check_one("after all of that").await;
+}
+
+#[tokio::test]
+async fn a_new_token_that_is_refused_for_a_moment_is_waited_for() {
+    let world = World::with_role("standard").await;
+    world.astra.state().refuse_fresh = 3;
+    some(world.rotate().await);
+    world.check_one("after some refusals").await;
+    // One that is never taken is not stored.
+    ok(world.write("config", json!({"org_id": ORG, "request_timeout": "1s"})).await);
+    let held = world.held();
+    world.astra.state().refuse_fresh = 10_000;
+    let (code, message) = status(world.rotate().await);
+    assert!(
+        code == 403 && message.contains("does not work") && message.contains("deleted in Astra again"),
+        "{message}"
+    );
+    assert_eq!(world.held(), held);
+    world.check_one("after a refusal").await;
+}
+
+#[tokio::test]
+async fn an_answer_that_makes_no_sense_changes_nothing() {
+    let world = World::with_role("standard").await;
+    let taken = text(&world.mint("a").await, "clientId");
+    for (member, value) in [
+        ("clientId", json!(first())),
+        ("clientId", json!(taken)),
+        ("clientId", json!("a/b")),
+        ("orgId", json!("another")),
+        ("token", json!("AstraCS:other:abc")),
+        ("token", Value::Null),
+    ] {
+        world.astra.change(member, value.clone());
+        if member == "token" && value.is_null() {
+            world.astra.heal();
+            world.astra.answer_after("POST", ResponseTemplate::new(200).set_body_string("{\"clientId\":"));
+        }
+        let (code, message) = status(world.rotate().await);
+        assert!(code == 502 && message.contains("was not rotated"), "{member} {message}");
+        assert_eq!((world.held().as_str(), world.astra.live()), (first(), 1), "{member}");
+        world.check_one(member).await;
+    }
+}
+
+#[tokio::test]
+async fn a_config_that_changes_meanwhile_is_left_as_it_is() {
+    let world = Arc::new(World::with_role("standard").await);
+    for (change, stays) in [
+        (json!({"org_id": ORG, "caller_mode": "standard", "logical_name": "renamed"}), false),
+        (json!({"org_id": ORG, "url": format!("{}/v2", world.astra.url())}), true),
+    ] {
+        let held = world.held();
+        world.astra.delay("POST", Duration::from_millis(200));
+        let posts = world.astra.count("POST");
+        let rotation = tokio::spawn({
+            let world = world.clone();
+            async move { world.rotate().await }
+        });
+        eventually(|| world.astra.count("POST") > posts).await;
+        ok(world.write("config", change).await);
+        let answer = rotation.await.unwrap();
+        assert_eq!(world.held() == held, stays);
+        if stays {
+            let message = status(answer).1;
+            assert!(message.contains("the config was changed meanwhile") && message.contains("deleted"), "{message}");
+        } else {
+            some(answer);
+            assert_eq!(data(world.read("config", org()).await)["logical_name"], "renamed");
+        }
+        world.check_one("after a change").await;
+    }
+}
+
+#[tokio::test]
+async fn rotations_that_meet_come_one_after_the_other() {
+    let world = Arc::new(World::with_role("standard").await);
+    let rotations: Vec<_> = (0..4)
+        .map(|_| {
+            let world = world.clone();
+            tokio::spawn(async move { text(&some(world.rotate().await), "client_id") })
+        })
+        .collect();
+    let mut made = Vec::new();
+    for rotation in rotations {
+        made.push(rotation.await.unwrap());
+    }
+    made.sort();
+    made.dedup();
+    assert!(made.len() == 4 && made.contains(&world.held()), "{made:?}");
+    world.check_one("after four rotations").await;
+}
+
+#[tokio::test]
+async fn an_old_token_that_stays_is_named_and_deleted_later() {
+    let world = World::with_role("standard").await;
+    ok(world.write("config", json!({"org_id": ORG, "request_timeout": "1s"})).await);
+    world.astra.answer_all("DELETE", ResponseTemplate::new(503));
+    let warnings = some(world.rotate().await).warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains(first()), "{warnings:?}");
+    let second = world.held();
+    // Another rotation does not hide that, nor does a config that an operator writes.
+    assert_eq!(some(world.rotate().await).warnings.len(), 1);
+    assert_eq!((world.astra.roots().len(), world.keys("wal/").len()), (3, 2));
+    assert_ne!(world.held(), second);
+    world.astra.heal();
+    let world = world.remounted().await;
+    ok(world.tick(true).await);
+    world.check_one("after the tick").await;
+}
+
+#[tokio::test]
+async fn a_token_that_the_config_holds_is_never_deleted() {
+    let world = World::with_role("standard").await;
+    ok(world.write("config", json!({"org_id": ORG, "request_timeout": "1s"})).await);
+    world.astra.answer_all("DELETE", ResponseTemplate::new(503));
+    some(world.rotate().await);
+    // The operator wants the old one back, while it is being deleted.
+    let back = json!({"org_id": ORG, "astra_token": ROOT, "verify_connection": false});
+    let message = refused(world.write("config", back.clone()).await);
+    assert!(message.contains("astra_token was replaced by a rotation"), "{message}");
+    // Another process does not know that.
+    let world = world.remounted().await;
+    ok(world.write("config", back).await);
+    world.astra.heal();
+    ok(world.tick(true).await);
+    assert_eq!(world.held(), first());
+    world.check_one("after the operator's change").await;
+}
+
+#[tokio::test]
+async fn what_is_left_is_kept_while_there_is_no_config_or_no_astra() {
+    let world = World::with_role("standard").await;
+    world.storage.inject(HostFault::From(4));
+    failed(world.rotate().await);
+    world.storage.heal();
+    assert_eq!((world.astra.roots().len(), world.keys("wal/").len()), (2, 1));
+    // Neither a young entry nor the config that it needs goes.
+    ok(world.tick(false).await);
+    let (code, message) = status(world.ask(Operation::Delete, "config", org()).await);
+    assert!(code == 503 && message.contains("rotation"), "{message}");
+    world.astra.answer_all("GET", ResponseTemplate::new(403));
+    world.astra.answer_all("DELETE", ResponseTemplate::new(403));
+    failed(world.tick(true).await);
+    world.astra.heal();
+    assert_eq!((world.astra.roots().len(), world.keys("wal/").len()), (2, 1));
+    ok(world.ask(Operation::Delete, "config", json!({"org_id": ORG, "force": true})).await);
+    let world = world.remounted().await;
+    let error = failed(world.tick(true).await).to_string();
+    assert!(error.contains("no config for org_id"), "{error}");
+    world.write_config("standard").await;
+    let world = world.remounted().await;
+    ok(world.tick(true).await);
+    world.check_one("with Astra and a config").await;
+}
+
+#[tokio::test]
+async fn a_call_with_the_old_token_is_made_again_with_the_new_one() {
+    for method in ["POST", "DELETE"] {
+        let world = Arc::new(World::with_role("standard").await);
+        let minted = world.mint("a").await;
+        // It waits in Astra's queue while the root token is replaced and deleted.
+        let refusal = ResponseTemplate::new(401).set_body_json(json!({"errors": [{"ID": 340_018, "message": "gone"}]}));
+        world.astra.answer(method, refusal.set_delay(Duration::from_millis(300)));
+        let asked = world.astra.count(method);
+        let caller = tokio::spawn({
+            let (world, secret) = (world.clone(), lease(&minted));
+            async move {
+                match method {
+                    "POST" => {
+                        world
+                            .write("org/token", json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": "b"}))
+                            .await
+                    }
+                    _ => world.revoke(&secret).await,
+                }
+            }
+        });
+        eventually(|| world.astra.count(method) > asked).await;
+        some(world.rotate().await);
+        ok(caller.await.unwrap());
+        assert_eq!((world.astra.live(), world.held() == first()), (if method == "POST" { 2 } else { 0 }, false));
+    }
+    // Without a change, it is refused as ever, and asked once.
+    let world = World::with_role("standard").await;
+    world.astra.answer_all("POST", ResponseTemplate::new(403));
+    assert_eq!(
+        status(world.write("org/token", json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": "b"})).await).0,
+        403
+    );
+    assert_eq!(world.astra.count("POST"), 1);
+}
+
+#[tokio::test]
+async fn the_old_token_is_deleted_when_the_calls_with_it_have_ended() {
+    let world = Arc::new(World::with_role("standard").await);
+    world.astra.delay("POST", Duration::from_millis(400));
+    let caller = tokio::spawn({
+        let world = world.clone();
+        async move { world.mint("slow").await }
+    });
+    eventually(|| world.astra.live() == 1).await;
+    some(world.rotate().await);
+    assert!(caller.is_finished(), "the root token was deleted under a mint");
+    caller.await.unwrap();
+    world.check_one("after a slow mint").await;
+}
+
+/// Every call to Astra goes wrong, before and after its effect, with every other one after it or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_of_astra_at_any_call_leaves_one_root_token() {
+    let calls = {
+        let world = World::with_role("standard").await;
+        let before = world.astra.state().requests.len();
+        some(world.rotate().await);
+        world.astra.state().requests.split_off(before)
+    };
+    let methods: Vec<&str> = calls.iter().map(|call| call.split(' ').next().unwrap()).collect();
+    assert_eq!(methods, ["GET", "POST", "GET", "GET", "DELETE"], "list, make, prove twice, delete");
+    let mut trials = JoinSet::new();
+    for nth in 0..calls.len() {
+        for (effective, lasting) in [(false, false), (false, true), (true, false), (true, true)] {
+            // A refusal, or a limit, says that nothing was done.
+            let codes: &[u16] = if effective { &[404, 500, 503] } else { &[401, 403, 404, 429, 500, 503] };
+            for &code in codes {
+                trials.spawn(one_fault(nth, effective, lasting, code));
+            }
+        }
+    }
+    trials.join_all().await;
+}
+
+async fn one_fault(nth: usize, effective: bool, lasting: bool, code: u16) {
+    let when = &format!("call {nth} answered {code}, effective {effective}, lasting {lasting}");
+    let world = World::with_role("standard").await;
+    ok(world.write("config", json!({"org_id": ORG, "request_timeout": "1s"})).await);
+    world.astra.fault_nth(nth, effective, lasting, ResponseTemplate::new(code));
+    let answer = world.rotate().await;
+    world.check_held(when);
+    match &answer {
+        Ok(response) => {
+            let warnings = &response.as_ref().unwrap().warnings;
+            assert_eq!(warnings.is_empty(), world.keys("wal/").is_empty(), "{when}: {warnings:?}");
+        }
+        Err(error) => assert!(!error.detail().contains("s3cret") && !error.detail().contains("AstraCS"), "{when}"),
+    }
+    world.astra.heal();
+    let world = world.remounted().await;
+    ok(world.tick(true).await);
+    world.check_one(when).await;
+}

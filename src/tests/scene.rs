@@ -1,0 +1,339 @@
+//! A mount with orgs, roles, a token and its lease, made anew for every trial, and the books that have to balance after
+//! one: what lives in Astra, what Vault stores, and what the host's leases stand for.
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use vault_plugin_sdk::logical::{Answer, Entry, Error, Operation, Response, Secret};
+use vault_plugin_sdk::testing::MemoryStorage;
+
+use super::astra::{Astra, Saved};
+use super::request;
+use super::{ORG, ROLE_ID, ROOT, World, lease, lease_request, ok, order, some, text};
+
+/// An org without tokens.
+pub(super) const SPARE: &str = "6a4c2d1e-5c0f-4b8e-9a57-00000000000a";
+/// The client id of the token that is there from the start.
+pub(super) const TAKEN: &str = "DTEUyKUZZrvFzzLzPGCb0001";
+
+/// The longest that work may go on in the background.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a trial begins with.
+pub(super) struct Scene {
+    pub(super) mode: &'static str,
+    pub(super) lease: Secret,
+    entries: Vec<Entry>,
+    astra: Arc<Astra>,
+    saved: Saved,
+}
+
+/// What is asked of a backend.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Asked {
+    /// A client's request.
+    Client(Operation, &'static str),
+    /// Whether what would be written to is there.
+    Exists(&'static str),
+    /// A renewal of the scene's lease.
+    Renew,
+    /// A renewal of it as the Go plugin would have made it.
+    RenewOld,
+    /// A revocation of the scene's lease.
+    Revoke,
+    /// The host's tick.
+    Tick,
+}
+
+/// A mount in a trial, and the leases that its host keeps.
+pub(super) struct Trial {
+    pub(super) world: World,
+    pub(super) mode: &'static str,
+    /// Whether [`TAKEN`] lived in the beginning.
+    pub(super) had_token: bool,
+    pub(super) leases: BTreeMap<String, Secret>,
+}
+
+impl Scene {
+    /// Two orgs, two roles, and the token [`TAKEN`] with the logical name `taken`.
+    pub(super) async fn new(mode: &'static str) -> Self {
+        let world = World::with_role(mode).await;
+        let spare = json!({"org_id": SPARE, "astra_token": ROOT, "url": world.astra.url(), "logical_name": "spareOrg",
+            "verify_connection": false});
+        assert!(ok(world.write("config", spare).await).is_none());
+        ok(world.write("role", json!({"org_id": ORG, "role_name": "spare", "role_id": ROLE_ID})).await);
+        let operation = if mode == "sidecar" { Operation::Read } else { Operation::Update };
+        let minted = some(world.ask(operation, "org/token", order("taken")).await);
+        assert_eq!(text(&minted, "clientId"), TAKEN);
+        // So that a lease can be renewed for longer than it was minted for.
+        world.write_role(json!({"ttl": "3600", "max_ttl": "72000"})).await;
+        balance(&world, None).await;
+        let lease = lease(&minted).issue_time(Timestamp::now());
+        let World { storage, astra, .. } = world;
+        Self { mode, lease, entries: storage.entries(), saved: astra.save(), astra }
+    }
+
+    /// The same, with the token past any lease of it.
+    pub(super) async fn overdue(mode: &'static str) -> Self {
+        let mut scene = Self::new(mode).await;
+        let key = format!("client/{ORG}/{TAKEN}");
+        let entry = scene.entries.iter_mut().find(|entry| entry.key == key).expect("the token has a record");
+        let mut record: Value = entry.decode().expect("the record is JSON");
+        record["expires_at"] = json!("2020-01-01T00:00:00Z");
+        *entry = Entry::json(key, &record).expect("has a JSON form");
+        scene
+    }
+
+    /// The same, with a limit on the number of tokens of the role.
+    pub(super) async fn limited(mode: &'static str) -> Self {
+        let mut scene = Self::new(mode).await;
+        let trial = scene.trial();
+        trial.world.write_role(json!({"max_tokens": 2})).await;
+        scene.entries = trial.world.storage.entries();
+        scene
+    }
+
+    /// The same, without the token: its lease is there, and has nothing left to do.
+    pub(super) async fn without_token() -> Self {
+        let mut scene = Self::new("standard").await;
+        let trial = scene.trial();
+        ok(trial.world.revoke(&scene.lease).await);
+        (scene.entries, scene.saved) = (trial.world.storage.entries(), trial.world.astra.save());
+        scene
+    }
+
+    /// Begins a trial with a process that was just started.
+    pub(super) fn trial(&self) -> Trial {
+        self.astra.restore(&self.saved);
+        let storage = Arc::new(MemoryStorage::holding(self.entries.iter().cloned()));
+        let world = World::with(storage, self.astra.clone());
+        let leases = BTreeMap::from([(TAKEN.to_owned(), self.lease.clone())]);
+        Trial { had_token: live(&world).contains(TAKEN), world, mode: self.mode, leases }
+    }
+}
+
+impl Trial {
+    /// Fills the caches and makes the client of Astra.
+    pub(super) async fn warm_up(&self) {
+        views(self).await;
+        let gone = lease_of("DTEUyKUZZrvFzzLzPGCb9999");
+        ok(self.world.revoke(&gone).await);
+        views(self).await;
+        self.world.astra.state().requests.clear();
+    }
+
+    /// The same storage and Astra, in a process that was just started.
+    pub(super) fn succeed(&mut self) {
+        self.world = World::with(self.world.storage.clone(), self.world.astra.clone());
+    }
+
+    /// Returns the future of a request, which does not borrow the trial.
+    pub(super) fn ask(&self, asked: Asked, data: &Value) -> impl Future<Output = Answer> + Send + use<> {
+        let (backend, data, lease) = (self.world.backend.clone(), data.clone(), self.leases.get(TAKEN).cloned());
+        async move {
+            let of_lease = |operation, secret: &Secret| lease_request(operation, secret, Value::Null);
+            let lease = || lease.clone().expect("the host has the lease");
+            backend
+                .handle(match asked {
+                    Asked::Client(operation, path) => request(operation, path, data),
+                    Asked::Exists(path) => {
+                        let found = backend.exists(request(Operation::Update, path, data)).await?;
+                        let found = found.ok_or_else(|| Error::internal("the path has no existence check"))?;
+                        return Ok(Some(Response::new(super::map(json!({"exists": found})))));
+                    }
+                    Asked::Renew => of_lease(Operation::Renew, &lease()),
+                    Asked::RenewOld => of_lease(Operation::Renew, &old(lease())),
+                    Asked::Revoke => of_lease(Operation::Revoke, &lease()),
+                    Asked::Tick => request(Operation::Rollback, "", json!({"immediate": true})),
+                })
+                .await
+        }
+    }
+
+    /// Does what the host does with an answer: a lease is kept, or ends.
+    pub(super) fn note(&mut self, asked: Asked, answer: &Answer) {
+        let Ok(answer) = answer else { return };
+        if asked == Asked::Revoke {
+            self.leases.remove(TAKEN);
+        }
+        if let (Asked::Client(..), Some(response)) = (asked, answer)
+            && let Some(secret) = &response.secret
+        {
+            self.leases.insert(text(response, "clientId"), secret.clone());
+        }
+    }
+
+    /// Lets the host tick until the books balance.
+    pub(super) async fn settle(&self) {
+        balance(&self.world, Some(&self.leases)).await;
+    }
+
+    /// What the process has cached is what one that was just started reads.
+    pub(super) async fn check_caches(&self) {
+        let world = World::with(self.world.storage.clone(), self.world.astra.clone());
+        let fresh = Self { world, mode: self.mode, had_token: self.had_token, leases: BTreeMap::new() };
+        for ((view, seen), (_, stored)) in views(self).await.into_iter().zip(views(&fresh).await) {
+            assert!(seen == stored, "the caches do not agree with the storage: {view}");
+        }
+    }
+
+    /// Ends every lease, as a host does that is healthy again. Nothing may be left then.
+    pub(super) async fn end(mut self) {
+        let config = json!({"org_id": ORG, "astra_token": self.world.astra.root(), "url": self.world.astra.url()});
+        ok(self.world.write("config", config).await);
+        for (client_id, lease) in std::mem::take(&mut self.leases) {
+            let answer = self.world.revoke(&lease).await;
+            assert!(answer.is_ok(), "the lease of {client_id} cannot be revoked");
+        }
+        balance(&self.world, None).await;
+        let left: Vec<String> = ["token/", "client/", "wal/"].iter().flat_map(|kind| self.world.keys(kind)).collect();
+        let alive = live(&self.world);
+        assert!(left.is_empty() && alive.is_empty(), "left in storage: {left:?}, in Astra: {alive:?}");
+    }
+}
+
+/// Ticks until no entry is in the log, Astra and storage agree, and no token lives without a lease.
+async fn balance(world: &World, leases: Option<&BTreeMap<String, Secret>>) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let tick = world.backend.handle(request(Operation::Rollback, "", json!({"immediate": true}))).await;
+        let wal = world.keys("wal/");
+        let (live, known, stored) = (live(world), known(world), stored(world));
+        let is_leased = |id: &String| leases.is_none_or(|leases| leases.contains_key(id));
+        let agree = live == known && known == stored && live.iter().all(is_leased);
+        if tick.is_ok() && wal.is_empty() && agree && has_one_root(world) {
+            let uncounted: Vec<_> = uncounted(world, &live);
+            assert!(uncounted.is_empty(), "not counted against the limit of their role: {uncounted:?}");
+            return;
+        }
+        let failed = tick.err().map(|error| error.detail());
+        let leases: Vec<&String> = leases.into_iter().flat_map(BTreeMap::keys).collect();
+        assert!(
+            Instant::now() < deadline,
+            "the books do not balance: roots {:?}, alive in Astra {live:?}, in the inventory {known:?}, stored {stored:?}, leases \
+             {leases:?}, log {wal:?}, last tick {failed:?}",
+            world.astra.roots()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whether there is one root token in Astra, and the config holds it, if there is one.
+fn has_one_root(world: &World) -> bool {
+    let held = world.storage.json(&format!("config/{ORG}")).map(|config| config["astra_token"].clone());
+    let state = world.astra.state();
+    let tokens: Vec<&str> = state.roots.values().map(|root| root.token.as_str()).collect();
+    tokens.len() == 1 && held.is_none_or(|held| held == tokens[0])
+}
+
+/// Client ids of the tokens that live in Astra.
+pub(super) fn live(world: &World) -> BTreeSet<String> {
+    world.astra.state().live.keys().cloned().collect()
+}
+
+/// Client ids of live tokens that a role with a limit does not know of.
+fn uncounted<'a>(world: &World, live: &'a BTreeSet<String>) -> Vec<&'a String> {
+    let role = world.storage.json(&format!("role/{ORG}:r_w_user")).unwrap_or_default();
+    let is_limited = role["max_tokens"].as_u64().is_some_and(|limit| limit > 0);
+    let is_counted = |id: &str| world.storage.json(&format!("live/{ORG}/r_w_user/{id}")).is_some();
+    live.iter().filter(|id| is_limited && !is_counted(id)).collect()
+}
+
+/// Client ids in the inventory.
+fn known(world: &World) -> BTreeSet<String> {
+    let keys = world.keys("client/");
+    keys.iter().filter_map(|key| key.rsplit_once('/')).map(|(_, id)| id.to_owned()).collect()
+}
+
+/// Client ids of the stored tokens.
+fn stored(world: &World) -> BTreeSet<String> {
+    let client_id = |key: &String| Some(world.storage.json(key)?["clientId"].as_str()?.to_owned());
+    world.keys("token/").iter().filter_map(client_id).collect()
+}
+
+/// Returns what the reads of a mount show. It may hold secrets.
+async fn views(trial: &Trial) -> Vec<(String, Value)> {
+    let mut views = vec![
+        (Operation::Read, "config", json!({"org_id": ORG})),
+        (Operation::Read, "config", json!({"org_id": SPARE})),
+        (Operation::Read, "config", json!({"logical_name": "retailOrg"})),
+        (Operation::Read, "config", json!({"logical_name": "renamed"})),
+        (Operation::List, "configs/", Value::Null),
+        (Operation::Read, "role", json!({"org_id": ORG, "role_name": "r_w_user"})),
+        (Operation::Read, "role", json!({"org_id": ORG, "role_name": "spare"})),
+        (Operation::Read, "role", json!({"org_id": ORG, "role_name": "fresh"})),
+        (Operation::List, "roles/", Value::Null),
+        (Operation::List, "org/tokens/", Value::Null),
+    ];
+    // Elsewhere a read mints.
+    if trial.mode == "standard" {
+        views.extend(["taken", "fresh"].map(|name| (Operation::Read, "org/token", order(name))));
+        views.push((Operation::Read, "org/token", json!({"org_id": ORG, "client_id": TAKEN})));
+    }
+    let mut seen = Vec::new();
+    for (operation, path, data) in views {
+        let answer = trial.world.ask(operation, path, data.clone()).await;
+        seen.push((format!("{operation:?} {path} {data}"), shape(&answer)));
+    }
+    seen
+}
+
+/// Returns an answer as it can be compared with another one: without points in time. It may hold secrets.
+pub(super) fn shape(answer: &Answer) -> Value {
+    match answer {
+        Err(error) => json!({"error": error.to_string()}),
+        Ok(None) => Value::Null,
+        Ok(Some(response)) => {
+            let lease = response.secret.as_ref();
+            let lease = lease.map(|secret| json!([secret.ttl.as_secs(), secret.internal_data]));
+            timeless(json!({"data": response.data, "warnings": response.warnings, "lease": lease}))
+        }
+    }
+}
+
+/// Returns what is stored, without points in time. It holds secrets. Of the entries that count tokens there may be too
+/// many, so they are left out.
+pub(super) fn contents(world: &World) -> BTreeMap<String, Value> {
+    let keys = world.storage.keys().into_iter().filter(|key| !key.starts_with("live/"));
+    keys.map(|key| (key.clone(), timeless(world.storage.json(&key).unwrap_or_default()))).collect()
+}
+
+/// Returns what a panic said.
+pub(super) fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+/// Returns the lease of a token that Astra does not have.
+fn lease_of(client_id: &str) -> Secret {
+    let data = json!({"orgId": ORG, "clientId": client_id, "roleName": "r_w_user", "tokenId": client_id,
+        "secret_type": "astra_token"});
+    let hour = Duration::from_secs(3600);
+    Secret::new(hour, hour, super::map(data))
+}
+
+/// Returns a lease without what the Go plugin does not record.
+fn old(mut lease: Secret) -> Secret {
+    for member in ["ttl_seconds", "max_ttl_seconds", "expires_at"] {
+        lease.internal_data.remove(member);
+    }
+    lease
+}
+
+fn timeless(mut value: Value) -> Value {
+    match &mut value {
+        Value::String(text) if text.parse::<Timestamp>().is_ok() => *text = "a point in time".into(),
+        Value::Array(values) => values.iter_mut().for_each(|value| *value = timeless(value.take())),
+        Value::Object(members) => {
+            // It is another one for each mint.
+            members.remove("marker");
+            members.iter_mut().for_each(|(_, value)| *value = timeless(value.take()));
+        }
+        _ => {}
+    }
+    value
+}

@@ -1,0 +1,549 @@
+//! Storage and facts of the host that fail, hang or are taken away, at every single call of every request.
+//!
+//! Each row of [`table`] is asked once undisturbed, which tells its calls, its answer and what it leaves. Then it is asked
+//! anew for each of these calls and each way in which that one can go wrong. Afterwards the host is healthy again, it
+//! ticks, and everything is either as before the request or as after it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use vault_plugin_sdk::logical::{Answer, Entry, Error, Operation};
+use vault_plugin_sdk::testing::{HostFault, MemoryStorage};
+
+use super::astra::Astra;
+use super::scene::{Asked, SPARE, Scene, TAKEN, Trial, contents, panic_text, shape};
+use super::{ORG, ROLE_ID, ROOT, World, eventually, order, some, status};
+
+use Operation::{Create, Delete, List, Patch, Read, Update};
+
+/// One request that every fault is tried on.
+struct Row {
+    asked: Asked,
+    data: Value,
+    mode: &'static str,
+    /// Whether the token of the scene is past any lease of it.
+    overdue: bool,
+    /// Whether it changes several things, each of which is done or not.
+    in_parts: bool,
+    /// Whether the role may have two tokens only.
+    limited: bool,
+}
+
+/// Everything that a mount can be asked for. A new path or operation needs a line here.
+fn table() -> Vec<Row> {
+    let org = json!({"org_id": ORG});
+    let by_id = json!({"org_id": ORG, "client_id": TAKEN});
+    let new =
+        json!({"org_id": super::OTHER_ORG, "astra_token": ROOT, "logical_name": "fresh", "verify_connection": false});
+    let role = json!({"org_id": ORG, "role_name": "r_w_user", "role_id": "another", "ttl": 60, "max_ttl": 600});
+    let fresh = json!({"org_id": ORG, "role_name": "fresh", "role_id": ROLE_ID, "ttl": 60, "max_ttl": 600});
+    let spare = json!({"org_id": ORG, "role_name": "spare"});
+    vec![
+        client(Create, "config", new.clone()),
+        client(Update, "config", json!({"org_id": ORG, "astra_token": ROOT, "logical_name": "renamed"})),
+        client(Patch, "config", json!({"org_id": ORG, "request_timeout": "20s"})),
+        client(Read, "config", org.clone()),
+        client(Read, "config", json!({"logical_name": "retailOrg"})),
+        client(Delete, "config", json!({"org_id": SPARE})),
+        client(Delete, "config", json!({"org_id": ORG, "force": true})),
+        client(Update, "config/rotate-root", org.clone()),
+        row(Asked::Exists("config"), org.clone()),
+        client(List, "configs/", json!({})),
+        client(Create, "role", fresh.clone()),
+        client(Update, "role", role),
+        client(Patch, "role", json!({"org_id": ORG, "role_name": "r_w_user", "ttl": 60})),
+        client(Read, "role", spare.clone()),
+        client(Delete, "role", spare.clone()),
+        row(Asked::Exists("role"), spare),
+        client(List, "roles/", json!({})),
+        client(List, "roles/", org.clone()),
+        client(Update, "roles/sync", org.clone()),
+        client(Update, "roles/sync", json!({})).in_parts(),
+        client(Create, "org/token", order("fresh")),
+        client(Update, "org/token", order("fresh")),
+        client(Read, "org/token", order("taken")),
+        client(Read, "org/token", by_id.clone()),
+        client(Read, "org/token", order("label")).sidecar(),
+        client(Update, "creds/retailOrg/r_w_user", json!({"logical_name": "label"})),
+        client(Read, "creds/retailOrg/r_w_user", json!({"metadata": "team=a"})),
+        client(Read, "creds/retailOrg/r_w_user", json!({})).sidecar(),
+        client(Delete, "org/token", order("taken")),
+        client(Delete, "org/token", by_id.clone()),
+        client(Delete, "org/token", by_id).sidecar(),
+        client(List, "org/tokens/", json!({})),
+        client(List, "org/tokens/", json!({"org_id": ORG, "limit": 1})),
+        row(Asked::Renew, json!({})),
+        row(Asked::Renew, json!({})).sidecar(),
+        row(Asked::RenewOld, json!({})),
+        row(Asked::Revoke, json!({})),
+        row(Asked::Revoke, json!({})).sidecar(),
+        row(Asked::Tick, json!({})).overdue(),
+        row(Asked::Tick, json!({})).sidecar().overdue(),
+        client(Patch, "role", json!({"org_id": ORG, "role_name": "r_w_user", "max_tokens": 2})),
+        client(Patch, "role", json!({"org_id": ORG, "role_name": "r_w_user", "max_tokens": 0})).limited(),
+        client(Delete, "role", json!({"org_id": ORG, "role_name": "r_w_user"})).limited(),
+        client(Update, "org/token", order("fresh")).limited(),
+        client(Read, "org/token", order("label")).sidecar().limited(),
+        client(Delete, "org/token", order("taken")).limited(),
+        row(Asked::Revoke, json!({})).limited(),
+    ]
+}
+
+fn client(operation: Operation, path: &'static str, data: Value) -> Row {
+    row(Asked::Client(operation, path), data)
+}
+
+fn row(asked: Asked, data: Value) -> Row {
+    Row { asked, data, mode: "standard", overdue: false, in_parts: false, limited: false }
+}
+
+impl Row {
+    fn sidecar(self) -> Self {
+        Self { mode: "sidecar", ..self }
+    }
+
+    fn overdue(self) -> Self {
+        Self { overdue: true, ..self }
+    }
+
+    fn in_parts(self) -> Self {
+        Self { in_parts: true, ..self }
+    }
+
+    fn limited(self) -> Self {
+        Self { limited: true, ..self }
+    }
+
+    async fn scene(&self) -> Scene {
+        if self.limited {
+            return Scene::limited(self.mode).await;
+        }
+        if self.overdue { Scene::overdue(self.mode).await } else { Scene::new(self.mode).await }
+    }
+
+    /// Whether it makes a token, which is another one each time.
+    fn mints(&self) -> bool {
+        let minting = if self.mode == "sidecar" { Read } else { Update };
+        match self.asked {
+            Asked::Client(operation, "org/token") => operation == minting || operation == Create,
+            Asked::Client(_, path) => path.starts_with("creds/") || path == "config/rotate-root",
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut data = self.data.clone();
+        if let Some(token) = data.get_mut("astra_token") {
+            *token = json!("...");
+        }
+        write!(f, "{:?} {data} in mode {}", self.asked, self.mode)
+    }
+}
+
+/// What the fault is one of.
+#[derive(Clone, Copy, Debug)]
+enum Of {
+    Storage,
+    Facts,
+}
+
+/// A request that nothing disturbs.
+struct Usual {
+    answer: Value,
+    before: BTreeMap<String, Value>,
+    after: BTreeMap<String, Value>,
+    /// Calls of the storage and of the facts.
+    calls: (usize, usize),
+}
+
+impl Usual {
+    async fn of(scene: &Scene, row: &Row, warm: bool) -> Self {
+        let mut trial = begin(scene, warm).await;
+        let cost = |trial: &Trial| (trial.world.storage.calls(), trial.world.system.calls());
+        let (before, start) = (contents(&trial.world), cost(&trial));
+        let answer = trial.ask(row.asked, &row.data).await;
+        let end = cost(&trial);
+        if let Err(error) = &answer {
+            panic!("the request fails undisturbed: {error}");
+        }
+        trial.note(row.asked, &answer);
+        trial.settle().await;
+        let after = contents(&trial.world);
+        assert!(!row.overdue || before != after, "the tick leaves what is overdue");
+        trial.end().await;
+        Self { answer: shape(&answer), before, after, calls: (end.0 - start.0, end.1 - start.1) }
+    }
+}
+
+async fn begin(scene: &Scene, warm: bool) -> Trial {
+    let trial = scene.trial();
+    if warm {
+        trial.warm_up().await;
+    }
+    trial
+}
+
+fn inject(world: &World, of: Of, fault: HostFault) {
+    match of {
+        Of::Storage => world.storage.inject(fault),
+        Of::Facts => world.system.inject(fault),
+    }
+}
+
+fn heal(world: &World) {
+    world.storage.heal();
+    world.system.heal();
+}
+
+/// One request with one fault, and everything that has to hold after it.
+async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: HostFault, warm: bool) {
+    let mut trial = begin(scene, warm).await;
+    inject(&trial.world, of, fault);
+    let answer = ask(&trial, row, fault).await;
+    heal(&trial.world);
+    if let Some(answer) = &answer {
+        trial.note(row.asked, answer);
+        check_answer(&trial, row, usual, fault, answer);
+    }
+
+    match fault {
+        // Nobody waits for the work, so only the end of the process tells when it is done.
+        HostFault::HangsAt(_) => {
+            trial.world.backend.cleanup().await;
+            trial.check_caches().await;
+            trial.succeed();
+        }
+        // A node that is not the active one any more leaves the rest to another.
+        HostFault::From(_) | HostFault::ReadOnlyFrom(_) if !warm => trial.succeed(),
+        _ => {}
+    }
+    trial.settle().await;
+    trial.check_caches().await;
+    let succeeded = matches!(answer, Some(Ok(_)));
+    let mut now = contents(&trial.world);
+    if row.asked == Asked::Tick && now != usual.after {
+        // What a tick cannot end waits for the next pass over all tokens, which a new process begins with.
+        assert_same(&now, &usual.before, "after a tick");
+        trial.succeed();
+        trial.settle().await;
+        now = contents(&trial.world);
+    }
+    if succeeded || row.asked == Asked::Tick {
+        assert_same(&now, &usual.after, "after a success");
+    } else if row.in_parts {
+        assert_same(&now, &parts(&now, usual), "after a failure");
+    } else if now != usual.after {
+        assert_same(&now, &usual.before, "after a failure");
+    }
+    if !succeeded {
+        again(&mut trial, row, usual, now == usual.after).await;
+    }
+    trial.end().await;
+}
+
+/// Asks; where the fault keeps the answer back, the caller does not wait for it.
+async fn ask(trial: &Trial, row: &Row, fault: HostFault) -> Option<Answer> {
+    let storage = trial.world.storage.clone();
+    let before = storage.calls();
+    let request = tokio::spawn(trial.ask(row.asked, &row.data));
+    if let HostFault::HangsAt(n) = fault {
+        eventually(|| storage.calls() >= before + n || request.is_finished()).await;
+        // Nobody else is held up.
+        some(trial.world.ask(List, "configs/", Value::Null).await);
+        request.abort();
+    }
+    match request.await {
+        Ok(answer) => Some(answer),
+        Err(ended) if ended.is_cancelled() => None,
+        Err(ended) => panic!("the request panicked: {}", panic_text(&*ended.into_panic())),
+    }
+}
+
+fn check_answer(trial: &Trial, row: &Row, usual: &Usual, fault: HostFault, answer: &Answer) {
+    let error = match answer {
+        Ok(_) => {
+            let mut shape = shape(answer);
+            // A rotation that is over but for the end of the old root token says so.
+            if matches!(row.asked, Asked::Client(_, "config/rotate-root")) && !matches!(fault, HostFault::Slow(_)) {
+                let old = ROOT.split(':').nth(1).unwrap_or_default();
+                let warnings = shape["warnings"].take();
+                assert!(warnings.as_array().unwrap().iter().all(|warning| warning.as_str().unwrap().contains(old)));
+                shape["warnings"] = json!([]);
+            }
+            assert!(shape == usual.answer || row.asked == Asked::Tick, "a success with another answer");
+            return;
+        }
+        Err(error) => error,
+    };
+    assert!(!matches!(fault, HostFault::Slow(_)), "what is slow fails: {error}");
+    let detail = error.detail();
+    let secrets = ["s3cret", "AstraCS", ROOT.rsplit_once(':').map_or(ROOT, |(_, digest)| digest)];
+    assert!(!secrets.iter().any(|secret| detail.contains(secret)), "the error holds a secret");
+    if matches!(fault, HostFault::ReadOnlyFrom(_)) {
+        let changed = trial.world.astra.count("POST") + trial.world.astra.count("DELETE") > 0;
+        let is_plain = matches!(error, Error::ReadOnly);
+        assert!(is_plain || (changed && detail.contains("readonly storage")), "the host would not forward: {error}");
+    }
+}
+
+/// The same request works now.
+async fn again(trial: &mut Trial, row: &Row, usual: &Usual, done: bool) {
+    if row.asked == Asked::Revoke && !trial.leases.contains_key(TAKEN) {
+        return;
+    }
+    let answer = trial.ask(row.asked, &row.data).await;
+    if done && matches!(row.asked, Asked::Client(Delete, "org/token")) {
+        let (code, text) = status(answer);
+        assert!(code == 400 && text.contains("no live token"), "{code} {text}");
+        return;
+    }
+    if let Err(error) = &answer {
+        panic!("the request fails afterwards: {error}");
+    }
+    trial.note(row.asked, &answer);
+    trial.settle().await;
+    // A token that is minted again has another client id.
+    if !row.mints() {
+        assert_same(&contents(&trial.world), &usual.after, "after the request was repeated");
+    }
+}
+
+/// Returns what is stored, with each entry that is as after the request, and the others as before it.
+fn parts(now: &BTreeMap<String, Value>, usual: &Usual) -> BTreeMap<String, Value> {
+    let keys: BTreeSet<&String> = usual.before.keys().chain(usual.after.keys()).collect();
+    let part = |key: &String| {
+        let (is, after) = (now.get(key), usual.after.get(key));
+        let part = if is == after { after } else { usual.before.get(key) };
+        part.map(|value| (key.clone(), value.clone()))
+    };
+    keys.into_iter().filter_map(part).collect()
+}
+
+/// Compares what is stored, which holds secrets, so only keys are told.
+#[track_caller]
+fn assert_same(is: &BTreeMap<String, Value>, expected: &BTreeMap<String, Value>, when: &str) {
+    let keys: BTreeSet<&String> = is.keys().chain(expected.keys()).collect();
+    let differ: Vec<_> = keys.into_iter().filter(|key| is.get(*key) != expected.get(*key)).collect();
+    assert!(differ.is_empty(), "{when}, these entries are not as they should be: {differ:?}");
+}
+
+/// Tries every fault on a row and returns what did not hold.
+async fn try_row(row: Row) -> Vec<String> {
+    const ENOUGH: usize = 3;
+    let mut failures = Vec::new();
+    let scene = row.scene().await;
+    for warm in [false, true] {
+        let place = format!("{row}, {} caches", if warm { "warm" } else { "cold" });
+        let usual = match AssertUnwindSafe(Usual::of(&scene, &row, warm)).catch_unwind().await {
+            Ok(usual) => usual,
+            Err(payload) => {
+                failures.push(format!("{place}: {}", panic_text(&*payload)));
+                continue;
+            }
+        };
+        assert!(warm || usual.calls.0 > 0, "{place}: no call to disturb");
+        for (of, fault) in faults(&usual) {
+            let trial = disturbed(&scene, &row, &usual, of, fault, warm);
+            if let Err(payload) = AssertUnwindSafe(trial).catch_unwind().await {
+                failures.push(format!("{place}, {of:?} {fault:?}: {}", panic_text(&*payload)));
+            }
+            if failures.len() >= ENOUGH {
+                return failures;
+            }
+        }
+    }
+    failures
+}
+
+fn faults(usual: &Usual) -> Vec<(Of, HostFault)> {
+    let storage =
+        [HostFault::At, HostFault::AfterEffectAt, HostFault::HangsAt, HostFault::From, HostFault::ReadOnlyFrom];
+    let mut faults = vec![(Of::Storage, HostFault::Slow(Duration::from_millis(1)))];
+    faults.extend((1..=usual.calls.0).flat_map(|n| storage.map(|kind| (Of::Storage, kind(n)))));
+    faults.extend((1..=usual.calls.1).flat_map(|n| [HostFault::At, HostFault::From].map(|kind| (Of::Facts, kind(n)))));
+    faults
+}
+
+/// The background work that makes the inventory of a mount of the Go plugin. Its pauses take no time here.
+#[tokio::test(start_paused = true)]
+async fn a_fault_while_the_inventory_is_built_only_delays_it() {
+    let calls = build_inventory(Of::Storage, HostFault::Slow(Duration::from_secs(1))).await;
+    assert!(calls.0 > 6 && calls.1 > 0, "{calls:?}");
+    let kinds = [HostFault::At, HostFault::AfterEffectAt, HostFault::From, HostFault::ReadOnlyFrom];
+    for (n, kind) in (1..=calls.0).flat_map(|n| kinds.map(|kind| (n, kind))) {
+        build_inventory(Of::Storage, kind(n)).await;
+    }
+    for (n, kind) in (1..=calls.1).flat_map(|n| [HostFault::At, HostFault::From].map(|kind| (n, kind))) {
+        build_inventory(Of::Facts, kind(n)).await;
+    }
+}
+
+/// Returns the calls of the storage and of the facts that it took.
+async fn build_inventory(of: Of, fault: HostFault) -> (usize, usize) {
+    let world = World::with(Arc::new(old_tokens()), Arc::new(Astra::start(ORG).await));
+    inject(&world, of, fault);
+    world.backend.initialize().await.expect("initializes whatever happens");
+    if matches!(fault, HostFault::From(_) | HostFault::ReadOnlyFrom(_)) {
+        // Some attempts fail before the host is healthy again.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        heal(&world);
+    }
+    eventually(|| world.keys("client-index").len() == 1).await;
+    let calls = (world.storage.calls(), world.system.calls());
+    heal(&world);
+    let records = [format!("client/{ORG}/OLD1"), format!("client/{ORG}/OLD2")];
+    assert_eq!(world.keys("client/"), records, "{of:?} {fault:?}");
+    let listed = world.list("org/tokens/", Value::Null).await;
+    assert_eq!(listed["keys"], json!(["OLD1", "OLD2"]), "{of:?} {fault:?}");
+    calls
+}
+
+/// What the Go plugin stored of two tokens.
+fn old_tokens() -> MemoryStorage {
+    let token = |client_id: &str| {
+        json!({"clientId": client_id, "secret": "old-secret", "orgId": ORG, "roleName": "r_w_user", "roles": [ROLE_ID],
+            "token": format!("AstraCS:{client_id}:abc"), "generatedOn": "2023-01-01T00:00:00Z", "logicalName": "",
+            "metadata": null})
+    };
+    let entry = |id: &str| Entry::json(format!("token/{id}"), &token(id)).expect("has a JSON form");
+    MemoryStorage::holding(["OLD1", "OLD2"].map(entry))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_of_the_host_at_any_call_leaves_all_or_nothing() {
+    let mut rows = JoinSet::new();
+    for row in table() {
+        rows.spawn(try_row(row));
+    }
+    let failures: Vec<String> = rows.join_all().await.into_iter().flatten().collect();
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Whether a path of a request is one of a template, such as `creds/{org}/{role}`.
+fn is_of(path: &str, template: &str) -> bool {
+    let (path, template): (Vec<_>, Vec<_>) = (path.split('/').collect(), template.split('/').collect());
+    path.len() == template.len()
+        && path.iter().zip(template).all(|(part, wanted)| *part == wanted || wanted.starts_with('{'))
+}
+
+#[tokio::test]
+async fn every_operation_that_is_declared_is_disturbed() {
+    let world = World::unprepared().await;
+    let document = some(world.ask(Operation::Help, "", Value::Null).await).data.unwrap()["openapi"].take();
+    let rows = table();
+    let has = |wanted: &dyn Fn(Asked) -> bool| rows.iter().any(|row| wanted(row.asked));
+    let mut missing = Vec::new();
+    let mut declared = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let path = path.trim_start_matches('/');
+        let mut operations: Vec<Operation> = Vec::new();
+        for method in item.as_object().unwrap().keys() {
+            match method.as_str() {
+                "get" if path.ends_with('/') => operations.push(List),
+                "get" => operations.push(Read),
+                "post" => operations.push(Update),
+                "patch" => operations.push(Patch),
+                "delete" => operations.push(Delete),
+                "description" | "parameters" | "x-vault-sudo" | "x-vault-unauthenticated" => {}
+                "x-vault-createSupported" => {
+                    operations.push(Create);
+                    if !has(&|asked| matches!(asked, Asked::Exists(known) if is_of(known, path))) {
+                        missing.push(format!("the existence check of {path}"));
+                    }
+                }
+                other => panic!("{path} declares {other}, which this test does not know"),
+            }
+        }
+        for operation in operations {
+            declared += 1;
+            let is_there = |asked| matches!(asked, Asked::Client(op, known) if op == operation && is_of(known, path));
+            if !has(&is_there) {
+                missing.push(format!("{operation:?} of {path}"));
+            }
+        }
+    }
+    assert!(declared >= 15, "the document tells of {declared} operations only");
+    for asked in [Asked::Renew, Asked::Revoke, Asked::Tick] {
+        if !has(&|known| known == asked) {
+            missing.push(format!("{asked:?}"));
+        }
+    }
+    assert!(missing.is_empty(), "no row disturbs {missing:?}");
+}
+
+/// A tick that finds what a mint, a deletion or a revocation left, and is disturbed itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tick_that_is_disturbed_leaves_the_rest_to_the_next() {
+    let mut rows = JoinSet::new();
+    for row in table() {
+        let leaves = matches!(
+            row.asked,
+            Asked::Client(Update | Create | Delete | Read, "org/token" | "config/rotate-root") | Asked::Revoke
+        );
+        if leaves && (row.mints() || !matches!(row.asked, Asked::Client(Read, _))) {
+            rows.spawn(disturb_ticks(row));
+        }
+    }
+    let (mut failures, mut ticks) = (Vec::new(), 0);
+    for (row_failures, row_ticks) in rows.join_all().await {
+        failures.extend(row_failures);
+        ticks += row_ticks;
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    assert!(ticks > 0, "no request left anything for a tick");
+}
+
+/// Cuts a request short at every storage call, and the tick of the process that comes after it at each of its own.
+async fn disturb_ticks(row: Row) -> (Vec<String>, usize) {
+    let (mut failures, mut ticks) = (Vec::new(), 0);
+    let scene = row.scene().await;
+    let usual = Usual::of(&scene, &row, false).await;
+    for n in 1..=usual.calls.0 {
+        for fault in [HostFault::At, HostFault::AfterEffectAt] {
+            for m in 1.. {
+                let trial = AssertUnwindSafe(disturbed_tick(&scene, &row, HostFault::From(n), fault(m), m));
+                match trial.catch_unwind().await {
+                    Ok(Some(true)) => ticks += 1,
+                    Ok(_) => break,
+                    Err(payload) => {
+                        failures.push(format!("{row}, cut at {n}, tick {:?}: {}", fault(m), panic_text(&*payload)));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    (failures, ticks)
+}
+
+/// Returns whether the tick came as far as to the fault at its call `m`, or `None` if nothing was left for it.
+async fn disturbed_tick(scene: &Scene, row: &Row, first: HostFault, second: HostFault, m: usize) -> Option<bool> {
+    let mut trial = begin(scene, false).await;
+    trial.world.storage.inject(first);
+    if let Some(answer) = ask(&trial, row, first).await {
+        trial.note(row.asked, &answer);
+    }
+    trial.world.storage.heal();
+    trial.succeed();
+    if trial.world.keys("wal/").is_empty() {
+        return None;
+    }
+    let before = trial.world.storage.calls();
+    trial.world.storage.inject(second);
+    // What it answers only goes into the host's log.
+    drop(trial.ask(Asked::Tick, &Value::Null).await);
+    let reached = trial.world.storage.calls() - before >= m;
+    trial.world.storage.heal();
+    trial.settle().await;
+    trial.check_caches().await;
+    trial.end().await;
+    Some(reached)
+}

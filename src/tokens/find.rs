@@ -1,0 +1,116 @@
+//! Finds the token of a lease.
+//!
+//! A lease of this engine holds all the data for this. A lease of the Go plugin may name the organization by Astra's id
+//! instead of the `org_id` of the config, and may have lost its internal data. Architecture invariant: a token belongs
+//! to a lease only if both have the same client id.
+
+use vault_plugin_sdk::logical::Map;
+
+use super::lease::{LeaseData, SECRET_TYPE};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::names::{ClientId, OrgId, RoleName};
+use crate::store::Token;
+
+/// A token to be deleted.
+pub(crate) struct Target {
+    pub(crate) org_id: OrgId,
+    pub(crate) client_id: ClientId,
+    pub(crate) role_name: RoleName,
+    pub(crate) token_id: String,
+    /// Whether the Go plugin may have minted the token. The entries of the Go plugin hold Astra's id of the organization.
+    pub(crate) may_be_old: bool,
+}
+
+/// Finds the token of a lease; `None` if nothing identifies the token.
+///
+/// # Errors
+/// When the inventory is not complete yet, so the token may still turn up.
+pub(super) async fn target(engine: &Engine, lease: &LeaseData) -> Result<Option<Target>, Error> {
+    if lease.client_id.as_str().is_empty() {
+        return Ok(None);
+    }
+    if !lease.token_id.is_empty() && engine.store.config(&lease.org_id).await?.is_some() {
+        return Ok(Some(of(lease, lease.org_id.clone(), &lease.token_id)));
+    }
+    for id in [&lease.token_id, lease.client_id.as_str()] {
+        if let Some(token) = engine.store.readable_token(id).await?.filter(|token| token.client_id == lease.client_id) {
+            return Ok(org_of(engine, lease, id, &token).await?.map(|org| of(lease, org, id)));
+        }
+    }
+    let records = engine.store.records_named(&lease.client_id).await?;
+    // If several orgs have a record, only the org that the lease names is certain.
+    let is_certain = records.len() == 1;
+    if let Some((org, record)) = records.into_iter().find(|(org, _)| is_certain || *org == lease.org_id) {
+        let org = with_config(engine, &org).await?.unwrap_or(org);
+        return Ok(Some(of(lease, org, &record.token_id)));
+    }
+    if !engine.store.inventory_is_complete().await? {
+        return Err(Error::NotYet("the inventory of tokens is still being built; try again later".into()));
+    }
+    // The storage does not have the token, but Astra may still have it.
+    if lease.org_id.as_str().is_empty() {
+        return Ok(None);
+    }
+    let org = with_config(engine, &lease.org_id).await?.unwrap_or_else(|| lease.org_id.clone());
+    let id = if lease.token_id.is_empty() { lease.client_id.as_str() } else { &lease.token_id };
+    Ok(Some(of(lease, org, id)))
+}
+
+fn of(lease: &LeaseData, org_id: OrgId, token_id: &str) -> Target {
+    let (client_id, role_name) = (lease.client_id.clone(), lease.role_name.clone());
+    // Leases of the Go plugin do not say when they end.
+    let may_be_old = lease.expires_at.is_none() && lease.ttl_seconds.is_none();
+    Target { org_id, client_id, role_name, token_id: token_id.to_owned(), may_be_old }
+}
+
+/// Returns the org of a stored token. If no config is known for it, returns the `org_id` of the lease or the token;
+/// `None` if both are empty.
+async fn org_of(engine: &Engine, lease: &LeaseData, id: &str, token: &Token) -> Result<Option<OrgId>, Error> {
+    if let Some(owner) = engine.store.owner(id, token).await? {
+        // If several configs are of one organization, the record can be under any of them.
+        let others = engine.store.orgs_of(token.org_id.as_str()).await?;
+        for org in std::iter::once(&owner).chain(&others) {
+            if engine.store.record(org, &token.client_id).await?.is_some() {
+                return Ok(Some(org.clone()));
+            }
+        }
+        return Ok(Some(owner));
+    }
+    for org in [&token.org_id, &lease.org_id] {
+        if let Some(org) = with_config(engine, org).await? {
+            return Ok(Some(org));
+        }
+    }
+    let called = [&lease.org_id, &token.org_id].into_iter().find(|org| !org.as_str().is_empty());
+    Ok(called.cloned())
+}
+
+/// Returns the org that has a config under this `org_id`, or whose config has this `astra_org_id`.
+async fn with_config(engine: &Engine, org: &OrgId) -> Result<Option<OrgId>, Error> {
+    if org.as_str().is_empty() || engine.store.config(org).await?.is_some() {
+        return Ok(Some(org.clone()).filter(|org| !org.as_str().is_empty()));
+    }
+    let known = engine.store.orgs_of(org.as_str()).await?;
+    if !known.is_empty() {
+        return Ok(known.into_iter().next());
+    }
+    engine.ask_for_orgs().await?;
+    Ok(engine.store.orgs_of(org.as_str()).await?.into_iter().next())
+}
+
+/// Restores missing members of a lease's internal data.
+pub(super) fn mend(internal_data: &mut Map, target: &Target) {
+    for (name, text) in [
+        ("orgId", target.org_id.as_str()),
+        ("clientId", target.client_id.as_str()),
+        ("roleName", target.role_name.as_str()),
+        ("tokenId", &target.token_id),
+        ("secret_type", SECRET_TYPE),
+    ] {
+        let is_there = internal_data.get(name).is_some_and(|value| value.as_str().is_some_and(|text| !text.is_empty()));
+        if !is_there {
+            internal_data.insert(name.to_owned(), text.into());
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Minting a token: from a caller's request to a token under a lease, or to nothing.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+use vault_plugin_sdk::framework::format_duration;
+use vault_plugin_sdk::locks::KeyedGuard;
+use vault_plugin_sdk::logical::{Response, Secret};
+
+use super::lease::{LeaseData, SECRET_TYPE, token_data};
+use super::order::{Event, Failure, Order, OrderNote};
+use super::request::{Lifetime, MintRequest};
+use super::time::rfc3339;
+use crate::api::{self, CreatedToken, NewToken};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::journal::{MINT, MintNote};
+use crate::names::{ClientId, OrgId};
+use crate::store::{Config, Place, Record, Token, named_token_id};
+
+/// A mint, from its note on.
+struct Mint {
+    engine: Arc<Engine>,
+    request: MintRequest,
+    lifetime: Lifetime,
+    order: Order<MintNote>,
+    /// The place of the token among the live tokens of its role, until the token is stored. Only roles with a limit have
+    /// places.
+    place: Option<Place>,
+    /// The lock of a named token: two mints for one name give one token.
+    lock: Option<KeyedGuard>,
+    /// Whether Astra may have made a token that is not known yet.
+    is_unclear: bool,
+}
+
+/// Mints a token, on a node that may write. If the caller hangs up, the mint is undone.
+///
+/// # Errors
+/// When no token was minted, or its undo is done or noted.
+pub(crate) async fn mint(engine: &Arc<Engine>, request: MintRequest) -> Result<Response, Error> {
+    let lifetime = request.lifetime(engine).await?;
+    let mut warnings = Vec::new();
+    if let Some(ttl) = request.ttl.filter(|ttl| *ttl > lifetime.ttl) {
+        let (given, cut) = (format_duration(ttl), format_duration(lifetime.ttl));
+        warnings.push(format!("ttl of {given} is longer than role and mount allow and was cut to {cut}"));
+    }
+
+    // If the caller hangs up, the handler's future is dropped. The mint therefore runs in its own task. It detects the
+    // hang-up in two ways: sending the answer fails, or the receipt never arrives.
+    let (answer, answered) = oneshot::channel();
+    let (receipt, received) = oneshot::channel::<()>();
+    let work = engine.tasks.start(run(engine.clone(), request, lifetime, answer, received))?;
+    let stopped = || Error::NotYet("the token was not minted because the plugin is stopping; try again".into());
+    let Ok(answer) = answered.await else {
+        work.await?;
+        return Err(stopped());
+    };
+    let mut response: Response = answer?;
+    receipt.send(()).map_err(|()| stopped())?;
+    response.warnings.extend(warnings);
+    Ok(response)
+}
+
+type Answer = oneshot::Sender<Result<Response, Error>>;
+
+async fn run(
+    engine: Arc<Engine>,
+    request: MintRequest,
+    lifetime: Lifetime,
+    mut answer: Answer,
+    received: oneshot::Receiver<()>,
+) {
+    let mut mint = match Mint::begin(engine, request, lifetime, &answer).await {
+        Ok(mint) => mint,
+        Err(error) => return drop(answer.send(Err(error))),
+    };
+    match mint.steps(&mut answer).await {
+        Err(error) if mint.is_unclear => {
+            drop(answer.send(Err(error)));
+            mint.look_for_token().await;
+        }
+        Err(error) => {
+            // A caller who tries again at once finds the place free.
+            mint.place = None;
+            drop(answer.send(Err(error)));
+        }
+        Ok((client_id, response)) => {
+            if answer.send(Ok(response)).is_err() || received.await.is_err() {
+                mint.delete_undelivered(&client_id).await;
+            }
+        }
+    }
+}
+
+impl Mint {
+    /// Notes the mint in the write-ahead log. Nothing is changed in Astra before.
+    async fn begin(
+        engine: Arc<Engine>,
+        request: MintRequest,
+        lifetime: Lifetime,
+        answer: &Answer,
+    ) -> Result<Self, Error> {
+        let (config, role) = (&request.config, &request.role);
+        let (mut token_id, mut lock) = (None, None);
+        if request.minted_by.names_token() {
+            let id = named_token_id(&config.org_id, &role.role_name, &request.logical_name);
+            lock = Some(engine.locks.token(&id).await);
+            request.require_free(&engine, &id).await?;
+            token_id = Some(id);
+        }
+        engine.clients.prepare(config).await?;
+        if answer.is_closed() {
+            return Err(caller_gone());
+        }
+        let place = request.reserve(&engine).await?;
+        let note = MintNote {
+            org_id: config.org_id.clone(),
+            role_name: role.role_name.clone(),
+            marker: Uuid::new_v4().simple().to_string(),
+            described: config.description,
+            token_id,
+            client_id: None,
+            dies_at: config.token_expiry.then(|| rfc3339(lifetime.expiry)),
+            timeout_seconds: config.request_timeout.as_secs(),
+        };
+        let order = Order::begin(&engine, config, note).await?;
+        Ok(Self { engine, request, lifetime, order, place, lock, is_unclear: false })
+    }
+
+    /// Does the steps in their order. If a step fails, the steps before it are undone.
+    async fn steps(&mut self, answer: &mut Answer) -> Result<(ClientId, Response), Error> {
+        let note = &self.order.note;
+        let new = NewToken {
+            roles: vec![self.request.role.role_id.clone()],
+            description: note.described.then(|| self.request.description(&note.marker)),
+            token_expiry: note.dies_at.clone(),
+        };
+        let (client_id, created) = match self.order.call(&new).await {
+            Ok(made) => made,
+            Err(Failure::Refused(error)) => return Err(error.into()),
+            Err(Failure::Unclear(cause)) => return Err(self.unclear(cause)),
+        };
+        let token = self.token(client_id, created);
+        let client_id = &token.client_id;
+        if answer.is_closed() {
+            return Err(self.undo("the token was not needed any more", client_id, caller_gone()).await);
+        }
+        if let Err(cause) = self.order.note_client_id().await {
+            return Err(self.undo("the token could not be noted", client_id, cause).await);
+        }
+        let place = self.place.take();
+        if let Err(cause) = self.store(&token, place).await {
+            return Err(self.undo("the token could not be stored", client_id, cause).await);
+        }
+        if answer.is_closed() {
+            return Err(self.undo("the token was not needed any more", client_id, caller_gone()).await);
+        }
+        if let Err(cause) = self.order.complete().await {
+            return Err(self.undo("the mint could not be completed", client_id, cause).await);
+        }
+        let (caller, role) = (&self.request.caller, &self.request.role.role_name);
+        tracing::info!(org_id = %token.org_id, role_name = %role, client_id = %token.client_id,
+            logical_name = %token.logical_name, display_name = caller.display_name, entity_id = caller.entity_id, "created token");
+        let response = self.respond(&token);
+        Ok((token.client_id, response))
+    }
+
+    fn token(&self, client_id: ClientId, created: CreatedToken) -> Token {
+        Token {
+            client_id,
+            secret: created.secret,
+            org_id: self.request.config.org_id.clone(),
+            role_name: self.request.role.role_name.clone(),
+            roles: created.roles,
+            token: created.token,
+            generated_on: Some(created.generated_on)
+                .filter(|time| !time.is_empty())
+                .unwrap_or_else(|| rfc3339(Timestamp::now())),
+            logical_name: self.request.logical_name.clone(),
+            metadata: self.request.metadata.clone(),
+        }
+    }
+
+    async fn store(&self, token: &Token, place: Option<Place>) -> Result<(), Error> {
+        let (engine, org_id) = (&self.engine, &self.request.config.org_id);
+        let _config_stays = engine.locks.storing_token().await;
+        if engine.store.config(org_id).await?.is_none() {
+            return Err(Error::Refused(format!("the config of org_id {:?} was deleted meanwhile", org_id.as_str())));
+        }
+        engine.store.put_token(self.token_id(&token.client_id), token, &self.record(token), place).await
+    }
+
+    /// Returns the error of a mint whose outcome is not known.
+    fn unclear(&mut self, cause: Error) -> Error {
+        self.is_unclear = true;
+        let note = &self.order.note;
+        let fate = match &note.dies_at {
+            _ if note.described => "is deleted as soon as it is found",
+            Some(_) => "cannot be found without a description, and lives until it expires",
+            None => "cannot be found without a description, and does not expire",
+        };
+        let left = format!("should Astra have made it all the same, it {fate}");
+        Error::Unfinished { step: "no token is handed out", left, cause: Box::new(cause) }
+    }
+
+    /// Looks for the token of an unclear mint. The next mint of its name does not wait for that.
+    async fn look_for_token(mut self) {
+        self.lock = None;
+        self.order.look_for_token().await;
+    }
+
+    /// Undoes the mint because a step failed. Returns the error for the caller.
+    async fn undo(&mut self, step: &'static str, client_id: &ClientId, cause: Error) -> Error {
+        let left = match self.order.undo(client_id, self.lock.as_ref()).await {
+            Ok(()) => "it was deleted in Astra again".to_owned(),
+            Err(error) => format!(
+                "the token with client id {:?} is left in Astra, until it can be deleted: {}",
+                client_id.as_str(),
+                error.what()
+            ),
+        };
+        Error::Unfinished { step, left, cause: Box::new(cause) }
+    }
+
+    /// Deletes a token whose caller has gone. Its WAL entry was already removed, so a new entry is written first.
+    async fn delete_undelivered(&mut self, client_id: &ClientId) {
+        let (org_id, order) = (&self.request.config.org_id, &mut self.order);
+        if let Err(error) = order.reopen(client_id).await {
+            tracing::error!(org_id = %org_id, client_id = %client_id, error = %error, "failed to note a token to be taken back");
+        }
+        if order.undo(client_id, self.lock.as_ref()).await.is_ok() {
+            tracing::warn!(org_id = %org_id, client_id = %client_id, "undid a token whose caller has gone");
+        }
+    }
+
+    fn token_id<'a>(&'a self, client_id: &'a ClientId) -> &'a str {
+        self.order.note.token_id(client_id)
+    }
+
+    fn record(&self, token: &Token) -> Record {
+        Record {
+            created_at: rfc3339(Timestamp::now()),
+            display_name: self.request.caller.display_name.clone(),
+            entity_id: self.request.caller.entity_id.clone(),
+            expires_at: rfc3339(self.lifetime.expiry),
+            marker: self.order.note.marker.clone(),
+            ..Record::of(self.token_id(&token.client_id), token)
+        }
+    }
+
+    fn respond(&self, token: &Token) -> Response {
+        let role = &self.request.role;
+        let data = LeaseData {
+            org_id: token.org_id.clone(),
+            client_id: token.client_id.clone(),
+            role_name: token.role_name.clone(),
+            token_id: self.token_id(&token.client_id).to_owned(),
+            secret_type: SECRET_TYPE.to_owned(),
+            ttl_seconds: Some(role.ttl().as_secs()),
+            max_ttl_seconds: Some(role.max_ttl().as_secs()),
+            expires_at: self.order.note.dies_at.clone(),
+        };
+        let secret = Secret::new(self.lifetime.ttl, self.lifetime.max_ttl, data.into_map());
+        Response::new(token_data(token, self.request.minted_by)).lease(secret)
+    }
+}
+
+/// Returns an error that no caller reads.
+fn caller_gone() -> Error {
+    Error::NotYet("the caller has gone".into())
+}
+
+impl MintNote {
+    /// Returns the id of the token in Vault.
+    fn token_id<'a>(&'a self, client_id: &'a ClientId) -> &'a str {
+        self.token_id.as_deref().unwrap_or(client_id.as_str())
+    }
+}
+
+impl OrderNote for MintNote {
+    const KIND: &'static str = MINT;
+    const CALL: &'static str = api::MINT;
+
+    fn org_id(&self) -> &OrgId {
+        &self.org_id
+    }
+
+    fn marker(&self) -> &str {
+        &self.marker
+    }
+
+    fn is_described(&self) -> bool {
+        self.described
+    }
+
+    fn client_id(&self) -> Option<&ClientId> {
+        self.client_id.as_ref()
+    }
+
+    fn set_client_id(&mut self, client_id: ClientId) {
+        self.client_id = Some(client_id);
+    }
+
+    fn has_expired(&self) -> bool {
+        MintNote::has_expired(self)
+    }
+
+    async fn is_of_another(&self, engine: &Engine, config: &Config, client_id: &ClientId) -> Result<bool, Error> {
+        if config.is_root(client_id) {
+            return Ok(true);
+        }
+        let record = engine.store.record(&self.org_id, client_id).await?;
+        Ok(record.is_some_and(|record| record.marker != self.marker))
+    }
+
+    async fn remove_stored(
+        &self,
+        engine: &Engine,
+        client_id: &ClientId,
+        held: Option<&KeyedGuard>,
+    ) -> Result<(), Error> {
+        let token_id = self.token_id(client_id);
+        let _lock = if held.is_some() { None } else { Some(engine.locks.token(token_id).await) };
+        engine.store.delete_token(token_id, &self.org_id, client_id).await
+    }
+
+    async fn delete(&self, engine: &Engine, config: &Arc<Config>, client_id: &ClientId) -> Result<(), Error> {
+        let id = client_id.as_str();
+        engine.call(config, |client: Arc<api::Client>| async move { client.delete_token(id).await }).await?;
+        tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %client_id, "rolled back token");
+        Ok(())
+    }
+
+    fn log(&self, event: Event<'_>) {
+        let (org_id, role_name, marker) = (&self.org_id, &self.role_name, &self.marker);
+        match event {
+            // `delete` has logged it.
+            Event::Undone => {}
+            Event::OfAnother(client_id) => tracing::error!(org_id = %org_id, client_id = %client_id,
+                "left a token alone that is not of the mint to be undone"),
+            Event::UndoFailed(error) => {
+                let client_id = self.client_id.as_ref().map_or("", ClientId::as_str);
+                tracing::error!(org_id = %org_id, client_id, error = %error, "failed to undo a mint, will try again");
+            }
+            Event::LookFailed(error) => tracing::warn!(org_id = %org_id, role_name = %role_name, error = %error,
+                "could not look for a token that Astra may have made, will try again"),
+            Event::NotFound => tracing::warn!(org_id = %org_id, role_name = %role_name, marker,
+                "found no token of an unfinished mint: none was made, unless Astra does not keep descriptions"),
+            Event::Lost => {
+                let dies_at = self.dies_at.as_deref().unwrap_or("never");
+                tracing::error!(org_id = %org_id, role_name = %role_name, dies_at,
+                    "a token may be left in Astra: the outcome of its mint is not known, and it has no description to be \
+                     found by; look for a token of that time in Astra's portal");
+            }
+            Event::Expired(error) => tracing::warn!(org_id = %org_id, role_name = %role_name, error = %error,
+                "gave up deleting a token that had expired by then"),
+            Event::GaveUp(error) => tracing::error!(org_id = %org_id, role_name = %role_name, marker, error = %error,
+                "gave up deleting a token: delete the one with this marker in its description in Astra's portal"),
+        }
+    }
+
+    fn left(&self) -> String {
+        let (org, role) = (self.org_id.as_str(), self.role_name.as_str());
+        format!("a token for role {role:?} of org_id {org:?} that nobody has may be left in Astra")
+    }
+}

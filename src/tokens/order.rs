@@ -1,0 +1,324 @@
+//! Ordering a token in Astra: the one protocol for mints and for rotations of root tokens.
+//!
+//! 1. Note: an entry in the write-ahead log says how to find the token.
+//! 2. Call: Astra is asked for the token.
+//! 3. Accept: the answer of Astra is checked.
+//! 4. Use: the caller stores the token.
+//! 5. Complete: the entry is removed.
+//!
+//! | if | then |
+//! | --- | --- |
+//! | Astra refuses | the entry is removed |
+//! | Astra may have made a token ([`Failure::Unclear`]) | [`Order::look_for_token`] deletes the token if Astra lists it |
+//! | a later step fails | [`Order::undo`] deletes the token |
+//! | neither succeeds, or the process ends | the entry stays, and the periodic tick repeats the undo ([`finish`]) |
+//! | the entry is older than [`GIVE_UP`] | the tick logs that and removes the entry |
+//!
+//! Architecture invariant: while an entry exists, no caller has the token. So an undo may delete the token.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use vault_plugin_sdk::framework::{OpenEntry, WalEntry, WalKind};
+use vault_plugin_sdk::locks::KeyedGuard;
+use vault_plugin_sdk::logical;
+
+use crate::api::{self, CreatedToken, NewToken};
+use crate::backoff::in_tick;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::journal::{GIVE_UP, MARGIN, Outcome, longest};
+use crate::names::{ClientId, OrgId};
+use crate::store::Config;
+
+/// The note of an order in the write-ahead log.
+pub(crate) trait OrderNote: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Kind of the entries.
+    const KIND: &'static str;
+
+    /// The call of Astra, as errors name it.
+    const CALL: &'static str;
+
+    /// Returns the org.
+    fn org_id(&self) -> &OrgId;
+
+    /// Returns the text that identifies the order.
+    fn marker(&self) -> &str;
+
+    /// Whether the marker is at the end of the token's description. If not, only its client id identifies the token.
+    fn is_described(&self) -> bool;
+
+    /// Returns the client id of the token, once it is known.
+    fn client_id(&self) -> Option<&ClientId>;
+
+    /// Sets the client id of the token.
+    fn set_client_id(&mut self, client_id: ClientId);
+
+    /// Whether the token has expired.
+    fn has_expired(&self) -> bool {
+        false
+    }
+
+    /// Whether a client id belongs to another order or to the root token. An answer of Astra may have named any token.
+    fn is_of_another(
+        &self,
+        engine: &Engine,
+        config: &Config,
+        client_id: &ClientId,
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// Removes what the engine stored of the token. `held` is the lock of the token, if the caller holds it.
+    fn remove_stored(
+        &self,
+        engine: &Engine,
+        client_id: &ClientId,
+        held: Option<&KeyedGuard>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Deletes the token in Astra.
+    fn delete(
+        &self,
+        engine: &Engine,
+        config: &Arc<Config>,
+        client_id: &ClientId,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Logs what became of an unfinished order.
+    fn log(&self, event: Event<'_>);
+
+    /// Returns what may be left in Astra, for an error of the tick.
+    fn left(&self) -> String;
+}
+
+/// What became of an unfinished order.
+pub(crate) enum Event<'a> {
+    /// An undo failed. The tick repeats it.
+    UndoFailed(&'a Error),
+    /// Looking for the token failed. The tick repeats it.
+    LookFailed(&'a Error),
+    /// The note leads to a token of another order, which stays.
+    OfAnother(&'a ClientId),
+    /// The tick undid the order.
+    Undone,
+    /// The tick did not find a token.
+    NotFound,
+    /// Astra may have made a token that nothing identifies.
+    Lost,
+    /// The tick could not delete the token, which has expired.
+    Expired(&'a Error),
+    /// The tick gave up.
+    GaveUp(&'a Error),
+}
+
+/// An order, from its note on.
+pub(crate) struct Order<N> {
+    engine: Arc<Engine>,
+    config: Arc<Config>,
+    pub(crate) note: N,
+    entry: OpenEntry,
+}
+
+/// Why an order brought no token.
+pub(crate) enum Failure {
+    /// Astra made no token.
+    Refused(api::Error),
+    /// Astra may have made a token.
+    Unclear(Error),
+}
+
+/// The result of looking for a token that Astra may have made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Found {
+    /// Astra had made a token, and it is deleted.
+    Deleted,
+    /// Nothing is certain yet. The tick looks again.
+    Later,
+    /// Nothing identifies a token that Astra may have made.
+    Never,
+}
+
+impl<N: OrderNote> Order<N> {
+    /// Notes an order in the write-ahead log.
+    pub(crate) async fn begin(engine: &Arc<Engine>, config: &Arc<Config>, note: N) -> Result<Self, Error> {
+        let entry = engine.wal().put(N::KIND, &note).await?;
+        Ok(Self { engine: engine.clone(), config: config.clone(), note, entry })
+    }
+
+    /// Asks Astra for the token.
+    pub(crate) async fn call(&mut self, new: &NewToken) -> Result<(ClientId, CreatedToken), Failure> {
+        let create = |client: Arc<api::Client>| async move { client.create_token(new).await };
+        match self.engine.call(&self.config, create).await {
+            Ok(created) => self.accept(created).await.map_err(Failure::Unclear),
+            Err(error) if error.may_have_happened() => Err(Failure::Unclear(error.into())),
+            Err(error) => {
+                self.close().await;
+                Err(Failure::Refused(error))
+            }
+        }
+    }
+
+    /// Checks the answer of Astra.
+    async fn accept(&mut self, created: CreatedToken) -> Result<(ClientId, CreatedToken), Error> {
+        let config = &self.config;
+        let garbled = |fault| Err(api::Error::garbled(N::CALL, fault).into());
+        let Ok(client_id) = ClientId::parse("clientId", &created.client_id) else {
+            return garbled("it has no clientId that can be stored");
+        };
+        if config.is_root(&client_id) {
+            return garbled("its clientId is that of the root token");
+        }
+        if !self.note.is_described() {
+            self.note.set_client_id(client_id.clone());
+        }
+        if self.engine.store.record(&config.org_id, &client_id).await?.is_some() {
+            return garbled("its clientId is that of another token");
+        }
+        if let Some(fault) = created.fault() {
+            return garbled(fault);
+        }
+        if !self.engine.is_own_org(config, &created.org_id).await {
+            return garbled("its token is of another org");
+        }
+        Ok((client_id, created))
+    }
+
+    /// Writes the client id to the entry if nothing else identifies the token.
+    pub(crate) async fn note_client_id(&mut self) -> Result<(), Error> {
+        if self.note.is_described() { Ok(()) } else { self.update().await }
+    }
+
+    /// Writes the note to the entry.
+    pub(crate) async fn update(&self) -> Result<(), Error> {
+        Ok(self.engine.wal().update(&self.entry, &self.note).await?)
+    }
+
+    /// Deletes the token, which was accepted. If that fails, the tick repeats it.
+    pub(crate) async fn undo(&mut self, client_id: &ClientId, held: Option<&KeyedGuard>) -> Result<(), Error> {
+        let undone = self.remove(client_id, held).await;
+        self.note.set_client_id(client_id.clone());
+        match &undone {
+            Ok(()) => self.close().await,
+            Err(error) => {
+                self.note.log(Event::UndoFailed(error));
+                // By its client id, the tick deletes the token without the list of tokens, which not every root token
+                // may read.
+                let _ = self.update().await;
+            }
+        }
+        undone
+    }
+
+    async fn remove(&self, client_id: &ClientId, held: Option<&KeyedGuard>) -> Result<(), Error> {
+        let removed = self.note.remove_stored(&self.engine, client_id, held).await;
+        if removed.is_err() && self.note.client_id().is_none() {
+            // The entry leads to the stored token by the marker only, and the marker is deleted with the token in Astra.
+            return removed;
+        }
+        self.note.delete(&self.engine, &self.config, client_id).await.and(removed)
+    }
+
+    /// Deletes a token that Astra may have made.
+    pub(crate) async fn look_for_token(&mut self) -> Found {
+        if !self.note.is_described() && self.note.client_id().is_some() {
+            // Nothing else leads the tick to the token. If this fails, the tick logs that a token may be left.
+            let _ = self.update().await;
+        }
+        if self.engine.backoff.require_over(self.note.org_id()).is_err() {
+            // Callers who try again and again would have Astra list its tokens as often.
+            return Found::Later;
+        }
+        let undone = undo(&self.engine, &self.config, &self.note).await;
+        match undone {
+            Ok(Outcome::Gone) => {
+                self.close().await;
+                Found::Deleted
+            }
+            // The request may still be on its way.
+            Ok(Outcome::NotFound) if self.note.is_described() => Found::Later,
+            Ok(Outcome::NotFound) => {
+                self.note.log(Event::Lost);
+                self.close().await;
+                Found::Never
+            }
+            Err(error) => {
+                self.engine.backoff.note(self.note.org_id(), Some(&error));
+                self.note.log(Event::LookFailed(&error));
+                Found::Later
+            }
+        }
+    }
+
+    /// Writes a new entry for an order that was completed and whose token must be deleted.
+    pub(crate) async fn reopen(&mut self, client_id: &ClientId) -> Result<(), Error> {
+        self.note.set_client_id(client_id.clone());
+        self.entry = self.engine.wal().put(N::KIND, &self.note).await?;
+        Ok(())
+    }
+
+    /// Removes the entry of an order whose token is stored.
+    ///
+    /// # Errors
+    /// When the entry may still exist, so that the tick would delete the token.
+    pub(crate) async fn complete(&self) -> Result<(), Error> {
+        Ok(self.engine.wal().delete(&self.entry).await?)
+    }
+
+    /// Removes the entry of an order that left nothing. If this fails, the tick finds that nothing is left.
+    pub(crate) async fn close(&self) {
+        if let Err(error) = self.complete().await {
+            tracing::warn!(org_id = %self.note.org_id(), error = %error, "left an entry in the write-ahead log");
+        }
+    }
+}
+
+/// Declares the entries of orders.
+pub(crate) fn wal_kind<N: OrderNote>() -> WalKind<Engine> {
+    WalKind::new(N::KIND, MARGIN, finish::<N>).longer_for(longest)
+}
+
+/// Finds the token of an order and deletes it.
+///
+/// # Errors
+/// When it is not certain that the token is gone.
+async fn undo<N: OrderNote>(engine: &Engine, config: &Arc<Config>, note: &N) -> Result<Outcome, Error> {
+    let client_id = match note.client_id() {
+        Some(client_id) => client_id.clone(),
+        None if !note.is_described() => return Ok(Outcome::NotFound),
+        None => match engine.call(config, |client| async move { client.find_token(note.marker()).await }).await? {
+            Some(client_id) => ClientId::stored(client_id),
+            None => return Ok(Outcome::NotFound),
+        },
+    };
+    if note.is_of_another(engine, config, &client_id).await? {
+        note.log(Event::OfAnother(&client_id));
+    } else {
+        // The marker is deleted with the token in Astra, and with it the way to what is stored. So that goes first.
+        note.remove_stored(engine, &client_id, None).await?;
+        note.delete(engine, config, &client_id).await?;
+    }
+    Ok(Outcome::Gone)
+}
+
+/// Undoes an order at a tick.
+async fn finish<N: OrderNote>(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
+    let note: N = entry.decode()?;
+    if note.client_id().is_none() && !note.is_described() {
+        note.log(Event::Lost);
+        return Ok(());
+    }
+    let undone = in_tick(async {
+        let config = engine.config_for_undo(note.org_id()).await?;
+        undo(&engine, &config, &note).await
+    });
+    let undone = undone.await;
+    engine.backoff.note(note.org_id(), undone.as_ref().err());
+    match undone {
+        Ok(Outcome::Gone) => note.log(Event::Undone),
+        Ok(Outcome::NotFound) => note.log(Event::NotFound),
+        Err(error) if note.has_expired() => note.log(Event::Expired(&error)),
+        Err(error) if entry.age() > GIVE_UP => note.log(Event::GaveUp(&error)),
+        Err(error) => return Err(logical::Error::internal(format!("{}: {error}", note.left()))),
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! A caller's request for a new token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use vault_plugin_sdk::logical::Caller;
+
+use super::time::{EXPIRY_MARGIN, capped, later};
+use crate::api::describe;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::names::LogicalName;
+use crate::store::{Config, Metadata, Place, Reserved, Role};
+
+/// How a token is minted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum MintedBy {
+    /// By a write, under a logical name that only one live token of the role has.
+    Write,
+    /// By a read. The logical name is only a label, and may be empty.
+    Read,
+}
+
+impl MintedBy {
+    /// Whether the logical name identifies the token.
+    pub(super) fn names_token(self) -> bool {
+        self == Self::Write
+    }
+}
+
+/// A token to be minted.
+pub(crate) struct MintRequest {
+    /// The org.
+    pub(crate) config: Arc<Config>,
+    /// The role.
+    pub(crate) role: Arc<Role>,
+    /// Logical name; may be empty if a read mints.
+    pub(crate) logical_name: LogicalName,
+    /// The caller's pairs.
+    pub(crate) metadata: Metadata,
+    /// What the caller wants of the lease.
+    pub(crate) ttl: Option<Duration>,
+    /// Who asks.
+    pub(crate) caller: Caller,
+    /// Path of the mount.
+    pub(crate) mount_point: String,
+    /// How the token is minted.
+    pub(crate) minted_by: MintedBy,
+}
+
+/// How long a token lives.
+pub(super) struct Lifetime {
+    /// Of the first lease.
+    pub(super) ttl: Duration,
+    /// Of all leases together.
+    pub(super) max_ttl: Duration,
+    /// When it dies by itself.
+    pub(super) expiry: Timestamp,
+}
+
+impl MintRequest {
+    /// Computes how long the token lives. This comes before minting, because the host would only cap the lease after it.
+    pub(super) async fn lifetime(&self, engine: &Engine) -> Result<Lifetime, Error> {
+        let max_ttl = capped(engine, self.role.max_ttl()).await?;
+        let wanted = self.ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(self.role.ttl());
+        let expiry = later(Timestamp::now(), max_ttl.saturating_add(EXPIRY_MARGIN));
+        Ok(Lifetime { ttl: wanted.min(max_ttl), max_ttl, expiry })
+    }
+
+    /// Fails if a live token has the name of this one.
+    pub(super) async fn require_free(&self, engine: &Engine, token_id: &str) -> Result<(), Error> {
+        let Some(token) = engine.store.token(token_id).await? else { return Ok(()) };
+        Err(Error::Refused(format!(
+            "logical_name {:?} of role {:?} is taken by the live token with client_id {:?}; read that one, delete it, or \
+             choose another logical_name",
+            self.logical_name.as_str(),
+            self.role.role_name.as_str(),
+            token.client_id.as_str(),
+        )))
+    }
+
+    /// Takes a place among the live tokens of the role, if their number has a limit.
+    pub(super) async fn reserve(&self, engine: &Engine) -> Result<Option<Place>, Error> {
+        if self.role.max_tokens == 0 {
+            return Ok(None);
+        }
+        let (live, minting) = match engine.store.reserve(&self.role).await? {
+            Reserved::Place(place) => return Ok(Some(place)),
+            Reserved::Full { live, minting } => (live, minting),
+        };
+        let more = if minting > 0 { format!(", on their way: {minting}") } else { String::new() };
+        Err(Error::Refused(format!(
+            "role {:?} of org_id {:?} is full: max_tokens is {}, live tokens: {live}{more}; revoke a lease or delete a token \
+             that is not needed any more (see \"vault list {}/org/tokens\"), or raise max_tokens",
+            self.role.role_name.as_str(),
+            self.role.org_id.as_str(),
+            self.role.max_tokens,
+            self.mount_point.trim_end_matches('/'),
+        )))
+    }
+
+    /// Returns what Astra's portal shows beside the token.
+    pub(super) fn description(&self, marker: &str) -> String {
+        let text = format!(
+            "vault mount={} role={} name={} by={}",
+            self.mount_point, self.role.role_name, self.logical_name, self.caller.display_name
+        );
+        describe(&text, marker)
+    }
+}

@@ -1,0 +1,194 @@
+//! Deleting a token: because its lease ends, or because a caller asks for it.
+
+use std::sync::Arc;
+
+use vault_plugin_sdk::framework::{LeaseCall, WalEntry, WalKind};
+use vault_plugin_sdk::logical::{self, Map};
+
+use super::find::{self, Target};
+use super::lease::LeaseData;
+use crate::api;
+use crate::backoff::in_tick;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, longest};
+use crate::store::Config;
+
+/// Revokes the token of a lease.
+///
+/// # Errors
+/// When it is not certain that the token is dead; the host tries again.
+pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), logical::Error> {
+    let LeaseCall { request, secret, .. } = call;
+    let lease = LeaseData::read(&secret, &request.data);
+    if lease.client_id.as_str().is_empty() && [&secret.internal_data, &request.data].iter().any(|data| is_junk(data)) {
+        // The Go plugin made such leases when Astra had refused to mint.
+        tracing::info!(org_id = %lease.org_id, role_name = %lease.role_name, "revoked a lease that never had a token");
+        return Ok(());
+    }
+    let Some(target) = find::target(&engine, &lease).await.map_err(|error| lease.failed("revoke", error))? else {
+        let issued = secret.issue_time.map(|time| time.to_string()).unwrap_or_default();
+        tracing::error!(path = request.path, lease_id = secret.lease_id, issued, client_id = %lease.client_id,
+            "ended a lease that does not say which token it is of: look for a token of that time that has no lease");
+        return Ok(());
+    };
+    let done = end(engine, target).await.map_err(|error| lease.failed("revoke", error))?;
+    let caller = request.caller;
+    tracing::info!(org_id = %done.org_id, role_name = %done.role_name, client_id = %done.client_id,
+        display_name = caller.display_name, entity_id = caller.entity_id, "revoked token");
+    Ok(())
+}
+
+/// Whether the data of a lease has an empty client id, which means that there is no token.
+fn is_junk(data: &Map) -> bool {
+    data.get("clientId").is_some_and(|id| id == "")
+}
+
+/// Deletes a token before its lease ends. The lease finds nothing left to do then.
+///
+/// # Errors
+/// When it is not certain that the token is dead.
+pub(crate) async fn delete(engine: Arc<Engine>, target: Target) -> Result<(), Error> {
+    end(engine, target).await.map(drop)
+}
+
+/// Deletes a token in Astra, then in Vault. It goes on when the caller hangs up, so that nothing stays half done.
+pub(super) async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, Error> {
+    let work = {
+        let engine = engine.clone();
+        async move {
+            let _lock = engine.locks.token(&target.token_id).await;
+            match engine.store.config(&target.org_id).await? {
+                Some(config) => delete_both(&engine, &config, &target).await?,
+                None => {
+                    require_gone(&engine, &target).await?;
+                    engine.store.delete_token(&target.token_id, &target.org_id, &target.client_id).await?;
+                }
+            }
+            Ok(target)
+        }
+    };
+    engine.tasks.run(work).await?
+}
+
+/// Deletes a token in Astra, then in Vault, with an entry in the write-ahead log until both are done.
+async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> Result<(), Error> {
+    let Target { org_id, client_id, role_name, token_id, .. } = target;
+    if !api::can_name(client_id.as_str()) {
+        tracing::error!(org_id = %org_id, role_name = %role_name, client_id = %client_id,
+            "removed a token that Astra cannot be asked to delete: its client id fits no URL");
+        return engine.store.delete_token(token_id, org_id, client_id).await;
+    }
+    require_own_root(engine, config, target).await?;
+    engine.clients.prepare(config).await?;
+    let wal = engine.wal();
+    let note = DeletionNote {
+        org_id: org_id.clone(),
+        client_id: client_id.clone(),
+        token_id: token_id.clone(),
+        role_name: role_name.clone(),
+        timeout_seconds: config.request_timeout.as_secs(),
+    };
+    let entry = wal.put(DELETION, &note).await?;
+    let deleted = engine.call(config, |client| async move { client.delete_token(client_id.as_str()).await }).await;
+    if deleted.as_ref().is_err_and(api::Error::may_have_happened) {
+        // The entry stays until it is known whether the token is gone.
+        return Ok(deleted?);
+    }
+    if deleted.is_ok() {
+        engine.store.delete_token(token_id, org_id, client_id).await?;
+    }
+    if let Err(error) = wal.delete(&entry).await {
+        // The token has come to its end, or nothing has happened to it. The next tick finds that out as well.
+        tracing::warn!(org_id = %org_id, client_id = %client_id, error = %error, "left an entry in the write-ahead log");
+    }
+    Ok(deleted?)
+}
+
+/// Fails if the root token belongs to another organization than the token. Astra would not find the token in that
+/// organization, and report a live token as gone. Tokens that this engine minted need no check: the engine refuses a mint
+/// of another organization.
+async fn require_own_root(engine: &Engine, config: &Config, target: &Target) -> Result<(), Error> {
+    if !target.may_be_old || config.astra_org_id.is_empty() {
+        return Ok(());
+    }
+    let stored = engine.store.readable_token(&target.token_id).await?;
+    let Some(token) = stored.filter(|token| token.client_id == target.client_id) else { return Ok(()) };
+    let of = token.org_id.as_str();
+    if of.is_empty() || token.org_id == config.org_id || config.is_of(of) != Some(false) {
+        return Ok(());
+    }
+    let (org, client, other) = (config.org_id.as_str(), target.client_id.as_str(), &config.astra_org_id);
+    Err(Error::Refused(format!(
+        "the token with client id {client:?} is of organization {of:?}, but the root token of org_id {org:?} is of {other:?}; \
+         delete the config with force=true and write it again with a root token of {of:?}, or delete the token in Astra and \
+         force the revocation"
+    )))
+}
+
+/// Without a config there is no root token to ask Astra with. Only a token that was deleted before is surely dead.
+async fn require_gone(engine: &Engine, target: &Target) -> Result<(), Error> {
+    let stored = engine.store.token(&target.token_id).await?;
+    if stored.is_none_or(|token| token.client_id != target.client_id) {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "no config for org_id {:?}, so the token with client id {:?} cannot be deleted in Astra; write the config again, \
+         or delete the token in Astra and force the revocation",
+        target.org_id.as_str(),
+        target.client_id.as_str()
+    )))
+}
+
+/// Declares the entries of deletions.
+pub(crate) fn deletions() -> WalKind<Engine> {
+    WalKind::new(DELETION, MARGIN, finish).longer_for(longest)
+}
+
+/// What a tick did for an unfinished deletion.
+enum Finished {
+    /// Nothing is stored of the token any more. Astra was not asked.
+    WithoutAstra,
+    /// Astra was asked whether it has the token.
+    WithAstra,
+}
+
+/// Removes what is stored of a token that Astra does not have any more. If Astra still has it, the lease ends it.
+async fn finish(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
+    let note: DeletionNote = entry.decode()?;
+    let (org, client) = (&note.org_id, &note.client_id);
+    let finished = in_tick(note.finish(&engine)).await;
+    if !matches!(finished, Ok(Finished::WithoutAstra)) {
+        engine.backoff.note(org, finished.as_ref().err());
+    }
+    match finished {
+        Err(error) if entry.age() > GIVE_UP => {
+            tracing::error!(org_id = %org, client_id = %client, error = %error,
+                "gave up finding out if a token was deleted; its lease will end it");
+            Ok(())
+        }
+        Err(error) => Err(logical::Error::internal(format!(
+            "whether the token with client id {:?} of org_id {:?} was deleted is not known: {error}",
+            client.as_str(),
+            org.as_str()
+        ))),
+        Ok(_) => Ok(()),
+    }
+}
+
+impl DeletionNote {
+    async fn finish(&self, engine: &Engine) -> Result<Finished, Error> {
+        let _lock = engine.locks.token(&self.token_id).await;
+        if !engine.store.has_traces(&self.token_id, &self.org_id, &self.client_id).await? {
+            return Ok(Finished::WithoutAstra);
+        }
+        let config = engine.config_for_undo(&self.org_id).await?;
+        let id = self.client_id.as_str();
+        if !engine.call(&config, |client| async move { client.has_token(id).await }).await? {
+            engine.store.delete_token(&self.token_id, &self.org_id, &self.client_id).await?;
+            tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %self.client_id,
+                "finished the deletion of a token");
+        }
+        Ok(Finished::WithAstra)
+    }
+}
