@@ -70,11 +70,10 @@ impl Tasks {
         if self.0.is_closed() {
             return Err(Stopping);
         }
-        let work = async move {
-            let _token = token;
-            work.await
-        };
-        Ok(Task(tokio::spawn(ALL.track_future(work.in_current_span()))))
+        // No async block: it would hold the future twice, and that of a mint is large.
+        let work = ALL.track_future(self.0.track_future(work));
+        drop(token);
+        Ok(Task(tokio::spawn(work.in_current_span())))
     }
 
     /// Starts work and waits for its result.

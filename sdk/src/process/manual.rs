@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn words_for_a_shell_are_quoted_if_they_have_to_be() {
-        assert_eq!(quoted("/opt/vault/plugins/astra_v3.0.0"), "/opt/vault/plugins/astra_v3.0.0");
+        assert_eq!(quoted("/opt/vault/plugins/cards_v3.0.0"), "/opt/vault/plugins/cards_v3.0.0");
         assert_eq!(quoted("my plugin"), "'my plugin'");
         assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
         assert_eq!(quoted(""), "''");

@@ -262,7 +262,7 @@ mod tests {
             display_name: "token".into(),
             client_token_accessor: "accessor".into(),
             entity_id: "entity".into(),
-            mount_point: "astra/".into(),
+            mount_point: "cards/".into(),
             connection: Some(pb::Connection { remote_addr: "192.0.2.1".into(), remote_port: 1 }),
             headers: HashMap::from([("X-A".into(), pb::Header { header: vec!["1".into(), "2".into()] })]),
             requires_snapshot_id: "s".into(),

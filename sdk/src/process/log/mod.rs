@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn event_carries_its_fields_and_those_of_its_spans() {
         let lines = logged(|| {
-            let outer = tracing::error_span!("request", mount = "astra/", id = tracing::field::Empty);
+            let outer = tracing::error_span!("request", mount = "cards/", id = tracing::field::Empty);
             let _outer = outer.enter();
             outer.record("id", "r1");
             let _inner = tracing::error_span!("inner", id = "r2").entered();
@@ -201,7 +201,7 @@ mod tests {
         let line = &lines[0];
         assert_eq!(line["@message"], "created token");
         assert_eq!(line["@level"], "info");
-        assert_eq!((&line["mount"], &line["id"]), (&"astra/".into(), &"r2".into()));
+        assert_eq!((&line["mount"], &line["id"]), (&"cards/".into(), &"r2".into()));
         assert_eq!((&line["count"], &line["ok"]), (&"3".into(), &"true".into()));
         assert_eq!(line["token"], "Tok:[redacted]");
     }
