@@ -19,7 +19,8 @@ dev: ## Starts a server with the plugin and a simulated Astra, until Ctrl-C
 	@$(plugin) && $(simulator) && sh docs/demo.sh --stay
 
 test: lint ## Checks format, lints and documentation, and runs all tests
-	$(plugin) && $(server) && cargo test --locked
+	cargo test --locked
+	$(plugin) && $(server) && cargo test --locked --test conformance --test e2e
 
 test-vault: ## Runs the end-to-end tests on HashiCorp Vault (builds Vault with Go unless HOST_BIN names a vault)
 	$(plugin) && $(vault) && cargo build --locked --examples && cargo test --locked --test e2e
@@ -41,9 +42,9 @@ fmt: ## Formats the code
 
 lint: ## Checks the format, lints the code and builds its documentation
 	cargo fmt --all --check
-	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --test roots -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --test roots --test conformance --test e2e -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --lib
 
 docs: ## Writes the samples and tables of the documents from test runs
 	$(plugin) && $(server) && DOCS_WRITE=1 \

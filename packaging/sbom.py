@@ -30,10 +30,12 @@ try:
     cargo("cyclonedx", "--quiet", "--format=json", "--spec-version=1.5", "--describe=binaries", f"--target={platform}")
     sbom = written.read_text()
 finally:
-    written.unlink(missing_ok=True)
+    # It writes one file for each package of the workspace.
+    for file in (*pathlib.Path().glob("*.cdx.json"), *pathlib.Path("sdk").glob("*.cdx.json")):
+        file.unlink()
 sbom = json.loads(sbom.replace(f"path+file://{os.getcwd()}#", "path+file:///plugin#"))
 
-tree = cargo("tree", "--locked", "--edges=normal,build", f"--target={platform}", "--prefix=none", "--format={p}")
+tree = cargo("tree", "--locked", f"--package={name}", "--edges=normal,build", f"--target={platform}", "--prefix=none", "--format={p}")
 built = {tuple(line.split()[:2]) for line in tree.splitlines()}
 kept = [part for part in sbom["components"] if (part["name"], "v" + part["version"]) in built]
 refs = {part["bom-ref"] for part in kept} | {sbom["metadata"]["component"]["bom-ref"]}

@@ -1,125 +1,121 @@
 //! Wrong input: a 400 that names the field, and nothing else happens.
 
 use serde_json::{Value, json};
-use vault_plugin_sdk::logical::Operation;
+use vault_plugin_sdk::logical::Operation::{self, Delete, List, Patch, Read, Update};
 
 use super::{ORG, ROLE_ID, ROOT, World, order, refused};
 
-/// A request that is right but for one field, and the values that are wrong there.
-fn table() -> Vec<(Operation, &'static str, Value, &'static str, Vec<Value>)> {
-    use Operation::{Delete, List, Patch, Read, Update};
+/// A request with one wrong field: operation, path, the other fields, the name of the field, and its wrong values.
+type Row = (Operation, &'static str, Value, &'static str, Vec<Value>);
 
-    let names = || ["", "a/b", "a:b", "a\nb", "..", &"x".repeat(256)].map(|text| json!(text)).to_vec();
-    let types = || vec![json!(["a"]), json!({"a": 1})];
-    let ids = || [names(), types(), vec![Value::Null]].concat();
+fn names() -> Vec<Value> {
+    ["", "a/b", "a:b", "a\nb", "..", &"x".repeat(256)].map(|text| json!(text)).to_vec()
+}
+
+fn types() -> Vec<Value> {
+    vec![json!(["a"]), json!({"a": 1})]
+}
+
+fn ids() -> Vec<Value> {
+    [names(), types(), vec![Value::Null]].concat()
+}
+
+fn durations() -> Vec<Value> {
+    vec![json!("-5"), json!(-5), json!("1w"), json!("soon"), json!(true), json!([1])]
+}
+
+fn bools() -> Vec<Value> {
+    vec![json!("maybe"), json!({}), json!([true, false])]
+}
+
+fn table() -> Vec<Row> {
+    [configs(), roles(), tokens()].concat()
+}
+
+fn configs() -> Vec<Row> {
     let config = json!({"org_id": ORG, "astra_token": ROOT, "verify_connection": false});
-    let role = json!({"org_id": ORG, "role_name": "r", "role_id": ROLE_ID});
-    let name = json!({"org_id": ORG, "role_name": "r_w_user"});
-    let token = order("x");
-    let durations = || vec![json!("-5"), json!(-5), json!("1w"), json!("soon"), json!(true), json!([1])];
-    let bools = || vec![json!("maybe"), json!({}), json!([true, false])];
     let mut rows = vec![
-        (Update, "config", config.clone(), "org_id", ids()),
         (Patch, "config", config.clone(), "org_id", ids()),
         (Read, "config", json!({}), "org_id", ids()),
         (Delete, "config", json!({}), "org_id", ids()),
         (Delete, "config", json!({"org_id": ORG}), "force", bools()),
-        (
-            Update,
-            "config",
-            config.clone(),
-            "astra_token",
-            [
-                types(),
-                vec![
-                    json!(""),
-                    json!("x"),
-                    json!("AstraCS:"),
-                    json!("AstraCS:a"),
-                    json!("AstraCS::b"),
-                    json!("AstraCS:a:"),
-                    json!("AstraCS:a:b:c"),
-                    json!("AstraCS:a b:c"),
-                    json!("AstraCS:a:\u{e9}"),
-                    json!(format!("AstraCS:a:{}", "b".repeat(4096))),
-                    Value::Null,
-                ],
-            ]
-            .concat(),
-        ),
-        (
-            Update,
-            "config",
-            config.clone(),
-            "url",
-            [
-                types(),
-                vec![json!(""), json!("astra"), json!("ftp://x"), json!("https://u:p@x"), json!("https://x?y=1")],
-                // What a URL parser takes and drops.
-                vec![json!("https://x\r\n.y"), json!("https://x\t"), json!(" https://x"), json!("https://x ")],
-                vec![json!(format!("https://x/{}", "y".repeat(2048)))],
-            ]
-            .concat(),
-        ),
-        (Update, "config", config.clone(), "logical_name", [types(), names()[1..].to_vec()].concat()),
-        (Update, "config", config.clone(), "caller_mode", [types(), vec![json!("both"), json!("")]].concat()),
-        (Update, "config", config.clone(), "verify_connection", bools()),
-        (
-            Update,
-            "config",
-            config.clone(),
-            "ca_cert",
-            [types(), vec![json!("no PEM"), json!("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")]]
-                .concat(),
-        ),
-        (Update, "config", config.clone(), "request_timeout", [durations(), vec![json!(0), json!("11m")]].concat()),
-        (Update, "config", config.clone(), "description", bools()),
-        (Update, "config", config, "token_expiry", bools()),
+    ];
+    let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (field, values) in [
+        ("org_id", ids()),
+        ("astra_token", root_tokens()),
+        ("url", urls()),
+        ("logical_name", [types(), names()[1..].to_vec()].concat()),
+        ("caller_mode", [types(), vec![json!("both"), json!("")]].concat()),
+        ("verify_connection", bools()),
+        ("ca_cert", [types(), vec![json!("no PEM"), json!(certificate)]].concat()),
+        ("request_timeout", [durations(), vec![json!(0), json!("11m")]].concat()),
+        ("description", bools()),
+        ("token_expiry", bools()),
+    ] {
+        rows.push((Update, "config", config.clone(), field, values));
+    }
+    rows
+}
+
+fn root_tokens() -> Vec<Value> {
+    let long = format!("AstraCS:a:{}", "b".repeat(4096));
+    let texts = ["", "x", "AstraCS:", "AstraCS:a", "AstraCS::b", "AstraCS:a:", "AstraCS:a:b:c", "AstraCS:a b:c"];
+    let texts = texts.into_iter().chain(["AstraCS:a:\u{e9}", &long]).map(|text| json!(text)).collect();
+    [types(), texts, vec![Value::Null]].concat()
+}
+
+fn urls() -> Vec<Value> {
+    let long = format!("https://x/{}", "y".repeat(2048));
+    let texts = ["", "astra", "ftp://x", "https://u:p@x", "https://x?y=1"].into_iter();
+    // A URL parser would remove these characters.
+    let texts = texts.chain(["https://x\r\n.y", "https://x\t", " https://x", "https://x ", &long]);
+    [types(), texts.map(|text| json!(text)).collect()].concat()
+}
+
+fn roles() -> Vec<Row> {
+    let role = json!({"org_id": ORG, "role_name": "r", "role_id": ROLE_ID});
+    let role_ids = vec![json!(""), json!(" "), json!("a\u{0}"), json!("x".repeat(256)), Value::Null];
+    let mut rows = vec![
+        (Update, "role", role.clone(), "role_id", [types(), role_ids].concat()),
         (List, "roles/", json!({}), "org_id", [names(), types()].concat()),
+    ];
+    for field in ["ttl", "max_ttl"] {
+        let values = [durations(), vec![json!("999999999999h"), json!("4000000000")]].concat();
+        rows.push((Update, "role", role.clone(), field, values));
+    }
+    for operation in [Update, Patch, Read, Delete] {
+        rows.push((operation, "role", role.clone(), "org_id", ids()));
+        rows.push((operation, "role", role.clone(), "role_name", ids()));
+    }
+    rows
+}
+
+fn tokens() -> Vec<Row> {
+    let (token, org) = (order("x"), json!({"org_id": ORG}));
+    let name = json!({"org_id": ORG, "role_name": "r_w_user"});
+    let pairs = vec![
+        json!("novalue"),
+        json!(["=v"]),
+        json!({"a": {"b": 1}}),
+        json!({"a": "x".repeat(64 << 10)}),
+        json!((0..8000).map(|n| format!("key{n}=value")).collect::<Vec<_>>()),
+    ];
+    let mut rows = vec![
         (List, "org/tokens/", json!({}), "org_id", [names(), types()].concat()),
         (List, "org/tokens/", json!({}), "limit", vec![json!(-1), json!("many"), json!([1])]),
         (List, "org/tokens/", json!({}), "after", types()),
         (Update, "org/token", token.clone(), "logical_name", ids()),
         (Update, "org/token", token.clone(), "client_id", vec![json!("abc")]),
         (Update, "org/token", token.clone(), "ttl", durations()),
-        (
-            Update,
-            "org/token",
-            token,
-            "metadata",
-            vec![
-                json!("novalue"),
-                json!(["=v"]),
-                json!({"a": {"b": 1}}),
-                json!({"a": "x".repeat(64 << 10)}),
-                json!((0..8000).map(|n| format!("key{n}=value")).collect::<Vec<_>>()),
-            ],
-        ),
-        (Read, "org/token", name.clone(), "logical_name", ids()),
-        (Read, "org/token", json!({"org_id": ORG}), "client_id", [names(), types()].concat()),
-        (Delete, "org/token", json!({"org_id": ORG}), "client_id", [names(), types(), vec![Value::Null]].concat()),
-        (
-            Update,
-            "role",
-            role.clone(),
-            "role_id",
-            [types(), vec![json!(""), json!(" "), json!("a\u{0}"), json!("x".repeat(256)), Value::Null]].concat(),
-        ),
+        (Update, "org/token", token.clone(), "metadata", pairs),
+        (Read, "org/token", name, "logical_name", ids()),
+        (Read, "org/token", org.clone(), "client_id", [names(), types()].concat()),
+        (Delete, "org/token", org, "client_id", [names(), types(), vec![Value::Null]].concat()),
     ];
-    for field in ["ttl", "max_ttl"] {
-        let values = [durations(), vec![json!("999999999999h"), json!("4000000000")]].concat();
-        rows.push((Update, "role", role.clone(), field, values));
-    }
-    for (operation, path, right) in
-        [(Update, "role", &role), (Patch, "role", &role), (Read, "role", &role), (Delete, "role", &role)]
-    {
-        rows.push((operation, path, right.clone(), "org_id", ids()));
-        rows.push((operation, path, right.clone(), "role_name", ids()));
-    }
     for operation in [Update, Read, Delete] {
-        let right = order("x");
-        rows.push((operation, "org/token", right.clone(), "org_id", ids()));
-        rows.push((operation, "org/token", right, "role_name", ids()));
+        rows.push((operation, "org/token", token.clone(), "org_id", ids()));
+        rows.push((operation, "org/token", token.clone(), "role_name", ids()));
     }
     rows
 }
