@@ -198,11 +198,15 @@ impl Builder {
                     let control = tokio::net::TcpListener::from_std(control)?;
                     control::serve(Arc::clone(&for_server), control).await
                 };
-                tokio::select! {
+                let result = tokio::select! {
                     _ = stopped => Ok(()),
                     result = api => result,
                     result = control => result,
+                };
+                if let Err(error) = &result {
+                    for_server.update(|state| state.failure = Some(error.to_string()));
                 }
+                result
             })
         })?;
         Ok(Astra::new(shared, orgs, url, control_url, ca_pem, stop, thread))

@@ -133,7 +133,8 @@ impl Astra {
     pub fn knobs(&self, change: impl FnOnce(&mut Knobs)) {
         self.shared.update(|state| change(&mut state.knobs));
         let in_force = self.shared.wait(Duration::from_secs(10), |state| state.knobs_in_force());
-        assert!(in_force, "the listener did not follow the knobs");
+        let failure = self.shared.lock().failure.clone();
+        assert!(in_force, "the listener did not follow the knobs; the simulator stopped: {failure:?}");
     }
 
     pub fn refuse_connections(&self, refuse: bool) {

@@ -63,6 +63,8 @@ pub struct State {
     pub clock: SignedDuration,
     /// Whether the listener is open.
     pub listening: bool,
+    /// Why the simulator stopped, if it did.
+    pub failure: Option<String>,
     /// The client id of the token that the current operation minted.
     pub fresh: Option<String>,
     /// The state that a reset restores.
@@ -81,6 +83,7 @@ impl State {
             rng: Rng::new(seed),
             clock: SignedDuration::ZERO,
             listening: false,
+            failure: None,
             fresh: None,
             buckets: HashMap::new(),
         }
