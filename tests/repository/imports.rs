@@ -20,6 +20,8 @@ pub(crate) struct Layers {
     pub(crate) order: &'static [&'static str],
     /// Imports, as importer and imported module, that the order would allow and that must not be.
     pub(crate) never: &'static [(&'static str, &'static str)],
+    /// Whether the folder may have more modules. They may import those of the order, and no module may import them.
+    pub(crate) open: bool,
 }
 
 /// A Rust file of the folder.
@@ -75,7 +77,7 @@ impl Layers {
         }
         let missing = self.order.iter().filter(|name| !modules.contains(**name));
         broken.extend(missing.map(|name| format!("{}: the order names {name:?}, which is no module", self.folder)));
-        let unknown = modules.iter().filter(|name| !self.order.contains(&name.as_str()));
+        let unknown = modules.iter().filter(|name| !self.open && !self.order.contains(&name.as_str()));
         broken.extend(unknown.map(|name| format!("{}: the order does not name {name:?}", self.folder)));
         broken
     }
@@ -91,6 +93,7 @@ impl Layers {
         };
         let position = |name: &str| self.order.iter().position(|known| *known == name);
         match (position(from), position(name)) {
+            _ if from == name => None,
             (_, None) => Some(format!("{from} imports {name:?} from the module above it; name the module that has it")),
             (Some(from_at), Some(to_at)) if to_at > from_at => {
                 Some(format!("{from} imports {name}, which is above it"))
@@ -254,8 +257,13 @@ fn skip_item(tokens: &mut Tokens) -> Option<String> {
 }
 
 /// The rules of a small crate: `low` below `mid` below `high`, where `high` must not know `low`.
-const SMALL: Layers =
-    Layers { folder: "src", module: &["house"], order: &["low", "mid", "high"], never: &[("high", "low")] };
+const SMALL: Layers = Layers {
+    folder: "src",
+    module: &["house"],
+    order: &["low", "mid", "high"],
+    never: &[("high", "low")],
+    open: false,
+};
 
 /// Checks three files, of which `mid.rs` has this text.
 fn with_mid(text: &str) -> Vec<String> {
@@ -319,6 +327,18 @@ fn a_pair_that_must_not_know_each_other_is_named() {
     let sources =
         ["low", "mid", "high"].map(|name| Source { path: format!("{name}.rs"), text: "use super::low;".into() });
     assert_eq!(SMALL.check_sources(&sources), ["src/high.rs:1: high imports low, which it must not know"]);
+}
+
+#[test]
+fn an_open_folder_has_modules_on_top_that_no_module_imports() {
+    let open = Layers { folder: "src", module: &["house"], order: &["low"], never: &[], open: true };
+    let source = |path: &str, text: &str| Source { path: path.into(), text: text.into() };
+    let fine = [source("low.rs", ""), source("one.rs", "use super::low; use super::one::inner;"), source("two.rs", "")];
+    assert_eq!(open.check_sources(&fine), [""; 0]);
+    let broken = [source("low.rs", "use super::one;"), source("one.rs", ""), source("two.rs", "use super::one;")];
+    let above = "from the module above it; name the module that has it";
+    let expected = ["low", "two"].map(|name| format!("src/{name}.rs:1: {name} imports \"one\" {above}"));
+    assert_eq!(open.check_sources(&broken), expected);
 }
 
 #[test]

@@ -20,6 +20,7 @@ const LAYERS: &[Layers] = &[
             ("framework", "process"),
             ("framework", "wire"),
         ],
+        open: false,
     },
     Layers {
         folder: "sdk/src/process",
@@ -39,18 +40,21 @@ const LAYERS: &[Layers] = &[
             "serve",
         ],
         never: &[],
+        open: false,
     },
     Layers {
         folder: "sdk/src/logical",
         module: &["logical"],
         order: &["data", "storage", "error", "lease", "request", "response", "system", "backend"],
         never: &[],
+        open: false,
     },
     Layers {
         folder: "sdk/src/wire",
         module: &["wire"],
         order: &["version", "convert", "answer", "channel", "storage", "system", "backend"],
         never: &[],
+        open: false,
     },
     Layers {
         folder: "sdk/src/framework",
@@ -71,6 +75,7 @@ const LAYERS: &[Layers] = &[
             "mounted",
         ],
         never: &[],
+        open: false,
     },
     Layers {
         folder: "src",
@@ -92,37 +97,28 @@ const LAYERS: &[Layers] = &[
             "paths",
         ],
         never: &[("store", "api"), ("paths", "clients"), ("locks", "store")],
+        open: false,
     },
     Layers {
         folder: "src/api",
         module: &["api"],
         order: &["body", "proxy", "connect", "resolve", "description", "error", "retry", "types", "roles"],
         never: &[],
+        open: false,
     },
     Layers {
         folder: "src/tokens",
         module: &["tokens"],
         order: &["time", "request", "lease", "order", "mint", "find", "revoke", "renew", "sweep"],
         never: &[],
+        open: false,
     },
     Layers {
         folder: "src/paths",
         module: &["paths"],
-        order: &[
-            "shared",
-            "org",
-            "verify",
-            "config",
-            "configs",
-            "rotate_root",
-            "role",
-            "roles",
-            "sync",
-            "token",
-            "tokens",
-            "creds",
-        ],
+        order: &["shared", "org", "verify", "role", "token"],
         never: &[],
+        open: true,
     },
     Layers {
         folder: "src/store",
@@ -144,6 +140,7 @@ const LAYERS: &[Layers] = &[
             "tokens",
         ],
         never: &[],
+        open: false,
     },
 ];
 
