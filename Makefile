@@ -19,11 +19,11 @@ dev: ## Starts a server with the plugin and a simulated Astra, until Ctrl-C
 	@$(plugin) && $(simulator) && sh docs/demo.sh --stay
 
 test: lint ## Checks format, lints and documentation, and runs all tests
-	cargo test --locked
-	$(plugin) && $(server) && cargo test --locked --test conformance --test e2e
+	cargo test --locked --workspace
+	$(plugin) && $(server) && $(simulator) && cargo test --locked --test conformance --test e2e
 
 test-vault: ## Runs the end-to-end tests on HashiCorp Vault (builds Vault with Go unless HOST_BIN names a vault)
-	$(plugin) && $(vault) && cargo build --locked --examples && cargo test --locked --test e2e
+	$(plugin) && $(vault) && $(simulator) && cargo build --locked --examples && cargo test --locked --test e2e
 
 test-roots: ## Runs the binary in root file systems of Debian (needs root, debootstrap and a static server)
 	$(plugin) && $(server) && sh tests/roots/run.sh
@@ -47,7 +47,7 @@ lint: ## Checks the format, lints the code and builds its documentation
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --lib
 
 docs: ## Writes the samples and tables of the documents from test runs
-	$(plugin) && $(server) && DOCS_WRITE=1 \
+	$(plugin) && $(server) && $(simulator) && DOCS_WRITE=1 \
 	cargo test --locked --test repository --test e2e -- documents:: docs:: readme:: catalogue:: operations:: proxy:: servers:: attacks::
 
 proto: ## Writes sdk/src/pb from proto/

@@ -23,17 +23,15 @@
     reason = "a measurement fails by panicking, reads the environment of its run, and uses a part of the test support"
 )]
 
-#[path = "../support/astra/mod.rs"]
-mod astra;
+use astra_simulator as astra;
+use plugin_host as host;
+use plugin_host::plugin;
+
 #[path = "../support/bao/mod.rs"]
 mod bao;
 mod figures;
 mod guard;
-#[path = "../support/host/mod.rs"]
-mod host;
 mod load;
-#[path = "../support/plugin.rs"]
-mod plugin;
 mod proc;
 mod profile;
 mod report;

@@ -112,7 +112,7 @@ fn plugin_command(binary: &Path) -> (&Path, Vec<(&'static str, String)>) {
         (COOKIE.0, COOKIE.1.to_owned()),
         ("PATH", "/usr/bin:/bin".to_owned()),
         ("PLUGIN_PROTOCOL_VERSIONS", "5".to_owned()),
-        ("PLUGIN_CLIENT_CERT", Identity::new().pem),
+        ("PLUGIN_CLIENT_CERT", Identity::generate().pem),
         ("VAULT_VERSION", "2.7.2".to_owned()),
         ("VAULT_PLUGIN_AUTOMTLS_ENABLED", "true".to_owned()),
         ("VAULT_PLUGIN_METADATA_MODE", "false".to_owned()),

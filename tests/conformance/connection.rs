@@ -21,7 +21,7 @@ async fn p06_only_the_host_that_started_it_can_connect() {
     let (socket, certificate) = (&host.handshake.socket, &host.handshake.certificate);
     let identity = host.plugin.identity();
     let refused = [
-        ("another certificate of the same kind", Identity::new().client(certificate)),
+        ("another certificate of the same kind", Identity::generate().client(certificate)),
         ("the right certificate without its key", identity.client_without_key(certificate)),
         ("no certificate", anonymous_client(certificate)),
     ];

@@ -13,21 +13,19 @@
     reason = "tests"
 )]
 
-#[path = "../support/astra/mod.rs"]
-mod astra;
+use astra_simulator as astra;
+use plugin_host as host;
+use plugin_host::plugin;
+
 mod command_line;
 mod connection;
 #[path = "../support/dns/mod.rs"]
 mod dns;
 mod end;
-#[path = "../support/host/mod.rs"]
-mod host;
 mod instances;
 mod kills;
 mod leases;
 mod names;
 mod output;
-#[path = "../support/plugin.rs"]
-mod plugin;
 mod requests;
 mod start;

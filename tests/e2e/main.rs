@@ -12,8 +12,9 @@
     reason = "tests fail by panicking, and read the environment of the test run"
 )]
 
-#[path = "../support/astra/mod.rs"]
-mod astra;
+use astra_simulator as astra;
+use plugin_host::plugin;
+
 #[path = "../support/bao/mod.rs"]
 mod bao;
 #[path = "../fixtures/go-2.0.0/mod.rs"]
@@ -40,8 +41,6 @@ mod openapi;
 mod operations;
 mod orgs;
 mod permissions;
-#[path = "../support/plugin.rs"]
-mod plugin;
 mod policies;
 mod proxy;
 mod races;

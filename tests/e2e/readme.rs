@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::astra::{Astra, Seed};
 use crate::bao::{PLUGIN, Server, host_binary, redact, sha256};
 use crate::docs::{Shell, block, follow_the_guide};
-use crate::plugin::{binary, example};
+use crate::plugin::{binary, simulator};
 use crate::world::{ROLE_ID, World};
 
 const QUICK_START: &str = "docs/quick-start.md";
@@ -83,7 +83,7 @@ fn the_demo_runs_to_its_end_and_leaves_nothing() {
     let output = Command::new("sh")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/demo.sh"))
         .env("PLUGIN", binary())
-        .env("SIMULATOR", example("astra-simulator"))
+        .env("SIMULATOR", simulator())
         .env("HOST_BIN", host_binary())
         .env("TMPDIR", temporary.path())
         .env("DEMO_LOGS", logs.path())

@@ -15,14 +15,13 @@
     reason = "tests fail by panicking, read the environment of the run, print a table, and use a part of the test support"
 )]
 
-#[path = "../support/astra/mod.rs"]
-mod astra;
+use astra_simulator as astra;
+use plugin_host::plugin;
+
 #[path = "../support/bao/mod.rs"]
 mod bao;
 #[path = "../support/dns/mod.rs"]
 mod dns;
-#[path = "../support/plugin.rs"]
-mod plugin;
 mod root;
 #[path = "../e2e/world.rs"]
 mod world;

@@ -3,7 +3,7 @@
 set -eu
 
 cd "$(dirname "$0")/../.."
-cargo build --locked --example astra-simulator >&2
+cargo build --locked --package astra-simulator >&2
 target=${CARGO_TARGET_DIR:-target}
 case $target in /*) ;; *) target=$(pwd -P)/$target ;; esac
-echo "$target/debug/examples/astra-simulator"
+echo "$target/debug/astra-simulator"

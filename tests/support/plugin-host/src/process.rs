@@ -59,7 +59,7 @@ impl Launch {
     /// Any program, as OpenBao starts it.
     pub fn of(binary: PathBuf) -> Self {
         let dir = tempfile::Builder::new().prefix("host").tempdir().unwrap();
-        let identity = Identity::new();
+        let identity = Identity::generate();
         let mut launch = Self { binary, args: Vec::new(), env: BTreeMap::new(), identity, dir, secrets: Vec::new() };
         let (cookie, value) = COOKIE;
         let pem = launch.identity.pem.clone();

@@ -25,7 +25,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub fn new() -> Self {
+    pub fn generate() -> Self {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512).unwrap();
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
         params.distinguished_name.push(DnType::OrganizationName, "HashiCorp");
@@ -56,7 +56,7 @@ impl Identity {
 
     /// A client that shows this identity's certificate but signs with the key of another one.
     pub fn client_without_key(&self, plugin: &CertificateDer<'static>) -> ClientConfig {
-        let other = Self::new();
+        let other = Self::generate();
         let key = provider().key_provider.load_private_key(other.key()).unwrap();
         let stolen = CertifiedKey::new(vec![self.certificate.clone()], key);
         with_h2(client_builder(plugin).with_client_cert_resolver(Arc::new(Always(Arc::new(stolen)))))

@@ -11,13 +11,24 @@
 //! against the rules that hosts rely on. A failing test prints what the plugin printed, with the secrets of the test
 //! blotted out.
 
+#![allow(missing_docs, unreachable_pub, reason = "test support of this repository only")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "test support fails by panicking, and reads the environment of the test run"
+)]
+
 mod brokered;
 pub mod gate;
 pub mod log;
 pub mod mount;
 pub mod mux;
-#[path = "../../../sdk/src/pb/mod.rs"]
+#[path = "../../../../sdk/src/pb/mod.rs"]
 pub mod pb;
+pub mod plugin;
 pub mod process;
 pub mod reply;
 pub mod resets;

@@ -1,18 +1,16 @@
 //! Runs the simulated Astra DevOps API as a program, for demonstrations and end-to-end tests.
 //!
 //! ```text
-//! cargo run --example astra-simulator -- --listen 127.0.0.1:0 --org <id> --root-token <token>
+//! cargo run -p astra-simulator -- --listen 127.0.0.1:0 --org <id> --root-token <token>
 //! ```
 //!
 //! It prints one line of JSON with its addresses, and serves until it is killed.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "a program that owns its stdout")]
 
-mod astra;
-
 use std::error::Error;
 use std::io::Write as _;
 
-use astra::{Astra, Builder, Certificate, Seed, built_in_id};
+use astra_simulator::{Astra, Builder, Certificate, Seed, built_in_id};
 
 fn main() {
     if let Err(error) = run() {

@@ -7,13 +7,7 @@
 //!
 //! Invariant: no token, secret or digest is in a log entry, a [`TokenView`], a control answer or a `Debug` output. Only
 //! [`Org::root_token`], [`Minted`], [`Astra::secrets`] and the answer to a create call contain secrets.
-#![allow(
-    dead_code,
-    unused_imports,
-    unreachable_pub,
-    missing_docs,
-    reason = "shared by several crates, and each crate uses only a part"
-)]
+#![allow(missing_docs, unreachable_pub, reason = "test support of this repository only")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support")]
 
 mod armed;

@@ -66,6 +66,7 @@ impl<'de> Visitor<'de> for Members {
     }
 }
 
+#[cfg(test)]
 mod tests {
     use super::parse;
 

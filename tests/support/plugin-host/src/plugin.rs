@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::time::SystemTime;
 
 /// Returns the path of the binary in `PLUGIN`.
-pub(crate) fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     static BINARY: LazyLock<Result<PathBuf, String>> = LazyLock::new(find);
     match &*BINARY {
         Ok(path) => path,
@@ -18,11 +18,20 @@ pub(crate) fn binary() -> &'static Path {
 }
 
 /// Returns the program of an example, which `cargo test` and `cargo build --examples` build beside the tests.
-pub(crate) fn example(name: &str) -> PathBuf {
+pub fn example(name: &str) -> PathBuf {
+    program(&format!("examples/{name}"), "cargo build --examples")
+}
+
+/// Returns the program of the simulated Astra.
+pub fn simulator() -> PathBuf {
+    program("astra-simulator", "sh tests/support/simulator-bin.sh")
+}
+
+fn program(path: &str, command: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("the path of this program");
     let profile = tests.parent().and_then(Path::parent).expect("the folder of the profile");
-    let file = profile.join("examples").join(name);
-    assert!(file.is_file(), "{} is missing: run `cargo build --examples`", file.display());
+    let file = profile.join(path);
+    assert!(file.is_file(), "{} is missing: run `{command}`", file.display());
     file
 }
 
