@@ -9,20 +9,12 @@ use super::{World, some};
 async fn every_path_explains_itself() {
     let world = World::unprepared().await;
     let mut texts = String::new();
-    let paths = [
-        "",
-        "config",
-        "config/rotate-root",
-        "configs",
-        "role",
-        "roles",
-        "roles/sync",
-        "org/token",
-        "org/tokens",
-        "creds/retail/reader",
-    ];
-    for path in paths {
-        let response = some(world.ask(Operation::Help, path, Value::Null).await);
+    let root = some(world.ask(Operation::Help, "", Value::Null).await);
+    let document = root.data.unwrap()["openapi"].take();
+    let paths = document["paths"].as_object().unwrap().keys();
+    let paths = paths.map(|path| path.trim_matches('/').replace("{org}", "retail").replace("{role}", "reader"));
+    for path in [String::new()].into_iter().chain(paths) {
+        let response = some(world.ask(Operation::Help, &path, Value::Null).await);
         let help = response.data.unwrap()["help"].as_str().unwrap().to_owned();
         texts.push_str(&format!("==== {path:?}\n{}\n", help.trim_end()));
     }

@@ -1,11 +1,13 @@
 //! No secret reaches a log, a list, an error or a help text.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::astra::{BodyForm, Fault, Kind, Route};
 use crate::bao::{Options, Server};
+use crate::openapi;
 use crate::world::{Mode, ROLE_ID, World};
 
 /// A server that logs as much as it can, and so does its plugin.
@@ -63,9 +65,15 @@ fn a_log_at_trace_level_holds_no_secret() {
     }
 }
 
-/// Every path of the engine, with an example for what varies.
-const PATHS: [&str; 8] =
-    ["config", "config/rotate-root", "configs", "role", "roles", "roles/sync", "org/token", "org/tokens"];
+/// Returns every path of the engine, as its OpenAPI document lists them, with values in place of parameters.
+fn paths(world: &World) -> Vec<String> {
+    let document = openapi::document(world);
+    let with_values = |path: String| path.replace("{org}", "a").replace("{role}", "b");
+    let paths: BTreeSet<String> =
+        openapi::operations(&document).into_iter().map(|(path, ..)| with_values(path)).collect();
+    assert!(paths.len() > 8 && !paths.iter().any(|path| path.contains('{')), "{paths:?}");
+    paths.into_iter().collect()
+}
 
 #[test]
 fn help_is_there_for_every_path_and_holds_no_secret() {
@@ -74,7 +82,7 @@ fn help_is_there_for_every_path_and_holds_no_secret() {
     world.role(&org, "reader", 3600, 36000);
     world.mint(&org, "reader", "cart");
 
-    for path in PATHS.map(|path| world.at(path)).into_iter().chain([format!("{}/", world.mount)]) {
+    for path in paths(&world).iter().map(|path| world.at(path)).chain([format!("{}/", world.mount)]) {
         let reply = world.server.get(&format!("{path}?help=1"));
         let body = reply.ok();
         let text = body["help"].as_str().or_else(|| body["data"]["help"].as_str()).unwrap_or_default().to_owned();
@@ -86,7 +94,7 @@ fn help_is_there_for_every_path_and_holds_no_secret() {
 }
 
 #[test]
-fn the_open_api_document_names_every_path_and_holds_no_secret() {
+fn the_open_api_document_holds_no_secret() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -94,16 +102,7 @@ fn the_open_api_document_names_every_path_and_holds_no_secret() {
 
     let document = world.server.get("sys/internal/specs/openapi").ok();
     let names: Vec<&String> = document["paths"].as_object().expect("paths").keys().collect();
-    let prefix = format!("/{}/", world.mount);
-    let generic = "/{vault-plugin-secrets-datastax-astra_mount_path}/";
-    for path in PATHS {
-        let found = names.iter().any(|name| {
-            let name = name.trim_end_matches('/');
-            let rest = name.strip_prefix(&prefix).or_else(|| name.strip_prefix(generic));
-            rest == Some(path) || (name.starts_with("/{") && name.ends_with(&format!("}}/{path}")))
-        });
-        assert!(found, "no {path} among {names:?}");
-    }
+    assert!(names.iter().any(|name| name.starts_with(&format!("/{}/", world.mount))), "{names:?}");
     world.assert_no_secret("the document", &document.to_string());
 }
 
@@ -113,20 +112,8 @@ fn the_examples_of_the_help_work() {
     let org = world.next_org();
     // The one thing that differs from what a reader types: where Astra is.
     world.configure(&org, &json!({}));
-    let paths = [
-        "",
-        "config",
-        "configs",
-        "role",
-        "roles",
-        "roles/sync",
-        "org/token",
-        "org/tokens",
-        "creds/a/b",
-        "config/rotate-root",
-    ];
-    for path in paths {
-        let help = world.server.cli(&["path-help", &world.at(path)]).ok();
+    for path in paths(&world).into_iter().chain([String::new()]) {
+        let help = world.server.cli(&["path-help", &world.at(&path)]).ok();
         let examples: Vec<&str> = help.lines().filter_map(|line| line.trim().strip_prefix("vault ")).collect();
         assert!(!examples.is_empty(), "{path} has no examples");
         for example in examples {
