@@ -1,8 +1,10 @@
-//! Runtime for secrets engines that Vault and OpenBao run as external plugins (plugin API version 5).
+#![doc = include_str!("../README.md")]
+//!
+//! # Modules
 //!
 //! An engine declares its paths with [`framework`] and works with the plain types of [`logical`]. Work that must go on
 //! when the caller hangs up runs as [`tasks`], and [`locks`] protect a value between reading and writing. The engine hands
-//! a [`logical::Factory`] to [`serve`], which does the rest: handshake, mutual TLS, broker, multiplexing, logs, shutdown.
+//! a [`logical::Factory`] to [`serve`].
 //!
 //! Architecture invariant: nothing in here names the engine that is built on it.
 

@@ -1,7 +1,7 @@
 //! The checklist of the plugin protocol, point by point, against the real binary under a host of our own.
 //!
 //! Each test is named after its point. Points about the process and the wire are tested with the engine of this
-//! package; those about requests with `docs/examples/passbook.rs`, whose paths do what the point needs.
+//! package; those about requests with `tests/support/passbook.rs`, whose paths do what the point needs.
 
 #![allow(
     clippy::unwrap_used,

@@ -38,6 +38,7 @@ const LAYERS: &[Layers] = &[
             "broker",
             "control",
             "serve",
+            "mux",
         ],
         never: &[],
         open: false,

@@ -116,6 +116,7 @@ pub const WRITES: &[Operation] = &[Operation::Create, Operation::Update, Operati
 
 impl FieldSpec {
     /// Whether an operation takes the field.
+    #[cfg(feature = "openapi")]
     pub(super) fn is_taken_by(&self, operation: Operation) -> bool {
         self.operations.is_none_or(|operations| operations.contains(&operation))
     }

@@ -1,14 +1,16 @@
 //! Help texts, in the shape that Go engines give them (OpenBao `sdk/framework/path.go`, `backend.go`).
 
 use std::fmt::Write as _;
+use std::slice;
 
 use serde_json::Value;
 
 use super::declaration::Backend;
 use super::field::{FieldKind, FieldSpec};
+#[cfg(feature = "openapi")]
 use super::openapi;
 use super::path::Path;
-use crate::logical::{Answer, Error, Request, Response};
+use crate::logical::{Answer, Error, Map, Request, Response};
 use crate::plugin::Plugin;
 
 /// Answers `help` on the root of the mount and on a path.
@@ -16,17 +18,27 @@ use crate::plugin::Plugin;
 /// The host cannot stand an answer without a response, and puts the documents of all mounts together from that of each
 /// root, so nothing in here fails on a path that exists.
 pub(super) fn answer<E>(backend: &Backend<E>, plugin: &Plugin, request: &Request) -> Answer {
-    let prefix = request.data.get("requestResponsePrefix").and_then(Value::as_str).unwrap_or_default();
-    let (help, openapi) = if request.path.is_empty() {
-        (root(backend), openapi::document(backend, plugin, &backend.paths, prefix))
+    let (help, paths) = if request.path.is_empty() {
+        (root(backend), &*backend.paths)
     } else {
         let path = backend.paths.iter().find(|path| path.matches(&request.path).is_some());
         let path = path.ok_or(Error::UnsupportedPath)?;
-        (of_path(path, &request.path), openapi::document(backend, plugin, std::slice::from_ref(path), prefix))
+        (of_path(path, &request.path), slice::from_ref(path))
     };
-    let data = [("help", help.into()), ("see_also", Value::Null), ("openapi", openapi)];
-    Ok(Some(Response::new(data.map(|(name, value)| (name.to_owned(), value)).into_iter().collect())))
+    let mut data = Map::from_iter([("help".into(), help.into()), ("see_also".into(), Value::Null)]);
+    add_openapi(&mut data, backend, plugin, paths, request);
+    Ok(Some(Response::new(data)))
 }
+
+#[cfg(feature = "openapi")]
+fn add_openapi<E>(data: &mut Map, backend: &Backend<E>, plugin: &Plugin, paths: &[Path<E>], request: &Request) {
+    let prefix = request.data.get("requestResponsePrefix").and_then(Value::as_str).unwrap_or_default();
+    data.insert("openapi".into(), openapi::document(backend, plugin, paths, prefix));
+}
+
+/// The host leaves a mount without a document out of its own (OpenBao `vault/logical_system.go`, `pathInternalOpenAPI`).
+#[cfg(not(feature = "openapi"))]
+fn add_openapi<E>(_: &mut Map, _: &Backend<E>, _: &Plugin, _: &[Path<E>], _: &Request) {}
 
 fn root<E>(backend: &Backend<E>) -> String {
     let mut paths: Vec<_> = backend.paths.iter().map(|path| (path.pattern, path.synopsis)).collect();
@@ -140,6 +152,7 @@ mod tests {
         assert!(matches!(help("films/dune").await, Err(Error::UnsupportedPath)));
     }
 
+    #[cfg(feature = "openapi")]
     #[tokio::test]
     async fn the_document_is_that_of_the_path() {
         let paths = |data: Map| data["openapi"]["paths"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
@@ -147,6 +160,7 @@ mod tests {
         assert_eq!(paths(help("").await.unwrap()), ["/books/", "/books/{name}", "/lend/{name}", "/lend/{name}/now"]);
     }
 
+    #[cfg(feature = "openapi")]
     #[tokio::test]
     async fn the_prefix_of_the_host_begins_operation_ids() {
         let Mounted { backend, .. } = mounted();

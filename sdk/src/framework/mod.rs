@@ -53,6 +53,7 @@ mod fields;
 mod help;
 mod lower;
 mod mounted;
+#[cfg(feature = "openapi")]
 mod openapi;
 mod path;
 mod pattern;

@@ -30,6 +30,7 @@ type ExistsFn<E> = Arc<dyn Fn(Arc<E>, Call) -> BoxFuture<'static, Result<bool, E
 /// What a path does for one operation.
 pub struct Handler<E> {
     pub(super) run: HandlerFn<E>,
+    #[cfg_attr(not(feature = "openapi"), expect(dead_code, reason = "only the OpenAPI document shows it"))]
     pub(super) summary: &'static str,
     pub(super) returns: &'static [(&'static str, &'static str)],
     pub(super) active_node: bool,
@@ -194,6 +195,7 @@ impl<E: Send + Sync + 'static> Path<E> {
 
 impl<E> Path<E> {
     /// Whether the path itself has this field.
+    #[cfg(feature = "openapi")]
     pub(super) fn is_captured(&self, field: &FieldSpec) -> bool {
         self.captures.contains(&field.name)
     }

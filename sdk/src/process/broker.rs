@@ -16,7 +16,6 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use super::cork::Cork;
 use super::mtls::NAME;
@@ -41,7 +40,7 @@ pub(crate) enum Route {
 }
 
 /// Asks the owner of the shared socket for a new stream.
-pub(super) type Open = oneshot::Sender<Compat<yamux::Stream>>;
+pub(super) type Open = oneshot::Sender<Box<dyn Io>>;
 
 /// The plugin's half of the broker.
 pub(crate) struct Broker {
@@ -88,7 +87,7 @@ impl Broker {
             (Route::Knock(id), Some(shared)) => {
                 // The host hears of a stream with its first bytes, so TLS belongs to the turn.
                 let turn = shared.lock().await;
-                self.tls(Box::new(self.knock(*id, &turn).await?)).await
+                self.tls(self.knock(*id, &turn).await?).await
             }
             (Route::Knock(_), None) => Err(io::ErrorKind::Unsupported.into()),
         }
@@ -101,7 +100,7 @@ impl Broker {
         Ok(Box::new(Cork::new(stream)))
     }
 
-    async fn knock(&self, id: u32, open: &mpsc::Sender<Open>) -> io::Result<Compat<yamux::Stream>> {
+    async fn knock(&self, id: u32, open: &mpsc::Sender<Open>) -> io::Result<Box<dyn Io>> {
         let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
         // An answer that came too late for an earlier knock must not count for this one.
         self.take(id);
@@ -143,61 +142,14 @@ impl Broker {
     }
 }
 
-/// Drives the shared socket: hands out streams that the plugin asks for, and passes on those that the host opens.
-/// Returns when the host is gone.
-pub(super) async fn share(
-    socket: Socket,
-    mut asked: mpsc::Receiver<Open>,
-    opened_by_host: mpsc::UnboundedSender<Box<dyn Io>>,
-) {
-    use std::task::Poll;
-
-    use tokio_util::compat::TokioAsyncReadCompatExt;
-
-    let mut session = yamux::Connection::new(socket.compat(), yamux::Config::default(), yamux::Mode::Server);
-    let mut waiting: Option<Open> = None;
-    std::future::poll_fn(|cx| {
-        loop {
-            if waiting.is_none()
-                && let Poll::Ready(Some(open)) = asked.poll_recv(cx)
-            {
-                waiting = Some(open);
-            }
-            if let Some(open) = waiting.take() {
-                match session.poll_new_outbound(cx) {
-                    Poll::Ready(Ok(stream)) => {
-                        // Nobody waits any more if the request was dropped; the stream then closes itself.
-                        let _ = open.send(stream.compat());
-                        continue;
-                    }
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => waiting = Some(open),
-                }
-            }
-            match session.poll_next_inbound(cx) {
-                Poll::Ready(Some(Ok(stream))) => {
-                    if opened_by_host.send(Box::new(stream.compat())).is_err() {
-                        return Poll::Ready(());
-                    }
-                }
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    })
-    .await;
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use futures_util::future::join;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::time::{Instant, sleep};
-    use tokio_util::compat::TokioAsyncReadCompatExt;
 
-    use super::super::mtls::tests::{pair, plugin};
+    use super::super::mtls::tests::plugin;
     use super::*;
 
     fn broker() -> Arc<Broker> {
@@ -235,39 +187,6 @@ mod tests {
         let error = broker().route(1).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed(), WAIT);
-    }
-
-    #[tokio::test]
-    async fn knocks_go_out_one_at_a_time_and_open_a_stream() {
-        let (mtls, acceptor) = pair();
-        let (open, asked) = mpsc::channel(1);
-        let (broker, mut said) = Broker::new(mtls.connector, Some(open));
-        let (near, far) = UnixStream::pair().unwrap();
-        let (inbound, _inbound) = mpsc::unbounded_channel();
-        tokio::spawn(share(Socket::new(near).unwrap(), asked, inbound));
-        let mut session = yamux::Connection::new(far.compat(), yamux::Config::default(), yamux::Mode::Client);
-        let (opened, mut streams) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Some(Ok(stream)) = std::future::poll_fn(|cx| session.poll_next_inbound(cx)).await {
-                opened.send(stream.compat()).unwrap();
-            }
-        });
-        let host = async {
-            for _ in 0..2 {
-                let mut info = said.recv().await.unwrap();
-                assert!(said.try_recv().is_err(), "a second knock before the first was answered");
-                let (id, knock) = (info.service_id, info.knock.as_mut().unwrap());
-                assert!(knock.knock && !knock.ack);
-                knock.ack = true;
-                broker.hear(info);
-                let mut stream = acceptor.accept(streams.recv().await.unwrap()).await.unwrap();
-                stream.write_u32(id).await.unwrap();
-                stream.shutdown().await.unwrap();
-            }
-        };
-        let connect = async |id| broker.connect(&Route::Knock(id)).await.unwrap().read_u32().await.unwrap();
-        let ((one, two), ()) = join(join(connect(1), connect(2)), host).await;
-        assert_eq!((one, two), (1, 2));
     }
 
     #[tokio::test(start_paused = true)]

@@ -42,20 +42,34 @@ impl Drop for SocketFile {
 /// Names the directory and its variable, because the operator sets the variable in the environment of the host.
 pub(super) fn bind(environment: &Environment) -> io::Result<(UnixListener, SocketFile)> {
     let gid = environment.socket_group.as_deref().map(group_id).transpose()?;
-    let named = environment.socket_dir.as_ref().or(environment.temporary_dir.as_ref());
+    let (purpose, named) = match &environment.socket_dir {
+        Some(directory) => (Purpose::Sockets, Some(directory)),
+        None => (Purpose::Temporary, environment.temporary_dir.as_ref()),
+    };
     let directory = std::path::absolute(named.map_or(Path::new("/tmp"), PathBuf::as_path))?;
     let bound = if directory.to_string_lossy().contains(['|', '\n', '\r']) {
         Err(io::Error::other("its name cannot stand in the handshake line"))
     } else {
-        bind_in(&directory, environment.socket_dir.is_some(), gid)
+        bind_in(&directory, purpose, gid)
     };
     bound.map_err(|error| io::Error::new(error.kind(), format!("no socket can be made in {directory:?}: {error}")))
 }
 
-/// Adds advice to an error about the directory. `given` means that the host named the directory for sockets only.
-fn advise(error: &io::Error, given: bool) -> io::Error {
-    let (variable, socket) =
-        if given { ("PLUGIN_UNIX_SOCKET_DIR", "/plugin01234567") } else { ("TMPDIR", "/plugin01234567/s") };
+/// The purpose of the directory that gets the socket.
+#[derive(Clone, Copy)]
+enum Purpose {
+    /// The host named the directory for sockets only.
+    Sockets,
+    /// The directory holds temporary files of all users.
+    Temporary,
+}
+
+/// Adds advice to an error about the directory.
+fn advise(error: &io::Error, purpose: Purpose) -> io::Error {
+    let (variable, socket) = match purpose {
+        Purpose::Sockets => ("PLUGIN_UNIX_SOCKET_DIR", "/plugin01234567"),
+        Purpose::Temporary => ("TMPDIR", "/plugin01234567/s"),
+    };
     let longest = SOCKET_PATH - socket.len();
     let advice = "to a directory that the server can write to, with a path of at most";
     io::Error::new(error.kind(), format!("{error}; set {variable} {advice} {longest} bytes"))
@@ -64,16 +78,17 @@ fn advise(error: &io::Error, given: bool) -> io::Error {
 /// How many bytes the path of a socket can have (unix(7)), without the zero byte at its end.
 const SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
-fn bind_in(parent: &Path, given: bool, gid: Option<u32>) -> io::Result<(UnixListener, SocketFile)> {
+fn bind_in(parent: &Path, purpose: Purpose, gid: Option<u32>) -> io::Result<(UnixListener, SocketFile)> {
     let unique = Uuid::new_v4().simple().to_string();
     let path = parent.join(format!("plugin{}", &unique[..8]));
-    let socket = if given {
-        SocketFile { path, directory: None }
-    } else {
-        DirBuilder::new().mode(0o700).create(&path).map_err(|error| advise(&error, given))?;
-        SocketFile { path: path.join("s"), directory: Some(path) }
+    let socket = match purpose {
+        Purpose::Sockets => SocketFile { path, directory: None },
+        Purpose::Temporary => {
+            DirBuilder::new().mode(0o700).create(&path).map_err(|error| advise(&error, purpose))?;
+            SocketFile { path: path.join("s"), directory: Some(path) }
+        }
     };
-    let listener = UnixListener::bind(&socket.path).map_err(|error| advise(&error, given))?;
+    let listener = UnixListener::bind(&socket.path).map_err(|error| advise(&error, purpose))?;
     match gid {
         None => fs::set_permissions(&socket.path, Permissions::from_mode(0o600))?,
         Some(gid) => {

@@ -12,6 +12,8 @@ mod log;
 mod manual;
 mod memory;
 mod mtls;
+#[cfg(feature = "mux")]
+mod mux;
 mod serve;
 mod socket;
 
@@ -67,14 +69,14 @@ fn start(environment: &Environment, services: impl FnOnce(Arc<Broker>) -> Routes
     serve::listen_to_signals(&control)?;
     let (listener, socket) = listener::bind(environment)?;
 
-    let is_shared = environment.mux == Mux::On;
-    let (open, asked) = mpsc::channel(1);
-    let (broker, said) = Broker::new(mtls.connector, is_shared.then_some(open));
+    let is_shared = CAN_MUX && environment.mux == Mux::On;
+    let (open, asked) = is_shared.then(|| mpsc::channel(1)).unzip();
+    let (broker, said) = Broker::new(mtls.connector, open);
     let broker = Arc::new(broker);
-    let connections = if is_shared {
-        serve::accept_shared(listener, mtls.acceptor, control.clone(), asked)
-    } else {
-        serve::accept(listener, mtls.acceptor, control.clone())
+    let connections = match asked {
+        #[cfg(feature = "mux")]
+        Some(asked) => mux::accept(listener, mtls.acceptor, control.clone(), asked),
+        _ => serve::accept(listener, mtls.acceptor, control.clone()),
     };
     let stream = BrokerStream { broker: broker.clone(), control: control.clone(), said: Mutex::new(Some(said)) };
     let routes = services(broker)
@@ -84,11 +86,19 @@ fn start(environment: &Environment, services: impl FnOnce(Arc<Broker>) -> Routes
     serve::serve(routes, connections, control.clone());
 
     let path = socket.path().to_str().ok_or("the path of the socket is not UTF-8")?;
-    handshake::send(&handshake::line(path, &mtls.certificate, (environment.mux != Mux::Unasked).then_some(true)))?;
+    handshake::send(&handshake::line(path, &mtls.certificate, mux_answer(environment.mux)))?;
     let reason = control.wait(&stops);
     drop(socket);
     runtime.shutdown_background();
     Ok(reason)
+}
+
+/// Whether all connections can share one socket. Without the feature, the host gets `false` and says so to its operator.
+const CAN_MUX: bool = cfg!(feature = "mux");
+
+/// Returns the answer to a host that mentions the shared socket. An old host reads an answer as part of the certificate.
+fn mux_answer(asked: Mux) -> Option<bool> {
+    (asked != Mux::Unasked).then_some(CAN_MUX)
 }
 
 /// One is enough for a plugin that mostly waits. More of them wake each other for every request, which costs a fifth of
@@ -98,6 +108,13 @@ const WORKERS: usize = 1;
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_learns_whether_connections_can_share_a_socket_only_if_it_asks() {
+        assert_eq!(mux_answer(Mux::Unasked), None);
+        assert_eq!(mux_answer(Mux::On), Some(cfg!(feature = "mux")));
+        assert_eq!(mux_answer(Mux::Off), Some(cfg!(feature = "mux")));
+    }
 
     /// Returns a broker whose host says nothing.
     pub(crate) fn broker() -> Arc<Broker> {

@@ -18,7 +18,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
-use super::broker::{Io, Open, share};
+use super::broker::Io;
 use super::control::{Control, Counted, Stop};
 use super::cork::Cork;
 use super::socket::Socket;
@@ -54,29 +54,7 @@ pub(super) fn accept(listener: UnixListener, tls: TlsAcceptor, control: Control)
     accepted
 }
 
-/// Accepts one connection on the socket, which then carries all others.
-pub(super) fn accept_shared(
-    listener: UnixListener,
-    tls: TlsAcceptor,
-    control: Control,
-    asked: mpsc::Receiver<Open>,
-) -> UnboundedReceiver<Connection> {
-    let (connections, accepted) = mpsc::unbounded_channel();
-    let (opened, mut streams) = mpsc::unbounded_channel();
-    let ended = control.clone();
-    tokio::spawn(async move {
-        share(next(&listener).await, asked, opened).await;
-        ended.stop(Stop::HostGone);
-    });
-    tokio::spawn(async move {
-        while let Some(stream) = streams.recv().await {
-            tokio::spawn(prove(stream, tls.clone(), control.clone(), connections.clone()));
-        }
-    });
-    accepted
-}
-
-async fn next(listener: &UnixListener) -> Socket {
+pub(super) async fn next(listener: &UnixListener) -> Socket {
     loop {
         match listener.accept().await.and_then(|(stream, _)| Socket::new(stream)) {
             Ok(socket) => return socket,
@@ -90,7 +68,12 @@ async fn next(listener: &UnixListener) -> Socket {
 }
 
 /// Runs in a task of its own for each connection, so that one peer that says nothing does not keep out the others.
-async fn prove(stream: Box<dyn Io>, tls: TlsAcceptor, control: Control, connections: UnboundedSender<Connection>) {
+pub(super) async fn prove(
+    stream: Box<dyn Io>,
+    tls: TlsAcceptor,
+    control: Control,
+    connections: UnboundedSender<Connection>,
+) {
     match timeout(TLS_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
             // Nobody takes it at the end of the process.

@@ -1,13 +1,80 @@
 //! Stand-ins for the host, for tests of engines.
 //!
 //! An engine that is declared with [`framework`](super::framework) is tested as a whole: make a mount, send requests to
-//! the backend, look at its answers and at the storage. [`HostFault`] makes the host fail at any call. `example.rs` in
-//! this folder tests a small engine in this way.
+//! the backend, look at its answers and at the storage. [`HostFault`] makes the host fail at any call:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use serde_json::{Value, json};
+//! use vault_plugin_sdk::framework::{Backend, Call, Field, FieldSpec, Handler, Path};
+//! use vault_plugin_sdk::logical::{Answer, Error, Factory, Map, Mount, Operation, ReplicationState, Response, StorageExt};
+//! use vault_plugin_sdk::testing::{HostFault, mount, request};
+//!
+//! // The engine under test. It keeps a greeting.
+//!
+//! const TEXT: Field<String> = Field::string("text", "The greeting.").default("hello");
+//! const FIELDS: &[FieldSpec] = &[TEXT.spec()];
+//!
+//! fn factory() -> Factory {
+//!     let path = Path::new("greeting", FIELDS)
+//!         .read(Handler::new("Read the greeting", |mount: Arc<Mount>, _| async move {
+//!             let text: Option<String> = mount.storage.get_json("greeting").await?;
+//!             Answer::Ok(text.map(|text| Response::new(Map::from_iter([("text".into(), text.into())]))))
+//!         }))
+//!         .write(
+//!             Handler::new("Change the greeting", |mount: Arc<Mount>, call: Call| async move {
+//!                 mount.storage.put_json("greeting", &call.fields.get(&TEXT)).await?;
+//!                 Answer::Ok(None)
+//!             })
+//!             .on_active_node()
+//!             .detached(),
+//!         );
+//!     Backend::new("An engine that greets.").path(path).factory(Mount::clone)
+//! }
+//!
+//! // Its tests. In an engine, each is a `#[tokio::test]`.
+//!
+//! async fn a_greeting_is_stored_and_read() {
+//!     let (mount, storage, _) = mount();
+//!     let engine = factory()(mount).unwrap();
+//!     let write = request(Operation::Update, "greeting", json!({ "text": "good morning" }));
+//!     assert!(engine.handle(write).await.unwrap().is_none());
+//!     let read = engine.handle(request(Operation::Read, "greeting", Value::Null)).await.unwrap().unwrap();
+//!     assert_eq!(read.data.unwrap()["text"], "good morning");
+//!     assert_eq!(storage.json("greeting"), Some(json!("good morning")));
+//! }
+//!
+//! async fn a_write_that_storage_refuses_is_an_error() {
+//!     let (mount, storage, _) = mount();
+//!     let engine = factory()(mount).unwrap();
+//!     let write = || engine.handle(request(Operation::Update, "greeting", Value::Null));
+//!     storage.inject(HostFault::At(1));
+//!     assert!(matches!(write().await, Err(Error::Internal { .. })));
+//!     assert_eq!(storage.json("greeting"), None);
+//!     storage.heal();
+//!     assert!(write().await.is_ok());
+//!     assert_eq!(storage.json("greeting"), Some(json!("hello")));
+//! }
+//!
+//! async fn a_standby_asks_the_host_to_forward_a_write() {
+//!     let (mount, storage, system) = mount();
+//!     system.set_state(ReplicationState::PERFORMANCE_STANDBY);
+//!     let engine = factory()(mount).unwrap();
+//!     let answer = engine.handle(request(Operation::Update, "greeting", Value::Null)).await;
+//!     assert!(matches!(answer, Err(Error::ReadOnly)));
+//!     assert_eq!(storage.writes(), 0);
+//! }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! #     a_greeting_is_stored_and_read().await;
+//! #     a_write_that_storage_refuses_is_an_error().await;
+//! #     a_standby_asks_the_host_to_forward_a_write().await;
+//! # }
+//! ```
 //!
 //! Architecture invariant: a stand-in never panics. What goes wrong is an error that the engine sees.
 
-#[cfg(test)]
-mod example;
 mod fault;
 mod storage;
 mod system;

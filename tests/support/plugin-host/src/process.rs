@@ -51,7 +51,7 @@ impl Launch {
         Self::of(plugin::binary().into())
     }
 
-    /// The example engine.
+    /// The engine of the tests.
     pub fn passbook() -> Self {
         Self::of(plugin::example("passbook"))
     }

@@ -1,16 +1,13 @@
-//! A complete secrets engine, as small as one can be that uses every part of [`sdk`]: accounts of a bank, and cards that
-//! are lent for a while.
+//! The engine of the conformance tests: accounts of a bank, and cards that are lent for a while.
 //!
 //! ```text
-//! accounts/:name   create, update, patch, read, delete; how fields are typed and what is stored of them
+//! accounts/:name   create, update, patch, read, delete; each type of field
 //! accounts         list
 //! cards/:name      read: lends a card of an account under a lease that can be renewed and revoked
-//! teller/:errand   update: what goes wrong in real engines, on demand
+//! teller/:errand   update: panics, sleeps, and hostile log lines, on demand
 //! ```
 //!
-//! An engine is one [`Backend`]: a table of paths, types of leases and kinds of log entries. Help, OpenAPI, routing,
-//! typed fields, warnings and existence checks all follow from it. `main` hands it to the runtime, which speaks to the
-//! host. The conformance tests run this engine beside the one of the package.
+//! It uses every part of [`sdk`]. For an engine that is easy to read, see `docs/examples/second-engine`.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
