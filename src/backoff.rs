@@ -1,4 +1,4 @@
-//! Restraint of background work: work that no caller waits for, such as the periodic tick.
+//! Limits of background work: work without a waiting caller, such as the periodic tick.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,11 +8,11 @@ use super::error::Error;
 use super::names::OrgId;
 
 /// After Astra fails for an organization, background work skips that organization for this long. This avoids delaying
-/// others and adding load to a failing Astra. Shorter than the minute between two ticks.
+/// others and adding load to a failing Astra. The pause is shorter than the minute between two ticks.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// How long a tick waits for one WAL entry or token, whatever the `request_timeout` of its config. The host cancels a tick
-/// after 90 seconds, and the next entry must have its turn before that.
+/// How long a tick waits for one WAL entry or token, whatever the `request_timeout` of its config. The host cancels a
+/// tick after 90 seconds, and the tick must reach the next entry before that.
 const PATIENCE: Duration = Duration::from_secs(45);
 
 /// When Astra last failed, per org.
@@ -33,7 +33,7 @@ impl Backoff {
         }
     }
 
-    /// Remembers how background work for an org ended.
+    /// Records the result of background work for an org.
     pub(crate) fn note(&self, org: &OrgId, error: Option<&Error>) {
         match error {
             None => {
@@ -51,10 +51,10 @@ impl Backoff {
     }
 }
 
-/// Does work of a tick, with a limit on its time.
+/// Runs work of a tick, with a time limit.
 ///
 /// # Errors
-/// Those of the work, and [`Error::OutOfTime`].
+/// The errors of the work, and [`Error::OutOfTime`].
 pub(crate) async fn in_tick<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(Error::OutOfTime(PATIENCE)))
 }

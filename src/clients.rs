@@ -1,4 +1,4 @@
-//! The clients of Astra, one for each org, made when they are first needed.
+//! The clients of Astra: one for each org, created at its first call.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -13,14 +13,13 @@ use super::api;
 use super::names::{ClientId, OrgId};
 use super::store::{Config, Store};
 
-/// Orgs whose connections are kept.
+/// Connections of at most this many orgs are kept.
 const KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// The clients of a mount.
 pub(crate) struct Clients {
     slots: Mutex<LruCache<OrgId, Arc<Slot>>>,
-    /// Client ids of root tokens that are deleted, or are about to be, because no config held them. No config may hold
-    /// them again.
+    /// Client ids of root tokens that a rotation deletes or has deleted. No config may hold these root tokens again.
     retired: Mutex<HashSet<ClientId>>,
     system: Arc<dyn SystemView>,
     proxies: Arc<api::Proxies>,
@@ -28,21 +27,21 @@ pub(crate) struct Clients {
 
 /// The client of one org.
 struct Slot {
-    /// The config that the client is made from. A client of another config is not used any more.
+    /// The config that the client was created from. If the config changes, a new slot replaces this slot.
     config: Arc<Config>,
     client: OnceCell<Arc<api::Client>>,
-    /// The calls that are on their way.
+    /// The calls that have not finished.
     calls: TaskTracker,
 }
 
 impl Clients {
-    /// Returns the clients of a mount. None is made yet.
+    /// Returns the clients of a mount, without creating a client.
     pub(crate) fn new(system: Arc<dyn SystemView>, proxies: Arc<api::Proxies>) -> Self {
         Self { slots: Mutex::new(LruCache::new(KEPT)), retired: Mutex::default(), system, proxies }
     }
 
-    /// Calls Astra for an org. Astra does nothing for a call whose root token it refuses. So if the root token was replaced
-    /// meanwhile, the call is made again with the new one.
+    /// Calls Astra for an org. If Astra rejects the root token and the config holds another root token by then, repeats
+    /// the call with the new root token. This is safe: Astra does nothing for a call whose root token it rejects.
     pub(crate) async fn call<T, F>(
         &self,
         store: &Store,
@@ -68,17 +67,17 @@ impl Clients {
         }
     }
 
-    /// Makes the client of an org, if there is none yet.
+    /// Creates the client of an org, if the org has no client yet.
     pub(crate) async fn prepare(&self, config: &Arc<Config>) -> Result<(), api::Error> {
         self.client_in(&self.slot(config)).await.map(drop)
     }
 
-    /// Returns the tracker of the calls that are made with this config.
+    /// Returns the tracker of the calls with this config.
     pub(crate) fn calls(&self, config: &Arc<Config>) -> TaskTracker {
         self.slot(config).calls.clone()
     }
 
-    /// Makes a client for a config that need not be stored.
+    /// Creates a client for a config, which may be stored or not.
     pub(crate) async fn make(&self, config: &Config) -> Result<Arc<api::Client>, api::Error> {
         let settings = api::Settings {
             url: config.url.clone(),
@@ -88,7 +87,7 @@ impl Clients {
             user_agent: self.user_agent().await,
             proxies: self.proxies.clone(),
         };
-        // It reads CA certificates from disk.
+        // Creating a client reads CA certificates from disk, which would block the runtime.
         let made = tokio::task::spawn_blocking(move || api::Client::new(&settings)).await;
         made.unwrap_or_else(|_| Err(api::Error::stopping(api::PREPARE))).map(Arc::new)
     }
@@ -98,12 +97,12 @@ impl Clients {
         self.slots().pop(org);
     }
 
-    /// Keeps a root token from being written to a config from now on.
+    /// Rejects later writes of this root token to a config.
     pub(crate) fn retire(&self, root: &ClientId) {
         self.retired().insert(root.clone());
     }
 
-    /// Whether the root token of a config is deleted, or is about to be.
+    /// Whether a rotation deletes or has deleted the root token of a config.
     pub(crate) fn is_retired(&self, config: &Config) -> bool {
         config.root_id().is_some_and(|id| self.retired().contains(&ClientId::stored(id)))
     }

@@ -19,22 +19,22 @@ use super::store::{Config, Store};
 pub(crate) struct Engine {
     /// The stored entries.
     pub(crate) store: Store,
-    /// The host's facts.
+    /// What the host says about itself and the mount.
     pub(crate) system: Arc<dyn SystemView>,
     /// The locks.
     pub(crate) locks: Locks,
     /// The clients of Astra.
     pub(crate) clients: Clients,
-    /// The pauses of background work.
+    /// Which orgs background work skips, because Astra failed for them.
     pub(crate) backoff: Backoff,
-    /// Work that goes on when its caller hangs up.
+    /// Work that continues if its caller hangs up.
     pub(crate) tasks: Tasks,
     storage: Arc<dyn Storage>,
     background: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Engine {
-    /// Returns the state of a mount. Calls neither storage nor host.
+    /// Returns the state of a mount. Calls neither the storage nor the host.
     pub(crate) fn new(mount: &Mount, proxies: Arc<api::Proxies>) -> Self {
         Self {
             store: Store::new(mount),
@@ -65,7 +65,7 @@ impl Engine {
         self.clients.call(&self.store, config, call).await
     }
 
-    /// Forgets what is cached of a key that another node changed.
+    /// Clears the caches for a key that another node changed.
     pub(crate) fn invalidate(&self, key: &str) {
         self.store.invalidate(key);
         if let Some(org) = key.strip_prefix("config/") {
@@ -73,10 +73,10 @@ impl Engine {
         }
     }
 
-    /// Fails on a node that may not write, before anything is changed elsewhere.
+    /// Fails on a node that cannot write. Call this before a change in Astra.
     ///
     /// # Errors
-    /// [`logical::Error::ReadOnly`], upon which the host forwards the request to the active node.
+    /// [`logical::Error::ReadOnly`]. The host then forwards the request to the active node.
     pub(crate) async fn require_writable(&self) -> Result<(), Error> {
         if self.system.is_writable().await? { Ok(()) } else { Err(logical::Error::ReadOnly.into()) }
     }
@@ -84,14 +84,14 @@ impl Engine {
     /// Returns the config of an org for background work.
     ///
     /// # Errors
-    /// If there is no config, or Astra failed for this org a moment ago.
+    /// If the org has no config, or if Astra failed for this org a moment ago.
     pub(crate) async fn config_for_undo(&self, org: &OrgId) -> Result<Arc<Config>, Error> {
         self.backoff.require_over(org)?;
         let config = self.store.config(org).await?;
         config.ok_or_else(|| Error::Refused(format!("no config for org_id {:?}; write it again", org.as_str())))
     }
 
-    /// Replaces the background work.
+    /// Stops the previous background work and keeps the new one.
     pub(crate) fn set_background(&self, work: Option<JoinHandle<()>>) {
         let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(previous) = std::mem::replace(&mut *background, work) {

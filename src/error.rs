@@ -1,4 +1,4 @@
-//! Why the engine could not do what it was asked to.
+//! The errors of the engine, with their HTTP status and their advice.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use vault_plugin_sdk::tasks::Stopping;
 use super::api::{self, Case, LIST_ROLES, MINT};
 use super::names::{InvalidName, OrgId};
 
-/// A failed request. No text of it holds a secret.
+/// A failed request. No error text holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// A field has a value that cannot be used.
@@ -19,52 +19,52 @@ pub(crate) enum Error {
         /// What is wrong with the value, and what to do.
         reason: String,
     },
-    /// The request cannot be done as things are. Says what to do.
+    /// The caller must change the request or the configuration. The text says what to do.
     #[error("{0}")]
     Refused(String),
-    /// What shall be changed does not exist.
+    /// The object to be changed does not exist.
     #[error("{0}")]
     NotFound(String),
-    /// The request can be done later.
+    /// The same request can succeed later.
     #[error("{0}")]
     NotYet(String),
-    /// Background work did not end in time.
+    /// Background work took too long.
     #[error("the work took longer than {0:?} and goes on at a later tick")]
     OutOfTime(Duration),
-    /// Astra did not do it.
+    /// A call of Astra failed.
     #[error("{0}; {advice}", advice = advice(.0))]
     Api(#[from] api::Error),
-    /// Astra did not do what a rotation of the root token needs.
+    /// A call of Astra for a rotation of the root token failed.
     #[error("{error}; {advice}", advice = root_advice(.error, .permission))]
     RootCall {
         /// What happened.
         error: api::Error,
-        /// What to check if Astra refuses the root token.
+        /// What to check if Astra rejects the root token.
         permission: &'static str,
     },
-    /// Astra did it, and what came after failed.
+    /// A change in Astra succeeded or may have succeeded, and a later step failed.
     #[error("{step}: {cause}; {left}")]
     Unfinished {
-        /// What failed.
+        /// The step that failed.
         step: &'static str,
-        /// What was done about the change in Astra.
+        /// What became of the change in Astra.
         left: String,
         /// Why it failed.
         cause: Box<Error>,
     },
-    /// Astra did the same thing for no org. Never empty.
-    #[error("no organization is done: {}", each(.0))]
+    /// The request failed for every org. Never empty.
+    #[error("no organization is done: {}", list_failures(.0))]
     EveryOrg(Vec<(OrgId, Error)>),
     /// The host's storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// Anything else that the host says.
+    /// Another error of the host.
     #[error(transparent)]
     Host(#[from] logical::Error),
 }
 
 impl Error {
-    /// Returns the complaint about one field.
+    /// Returns the error for one field.
     pub(crate) fn field(field: &'static str, reason: impl Into<String>) -> Self {
         Self::Field { field, reason: reason.into() }
     }
@@ -77,7 +77,7 @@ impl Error {
         }
     }
 
-    /// Whether this is for an operator to see. What has no status is, too, but the runtime logs that itself.
+    /// Whether to log this at `error`. Internal errors are excluded because the SDK logs them.
     pub(crate) fn is_failure(&self) -> bool {
         match self {
             Self::Api(_) | Self::RootCall { .. } | Self::OutOfTime(_) => true,
@@ -88,12 +88,12 @@ impl Error {
         }
     }
 
-    /// Whether the mistake is the caller's, so that the host adds nothing to the text.
+    /// Whether the caller made the mistake. The host then adds nothing to the text.
     fn is_callers(&self) -> bool {
         matches!(self, Self::Field { .. } | Self::Refused(_))
     }
 
-    /// Returns the HTTP status; none for failures of the host.
+    /// Returns the HTTP status, or `None` for failures of the host.
     fn status(&self) -> Option<u16> {
         match self {
             Self::Api(error) | Self::RootCall { error, .. } => Some(status(error.case())),
@@ -107,7 +107,7 @@ impl Error {
         }
     }
 
-    /// Logs a failure with its cause. The caller's own mistakes are only of interest while debugging.
+    /// Logs a failure with its cause. Mistakes of the caller are logged at `debug`.
     pub(crate) fn log(&self, operation: &str, path: &str) {
         if self.is_failure() {
             tracing::error!(operation, path, error = %self, "failed to answer a request");
@@ -116,8 +116,8 @@ impl Error {
         }
     }
 
-    /// Returns the error of a renewal or revocation. The host prints error responses of those in Go's debug form, so
-    /// none is used, and gives up for ever on some kinds of errors, so they are not used either.
+    /// Returns the error of a renewal or revocation. Avoids error responses, which the host prints in Go's debug form,
+    /// and the kinds of errors that make the host give up on the lease.
     pub(crate) fn for_lease(self) -> logical::Error {
         let message = self.to_string();
         match logical::Error::from(self) {
@@ -156,7 +156,7 @@ impl From<Error> for logical::Error {
     }
 }
 
-/// Returns the HTTP status for what happened to a call of Astra.
+/// Returns the HTTP status for a failed call of Astra.
 pub(crate) fn status(case: Case) -> u16 {
     match case {
         Case::RequestRefused { .. } => 400,
@@ -175,7 +175,9 @@ pub(crate) fn status(case: Case) -> u16 {
         | Case::HostNotResolved
         | Case::NotReachable
         | Case::Unavailable => 503,
-        Case::HostNotResolvedInTime | Case::NotReachableInTime | Case::NoTurn | Case::NoAnswer | Case::TimedOut => 504,
+        Case::HostNotResolvedInTime | Case::NotReachableInTime | Case::NoPermit | Case::NoAnswer | Case::TimedOut => {
+            504
+        }
     }
 }
 
@@ -189,14 +191,14 @@ fn advice(error: &api::Error) -> &'static str {
             "check the url of the config or the proxy, and /etc/hosts and /etc/resolv.conf of the server's machine"
         }
         Case::NotReachable | Case::NotReachableInTime => "check the url and ca_cert of the config, and the network",
-        Case::NoTurn | Case::NoAnswer => "try again, or raise the request_timeout of the config",
+        Case::NoPermit | Case::NoAnswer => "try again, or raise the request_timeout of the config",
         Case::ConnectionBroken | Case::Stopping => "try again",
         Case::UnusableAnswer | Case::NotAstra => "check the url of the config and any proxy",
         Case::RootTokenRefused if error.call() == LIST_ROLES => {
             "check that the astra_token of the config is live and has the permission org-role-read"
         }
         Case::RootTokenRefused => "check that the astra_token of the config is live and may manage tokens and the role",
-        // Two members of a mint's request are not in the published API of Astra.
+        // The published API of Astra does not list these two members of the request.
         Case::RequestRefused { names_description, names_expiry } if error.call() == MINT => {
             match (names_description, names_expiry) {
                 (true, true) => {
@@ -214,8 +216,8 @@ fn advice(error: &api::Error) -> &'static str {
     }
 }
 
-/// Returns what to do about a failed call of a rotation. The new root token has the Astra roles of the old root token, and
-/// no role of Vault.
+/// Returns what to do about a failed call of a rotation. The new root token has the Astra roles of the old root token,
+/// and no role of Vault.
 fn root_advice(error: &api::Error, permission: &'static str) -> &'static str {
     match error.case() {
         Case::RootTokenRefused => permission,
@@ -224,8 +226,8 @@ fn root_advice(error: &api::Error, permission: &'static str) -> &'static str {
     }
 }
 
-/// Tells the failures of several orgs.
-fn each(errors: &[(OrgId, Error)]) -> String {
-    let told = errors.iter().map(|(org, error)| format!("org_id {:?}: {error}", org.as_str()));
-    told.collect::<Vec<_>>().join("; ")
+/// Lists the failures of several orgs.
+fn list_failures(errors: &[(OrgId, Error)]) -> String {
+    let failures = errors.iter().map(|(org, error)| format!("org_id {:?}: {error}", org.as_str()));
+    failures.collect::<Vec<_>>().join("; ")
 }

@@ -1,4 +1,4 @@
-//! Learns to which organization of Astra a config belongs.
+//! Learns which organization of Astra a config belongs to.
 //!
 //! An `org_id` is the operator's key. Astra names the organization when the engine verifies a config. Configs of the Go
 //! plugin were never verified: the engine learns their organization from the first answer of Astra that names an

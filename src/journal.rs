@@ -1,7 +1,8 @@
-//! The write-ahead log as data: the notes that are written before a change in Astra, when they are acted on, and how that
-//! can turn out.
+//! The data of the write-ahead log: the notes that are written before a change in Astra, their ages, and the outcomes
+//! of an undo.
 //!
-//! Architecture invariant: acts on nothing. [`tokens`](super::tokens) and [`rotate`](super::rotate) do.
+//! Architecture invariant: this module only describes WAL entries. [`tokens`](super::tokens) and
+//! [`rotate`](super::rotate) process them.
 
 use std::time::Duration;
 
@@ -21,10 +22,10 @@ pub(crate) const DELETION: &str = "token-delete";
 /// Kind of the entries of root token rotations.
 pub(crate) const ROTATION: &str = "root-rotate";
 
-/// A request that another node sent can take effect for this long after the deadline of its call.
+/// A request of another node can take effect until this long after the deadline of its call.
 pub(crate) const MARGIN: Duration = Duration::from_secs(10);
 
-/// Entries that are older are given up.
+/// The tick gives up on entries that are older.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(30 * 86400);
 
 /// An unfinished mint.
@@ -99,13 +100,13 @@ pub(crate) struct RotationNote {
 /// The outcome of an undo.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Outcome {
-    /// The token is gone, or the note leads to a token of another order.
+    /// The token was deleted. Or the note leads to a token of another order, which stays.
     Gone,
-    /// Astra does not list the token. If the request is still on its way, Astra may list it later.
+    /// Astra does not list the token. If the request has not reached Astra yet, Astra may list the token later.
     NotFound,
 }
 
-/// Returns how long the change of an entry can go on in another process.
+/// Returns how long another process may still work on an entry.
 pub(crate) fn longest(entry: &WalEntry) -> Duration {
     let timeout = Duration::from_secs(entry.data["timeout_seconds"].as_u64().unwrap_or(0));
     timeout.saturating_mul(3) / 2 + MARGIN
@@ -129,7 +130,7 @@ pub(crate) mod fuzz {
     use super::*;
     use crate::fuzz::{decode, encode};
 
-    /// An entry of the log is stored as it is, or is refused without a word of it, and is never undone too early.
+    /// An entry is stored unchanged or rejected, no rejection quotes the entry, and no undo comes too early.
     pub(crate) fn fuzz_wal(data: &[u8]) {
         let Some(entry) = decode::<WalEntry>(data) else { return };
         let stored = encode(&entry);

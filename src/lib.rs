@@ -1,7 +1,7 @@
 //! A secrets engine for Vault and OpenBao that issues application tokens of DataStax Astra DB.
 //!
-//! The engine is built on the crate [`vault_plugin_sdk`], which speaks the host's plugin protocol and does not know Astra.
-//! Architecture invariant: the engine never sees the wire.
+//! The engine is built on the crate [`vault_plugin_sdk`], which speaks the host's plugin protocol and does not know
+//! Astra. Architecture invariant: the engine never sees the wire.
 //!
 //! Imports go in one direction, from the last module of this list to the first:
 //!
@@ -12,11 +12,11 @@
 //! | to change … | go to |
 //! | --- | --- |
 //! | a path | `paths`, and the table in this file |
-//! | the life of a token: mint, renew, revoke, sweep, undo | `tokens` |
+//! | how a token is minted, renewed, revoked, swept or undone | `tokens` |
 //! | the rotation of a root token | `rotate` |
 //! | a stored entry, its key, a cache | `store` |
 //! | a call of Astra | `api` |
-//! | a status or an advice | `error` |
+//! | the status or the advice of an error | `error` |
 //! | a lock | `locks` |
 //! | a WAL entry | `journal` |
 
@@ -56,7 +56,7 @@ pub(crate) use self::{
     tokens::fuzz_lease,
 };
 
-/// The plugin, as its binary, its OpenAPI document and its log describe it.
+/// Name, version and licence of the plugin, for the binary, the OpenAPI document and the log.
 pub const PLUGIN: Plugin = Plugin::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
     .description(env!("CARGO_PKG_DESCRIPTION"))
     .license(env!("CARGO_PKG_LICENSE"), "https://www.apache.org/licenses/LICENSE-2.0")
@@ -64,7 +64,7 @@ pub const PLUGIN: Plugin = Plugin::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_V
     .log_target(env!("CARGO_CRATE_NAME"))
     .redact(&["AstraCS:"]);
 
-/// Returns what makes the backend of a mount. The declaration is made once and shared by all mounts.
+/// Returns the factory of backends. All mounts share one declaration.
 pub fn factory() -> logical::Factory {
     let proxies = Arc::new(api::Proxies::new(&vault_plugin_sdk::proxy_variables()));
     backend().factory(move |mount| Engine::new(mount, proxies.clone()))

@@ -1,4 +1,4 @@
-//! Replacing the root token of an org by a new one, or leaving it as it is.
+//! Replaces the root token of an org. If a step fails, the rotation is undone or completed later.
 //!
 //! Architecture invariant: the root token that the stored config holds is never deleted.
 
@@ -23,18 +23,18 @@ const MAY_READ: &str = "check that the astra_token of the config is live and has
 const MAY_WRITE: &str = "the astra_token of the config needs the permission org-token-write, which the roles Organization \
                          Administrator and Database Administrator give";
 
-const FOUND_LATER: &str = "the config is as it was; should Astra have made a token all the same, it is deleted as soon as it \
+const DELETED_LATER: &str = "the config is as it was; should Astra have made a token all the same, it is deleted as soon as it \
                            is found";
 
-/// Pauses of 0.1 s to 2 s: a fresh token may be refused for a moment.
-const FRESH: ExponentialBuilder = ExponentialBuilder::new()
+/// Pauses of 0.1 s to 2 s: Astra may reject a new token for a moment.
+const RETRIES_OF_NEW_TOKEN: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter()
     .with_min_delay(Duration::from_millis(100))
     .with_max_delay(Duration::from_secs(2))
     .with_factor(1.5)
     .without_max_times();
 
-/// A rotation, from its note on.
+/// A rotation whose note is in the write-ahead log.
 struct Rotation<'a> {
     engine: &'a Engine,
     /// The config at the start.
@@ -42,25 +42,26 @@ struct Rotation<'a> {
     order: Order<RotationNote>,
 }
 
-/// A finished rotation.
+/// A completed rotation.
 pub(crate) struct Rotated {
     /// Client id of the old root token.
     pub(crate) old: ClientId,
-    /// Client id of the new one.
+    /// Client id of the new root token.
     pub(crate) new: ClientId,
-    /// Why the old one is still there.
-    pub(crate) left: Option<Error>,
+    /// Why the old root token could not be deleted.
+    pub(crate) old_left: Option<Error>,
 }
 
 /// Replaces the root token of an org.
 ///
 /// # Errors
-/// When the config holds the old one as before, or it is not known which one. What is left is undone or finished later.
+/// If the config holds the old root token, or if it is unknown which root token the config holds. The tick completes or
+/// undoes the rotation.
 pub(crate) async fn rotate(engine: &Arc<Engine>, config: &Arc<Config>, mount_point: &str) -> Result<Rotated, Error> {
     let old = config.root_id().and_then(|id| ClientId::parse("astra_token", id).ok()).ok_or_else(|| {
         Error::Refused("the root token is not of the form \"AstraCS:<id>:<digest>\"; write another astra_token".into())
     })?;
-    let roles = own_roles(engine, config, &old).await?;
+    let roles = roles_of_root(engine, config, &old).await?;
     let marker = Uuid::new_v4().simple().to_string();
     let new = NewToken {
         roles,
@@ -80,23 +81,23 @@ pub(crate) async fn rotate(engine: &Arc<Engine>, config: &Arc<Config>, mount_poi
     Rotation { engine, config, order }.run(&new).await
 }
 
-/// Returns the Astra roles of the root token, which only a list of all tokens tells.
-async fn own_roles(engine: &Engine, config: &Arc<Config>, root: &ClientId) -> Result<Vec<String>, Error> {
+/// Returns the Astra roles of the root token. Astra shows them only in the list of all tokens.
+async fn roles_of_root(engine: &Engine, config: &Arc<Config>, root: &ClientId) -> Result<Vec<String>, Error> {
     let id = root.as_str();
     let roles = engine.call(config, |client| async move { client.roles_of(id).await }).await;
-    let trouble = match roles.map_err(|error| Error::RootCall { error, permission: MAY_READ })? {
+    let fault = match roles.map_err(|error| Error::RootCall { error, permission: MAY_READ })? {
         Some(roles) if !roles.is_empty() => return Ok(roles),
         Some(_) => "has no Astra roles",
         None => "is not in Astra's list of the tokens of this organization",
     };
     Err(Error::Refused(format!(
-        "the root token with client id {id:?} {trouble}, so none like it can be made; write an astra_token of this \
+        "the root token with client id {id:?} {fault}, so none like it can be made; write an astra_token of this \
          organization that has roles"
     )))
 }
 
 impl Rotation<'_> {
-    /// Does the steps in their order. If a step fails, the steps before it are undone.
+    /// Runs the steps in their order. If a step fails, undoes the steps before that step.
     async fn run(mut self, new: &NewToken) -> Result<Rotated, Error> {
         let running = self.engine.clients.calls(self.config);
         let (new, created) = match self.order.call(new).await {
@@ -108,33 +109,34 @@ impl Rotation<'_> {
         if let Err(cause) = self.order.update().await {
             return Err(self.undo("the new root token could not be noted", &new, cause).await);
         }
-        if let Err(cause) = self.prove(&created, &new).await {
+        if let Err(cause) = self.check_new_token(&created, &new).await {
             return Err(self.undo("the new root token does not work", &new, cause.into()).await);
         }
         let config = self.store(created, &new).await?;
 
-        // A call that began with the old root token may need it once more. The other calls take the new one.
+        // Calls that started with the old root token may still need it. New calls use the new root token.
         running.close();
         let _ = tokio::time::timeout(config.request_timeout, running.wait()).await;
         let note = &self.order.note;
-        let left = note.delete_unused(self.engine, &config, &note.old).await.err();
-        match &left {
+        let old_left = note.delete_unused(self.engine, &config, &note.old).await.err();
+        match &old_left {
             None => self.order.close().await,
             Some(error) => {
                 tracing::error!(org_id = %note.org_id, client_id = %note.old, error = %error,
                     "failed to delete an old root token, will try again");
             }
         }
-        Ok(Rotated { old: self.order.note.old, new, left })
+        Ok(Rotated { old: self.order.note.old, new, old_left })
     }
 
-    /// Checks that the new root token is of this org, and may list tokens. A token whose roles Astra does not know may not.
-    async fn prove(&self, created: &CreatedToken, new: &ClientId) -> Result<(), api::Error> {
-        // The old root token made the new root token, so both are of the same organization.
+    /// Checks that the new root token belongs to this org and can list tokens. If Astra does not know the roles of a
+    /// token, the token cannot list tokens.
+    async fn check_new_token(&self, created: &CreatedToken, new: &ClientId) -> Result<(), api::Error> {
+        // The old root token minted the new root token, so both belong to the same organization.
         let (astra_token, astra_org_id) = (created.token.clone(), created.org_id.clone());
         let config = Config { astra_token, astra_org_id, ..(**self.config).clone() };
         let client = self.engine.clients.make(&config).await?;
-        let proof = || async {
+        let check = || async {
             match client.current_org().await {
                 Ok(org) if config.is_of(&org) == Some(true) => {}
                 Ok(_) => return Err(api::Error::garbled("make a root token", "its token is of another org")),
@@ -143,8 +145,8 @@ impl Rotation<'_> {
             }
             client.has_token(new.as_str()).await.map(drop)
         };
-        let pauses = FRESH.with_total_delay(Some(config.request_timeout));
-        proof.retry(pauses).when(|error: &api::Error| error.case() == Case::RootTokenRefused).await
+        let pauses = RETRIES_OF_NEW_TOKEN.with_total_delay(Some(config.request_timeout));
+        check.retry(pauses).when(|error: &api::Error| error.case() == Case::RootTokenRefused).await
     }
 
     /// Stores the new root token in the config, unless the config was changed meanwhile.
@@ -174,7 +176,7 @@ impl Rotation<'_> {
         engine.clients.forget(org_id);
         stored.map_err(|cause| Error::Unfinished {
             step: "the config could not be stored",
-            // A write that failed may still take effect. The tick comes when that is decided.
+            // A write that failed may still take effect. The tick runs after that is certain.
             left: "it holds the old root token or the new one, both work, and the other one is deleted within some \
                    minutes"
                 .to_owned(),
@@ -194,11 +196,11 @@ impl Rotation<'_> {
         Error::Unfinished { step, left, cause: Box::new(cause) }
     }
 
-    /// Returns the error of a rotation whose outcome is not known, after a look for a token that Astra may have made.
+    /// Looks for a token that Astra may have minted. Returns the error of a rotation whose outcome is unknown.
     async fn unclear(&mut self, cause: Error) -> Error {
         let left = match self.order.look_for_token().await {
             Found::Deleted => "the config is as it was, and the token that Astra had made all the same was deleted",
-            Found::Later => FOUND_LATER,
+            Found::Later => DELETED_LATER,
             Found::Never => {
                 "the config is as it was; should Astra have made a token all the same, it cannot be found without a \
                  description, and does not expire"
@@ -209,8 +211,8 @@ impl Rotation<'_> {
 }
 
 impl RotationNote {
-    /// Deletes a root token in Astra, unless the config holds it. If the config was deleted meanwhile, an earlier state of
-    /// the config serves.
+    /// Deletes a root token in Astra, unless the config holds this root token. If the config was deleted meanwhile,
+    /// uses `known`, an earlier state of the config.
     async fn delete_unused(&self, engine: &Engine, known: &Arc<Config>, client_id: &ClientId) -> Result<(), Error> {
         let lock = engine.locks.configs().await;
         let config = engine.store.stored_config(&self.org_id).await?.unwrap_or_else(|| known.clone());
@@ -254,7 +256,7 @@ impl OrderNote for RotationNote {
         Ok(engine.store.record(&self.org_id, client_id).await?.is_some())
     }
 
-    /// Nothing is stored of a root token but the config, which a rotation never takes back.
+    /// Does nothing: a root token is stored only in the config, and a rotation never reverts the config.
     async fn remove_stored(
         &self,
         _engine: &Engine,
@@ -266,7 +268,7 @@ impl OrderNote for RotationNote {
 
     async fn delete(&self, engine: &Engine, config: &Arc<Config>, client_id: &ClientId) -> Result<(), Error> {
         self.delete_unused(engine, config, client_id).await?;
-        // If the config held the new root token, even for a moment, the old one is not needed.
+        // If the config held the new root token, even for a moment, the old root token is not needed.
         if self.stored {
             self.delete_unused(engine, config, &self.old).await?;
         }

@@ -6,42 +6,42 @@ use std::time::Duration;
 use super::body::{Body, quote};
 use super::resolve::Failure;
 
-/// The call that makes a token.
+/// The call that mints a token.
 pub(crate) const MINT: &str = "mint a token";
 
 /// The call that lists the roles.
 pub(crate) const LIST_ROLES: &str = "list the roles";
 
-/// What happened to a call. The status that the caller sees and the advice follow from it, see the engine's `error`.
+/// Why a call failed. The engine's `error` derives the HTTP status and the advice from the case.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Case {
-    /// The config or a stored name does not allow a call.
+    /// The config or a stored name makes the call impossible.
     BadSettings,
     /// No TLS client can be set up on this machine.
     NoTls,
     /// The environment names a proxy that cannot be used.
     BadProxy,
-    /// The plugin stops.
+    /// The plugin is stopping.
     Stopping,
     /// The host name was not resolved.
     HostNotResolved,
     /// No DNS server answered in time.
     HostNotResolvedInTime,
-    /// There was no connection.
+    /// No connection was possible.
     NotReachable,
-    /// No connection was made in time.
+    /// No connection was possible in time.
     NotReachableInTime,
-    /// Other calls for the same org took all the time.
-    NoTurn,
+    /// No permit was free in time: other calls for the same org held all permits.
+    NoPermit,
     /// The connection broke.
     ConnectionBroken,
-    /// No answer came in time.
+    /// Astra did not answer in time.
     NoAnswer,
-    /// Astra's success came in a form that cannot be used.
+    /// Astra answered with success, and the engine cannot use the answer.
     UnusableAnswer,
-    /// Astra refused the root token.
+    /// Astra rejected the root token.
     RootTokenRefused,
-    /// Astra refused the request. Some words of the answer say which member of the request it names.
+    /// Astra rejected the request. The answer may name a member of the request.
     RequestRefused {
         /// Whether the answer names the member `description`.
         names_description: bool,
@@ -52,46 +52,47 @@ pub(crate) enum Case {
     ProxyLogin,
     /// Astra limits the rate of requests.
     RateLimited,
-    /// Astra, or a gateway before it, says that it took too long.
+    /// Astra, or a gateway in front of Astra, answered that the request took too long.
     TimedOut,
-    /// Astra, or a gateway before it, is unavailable.
+    /// Astra, or a gateway in front of Astra, is unavailable.
     Unavailable,
-    /// The answer is not one of Astra's API.
+    /// The answer does not come from Astra's API.
     NotAstra,
     /// Astra failed.
     ServerFailed,
-    /// The status is none that Astra's API has.
+    /// Astra's API does not have this status.
     UnexpectedStatus,
 }
 
-/// How far a failed call came; decides what may be done about it.
+/// How far a failed call came. This decides whether the call may be repeated, and whether it may have had an effect.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Progress {
-    /// It was not even tried.
+    /// The call was not tried.
     NotSent,
-    /// There was no connection, so Astra never saw the request.
+    /// No connection was possible, so Astra did not receive the request.
     NoConnection,
-    /// The request went out, at least in part, and no whole answer came.
+    /// The request was sent, at least in part, and no complete answer came.
     NoAnswer,
-    /// Astra's success came in a form that cannot be used.
+    /// Astra answered with success, and the engine cannot use the answer.
     Garbled,
-    /// Another status than success, and its body.
+    /// Astra answered with another status than success and this body.
     Answer(u16, Body),
 }
 
-/// A failed call to Astra. Holds no body, no header and no token. Says what happened, and not what to do.
+/// A failed call of Astra. The text has no body, no header and no token. It says what happened; the engine adds the
+/// advice.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("failed to {call}: {what}")]
 pub(crate) struct Error {
-    /// What was tried, such as `mint a token`.
+    /// The call, such as `mint a token`.
     call: &'static str,
     /// What happened.
     what: String,
     case: Case,
     progress: Progress,
-    /// How long Astra asks to wait.
+    /// How long Astra asks the client to wait.
     retry_after: Option<Duration>,
-    /// Whether an attempt before this one may have had its effect.
+    /// Whether an earlier attempt may have had an effect.
     may_have_happened_before: bool,
 }
 
@@ -126,19 +127,19 @@ impl Error {
         Self::new(Case::UnusableAnswer, call, what, Progress::Garbled)
     }
 
-    /// Returns the error for settings or names that do not allow a call.
+    /// Returns the error for settings or names that make the call impossible.
     pub(super) fn bad_settings(call: &'static str, reason: impl Display) -> Self {
         Self::new(Case::BadSettings, call, reason.to_string(), Progress::NotSent)
     }
 
-    /// Returns the error for a call that was cancelled because the plugin stops.
+    /// Returns the error for a call that was cancelled because the plugin is stopping.
     pub(crate) fn stopping(call: &'static str) -> Self {
         Self::new(Case::Stopping, call, "the plugin is stopping".to_owned(), Progress::NotSent)
     }
 
     /// Returns the error for a failed connection.
     pub(super) fn from_transport(call: &'static str, error: &reqwest::Error) -> Self {
-        // An error of this kind comes from making a connection, never from one that was in use before.
+        // This error comes from opening a connection, never from a connection that was open before.
         if let Some(failure) = causes(error).find_map(|cause| cause.downcast_ref::<Failure>()) {
             let case = if failure.is_timeout() { Case::HostNotResolvedInTime } else { Case::HostNotResolved };
             let what = format!("Astra cannot be reached: {}", quote(&failure.to_string()));
@@ -146,7 +147,7 @@ impl Error {
         }
         let cause = innermost(error);
         if error.is_connect() {
-            // A host that drops packets does not answer.
+            // A host that drops packets causes a timeout.
             let case = if error.is_timeout() { Case::NotReachableInTime } else { Case::NotReachable };
             return Self::new(case, call, format!("Astra cannot be reached: {cause}"), Progress::NoConnection);
         }
@@ -154,19 +155,19 @@ impl Error {
         Self::new(Case::ConnectionBroken, call, what, Progress::NoAnswer)
     }
 
-    /// Returns the error for a request that was sent, or was about to be, when the deadline came.
+    /// Returns the error for a request without an answer at the deadline. The request may have been sent.
     pub(super) fn no_answer(call: &'static str, timeout: Duration) -> Self {
         let what = format!("Astra did not answer within {timeout:?}");
         Self::new(Case::NoAnswer, call, what, Progress::NoAnswer)
     }
 
-    /// Returns the error for a call whose turn never came.
-    pub(super) fn no_turn(call: &'static str, timeout: Duration) -> Self {
+    /// Returns the error for a call that got no permit before the deadline.
+    pub(super) fn no_permit(call: &'static str, timeout: Duration) -> Self {
         let what = format!("other calls to Astra for this org took all of {timeout:?}, so the request was not sent");
-        Self::new(Case::NoTurn, call, what, Progress::NotSent)
+        Self::new(Case::NoPermit, call, what, Progress::NotSent)
     }
 
-    /// Returns the error for a client, or a request, that cannot be made.
+    /// Returns the error for a client or a request that cannot be created.
     pub(super) fn from_setup(call: &'static str, error: &reqwest::Error) -> Self {
         let what = format!("no TLS client can be set up: {}", innermost(error));
         Self::new(Case::NoTls, call, what, Progress::NotSent)
@@ -177,7 +178,7 @@ impl Error {
         Self::new(Case::BadProxy, call, reason.to_string(), Progress::NotSent)
     }
 
-    /// Names the variable of the proxy that the connection used, if any.
+    /// If the connection used a proxy, names the variable of the proxy.
     pub(super) fn through(mut self, variable: Option<&str>) -> Self {
         if let Some(variable) = variable {
             self.what += &format!(" (through the proxy in {variable})");
@@ -185,12 +186,12 @@ impl Error {
         self
     }
 
-    /// Adds how long Astra asks to wait.
+    /// Adds how long Astra asks the client to wait.
     pub(super) fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
         Self { retry_after, ..self }
     }
 
-    /// Adds what the caller of a call that was given up shall know of its attempts.
+    /// Adds the number of attempts, and whether an earlier attempt may have had an effect.
     pub(super) fn after(mut self, attempts: usize, may_have_happened_before: bool) -> Self {
         self.may_have_happened_before = may_have_happened_before;
         if attempts > 1 {
@@ -202,7 +203,7 @@ impl Error {
         self
     }
 
-    /// Returns what happened to the call.
+    /// Returns why the call failed.
     pub(crate) fn case(&self) -> Case {
         self.case
     }
@@ -217,18 +218,18 @@ impl Error {
         &self.what
     }
 
-    /// How long Astra asks to wait before the next attempt.
+    /// Returns how long Astra asks the client to wait before the next attempt.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// Whether there never was an attempt.
+    /// Whether no attempt was made.
     pub(super) fn is_not_sent(&self) -> bool {
         self.progress == Progress::NotSent
     }
 
-    /// Whether another attempt may go better and does no harm. What is not idempotent is only repeated if the attempt
-    /// surely had no effect.
+    /// Whether another attempt may succeed and does no harm. A call that is not idempotent is only repeated if the
+    /// attempt certainly had no effect.
     pub(super) fn is_retryable(&self, is_idempotent: bool) -> bool {
         match self.progress {
             Progress::NoConnection | Progress::Answer(429, _) => true,
@@ -237,42 +238,42 @@ impl Error {
         }
     }
 
-    /// Whether Astra may have done what was asked for all the same, at this attempt or one before it. A 503, too, can
-    /// come from a gateway that lost the answer.
+    /// Whether this attempt or an earlier attempt may have had an effect in Astra. A 503 can come from a gateway that
+    /// lost Astra's answer.
     pub(crate) fn may_have_happened(&self) -> bool {
         self.may_have_happened_before
             || match &self.progress {
                 Progress::NotSent | Progress::NoConnection => false,
                 Progress::NoAnswer | Progress::Garbled | Progress::Answer(408, _) => true,
-                // A gateway says this, too, when it loses the server that it asked.
+                // A gateway can answer 404 after it loses the connection to Astra.
                 Progress::Answer(404, body) => !matches!(body, Body::Api(_)),
                 Progress::Answer(status, _) => !matches!(status, 400..=499),
             }
     }
 
-    /// Whether Astra's own API says that what was asked for is not there. A proxy's 404 is not that.
+    /// Whether Astra's API says that the object does not exist. A 404 of a proxy does not count.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self.progress, Progress::Answer(404, Body::Api(_)))
     }
 
-    /// Whether the answer leaves open if what was asked for is there.
+    /// Whether the object may exist or not after this answer.
     pub(super) fn is_unclear(&self) -> bool {
         match self.progress {
-            // A proxy that asks for a login or tells of its maintenance does so with a success as well.
+            // A login page or a maintenance page of a proxy can come with a success status.
             Progress::Garbled => true,
-            // The others say that Astra did not even look.
+            // With these statuses, Astra did not look for the object.
             Progress::Answer(status, _) => !matches!(status, 401 | 403 | 407 | 429 | 503),
             Progress::NotSent | Progress::NoConnection | Progress::NoAnswer => false,
         }
     }
 
-    /// Whether Astra answered 401 without a word: the token is bad, or it is good and lacks a permission.
+    /// Whether Astra answered 401 without a reason: the token is invalid, or it lacks a permission.
     pub(crate) fn is_undetermined(&self) -> bool {
         matches!(self.progress, Progress::Answer(401, Body::Empty))
     }
 }
 
-/// Returns the case of a request that Astra refuses with this body.
+/// Returns the case of a request that Astra rejects with this body.
 fn refusal(body: &Body) -> Case {
     let text = match body {
         Body::Api(text) | Body::Text(text) => text.to_ascii_lowercase(),
@@ -284,7 +285,7 @@ fn refusal(body: &Body) -> Case {
     }
 }
 
-/// Returns the last cause in the chain, which is the one that says something.
+/// Returns the text of the last cause. The other causes have only general texts.
 fn innermost(error: &reqwest::Error) -> String {
     quote(&causes(error).last().map(ToString::to_string).unwrap_or_default())
 }
@@ -301,12 +302,12 @@ pub(super) mod fuzz {
     use super::*;
     use crate::api::body::{QUOTE, find_ignore_case};
 
-    /// What follows `AstraCS` in an answer has no influence on any text, and no text has control characters or is long.
+    /// No text depends on the characters after `AstraCS` in an answer. No text is long or has control characters.
     pub(crate) fn fuzz_astra_error(data: &[u8]) {
         let other = mask(data);
         for is_html in [false, true] {
             let (body, masked) = (Body::parse(data, is_html), Body::parse(&other, is_html));
-            // In JSON, an escape is shorter than what is put in its place.
+            // In JSON, an escape is shorter than its replacement.
             if !data.contains(&b'\\') {
                 assert_eq!(body, masked);
             }
@@ -328,7 +329,7 @@ pub(super) mod fuzz {
         assert!(shows_no_token(&quote(text)));
     }
 
-    /// Returns the same with other letters in each token, of any kind that a token could have.
+    /// Replaces all characters of each token, whatever characters a token may have.
     fn mask(data: &[u8]) -> Vec<u8> {
         let mut masked = data.to_vec();
         let mut at = 0;
@@ -343,7 +344,7 @@ pub(super) mod fuzz {
         masked
     }
 
-    /// Whether dots follow the beginning of each token.
+    /// Whether each token is cut to its beginning and dots.
     fn shows_no_token(text: &str) -> bool {
         let mut tails = text.split("AstraCS");
         let has_none = |text: &str| find_ignore_case(text, "AstraCS").is_none();
@@ -357,7 +358,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_404_is_only_believed_when_it_is_astras_own() {
+    fn only_a_404_of_astras_own_api_means_not_found() {
         let not_found = |body: &[u8]| Error::from_answer("x", 404, Body::parse(body, false)).is_not_found();
         assert!(not_found(br#"{"errors":[{"ID":1,"message":"no such token"}]}"#));
         assert!(not_found(br#""no such token""#));
@@ -368,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_404_of_a_gateway_says_nothing_of_what_happened() {
+    fn after_a_404_of_a_gateway_the_outcome_is_unknown() {
         let unclear = |body: &[u8]| Error::from_answer(MINT, 404, Body::parse(body, false)).may_have_happened();
         assert!(!unclear(br#"{"errors":[{"ID":1,"message":"no such role"}]}"#));
         assert!(unclear(b"404 page not found"));

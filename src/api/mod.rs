@@ -219,7 +219,7 @@ impl Client {
         };
         let attempts = retry::until(deadline, is_idempotent, || async {
             let request = request().build().map_err(|error| Error::from_setup(call, &error))?;
-            let no_permit = |_| Error::no_turn(call, self.timeout);
+            let no_permit = |_| Error::no_permit(call, self.timeout);
             let _list_permit = match call {
                 LIST => Some(timeout_at(deadline, self.list_permits.acquire()).await.map_err(no_permit)?),
                 _ => None,
@@ -393,7 +393,7 @@ mod tests {
         let error = client.create_token(&token).await.err().unwrap();
         assert_eq!(
             (error.case(), error.may_have_happened(), start.elapsed().as_secs()),
-            (Case::NoTurn, false, 30),
+            (Case::NoPermit, false, 30),
             "{error}"
         );
         assert!(error.to_string().contains("was not sent"), "{error}");

@@ -179,20 +179,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_error_is_astras_last_answer_if_the_next_attempt_gets_no_permit() {
-        let no_permit = || Error::no_turn(MINT, Duration::from_secs(30));
+        let no_permit = || Error::no_permit(MINT, Duration::from_secs(30));
         let (error, ..) = run(true, vec![status_error(503, None), status_error(500, None), no_permit()]).await;
         assert!(error.case() == Case::ServerFailed && error.to_string().contains("after 2 attempts"), "{error}");
         let (error, ..) = run(false, vec![no_permit()]).await;
-        assert!(error.case() == Case::NoTurn && error.to_string().contains("was not sent"), "{error}");
+        assert!(error.case() == Case::NoPermit && error.to_string().contains("was not sent"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_error_remembers_if_any_attempt_may_have_taken_effect() {
         for (failures, expected) in [
             (vec![status_error(503, None), status_error(403, None)], true),
-            (vec![status_error(503, None), Error::no_turn(MINT, Duration::ZERO)], true),
+            (vec![status_error(503, None), Error::no_permit(MINT, Duration::ZERO)], true),
             (vec![status_error(429, None), status_error(403, None)], false),
-            (vec![status_error(429, None), Error::no_turn(MINT, Duration::ZERO)], false),
+            (vec![status_error(429, None), Error::no_permit(MINT, Duration::ZERO)], false),
         ] {
             let (error, ..) = run(true, failures).await;
             assert_eq!(error.may_have_happened(), expected, "{error}");

@@ -1,7 +1,7 @@
 //! `creds/:org/:role`: mints a token for one role of one org, whatever the caller mode.
 //!
-//! Architecture invariant: each role has one path. Policies are about paths, so whatever else could mean the same role is
-//! refused, and no path means two.
+//! Architecture invariant: each role has exactly one path, because policies refer to paths. Other spellings of a path
+//! are rejected.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ const FIELDS: &[FieldSpec] = &[ORG.spec(), ROLE.spec(), LOGICAL_NAME.spec(), MET
 
 pub(crate) fn path() -> Path<Engine> {
     let mint = || handler("Mint a token for a role, in every caller mode", create).returns(TOKEN).on_active_node();
-    // Wide, so that whoever misspells a path is told the right one.
+    // The pattern also matches misspelled paths, so that the error can name the right path.
     Path::new("creds/(?P<org>[^/]+)/(?P<role>[^/]+)", FIELDS)
         .read(mint())
         .operation(Operation::Update, mint())
@@ -57,7 +57,7 @@ async fn create(engine: Arc<Engine>, call: Call) -> Answered {
     let role_name = RoleName::parse(ROLE.name(), &role)?;
     let config = config_of(&engine, &request, &org, &role_name).await?;
     if role_name.as_str() != role {
-        return Err(elsewhere(&request, &org, &role_name));
+        return Err(wrong_spelling(&request, &org, &role_name));
     }
     if !fits_path(&role) {
         return Err(Error::field(
@@ -72,7 +72,7 @@ async fn create(engine: Arc<Engine>, call: Call) -> Answered {
     Ok(Some(mint(&engine, request, &fields, config, role_name, MintedBy::Read).await?))
 }
 
-/// Returns the config of the one org that has exactly this name in paths.
+/// Returns the config of the org whose name in paths is exactly `org`.
 async fn config_of(engine: &Engine, request: &Request, org: &str, role: &RoleName) -> Result<Arc<Config>, Error> {
     let called = engine.store.orgs_called(org).await?;
     if called.len() > 1 {
@@ -82,11 +82,11 @@ async fn config_of(engine: &Engine, request: &Request, org: &str, role: &RoleNam
         )));
     }
     let meant = if called.is_empty() { engine.store.orgs_like(org).await? } else { called };
-    let [id] = meant.as_slice() else { return Err(unknown(request, org)) };
-    let Some(config) = engine.store.config(id).await? else { return Err(unknown(request, org)) };
+    let [id] = meant.as_slice() else { return Err(unknown_org(request, org)) };
+    let Some(config) = engine.store.config(id).await? else { return Err(unknown_org(request, org)) };
     match config.path_name() {
         Some(name) if name == org => Ok(config),
-        Some(name) => Err(elsewhere(request, name, role)),
+        Some(name) => Err(wrong_spelling(request, name, role)),
         None => Err(Error::Refused(format!(
             "org_id {:?} does not fit a path; give the organization a logical_name of letters, digits and \"_\", and \"-\" \
              and \".\" between those",
@@ -95,12 +95,12 @@ async fn config_of(engine: &Engine, request: &Request, org: &str, role: &RoleNam
     }
 }
 
-fn elsewhere(request: &Request, org: &str, role: &RoleName) -> Error {
+fn wrong_spelling(request: &Request, org: &str, role: &RoleName) -> Error {
     let path = format!("{}/creds/{org}/{role}", mount(request));
     Error::Refused(format!("this is another spelling of {path:?}, and only that path mints; use it"))
 }
 
-fn unknown(request: &Request, org: &str) -> Error {
+fn unknown_org(request: &Request, org: &str) -> Error {
     let mount = mount(request);
     Error::Refused(format!(
         "no organization has the logical_name or org_id {org:?}; see \"vault list {mount}/configs\", or write a config with \

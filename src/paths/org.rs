@@ -1,4 +1,4 @@
-//! What paths call an org: its id, its logical name, or the one of them that fits a path.
+//! The names by which paths refer to an org: its `org_id` and its logical name.
 
 use vault_plugin_sdk::logical::Request;
 
@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::names::OrgId;
 use crate::store::Config;
 
-/// Returns the org with a logical name.
+/// Returns the org with this logical name.
 pub(super) async fn named(engine: &Engine, request: &Request, name: &str) -> Result<OrgId, Error> {
     let mut orgs = engine.store.orgs_named(name).await?;
     match orgs.len() {
@@ -21,7 +21,7 @@ pub(super) async fn named(engine: &Engine, request: &Request, name: &str) -> Res
     }
 }
 
-/// No name may mean two orgs: paths call them by logical name or id.
+/// Fails if another org has one of the names of this config. Paths refer to orgs by logical name or `org_id`.
 pub(super) async fn require_free_names(engine: &Engine, old: Option<&Config>, new: &Config) -> Result<(), Error> {
     let (id, name) = (new.org_id.as_str(), &new.logical_name);
     let another = |orgs: Vec<OrgId>| orgs.into_iter().find(|org| *org != new.org_id);

@@ -1,4 +1,4 @@
-//! `role`: a name in Vault for one Astra role of one org.
+//! `role`: a name in the engine for one Astra role of one org.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,9 +89,9 @@ const SETTINGS: &[Setting<Role>] = &[
                 Change::Keep => role.max_tokens,
                 Change::Reset => 0,
                 Change::Set(limit) => Some(limit)
-                    .filter(|limit| *limit <= MOST_TOKENS)
+                    .filter(|limit| *limit <= HIGHEST_LIMIT)
                     .and_then(|limit| limit.try_into().ok())
-                    .ok_or_else(|| Error::field(MAX_TOKENS.name(), format!("must be between 0 and {MOST_TOKENS}")))?,
+                    .ok_or_else(|| Error::field(MAX_TOKENS.name(), format!("must be between 0 and {HIGHEST_LIMIT}")))?,
             };
             Ok(())
         },
@@ -106,11 +106,11 @@ const FIELDS: &[FieldSpec] = &shared::fields::<2, 6, Role>(
     SETTINGS,
 );
 
-/// Nobody needs more; nanoseconds in 64 bits end at 292 years.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 86400);
+/// The longest TTL of a role. Nanoseconds in 64 bits overflow after 292 years.
+const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 86400);
 
-/// As many ids as are kept in memory for a role.
-const MOST_TOKENS: i64 = 100_000;
+/// The highest `max_tokens`. The engine keeps the client ids of a role with a limit in memory.
+const HIGHEST_LIMIT: i64 = 100_000;
 
 pub(crate) fn path() -> Path<Engine> {
     Path::new("role", FIELDS)
@@ -130,7 +130,7 @@ pub(crate) fn path() -> Path<Engine> {
 }
 
 async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error> {
-    // Any caller can ask this. What is wrong with the request is only said to those who may write.
+    // Every caller can reach this check, so errors in the request are reported later, to callers that can write.
     match names(&call.fields) {
         Ok((org, name)) => Ok(engine.store.role(&org, &name).await?.is_some()),
         Err(_) => Ok(false),
@@ -150,7 +150,7 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     Ok(Some(Response::new(shown)))
 }
 
-/// Returns what is shown of a role beside its names.
+/// Returns the members of a role in answers, without its names.
 pub(super) fn settings(role: &Role) -> Map {
     shared::shown(SETTINGS, role)
 }
@@ -191,8 +191,8 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     Ok(None)
 }
 
-/// Stores a role on behalf of a caller. One that gets a limit knows of all its tokens first, so that no mint has to look
-/// for them.
+/// Stores a role on behalf of a caller. If the role gets a limit, counts its live tokens first, so that no mint has to
+/// count them.
 pub(super) async fn put(engine: &Engine, old: Option<&Role>, role: &Role, caller: &Caller) -> Result<(), Error> {
     let was_limited = old.is_some_and(|old| old.max_tokens > 0);
     if role.max_tokens > 0 && !was_limited {
@@ -200,8 +200,8 @@ pub(super) async fn put(engine: &Engine, old: Option<&Role>, role: &Role, caller
             return Err(Error::NotYet("the inventory of tokens is still being built; set max_tokens later".into()));
         }
         {
-            // A token that is being stored is in the inventory after this, and each later one is counted.
-            let _none_is_stored = engine.locks.no_token_stored().await;
+            // After this lock, all stored tokens are in the inventory, and each later token is counted.
+            let _no_token_stored = engine.locks.no_token_stored().await;
             engine.store.begin_count(role);
         }
         engine.store.count(role).await?;
@@ -226,7 +226,7 @@ fn names(fields: &Fields) -> Result<(OrgId, RoleName), Error> {
     Ok((org_id(fields)?, role_name(fields)?))
 }
 
-/// Returns the role as a write leaves it, and warnings.
+/// Applies a write to a role. Returns the new role and warnings.
 fn changed(old: Option<&Role>, org: OrgId, name: RoleName, fields: &Fields) -> Result<(Role, Vec<String>), Error> {
     if let Some(old) = old {
         let stored = Role { ttl: old.ttl(), max_ttl: old.max_ttl(), ..old.clone() };
@@ -247,7 +247,7 @@ fn set_ttl(
 ) -> Result<(), Error> {
     *stored = match fields.change(field) {
         Change::Keep => return Ok(()),
-        Change::Set(ttl) if ttl > LONGEST => {
+        Change::Set(ttl) if ttl > LONGEST_TTL => {
             return Err(Error::field(field.name(), "must not be longer than 100 years"));
         }
         Change::Set(ttl) if !ttl.is_zero() => ttl,
@@ -260,7 +260,7 @@ fn set_ttl(
     Ok(())
 }
 
-/// Astra takes any text for a role and mints a token without rights, so at least what can be no id is refused.
+/// Rejects texts that cannot be an id. Astra accepts any text as a role, and then mints a token without permissions.
 pub(super) fn checked_role_id(id: String) -> Result<String, Error> {
     if id.trim().is_empty() {
         return Err(Error::field(ROLE_ID.name(), "must not be empty"));

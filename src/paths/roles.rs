@@ -1,4 +1,4 @@
-//! `roles`: the names of the roles over all orgs.
+//! `roles`: the names of the roles of all orgs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `config/rotate-root`: another root token for an org.
+//! `config/rotate-root`: replaces the root token of an org.
 
 use std::sync::Arc;
 
@@ -34,14 +34,14 @@ pub(crate) fn path() -> Path<Engine> {
 async fn run(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
     let org = org_id(&fields)?;
-    // One after the other: each replaces the one that is there then.
+    // Rotations of an org run one after the other. Each replaces the root token that the config holds by then.
     let _lock = engine.locks.rotation(&org).await;
     let config = require_config(&engine, &request, &org).await?;
-    let Rotated { old, new, left } = rotate(&engine, &config, mount(&request)).await?;
+    let Rotated { old, new, old_left } = rotate(&engine, &config, mount(&request)).await?;
     tracing::info!(org_id = %org, client_id = %new, old_client_id = %old, display_name = request.caller.display_name,
         entity_id = request.caller.entity_id, "rotated root token");
     let mut response = Response::new(object([("client_id", json!(new))]));
-    response.warnings.extend(left.map(|cause| {
+    response.warnings.extend(old_left.map(|cause| {
         format!(
             "the old root token with client id {:?} could not be deleted in Astra, and this is tried again once a minute: \
              {cause}",

@@ -12,20 +12,21 @@ use crate::error::Error;
 use crate::names::{OrgId, RoleName};
 use crate::store::Config;
 
-/// The org of everything that belongs to one.
+/// The org of a config, a role or a token.
 pub(super) const ORG_ID: Field<String> = Field::string(
     "org_id",
     "Id of the Astra organization, as Astra's portal shows it, or a label of yours. Letter case counts. A new one must not \
      contain \"/\", \":\" or control characters.",
 );
 
-/// The role; `role` is accepted as well.
+/// The role. The parameter `role` is an alias.
 pub(super) const ROLE_NAME: Field<String> =
     Field::lowercase("role_name", "Name of the role in Vault. It is lower-cased.").aliases(&["role"]);
 
-/// Entries that a listing reads at the same time.
+/// How many entries a listing reads at the same time.
 pub(super) const CONCURRENT_READS: usize = 32;
 
+/// The answer of a handler.
 pub(super) type Answered = Result<Option<Response>, Error>;
 
 /// Declares a handler that answers with the engine's own errors.
@@ -41,8 +42,8 @@ where
     })
 }
 
-/// Declares a handler that goes on when the caller hangs up. The host may store its change although the caller has gone,
-/// and the cache must follow.
+/// Declares a handler that continues if the caller hangs up. The host may still store the change, and the cache must
+/// then be updated.
 pub(super) fn detached<F, Fut>(summary: &'static str, run: F) -> Handler<Engine>
 where
     F: Fn(Arc<Engine>, Call) -> Fut + Send + Sync + 'static,
@@ -59,7 +60,7 @@ pub(super) fn org_id(fields: &Fields) -> Result<OrgId, Error> {
     }
 }
 
-/// Reads the org of a request, where none means all of them.
+/// Reads the org of a request. `None` means all orgs.
 pub(super) fn optional_org_id(fields: &Fields) -> Result<Option<OrgId>, Error> {
     Ok(fields.get(&ORG_ID).map(|text| OrgId::find(ORG_ID.name(), &text)).transpose()?)
 }
@@ -76,7 +77,8 @@ pub(super) fn missing(field: &'static str) -> Error {
     Error::field(field, "is required")
 }
 
-/// Returns the config of an org, or says how to write one. Clients hide the text of a 404, so this is none.
+/// Returns the config of an org. If the org has no config, fails with status 400, because clients hide the text of a
+/// 404.
 pub(super) async fn require_config(engine: &Engine, request: &Request, org: &OrgId) -> Result<Arc<Config>, Error> {
     if let Some(config) = engine.store.config(org).await? {
         return Ok(config);
@@ -108,7 +110,7 @@ pub(super) fn mount(request: &Request) -> &str {
     }
 }
 
-/// Answers a write: nothing, unless there is something to remark.
+/// Returns the answer of a write: nothing, or the warnings.
 pub(super) fn written(warnings: Vec<String>) -> Option<Response> {
     if warnings.is_empty() { None } else { Some(Response::default().warnings(warnings)) }
 }
@@ -127,7 +129,7 @@ pub(super) struct Setting<S: 'static> {
     pub(super) write: fn(&Fields, &mut S, &mut Vec<String>) -> Result<(), Error>,
 }
 
-/// Returns the fields of a path: the settings after the other fields.
+/// Returns the fields of a path: first the other fields, then the settings.
 pub(super) const fn fields<const N: usize, const M: usize, S>(
     others: [FieldSpec; N],
     settings: &[Setting<S>],
@@ -142,7 +144,7 @@ pub(super) const fn fields<const N: usize, const M: usize, S>(
     fields
 }
 
-/// Returns an object as a write leaves it, and warnings.
+/// Applies a write to an object. Returns the new object and warnings.
 pub(super) fn changed<S>(settings: &[Setting<S>], fields: &Fields, mut object: S) -> Result<(S, Vec<String>), Error> {
     let mut warnings = Vec::new();
     for setting in settings {

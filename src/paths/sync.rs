@@ -1,6 +1,6 @@
-//! `roles/sync`: a role in Vault for each role in Astra.
+//! `roles/sync`: imports the roles of Astra.
 //!
-//! Architecture invariant: deletes nothing, and changes nothing of a role that exists but its `role_id`.
+//! Architecture invariant: an import deletes nothing. Of an existing role, it changes only the `role_id`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use crate::store::Role;
 
 const FIELDS: &[FieldSpec] = &[ORG_ID.spec()];
 
-/// Orgs worked on at the same time. Their lists of roles are in memory meanwhile.
+/// How many orgs are imported at the same time. Their lists of roles are in memory during the import.
 const ORGS_AT_ONCE: usize = 8;
 
-/// Roles of one org read or written at the same time.
+/// How many roles of one org are read or written at the same time.
 const ROLES_AT_ONCE: usize = 8;
 
 pub(crate) fn path() -> Path<Engine> {
@@ -51,29 +51,29 @@ pub(crate) fn path() -> Path<Engine> {
         )
 }
 
-/// What became of the roles of one org.
+/// The result of the import of one org.
 #[derive(Default)]
 struct Report {
     created: Vec<RoleName>,
     updated: Vec<RoleName>,
     unchanged: Vec<RoleName>,
-    /// Names in Astra of the roles that would have one name in Vault.
+    /// Astra's names of the roles that would share a name in Vault.
     collisions: BTreeMap<RoleName, Vec<String>>,
-    /// Names in Astra of the roles that have another one in Vault.
+    /// Astra's names of the roles that have another name in Vault.
     renamed: BTreeMap<RoleName, String>,
     vanished: Vec<RoleName>,
     /// Entries of Astra's list that cannot be imported.
     unreadable: usize,
 }
 
-/// What an import does to one role.
-enum Fate {
+/// The result of the import of one role.
+enum Imported {
     Created,
     Updated,
     Unchanged,
 }
 
-/// Astra roles by the names that they have in Vault, each id once.
+/// Astra roles by their names in Vault, each id once.
 type Wanted = BTreeMap<RoleName, Vec<AstraRole>>;
 
 type Outcomes = Vec<(OrgId, Result<Report, Error>)>;
@@ -91,7 +91,8 @@ async fn sync(engine: Arc<Engine>, call: Call) -> Answered {
         );
         return Err(Error::Refused(text));
     }
-    // Once for all orgs, since a listing of the storage goes over all of them. What is written is read anew.
+    // One listing for all orgs, because a listing of the storage covers all orgs. Each role is read again before its
+    // write.
     let mut known: BTreeMap<OrgId, Vec<RoleName>> = BTreeMap::new();
     for (org, name) in engine.store.roles().await? {
         known.entry(org).or_default().push(name);
@@ -104,14 +105,14 @@ async fn sync(engine: Arc<Engine>, call: Call) -> Answered {
             (org, outcome)
         }
     });
-    // All of them are run to their ends, whatever becomes of the others.
+    // If an org fails, the imports of the other orgs continue.
     let mut outcomes: Outcomes = stream::iter(work).buffer_unordered(ORGS_AT_ONCE).collect().await;
     outcomes.sort_by(|(one, _), (other, _)| one.cmp(other));
     answer(outcomes).map(Some)
 }
 
-/// Imports the roles of one org. A caller who hangs up ends it as long as Astra is asked, and not any more once roles are
-/// written.
+/// Imports the roles of one org. If the caller hangs up during the call of Astra, the import stops. After that call,
+/// the import continues.
 async fn sync_org(engine: &Arc<Engine>, request: &Request, org: &OrgId, known: Vec<RoleName>) -> Result<Report, Error> {
     let config = require_config(engine, request, org).await?;
     let list = engine.call(&config, |client| async move { client.roles().await }).await?;
@@ -123,7 +124,7 @@ async fn sync_org(engine: &Arc<Engine>, request: &Request, org: &OrgId, known: V
     engine.tasks.run(work).await?
 }
 
-/// Writes what Astra lists, and compares what is there besides.
+/// Writes the roles that Astra lists, and compares the other roles with Astra's list.
 async fn import(
     engine: &Engine,
     caller: &Caller,
@@ -134,48 +135,48 @@ async fn import(
     let (wanted, unreadable) = by_name(list);
     let mut report = Report { unreadable, ..compare(engine, org, &wanted, known).await? };
     let write = |(name, roles): (RoleName, Vec<AstraRole>)| async move {
-        let fate = match <[AstraRole; 1]>::try_from(roles) {
+        let imported = match <[AstraRole; 1]>::try_from(roles) {
             Ok([role]) => Ok(write_role(engine, caller, org, &name, role.id).await?),
             Err(roles) => Err(roles),
         };
-        Ok::<_, Error>((name, fate))
+        Ok::<_, Error>((name, imported))
     };
-    // None is dropped in the middle of its write, since the host may store it nevertheless.
+    // `collect` waits for every write: the host may still store a role whose write was dropped.
     let written: Vec<_> = stream::iter(wanted.into_iter().map(write)).buffered(ROLES_AT_ONCE).collect().await;
     for outcome in written {
         match outcome? {
-            (name, Ok(Fate::Created)) => report.created.push(name),
-            (name, Ok(Fate::Updated)) => report.updated.push(name),
-            (name, Ok(Fate::Unchanged)) => report.unchanged.push(name),
+            (name, Ok(Imported::Created)) => report.created.push(name),
+            (name, Ok(Imported::Updated)) => report.updated.push(name),
+            (name, Ok(Imported::Unchanged)) => report.unchanged.push(name),
             (name, Err(roles)) => drop(report.collisions.insert(name, labels(&roles))),
         }
     }
     Ok(report)
 }
 
-/// Makes sure that a role is there with this id.
+/// Writes a role with this id, unless the stored role has this id already.
 async fn write_role(
     engine: &Engine,
     caller: &Caller,
     org: &OrgId,
     name: &RoleName,
     role_id: String,
-) -> Result<Fate, Error> {
+) -> Result<Imported, Error> {
     let _lock = engine.locks.role(org, name).await;
     let old = engine.store.role(org, name).await?;
-    let (role, fate) = match old.as_deref() {
-        Some(old) if old.role_id == role_id => return Ok(Fate::Unchanged),
-        Some(old) => (Role { role_id, ..old.clone() }, Fate::Updated),
+    let (role, imported) = match old.as_deref() {
+        Some(old) if old.role_id == role_id => return Ok(Imported::Unchanged),
+        Some(old) => (Role { role_id, ..old.clone() }, Imported::Updated),
         None => {
             org.require_new(ORG_ID.name())?;
-            (Role::new(org.clone(), name.clone(), role_id), Fate::Created)
+            (Role::new(org.clone(), name.clone(), role_id), Imported::Created)
         }
     };
     role::put(engine, old.as_deref(), &role, caller).await?;
-    Ok(fate)
+    Ok(imported)
 }
 
-/// Finds the roles that no Astra role of the same name stands for any more.
+/// Finds the roles whose Astra role has another name or is not in Astra's list.
 async fn compare(engine: &Engine, org: &OrgId, wanted: &Wanted, known: Vec<RoleName>) -> Result<Report, Error> {
     let by_id: BTreeMap<String, &AstraRole> =
         wanted.values().flatten().map(|role| (role.id.to_ascii_lowercase(), role)).collect();
@@ -199,7 +200,7 @@ async fn compare(engine: &Engine, org: &OrgId, wanted: &Wanted, known: Vec<RoleN
     Ok(report)
 }
 
-/// Sorts what Astra lists by the names for Vault. Returns as well how many entries cannot be imported.
+/// Groups Astra's roles by their names in Vault. Also returns the number of entries that cannot be imported.
 fn by_name(list: RoleList) -> (Wanted, usize) {
     let (mut wanted, mut unreadable) = (Wanted::new(), list.unreadable);
     for role in list.roles {
@@ -217,7 +218,8 @@ fn by_name(list: RoleList) -> (Wanted, usize) {
     (wanted, unreadable)
 }
 
-/// Returns the name for Vault: lower case, and one `_` for each run of characters other than letters and digits.
+/// Returns the name of a role in Vault: lower case, and one `_` for each run of characters other than letters and
+/// digits.
 fn safe_name(name: &str) -> String {
     name.chars().fold(String::with_capacity(name.len()), |mut safe, c| {
         if c.is_ascii_alphanumeric() {
@@ -229,23 +231,23 @@ fn safe_name(name: &str) -> String {
     })
 }
 
-/// Returns the names of roles in Astra, sorted, so that the order of the list does not matter.
+/// Returns the names of roles in Astra. Sorts them, because the order of Astra's list can change.
 fn labels(roles: &[AstraRole]) -> Vec<String> {
     let mut labels: Vec<String> = roles.iter().map(AstraRole::label).collect();
     labels.sort();
     labels
 }
 
-/// Answers what became of the orgs.
+/// Returns the answer for all orgs.
 ///
 /// # Errors
-/// When all of them failed, or the host did.
+/// If all orgs failed, or if the host failed.
 fn answer(outcomes: Outcomes) -> Result<Response, Error> {
     let (mut reports, mut errors) = (BTreeMap::new(), Vec::new());
     for (org, outcome) in outcomes {
         match outcome {
             Ok(report) => drop(reports.insert(org, report)),
-            // That is not the org's failure, and the host may know what to do about it.
+            // The host failed, not the org. The host can react to its own errors, for example forward the request.
             Err(error @ (Error::Storage(_) | Error::Host(_))) => return Err(error),
             Err(error) => errors.push((org, error)),
         }
@@ -275,12 +277,12 @@ fn answer(outcomes: Outcomes) -> Result<Response, Error> {
     Ok(Response::new(data).warnings(warnings))
 }
 
-/// Returns one kind of outcome for each org.
+/// Returns one list of the reports for each org.
 fn per_org<T: Serialize>(reports: &BTreeMap<OrgId, Report>, kind: impl Fn(&Report) -> &T) -> Value {
     reports.iter().map(|(org, report)| (org.to_string(), json!(kind(report)))).collect()
 }
 
-/// Says what an operator has to look at.
+/// Returns the warnings for the operator.
 fn remarks(org: &OrgId, report: &Report) -> Vec<String> {
     let Report { collisions, renamed, vanished, unreadable, .. } = report;
     let org = org.as_str();
@@ -294,10 +296,10 @@ fn remarks(org: &OrgId, report: &Report) -> Vec<String> {
         ));
     }
     if !renamed.is_empty() {
-        let told = renamed.iter().map(|(name, astra)| format!("{:?} is {astra:?} in Astra", name.as_str()));
-        let told = told.collect::<Vec<_>>().join(", ");
+        let names = renamed.iter().map(|(name, astra)| format!("{:?} is {astra:?} in Astra", name.as_str()));
+        let names = names.collect::<Vec<_>>().join(", ");
         remarks.push(format!(
-            "org_id {org:?}: these roles were left alone, since their Astra roles have other names: {told}"
+            "org_id {org:?}: these roles were left alone, since their Astra roles have other names: {names}"
         ));
     }
     if !vanished.is_empty() {

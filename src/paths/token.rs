@@ -1,4 +1,4 @@
-//! `org/token`: mints, fetches and deletes tokens, as the caller mode of the org says.
+//! `org/token`: mints, fetches and deletes tokens. The caller mode of the org decides whether a read or a write mints.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,10 +45,10 @@ const FIELDS: &[FieldSpec] = &[
     TTL.only(MINTS).spec(),
 ];
 
-/// So that the inventory, which shows the metadata of all tokens, stays readable whatever a caller sends.
+/// A limit keeps the inventory readable, which shows the metadata of all tokens.
 const MAX_METADATA: usize = 64 << 10;
 
-/// The operations that mint, in one of the caller modes.
+/// The operations that mint in one of the caller modes.
 const MINTS: &[Operation] = &[Operation::Create, Operation::Update, Operation::Read];
 
 pub(super) const TOKEN: &[(&str, &str)] = &[
@@ -107,7 +107,7 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
             display_name = request.caller.display_name, entity_id = request.caller.entity_id, "read token");
         return Ok(Some(Response::new(token_data(&token, MintedBy::Write))));
     }
-    // A read that mints is for the active node, and only the config tells that it does.
+    // Only the config says that this read mints. Mints run on the active node.
     engine.require_writable().await?;
     if fields.is_given(&CLIENT_ID) {
         return Err(Error::field(
@@ -138,7 +138,7 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     Ok(None)
 }
 
-/// Mints a token: as a read does, whose logical names are only labels, or under a name that no other live token has.
+/// Mints a token from the fields of a request.
 pub(super) async fn mint(
     engine: &Arc<Engine>,
     request: Request,
@@ -173,8 +173,8 @@ pub(super) async fn mint(
         return Err(Error::Refused(no_role(&request, &config.org_id, &role_name)));
     };
     let (caller, mount_point) = (request.caller, request.mount_point);
-    let order = MintRequest { config, role, logical_name, metadata, ttl, caller, mount_point, minted_by };
-    tokens::mint(engine, order).await
+    let mint_request = MintRequest { config, role, logical_name, metadata, ttl, caller, mount_point, minted_by };
+    tokens::mint(engine, mint_request).await
 }
 
 /// Returns a live token and its id, by client id or by names.
@@ -194,8 +194,8 @@ async fn find(engine: &Engine, request: &Request, fields: &Fields, org: &OrgId) 
     let id = named_token_id(org, &role, &name);
     // If a name has a colon, different names can have the same token id.
     let is_certain = ![org.as_str(), role.as_str(), name.as_str()].iter().any(|name| name.contains(':'));
-    let is_it = |token: &Token| is_certain || (&token.role_name, &token.logical_name) == (&role, &name);
-    if let Some(token) = engine.store.token(&id).await?.filter(is_it) {
+    let has_names = |token: &Token| is_certain || (&token.role_name, &token.logical_name) == (&role, &name);
+    if let Some(token) = engine.store.token(&id).await?.filter(has_names) {
         return Ok((id, token));
     }
     role.require_new(ROLE_NAME.name())?;
@@ -210,7 +210,7 @@ async fn find(engine: &Engine, request: &Request, fields: &Fields, org: &OrgId) 
     )))
 }
 
-/// Names that are given beside a client id have to be those of its token, or the caller means another one.
+/// Fails if the request has a client id and names of another token: the caller may mean the other token.
 fn require_names(fields: &Fields, token: &Token) -> Result<(), Error> {
     let differs = |field: &Field<String>, known: &str| {
         fields.is_given(field) && fields.get(field).is_some_and(|name| name != to_lower(known))

@@ -45,7 +45,8 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     let after = call.fields.get(&AFTER).unwrap_or_default();
     let limit = call.fields.get(&LIMIT).unwrap_or(0);
     let limit = usize::try_from(limit).map_err(|_| Error::field(LIMIT.name(), "must not be negative"))?;
-    // Asked first: otherwise the inventory could be completed after the page is read, and missing tokens get no warning.
+    // Checked before the page is read: otherwise the build could finish in between, and missing tokens would get no
+    // warning.
     let is_complete = engine.store.inventory_is_complete().await?;
     let page = engine.store.inventory(org.as_ref(), &after, limit).await?;
     if let Some(org) = org.filter(|_| page.detailed.is_empty()) {

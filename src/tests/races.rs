@@ -13,7 +13,7 @@ use vault_plugin_sdk::logical::{Answer, Entry, Error, Mount, Operation, Storage,
 use vault_plugin_sdk::testing::{HostFault, MemoryStorage, mount};
 
 use super::request;
-use super::scene::{Asked, Scene, TAKEN, Trial, live, panic_text};
+use super::scene::{Action, Scene, TAKEN, Trial, live, panic_text};
 use super::{ORG, ROLE_ID, ROOT, World, data, eventually, lease, ok, order};
 
 /// Storage that holds back one answer until it is let go.
@@ -153,16 +153,16 @@ async fn a_change_whose_caller_goes_away_leaves_nothing_stale_in_the_cache() {
 }
 
 /// Every request that changes something about one org and one token, with what it calls of Astra.
-fn changes() -> Vec<(Asked, Value, Option<&'static str>)> {
-    let client = |operation, path, data, call| (Asked::Client(operation, path), data, call);
+fn changes() -> Vec<(Action, Value, Option<&'static str>)> {
+    let client = |operation, path, data, call| (Action::Client(operation, path), data, call);
     let by_id = json!({"org_id": ORG, "client_id": TAKEN});
     vec![
         client(Operation::Update, "org/token", order("fresh"), Some("POST")),
         client(Operation::Read, "creds/retailOrg/r_w_user", json!({}), Some("POST")),
         client(Operation::Delete, "org/token", by_id, Some("DELETE")),
         client(Operation::Delete, "org/token", order("taken"), Some("DELETE")),
-        (Asked::Revoke, json!({}), Some("DELETE")),
-        (Asked::Renew, json!({}), None),
+        (Action::Revoke, json!({}), Some("DELETE")),
+        (Action::Renew, json!({}), None),
         client(
             Operation::Patch,
             "config",
@@ -175,7 +175,7 @@ fn changes() -> Vec<(Asked, Value, Option<&'static str>)> {
         client(Operation::Delete, "config", json!({"org_id": ORG, "force": true}), None),
         client(Operation::Patch, "role", json!({"org_id": ORG, "role_name": "r_w_user", "ttl": 60}), None),
         client(Operation::Delete, "role", json!({"org_id": ORG, "role_name": "r_w_user"}), None),
-        (Asked::Tick, json!({}), None),
+        (Action::Tick, json!({}), None),
     ]
 }
 
@@ -231,7 +231,7 @@ async fn any_two_changes_leave_books_that_balance() {
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
-type Change = (Asked, Value, Option<&'static str>);
+type Change = (Action, Value, Option<&'static str>);
 
 /// Holds the first request up at a storage call, or in Astra, until the second one is done or waits for it.
 async fn meet(scene: &Scene, (first, place): (&Change, Option<usize>), second: &Change) {
@@ -273,7 +273,7 @@ async fn meet(scene: &Scene, (first, place): (&Change, Option<usize>), second: &
 
 /// Nothing fails here, so what is not done is refused, with a reason.
 fn check_refusal(change: &Change, answer: &Answer) {
-    let deletes_config = matches!(change.0, Asked::Client(Operation::Delete, "config"));
+    let deletes_config = matches!(change.0, Action::Client(Operation::Delete, "config"));
     match answer {
         Ok(_) | Err(Error::InvalidRequest(_) | Error::Status { status: 400 | 404, .. }) => {}
         // As long as a mint goes on.
@@ -284,7 +284,7 @@ fn check_refusal(change: &Change, answer: &Answer) {
 
 /// Every lease has its token, unless that was ended.
 fn check_leases(trial: &Trial, changes: [&Change; 2]) {
-    let ends = |change: &&Change| matches!(change.0, Asked::Revoke | Asked::Client(Operation::Delete, "org/token"));
+    let ends = |change: &&Change| matches!(change.0, Action::Revoke | Action::Client(Operation::Delete, "org/token"));
     let is_ended = changes.iter().any(ends) || !trial.had_token;
     let live = live(&trial.world);
     let may_be_gone = |id: &str| is_ended && id == TAKEN;

@@ -34,7 +34,7 @@ pub(super) struct Scene {
 
 /// What is asked of a backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Asked {
+pub(super) enum Action {
     /// A client's request.
     Client(Operation, &'static str),
     /// Whether what would be written to is there.
@@ -132,35 +132,35 @@ impl Trial {
     }
 
     /// Returns the future of a request, which does not borrow the trial.
-    pub(super) fn ask(&self, asked: Asked, data: &Value) -> impl Future<Output = Answer> + Send + use<> {
+    pub(super) fn ask(&self, action: Action, data: &Value) -> impl Future<Output = Answer> + Send + use<> {
         let (backend, data, lease) = (self.world.backend.clone(), data.clone(), self.leases.get(TAKEN).cloned());
         async move {
             let of_lease = |operation, secret: &Secret| lease_request(operation, secret, Value::Null);
             let lease = || lease.clone().expect("the host has the lease");
             backend
-                .handle(match asked {
-                    Asked::Client(operation, path) => request(operation, path, data),
-                    Asked::Exists(path) => {
+                .handle(match action {
+                    Action::Client(operation, path) => request(operation, path, data),
+                    Action::Exists(path) => {
                         let found = backend.exists(request(Operation::Update, path, data)).await?;
                         let found = found.ok_or_else(|| Error::internal("the path has no existence check"))?;
                         return Ok(Some(Response::new(super::map(json!({"exists": found})))));
                     }
-                    Asked::Renew => of_lease(Operation::Renew, &lease()),
-                    Asked::RenewOld => of_lease(Operation::Renew, &old(lease())),
-                    Asked::Revoke => of_lease(Operation::Revoke, &lease()),
-                    Asked::Tick => request(Operation::Rollback, "", json!({"immediate": true})),
+                    Action::Renew => of_lease(Operation::Renew, &lease()),
+                    Action::RenewOld => of_lease(Operation::Renew, &old(lease())),
+                    Action::Revoke => of_lease(Operation::Revoke, &lease()),
+                    Action::Tick => request(Operation::Rollback, "", json!({"immediate": true})),
                 })
                 .await
         }
     }
 
     /// Does what the host does with an answer: a lease is kept, or ends.
-    pub(super) fn note(&mut self, asked: Asked, answer: &Answer) {
+    pub(super) fn note(&mut self, action: Action, answer: &Answer) {
         let Ok(answer) = answer else { return };
-        if asked == Asked::Revoke {
+        if action == Action::Revoke {
             self.leases.remove(TAKEN);
         }
-        if let (Asked::Client(..), Some(response)) = (asked, answer)
+        if let (Action::Client(..), Some(response)) = (action, answer)
             && let Some(secret) = &response.secret
         {
             self.leases.insert(text(response, "clientId"), secret.clone());

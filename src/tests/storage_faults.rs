@@ -17,14 +17,14 @@ use vault_plugin_sdk::logical::{Answer, Entry, Error, Operation};
 use vault_plugin_sdk::testing::{HostFault, MemoryStorage};
 
 use super::astra::Astra;
-use super::scene::{Asked, SPARE, Scene, TAKEN, Trial, contents, panic_text, shape};
+use super::scene::{Action, SPARE, Scene, TAKEN, Trial, contents, panic_text, shape};
 use super::{ORG, ROLE_ID, ROOT, World, eventually, order, some, status};
 
 use Operation::{Create, Delete, List, Patch, Read, Update};
 
 /// One request that every fault is tried on.
 struct Row {
-    asked: Asked,
+    action: Action,
     data: Value,
     mode: &'static str,
     /// Whether the token of the scene is past any lease of it.
@@ -53,14 +53,14 @@ fn table() -> Vec<Row> {
         client(Delete, "config", json!({"org_id": SPARE})),
         client(Delete, "config", json!({"org_id": ORG, "force": true})),
         client(Update, "config/rotate-root", org.clone()),
-        row(Asked::Exists("config"), org.clone()),
+        row(Action::Exists("config"), org.clone()),
         client(List, "configs/", json!({})),
         client(Create, "role", fresh.clone()),
         client(Update, "role", role),
         client(Patch, "role", json!({"org_id": ORG, "role_name": "r_w_user", "ttl": 60})),
         client(Read, "role", spare.clone()),
         client(Delete, "role", spare.clone()),
-        row(Asked::Exists("role"), spare),
+        row(Action::Exists("role"), spare),
         client(List, "roles/", json!({})),
         client(List, "roles/", org.clone()),
         client(Update, "roles/sync", org.clone()),
@@ -78,29 +78,29 @@ fn table() -> Vec<Row> {
         client(Delete, "org/token", by_id).sidecar(),
         client(List, "org/tokens/", json!({})),
         client(List, "org/tokens/", json!({"org_id": ORG, "limit": 1})),
-        row(Asked::Renew, json!({})),
-        row(Asked::Renew, json!({})).sidecar(),
-        row(Asked::RenewOld, json!({})),
-        row(Asked::Revoke, json!({})),
-        row(Asked::Revoke, json!({})).sidecar(),
-        row(Asked::Tick, json!({})).overdue(),
-        row(Asked::Tick, json!({})).sidecar().overdue(),
+        row(Action::Renew, json!({})),
+        row(Action::Renew, json!({})).sidecar(),
+        row(Action::RenewOld, json!({})),
+        row(Action::Revoke, json!({})),
+        row(Action::Revoke, json!({})).sidecar(),
+        row(Action::Tick, json!({})).overdue(),
+        row(Action::Tick, json!({})).sidecar().overdue(),
         client(Patch, "role", json!({"org_id": ORG, "role_name": "r_w_user", "max_tokens": 2})),
         client(Patch, "role", json!({"org_id": ORG, "role_name": "r_w_user", "max_tokens": 0})).limited(),
         client(Delete, "role", json!({"org_id": ORG, "role_name": "r_w_user"})).limited(),
         client(Update, "org/token", order("fresh")).limited(),
         client(Read, "org/token", order("label")).sidecar().limited(),
         client(Delete, "org/token", order("taken")).limited(),
-        row(Asked::Revoke, json!({})).limited(),
+        row(Action::Revoke, json!({})).limited(),
     ]
 }
 
 fn client(operation: Operation, path: &'static str, data: Value) -> Row {
-    row(Asked::Client(operation, path), data)
+    row(Action::Client(operation, path), data)
 }
 
-fn row(asked: Asked, data: Value) -> Row {
-    Row { asked, data, mode: "standard", overdue: false, in_parts: false, limited: false }
+fn row(action: Action, data: Value) -> Row {
+    Row { action, data, mode: "standard", overdue: false, in_parts: false, limited: false }
 }
 
 impl Row {
@@ -130,9 +130,9 @@ impl Row {
     /// Whether it makes a token, which is another one each time.
     fn mints(&self) -> bool {
         let minting = if self.mode == "sidecar" { Read } else { Update };
-        match self.asked {
-            Asked::Client(operation, "org/token") => operation == minting || operation == Create,
-            Asked::Client(_, path) => path.starts_with("creds/") || path == "config/rotate-root",
+        match self.action {
+            Action::Client(operation, "org/token") => operation == minting || operation == Create,
+            Action::Client(_, path) => path.starts_with("creds/") || path == "config/rotate-root",
             _ => false,
         }
     }
@@ -144,7 +144,7 @@ impl fmt::Display for Row {
         if let Some(token) = data.get_mut("astra_token") {
             *token = json!("...");
         }
-        write!(f, "{:?} {data} in mode {}", self.asked, self.mode)
+        write!(f, "{:?} {data} in mode {}", self.action, self.mode)
     }
 }
 
@@ -169,12 +169,12 @@ impl Usual {
         let mut trial = begin(scene, warm).await;
         let cost = |trial: &Trial| (trial.world.storage.calls(), trial.world.system.calls());
         let (before, start) = (contents(&trial.world), cost(&trial));
-        let answer = trial.ask(row.asked, &row.data).await;
+        let answer = trial.ask(row.action, &row.data).await;
         let end = cost(&trial);
         if let Err(error) = &answer {
             panic!("the request fails undisturbed: {error}");
         }
-        trial.note(row.asked, &answer);
+        trial.note(row.action, &answer);
         trial.settle().await;
         let after = contents(&trial.world);
         assert!(!row.overdue || before != after, "the tick leaves what is overdue");
@@ -210,7 +210,7 @@ async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: HostF
     let answer = ask(&trial, row, fault).await;
     heal(&trial.world);
     if let Some(answer) = &answer {
-        trial.note(row.asked, answer);
+        trial.note(row.action, answer);
         check_answer(&trial, row, usual, fault, answer);
     }
 
@@ -229,14 +229,14 @@ async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: HostF
     trial.check_caches().await;
     let succeeded = matches!(answer, Some(Ok(_)));
     let mut now = contents(&trial.world);
-    if row.asked == Asked::Tick && now != usual.after {
+    if row.action == Action::Tick && now != usual.after {
         // What a tick cannot end waits for the next pass over all tokens, which a new process begins with.
         assert_same(&now, &usual.before, "after a tick");
         trial.succeed();
         trial.settle().await;
         now = contents(&trial.world);
     }
-    if succeeded || row.asked == Asked::Tick {
+    if succeeded || row.action == Action::Tick {
         assert_same(&now, &usual.after, "after a success");
     } else if row.in_parts {
         assert_same(&now, &parts(&now, usual), "after a failure");
@@ -253,7 +253,7 @@ async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: HostF
 async fn ask(trial: &Trial, row: &Row, fault: HostFault) -> Option<Answer> {
     let storage = trial.world.storage.clone();
     let before = storage.calls();
-    let request = tokio::spawn(trial.ask(row.asked, &row.data));
+    let request = tokio::spawn(trial.ask(row.action, &row.data));
     if let HostFault::HangsAt(n) = fault {
         eventually(|| storage.calls() >= before + n || request.is_finished()).await;
         // Nobody else is held up.
@@ -272,13 +272,13 @@ fn check_answer(trial: &Trial, row: &Row, usual: &Usual, fault: HostFault, answe
         Ok(_) => {
             let mut shape = shape(answer);
             // A rotation that is over but for the end of the old root token says so.
-            if matches!(row.asked, Asked::Client(_, "config/rotate-root")) && !matches!(fault, HostFault::Slow(_)) {
+            if matches!(row.action, Action::Client(_, "config/rotate-root")) && !matches!(fault, HostFault::Slow(_)) {
                 let old = ROOT.split(':').nth(1).unwrap_or_default();
                 let warnings = shape["warnings"].take();
                 assert!(warnings.as_array().unwrap().iter().all(|warning| warning.as_str().unwrap().contains(old)));
                 shape["warnings"] = json!([]);
             }
-            assert!(shape == usual.answer || row.asked == Asked::Tick, "a success with another answer");
+            assert!(shape == usual.answer || row.action == Action::Tick, "a success with another answer");
             return;
         }
         Err(error) => error,
@@ -296,11 +296,11 @@ fn check_answer(trial: &Trial, row: &Row, usual: &Usual, fault: HostFault, answe
 
 /// The same request works now.
 async fn again(trial: &mut Trial, row: &Row, usual: &Usual, done: bool) {
-    if row.asked == Asked::Revoke && !trial.leases.contains_key(TAKEN) {
+    if row.action == Action::Revoke && !trial.leases.contains_key(TAKEN) {
         return;
     }
-    let answer = trial.ask(row.asked, &row.data).await;
-    if done && matches!(row.asked, Asked::Client(Delete, "org/token")) {
+    let answer = trial.ask(row.action, &row.data).await;
+    if done && matches!(row.action, Action::Client(Delete, "org/token")) {
         let (code, text) = status(answer);
         assert!(code == 400 && text.contains("no live token"), "{code} {text}");
         return;
@@ -308,7 +308,7 @@ async fn again(trial: &mut Trial, row: &Row, usual: &Usual, done: bool) {
     if let Err(error) = &answer {
         panic!("the request fails afterwards: {error}");
     }
-    trial.note(row.asked, &answer);
+    trial.note(row.action, &answer);
     trial.settle().await;
     // A token that is minted again has another client id.
     if !row.mints() {
@@ -439,7 +439,7 @@ async fn every_operation_that_is_declared_is_disturbed() {
     let world = World::unprepared().await;
     let document = some(world.ask(Operation::Help, "", Value::Null).await).data.unwrap()["openapi"].take();
     let rows = table();
-    let has = |wanted: &dyn Fn(Asked) -> bool| rows.iter().any(|row| wanted(row.asked));
+    let has = |wanted: &dyn Fn(Action) -> bool| rows.iter().any(|row| wanted(row.action));
     let mut missing = Vec::new();
     let mut declared = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -455,7 +455,7 @@ async fn every_operation_that_is_declared_is_disturbed() {
                 "description" | "parameters" | "x-vault-sudo" | "x-vault-unauthenticated" => {}
                 "x-vault-createSupported" => {
                     operations.push(Create);
-                    if !has(&|asked| matches!(asked, Asked::Exists(known) if is_of(known, path))) {
+                    if !has(&|action| matches!(action, Action::Exists(known) if is_of(known, path))) {
                         missing.push(format!("the existence check of {path}"));
                     }
                 }
@@ -464,16 +464,17 @@ async fn every_operation_that_is_declared_is_disturbed() {
         }
         for operation in operations {
             declared += 1;
-            let is_there = |asked| matches!(asked, Asked::Client(op, known) if op == operation && is_of(known, path));
+            let is_there =
+                |action| matches!(action, Action::Client(op, known) if op == operation && is_of(known, path));
             if !has(&is_there) {
                 missing.push(format!("{operation:?} of {path}"));
             }
         }
     }
     assert!(declared >= 15, "the document tells of {declared} operations only");
-    for asked in [Asked::Renew, Asked::Revoke, Asked::Tick] {
-        if !has(&|known| known == asked) {
-            missing.push(format!("{asked:?}"));
+    for action in [Action::Renew, Action::Revoke, Action::Tick] {
+        if !has(&|known| known == action) {
+            missing.push(format!("{action:?}"));
         }
     }
     assert!(missing.is_empty(), "no row disturbs {missing:?}");
@@ -485,10 +486,10 @@ async fn a_tick_that_is_disturbed_leaves_the_rest_to_the_next() {
     let mut rows = JoinSet::new();
     for row in table() {
         let leaves = matches!(
-            row.asked,
-            Asked::Client(Update | Create | Delete | Read, "org/token" | "config/rotate-root") | Asked::Revoke
+            row.action,
+            Action::Client(Update | Create | Delete | Read, "org/token" | "config/rotate-root") | Action::Revoke
         );
-        if leaves && (row.mints() || !matches!(row.asked, Asked::Client(Read, _))) {
+        if leaves && (row.mints() || !matches!(row.action, Action::Client(Read, _))) {
             rows.spawn(disturb_ticks(row));
         }
     }
@@ -529,7 +530,7 @@ async fn disturbed_tick(scene: &Scene, row: &Row, first: HostFault, second: Host
     let mut trial = begin(scene, false).await;
     trial.world.storage.inject(first);
     if let Some(answer) = ask(&trial, row, first).await {
-        trial.note(row.asked, &answer);
+        trial.note(row.action, &answer);
     }
     trial.world.storage.heal();
     trial.succeed();
@@ -539,7 +540,7 @@ async fn disturbed_tick(scene: &Scene, row: &Row, first: HostFault, second: Host
     let before = trial.world.storage.calls();
     trial.world.storage.inject(second);
     // What it answers only goes into the host's log.
-    drop(trial.ask(Asked::Tick, &Value::Null).await);
+    drop(trial.ask(Action::Tick, &Value::Null).await);
     let reached = trial.world.storage.calls() - before >= m;
     trial.world.storage.heal();
     trial.settle().await;

@@ -18,14 +18,14 @@ pub(crate) struct Target {
     pub(crate) client_id: ClientId,
     pub(crate) role_name: RoleName,
     pub(crate) token_id: String,
-    /// Whether the Go plugin may have minted the token. The entries of the Go plugin hold Astra's id of the organization.
+    /// Whether the Go plugin may have minted the token. Its entries hold Astra's id of the organization.
     pub(crate) may_be_old: bool,
 }
 
 /// Finds the token of a lease; `None` if nothing identifies the token.
 ///
 /// # Errors
-/// When the inventory is not complete yet, so the token may still turn up.
+/// If the inventory is not complete yet and may still get a record of the token.
 pub(super) async fn target(engine: &Engine, lease: &LeaseData) -> Result<Option<Target>, Error> {
     if lease.client_id.as_str().is_empty() {
         return Ok(None);
@@ -59,7 +59,7 @@ pub(super) async fn target(engine: &Engine, lease: &LeaseData) -> Result<Option<
 
 fn of(lease: &LeaseData, org_id: OrgId, token_id: &str) -> Target {
     let (client_id, role_name) = (lease.client_id.clone(), lease.role_name.clone());
-    // Leases of the Go plugin do not say when they end.
+    // Leases of the Go plugin have no times.
     let may_be_old = lease.expires_at.is_none() && lease.ttl_seconds.is_none();
     Target { org_id, client_id, role_name, token_id: token_id.to_owned(), may_be_old }
 }
@@ -82,8 +82,8 @@ async fn org_of(engine: &Engine, lease: &LeaseData, id: &str, token: &Token) -> 
             return Ok(Some(org));
         }
     }
-    let called = [&lease.org_id, &token.org_id].into_iter().find(|org| !org.as_str().is_empty());
-    Ok(called.cloned())
+    let org_id = [&lease.org_id, &token.org_id].into_iter().find(|org| !org.as_str().is_empty());
+    Ok(org_id.cloned())
 }
 
 /// Returns the org that has a config under this `org_id`, or whose config has this `astra_org_id`.
@@ -100,7 +100,7 @@ async fn with_config(engine: &Engine, org: &OrgId) -> Result<Option<OrgId>, Erro
 }
 
 /// Restores missing members of a lease's internal data.
-pub(super) fn mend(internal_data: &mut Map, target: &Target) {
+pub(super) fn restore_members(internal_data: &mut Map, target: &Target) {
     for (name, text) in [
         ("orgId", target.org_id.as_str()),
         ("clientId", target.client_id.as_str()),

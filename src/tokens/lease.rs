@@ -1,6 +1,7 @@
-//! The lease of a token: its internal data, and the answer that is stored with it.
+//! The lease of a token: its internal data, and the response that the host stores with the lease.
 //!
-//! Architecture invariant: the internal data suffices to revoke the token after its role or the root token was changed.
+//! Architecture invariant: if the role or the root token changes, the internal data is still enough to revoke the
+//! token.
 
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
@@ -14,10 +15,10 @@ use crate::error::Error;
 use crate::names::{ClientId, OrgId, RoleName};
 use crate::store::{Record, Token};
 
-/// Name of the type of lease. The Go plugin's leases have it too.
+/// Type of the lease. Leases of the Go plugin have the same type.
 pub(crate) const SECRET_TYPE: &str = "astra_token";
 
-/// Internal data of a lease. The first members are those of the Go plugin; the others are missing on its leases.
+/// Internal data of a lease. Leases of the Go plugin have only the members before `ttl_seconds`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct LeaseData {
@@ -36,21 +37,20 @@ pub(super) struct LeaseData {
     /// `max_ttl` of the role when the token was minted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) max_ttl_seconds: Option<u64>,
-    /// When Astra was told that the token expires (RFC 3339).
+    /// When the token expires in Astra (RFC 3339), if the mint gave Astra an expiry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) expires_at: Option<String>,
 }
 
 impl LeaseData {
-    /// Reads a lease from its internal data. If a member is missing there, reads it from the answer stored with the
-    /// lease.
+    /// Reads a lease from its internal data. Reads a missing member from `data`, the response stored with the lease.
     pub(super) fn read(secret: &Secret, data: &Map) -> Self {
-        // Each member by itself: one of another type must not hide the client id.
+        // Members are read one by one: a member with a wrong type must not hide the client id.
         let text = |name: &str| {
             let texts = [&secret.internal_data, data].map(|members| members.get(name).and_then(Value::as_str));
             texts.into_iter().flatten().find(|text| !text.is_empty()).unwrap_or_default()
         };
-        // The host hands numbers back as floats.
+        // The host returns numbers as floats.
         let seconds = |name: &str| match secret.internal_data.get(name) {
             Some(Value::Number(number)) => number.as_f64().map(|seconds| seconds as u64),
             _ => None,
@@ -67,7 +67,7 @@ impl LeaseData {
         }
     }
 
-    /// Logs why the host's lease manager was refused, with what its own log does not tell.
+    /// Logs a failed renewal or revocation with the names that the host's own log does not have.
     pub(super) fn failed(&self, operation: &str, error: Error) -> logical::Error {
         if error.is_failure() {
             tracing::error!(org_id = %self.org_id, role_name = %self.role_name, client_id = %self.client_id,
@@ -84,10 +84,10 @@ impl LeaseData {
     }
 }
 
-/// Returns what a caller is shown of a token.
+/// Returns the response with a token.
 ///
-/// Agents take an answer of a read for a deleted key/value entry if it has `metadata` without an empty `deletion_time`,
-/// so one is added where a read mints.
+/// If the response of a read has `metadata` without an empty `deletion_time`, agents take it for a deleted key/value
+/// entry. So the metadata gets an empty `deletion_time` if a read mints.
 pub(crate) fn token_data(token: &Token, minted_by: MintedBy) -> Map {
     let mut metadata = json!(token.metadata);
     match &mut metadata {
@@ -108,7 +108,7 @@ pub(crate) fn token_data(token: &Token, minted_by: MintedBy) -> Map {
     ])
 }
 
-/// Returns the latest time at which the lease of a token can end, if that is known.
+/// Returns the latest time at which the lease of a token can expire, if that time is known.
 pub(crate) fn lease_end(record: &Record) -> Option<Timestamp> {
     let expiry: Timestamp = record.expires_at.parse().ok()?;
     expiry.checked_sub(jiff::SignedDuration::try_from(EXPIRY_MARGIN).ok()?).ok()
@@ -121,8 +121,8 @@ pub(crate) mod fuzz {
     use super::*;
     use crate::tokens::time::{later, until};
 
-    /// Whatever is in a lease, what names its token is read, and what was read is read again after it went through the
-    /// host, where numbers are floats.
+    /// For any lease data, the names of the token are read. A written lease reads the same after the host has turned
+    /// its numbers into floats.
     pub(crate) fn fuzz_lease(data: &[u8]) {
         let Ok(Value::Object(data)) = serde_json::from_slice(data) else { return };
         let read = |data: Map| LeaseData::read(&Secret::new(Duration::ZERO, Duration::ZERO, data), &Map::new());
@@ -130,7 +130,7 @@ pub(crate) mod fuzz {
         let lease = read(data.clone());
         let names = [lease.org_id.as_str(), lease.client_id.as_str(), lease.role_name.as_str(), &lease.token_id];
         assert_eq!(names, ["orgId", "clientId", "roleName", "tokenId"].map(text));
-        // Without internal data, the stored answer has the same members.
+        // Without internal data, the stored response has the same members.
         let answer = LeaseData::read(&Secret::new(Duration::ZERO, Duration::ZERO, Map::new()), &data);
         assert_eq!((answer.org_id, answer.client_id), (lease.org_id.clone(), lease.client_id.clone()));
         let written = lease.clone().into_map();

@@ -1,4 +1,4 @@
-//! Minting a token: from a caller's request to a token under a lease, or to nothing.
+//! Mints a token with a lease. If a step fails, the mint is undone.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use vault_plugin_sdk::logical::{Response, Secret};
 
 use super::lease::{LeaseData, SECRET_TYPE, token_data};
 use super::order::{Event, Failure, Order, OrderNote};
-use super::request::{Lifetime, MintRequest};
+use super::request::{MintRequest, Ttls};
 use super::time::rfc3339;
 use crate::api::{self, CreatedToken, NewToken};
 use crate::engine::Engine;
@@ -20,30 +20,30 @@ use crate::journal::{MINT, MintNote};
 use crate::names::{ClientId, OrgId};
 use crate::store::{Config, Place, Record, Token, named_token_id};
 
-/// A mint, from its note on.
+/// A mint whose note is in the write-ahead log.
 struct Mint {
     engine: Arc<Engine>,
     request: MintRequest,
-    lifetime: Lifetime,
+    ttls: Ttls,
     order: Order<MintNote>,
-    /// The place of the token among the live tokens of its role, until the token is stored. Only roles with a limit have
-    /// places.
+    /// The reserved place below the `max_tokens` of the role, until the token is stored. `None` for a role without a
+    /// limit.
     place: Option<Place>,
-    /// The lock of a named token: two mints for one name give one token.
+    /// The lock of a named token: of two mints under one name, only one succeeds.
     lock: Option<KeyedGuard>,
-    /// Whether Astra may have made a token that is not known yet.
+    /// Whether Astra may have minted a token that the engine does not know.
     is_unclear: bool,
 }
 
-/// Mints a token, on a node that may write. If the caller hangs up, the mint is undone.
+/// Mints a token, on a node that can write. If the caller hangs up, the mint is undone.
 ///
 /// # Errors
-/// When no token was minted, or its undo is done or noted.
+/// If no token was minted, if the mint was undone, or if a WAL entry is left for its undo.
 pub(crate) async fn mint(engine: &Arc<Engine>, request: MintRequest) -> Result<Response, Error> {
-    let lifetime = request.lifetime(engine).await?;
+    let ttls = request.ttls(engine).await?;
     let mut warnings = Vec::new();
-    if let Some(ttl) = request.ttl.filter(|ttl| *ttl > lifetime.ttl) {
-        let (given, cut) = (format_duration(ttl), format_duration(lifetime.ttl));
+    if let Some(ttl) = request.ttl.filter(|ttl| *ttl > ttls.ttl) {
+        let (given, cut) = (format_duration(ttl), format_duration(ttls.ttl));
         warnings.push(format!("ttl of {given} is longer than role and mount allow and was cut to {cut}"));
     }
 
@@ -51,7 +51,7 @@ pub(crate) async fn mint(engine: &Arc<Engine>, request: MintRequest) -> Result<R
     // hang-up in two ways: sending the answer fails, or the receipt never arrives.
     let (answer, answered) = oneshot::channel();
     let (receipt, received) = oneshot::channel::<()>();
-    let work = engine.tasks.start(run(engine.clone(), request, lifetime, answer, received))?;
+    let work = engine.tasks.start(run(engine.clone(), request, ttls, answer, received))?;
     let stopped = || Error::NotYet("the token was not minted because the plugin is stopping; try again".into());
     let Ok(answer) = answered.await else {
         work.await?;
@@ -68,11 +68,11 @@ type Answer = oneshot::Sender<Result<Response, Error>>;
 async fn run(
     engine: Arc<Engine>,
     request: MintRequest,
-    lifetime: Lifetime,
+    ttls: Ttls,
     mut answer: Answer,
     received: oneshot::Receiver<()>,
 ) {
-    let mut mint = match Mint::begin(engine, request, lifetime, &answer).await {
+    let mut mint = match Mint::begin(engine, request, ttls, &answer).await {
         Ok(mint) => mint,
         Err(error) => return drop(answer.send(Err(error))),
     };
@@ -82,7 +82,7 @@ async fn run(
             mint.look_for_token().await;
         }
         Err(error) => {
-            // A caller who tries again at once finds the place free.
+            // A caller who retries at once must find the place free.
             mint.place = None;
             drop(answer.send(Err(error)));
         }
@@ -95,13 +95,8 @@ async fn run(
 }
 
 impl Mint {
-    /// Notes the mint in the write-ahead log. Nothing is changed in Astra before.
-    async fn begin(
-        engine: Arc<Engine>,
-        request: MintRequest,
-        lifetime: Lifetime,
-        answer: &Answer,
-    ) -> Result<Self, Error> {
+    /// Writes the WAL entry of the mint. This comes before the first change in Astra.
+    async fn begin(engine: Arc<Engine>, request: MintRequest, ttls: Ttls, answer: &Answer) -> Result<Self, Error> {
         let (config, role) = (&request.config, &request.role);
         let (mut token_id, mut lock) = (None, None);
         if request.minted_by.names_token() {
@@ -122,14 +117,14 @@ impl Mint {
             described: config.description,
             token_id,
             client_id: None,
-            dies_at: config.token_expiry.then(|| rfc3339(lifetime.expiry)),
+            dies_at: config.token_expiry.then(|| rfc3339(ttls.expiry)),
             timeout_seconds: config.request_timeout.as_secs(),
         };
         let order = Order::begin(&engine, config, note).await?;
-        Ok(Self { engine, request, lifetime, order, place, lock, is_unclear: false })
+        Ok(Self { engine, request, ttls, order, place, lock, is_unclear: false })
     }
 
-    /// Does the steps in their order. If a step fails, the steps before it are undone.
+    /// Runs the steps in their order. If a step fails, undoes the steps before that step.
     async fn steps(&mut self, answer: &mut Answer) -> Result<(ClientId, Response), Error> {
         let note = &self.order.note;
         let new = NewToken {
@@ -192,20 +187,21 @@ impl Mint {
         engine.store.put_token(self.token_id(&token.client_id), token, &self.record(token), place).await
     }
 
-    /// Returns the error of a mint whose outcome is not known.
+    /// Returns the error of a mint whose outcome is unknown.
     fn unclear(&mut self, cause: Error) -> Error {
         self.is_unclear = true;
         let note = &self.order.note;
-        let fate = match &note.dies_at {
+        let removal = match &note.dies_at {
             _ if note.described => "is deleted as soon as it is found",
             Some(_) => "cannot be found without a description, and lives until it expires",
             None => "cannot be found without a description, and does not expire",
         };
-        let left = format!("should Astra have made it all the same, it {fate}");
+        let left = format!("should Astra have made it all the same, it {removal}");
         Error::Unfinished { step: "no token is handed out", left, cause: Box::new(cause) }
     }
 
-    /// Looks for the token of an unclear mint. The next mint of its name does not wait for that.
+    /// Looks for the token of a mint whose outcome is unknown. Releases the lock of the name first, so the next mint of
+    /// this name does not wait.
     async fn look_for_token(mut self) {
         self.lock = None;
         self.order.look_for_token().await;
@@ -244,7 +240,7 @@ impl Mint {
             created_at: rfc3339(Timestamp::now()),
             display_name: self.request.caller.display_name.clone(),
             entity_id: self.request.caller.entity_id.clone(),
-            expires_at: rfc3339(self.lifetime.expiry),
+            expires_at: rfc3339(self.ttls.expiry),
             marker: self.order.note.marker.clone(),
             ..Record::of(self.token_id(&token.client_id), token)
         }
@@ -262,7 +258,7 @@ impl Mint {
             max_ttl_seconds: Some(role.max_ttl().as_secs()),
             expires_at: self.order.note.dies_at.clone(),
         };
-        let secret = Secret::new(self.lifetime.ttl, self.lifetime.max_ttl, data.into_map());
+        let secret = Secret::new(self.ttls.ttl, self.ttls.max_ttl, data.into_map());
         Response::new(token_data(token, self.request.minted_by)).lease(secret)
     }
 }
@@ -336,7 +332,7 @@ impl OrderNote for MintNote {
     fn log(&self, event: Event<'_>) {
         let (org_id, role_name, marker) = (&self.org_id, &self.role_name, &self.marker);
         match event {
-            // `delete` has logged it.
+            // `delete` has logged the deletion.
             Event::Undone => {}
             Event::OfAnother(client_id) => tracing::error!(org_id = %org_id, client_id = %client_id,
                 "left a token alone that is not of the mint to be undone"),

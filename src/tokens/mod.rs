@@ -1,4 +1,4 @@
-//! The life of a token: minted with a lease, renewed, then revoked, deleted, or swept if no lease of it is left.
+//! Mints tokens with a lease, renews leases, revokes and deletes tokens, and sweeps tokens without a lease.
 
 mod find;
 mod lease;

@@ -1,17 +1,17 @@
-//! Ordering a token in Astra: the one protocol for mints and for rotations of root tokens.
+//! The protocol of an order, which lets Astra mint a token: for a caller, or as a new root token.
 //!
 //! 1. Note: an entry in the write-ahead log says how to find the token.
-//! 2. Call: Astra is asked for the token.
-//! 3. Accept: the answer of Astra is checked.
+//! 2. Call: the engine asks Astra for the token.
+//! 3. Accept: the engine checks Astra's answer.
 //! 4. Use: the caller stores the token.
 //! 5. Complete: the entry is removed.
 //!
 //! | if | then |
 //! | --- | --- |
-//! | Astra refuses | the entry is removed |
-//! | Astra may have made a token ([`Failure::Unclear`]) | [`Order::look_for_token`] deletes the token if Astra lists it |
+//! | Astra rejects the request | the entry is removed |
+//! | Astra may have minted a token ([`Failure::Unclear`]) | [`Order::look_for_token`] deletes the token if Astra lists it |
 //! | a later step fails | [`Order::undo`] deletes the token |
-//! | neither succeeds, or the process ends | the entry stays, and the periodic tick repeats the undo ([`finish`]) |
+//! | neither succeeds, or the process stops | the entry stays, and the periodic tick repeats the undo ([`finish`]) |
 //! | the entry is older than [`GIVE_UP`] | the tick logs that and removes the entry |
 //!
 //! Architecture invariant: while an entry exists, no caller has the token. So an undo may delete the token.
@@ -46,7 +46,7 @@ pub(crate) trait OrderNote: Serialize + DeserializeOwned + Send + Sync + 'static
     /// Returns the text that identifies the order.
     fn marker(&self) -> &str;
 
-    /// Whether the marker is at the end of the token's description. If not, only its client id identifies the token.
+    /// Whether the marker is at the end of the token's description. If not, only the client id identifies the token.
     fn is_described(&self) -> bool;
 
     /// Returns the client id of the token, once it is known.
@@ -60,7 +60,7 @@ pub(crate) trait OrderNote: Serialize + DeserializeOwned + Send + Sync + 'static
         false
     }
 
-    /// Whether a client id belongs to another order or to the root token. An answer of Astra may have named any token.
+    /// Whether a client id belongs to another order or to the root token. Astra's answer can name any token.
     fn is_of_another(
         &self,
         engine: &Engine,
@@ -68,7 +68,7 @@ pub(crate) trait OrderNote: Serialize + DeserializeOwned + Send + Sync + 'static
         client_id: &ClientId,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Removes what the engine stored of the token. `held` is the lock of the token, if the caller holds it.
+    /// Removes the token and its record from the storage. `held` is the lock of the token, if the caller holds it.
     fn remove_stored(
         &self,
         engine: &Engine,
@@ -84,14 +84,14 @@ pub(crate) trait OrderNote: Serialize + DeserializeOwned + Send + Sync + 'static
         client_id: &ClientId,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Logs what became of an unfinished order.
+    /// Logs an event of an unfinished order.
     fn log(&self, event: Event<'_>);
 
-    /// Returns what may be left in Astra, for an error of the tick.
+    /// Names the token that may be left in Astra, for an error of the tick.
     fn left(&self) -> String;
 }
 
-/// What became of an unfinished order.
+/// An event of an unfinished order.
 pub(crate) enum Event<'a> {
     /// An undo failed. The tick repeats it.
     UndoFailed(&'a Error),
@@ -103,7 +103,7 @@ pub(crate) enum Event<'a> {
     Undone,
     /// The tick did not find a token.
     NotFound,
-    /// Astra may have made a token that nothing identifies.
+    /// Astra may have minted a token that nothing identifies.
     Lost,
     /// The tick could not delete the token, which has expired.
     Expired(&'a Error),
@@ -111,7 +111,7 @@ pub(crate) enum Event<'a> {
     GaveUp(&'a Error),
 }
 
-/// An order, from its note on.
+/// An order whose note is in the write-ahead log.
 pub(crate) struct Order<N> {
     engine: Arc<Engine>,
     config: Arc<Config>,
@@ -119,27 +119,27 @@ pub(crate) struct Order<N> {
     entry: OpenEntry,
 }
 
-/// Why an order brought no token.
+/// Why an order failed.
 pub(crate) enum Failure {
-    /// Astra made no token.
+    /// Astra minted no token.
     Refused(api::Error),
-    /// Astra may have made a token.
+    /// Astra may have minted a token.
     Unclear(Error),
 }
 
-/// The result of looking for a token that Astra may have made.
+/// The result of looking for a token that Astra may have minted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Found {
-    /// Astra had made a token, and it is deleted.
+    /// Astra had minted a token, and the engine deleted the token.
     Deleted,
-    /// Nothing is certain yet. The tick looks again.
+    /// The outcome is still unknown. The tick looks again.
     Later,
-    /// Nothing identifies a token that Astra may have made.
+    /// Nothing identifies a token that Astra may have minted.
     Never,
 }
 
 impl<N: OrderNote> Order<N> {
-    /// Notes an order in the write-ahead log.
+    /// Writes the WAL entry of an order.
     pub(crate) async fn begin(engine: &Arc<Engine>, config: &Arc<Config>, note: N) -> Result<Self, Error> {
         let entry = engine.wal().put(N::KIND, &note).await?;
         Ok(Self { engine: engine.clone(), config: config.clone(), note, entry })
@@ -183,7 +183,7 @@ impl<N: OrderNote> Order<N> {
         Ok((client_id, created))
     }
 
-    /// Writes the client id to the entry if nothing else identifies the token.
+    /// If nothing else identifies the token, writes the client id to the entry.
     pub(crate) async fn note_client_id(&mut self) -> Result<(), Error> {
         if self.note.is_described() { Ok(()) } else { self.update().await }
     }
@@ -193,7 +193,7 @@ impl<N: OrderNote> Order<N> {
         Ok(self.engine.wal().update(&self.entry, &self.note).await?)
     }
 
-    /// Deletes the token, which was accepted. If that fails, the tick repeats it.
+    /// Deletes an accepted token. If the deletion fails, the tick repeats it.
     pub(crate) async fn undo(&mut self, client_id: &ClientId, held: Option<&KeyedGuard>) -> Result<(), Error> {
         let undone = self.remove(client_id, held).await;
         self.note.set_client_id(client_id.clone());
@@ -201,8 +201,8 @@ impl<N: OrderNote> Order<N> {
             Ok(()) => self.close().await,
             Err(error) => {
                 self.note.log(Event::UndoFailed(error));
-                // By its client id, the tick deletes the token without the list of tokens, which not every root token
-                // may read.
+                // With the client id, the tick can delete the token without the list of tokens. Not every root token
+                // can read this list.
                 let _ = self.update().await;
             }
         }
@@ -212,20 +212,22 @@ impl<N: OrderNote> Order<N> {
     async fn remove(&self, client_id: &ClientId, held: Option<&KeyedGuard>) -> Result<(), Error> {
         let removed = self.note.remove_stored(&self.engine, client_id, held).await;
         if removed.is_err() && self.note.client_id().is_none() {
-            // The entry leads to the stored token by the marker only, and the marker is deleted with the token in Astra.
+            // Only the marker leads from the entry to the stored token. Deleting the token in Astra would delete the
+            // marker.
             return removed;
         }
         self.note.delete(&self.engine, &self.config, client_id).await.and(removed)
     }
 
-    /// Deletes a token that Astra may have made.
+    /// Deletes a token that Astra may have minted.
     pub(crate) async fn look_for_token(&mut self) -> Found {
         if !self.note.is_described() && self.note.client_id().is_some() {
-            // Nothing else leads the tick to the token. If this fails, the tick logs that a token may be left.
+            // Only the client id leads the tick to the token. If this write fails, the tick logs that a token may be
+            // left.
             let _ = self.update().await;
         }
         if self.engine.backoff.require_over(self.note.org_id()).is_err() {
-            // Callers who try again and again would have Astra list its tokens as often.
+            // Without this pause, each retry of a caller would make Astra list all tokens.
             return Found::Later;
         }
         let undone = undo(&self.engine, &self.config, &self.note).await;
@@ -234,7 +236,7 @@ impl<N: OrderNote> Order<N> {
                 self.close().await;
                 Found::Deleted
             }
-            // The request may still be on its way.
+            // The request may not have reached Astra yet.
             Ok(Outcome::NotFound) if self.note.is_described() => Found::Later,
             Ok(Outcome::NotFound) => {
                 self.note.log(Event::Lost);
@@ -249,7 +251,7 @@ impl<N: OrderNote> Order<N> {
         }
     }
 
-    /// Writes a new entry for an order that was completed and whose token must be deleted.
+    /// Writes a new entry for a completed order whose token must be deleted.
     pub(crate) async fn reopen(&mut self, client_id: &ClientId) -> Result<(), Error> {
         self.note.set_client_id(client_id.clone());
         self.entry = self.engine.wal().put(N::KIND, &self.note).await?;
@@ -259,12 +261,12 @@ impl<N: OrderNote> Order<N> {
     /// Removes the entry of an order whose token is stored.
     ///
     /// # Errors
-    /// When the entry may still exist, so that the tick would delete the token.
+    /// If the entry may still exist. The tick would then delete the token.
     pub(crate) async fn complete(&self) -> Result<(), Error> {
         Ok(self.engine.wal().delete(&self.entry).await?)
     }
 
-    /// Removes the entry of an order that left nothing. If this fails, the tick finds that nothing is left.
+    /// Removes the entry of an order that left no token. If this fails, the tick removes the entry.
     pub(crate) async fn close(&self) {
         if let Err(error) = self.complete().await {
             tracing::warn!(org_id = %self.note.org_id(), error = %error, "left an entry in the write-ahead log");
@@ -280,7 +282,7 @@ pub(crate) fn wal_kind<N: OrderNote>() -> WalKind<Engine> {
 /// Finds the token of an order and deletes it.
 ///
 /// # Errors
-/// When it is not certain that the token is gone.
+/// If it is not certain that the token is deleted.
 async fn undo<N: OrderNote>(engine: &Engine, config: &Arc<Config>, note: &N) -> Result<Outcome, Error> {
     let client_id = match note.client_id() {
         Some(client_id) => client_id.clone(),
@@ -293,7 +295,8 @@ async fn undo<N: OrderNote>(engine: &Engine, config: &Arc<Config>, note: &N) -> 
     if note.is_of_another(engine, config, &client_id).await? {
         note.log(Event::OfAnother(&client_id));
     } else {
-        // The marker is deleted with the token in Astra, and with it the way to what is stored. So that goes first.
+        // Storage comes first: without the marker, which is deleted with the token in Astra, a retry could not find the
+        // record.
         note.remove_stored(engine, &client_id, None).await?;
         note.delete(engine, config, &client_id).await?;
     }

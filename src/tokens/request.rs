@@ -16,7 +16,7 @@ use crate::store::{Config, Metadata, Place, Reserved, Role};
 /// How a token is minted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum MintedBy {
-    /// By a write, under a logical name that only one live token of the role has.
+    /// By a write. Only one live token of the role can have the logical name.
     Write,
     /// By a read. The logical name is only a label, and may be empty.
     Read,
@@ -35,13 +35,13 @@ pub(crate) struct MintRequest {
     pub(crate) config: Arc<Config>,
     /// The role.
     pub(crate) role: Arc<Role>,
-    /// Logical name; may be empty if a read mints.
+    /// Logical name. Can be empty if a read mints.
     pub(crate) logical_name: LogicalName,
-    /// The caller's pairs.
+    /// Metadata of the caller.
     pub(crate) metadata: Metadata,
-    /// What the caller wants of the lease.
+    /// TTL that the caller asks for.
     pub(crate) ttl: Option<Duration>,
-    /// Who asks.
+    /// The caller.
     pub(crate) caller: Caller,
     /// Path of the mount.
     pub(crate) mount_point: String,
@@ -49,26 +49,27 @@ pub(crate) struct MintRequest {
     pub(crate) minted_by: MintedBy,
 }
 
-/// How long a token lives.
-pub(super) struct Lifetime {
-    /// Of the first lease.
+/// The TTLs of a lease, and the expiry of its token.
+pub(super) struct Ttls {
+    /// TTL of the first lease.
     pub(super) ttl: Duration,
-    /// Of all leases together.
+    /// Max TTL, over all renewals.
     pub(super) max_ttl: Duration,
-    /// When it dies by itself.
+    /// When the token expires in Astra.
     pub(super) expiry: Timestamp,
 }
 
 impl MintRequest {
-    /// Computes how long the token lives. This comes before minting, because the host would only cap the lease after it.
-    pub(super) async fn lifetime(&self, engine: &Engine) -> Result<Lifetime, Error> {
+    /// Computes the TTLs before the mint. The host caps the lease only after the mint, so Astra would get a later
+    /// expiry.
+    pub(super) async fn ttls(&self, engine: &Engine) -> Result<Ttls, Error> {
         let max_ttl = capped(engine, self.role.max_ttl()).await?;
         let wanted = self.ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(self.role.ttl());
         let expiry = later(Timestamp::now(), max_ttl.saturating_add(EXPIRY_MARGIN));
-        Ok(Lifetime { ttl: wanted.min(max_ttl), max_ttl, expiry })
+        Ok(Ttls { ttl: wanted.min(max_ttl), max_ttl, expiry })
     }
 
-    /// Fails if a live token has the name of this one.
+    /// Fails if a live token has the same role and logical name.
     pub(super) async fn require_free(&self, engine: &Engine, token_id: &str) -> Result<(), Error> {
         let Some(token) = engine.store.token(token_id).await? else { return Ok(()) };
         Err(Error::Refused(format!(
@@ -80,7 +81,7 @@ impl MintRequest {
         )))
     }
 
-    /// Takes a place among the live tokens of the role, if their number has a limit.
+    /// If the role has a limit, reserves a place below that limit.
     pub(super) async fn reserve(&self, engine: &Engine) -> Result<Option<Place>, Error> {
         if self.role.max_tokens == 0 {
             return Ok(None);
@@ -100,7 +101,7 @@ impl MintRequest {
         )))
     }
 
-    /// Returns what Astra's portal shows beside the token.
+    /// Returns the description of the token, which Astra's portal shows.
     pub(super) fn description(&self, marker: &str) -> String {
         let text = format!(
             "vault mount={} role={} name={} by={}",

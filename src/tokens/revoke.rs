@@ -1,4 +1,4 @@
-//! Deleting a token: because its lease ends, or because a caller asks for it.
+//! Deletes a token because its lease expires or is revoked, or because a caller asks for it.
 
 use std::sync::Arc;
 
@@ -17,12 +17,14 @@ use crate::store::Config;
 /// Revokes the token of a lease.
 ///
 /// # Errors
-/// When it is not certain that the token is dead; the host tries again.
+/// If it is not certain that the token is deleted. The host retries the revocation.
 pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), logical::Error> {
     let LeaseCall { request, secret, .. } = call;
     let lease = LeaseData::read(&secret, &request.data);
-    if lease.client_id.as_str().is_empty() && [&secret.internal_data, &request.data].iter().any(|data| is_junk(data)) {
-        // The Go plugin made such leases when Astra had refused to mint.
+    if lease.client_id.as_str().is_empty()
+        && [&secret.internal_data, &request.data].iter().any(|data| has_empty_client_id(data))
+    {
+        // The Go plugin created such leases after failed mints.
         tracing::info!(org_id = %lease.org_id, role_name = %lease.role_name, "revoked a lease that never had a token");
         return Ok(());
     }
@@ -32,28 +34,28 @@ pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), l
             "ended a lease that does not say which token it is of: look for a token of that time that has no lease");
         return Ok(());
     };
-    let done = end(engine, target).await.map_err(|error| lease.failed("revoke", error))?;
+    let done = delete_target(engine, target).await.map_err(|error| lease.failed("revoke", error))?;
     let caller = request.caller;
     tracing::info!(org_id = %done.org_id, role_name = %done.role_name, client_id = %done.client_id,
         display_name = caller.display_name, entity_id = caller.entity_id, "revoked token");
     Ok(())
 }
 
-/// Whether the data of a lease has an empty client id, which means that there is no token.
-fn is_junk(data: &Map) -> bool {
+/// Whether the data of a lease has an empty client id. Such a lease never had a token.
+fn has_empty_client_id(data: &Map) -> bool {
     data.get("clientId").is_some_and(|id| id == "")
 }
 
-/// Deletes a token before its lease ends. The lease finds nothing left to do then.
+/// Deletes a token before its lease expires. The revocation of that lease then succeeds without a call of Astra.
 ///
 /// # Errors
-/// When it is not certain that the token is dead.
+/// If it is not certain that the token is deleted.
 pub(crate) async fn delete(engine: Arc<Engine>, target: Target) -> Result<(), Error> {
-    end(engine, target).await.map(drop)
+    delete_target(engine, target).await.map(drop)
 }
 
-/// Deletes a token in Astra, then in Vault. It goes on when the caller hangs up, so that nothing stays half done.
-pub(super) async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, Error> {
+/// Deletes a token in Astra, then in Vault. If the caller hangs up, the deletion continues.
+pub(super) async fn delete_target(engine: Arc<Engine>, target: Target) -> Result<Target, Error> {
     let work = {
         let engine = engine.clone();
         async move {
@@ -61,7 +63,7 @@ pub(super) async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, E
             match engine.store.config(&target.org_id).await? {
                 Some(config) => delete_both(&engine, &config, &target).await?,
                 None => {
-                    require_gone(&engine, &target).await?;
+                    require_deleted(&engine, &target).await?;
                     engine.store.delete_token(&target.token_id, &target.org_id, &target.client_id).await?;
                 }
             }
@@ -71,7 +73,7 @@ pub(super) async fn end(engine: Arc<Engine>, target: Target) -> Result<Target, E
     engine.tasks.run(work).await?
 }
 
-/// Deletes a token in Astra, then in Vault, with an entry in the write-ahead log until both are done.
+/// Deletes a token in Astra, then in Vault. A WAL entry exists until both deletions are complete.
 async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> Result<(), Error> {
     let Target { org_id, client_id, role_name, token_id, .. } = target;
     if !api::can_name(client_id.as_str()) {
@@ -92,22 +94,22 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> 
     let entry = wal.put(DELETION, &note).await?;
     let deleted = engine.call(config, |client| async move { client.delete_token(client_id.as_str()).await }).await;
     if deleted.as_ref().is_err_and(api::Error::may_have_happened) {
-        // The entry stays until it is known whether the token is gone.
+        // The entry stays: the tick asks Astra whether the token is deleted.
         return Ok(deleted?);
     }
     if deleted.is_ok() {
         engine.store.delete_token(token_id, org_id, client_id).await?;
     }
     if let Err(error) = wal.delete(&entry).await {
-        // The token has come to its end, or nothing has happened to it. The next tick finds that out as well.
+        // Either both deletions are complete or the token is unchanged. The next tick finds out which.
         tracing::warn!(org_id = %org_id, client_id = %client_id, error = %error, "left an entry in the write-ahead log");
     }
     Ok(deleted?)
 }
 
 /// Fails if the root token belongs to another organization than the token. Astra would not find the token in that
-/// organization, and report a live token as gone. Tokens that this engine minted need no check: the engine refuses a mint
-/// of another organization.
+/// organization, and report a live token as gone. Tokens that this engine minted need no check: the engine refuses a
+/// mint of another organization.
 async fn require_own_root(engine: &Engine, config: &Config, target: &Target) -> Result<(), Error> {
     if !target.may_be_old || config.astra_org_id.is_empty() {
         return Ok(());
@@ -126,8 +128,8 @@ async fn require_own_root(engine: &Engine, config: &Config, target: &Target) -> 
     )))
 }
 
-/// Without a config there is no root token to ask Astra with. Only a token that was deleted before is surely dead.
-async fn require_gone(engine: &Engine, target: &Target) -> Result<(), Error> {
+/// Fails unless the token was deleted before. Without a config, the engine has no root token to delete the token with.
+async fn require_deleted(engine: &Engine, target: &Target) -> Result<(), Error> {
     let stored = engine.store.token(&target.token_id).await?;
     if stored.is_none_or(|token| token.client_id != target.client_id) {
         return Ok(());
@@ -145,15 +147,16 @@ pub(crate) fn deletions() -> WalKind<Engine> {
     WalKind::new(DELETION, MARGIN, finish).longer_for(longest)
 }
 
-/// What a tick did for an unfinished deletion.
+/// How a tick finished a deletion.
 enum Finished {
-    /// Nothing is stored of the token any more. Astra was not asked.
+    /// The storage has neither the token nor its record. The tick did not call Astra.
     WithoutAstra,
-    /// Astra was asked whether it has the token.
+    /// The tick asked Astra whether Astra has the token.
     WithAstra,
 }
 
-/// Removes what is stored of a token that Astra does not have any more. If Astra still has it, the lease ends it.
+/// If Astra does not have the token any more, removes the token and its record from the storage. If Astra still has the
+/// token, the token stays until its lease is revoked.
 async fn finish(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
     let note: DeletionNote = entry.decode()?;
     let (org, client) = (&note.org_id, &note.client_id);

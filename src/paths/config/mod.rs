@@ -1,4 +1,4 @@
-//! `config`: how to reach one org, and with which root token.
+//! `config`: the root token and the settings of one org.
 
 mod settings;
 
@@ -43,7 +43,7 @@ pub(crate) fn path() -> Path<Engine> {
 }
 
 async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error> {
-    // Any caller can ask this. What is wrong with the request is only said to those who may write.
+    // Every caller can reach this check, so errors in the request are reported later, to callers that can write.
     match org_id(&call.fields) {
         Ok(org) => Ok(engine.store.config(&org).await?.is_some()),
         Err(_) => Ok(false),
@@ -79,7 +79,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
         org::require_free_names(&engine, old.as_deref(), &new).await?;
         require_in_use(&engine, &new)?;
         let known = verified.take().filter(|(known, _)| known.same_endpoint(&new)).map(|(_, found)| found);
-        if known.is_some() || !is_to_be_verified(old.as_deref(), &new, &fields) {
+        if known.is_some() || !must_verify(old.as_deref(), &new, &fields) {
             if let Some(Verified::Org(named)) = &known {
                 warnings.extend(settle_org(&engine, &mut new, named, old.is_none()).await?);
             }
@@ -89,7 +89,8 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
             warnings.extend(remarks);
             return Ok(written(warnings));
         }
-        // Nobody waits for Astra. If another write changes what is verified meanwhile, it is verified again.
+        // The lock is released during the call of Astra. If another write changes the verified settings, the loop
+        // verifies again.
         drop(lock);
         let found = verify(&engine, &new).await?;
         warnings = found.remark().into_iter().collect();
@@ -111,7 +112,7 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
         org.require_new(ORG_ID.name())?;
         return Ok(None);
     }
-    let _none_is_stored = engine.locks.no_token_stored().await;
+    let _no_token_stored = engine.locks.no_token_stored().await;
     if !fields.get(&FORCE).unwrap_or(false) {
         require_no_tokens(&engine, &request, &org).await?;
     }
@@ -123,7 +124,7 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
 }
 
 async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> Result<(), Error> {
-    // Asked first: the inventory may be completed between the search for tokens and this question.
+    // Checked before the search for tokens: the build of the inventory could finish in between.
     let is_complete = engine.store.inventory_is_complete().await?;
     if engine.store.has_tokens(org).await? {
         return Err(Error::Refused(format!(
@@ -156,7 +157,8 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
     Ok(())
 }
 
-/// Fails if the root token is deleted, or is about to be: after its rotation, a late write must not bring it back.
+/// Fails if a rotation deletes or has deleted the root token. A write that comes late must not store this root token
+/// again.
 fn require_in_use(engine: &Engine, config: &Config) -> Result<(), Error> {
     if !engine.clients.is_retired(config) {
         return Ok(());
@@ -164,9 +166,9 @@ fn require_in_use(engine: &Engine, config: &Config) -> Result<(), Error> {
     Err(Error::field(ASTRA_TOKEN.name(), "was replaced by a rotation and is deleted in Astra; give another root token"))
 }
 
-/// Whether this write asks Astra: not for settings that Astra has nothing to do with. A token that is given is asked
-/// about even if it is the stored one, which may never have been verified.
-fn is_to_be_verified(old: Option<&Config>, new: &Config, fields: &Fields) -> bool {
+/// Whether this write asks Astra. Settings that do not change the calls of Astra need no verification. A given root
+/// token is verified even if it is stored already, because the stored root token may never have been verified.
+fn must_verify(old: Option<&Config>, new: &Config, fields: &Fields) -> bool {
     fields.get(&VERIFY_CONNECTION).unwrap_or(true)
         && (fields.is_given(&VERIFY_CONNECTION)
             || fields.is_given(&ASTRA_TOKEN)

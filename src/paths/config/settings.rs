@@ -1,4 +1,4 @@
-//! The settings of a config: their fields, their checks, and what is shown of them.
+//! The settings of a config: their fields, their checks and their members in answers.
 
 use std::time::Duration;
 
@@ -212,12 +212,12 @@ const WITHOUT_DESCRIPTION: &str = "without a description, a token whose answer f
 const WITHOUT_EXPIRY: &str =
     "without an expiry in Astra, a token lives until it is deleted; if Vault is lost, its tokens stay";
 
-/// Room for all certificates that a system trusts. The host's storage refuses entries of 1 MiB.
+/// Enough for all certificates that a system trusts. The host's storage rejects entries of 1 MiB.
 const MAX_CA_CERT: usize = 512 << 10;
 
 const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
-/// Returns the config as a write leaves it, and warnings.
+/// Applies a write to a config. Returns the new config and warnings.
 pub(super) fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<(Config, Vec<String>), Error> {
     if let Some(old) = old {
         return shared::changed(SETTINGS, fields, old.clone());
@@ -225,19 +225,19 @@ pub(super) fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Res
     if !fields.is_given(&ASTRA_TOKEN) {
         return Err(missing(ASTRA_TOKEN.name()));
     }
-    // A new `org_id` of this form is Astra's id. Only configs of the Go plugin can differ.
+    // A new `org_id` in the form of a UUID is Astra's id of the organization. Only configs of the Go plugin can differ.
     let astra_org_id = if is_uuid(org.as_str()) { org.as_str() } else { "" };
     shared::changed(SETTINGS, &fields.for_new_object(), Config::new(org.clone(), astra_org_id))
 }
 
-/// Returns what is shown of a config.
+/// Returns the members of a config in answers.
 pub(super) fn shown(config: &Config) -> Map {
     let mut shown = shared::shown(SETTINGS, config);
     shown.extend(object([("astra_org_id", json!(config.astra_org_id)), ("org_id", json!(config.org_id))]));
     shown
 }
 
-/// Returns a root token with nothing but the beginning of its client id, which is no secret.
+/// Returns the root token cut to the beginning of its client id, which is not secret.
 fn masked(token: &str) -> String {
     let client_id = token.strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split(':').next()).unwrap_or_default();
     format!("{TOKEN_PREFIX}{}...", client_id.chars().take(7).collect::<String>())
@@ -256,12 +256,12 @@ fn require_certificates(pem: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks the shape of a root token. The error never holds it.
+/// Checks the form of a root token. The error never holds the root token.
 fn root_token(token: String) -> Result<String, Error> {
     let parts = token.strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split_once(':'));
     let is_part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
     match parts {
-        // No server takes a longer header, and real ones have some hundred bytes.
+        // A longer token does not fit into an HTTP header. Tokens of Astra have about a hundred bytes.
         Some(_) if token.len() > MAX_TOKEN => {
             Err(Error::field(ASTRA_TOKEN.name(), format!("must not be longer than {MAX_TOKEN} bytes")))
         }
