@@ -28,7 +28,9 @@ impl Backoff {
     /// [`Error::NotYet`].
     pub(crate) fn require_over(&self, org: &OrgId) -> Result<(), Error> {
         match self.failed().get(org) {
-            Some(time) if time.elapsed() < PAUSE => Err(Error::NotYet("Astra failed a moment ago".into())),
+            Some(time) if time.elapsed() < PAUSE => Err(Error::NotYet(
+                "Astra failed for this organization less than 30 seconds ago; a later tick retries".into(),
+            )),
             _ => Ok(()),
         }
     }

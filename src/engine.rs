@@ -88,7 +88,7 @@ impl Engine {
     pub(crate) async fn config_for_undo(&self, org: &OrgId) -> Result<Arc<Config>, Error> {
         self.backoff.require_over(org)?;
         let config = self.store.config(org).await?;
-        config.ok_or_else(|| Error::Refused(format!("no config for org_id {:?}; write it again", org.as_str())))
+        config.ok_or_else(|| Error::Refused(format!("no config for org_id {:?}; write the config again", org.as_str())))
     }
 
     /// Stops the previous background work and keeps the new one.

@@ -29,7 +29,7 @@ pub(crate) enum Error {
     #[error("{0}")]
     NotYet(String),
     /// Background work took too long.
-    #[error("the work took longer than {0:?} and goes on at a later tick")]
+    #[error("the work took longer than {0:?}; a later tick retries")]
     OutOfTime(Duration),
     /// A call of Astra failed.
     #[error("{0}; {advice}", advice = advice(.0))]
@@ -53,7 +53,7 @@ pub(crate) enum Error {
         cause: Box<Error>,
     },
     /// The request failed for every org. Never empty.
-    #[error("no organization is done: {}", list_failures(.0))]
+    #[error("the import failed for every organization: {}", list_failures(.0))]
     EveryOrg(Vec<(OrgId, Error)>),
     /// The host's storage failed.
     #[error(transparent)]
@@ -112,7 +112,7 @@ impl Error {
         if self.is_failure() {
             tracing::error!(operation, path, error = %self, "failed to answer a request");
         } else {
-            tracing::debug!(operation, path, error = %self, "refused a request");
+            tracing::debug!(operation, path, error = %self, "rejected a request");
         }
     }
 
@@ -202,14 +202,14 @@ fn advice(error: &api::Error) -> &'static str {
         Case::RequestRefused { names_description, names_expiry } if error.call() == MINT => {
             match (names_description, names_expiry) {
                 (true, true) => {
-                    "if it takes neither, set description=false and token_expiry=false on the config of the org"
+                    "if Astra takes neither member, set description=false and token_expiry=false on the config"
                 }
-                (true, false) => "if it takes no description, set description=false on the config of the org",
-                (false, true) => "if it takes no expiry, set token_expiry=false on the config of the org",
+                (true, false) => "if Astra takes no description, set description=false on the config",
+                (false, true) => "if Astra takes no expiry, set token_expiry=false on the config",
                 (false, false) => "check the role_id of the role",
             }
         }
-        Case::RequestRefused { .. } => "see what Astra says",
+        Case::RequestRefused { .. } => "see the reason that Astra gives",
         Case::ProxyLogin => "check the login in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY",
         Case::RateLimited | Case::TimedOut | Case::Unavailable | Case::ServerFailed => "try again later",
         Case::UnexpectedStatus => "check the url of the config",
@@ -221,7 +221,7 @@ fn advice(error: &api::Error) -> &'static str {
 fn root_advice(error: &api::Error, permission: &'static str) -> &'static str {
     match error.case() {
         Case::RootTokenRefused => permission,
-        Case::RequestRefused { names_description: false, names_expiry: false } => "see what Astra says",
+        Case::RequestRefused { names_description: false, names_expiry: false } => "see the reason that Astra gives",
         _ => advice(error),
     }
 }

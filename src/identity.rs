@@ -51,7 +51,7 @@ impl Engine {
         self.adopt_org(&mut new, named).await?;
         self.store.put_config(&new).await?;
         if is_uuid(org.as_str()) && !org.as_str().eq_ignore_ascii_case(named) {
-            tracing::warn!(org_id = %org, astra_org_id = named, "found that the root token of a config is of another organization than its org_id says");
+            tracing::warn!(org_id = %org, astra_org_id = named, "found a root token of another organization than the org_id of the config");
         } else {
             tracing::info!(org_id = %org, astra_org_id = named, "learned the organization of a config");
         }

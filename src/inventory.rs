@@ -23,7 +23,7 @@ impl Engine {
                 match engine.build_inventory().await {
                     Ok(()) => return,
                     Err(error) => {
-                        tracing::warn!(error = %error, "failed to build the inventory of tokens, will try again")
+                        tracing::warn!(error = %error, "failed to build the inventory of tokens, will retry")
                     }
                 }
                 drop(engine);

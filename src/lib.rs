@@ -1,4 +1,4 @@
-//! A secrets engine for Vault and OpenBao that issues application tokens of DataStax Astra DB.
+//! A secrets engine for Vault and OpenBao that mints application tokens of DataStax Astra DB.
 //!
 //! The engine is built on the crate [`vault_plugin_sdk`], which speaks the host's plugin protocol and does not know
 //! Astra. Architecture invariant: the engine never sees the wire.
@@ -104,10 +104,11 @@ fn backend() -> Backend<Engine> {
         .on_invalidate(Engine::invalidate)
 }
 
-const HELP: &str = "The DataStax Astra DB secrets engine issues application tokens of Astra organizations. Write a root \
-                    token per organization to \"config\", roles to \"role\", and ask for tokens at \"org/token\", or \
-                    at \"creds/:org/:role\", which a policy can allow role by role. Each token has a lease; when it ends, \
-                    the token is deleted in Astra.\n\nA first token:\n    \
+const HELP: &str = "The DataStax Astra DB secrets engine mints application tokens of Astra organizations. Write a root token \
+                    for each organization to \"config\", and roles to \"role\". Then ask for tokens at \"org/token\" or at \
+                    \"creds/:org/:role\". A policy can allow single paths below \"creds\", and so single roles. Each token \
+                    has a lease. When the lease expires or is revoked, the engine deletes the token in Astra.\n\nTo get a \
+                    first token:\n    \
                     vault write <mount>/config org_id=$ORG_ID astra_token=$ROOT_TOKEN logical_name=retail\n    \
                     vault write <mount>/role org_id=$ORG_ID role_name=reader role_id=$ROLE_ID\n    \
                     vault read <mount>/creds/retail/reader";

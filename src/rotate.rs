@@ -23,8 +23,8 @@ const MAY_READ: &str = "check that the astra_token of the config is live and has
 const MAY_WRITE: &str = "the astra_token of the config needs the permission org-token-write, which the roles Organization \
                          Administrator and Database Administrator give";
 
-const DELETED_LATER: &str = "the config is as it was; should Astra have made a token all the same, it is deleted as soon as it \
-                           is found";
+const DELETED_LATER: &str = "the config keeps its root token; if Astra minted a token, the engine deletes the token as soon as Astra \
+                             lists the token";
 
 /// Pauses of 0.1 s to 2 s: Astra may reject a new token for a moment.
 const RETRIES_OF_NEW_TOKEN: ExponentialBuilder = ExponentialBuilder::new()
@@ -59,7 +59,9 @@ pub(crate) struct Rotated {
 /// undoes the rotation.
 pub(crate) async fn rotate(engine: &Arc<Engine>, config: &Arc<Config>, mount_point: &str) -> Result<Rotated, Error> {
     let old = config.root_id().and_then(|id| ClientId::parse("astra_token", id).ok()).ok_or_else(|| {
-        Error::Refused("the root token is not of the form \"AstraCS:<id>:<digest>\"; write another astra_token".into())
+        Error::Refused(
+            "the root token does not have the form \"AstraCS:<id>:<digest>\"; write another astra_token".into(),
+        )
     })?;
     let roles = roles_of_root(engine, config, &old).await?;
     let marker = Uuid::new_v4().simple().to_string();
@@ -91,8 +93,8 @@ async fn roles_of_root(engine: &Engine, config: &Arc<Config>, root: &ClientId) -
         None => "is not in Astra's list of the tokens of this organization",
     };
     Err(Error::Refused(format!(
-        "the root token with client id {id:?} {fault}, so none like it can be made; write an astra_token of this \
-         organization that has roles"
+        "the root token with client id {id:?} {fault}, so the engine cannot mint a root token with the same roles; write \
+         an astra_token of this organization that has roles"
     )))
 }
 
@@ -107,7 +109,7 @@ impl Rotation<'_> {
         };
         self.order.note.new = Some(new.clone());
         if let Err(cause) = self.order.update().await {
-            return Err(self.undo("the new root token could not be noted", &new, cause).await);
+            return Err(self.undo("the WAL entry could not be updated", &new, cause).await);
         }
         if let Err(cause) = self.check_new_token(&created, &new).await {
             return Err(self.undo("the new root token does not work", &new, cause.into()).await);
@@ -123,7 +125,7 @@ impl Rotation<'_> {
             None => self.order.close().await,
             Some(error) => {
                 tracing::error!(org_id = %note.org_id, client_id = %note.old, error = %error,
-                    "failed to delete an old root token, will try again");
+                    "failed to delete an old root token, will retry");
             }
         }
         Ok(Rotated { old: self.order.note.old, new, old_left })
@@ -139,7 +141,9 @@ impl Rotation<'_> {
         let check = || async {
             match client.current_org().await {
                 Ok(org) if config.is_of(&org) == Some(true) => {}
-                Ok(_) => return Err(api::Error::garbled("make a root token", "its token is of another org")),
+                Ok(_) => {
+                    return Err(api::Error::garbled("make a root token", "its token belongs to another organization"));
+                }
                 Err(error) if error.is_undetermined() => {}
                 Err(error) => return Err(error),
             }
@@ -158,7 +162,7 @@ impl Rotation<'_> {
             Ok(_) => {
                 drop(lock);
                 let changed =
-                    Error::Refused("the config was changed meanwhile; rotate again if it is still needed".into());
+                    Error::Refused("the config was changed during the rotation; rotate again if the new config needs another root token".into());
                 return Err(self.undo("the root token was not rotated", new, changed).await);
             }
             Err(cause) => {
@@ -170,16 +174,17 @@ impl Rotation<'_> {
         if let Err(cause) = self.order.update().await {
             drop(lock);
             self.order.note.stored = false;
-            return Err(self.undo("the new root token could not be noted", new, cause).await);
+            return Err(self.undo("the WAL entry could not be updated", new, cause).await);
         }
         let stored = engine.store.put_config(&config).await;
         engine.clients.forget(org_id);
         stored.map_err(|cause| Error::Unfinished {
             step: "the config could not be stored",
             // A write that failed may still take effect. The tick runs after that is certain.
-            left: "it holds the old root token or the new one, both work, and the other one is deleted within some \
-                   minutes"
-                .to_owned(),
+            left:
+                "the config holds the old or the new root token, both are valid, and the engine deletes the other root \
+                   token within some minutes"
+                    .to_owned(),
             cause: Box::new(cause),
         })?;
         Ok(Arc::new(config))
@@ -188,9 +193,9 @@ impl Rotation<'_> {
     /// Undoes the rotation because a step failed. Returns the error for the caller.
     async fn undo(&mut self, step: &'static str, new: &ClientId, cause: Error) -> Error {
         let left = match self.order.undo(new, None).await {
-            Ok(()) => "the config is as it was, and the new root token was deleted in Astra again".to_owned(),
+            Ok(()) => "the config keeps its root token, and the new root token was deleted in Astra".to_owned(),
             Err(error) => format!(
-                "the config is as it was, and the new root token is left in Astra, until it can be deleted: {error}"
+                "the config keeps its root token, and the new root token stays in Astra until the engine can delete it: {error}"
             ),
         };
         Error::Unfinished { step, left, cause: Box::new(cause) }
@@ -199,11 +204,11 @@ impl Rotation<'_> {
     /// Looks for a token that Astra may have minted. Returns the error of a rotation whose outcome is unknown.
     async fn unclear(&mut self, cause: Error) -> Error {
         let left = match self.order.look_for_token().await {
-            Found::Deleted => "the config is as it was, and the token that Astra had made all the same was deleted",
+            Found::Deleted => "the config keeps its root token, and the token that Astra had minted was deleted",
             Found::Later => DELETED_LATER,
             Found::Never => {
-                "the config is as it was; should Astra have made a token all the same, it cannot be found without a \
-                 description, and does not expire"
+                "the config keeps its root token; if Astra minted a token, the engine cannot find it without a description, and \
+                 the token does not expire"
             }
         };
         Error::Unfinished { step: "the root token was not rotated", left: left.to_owned(), cause: Box::new(cause) }
@@ -279,18 +284,19 @@ impl OrderNote for RotationNote {
         let (org_id, marker) = (&self.org_id, &self.marker);
         match event {
             Event::OfAnother(client_id) => tracing::error!(org_id = %org_id, client_id = %client_id,
-                "left a token alone that is not of the rotation to be undone"),
-            Event::Undone => tracing::info!(org_id = %org_id, "set an unfinished rotation of the root token right"),
+                "did not undo a rotation: Astra had named the token of a mint"),
+            Event::Undone => {
+                tracing::info!(org_id = %org_id, "completed or undid an interrupted rotation of a root token")
+            }
             Event::UndoFailed(error) => {
-                tracing::error!(org_id = %org_id, error = %error, "failed to delete a new root token, will try again");
+                tracing::error!(org_id = %org_id, error = %error, "failed to delete a new root token, will retry");
             }
             Event::LookFailed(error) => tracing::warn!(org_id = %org_id, error = %error,
-                "could not look for a root token that Astra may have made, will try again"),
+                "failed to look for a root token that Astra may have minted, will retry"),
             Event::NotFound => tracing::warn!(org_id = %org_id, marker,
-                "found no new root token of an unfinished rotation: none was made, unless Astra does not keep descriptions"),
+                "found no new root token of an unfinished rotation: Astra minted no root token, or keeps no descriptions"),
             Event::Lost => tracing::error!(org_id = %org_id,
-                "a root token may be left in Astra: the outcome of a rotation is not known, and it has no description to be \
-                 found by; look for a token of that time in Astra's portal"),
+                "lost the outcome of a rotation without a description: look for a root token of that time in Astra's portal"),
             Event::Expired(error) | Event::GaveUp(error) => {
                 tracing::error!(org_id = %org_id, marker, old_client_id = %self.old, error = %error,
                     "gave up deleting a root token that is not in use: compare the config with the tokens in Astra's portal");

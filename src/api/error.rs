@@ -108,13 +108,15 @@ impl Error {
             _ => status.to_string(),
         };
         let (case, what) = match (status, &body) {
-            (401 | 403, _) => (Case::RootTokenRefused, "Astra refused the root token"),
+            (401 | 403, _) => (Case::RootTokenRefused, "Astra rejected the root token"),
             (407, _) => (Case::ProxyLogin, "a proxy asks for a login"),
             (429, _) => (Case::RateLimited, "Astra limits the rate of requests"),
             (408 | 504, _) => (Case::TimedOut, "Astra did not answer in time"),
             (503, _) => (Case::Unavailable, "Astra is unavailable"),
-            (404, body) if !matches!(body, Body::Api(_)) => (Case::NotAstra, "the answer is not one of Astra's API"),
-            (400..=499, body) => (refusal(body), "Astra refused the request"),
+            (404, body) if !matches!(body, Body::Api(_)) => {
+                (Case::NotAstra, "the answer does not come from Astra's API")
+            }
+            (400..=499, body) => (refusal(body), "Astra rejected the request"),
             (500..=599, _) => (Case::ServerFailed, "Astra failed"),
             _ => (Case::UnexpectedStatus, "Astra answered with an unexpected status"),
         };
@@ -123,7 +125,7 @@ impl Error {
 
     /// Returns the error for an answer that cannot be used.
     pub(crate) fn garbled(call: &'static str, reason: impl Display) -> Self {
-        let what = format!("the answer of Astra makes no sense: {reason}");
+        let what = format!("the answer of Astra cannot be used: {reason}");
         Self::new(Case::UnusableAnswer, call, what, Progress::Garbled)
     }
 
@@ -163,7 +165,8 @@ impl Error {
 
     /// Returns the error for a call that got no permit before the deadline.
     pub(super) fn no_permit(call: &'static str, timeout: Duration) -> Self {
-        let what = format!("other calls to Astra for this org took all of {timeout:?}, so the request was not sent");
+        let what =
+            format!("other calls to Astra for this organization took all of {timeout:?}, so the request was not sent");
         Self::new(Case::NoPermit, call, what, Progress::NotSent)
     }
 

@@ -32,7 +32,7 @@ where
         .when(|error: &Error| error.is_retryable(is_idempotent))
         .adjust(|error, pause| pause_before(deadline, error, pause?))
         .notify(|error, pause| {
-            tracing::debug!(error = %error, ?pause, "a call to Astra failed, will try again");
+            tracing::debug!(error = %error, ?pause, "failed to call Astra, will retry");
             attempts += 1;
             may_have_happened |= error.may_have_happened();
             last = Some(error.clone());

@@ -18,15 +18,16 @@ use crate::tokens::MintedBy;
 
 const ORG: Field<String> = Field::string(
     "org",
-    "Logical name of the organization if it has one that fits a path: ASCII letters, digits and \"_\", and \"-\" and \".\" \
-     between those. Otherwise its org_id. Letter case counts.",
+    "Logical name of the organization, if the name fits into a path: ASCII letters, digits and \"_\", and \"-\" and \".\" \
+     between those. Otherwise the org_id. Letter case matters.",
 );
 
 const ROLE: Field<String> = Field::string("role", "Name of the role in Vault, in lower case.");
 
 const LOGICAL_NAME: Field<String> = Field::lowercase(
     "logical_name",
-    "Label of the token, shown with it and in the inventory. It is lower-cased. Any number of tokens can have the same one.",
+    "Label of the token, shown with the token and in the inventory. The engine lower-cases the label. Several tokens can have \
+     the same label.",
 );
 
 const FIELDS: &[FieldSpec] = &[ORG.spec(), ROLE.spec(), LOGICAL_NAME.spec(), METADATA.spec(), TTL.spec()];
@@ -38,12 +39,13 @@ pub(crate) fn path() -> Path<Engine> {
         .read(mint())
         .operation(Operation::Update, mint())
         .help(
-            "Mints tokens, with a path for each role.",
-            "A read or a write mints a token for the role, whatever the caller mode of the organization. The token has a \
-             lease; when it ends, the token is deleted in Astra. A policy can allow single roles, such as \
-             creds/retail/reader, and \"lease revoke -prefix <mount>/creds/retail/reader\" ends the tokens of that role. Each \
-             role has one path: any other spelling of it is refused with an error that names the right one. Agents keep \
-             the answers of different paths apart, but not those of different parameters, so use these paths in templates.\n\
+            "Mints tokens. Each role has its own path.",
+            "A read or a write mints a token for the role, in every caller mode of the organization. The token has a lease. When \
+             the lease expires or is revoked, the engine deletes the token in Astra. A policy can allow single roles, such \
+             as creds/retail/reader, and \"lease revoke -prefix <mount>/creds/retail/reader\" revokes the tokens of that \
+             role. Each role has one path. Another spelling of the path returns an error that names the right path. Agents \
+             distinguish the answers of different paths, but not those of different parameters, so use these paths in \
+             templates.\n\
              \nExamples:\n    vault read <mount>/creds/retail/reader\n    \
              vault write <mount>/creds/retail/reader ttl=10m metadata=team=shop",
         )
@@ -63,7 +65,7 @@ async fn create(engine: Arc<Engine>, call: Call) -> Answered {
         return Err(Error::field(
             ROLE.name(),
             format!(
-                "{role:?} does not fit a path, which takes letters, digits and \"_\", and \"-\" and \".\" between those; see \
+                "{role:?} does not fit into a path, which takes letters, digits and \"_\", and \"-\" and \".\" between those; see \
                  \"vault list {mount}/roles\", and ask for tokens of a role with such a name at {mount}/org/token",
                 mount = mount(&request)
             ),
@@ -77,8 +79,8 @@ async fn config_of(engine: &Engine, request: &Request, org: &str, role: &RoleNam
     let called = engine.store.orgs_called(org).await?;
     if called.len() > 1 {
         return Err(Error::Refused(format!(
-            "{org:?} is the logical_name or the org_id of several organizations; write configs with logical_names that are \
-             not"
+            "{org:?} is the logical_name or the org_id of several organizations; give these organizations different \
+             logical_names"
         )));
     }
     let meant = if called.is_empty() { engine.store.orgs_like(org).await? } else { called };
@@ -88,7 +90,7 @@ async fn config_of(engine: &Engine, request: &Request, org: &str, role: &RoleNam
         Some(name) if name == org => Ok(config),
         Some(name) => Err(wrong_spelling(request, name, role)),
         None => Err(Error::Refused(format!(
-            "org_id {:?} does not fit a path; give the organization a logical_name of letters, digits and \"_\", and \"-\" \
+            "org_id {:?} does not fit into a path; give the organization a logical_name of letters, digits and \"_\", and \"-\" \
              and \".\" between those",
             id.as_str()
         ))),
@@ -97,7 +99,7 @@ async fn config_of(engine: &Engine, request: &Request, org: &str, role: &RoleNam
 
 fn wrong_spelling(request: &Request, org: &str, role: &RoleName) -> Error {
     let path = format!("{}/creds/{org}/{role}", mount(request));
-    Error::Refused(format!("this is another spelling of {path:?}, and only that path mints; use it"))
+    Error::Refused(format!("this path is another spelling of {path:?}, and only that path mints; use that path"))
 }
 
 fn unknown_org(request: &Request, org: &str) -> Error {

@@ -17,7 +17,7 @@ pub(super) async fn named(engine: &Engine, request: &Request, name: &str) -> Res
             "no config with logical_name {name:?}; see \"vault list {}/configs\" and read by org_id",
             mount(request)
         ))),
-        _ => Err(Error::field("logical_name", format!("{name:?} is that of several organizations; read by org_id"))),
+        _ => Err(Error::field("logical_name", format!("{name:?} belongs to several organizations; read by org_id"))),
     }
 }
 
@@ -29,8 +29,9 @@ pub(super) async fn require_free_names(engine: &Engine, old: Option<&Config>, ne
         && let Some(other) = another(engine.store.orgs_named(id).await?)
     {
         let other = other.as_str();
-        let reason =
-            format!("{id:?} is the logical_name of org_id {other:?}; give that one another logical_name first");
+        let reason = format!(
+            "{id:?} is the logical_name of org_id {other:?}; give that organization another logical_name first"
+        );
         return Err(Error::field(ORG_ID.name(), reason));
     }
     if name.is_empty() {
@@ -40,7 +41,10 @@ pub(super) async fn require_free_names(engine: &Engine, old: Option<&Config>, ne
         None => Ok(()),
         Some(other) => Err(Error::field(
             "logical_name",
-            format!("{name:?} is already that of org_id {:?}, or its id; choose another one", other.as_str()),
+            format!(
+                "{name:?} already names the organization with org_id {:?}; choose another logical_name",
+                other.as_str()
+            ),
         )),
     }
 }

@@ -18,36 +18,35 @@ use crate::store::{DEFAULT_TTL, Role};
 
 const ROLE_ID: Field<String> = Field::string(
     "role_id",
-    "Id of the role in Astra, as \"GET /v2/organizations/roles\" of Astra's DevOps API lists it. Required when the role is \
-     created.",
+    "Id of the role in Astra, as \"GET /v2/organizations/roles\" of Astra's DevOps API lists it. Required for a new role.",
 )
 .only(WRITES)
 .shown("Id of the role in Astra.");
 
 const TTL: Field<Duration> = Field::duration(
     "ttl",
-    "How long the lease of a token lasts before it has to be renewed. 0 means 24 hours. More than max_ttl is cut to \
+    "How long a lease is valid before somebody must renew the lease. 0 means 24 hours. A longer ttl than max_ttl is cut to \
      max_ttl.",
 )
 .only(WRITES)
-.shown("How long a lease lasts.");
+.shown("How long a lease is valid before somebody must renew the lease.");
 
 const MAX_TTL: Field<Duration> = Field::duration(
     "max_ttl",
-    "How long a token can live at most, however often its lease is renewed. 0 means 24 hours. The maximum of the mount \
-     counts as well.",
+    "How long a token can exist, however often its lease is renewed. 0 means 24 hours. If the maximum of the mount is \
+     shorter, that maximum applies.",
 )
 .only(WRITES)
-.shown("Longest life of a token.");
+.shown("How long a token can exist.");
 
 const MAX_TOKENS: Field<i64> = Field::int(
     "max_tokens",
-    "How many tokens of the role may live at the same time. When there are so many, a mint is refused until one of them is \
-     revoked, deleted or expires. Tokens that live already when the limit is set are counted, and stay if they are more. \
-     Without it, or with 0, there is no limit. At most 100000.",
+    "How many live tokens the role can have at the same time. At the limit, a mint fails until a token is revoked, is deleted \
+     or expires. Existing tokens count. If a new limit is lower than their number, they stay. Without max_tokens, or with 0, \
+     there is no limit. The highest limit is 100000.",
 )
 .only(WRITES)
-.shown("How many tokens may live at the same time; missing if there is no limit.");
+.shown("How many live tokens the role can have at the same time. Missing if there is no limit.");
 
 /// The settings, in the order of their checks.
 const SETTINGS: &[Setting<Role>] = &[
@@ -57,7 +56,7 @@ const SETTINGS: &[Setting<Role>] = &[
         write: |fields, role, _| {
             match fields.change(&ROLE_ID) {
                 Change::Keep => {}
-                Change::Reset => return Err(Error::field(ROLE_ID.name(), "cannot be removed; give another one")),
+                Change::Reset => return Err(Error::field(ROLE_ID.name(), "cannot be removed; give another role_id")),
                 Change::Set(id) => role.role_id = checked_role_id(id)?,
             }
             Ok(())
@@ -120,12 +119,13 @@ pub(crate) fn path() -> Path<Engine> {
         .delete(detached("Delete a role", delete).on_active_node())
         .exists(exists)
         .help(
-            "Manages one role: a name in Vault for a role of an Astra organization.",
-            "Tokens are minted for a role. It names the Astra role whose rights they get, and how long they live. A write \
-             changes only the parameters that are given. Deleting a role leaves its tokens and their leases alone.\n\
+            "Manages one role: a name in Vault for one Astra role of an organization.",
+            "The engine mints tokens for a role. The role names the Astra role, whose permissions the tokens get, and the TTLs of \
+             the tokens. A write changes only the parameters that are given. Deleting a role does not change its tokens and \
+             their leases.\n\
              \nExamples:\n    vault write <mount>/role org_id=$ORG_ID role_name=reader role_id=$ROLE_ID ttl=1h max_ttl=24h\n    \
              vault read <mount>/role org_id=$ORG_ID role_name=reader\n\n\
-             A write to roles/sync imports all roles of Astra instead.",
+             To import all roles of Astra instead, write to roles/sync.",
         )
 }
 
@@ -253,7 +253,7 @@ fn set_ttl(
         Change::Set(ttl) if !ttl.is_zero() => ttl,
         Change::Set(_) | Change::Reset => {
             let default = format_duration(DEFAULT_TTL);
-            warnings.push(format!("{} is not set; the default of {default} counts", field.name()));
+            warnings.push(format!("{} is not set; the default of {default} applies", field.name()));
             DEFAULT_TTL
         }
     };

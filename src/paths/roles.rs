@@ -20,12 +20,12 @@ pub(crate) fn path() -> Path<Engine> {
     Path::new("roles/?", FIELDS)
         .list(handler("List the roles", list).returns(&[
             ("keys", "Names of the roles."),
-            ("key_info", "For each name and each organization that has it: role_id, ttl, max_ttl, and max_tokens if set."),
+            ("key_info", "For each name and each organization with a role of this name: role_id, ttl, max_ttl, and max_tokens if set."),
         ]))
         .help(
             "Lists the roles.",
-            "Lists the distinct names of the roles of all Astra organizations of this mount, or of the one with org_id. \
-             key_info shows for each name which organizations have it.\n\nExample:\n    \
+            "Lists the names of the roles of all organizations of this mount, or of the organization with org_id. Each name \
+             appears once. key_info shows for each name which organizations have a role with this name.\n\nExample:\n    \
              vault list -detailed <mount>/roles",
         )
 }

@@ -20,14 +20,14 @@ pub(crate) fn path() -> Path<Engine> {
                 .on_active_node(),
         )
         .help(
-            "Replaces the root token of an organization by a new one that nobody has seen.",
-            "Makes a token with the Astra roles of the root token, checks that it works, stores it in the config, and then \
-             deletes the old root token in Astra. So whatever else used the old one stops working: give the engine a root \
-             token of its own. Mints, renewals and revocations go on meanwhile. The root token needs the permissions \
-             org-token-read and org-token-write, as those with the role Organization Administrator or Database \
-             Administrator have. The new one is not given an expiry and is never shown; the answer holds its client id. A \
-             rotation that is cut short is undone or finished by itself within some minutes, and the config holds a root \
-             token that works all the time.\n\nExample:\n    vault write <mount>/config/rotate-root org_id=$ORG_ID",
+            "Replaces the root token of an organization with a new root token that nobody has seen.",
+            "The engine mints a token with the Astra roles of the root token, checks the new token, stores it in the config, and \
+             then deletes the old root token in Astra. Other programs that use the old root token stop working, so give the \
+             engine its own root token. Mints, renewals and revocations continue during a rotation. The root token needs \
+             the permissions org-token-read and org-token-write, which the Astra roles Organization Administrator and \
+             Database Administrator have. The new root token does not expire, and no answer shows it; the answer holds its \
+             client id. The engine undoes or completes an interrupted rotation within some minutes. At any time, the config \
+             holds a valid root token.\n\nExample:\n    vault write <mount>/config/rotate-root org_id=$ORG_ID",
         )
 }
 
@@ -43,7 +43,7 @@ async fn run(engine: Arc<Engine>, call: Call) -> Answered {
     let mut response = Response::new(object([("client_id", json!(new))]));
     response.warnings.extend(old_left.map(|cause| {
         format!(
-            "the old root token with client id {:?} could not be deleted in Astra, and this is tried again once a minute: \
+            "the old root token with client id {:?} could not be deleted in Astra, and the engine retries once a minute: \
              {cause}",
             old.as_str()
         )

@@ -15,13 +15,13 @@ use crate::store::Config;
 /// The org of a config, a role or a token.
 pub(super) const ORG_ID: Field<String> = Field::string(
     "org_id",
-    "Id of the Astra organization, as Astra's portal shows it, or a label of yours. Letter case counts. A new one must not \
-     contain \"/\", \":\" or control characters.",
+    "Id of the Astra organization, as in Astra's portal, or a label that you choose. Letter case matters. A new org_id must \
+     not contain \"/\", \":\" or control characters.",
 );
 
 /// The role. The parameter `role` is an alias.
 pub(super) const ROLE_NAME: Field<String> =
-    Field::lowercase("role_name", "Name of the role in Vault. It is lower-cased.").aliases(&["role"]);
+    Field::lowercase("role_name", "Name of the role in Vault. The engine lower-cases the name.").aliases(&["role"]);
 
 /// How many entries a listing reads at the same time.
 pub(super) const CONCURRENT_READS: usize = 32;

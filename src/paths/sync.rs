@@ -29,24 +29,27 @@ const ROLES_AT_ONCE: usize = 8;
 
 pub(crate) fn path() -> Path<Engine> {
     let returns = &[
-        ("created", "For each organization, the names of the new roles. Their ttl and max_ttl are the defaults."),
+        ("created", "For each organization, the names of the new roles. They have the default ttl and max_ttl."),
         ("updated", "For each organization, the names of the roles whose role_id changed."),
-        ("unchanged", "For each organization, the names of the roles that were as they should be."),
-        ("collisions", "For each organization, the names that several Astra roles would have. They were left alone."),
+        ("unchanged", "For each organization, the names of the roles that had the right role_id already."),
+        (
+            "collisions",
+            "For each organization, the names that several Astra roles would have. Roles with these names were not changed.",
+        ),
         ("renamed", "For each organization, the roles whose Astra role has another name, and that name."),
         ("vanished", "For each organization, the names of the roles whose role_id Astra does not list."),
-        ("errors", "For each organization that failed, why."),
+        ("errors", "For each organization that failed, the reason."),
     ];
     Path::new("roles/sync", FIELDS)
         .operation(Operation::Update, handler("Import the roles of Astra", sync).on_active_node().returns(returns))
         .help(
             "Imports the roles of Astra.",
             "Asks Astra for the roles of the organization with org_id, or of every organization that has a config, and \
-             writes a role for each. Its name is that of the Astra role in lower case, with one \"_\" for each run of \
-             characters other than letters and digits: \"R/W User\" becomes \"r_w_user\". A role that exists keeps its ttl \
-             and max_ttl, and gets the role_id if it has another. Nothing is deleted. Where several Astra roles would have \
-             one name, none of them is imported. If some organizations fail, the others are done, and the answer has \
-             errors; if all do, the request fails. The root token needs the permission org-role-read.\n\nExample:\n    \
+             writes a role for each Astra role. The name of a role is the name of the Astra role in lower case, with one \
+             \"_\" for each run of characters other than letters and digits: \"R/W User\" becomes \"r_w_user\". An existing \
+             role keeps its ttl and max_ttl, and gets the role_id of the Astra role. Nothing is deleted. If several Astra \
+             roles would have the same name, none of them is imported. If some organizations fail, the others are imported, \
+             and the answer lists the failures in errors. If all organizations fail, the request fails. The root token needs the permission org-role-read.\n\nExample:\n    \
              vault write <mount>/roles/sync org_id=$ORG_ID",
         )
 }
@@ -260,7 +263,7 @@ fn answer(outcomes: Outcomes) -> Result<Response, Error> {
     }
     let mut warnings = Vec::new();
     for (org, error) in &errors {
-        tracing::error!(org_id = %org, error = %error, "failed to import the roles of an org");
+        tracing::error!(org_id = %org, error = %error, "failed to import the roles of an organization");
         warnings.push(format!("org_id {:?} failed: {error}", org.as_str()));
     }
     warnings.extend(reports.iter().flat_map(|(org, report)| remarks(org, report)));
@@ -289,8 +292,8 @@ fn remarks(org: &OrgId, report: &Report) -> Vec<String> {
     let mut remarks = Vec::new();
     for (name, roles) in collisions {
         remarks.push(format!(
-            "org_id {org:?}: role {:?} was left alone, since several Astra roles would have this name: {}; write roles \
-             for them by hand",
+            "org_id {org:?}: role {:?} was not imported, because several Astra roles would have this name: {}; write a \
+             role for each of these Astra roles",
             name.as_str(),
             quoted(roles)
         ));
@@ -299,18 +302,18 @@ fn remarks(org: &OrgId, report: &Report) -> Vec<String> {
         let names = renamed.iter().map(|(name, astra)| format!("{:?} is {astra:?} in Astra", name.as_str()));
         let names = names.collect::<Vec<_>>().join(", ");
         remarks.push(format!(
-            "org_id {org:?}: these roles were left alone, since their Astra roles have other names: {names}"
+            "org_id {org:?}: these roles were not changed, because their Astra roles have other names: {names}"
         ));
     }
     if !vanished.is_empty() {
         let names = quoted(vanished.iter().map(RoleName::as_str));
         remarks.push(format!(
-            "org_id {org:?}: Astra does not list the role_id of these roles, which were left alone: {names}"
+            "org_id {org:?}: Astra does not list the role_id of these roles, which were not changed: {names}"
         ));
     }
     if *unreadable > 0 {
         remarks.push(format!(
-            "org_id {org:?}: {unreadable} entries of Astra's list were skipped, since they have no usable id and name"
+            "org_id {org:?}: {unreadable} entries of Astra's list were skipped, because they have no usable id and name"
         ));
     }
     remarks

@@ -15,25 +15,25 @@ use crate::tokens::{self, MintRequest, MintedBy, Target, token_data};
 
 const LOGICAL_NAME: Field<String> = Field::lowercase(
     "logical_name",
-    "Name of the token. It is lower-cased. In the caller mode \"standard\" it is required, and no two live tokens of a \
-     role have the same one. In the mode \"sidecar\" it is only a label.",
+    "Name of the token. The engine lower-cases the name. In the caller mode \"standard\", the name is required, and only one \
+     live token of a role can have the name. In the mode \"sidecar\", the name is only a label.",
 );
 
 pub(super) const METADATA: Field<Metadata> = Field::pairs(
     "metadata",
-    "Key=value pairs that are kept with the token and shown with it. Repeat the parameter for several pairs. At most 64 KiB \
-     in all.",
+    "Key=value pairs that are stored and shown with the token. Repeat the parameter for several pairs. At most 64 KiB in \
+     total.",
 );
 
 const CLIENT_ID: Field<String> = Field::string(
     "client_id",
-    "Client id of a live token: the part between the colons. Fetches or deletes that token. Letter case counts.",
+    "Client id of a live token: the part between the colons. Fetches or deletes this token. Letter case matters.",
 );
 
 pub(super) const TTL: Field<Duration> = Field::duration(
     "ttl",
-    "How long the first lease of the token lasts. Without it, or with 0, the ttl of the role counts. It is capped at the \
-     max_ttl of the role and at the maximum of the mount.",
+    "TTL of the first lease of the token. Without ttl, or with 0, the ttl of the role applies. A longer ttl than the max_ttl \
+     of the role or the maximum of the mount is cut to that limit.",
 );
 
 const FIELDS: &[FieldSpec] = &[
@@ -53,7 +53,7 @@ const MINTS: &[Operation] = &[Operation::Create, Operation::Update, Operation::R
 
 pub(super) const TOKEN: &[(&str, &str)] = &[
     ("clientId", "Public part of the token."),
-    ("generatedOn", "When Astra made the token."),
+    ("generatedOn", "When Astra minted the token."),
     ("logicalName", "Name of the token."),
     ("metadata", "Key=value pairs of the token."),
     ("orgId", "Id of the organization."),
@@ -69,9 +69,9 @@ pub(crate) fn path() -> Path<Engine> {
         .help(
             "Mints, fetches and deletes tokens.",
             "In the caller mode \"standard\" of an organization, a write mints a token for a role under a logical name, \
-             and a read fetches it by client_id, or by role_name and logical_name. In the mode \"sidecar\", a read mints \
-             a token for a role, and nothing is fetched. A minted token has a lease. When the lease ends, the token is \
-             deleted in Astra. A delete does so at once.\n\nExamples:\n    \
+             and a read fetches the token by client_id, or by role_name and logical_name. In the mode \"sidecar\", a read \
+             mints a token for a role, and no token can be fetched. A minted token has a lease. When the lease expires or is \
+             revoked, the engine deletes the token in Astra. A delete does the same at once.\n\nExamples:\n    \
              vault write <mount>/org/token org_id=$ORG_ID role_name=reader logical_name=checkout\n    \
              vault read <mount>/org/token org_id=$ORG_ID role_name=reader logical_name=checkout\n    \
              vault delete <mount>/org/token org_id=$ORG_ID role_name=reader logical_name=checkout",
@@ -84,14 +84,17 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     let config = require_config(&engine, &request, &org).await?;
     if config.caller_mode == CallerMode::Sidecar {
         return Err(Error::Refused(format!(
-            "org_id {:?} is in the caller mode \"sidecar\", where a read mints: use \"vault read {}/org/token\" with the \
+            "org_id {:?} is in the caller mode \"sidecar\", where a read mints; use \"vault read {}/org/token\" with the \
              same parameters",
             org.as_str(),
             mount(&request)
         )));
     }
     if fields.is_given(&CLIENT_ID) {
-        return Err(Error::field(CLIENT_ID.name(), "cannot be chosen, Astra does; leave it out to mint a token"));
+        return Err(Error::field(
+            CLIENT_ID.name(),
+            "cannot be chosen, because Astra chooses the client id; leave client_id out to mint a token",
+        ));
     }
     let role = role_name(&fields)?;
     Ok(Some(mint(&engine, request, &fields, config, role, MintedBy::Write).await?))
@@ -112,7 +115,7 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     if fields.is_given(&CLIENT_ID) {
         return Err(Error::field(
             CLIENT_ID.name(),
-            "has no use in the caller mode \"sidecar\", where a read mints a token and none can be fetched; leave it out",
+            "cannot be used in the caller mode \"sidecar\", where a read mints and does not fetch; leave client_id out",
         ));
     }
     let role = role_name(&fields)?;
@@ -164,7 +167,7 @@ pub(super) async fn mint(
     let ttl = fields.get(&TTL);
     if request.from_snapshot {
         return Err(Error::Refused(
-            "no token is minted for a request that reads from a snapshot; ask without it".into(),
+            "a request that reads from a snapshot cannot mint a token; send the request without the snapshot".into(),
         ));
     }
     let role = engine.store.role(&config.org_id, &role_name).await?;
@@ -201,8 +204,8 @@ async fn find(engine: &Engine, request: &Request, fields: &Fields, org: &OrgId) 
     role.require_new(ROLE_NAME.name())?;
     name.require_new(LOGICAL_NAME.name())?;
     Err(Error::Refused(format!(
-        "no live token with logical_name {:?} of role {:?} and org_id {:?}; see \"vault list {}/org/tokens\", and give \
-         the client_id of a token that a read minted",
+        "no live token with logical_name {:?} of role {:?} and org_id {:?}; see \"vault list {}/org/tokens\", and use \
+         client_id for a token that a read minted",
         name.as_str(),
         role.as_str(),
         org.as_str(),
@@ -219,7 +222,7 @@ fn require_names(fields: &Fields, token: &Token) -> Result<(), Error> {
         return Err(Error::field(
             CLIENT_ID.name(),
             format!(
-                "is that of logical_name {:?} of role {:?}; leave the names out, or correct them",
+                "belongs to logical_name {:?} of role {:?}; leave the names out, or correct the names",
                 token.logical_name.as_str(),
                 token.role_name.as_str()
             ),
@@ -239,7 +242,7 @@ async fn by_client_id(
         Lookup::Missing => {}
         Lookup::Unknown => {
             return Err(Error::NotYet(
-                "the inventory of tokens is still being built; try again later, or name role_name and logical_name"
+                "the inventory of tokens is still being built; try again later, or give role_name and logical_name"
                     .into(),
             ));
         }

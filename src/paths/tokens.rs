@@ -14,10 +14,10 @@ use crate::store::{DETAILS, Record};
 use crate::tokens::lease_end;
 
 const AFTER: Field<String> =
-    Field::string("after", "Lists only client ids that come after this one, which need not exist any more.");
+    Field::string("after", "Lists only client ids after this client id, which does not need to exist.");
 
 const LIMIT: Field<i64> =
-    Field::int("limit", "Lists at most so many client ids. Without it, or with 0, all are listed.");
+    Field::int("limit", "Lists at most this many client ids. Without limit, or with 0, the list has all client ids.");
 
 const FIELDS: &[FieldSpec] = &[ORG_ID.spec(), AFTER.spec(), LIMIT.spec()];
 
@@ -25,18 +25,18 @@ pub(crate) fn path() -> Path<Engine> {
     Path::new("org/tokens/?", FIELDS)
         .list(handler("List the live tokens", list).returns(&[
             ("keys", "Client ids of the tokens."),
-            ("key_info", "For each client id: organization, role, names, metadata, when and for whom it was made, and \
-              the latest end of its lease."),
+            ("key_info", "For each client id: organization, role, names, metadata, time and caller of the mint, and the \
+              latest expiry of the lease."),
         ]))
         .help(
             "Lists the live tokens.",
             "Lists the client ids of all live tokens of this mount, or of the organization with org_id, in byte order. \
-             key_info shows what is known of each token, never the token. Its member lease_end is the latest time at which \
-             the lease of the token can end, however often it is renewed; the lease itself may end earlier. It is empty where \
-             that is not known, as for tokens of the Go plugin. created_at is when Vault stored the token, for the caller \
-             with display_name and entity_id; generated_on is when Astra made it. For large inventories, list pages with limit, \
-             and pass the last client id of a page as after: key_info has at most the first 10000 tokens \
-             of an answer.\n\nExample:\n    vault list -detailed <mount>/org/tokens",
+             key_info describes each token and never shows the token. lease_end is the latest time at which the lease can \
+             expire, however often it is renewed; the lease can expire earlier. lease_end is empty if this time is not known, \
+             as for tokens of the Go plugin. created_at is the time at which Vault stored the token, for the caller with \
+             display_name and entity_id. generated_on is the time at which Astra minted the token. key_info has at most the \
+             first 10000 tokens of an answer. For a large inventory, list pages with limit, and give the last client id of a \
+             page as after.\n\nExample:\n    vault list -detailed <mount>/org/tokens",
         )
 }
 
@@ -60,18 +60,18 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     {
         keys.extend(page.others.into_iter().map(|client| json!(client)));
         response = response.warn(format!(
-            "key_info has the first {DETAILS} tokens only; for those after them, list with after={last}, and with a limit"
+            "key_info has only the first {DETAILS} tokens; for the next tokens, list with after={last} and a limit"
         ));
     }
     if !is_complete {
-        response =
-            response.warn("the inventory of tokens is still being built, so some may be missing; try again later");
+        response = response
+            .warn("the inventory of tokens is still being built, so some tokens may be missing; try again later");
     }
     let left_out = engine.store.left_out().await?;
     if !left_out.is_empty() {
         response = response.warn(format!(
-            "some stored tokens of the Go plugin are not in the inventory, since their entries cannot be read or have no client id that \
-             can be listed: {}; the log of the upgrade names them all",
+            "some stored tokens of the Go plugin are not in the inventory, because their entries cannot be read or their client \
+             ids cannot be listed: {}; the log of the upgrade names all of these tokens",
             left_out.iter().map(|id| format!("token/{id}")).collect::<Vec<_>>().join(", ")
         ));
     }

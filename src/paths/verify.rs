@@ -23,8 +23,8 @@ impl Verified {
         match self {
             Self::Org(_) => None,
             Self::Undetermined => Some(
-                "Astra answered 401 without a reason when it was asked whose root token this is: the token may be refused, \
-                 or lack the permission to ask. Mint a token to find out."
+                "Astra answered 401 without a reason when the engine asked for the organization of the root token; the root \
+                 token is invalid or lacks a permission; mint a token to find out which"
                     .to_owned(),
             ),
         }
@@ -63,7 +63,7 @@ fn require_same_org(config: &Config, named: &str) -> Result<Option<String>, Erro
         _ if org.eq_ignore_ascii_case(named) => return Ok(None),
         _ => {
             return Ok(Some(format!(
-                "org_id {org:?} is not Astra's id of the organization, which is {named:?}; the engine takes it as a label"
+                "org_id {org:?} is not Astra's id of the organization, which is {named:?}; the engine uses org_id as a label"
             )));
         }
     };
@@ -86,7 +86,7 @@ pub(super) async fn verify(engine: &Engine, config: &Config) -> Result<Verified,
         Err(error) if error.is_undetermined() => Ok(Verified::Undetermined),
         Err(error) if error.case() == Case::RootTokenRefused => Err(Error::field(
             ASTRA_TOKEN,
-            format!("is refused: {}; give a live root token of this organization", error.what()),
+            format!("cannot be used: {}; give a live root token of this organization", error.what()),
         )),
         Err(error) => Err(Error::Refused(format!(
             "could not verify the root token: {}; check url and ca_cert, or skip the check with verify_connection=false",

@@ -1,4 +1,4 @@
-//! A stand-in for Astra: tokens that live, and answers that go wrong when told to.
+//! A stand-in for Astra: live tokens, and faults on demand.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -22,42 +22,42 @@ pub(super) struct Astra {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) org: String,
-    /// Live tokens by client id, with the request that made them.
+    /// Live tokens by client id, with the request of each mint.
     pub(super) live: BTreeMap<String, Value>,
-    /// Live root tokens by client id. A token that is made with [`ROOT_ROLE`] is one, too.
+    /// Live root tokens by client id. A token that is minted with [`ROOT_ROLE`] is also a root token.
     pub(super) roots: BTreeMap<String, Root>,
     /// Method and path of each request.
     pub(super) requests: Vec<String>,
-    /// The roles that are listed, as JSON.
+    /// The roles that Astra lists, as JSON.
     pub(super) roles: Value,
     /// Headers of the last request.
     pub(super) headers: BTreeMap<String, String>,
-    /// How many calls with a new root token are refused first.
+    /// How many calls with a new root token Astra rejects first.
     pub(super) refuse_fresh: usize,
     made: usize,
     faults: Vec<Fault>,
 }
 
-/// A token that may manage tokens.
+/// A token that can manage tokens.
 #[derive(Clone)]
 pub(super) struct Root {
     pub(super) token: String,
     pub(super) roles: Value,
     pub(super) description: Value,
-    /// How many calls with it are refused first.
+    /// How many calls with this token Astra rejects first.
     pub(super) refused: usize,
 }
 
-/// One answer that goes wrong, or many.
+/// A fault in one or many answers.
 #[derive(Clone)]
 struct Fault {
-    /// Of the requests that it is for; empty for all.
+    /// Method of the requests with the fault. Empty for all methods.
     method: &'static str,
-    /// How many of them are served well first.
+    /// How many of these requests succeed first.
     skip: usize,
-    /// Whether it stays for every attempt, until [`Astra::heal`].
+    /// Whether the fault stays for every attempt, until [`Astra::heal`].
     lasting: bool,
-    /// Whether the operation takes effect all the same.
+    /// Whether the operation takes effect despite the fault.
     effective: bool,
     answer: Option<ResponseTemplate>,
     delay: Duration,
@@ -65,7 +65,7 @@ struct Fault {
 }
 
 impl Fault {
-    /// One that changes nothing yet.
+    /// A fault that changes nothing yet.
     fn of(method: &'static str) -> Self {
         Self { method, skip: 0, lasting: false, effective: true, answer: None, delay: Duration::ZERO, change: None }
     }
@@ -73,7 +73,7 @@ impl Fault {
 
 struct Service(Arc<Mutex<State>>);
 
-/// The tokens of one point in time.
+/// A copy of the tokens.
 pub(super) struct Saved {
     live: BTreeMap<String, Value>,
     roots: BTreeMap<String, Root>,
@@ -99,13 +99,13 @@ impl Astra {
         self.state.lock().unwrap()
     }
 
-    /// Returns what a later [`Astra::restore`] brings back.
+    /// Copies the tokens for a later [`Astra::restore`].
     pub(super) fn save(&self) -> Saved {
         let state = self.state();
         Saved { live: state.live.clone(), roots: state.roots.clone(), made: state.made }
     }
 
-    /// Brings back the tokens of then, and forgets all requests and faults.
+    /// Restores the tokens of a copy, and clears all requests and faults.
     pub(super) fn restore(&self, saved: &Saved) {
         let mut state = self.state();
         (state.live, state.roots, state.made) = (saved.live.clone(), saved.roots.clone(), saved.made);
@@ -133,44 +133,44 @@ impl Astra {
         self.state().requests.iter().filter(|request| request.starts_with(method)).count()
     }
 
-    /// Lets the next request with this method be answered with this, and without effect.
+    /// Answers the next request with this method with `answer`, without effect.
     pub(super) fn answer(&self, method: &'static str, answer: ResponseTemplate) {
         self.fault(Fault { effective: false, answer: Some(answer), ..Fault::of(method) });
     }
 
-    /// Lets every request with this method be answered with this, and without effect, until [`Astra::heal`].
+    /// Answers every request with this method with `answer`, without effect, until [`Astra::heal`].
     pub(super) fn answer_all(&self, method: &'static str, answer: ResponseTemplate) {
         self.fault(Fault { lasting: true, effective: false, answer: Some(answer), ..Fault::of(method) });
     }
 
-    /// Lets the next request with this method take effect, and be answered with this.
+    /// Lets the next request with this method take effect, and answers with `answer`.
     pub(super) fn answer_after(&self, method: &'static str, answer: ResponseTemplate) {
         self.fault(Fault { answer: Some(answer), ..Fault::of(method) });
     }
 
-    /// Lets every request with this method take effect, and be answered with this, until [`Astra::heal`].
+    /// Lets every request with this method take effect, and answers with `answer`, until [`Astra::heal`].
     pub(super) fn answer_after_all(&self, method: &'static str, answer: ResponseTemplate) {
         self.fault(Fault { lasting: true, answer: Some(answer), ..Fault::of(method) });
     }
 
-    /// Lets the n-th request from now be answered with this, with or without effect, and those after it as well if it lasts
-    /// until [`Astra::heal`].
+    /// Lets the n-th request from now be answered with this, with or without effect, and those after it as well if it
+    /// lasts until [`Astra::heal`].
     pub(super) fn fault_nth(&self, n: usize, effective: bool, lasting: bool, answer: ResponseTemplate) {
         let fault = Fault { lasting, effective, answer: Some(answer), skip: n, ..Fault::of("") };
         self.fault(fault);
     }
 
-    /// Lets the next answer to a request with this method come late.
+    /// Delays the next answer to a request with this method.
     pub(super) fn delay(&self, method: &'static str, delay: Duration) {
         self.fault(Fault { delay, ..Fault::of(method) });
     }
 
-    /// Lets the next answer to a mint have another member.
+    /// Changes a member of the next answer to a mint.
     pub(super) fn change(&self, member: &'static str, value: Value) {
         self.fault(Fault { change: Some((member, value)), ..Fault::of("POST") });
     }
 
-    /// Lets nothing go wrong any more.
+    /// Removes all faults.
     pub(super) fn heal(&self) {
         self.state().faults.clear();
     }

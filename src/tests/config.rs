@@ -15,7 +15,7 @@ fn config(world: &World) -> Value {
 }
 
 #[tokio::test]
-async fn a_config_is_stored_as_the_go_plugin_did_and_shown_without_its_token() {
+async fn a_config_is_stored_as_by_the_go_plugin_and_shown_without_its_token() {
     let world = World::new().await;
     assert!(ok(world.write("config", config(&world)).await).is_none(), "a 204");
     let stored = json!({"astra_token": ROOT, "url": world.astra.url(), "org_id": ORG, "logical_name": "retailOrg",
@@ -35,7 +35,7 @@ async fn a_config_is_stored_as_the_go_plugin_did_and_shown_without_its_token() {
 }
 
 #[tokio::test]
-async fn an_update_changes_only_what_is_given_and_null_brings_the_default_back() {
+async fn an_update_changes_only_given_fields_and_null_restores_the_default() {
     let world = World::new().await;
     ok(world.write("config", config(&world)).await);
     let asked = world.astra.count("GET");
@@ -54,7 +54,7 @@ async fn an_update_changes_only_what_is_given_and_null_brings_the_default_back()
 }
 
 #[tokio::test]
-async fn a_missing_config_is_answered_with_what_to_do() {
+async fn the_error_for_a_missing_config_says_what_to_do() {
     let world = World::new().await;
     let text = refused(world.read("config", json!({"org_id": ORG})).await);
     assert!(text.contains(ORG) && text.contains("vault write astra/config"), "{text}");
@@ -69,8 +69,8 @@ async fn a_missing_config_is_answered_with_what_to_do() {
 async fn the_root_token_is_verified_before_it_is_stored() {
     let unknown = json!({"errors": [{"ID": 340_018, "message": "Resource not found"}]});
     let cases = [
-        (ResponseTemplate::new(401).set_body_json(unknown), "astra_token is refused"),
-        (ResponseTemplate::new(403).set_body_string("no"), "astra_token is refused"),
+        (ResponseTemplate::new(401).set_body_json(unknown), "astra_token cannot be used"),
+        (ResponseTemplate::new(403).set_body_string("no"), "astra_token cannot be used"),
         (ResponseTemplate::new(500), "verify_connection=false"),
         (ResponseTemplate::new(200), "verify_connection=false"),
         (ResponseTemplate::new(302).insert_header("location", "http://127.0.0.1:1/"), "verify_connection=false"),
@@ -101,7 +101,7 @@ async fn the_root_token_is_verified_before_it_is_stored() {
 }
 
 #[tokio::test]
-async fn a_401_without_a_word_is_a_warning() {
+async fn a_401_without_a_reason_gives_a_warning() {
     let world = World::new().await;
     world.astra.answer("GET", ResponseTemplate::new(401).set_body_json(Value::Null));
     let response = some(world.write("config", config(&world)).await);
@@ -110,7 +110,7 @@ async fn a_401_without_a_word_is_a_warning() {
 }
 
 #[tokio::test]
-async fn calls_carry_the_token_and_who_asks() {
+async fn calls_send_the_root_token_and_the_user_agent() {
     let world = World::new().await;
     ok(world.write("config", config(&world)).await);
     let state = world.astra.state();
@@ -120,7 +120,7 @@ async fn calls_carry_the_token_and_who_asks() {
 }
 
 #[tokio::test]
-async fn a_logical_name_belongs_to_one_org() {
+async fn two_orgs_cannot_have_the_same_logical_name() {
     let world = World::new().await;
     ok(world.write("config", config(&world)).await);
     let mut second = config(&world);
@@ -128,7 +128,7 @@ async fn a_logical_name_belongs_to_one_org() {
     second["verify_connection"] = json!(false);
     let text = refused(world.write("config", second.clone()).await);
     assert!(text.starts_with("logical_name") && text.contains(ORG), "{text}");
-    // Two orgs at once: one of them gets it.
+    // Of two concurrent writes with the same name, only one succeeds.
     second["logical_name"] = json!("new");
     let first = json!({"org_id": ORG, "logical_name": "new"});
     let (one, two) = tokio::join!(world.write("config", first), world.write("config", second));
@@ -136,7 +136,7 @@ async fn a_logical_name_belongs_to_one_org() {
 }
 
 #[tokio::test]
-async fn a_config_with_live_tokens_is_only_deleted_by_force() {
+async fn a_config_with_live_tokens_is_only_deleted_with_force() {
     let world = World::with_role("standard").await;
     world.mint("org1").await;
     let text = refused(world.ask(Operation::Delete, "config", json!({"org_id": ORG})).await);
@@ -147,7 +147,7 @@ async fn a_config_with_live_tokens_is_only_deleted_by_force() {
 }
 
 #[tokio::test]
-async fn creating_is_told_from_updating() {
+async fn the_existence_check_distinguishes_create_from_update() {
     let world = World::new().await;
     let ask = |data: Value| world.backend.exists(super::request(Operation::Update, "config", data));
     assert_eq!(ask(json!({"org_id": ORG})).await.unwrap(), Some(false));
@@ -157,7 +157,7 @@ async fn creating_is_told_from_updating() {
 }
 
 #[tokio::test]
-async fn another_nodes_change_is_seen_after_its_invalidation() {
+async fn a_change_of_another_node_is_read_after_its_invalidation() {
     let world = World::new().await;
     ok(world.write("config", config(&world)).await);
     data(world.read("config", json!({"logical_name": "retailOrg"})).await);
@@ -171,7 +171,7 @@ async fn another_nodes_change_is_seen_after_its_invalidation() {
 }
 
 #[tokio::test]
-async fn a_standby_changes_nothing_and_asks_nobody() {
+async fn a_standby_changes_nothing_and_does_not_call_astra() {
     let world = World::new().await;
     world.system.set_state(vault_plugin_sdk::logical::ReplicationState::PERFORMANCE_STANDBY);
     assert!(!world.system.is_writable().await.unwrap());
@@ -182,7 +182,7 @@ async fn a_standby_changes_nothing_and_asks_nobody() {
 }
 
 #[tokio::test]
-async fn a_write_that_waits_for_astra_holds_up_no_other_and_loses_nothing() {
+async fn a_write_that_waits_for_astra_blocks_no_other_write_and_overwrites_no_setting() {
     let world = Arc::new(World::new().await);
     ok(world.write("config", config(&world)).await);
     let slow_write = |path: &str| {
@@ -200,17 +200,17 @@ async fn a_write_that_waits_for_astra_holds_up_no_other_and_loses_nothing() {
     assert_eq!((&shown["logical_name"], &shown["url"]), (&json!("other"), &json!(format!("{}/v2", world.astra.url()))));
     assert_eq!(world.astra.count("GET"), 2, "what was verified did not change");
 
-    // Now the token changes meanwhile. The two were never verified together, and Astra refuses them.
+    // The root token changes during the verification of another URL, so the combination must be verified again.
     let slow = slow_write("/");
     eventually(|| world.astra.count("GET") == 3).await;
     let wrong = json!({"org_id": ORG, "astra_token": "AstraCS:other:token", "verify_connection": false});
     ok(world.write("config", wrong).await);
     let text = refused(slow.await.unwrap());
-    assert!(text.starts_with("astra_token is refused"), "{text}");
+    assert!(text.starts_with("astra_token cannot be used"), "{text}");
 }
 
 #[tokio::test]
-async fn a_token_that_was_stored_unverified_is_verified_when_it_is_given_again() {
+async fn an_unverified_root_token_is_verified_when_it_is_written_again() {
     let world = World::new().await;
     let mut wrong = config(&world);
     wrong["astra_token"] = json!("AstraCS:other:token");
@@ -220,9 +220,9 @@ async fn a_token_that_was_stored_unverified_is_verified_when_it_is_given_again()
     wrong.as_object_mut().unwrap().remove("verify_connection");
     for again in [wrong, json!({"org_id": ORG, "verify_connection": "true"})] {
         let text = refused(world.write("config", again).await);
-        assert!(text.starts_with("astra_token is refused"), "{text}");
+        assert!(text.starts_with("astra_token cannot be used"), "{text}");
     }
-    // What has nothing to do with Astra is changed without asking.
+    // A setting that does not change the calls of Astra needs no verification.
     ok(world.write("config", json!({"org_id": ORG, "caller_mode": "sidecar"})).await);
     assert_eq!(world.astra.count("GET"), 2);
 }

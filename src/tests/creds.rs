@@ -10,13 +10,13 @@ use super::{ORG, OTHER_ORG, ROLE_ID, ROOT, World, data, eventually, failed, leas
 const READER: &str = "creds/retailOrg/r_w_user";
 
 impl World {
-    /// Writes a config without asking Astra, and a role.
+    /// Writes a config without verification, and a role.
     async fn write_org(&self, id: &str, logical_name: &str) {
         ok(self.write("config", self.unverified(id, logical_name)).await);
         ok(self.write("role", json!({"org_id": id, "role_name": "reader", "role_id": ROLE_ID})).await);
     }
 
-    /// Stores an org as an older version would have.
+    /// Stores an org as an older version did.
     async fn stored_org(&self, id: &str, logical_name: &str) {
         let config = json!({"astra_token": ROOT, "url": self.astra.url(), "org_id": id, "logical_name": logical_name,
             "caller_mode": 1});
@@ -34,7 +34,7 @@ impl World {
         ok(self.ask(Operation::Patch, "config", json!({"org_id": ORG, "logical_name": logical_name})).await);
     }
 
-    /// Returns why neither a read nor a write of a path mints.
+    /// Returns the error of a read and of a write at a path that does not mint.
     async fn no_creds(&self, path: &str) -> String {
         let before = self.astra.count("POST");
         let why = refused(self.read(path, Value::Null).await);
@@ -60,7 +60,7 @@ async fn reads_and_writes_mint_in_every_caller_mode() {
             assert_eq!((secret.ttl.as_secs(), secret.max_ttl.as_secs(), secret.renewable), (60, 36000, true));
             assert!(minted.warnings.is_empty(), "{:?}", minted.warnings);
 
-            // Its label takes no name, and what a host lost of an answer is the same again.
+            // A label reserves no name, and a renewal restores a response that the host lost.
             assert!(world.keys("token/").contains(&format!("token/{client_id}")));
             assert!(json!(some(world.renew(&secret, Value::Null).await).data) == shown, "renewal shows something else");
             let record = world.list("org/tokens/", Value::Null).await["key_info"][&client_id].clone();
@@ -77,7 +77,7 @@ async fn reads_and_writes_mint_in_every_caller_mode() {
 }
 
 #[tokio::test]
-async fn fields_are_checked_and_the_path_decides_the_role() {
+async fn fields_are_checked_and_the_path_names_the_role() {
     let world = World::with_role("standard").await;
     let why = refused(world.write(READER, json!({"metadata": {"deletion_time": "x"}})).await);
     assert!(why.starts_with("metadata"), "{why}");
@@ -96,7 +96,7 @@ async fn fields_are_checked_and_the_path_decides_the_role() {
 }
 
 #[tokio::test]
-async fn a_role_has_one_path() {
+async fn a_role_has_exactly_one_path() {
     let world = World::with_role("sidecar").await;
     for path in [
         &format!("creds/{ORG}/r_w_user"),
@@ -108,7 +108,7 @@ async fn a_role_has_one_path() {
         let why = world.no_creds(path).await;
         assert!(why.contains("\"astra/creds/retailOrg/r_w_user\""), "{path}: {why}");
     }
-    // The Kelvin sign is a k in lower case.
+    // The lower case of the Kelvin sign is a k.
     ok(world.write("role", json!({"org_id": ORG, "role_name": "k", "role_id": ROLE_ID})).await);
     assert!(world.no_creds("creds/retailOrg/\u{212a}").await.contains("\"astra/creds/retailOrg/k\""));
     for path in [
@@ -156,7 +156,7 @@ async fn a_role_has_one_path() {
 }
 
 #[tokio::test]
-async fn an_org_without_a_name_that_fits_goes_by_its_id() {
+async fn an_org_whose_name_does_not_fit_into_a_path_is_named_by_its_id() {
     let world = World::with_role("standard").await;
     let by_id = format!("creds/{ORG}/r_w_user");
     for name in ["", "our shop", "shöp", "shop.", ".shop", "50%", "a+b", "*"] {
@@ -178,7 +178,7 @@ async fn an_org_without_a_name_that_fits_goes_by_its_id() {
 }
 
 #[tokio::test]
-async fn what_does_not_exist_is_answered_with_what_to_do() {
+async fn errors_for_missing_orgs_and_roles_say_what_to_do() {
     let world = World::with_role("standard").await;
     let why = world.no_creds("creds/nobody/r_w_user").await;
     assert!(why.contains("\"nobody\"") && why.contains("vault list astra/configs"), "{why}");
@@ -203,7 +203,7 @@ async fn a_renamed_org_mints_at_its_new_path_and_keeps_its_leases() {
     }
     assert_eq!(world.astra.live(), 0);
 
-    // A name that was given up is free. Who has it now is who it means.
+    // The old name is free. If another org gets the name, the name means that org.
     world.write_org(OTHER_ORG, "retailOrg").await;
     super::astra::other_org(&world.astra);
     assert_eq!(text(&some(world.read("creds/retailOrg/reader", Value::Null).await), "orgId"), OTHER_ORG);
@@ -213,25 +213,25 @@ async fn a_renamed_org_mints_at_its_new_path_and_keeps_its_leases() {
 }
 
 #[tokio::test]
-async fn no_name_of_an_org_is_the_id_of_another() {
+async fn a_logical_name_cannot_be_the_id_of_another_org() {
     let world = World::with_role("standard").await;
     ok(world.write("config", world.unverified(OTHER_ORG, "")).await);
     for operation in [Operation::Update, Operation::Patch] {
         let change = json!({"org_id": ORG, "logical_name": OTHER_ORG});
         let why = refused(world.ask(operation, "config", change).await);
-        assert!(why.starts_with("logical_name") && why.contains("or its id; choose another"), "{why}");
+        assert!(why.starts_with("logical_name") && why.contains("already names the organization with org_id"), "{why}");
     }
-    // Nor the other way round.
+    // An org_id cannot be the logical name of another org either.
     let why = refused(world.write("config", world.unverified("retailOrg", "")).await);
     assert!(why.starts_with("org_id") && why.contains(ORG), "{why}");
     assert_eq!(world.list("configs/", Value::Null).await["keys"], json!([OTHER_ORG, ORG]));
-    // Its own id is no other's.
+    // The logical name of an org can be its own id.
     world.rename(ORG).await;
     some(world.read(&format!("creds/{ORG}/r_w_user"), Value::Null).await);
 }
 
 #[tokio::test]
-async fn a_name_that_means_two_orgs_never_mints() {
+async fn a_name_of_two_orgs_never_mints() {
     let world = World::new().await;
     world.stored_org("org-a", "org-b").await;
     world.stored_org("org-b", "shop").await;
@@ -241,14 +241,14 @@ async fn a_name_that_means_two_orgs_never_mints() {
         let why = world.no_creds(&format!("creds/{name}/reader")).await;
         assert!(why.contains("several organizations"), "{why}");
     }
-    // Their other names do not help: there is no second path.
+    // Their other names do not mint either, because each org has only one path.
     for (name, path) in [("org-a", "creds/org-b/reader"), ("org-c", "creds/twins/reader"), ("TWINS", "")] {
         assert!(world.no_creds(&format!("creds/{name}/reader")).await.contains(path), "{name}");
     }
     world.astra.change("orgId", json!("org-b"));
     assert_eq!(text(&some(world.read("creds/shop/reader", Value::Null).await), "orgId"), "org-b");
 
-    // Renaming one frees the other.
+    // After one org is renamed, the name of the other org is unique again.
     ok(world.ask(Operation::Patch, "config", json!({"org_id": "org-d", "logical_name": "solo"})).await);
     for (name, id) in [("twins", "org-c"), ("solo", "org-d")] {
         world.astra.change("orgId", json!(id));
@@ -257,7 +257,7 @@ async fn a_name_that_means_two_orgs_never_mints() {
 }
 
 #[tokio::test]
-async fn a_standby_forwards_before_it_looks_at_anything_and_a_snapshot_never_mints() {
+async fn a_standby_forwards_before_any_call_and_a_snapshot_never_mints() {
     let world = World::with_role("sidecar").await;
     let snapshot = request(Operation::Read, READER, Value::Null).from_snapshot(true);
     assert!(refused(world.backend.handle(snapshot).await).contains("snapshot"));
@@ -275,7 +275,7 @@ async fn a_standby_forwards_before_it_looks_at_anything_and_a_snapshot_never_min
 #[tokio::test]
 async fn an_unfinished_mint_is_undone_and_a_token_without_a_lease_is_swept() {
     let world = World::with_role("standard").await;
-    // Astra makes a token, and its answer is lost.
+    // Astra mints a token, and the answer is lost.
     world.astra.answer_after("POST", ResponseTemplate::new(200).set_body_string("{"));
     failed(world.read(READER, Value::Null).await);
     world.astra.heal();
@@ -288,7 +288,7 @@ async fn an_unfinished_mint_is_undone_and_a_token_without_a_lease_is_swept() {
     let mut record = world.storage.json(&key).unwrap();
     record["expires_at"] = json!("2020-01-01T00:00:00Z");
     world.stored(&key, record).await;
-    // A new process begins with a pass over all tokens.
+    // A new process starts with a pass over all tokens.
     let world = world.remounted().await;
     ok(world.ask(Operation::Rollback, "", Value::Null).await);
     assert_eq!((world.astra.live(), world.keys("token/").len(), world.keys("client/").len()), (0, 0, 0));

@@ -1,4 +1,4 @@
-//! What goes wrong at Astra, in storage, or with the caller.
+//! Failures of Astra, of the storage and of callers.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use wiremock::ResponseTemplate;
 use super::{ORG, ROOT, World, eventually, failed, lease, ok, order, refused, some, status};
 
 #[tokio::test]
-async fn each_answer_of_astra_has_its_status() {
+async fn each_answer_of_astra_leads_to_the_right_status() {
     let errors = |message: &str| json!({"errors": [{"ID": 7, "message": message}]});
     let cases = [
         (ResponseTemplate::new(400).set_body_json(errors("bad role")), 400, "bad role"),
@@ -59,7 +59,7 @@ async fn no_message_holds_a_token() {
 }
 
 #[tokio::test]
-async fn a_slow_astra_is_a_504_and_a_dead_one_a_503() {
+async fn a_slow_astra_returns_504_and_an_unreachable_astra_returns_503() {
     let world = World::with_role("standard").await;
     ok(world.write("config", json!({"org_id": ORG, "request_timeout": 1})).await);
     world.astra.delay("POST", Duration::from_secs(20));
@@ -72,7 +72,7 @@ async fn a_slow_astra_is_a_504_and_a_dead_one_a_503() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_is_a_502() {
+async fn a_broken_connection_returns_502() {
     use tokio::io::AsyncReadExt as _;
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -89,7 +89,7 @@ async fn a_connection_that_breaks_is_a_502() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_not_what_was_asked_for_is_deleted_again() {
+async fn a_token_that_does_not_match_the_request_is_deleted() {
     let world = World::with_role("standard").await;
     for (member, value) in [
         ("orgId", json!("another")),
@@ -104,12 +104,12 @@ async fn a_token_that_is_not_what_was_asked_for_is_deleted_again() {
         eventually(|| world.astra.live() == 0).await;
         assert!(!text.contains("nonsense") && !text.contains("AstraCS:a"), "a body is quoted");
     }
-    // What a token is made of is known, and so is the time.
+    // The engine can compute a missing `token` and a missing `generatedOn`.
     world.astra.change("token", Value::Null);
     world.mint("org1").await;
     world.astra.change("generatedOn", Value::Null);
     world.mint("org2").await;
-    // The answer names a token that is in use: that one is left alone.
+    // If the answer names a token in use, the engine does not delete that token.
     world.astra.change("clientId", json!("DTEUyKUZZrvFzzLzPGCb0006"));
     assert_eq!(
         status(world.write("org/token", json!({"org_id": ORG, "role": "r_w_user", "logical_name": "x"})).await).0,
@@ -119,8 +119,8 @@ async fn a_token_that_is_not_what_was_asked_for_is_deleted_again() {
 }
 
 #[tokio::test]
-async fn a_mint_that_storage_fails_leaves_nothing() {
-    // A call more than a mint makes never fails, so the loop ends with a mint that went well.
+async fn a_mint_with_a_storage_fault_leaves_nothing() {
+    // The loop stops when the faulty call comes after the last call of a mint.
     for n in 1.. {
         let world = World::with_role("standard").await;
         world.storage.fail_nth(n);
@@ -139,7 +139,7 @@ async fn a_mint_that_storage_fails_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_left_in_astra_is_said() {
+async fn an_error_names_the_token_that_is_left_in_astra() {
     let world = World::with_role("standard").await;
     world.mint("first").await;
     // With config and role in the caches: the check of the name, the log, the check of the client id, the token.
@@ -147,40 +147,40 @@ async fn what_is_left_in_astra_is_said() {
     world.astra.answer_all("DELETE", ResponseTemplate::new(500));
     let (code, text) = status(world.write("org/token", order("org1")).await);
     assert!(
-        code == 500 && text.contains("DTEUyKUZZrvFzzLzPGCb0002") && text.contains("left in Astra"),
+        code == 500 && text.contains("DTEUyKUZZrvFzzLzPGCb0002") && text.contains("stays in Astra"),
         "{code} {text}"
     );
-    // The host's tick tries again.
+    // The tick retries.
     world.astra.heal();
     ok(world.ask(Operation::Rollback, "", json!({"immediate": true})).await);
     assert_eq!((world.astra.live(), world.keys("wal/").len(), world.keys("token/").len()), (1, 0, 1));
 }
 
 #[tokio::test]
-async fn a_caller_who_goes_away_leaves_nothing() {
+async fn a_caller_who_hangs_up_leaves_nothing() {
     let world = World::with_role("standard").await;
     let caller = world.minting("org1", Duration::from_millis(1500)).await;
     caller.abort();
     eventually(|| world.astra.count("DELETE") == 1 && world.astra.live() == 0).await;
     assert!(world.keys("token/").is_empty() && world.keys("client/").is_empty());
-    // The name is free again once the undo is done.
+    // After the undo, the name is free again.
     world.mint("org1").await;
 }
 
 #[tokio::test]
-async fn a_config_that_is_deleted_while_a_token_is_minted_takes_the_token_with_it() {
+async fn if_a_config_is_deleted_during_a_mint_the_token_is_deleted() {
     let world = World::with_role("standard").await;
     let caller = world.minting("org1", Duration::from_millis(1500)).await;
     let (code, text) = status(world.ask(Operation::Delete, "config", json!({"org_id": ORG})).await);
-    assert!(code == 503 && text.contains("goes on"), "{text}");
+    assert!(code == 503 && text.contains("unfinished mint"), "{text}");
     ok(world.ask(Operation::Delete, "config", json!({"org_id": ORG, "force": true})).await);
     let (code, text) = status(caller.await.unwrap());
-    assert!(code == 400 && text.contains("deleted meanwhile"), "{text}");
+    assert!(code == 400 && text.contains("deleted during the mint"), "{text}");
     assert_eq!((world.astra.live(), world.keys("token/").len()), (0, 0));
 }
 
 #[tokio::test]
-async fn a_slow_org_holds_up_no_other() {
+async fn a_slow_org_does_not_block_another_org() {
     let world = World::with_role("standard").await;
     let other = super::Astra::start("o2").await;
     ok(world.write("config", json!({"org_id": "o2", "astra_token": ROOT, "url": other.url()})).await);
@@ -192,7 +192,7 @@ async fn a_slow_org_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_root_token_that_was_replaced_is_used_at_once() {
+async fn a_new_root_token_is_used_at_once() {
     let world = World::with_role("standard").await;
     let secret: Secret = lease(&world.mint("org1").await);
     let wrong = json!({"org_id": ORG, "astra_token": "AstraCS:other:token", "verify_connection": false});

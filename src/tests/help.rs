@@ -1,4 +1,4 @@
-//! What users read at `path-help`, and what tools read as OpenAPI.
+//! The texts of `path-help` and the OpenAPI document.
 
 use serde_json::Value;
 use vault_plugin_sdk::logical::Operation;
@@ -6,7 +6,7 @@ use vault_plugin_sdk::logical::Operation;
 use super::{World, some};
 
 #[tokio::test]
-async fn every_path_explains_itself() {
+async fn every_path_has_help() {
     let world = World::unprepared().await;
     let mut texts = String::new();
     let root = some(world.ask(Operation::Help, "", Value::Null).await);
@@ -41,7 +41,7 @@ async fn every_path_is_in_the_openapi_document() {
 }
 
 #[tokio::test]
-async fn the_host_is_told_what_to_protect() {
+async fn the_host_learns_the_special_paths() {
     let special = World::unprepared().await.backend.special_paths();
     assert_eq!(special.seal_wrap_storage, ["config/", "token/", "wal/"]);
     assert_eq!(special.local_storage, ["wal/"]);

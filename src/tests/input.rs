@@ -1,4 +1,4 @@
-//! Wrong input: a 400 that names the field, and nothing else happens.
+//! Wrong input returns 400 with the name of the field, and changes nothing.
 
 use serde_json::{Value, json};
 use vault_plugin_sdk::logical::Operation::{self, Delete, List, Patch, Read, Update};
@@ -121,7 +121,7 @@ fn tokens() -> Vec<Row> {
 }
 
 #[tokio::test]
-async fn wrong_values_are_refused_by_name_and_change_nothing() {
+async fn wrong_values_return_400_with_the_field_and_change_nothing() {
     let world = World::with_role("standard").await;
     let snapshot = || world.storage.keys().iter().map(|key| (key.clone(), world.storage.json(key))).collect::<Vec<_>>();
     let (stored, asked) = (snapshot(), world.astra.state().requests.len());
@@ -144,7 +144,7 @@ async fn wrong_values_are_refused_by_name_and_change_nothing() {
 }
 
 #[tokio::test]
-async fn required_fields_are_named() {
+async fn errors_name_missing_required_fields() {
     let world = World::new().await;
     world.write_config("standard").await;
     let cases = [
@@ -171,20 +171,20 @@ async fn required_fields_are_named() {
 }
 
 #[tokio::test]
-async fn a_wrong_root_token_is_not_echoed() {
+async fn no_error_quotes_a_wrong_root_token() {
     let world = World::new().await;
     let text = refused(world.write("config", json!({"org_id": ORG, "astra_token": "AstraCS:visible"})).await);
     assert!(!text.contains("visible"), "the token is echoed");
 }
 
 #[tokio::test]
-async fn unknown_paths_and_fields_are_told() {
+async fn unknown_paths_and_fields_are_reported() {
     let world = World::with_role("standard").await;
     let error = super::failed(world.read("nope", json!({})).await);
     assert!(matches!(error, vault_plugin_sdk::logical::Error::UnsupportedPath), "{error}");
     let response = super::some(world.read("role", json!({"org_id": ORG, "role": "r_w_user", "colour": "red"})).await);
     assert!(response.warnings[0].contains("[colour]"), "{:?}", response.warnings);
-    // Of a mistyped setting that is not taken, a write tells as well.
+    // A write with a mistyped setting returns a warning.
     let writes = [
         (Operation::Update, "config", json!({"org_id": ORG, "caller_mod": "sidecar"}), "[caller_mod]"),
         (Operation::Patch, "role", json!({"org_id": ORG, "role": "r_w_user", "max_tttl": "1h"}), "[max_tttl]"),

@@ -1,4 +1,4 @@
-//! Lists of many tokens, and what reads and mints cost in calls.
+//! Lists of many tokens, and the number of calls of reads and mints.
 
 use vault_plugin_sdk::logical::Entry;
 use vault_plugin_sdk::testing::HostFault;
@@ -16,7 +16,7 @@ async fn world_with(tokens: usize) -> World {
 }
 
 #[tokio::test]
-async fn a_list_has_all_keys_and_the_details_of_ten_thousand() {
+async fn a_list_has_all_keys_and_details_of_ten_thousand_tokens() {
     let world = world_with(10_003).await;
     let list = async |data: Value| some(world.ask(Operation::List, "org/tokens/", data).await);
     for data in [json!({}), json!({"limit": 0}), json!({"limit": 10_002}), json!({"org_id": ORG})] {
@@ -36,7 +36,7 @@ async fn a_list_has_all_keys_and_the_details_of_ten_thousand() {
 }
 
 #[tokio::test]
-async fn a_list_whose_caller_hangs_up_reads_no_further() {
+async fn a_list_stops_reading_if_the_caller_hangs_up() {
     let world = world_with(5_000).await;
     world.storage.inject(HostFault::HangsAt(100));
     let backend = world.backend.clone();
@@ -56,7 +56,7 @@ async fn a_list_whose_caller_hangs_up_reads_no_further() {
 }
 
 #[tokio::test]
-async fn reads_and_mints_make_no_more_calls_than_they_have_to() {
+async fn reads_and_mints_make_the_fewest_possible_calls() {
     let world = World::with_role("standard").await;
     let response = world.mint("first").await;
     let client_id = response.data.as_ref().unwrap()["clientId"].clone();
@@ -69,7 +69,7 @@ async fn reads_and_mints_make_no_more_calls_than_they_have_to() {
         some(world.read(path, data.clone()).await);
         (world.storage.calls() - before.0, world.system.calls() - before.1, astra() - before.2)
     };
-    // Storage, facts of the host, Astra.
+    // The calls of the storage, of the host's facts, and of Astra.
     assert_eq!(cost("config", &json!({"org_id": ORG})).await, (0, 0, 0));
     assert_eq!(cost("role", &role).await, (0, 0, 0));
     assert_eq!(cost("org/token", &by_name).await, (1, 0, 0));

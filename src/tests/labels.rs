@@ -96,7 +96,7 @@ async fn a_mount_mints_after_a_takeover_whatever_its_org_id_is() {
 }
 
 #[tokio::test]
-async fn an_organization_that_is_known_costs_a_mint_nothing() {
+async fn a_known_organization_needs_no_call_in_a_mint() {
     let world = World::labelled("prod", false).await;
     world.initialize().await;
     let mut costs = Vec::new();
@@ -120,7 +120,7 @@ async fn an_organization_that_is_known_costs_a_mint_nothing() {
 }
 
 #[tokio::test]
-async fn a_failing_storage_does_not_keep_a_token_from_its_caller_when_its_organization_cannot_be_stored() {
+async fn a_mint_succeeds_although_the_storage_cannot_store_the_organization() {
     for nth in 1..40 {
         let world = World::labelled("prod", false).await;
         world.initialize().await;
@@ -174,7 +174,7 @@ async fn a_root_token_that_was_not_verified_mints_for_its_own_organization_only(
 }
 
 #[tokio::test]
-async fn an_org_id_of_another_organization_that_the_go_plugin_stored_goes_on_with_a_warning_in_the_log() {
+async fn an_org_id_of_another_organization_from_the_go_plugin_works_with_a_warning_in_the_log() {
     let (log, _guard) = capture();
     let world = World::labelled(OTHER_ORG, false).await;
     world.initialize().await;
@@ -187,7 +187,7 @@ async fn an_org_id_of_another_organization_that_the_go_plugin_stored_goes_on_wit
 }
 
 #[tokio::test]
-async fn tokens_whose_entries_name_the_organization_by_astras_id_are_those_of_the_label() {
+async fn tokens_stored_with_astras_id_of_the_organization_belong_to_the_label() {
     for is_sidecar in [false, true] {
         let world = World::labelled("prod", is_sidecar).await;
         let tokens = ["a", "b", "c"].map(|name| go_token("prod", name, is_sidecar));
@@ -229,7 +229,7 @@ async fn tokens_whose_entries_name_the_organization_by_astras_id_are_those_of_th
 }
 
 #[tokio::test]
-async fn tokens_of_a_label_whose_organization_is_learned_later_move_to_it() {
+async fn when_the_organization_of_a_label_is_learned_its_tokens_move_to_the_label() {
     let world = World::labelled("prod", true).await;
     let token = go_token("prod", "a", true);
     let lease = world.store_go_token(&token).await;
@@ -247,7 +247,7 @@ async fn tokens_of_a_label_whose_organization_is_learned_later_move_to_it() {
 }
 
 #[tokio::test]
-async fn the_lease_of_a_label_whose_organization_is_not_known_finds_it_by_asking() {
+async fn a_revocation_for_a_label_without_a_known_organization_asks_astra() {
     let world = World::labelled("prod", true).await;
     let lease = world.store_go_token(&go_token("prod", "a", true)).await;
     world.astra.answer_all("GET", ResponseTemplate::new(503));
@@ -282,7 +282,7 @@ async fn two_labels_of_one_organization_keep_their_tokens_apart() {
 }
 
 #[tokio::test]
-async fn a_config_that_cannot_be_read_does_not_keep_the_inventory_from_being_built() {
+async fn the_inventory_is_built_although_a_config_cannot_be_read() {
     let world = World::labelled("prod", false).await;
     let lease = world.store_go_token(&go_token("prod", "a", false)).await;
     world.store_bytes("config/damaged", "no JSON").await;
@@ -299,7 +299,7 @@ fn other_organization(world: &World) -> std::collections::BTreeMap<String, Value
 }
 
 #[tokio::test]
-async fn a_label_with_tokens_does_not_take_the_root_token_of_another_organization() {
+async fn a_label_with_tokens_rejects_the_root_token_of_another_organization() {
     let world = World::labelled("prod", false).await;
     let lease = world.store_go_token(&go_token("prod", "a", false)).await;
     world.initialize().await;
@@ -318,7 +318,7 @@ async fn a_label_with_tokens_does_not_take_the_root_token_of_another_organizatio
 }
 
 #[tokio::test]
-async fn an_org_id_of_another_organization_takes_the_root_token_of_its_tokens() {
+async fn an_org_id_of_another_organization_accepts_the_root_token_of_its_tokens() {
     let world = World::labelled(OTHER_ORG, false).await;
     world.store_go_token(&go_token(OTHER_ORG, "a", false)).await;
     world.initialize().await;
@@ -350,7 +350,7 @@ async fn a_token_is_not_revoked_with_the_root_token_of_another_organization() {
 }
 
 #[tokio::test]
-async fn a_named_token_of_a_config_that_is_called_by_a_label_now_is_renewed_and_revoked() {
+async fn a_named_token_is_renewed_and_revoked_after_its_config_got_a_label() {
     let world = World::labelled(REAL, false).await;
     let lease = world.store_go_token(&go_token(REAL, "a", false)).await;
     world.initialize().await;
@@ -367,7 +367,7 @@ async fn a_named_token_of_a_config_that_is_called_by_a_label_now_is_renewed_and_
 }
 
 #[tokio::test]
-async fn a_record_that_moves_to_a_label_keeps_what_it_says() {
+async fn a_record_that_moves_to_a_label_keeps_its_data() {
     let world = World::labelled(REAL, false).await;
     world.initialize().await;
     some(world.write("org/token", named(REAL, "one")).await);

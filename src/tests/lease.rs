@@ -1,4 +1,4 @@
-//! Renewing and revoking.
+//! Renewals and revocations.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn renewed(world: &World, secret: &Secret) -> Secret {
 }
 
 #[tokio::test]
-async fn a_renewal_follows_the_role_as_it_is_now() {
+async fn a_renewal_uses_the_present_ttls_of_the_role() {
     let world = World::with_role("standard").await;
     let minted = world.mint("org1").await;
     let secret = seconds_ago(lease(&minted), 60);
@@ -42,7 +42,7 @@ async fn a_renewal_follows_the_role_as_it_is_now() {
 }
 
 #[tokio::test]
-async fn an_increment_is_honoured_within_every_limit() {
+async fn an_increment_is_granted_up_to_every_limit() {
     let world = World::with_role("standard").await;
     let secret = lease(&world.mint("org1").await);
     let asked = |seconds: u64, secret: &Secret| secret.clone().increment(Duration::from_secs(seconds));
@@ -50,12 +50,12 @@ async fn an_increment_is_honoured_within_every_limit() {
     assert_eq!(renewed(&world, &asked(60, &fresh)).await.ttl.as_secs(), 60);
     assert!((35998..=36000).contains(&renewed(&world, &asked(1_000_000, &fresh)).await.ttl.as_secs()));
 
-    // Within 100 seconds of the longest life.
+    // 100 seconds before the max TTL.
     let old = seconds_ago(secret.clone(), 35900);
     let renewal = renewed(&world, &asked(3600, &old)).await;
     assert!((98..=100).contains(&renewal.ttl.as_secs()), "{:?}", renewal.ttl);
 
-    // The mount's maximum, and what Astra was told although the role allows more by now.
+    // The limits are the maximum of the mount and the expiry in Astra, although the role now allows more.
     world.system.set_max_lease_ttl(Duration::from_secs(300));
     assert!((298..=300).contains(&renewed(&world, &asked(3600, &fresh)).await.ttl.as_secs()));
     world.system.set_max_lease_ttl(Duration::from_secs(10_000_000));
@@ -65,17 +65,17 @@ async fn an_increment_is_honoured_within_every_limit() {
 }
 
 #[tokio::test]
-async fn a_lease_that_cannot_be_extended_is_no_error() {
+async fn the_renewal_of_a_lease_that_cannot_be_extended_succeeds() {
     let world = World::with_role("standard").await;
     let secret = seconds_ago(lease(&world.mint("org1").await), 40000);
     let renewal = renewed(&world, &secret).await;
     assert_eq!(renewal.ttl.as_secs(), 1);
-    // The host refuses a renewal whose issue time and longest life have passed.
+    // The host rejects a renewal after the max TTL.
     assert!(renewal.max_ttl.as_secs() > 40000);
 }
 
 #[tokio::test]
-async fn what_is_granted_at_the_end_is_left_in_whole_when_the_host_looks() {
+async fn the_host_sees_the_whole_granted_ttl_near_the_max_ttl() {
     let world = World::with_role("standard").await;
     let age = jiff::SignedDuration::from_millis(40_000_950);
     let issued = Timestamp::now().checked_sub(age).unwrap();
@@ -87,7 +87,7 @@ async fn what_is_granted_at_the_end_is_left_in_whole_when_the_host_looks() {
 }
 
 #[tokio::test]
-async fn lost_data_comes_back_and_a_gone_token_is_said_to_be_gone() {
+async fn a_renewal_restores_lost_data_and_fails_for_a_deleted_token() {
     let world = World::with_role("standard").await;
     let minted = world.mint("org1").await;
     let secret = seconds_ago(lease(&minted), 10);
@@ -95,8 +95,8 @@ async fn lost_data_comes_back_and_a_gone_token_is_said_to_be_gone() {
     assert!(response.data == minted.data, "the data is another");
     ok(world.revoke(&secret).await);
     let (code, text) = status(world.renew(&secret, Value::Null).await);
-    assert!(code == 400 && text.contains("is gone"), "{text}");
-    // Another token of the same name is not that of the old lease.
+    assert!(code == 400 && text.contains("was deleted"), "{text}");
+    // A new token with the same name does not belong to the old lease.
     world.mint("org1").await;
     assert_eq!(status(world.renew(&secret, Value::Null).await).0, 400);
 }
@@ -113,7 +113,7 @@ async fn a_revocation_needs_neither_role_nor_the_old_root_token() {
 }
 
 #[tokio::test]
-async fn only_astra_itself_can_say_that_a_token_is_gone() {
+async fn only_an_answer_of_astra_itself_proves_that_a_token_is_deleted() {
     let not_success = [
         (ResponseTemplate::new(404).set_body_string("404 page not found\n"), 502),
         (ResponseTemplate::new(404).set_body_raw("<html>no</html>", "text/html"), 502),
@@ -167,7 +167,7 @@ async fn the_list_decides_when_the_answer_is_unclear() {
 }
 
 #[tokio::test]
-async fn without_a_config_only_a_deleted_token_is_surely_dead() {
+async fn without_a_config_only_a_deleted_token_can_be_revoked() {
     let world = World::with_role("standard").await;
     let secret = lease(&world.mint("org1").await);
     let deleted = lease(&world.mint("org2").await);
@@ -179,7 +179,7 @@ async fn without_a_config_only_a_deleted_token_is_surely_dead() {
 }
 
 #[tokio::test]
-async fn a_record_moves_with_the_lease_where_astra_ends_no_token() {
+async fn without_an_expiry_in_astra_a_renewal_extends_the_record() {
     let world = World::with_role("standard").await;
     ok(world.write("config", json!({"org_id": ORG, "token_expiry": false})).await);
     let minted = world.mint("org1").await;
@@ -196,20 +196,20 @@ async fn a_record_moves_with_the_lease_where_astra_ends_no_token() {
 }
 
 #[tokio::test]
-async fn a_gateways_json_404_is_not_astras_own() {
-    // What API gateways answer when they have no route.
+async fn a_json_404_of_a_gateway_does_not_count_as_astras() {
+    // Answers of API gateways without a matching route.
     for body in [json!({"message": "no Route matched with those values"}), json!({"error": "Not Found"}), json!({})] {
         let world = World::with_role("standard").await;
         let secret = lease(&world.mint("org1").await);
         world.astra.answer("DELETE", ResponseTemplate::new(404).set_body_json(&body));
         let (code, text) = status(world.revoke(&secret).await);
         assert_eq!((code, world.astra.live(), world.keys("token/").len()), (502, 1, 1), "{text}");
-        // The token may be gone all the same, and the list knows.
+        // The list shows whether the token is deleted.
         world.astra.answer_after("DELETE", ResponseTemplate::new(404).set_body_json(&body));
         ok(world.revoke(&secret).await);
         assert!(world.keys("token/").is_empty());
     }
-    // Both shapes of Astra itself.
+    // Both forms of Astra's own 404.
     for body in [json!({"errors": [{"ID": 1, "message": "no such token"}]}), json!("no such token")] {
         let world = World::with_role("standard").await;
         let secret = lease(&world.mint("org1").await);
@@ -222,7 +222,7 @@ async fn a_gateways_json_404_is_not_astras_own() {
 
 #[tokio::test]
 async fn an_empty_list_proves_nothing() {
-    // The root token itself is in the list of whoever may see it.
+    // A complete list always has the root token itself.
     let world = World::with_role("standard").await;
     let secret = lease(&world.mint("org1").await);
     world.astra.answer_all("DELETE", ResponseTemplate::new(500));

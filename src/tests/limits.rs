@@ -1,4 +1,4 @@
-//! `max_tokens`: so many live tokens of a role and not one more, whatever happens meanwhile.
+//! `max_tokens`: a role never has more live tokens than its limit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ fn order(name: &str) -> Value {
 }
 
 impl World {
-    /// A mount with the role of the guide and a limit.
+    /// A mount with the role of the guide and with a limit.
     async fn limited(mode: &str, max_tokens: u32) -> Self {
         let world = Self::with_role(mode).await;
         world.limit(max_tokens).await;
@@ -33,7 +33,7 @@ impl World {
         ok(self.ask(Operation::Patch, "role", change).await);
     }
 
-    /// Mints until that is refused, and returns how many it were.
+    /// Mints until a mint fails. Returns the number of minted tokens.
     async fn fill(&self, prefix: &str) -> usize {
         for n in 0.. {
             match self.write("org/token", order(&format!("{prefix}{n}"))).await {
@@ -56,7 +56,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_mint_beyond_the_limit_is_refused_with_what_to_do() {
+async fn a_mint_above_the_limit_fails_and_the_error_says_what_to_do() {
     let world = World::limited("standard", 2).await;
     let (one, two) = (world.mint("a").await, world.mint("b").await);
     let text_of = refused(world.write("org/token", order("c")).await);
@@ -72,14 +72,14 @@ async fn a_mint_beyond_the_limit_is_refused_with_what_to_do() {
     ok(world.ask(Operation::Delete, "org/token", by).await);
     world.mint("d").await;
     refused(world.write("org/token", order("e")).await);
-    // The limit is that of one role of one org.
+    // The limit applies to one role of one org.
     ok(world.write("role", json!({"org_id": ORG, "role_name": "other", "role_id": ROLE_ID})).await);
     some(world.write("org/token", json!({"org_id": ORG, "role_name": "other", "logical_name": "a"})).await);
     assert_eq!(world.keys("live/").len(), 2);
 }
 
 #[tokio::test]
-async fn a_limit_is_stored_and_shown_only_where_there_is_one() {
+async fn only_a_role_with_a_limit_stores_and_shows_the_limit() {
     let world = World::with_role("standard").await;
     let key = format!("role/{ORG}:r_w_user");
     let name = json!({"org_id": ORG, "role_name": "r_w_user"});
@@ -128,7 +128,7 @@ async fn sixteen_callers_get_as_many_tokens_as_the_limit_allows() {
 }
 
 #[tokio::test]
-async fn a_slow_mint_holds_up_no_other_and_keeps_its_place() {
+async fn a_slow_mint_blocks_no_other_mint_and_keeps_its_place() {
     let world = Arc::new(World::limited("standard", 2).await);
     world.mint("a").await;
     world.astra.delay("POST", Duration::from_millis(300));
@@ -138,14 +138,14 @@ async fn a_slow_mint_holds_up_no_other_and_keeps_its_place() {
     });
     eventually(|| world.astra.count("POST") == 2).await;
     let text = refused(world.write("org/token", order("c")).await);
-    assert!(text.contains("live tokens: 1, on their way: 1"), "{text}");
+    assert!(text.contains("live tokens: 1, mints in progress: 1"), "{text}");
     assert!(!slow.is_finished(), "nobody waits for Astra");
     slow.await.unwrap();
     refused(world.write("org/token", order("c")).await);
 }
 
 #[tokio::test]
-async fn a_failed_mint_frees_its_place_before_it_is_answered() {
+async fn a_failed_mint_frees_its_place_before_the_answer() {
     let world = World::limited("standard", 1).await;
     for status in [400, 401, 429] {
         world.astra.answer_all("POST", ResponseTemplate::new(status));
@@ -154,7 +154,7 @@ async fn a_failed_mint_frees_its_place_before_it_is_answered() {
         let minted = world.mint("b").await;
         ok(world.revoke(&lease(&minted)).await);
     }
-    // A token that Astra may have made has its place until that is known.
+    // While the outcome of a mint is unknown, the mint keeps its place.
     world.astra.answer_after("POST", ResponseTemplate::new(500));
     failed(world.write("org/token", order("a")).await);
     world.until_undone().await;
@@ -163,7 +163,7 @@ async fn a_failed_mint_frees_its_place_before_it_is_answered() {
 }
 
 #[tokio::test]
-async fn tokens_that_live_when_a_limit_is_set_are_counted() {
+async fn live_tokens_are_counted_when_a_limit_is_set() {
     let world = World::with_role("standard").await;
     let mut leases = Vec::new();
     for name in ["a", "b", "c"] {
@@ -173,7 +173,7 @@ async fn tokens_that_live_when_a_limit_is_set_are_counted() {
     world.stored(&format!("client/{ORG}/Y"), json!({"token_id": "t", "role_name": "another"})).await;
     world.limit(5).await;
     assert_eq!(world.fill("d").await, 2);
-    // Lowered below what lives, then raised.
+    // Lower the limit below the number of live tokens, then raise it.
     world.limit(2).await;
     for secret in leases {
         assert!(refused(world.write("org/token", order("z")).await).contains("max_tokens is 2"));
@@ -189,7 +189,7 @@ async fn tokens_that_live_when_a_limit_is_set_are_counted() {
 }
 
 #[tokio::test]
-async fn a_token_on_its_way_when_the_limit_is_set_is_counted() {
+async fn a_token_being_minted_when_the_limit_is_set_is_counted() {
     let world = Arc::new(World::with_role("standard").await);
     world.astra.delay("POST", Duration::from_millis(200));
     let slow = tokio::spawn({
@@ -206,14 +206,14 @@ async fn a_token_on_its_way_when_the_limit_is_set_is_counted() {
 }
 
 #[tokio::test]
-async fn a_role_that_is_written_again_counts_the_tokens_of_the_old_one() {
+async fn a_role_that_is_written_again_counts_the_tokens_of_the_deleted_role() {
     let world = World::limited("standard", 2).await;
     let secret = lease(&world.mint("a").await);
     ok(world.ask(Operation::Delete, "role", json!({"org_id": ORG, "role": "r_w_user"})).await);
     assert!(world.keys("live/").is_empty());
     world.write_role(role(2)).await;
     assert_eq!(world.fill("b").await, 1);
-    // Without a limit nothing is counted.
+    // Without a limit, the engine counts no tokens.
     world.limit(0).await;
     assert!(world.keys("live/").is_empty());
     world.mint("free").await;
@@ -241,7 +241,7 @@ async fn tokens_of_the_go_plugin_are_counted_once_they_are_in_the_inventory() {
     world.limit(3).await;
     assert!(world.keys("live/")[0].ends_with("/OLD1"));
 
-    // One that it minted during a downgrade is found when it is renewed, in a new process, too.
+    // A token that the Go plugin minted during a downgrade is counted after its renewal, and also in a new process.
     let world = world.remounted().await;
     world.stored("token/OLD2", token("OLD2")).await;
     let internal = json!({"orgId": ORG, "clientId": "OLD2", "roleName": "r_w_user", "tokenId": "OLD2",
@@ -249,18 +249,18 @@ async fn tokens_of_the_go_plugin_are_counted_once_they_are_in_the_inventory() {
     let hour = Duration::from_secs(3600);
     some(world.renew(&Secret::new(hour, hour, super::map(internal)), Value::Null).await);
     assert_eq!(world.fill("a").await, 1);
-    // One that it ended meanwhile is not.
+    // A token that the Go plugin revoked during the downgrade is not counted.
     let world = world.remounted().await;
     vault_plugin_sdk::logical::Storage::delete(&*world.storage, "token/OLD1").await.unwrap();
     assert_eq!(world.fill("b").await, 1);
 }
 
 #[tokio::test]
-async fn a_mint_costs_the_same_however_many_tokens_there_are() {
+async fn the_cost_of_a_mint_does_not_grow_with_the_number_of_tokens() {
     let world = World::limited("standard", 40).await;
     world.mint("first").await;
     let (second, cost) = world.cost(world.mint("second")).await;
-    // One more than without a limit: see `minting_and_renewing_cost_as_few_calls_of_the_host_as_they_can`.
+    // One call more than without a limit: see `mints_and_renewals_make_the_fewest_possible_calls_of_the_host`.
     assert_eq!(cost, 7);
     assert_eq!(world.fill("n").await, 38);
     ok(world.revoke(&lease(&second)).await);
@@ -270,7 +270,7 @@ async fn a_mint_costs_the_same_however_many_tokens_there_are() {
     refused(answer);
     assert_eq!(asked, 1, "the name in standard mode");
 
-    // A new process lists them once, and looks at each of them once, when there is no room.
+    // A new process lists the tokens once. If the limit is reached, it reads each token once.
     let world = world.remounted().await;
     let full = || world.cost(world.write("org/token", order("more")));
     assert!(full().await.1 > 80);
@@ -279,7 +279,7 @@ async fn a_mint_costs_the_same_however_many_tokens_there_are() {
     assert_eq!(asked, 1);
 }
 
-/// A process that is cut off from its storage at any call, during any request, and one after it.
+/// A process loses its storage at any call of any request, and a new process takes over.
 #[tokio::test]
 async fn the_count_is_right_after_a_crash_at_any_call() {
     const LIMIT: u32 = 3;
@@ -320,7 +320,7 @@ async fn the_count_is_right_after_a_crash_at_any_call() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_token_makes_room_whatever_call_fails_at_it() {
+async fn the_deletion_of_a_token_frees_its_place_whichever_call_fails() {
     for kind in [HostFault::At as fn(usize) -> HostFault, HostFault::AfterEffectAt] {
         for n in 1.. {
             let world = World::limited("standard", 1).await;
@@ -330,7 +330,7 @@ async fn the_end_of_a_token_makes_room_whatever_call_fails_at_it() {
             let mut ended = world.revoke(&secret).await;
             let calls = world.storage.calls() - before;
             world.storage.heal();
-            // The host tries again, in the same process.
+            // The host retries in the same process.
             if ended.is_err() {
                 ended = world.revoke(&secret).await;
             }
@@ -344,12 +344,12 @@ async fn the_end_of_a_token_makes_room_whatever_call_fails_at_it() {
 }
 
 #[tokio::test]
-async fn a_node_that_takes_over_counts_what_the_other_one_did() {
+async fn a_node_that_takes_over_counts_the_tokens_of_the_other_node() {
     let first = World::limited("standard", 4).await;
     let second = World::with(first.storage.clone(), first.astra.clone());
     let a = lease(&first.mint("a").await);
     second.mint("b").await;
-    // Each of them has listed the tokens by now. The host tells a standby of each key that changed.
+    // Both nodes have listed the tokens. The host invalidates each changed key on the standby.
     let change = async |by: &World, told: &World, request: Value| {
         let before = by.storage.entries();
         let answer = by.write("org/token", request).await;
@@ -368,7 +368,7 @@ async fn a_node_that_takes_over_counts_what_the_other_one_did() {
     some(change(&second, &first, order("d")).await);
     refused(change(&first, &second, order("e")).await);
     refused(change(&second, &first, order("e")).await);
-    // One of them ends a token, and the other one is told of the keys.
+    // One node deletes a token, and the host invalidates the keys on the other node.
     let before = second.storage.keys();
     ok(second.revoke(&a).await);
     let after = second.storage.keys();
@@ -378,7 +378,7 @@ async fn a_node_that_takes_over_counts_what_the_other_one_did() {
     assert_eq!(first.astra.live(), 4);
 }
 
-/// What a day brings.
+/// An event in the life of a mount.
 #[derive(Clone, Debug)]
 enum Event {
     Mint,
@@ -387,9 +387,9 @@ enum Event {
     Limit(u32),
     DeleteRole,
     Restart,
-    /// The next request meets a fault at this call.
+    /// The next request has a fault of the host at this call.
     HostFault(usize, bool),
-    /// Astra makes the next token and answers with an error.
+    /// Astra mints the next token and answers with an error.
     Lost,
     Tick,
 }
@@ -412,7 +412,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn no_history_leads_beyond_the_limit_or_wastes_a_place(events in events()) {
+    fn no_sequence_of_events_exceeds_the_limit_or_wastes_a_place(events in events()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(history(events));
     }
@@ -430,9 +430,9 @@ async fn history(events: Vec<Event>) {
                         assert!(room, "a token beyond the limit of {limit}");
                         leases.push(lease(&response.unwrap()));
                     }
-                    // A place is kept for what may have been made.
+                    // Mints with an unknown outcome keep their places.
                     Err(error) if error.to_string().contains("max_tokens") => {
-                        let is_kept = error.to_string().contains("on their way");
+                        let is_kept = error.to_string().contains("mints in progress");
                         assert!(!room || is_kept, "{error}, and {} live", leases.len());
                     }
                     Err(_) => world.storage.heal(),
@@ -440,7 +440,7 @@ async fn history(events: Vec<Event>) {
             }
             Event::Revoke(one) if !leases.is_empty() => {
                 let secret = leases.swap_remove(one % leases.len());
-                // The host tries again until it is done.
+                // The host retries until the request succeeds.
                 while world.revoke(&secret).await.is_err() {
                     world.storage.heal();
                 }

@@ -1,4 +1,4 @@
-//! What is logged: events with their fields, and never a secret.
+//! The log: events with their fields, and never a secret.
 
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -46,8 +46,8 @@ impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
 
 /// Keeps the events of this thread until the guard is dropped.
 pub(super) fn capture() -> (Capture, DefaultGuard) {
-    // Where there is but one subscriber, the thread that comes to an event first decides with its own, or with none,
-    // whether anyone wants the event. So there is always another one.
+    // With a single subscriber, the first thread at an event decides for all threads whether the event is enabled. A
+    // second subscriber prevents this.
     static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
     LazyLock::force(&ANOTHER);
     let capture = Capture::default();
@@ -114,7 +114,7 @@ async fn events_are_logged_with_their_fields_and_without_secrets() {
 }
 
 #[tokio::test]
-async fn each_event_of_a_request_is_in_its_span_which_tells_mount_and_request() {
+async fn each_event_of_a_request_is_in_a_span_that_names_mount_and_request() {
     let (capture, _guard) = capture();
     let world = World::with_role("standard").await;
     let run = async {
@@ -131,7 +131,7 @@ async fn each_event_of_a_request_is_in_its_span_which_tells_mount_and_request() 
 }
 
 #[tokio::test]
-async fn a_failed_revocation_tells_which_token_it_was() {
+async fn a_failed_revocation_logs_the_token() {
     let (capture, _guard) = capture();
     let world = World::with_role("standard").await;
     let minted = world.mint("org1").await;
@@ -143,7 +143,7 @@ async fn a_failed_revocation_tells_which_token_it_was() {
 }
 
 #[tokio::test]
-async fn an_org_that_astra_fails_is_logged_once_in_a_sweep() {
+async fn a_sweep_logs_each_failing_org_once() {
     let (capture, _guard) = capture();
     let world = World::with_role("standard").await;
     for name in ["a", "b", "c"] {
@@ -157,12 +157,12 @@ async fn an_org_that_astra_fails_is_logged_once_in_a_sweep() {
     world.astra.answer_all("DELETE", ResponseTemplate::new(403));
     ok(world.tick(false).await);
     let lines = capture.0.lock().unwrap().clone();
-    let failures = lines.iter().filter(|line| line.contains("failed to end a token without a lease")).count();
+    let failures = lines.iter().filter(|line| line.contains("failed to delete a token without a lease")).count();
     assert_eq!((failures, world.astra.count("DELETE"), world.keys("client/").len()), (1, 1, 3));
 }
 
 #[tokio::test]
-async fn what_the_runtime_logs_with_its_cause_is_not_logged_twice() {
+async fn an_error_that_the_sdk_logs_is_not_logged_twice() {
     let (capture, _guard) = capture();
     let world = World::with_role("standard").await;
     let minted = world.mint("org1").await;

@@ -39,7 +39,7 @@ use vault_plugin_sdk::testing::{self, FakeSystem, MemoryStorage, mount_on};
 
 use self::astra::Astra;
 
-/// Id in the form of the user guide.
+/// An `org_id` in the form of the user guide.
 const ORG: &str = "ccd999999_facd_4ad3_bbb99903d999999999999999d";
 const OTHER_ORG: &str = "6a4c2d1e-5c0f-4b8e-9a57-000000000002";
 const ROOT: &str = "AstraCS:ONqZCOAAAAAAAAAAAAAAAAe:608ba9999999999999190219";
@@ -59,7 +59,7 @@ struct World {
 }
 
 impl World {
-    /// A fresh mount; the inventory is complete.
+    /// A new mount with a complete inventory.
     async fn new() -> Self {
         let world = Self::unprepared().await;
         world.initialize().await;
@@ -71,7 +71,7 @@ impl World {
         Self::with(Arc::default(), Arc::new(Astra::start(ORG).await))
     }
 
-    /// A process that was just started, with this storage and this Astra.
+    /// A new process with this storage and this Astra.
     fn with(storage: Arc<MemoryStorage>, astra: Arc<Astra>) -> Self {
         let (mut mount, system) = mount_on(storage.clone());
         mount.plugin = crate::PLUGIN;
@@ -119,8 +119,8 @@ impl World {
         some(self.write("org/token", order(name)).await)
     }
 
-    /// Asks for a token in standard mode, which Astra makes at once and answers late. Returns when it has made it, the only
-    /// one that lives there.
+    /// Starts a mint in standard mode. Astra mints the token at once and answers late. Returns when the token, which
+    /// must be the only live token, exists in Astra.
     async fn minting(&self, name: &str, delay: Duration) -> JoinHandle<Answer> {
         self.astra.delay("POST", delay);
         let (backend, order) = (self.backend.clone(), request(Operation::Update, "org/token", order(name)));
@@ -154,7 +154,7 @@ impl World {
         self.backend.handle(lease_request(Operation::Renew, secret, data)).await
     }
 
-    /// Stores an entry as an older version would have.
+    /// Stores an entry as an older version did.
     async fn stored(&self, key: &str, value: Value) {
         let entry = vault_plugin_sdk::logical::Entry::json(key, &value).expect("has a JSON form");
         self.storage.put(entry).await.expect("stores");
@@ -212,7 +212,7 @@ fn status(answer: Answer) -> (u16, String) {
     }
 }
 
-/// The order of a token.
+/// The parameters of a mint.
 fn order(name: &str) -> Value {
     json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": name})
 }
@@ -230,7 +230,7 @@ fn text(response: &Response, member: &str) -> String {
     response.data.as_ref().unwrap()[member].as_str().unwrap().to_owned()
 }
 
-/// Waits for a condition that another task brings about.
+/// Waits until another task makes a condition true.
 async fn eventually(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {

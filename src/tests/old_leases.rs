@@ -9,7 +9,7 @@ use super::takeover::go_plugin::{GoToken, parsed};
 use super::{ROOT, World, data, failed, lease, lease_request, ok, refused, some};
 
 impl World {
-    /// Renews or revokes a lease with this stored answer.
+    /// Renews or revokes a lease with this stored response.
     async fn of_lease(&self, operation: Operation, secret: &Secret, data: &Value) -> Answer {
         self.backend.handle(lease_request(operation, secret, data.clone())).await
     }
@@ -30,7 +30,7 @@ fn bare(secret: &Secret) -> Secret {
 }
 
 #[tokio::test]
-async fn a_lease_without_internal_data_is_of_the_token_that_its_answer_shows() {
+async fn a_lease_without_internal_data_belongs_to_the_token_in_its_response() {
     for (org_id, is_sidecar) in [("prod", false), ("prod", true), (REAL, false), (REAL, true)] {
         let world = World::labelled(org_id, is_sidecar).await;
         let token = go_token(org_id, "one", is_sidecar);
@@ -54,7 +54,7 @@ async fn a_lease_without_internal_data_is_of_the_token_that_its_answer_shows() {
 }
 
 #[tokio::test]
-async fn a_lease_that_says_nothing_ends_with_a_line_in_the_log_and_touches_no_token() {
+async fn a_lease_without_any_data_is_revoked_with_a_log_line_and_deletes_no_token() {
     let (log, _guard) = capture();
     let world = World::labelled("prod", false).await;
     let old = world.store_go_token(&go_token("prod", "one", false)).await;
@@ -65,7 +65,7 @@ async fn a_lease_that_says_nothing_ends_with_a_line_in_the_log_and_touches_no_to
     let left = lease(&renewed);
     assert!(!left.renewable && left.ttl <= old.ttl && left.internal_data.contains_key("secret_type"));
     ok(world.of_lease(Operation::Revoke, &secret, &Value::Null).await);
-    assert!(log.has("ERROR", "astra/org/token/abc") && log.has("ERROR", "does not say which token it is of"));
+    assert!(log.has("ERROR", "astra/org/token/abc") && log.has("ERROR", "did not identify a token"));
     assert!(world.astra.state().requests.is_empty());
     assert_eq!((world.astra.live(), world.keys("token/").len()), (1, 1));
     ok(world.revoke(&old).await);
@@ -73,7 +73,7 @@ async fn a_lease_that_says_nothing_ends_with_a_line_in_the_log_and_touches_no_to
 }
 
 #[tokio::test]
-async fn a_lease_without_an_org_finds_its_token_and_no_other() {
+async fn a_lease_without_an_org_leads_only_to_its_own_token() {
     for is_sidecar in [false, true] {
         let world = World::labelled("prod", is_sidecar).await;
         world.store_go_config("other", is_sidecar).await;
@@ -117,7 +117,7 @@ async fn refused_renewal(world: &World, secret: &Secret) {
 }
 
 #[tokio::test]
-async fn a_lease_whose_client_id_no_key_can_hold_is_revoked() {
+async fn a_lease_whose_client_id_does_not_fit_into_a_key_is_revoked() {
     let (log, _guard) = capture();
     for client_id in ["..", ".", "a/b", "a\nb", "a..b", "x:y"] {
         for is_sidecar in [false, true] {
@@ -139,11 +139,11 @@ async fn a_lease_whose_client_id_no_key_can_hold_is_revoked() {
             assert_eq!(state.requests.iter().find(stray), None, "{client_id:?}");
         }
     }
-    assert!(log.has("ERROR", "its client id fits no URL"));
+    assert!(log.has("ERROR", "the client id did not fit into a URL"));
 }
 
 #[tokio::test]
-async fn a_token_that_cannot_be_in_the_inventory_is_named_by_its_list_as_long_as_it_is_stored() {
+async fn the_list_names_each_stored_token_that_cannot_be_in_the_inventory() {
     let (log, _guard) = capture();
     let world = World::labelled("prod", false).await;
     let odd = GoToken { client_id: "..".into(), ..go_token("prod", "odd", false) };

@@ -1,4 +1,4 @@
-//! Names that the Go plugin accepted, and that this engine refuses for new entries.
+//! Names that the Go plugin accepted, and that this engine rejects for new entries.
 
 use serde_json::{Value, json};
 use vault_plugin_sdk::logical::Operation;
@@ -15,7 +15,7 @@ fn odd_logical_names() -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn roles_of_any_name_are_listed_read_changed_and_deleted_but_not_created() {
+async fn roles_with_any_name_are_listed_read_changed_and_deleted_but_not_created() {
     let world = World::labelled("prod", false).await;
     for (_, stored) in odd_names() {
         world.store_bytes(&format!("role/prod:{stored}"), &role("prod", &stored)).await;
@@ -56,7 +56,7 @@ async fn roles_of_any_name_are_listed_read_changed_and_deleted_but_not_created()
 }
 
 #[tokio::test]
-async fn a_limit_counts_the_tokens_of_a_role_of_any_name() {
+async fn a_limit_counts_the_tokens_of_a_role_with_any_name() {
     for (_, name) in odd_names() {
         let world = World::labelled("prod", false).await;
         world.store_bytes(&format!("role/prod:{name}"), &role("prod", &name)).await;
@@ -81,7 +81,7 @@ async fn a_limit_counts_the_tokens_of_a_role_of_any_name() {
 }
 
 #[tokio::test]
-async fn tokens_of_any_name_are_found_and_take_their_name() {
+async fn tokens_with_any_name_are_found_and_their_names_stay_taken() {
     let world = World::labelled("prod", false).await;
     let mut leases = Vec::new();
     for (_, stored) in odd_logical_names() {
@@ -110,7 +110,7 @@ async fn tokens_of_any_name_are_found_and_take_their_name() {
 }
 
 #[tokio::test]
-async fn an_org_id_of_any_text_is_listed_read_changed_and_deleted_but_not_created() {
+async fn an_org_id_with_any_text_is_listed_read_changed_and_deleted_but_not_created() {
     for org_id in odd_labels() {
         let world = World::labelled(&org_id, false).await;
         let lease = world.store_go_token(&go_token(&org_id, "one", false)).await;
@@ -140,7 +140,7 @@ async fn an_org_id_of_any_text_is_listed_read_changed_and_deleted_but_not_create
 
 /// If an `org_id` or a role name has a colon, the key of the role does not tell where the `org_id` ends.
 #[tokio::test]
-async fn names_with_a_colon_do_not_lead_to_the_role_or_token_of_another_org() {
+async fn names_with_a_colon_never_match_the_role_or_token_of_another_org() {
     let world = World::labelled("a", false).await;
     world.store_go_config("a:b", false).await;
     world.store_bytes("role/a:b:c", &role("a", "b:c")).await;
@@ -162,7 +162,7 @@ async fn names_with_a_colon_do_not_lead_to_the_role_or_token_of_another_org() {
 
 /// One mount with all labels and names. Checks that the Go plugin can read the mount after a downgrade.
 #[tokio::test]
-async fn a_mount_with_every_name_is_taken_over_and_left_in_the_form_of_the_go_plugin() {
+async fn a_mount_with_every_kind_of_name_stays_readable_for_the_go_plugin() {
     for is_sidecar in [false, true] {
         let world = World::labelled("prod", is_sidecar).await;
         let orgs: Vec<String> = labels(REAL).into_iter().chain(odd_labels()).collect();

@@ -1,4 +1,4 @@
-//! A server that speaks just enough HTTP to fail in every way a connection can.
+//! A minimal HTTP server whose connections can fail in every way.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,20 +8,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// What is done about one request.
+/// The reaction to one request.
 #[derive(Clone)]
 pub(super) enum Act {
-    /// Send this, and go on with the connection.
+    /// Send this, and keep the connection open.
     Answer(String),
-    /// Send this once there is a permit, which is used up.
+    /// Wait for a permit, use it up, then send this.
     When(Arc<Semaphore>, String),
     /// Send this, then close the connection.
     Close(String),
     /// Break the connection.
     Reset,
-    /// Never say anything.
+    /// Send nothing.
     Hang,
-    /// Begin an answer, and send a byte of it every 100 ms, without an end.
+    /// Send one byte of an answer every 100 ms, without end.
     Drip,
 }
 
@@ -30,11 +30,11 @@ pub(super) enum Act {
 pub(super) struct Seen {
     pub(super) method: String,
     pub(super) path: String,
-    /// Number of the connection that it came on.
+    /// Number of the connection of the request.
     pub(super) connection: usize,
 }
 
-/// The server, until it is dropped.
+/// The server, which stops when it is dropped.
 pub(super) struct Peer {
     pub(super) url: String,
     log: Arc<Mutex<Log>>,
@@ -49,7 +49,7 @@ struct Log {
 }
 
 impl Peer {
-    /// Starts a server that asks what to do, with the request and the number of those before it.
+    /// Starts a server that calls a function for each request, with the number of earlier requests.
     pub(super) async fn start(act: impl Fn(&Seen, usize) -> Act + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -67,7 +67,7 @@ impl Peer {
         Self { url, log, _server: server }
     }
 
-    /// Starts a server that treats all requests alike.
+    /// Starts a server with the same reaction to all requests.
     pub(super) async fn always(act: Act) -> Self {
         Self::start(move |_, _| act.clone()).await
     }
@@ -77,12 +77,12 @@ impl Peer {
         self.log.lock().unwrap().seen.clone()
     }
 
-    /// How many requests there were with a method.
+    /// The number of requests with a method.
     pub(super) fn count(&self, method: &str) -> usize {
         self.seen().iter().filter(|seen| seen.method == method).count()
     }
 
-    /// Most requests that were unanswered at any time.
+    /// The highest number of unanswered requests at any time.
     pub(super) fn most(&self) -> usize {
         self.log.lock().unwrap().most
     }
@@ -113,7 +113,7 @@ async fn serve(connection: TcpStream, number: usize, act: &(dyn Fn(&Seen, usize)
             Act::Hang => return std::future::pending().await,
             Act::Drip => return drip(&mut connection).await,
         };
-        // Whoever reads the answer may ask again at once.
+        // A client that reads the answer can send the next request at once.
         log.lock().unwrap().in_flight -= 1;
         if connection.write_all(answer.as_bytes()).await.is_err() {
             return;
@@ -121,7 +121,7 @@ async fn serve(connection: TcpStream, number: usize, act: &(dyn Fn(&Seen, usize)
     }
 }
 
-/// Reads a request; none when the client has gone.
+/// Reads a request. Returns `None` if the client has closed the connection.
 async fn request(connection: &mut BufReader<TcpStream>) -> Option<(String, String)> {
     let mut first = String::new();
     let mut length = 0;

@@ -115,7 +115,7 @@ fn assert_login(head: &str, password: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_proxy_of_http_gets_whole_urls_and_its_login() {
+async fn a_proxy_for_http_gets_full_urls_and_its_login() {
     let (address, seen) = proxy(answer).await;
     let login = format!("user:{}", encoded(&odd_password()));
     let client = client("http://astra.test:8080", "HTTP_PROXY", format!("http://{login}@{address}")).unwrap();
@@ -126,7 +126,7 @@ async fn a_proxy_of_http_gets_whole_urls_and_its_login() {
 }
 
 #[tokio::test]
-async fn a_proxy_of_https_gets_host_port_and_its_login_only() {
+async fn a_proxy_for_https_gets_only_host_port_and_its_login() {
     let (address, seen) = proxy(async |mut connection| {
         let head = head(&mut connection).await;
         connection.write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\n").await.unwrap();
@@ -145,7 +145,7 @@ async fn a_proxy_of_https_gets_host_port_and_its_login_only() {
 }
 
 #[tokio::test]
-async fn a_proxy_is_spoken_to_in_tls_if_its_url_says_so() {
+async fn a_proxy_with_an_https_url_is_called_over_tls() {
     let made = certificate();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))

@@ -1,4 +1,4 @@
-//! Loads that a change overtakes, and requests that meet.
+//! Reads during a change, and concurrent requests.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
@@ -16,11 +16,11 @@ use super::request;
 use super::scene::{Action, Scene, TAKEN, Trial, live, panic_text};
 use super::{ORG, ROLE_ID, ROOT, World, data, eventually, lease, ok, order};
 
-/// Storage that holds back one answer until it is let go.
+/// A storage that holds back one answer until the test releases the answer.
 struct Held {
     inner: Arc<MemoryStorage>,
     key: Mutex<Option<String>>,
-    /// Whether that can be the answer to a read, too.
+    /// Whether the storage also holds back answers to reads.
     reads: bool,
     reached: Semaphore,
     go: Semaphore,
@@ -78,7 +78,7 @@ impl Storage for Held {
 }
 
 #[tokio::test]
-async fn a_read_that_a_change_overtakes_leaves_nothing_stale_in_the_cache() {
+async fn a_read_during_a_change_caches_no_old_value() {
     let key = format!("role/{ORG}:r");
     for by_invalidation in [false, true] {
         let (host, inner, _) = mount();
@@ -110,7 +110,7 @@ async fn a_read_that_a_change_overtakes_leaves_nothing_stale_in_the_cache() {
 }
 
 #[tokio::test]
-async fn a_change_whose_caller_goes_away_leaves_nothing_stale_in_the_cache() {
+async fn a_change_whose_caller_hangs_up_leaves_no_old_value_in_the_cache() {
     let role = json!({"org_id": ORG, "role": "r", "role_id": "new"});
     let config = json!({"org_id": ORG, "url": "http://127.0.0.1:1/new", "verify_connection": false});
     for (operation, path, key, change) in [
@@ -152,7 +152,7 @@ async fn a_change_whose_caller_goes_away_leaves_nothing_stale_in_the_cache() {
     }
 }
 
-/// Every request that changes something about one org and one token, with what it calls of Astra.
+/// Every request that changes one org or one token, with the method of its call of Astra.
 fn changes() -> Vec<(Action, Value, Option<&'static str>)> {
     let client = |operation, path, data, call| (Action::Client(operation, path), data, call);
     let by_id = json!({"org_id": ORG, "client_id": TAKEN});
@@ -180,7 +180,7 @@ fn changes() -> Vec<(Action, Value, Option<&'static str>)> {
 }
 
 #[tokio::test]
-async fn a_renewal_that_a_revocation_overtakes_brings_no_record_back() {
+async fn a_renewal_during_a_revocation_restores_no_record() {
     let world = Arc::new(World::with_role("standard").await);
     ok(world.write("config", json!({"org_id": ORG, "token_expiry": false})).await);
     let secret = lease(&world.mint("a").await);
@@ -199,9 +199,9 @@ async fn a_renewal_that_a_revocation_overtakes_brings_no_record_back() {
     assert!(world.is_clean(), "{:?}", world.keys("client/"));
 }
 
-/// Two requests meet at every call that the first one makes of the storage and of Astra.
+/// The second request runs at each call of the storage and of Astra that the first request makes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_two_changes_leave_books_that_balance() {
+async fn any_two_concurrent_changes_leave_a_consistent_state() {
     let mut pairs = JoinSet::new();
     for (first, has_token) in changes().into_iter().flat_map(|change| [(change.clone(), true), (change, false)]) {
         pairs.spawn(async move {
@@ -233,11 +233,12 @@ async fn any_two_changes_leave_books_that_balance() {
 
 type Change = (Action, Value, Option<&'static str>);
 
-/// Holds the first request up at a storage call, or in Astra, until the second one is done or waits for it.
+/// Holds the first request at a call of the storage or of Astra until the second request has finished or waits for the
+/// first.
 async fn meet(scene: &Scene, (first, place): (&Change, Option<usize>), second: &Change) {
     const LONG_ENOUGH_FOR_ASTRA: Duration = Duration::from_millis(60);
     let mut trial = scene.trial();
-    // One of them may turn reads into mints, so none is tried to see what is stored.
+    // A request can turn reads into mints, so the test does not check the storage with reads.
     trial.mode = "sidecar";
     let (storage, astra) = (trial.world.storage.clone(), trial.world.astra.clone());
     match (place, first.2) {
@@ -251,7 +252,7 @@ async fn meet(scene: &Scene, (first, place): (&Change, Option<usize>), second: &
     })
     .await;
     let mut two = tokio::spawn(trial.ask(second.0, &second.1));
-    // The second one may need a lock that the first one has.
+    // The second request may need a lock of the first request.
     let early = tokio::time::timeout(Duration::from_millis(15), &mut two).await;
     storage.heal();
     let one = one.await.expect("the first request does not panic");
@@ -271,18 +272,18 @@ async fn meet(scene: &Scene, (first, place): (&Change, Option<usize>), second: &
     trial.end().await;
 }
 
-/// Nothing fails here, so what is not done is refused, with a reason.
+/// Without faults, an error must be a rejection with a reason.
 fn check_refusal(change: &Change, answer: &Answer) {
     let deletes_config = matches!(change.0, Action::Client(Operation::Delete, "config"));
     match answer {
         Ok(_) | Err(Error::InvalidRequest(_) | Error::Status { status: 400 | 404, .. }) => {}
-        // As long as a mint goes on.
+        // While a mint is unfinished.
         Err(Error::Status { status: 503, .. }) if deletes_config => {}
         Err(error) => panic!("{:?} failed: {}", change.0, error.detail()),
     }
 }
 
-/// Every lease has its token, unless that was ended.
+/// Every lease has its token, unless a request deleted the token.
 fn check_leases(trial: &Trial, changes: [&Change; 2]) {
     let ends = |change: &&Change| matches!(change.0, Action::Revoke | Action::Client(Operation::Delete, "org/token"));
     let is_ended = changes.iter().any(ends) || !trial.had_token;
@@ -292,7 +293,7 @@ fn check_leases(trial: &Trial, changes: [&Change; 2]) {
     assert!(lost.is_empty(), "leases without a token: {lost:?}");
 }
 
-/// An org without a config has no tokens, unless that was forced: nothing could revoke them.
+/// An org without a config has no tokens, unless the config was deleted with force.
 async fn check_config(trial: &Trial, changes: [&Change; 2]) {
     let is_forced = changes.iter().any(|change| change.1.get("force").is_some());
     let has_config = trial.world.read("config", json!({"org_id": ORG})).await.is_ok();

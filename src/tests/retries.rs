@@ -1,4 +1,4 @@
-//! How calls to Astra are repeated, bounded in time, and queued.
+//! Retries, deadlines and queues of calls to Astra.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -42,12 +42,12 @@ async fn call(client: &Client, method: &str) -> Result<(), Error> {
     }
 }
 
-/// Returns the status that the caller sees.
+/// Returns the status for the caller.
 fn status(outcome: &Result<(), Error>) -> u16 {
     outcome.as_ref().map_or_else(|error| error::status(error.case()), |()| 200)
 }
 
-/// A fault, the attempts and the status for each method, and whether what was asked for may have happened.
+/// A fault, with the attempts and the status for each method, and with whether the call may have had an effect.
 type Case = (&'static str, Act, [usize; 3], [u16; 3], bool);
 
 fn cases() -> Vec<Case> {
@@ -84,7 +84,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn each_fault_is_repeated_as_often_as_does_no_harm() {
+async fn each_fault_is_retried_only_if_a_retry_is_safe() {
     let runs = cases().into_iter().flat_map(|case| (0..METHODS.len()).map(move |index| (case.clone(), index)));
     join_all(runs.map(|((name, act, attempts, statuses, is_unclear), index)| async move {
         let (method, peer) = (METHODS[index], Peer::always(act).await);
@@ -105,8 +105,8 @@ async fn each_fault_is_repeated_as_often_as_does_no_harm() {
 }
 
 #[tokio::test]
-async fn a_refused_connection_is_tried_again_for_a_mint_as_well() {
-    // It is bound and does not listen, so nobody else can get the port.
+async fn a_mint_is_retried_after_a_refused_connection() {
+    // The socket is bound and does not listen, so no other program can get the port.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://{}", socket.local_addr().unwrap());
@@ -123,7 +123,7 @@ async fn a_refused_connection_is_tried_again_for_a_mint_as_well() {
 }
 
 #[tokio::test]
-async fn what_goes_well_at_the_second_attempt_is_a_success() {
+async fn a_call_that_succeeds_at_the_second_attempt_is_a_success() {
     for (method, first, second) in [
         ("GET", Act::Reset, json(200, r#"{"id": "o"}"#)),
         ("DELETE", Act::Answer(json(503, "")), answer(204, "", "")),
@@ -136,7 +136,7 @@ async fn what_goes_well_at_the_second_attempt_is_a_success() {
 }
 
 #[tokio::test]
-async fn a_mint_that_breaks_on_a_connection_in_use_before_is_not_sent_again() {
+async fn a_mint_is_not_retried_if_a_reused_connection_breaks() {
     let peer = Peer::start(|seen, _| match seen.method.as_str() {
         "GET" => Act::Answer(json(200, r#"{"id": "o"}"#)),
         _ => Act::Reset,
@@ -148,13 +148,13 @@ async fn a_mint_that_breaks_on_a_connection_in_use_before_is_not_sent_again() {
     assert!(error::status(error.case()) == 502 && error.may_have_happened(), "{error}");
     assert_eq!(peer.count("POST"), 1);
     assert!(peer.seen().iter().all(|seen| seen.connection == 0), "it was another connection");
-    // What is idempotent goes on with a connection of its own.
+    // An idempotent call is retried on a new connection.
     assert!(call(&client, "DELETE").await.is_err());
     assert_eq!(peer.count("DELETE"), 4);
 }
 
 #[tokio::test]
-async fn the_deadline_ends_what_has_no_end() {
+async fn the_deadline_stops_calls_that_never_finish() {
     let timeout = Duration::from_millis(500);
     join_all([Act::Hang, Act::Drip].into_iter().flat_map(|act| METHODS.map(|method| (act.clone(), method))).map(
         |(act, method)| async move {
@@ -171,7 +171,7 @@ async fn the_deadline_ends_what_has_no_end() {
 }
 
 #[tokio::test]
-async fn the_wait_that_astra_asks_for_is_kept() {
+async fn a_retry_waits_as_long_as_astra_asks() {
     let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3));
     let cases = [("POST", 429, "1".to_owned()), ("GET", 503, "1".to_owned()), ("DELETE", 429, date)];
     join_all(cases.map(|(method, code, wait)| async move {
@@ -190,7 +190,7 @@ async fn the_wait_that_astra_asks_for_is_kept() {
 }
 
 #[tokio::test]
-async fn a_wait_beyond_the_deadline_is_told_at_once() {
+async fn if_astra_asks_to_wait_past_the_deadline_the_call_fails_at_once() {
     let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100_000));
     for (method, code, wait, told) in [
         ("POST", 429, "86400", "Astra asks to wait 86400 s; try again later"),
@@ -206,7 +206,7 @@ async fn a_wait_beyond_the_deadline_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_wait_that_makes_no_sense_is_ignored() {
+async fn an_invalid_retry_after_is_ignored() {
     join_all(["-5", "soon", "1.5", "0", "", "Sun, 06 Nov 1994 08:49:37 GMT"].map(|wait| async move {
         let peer = Peer::always(Act::Answer(answer(429, &format!("retry-after: {wait}\r\n"), ""))).await;
         let error = call(&client(&peer.url, DEADLINE), "POST").await.unwrap_err();
@@ -217,7 +217,7 @@ async fn a_wait_that_makes_no_sense_is_ignored() {
 }
 
 #[tokio::test]
-async fn at_most_64_requests_of_an_org_are_at_astra_and_the_others_come_in_their_order() {
+async fn at_most_64_requests_of_an_org_run_at_the_same_time_and_the_others_queue_in_order() {
     let gate = Arc::new(Semaphore::new(0));
     let held = gate.clone();
     let peer = Peer::start(move |_, _| Act::When(held.clone(), answer(204, "", ""))).await;
@@ -227,9 +227,9 @@ async fn at_most_64_requests_of_an_org_are_at_astra_and_the_others_come_in_their
         let client = client.clone();
         calls.spawn(async move { client.delete_token(&format!("id{n}")).await });
     }
-    // Each of the calls is in the queue once the first of them are at the peer: this test runs on one thread.
+    // The test runs on one thread, so all calls are in the queue when the first calls reach the peer.
     eventually(|| peer.seen().len() == 64).await;
-    // Another org has a queue of its own.
+    // Another org has its own queue.
     let other = Peer::always(Act::Answer(json(200, r#"{"id": "o"}"#))).await;
     call(&self::client(&other.url, DEADLINE), "GET").await.unwrap();
     assert_eq!(peer.seen().len(), 64);
@@ -246,7 +246,7 @@ async fn at_most_64_requests_of_an_org_are_at_astra_and_the_others_come_in_their
 }
 
 #[tokio::test]
-async fn listings_are_few_at_once_and_hold_up_nothing_else() {
+async fn few_listings_run_at_the_same_time_and_they_block_no_other_call() {
     let gate = Arc::new(Semaphore::new(0));
     let held = gate.clone();
     let peer = Peer::start(move |seen, _| match seen.method.as_str() {
@@ -271,7 +271,7 @@ async fn listings_are_few_at_once_and_hold_up_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_pause_takes_nobodys_turn() {
+async fn a_pause_before_a_retry_holds_no_permit() {
     let peer = Peer::start(|seen, _| match seen.method.as_str() {
         "DELETE" => Act::Answer(answer(503, "retry-after: 25\r\n", "")),
         _ => Act::Answer(json(200, r#"{"id": "o"}"#)),
@@ -289,7 +289,7 @@ async fn a_pause_takes_nobodys_turn() {
 }
 
 #[tokio::test]
-async fn json_is_taken_under_any_of_its_labels_and_under_none() {
+async fn json_is_accepted_with_any_json_content_type_and_without_a_content_type() {
     let body = r#"{"id": "o"}"#;
     for label in
         ["application/json", "Application/JSON;charset=UTF-8", "application/problem+json", "a/b+JSON ; x=y", ""]
@@ -310,7 +310,7 @@ async fn json_is_taken_under_any_of_its_labels_and_under_none() {
         );
         assert!(text.len() < 500 && !text.contains("leak"), "{text}");
     }
-    // Nothing is said by it, so the label does not matter.
+    // The engine does not read this body, so the content type does not matter.
     let empty = Peer::always(Act::Answer(answer(200, "content-type: text/html\r\n", ""))).await;
     call(&client(&empty.url, DEADLINE), "DELETE").await.unwrap();
 }
@@ -329,7 +329,7 @@ async fn a_token_is_found_by_its_marker_or_client_id() {
 }
 
 #[tokio::test]
-async fn a_mint_refused_for_a_setting_names_the_setting() {
+async fn if_astra_rejects_a_setting_the_error_names_the_setting() {
     let (description, expiry) = ("description=false", "token_expiry=false");
     for (message, expected) in [
         ("unknown field Description", vec![description]),

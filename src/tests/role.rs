@@ -47,7 +47,7 @@ async fn ttls_get_their_defaults_and_limits_with_a_warning() {
 }
 
 #[tokio::test]
-async fn an_update_changes_only_what_is_given() {
+async fn an_update_changes_only_given_fields() {
     let world = World::new().await;
     world.write_config("standard").await;
     ok(world.write("role", role()).await);
@@ -62,7 +62,7 @@ async fn an_update_changes_only_what_is_given() {
 }
 
 #[tokio::test]
-async fn a_missing_role_is_answered_with_what_to_do() {
+async fn the_error_for_a_missing_role_says_what_to_do() {
     let world = World::new().await;
     let name = json!({"org_id": ORG, "role": "nope"});
     let text = refused(world.read("role", name.clone()).await);
@@ -75,7 +75,7 @@ async fn a_missing_role_is_answered_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_listing_has_each_name_once_with_its_orgs() {
+async fn a_list_has_each_name_once_with_its_orgs() {
     let world = World::new().await;
     for (org, name) in [(ORG, "b"), (ORG, "a"), (OTHER_ORG, "b")] {
         let ttls = json!({"org_id": org, "role_name": name, "role_id": ROLE_ID, "ttl": 60, "max_ttl": 120});
@@ -91,7 +91,7 @@ async fn a_listing_has_each_name_once_with_its_orgs() {
 }
 
 #[tokio::test]
-async fn a_cached_role_costs_no_storage_call_and_is_never_stale() {
+async fn a_cached_role_needs_no_storage_call_and_is_never_old() {
     let world = World::new().await;
     ok(world.write("role", role()).await);
     let name = json!({"org_id": ORG, "role": "r_w_user"});

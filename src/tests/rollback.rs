@@ -1,4 +1,4 @@
-//! What is left of a change that did not come to its end, and how it is set right.
+//! Unfinished changes, and how the engine undoes or finishes them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,12 +14,12 @@ use super::{ORG, ROOT, World, eventually, failed, lease, ok, order, some, status
 const MARKER: &str = "0123456789abcdef0123456789abcdef";
 
 impl World {
-    /// The host's tick; `immediate` looks at young entries as well.
+    /// Runs a tick of the host. With `immediate`, the tick also processes young entries.
     pub(super) async fn tick(&self, immediate: bool) -> Answer {
         self.ask(Operation::Rollback, "", json!({"immediate": immediate})).await
     }
 
-    /// Notes a mint as another process would have that many seconds ago.
+    /// Writes the WAL entry of a mint of another process, with this age in seconds.
     async fn noted(&self, id: &str, age: i64, data: Value) {
         let mut mint =
             json!({"org_id": ORG, "role_name": "r_w_user", "marker": MARKER, "described": true, "timeout_seconds": 30});
@@ -28,12 +28,12 @@ impl World {
         self.stored(&format!("wal/{id}"), json!({"type": "token-mint", "data": mint, "created_at": created_at})).await;
     }
 
-    /// A token in Astra that nobody knows of.
+    /// Mints a token in Astra that the engine does not know.
     fn planted(&self, client_id: &str, description: &str) {
         self.astra.state().live.insert(client_id.into(), json!({"roles": [], "description": description}));
     }
 
-    /// Waits for what goes on in the background, and for the tick to undo the rest.
+    /// Waits for the background work, and until the tick has undone the rest.
     pub(super) async fn until_undone(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !self.keys("wal/").is_empty() {
@@ -49,7 +49,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_mint_is_noted_until_its_token_is_stored() {
+async fn a_mint_has_a_wal_entry_until_its_token_is_stored() {
     let world = World::with_role("standard").await;
     let caller = world.minting("a", Duration::from_millis(1500)).await;
     let noted = world.storage.json(&world.keys("wal/")[0]).unwrap();
@@ -57,7 +57,7 @@ async fn a_mint_is_noted_until_its_token_is_stored() {
     let marker = noted["data"]["marker"].as_str().unwrap();
     let described = world.astra.state().live.values().next().unwrap()["description"].as_str().unwrap().to_owned();
     assert!(described.ends_with(&format!(" id={marker}")), "{described}");
-    // However old it looks, it is not undone while the mint goes on.
+    // While the mint runs, the tick does not undo its entry, whatever the age of the entry.
     ok(world.tick(true).await);
     let minted = some(caller.await.unwrap());
     assert_eq!((world.astra.live(), world.keys("wal/").len()), (1, 0));
@@ -77,7 +77,7 @@ async fn a_token_whose_answer_was_lost_is_found_and_deleted_at_once() {
         let posts = world.astra.count("POST");
         world.astra.answer_after("POST", answer);
         let (_, text) = status(world.write("org/token", order("a")).await);
-        assert!(text.contains("deleted as soon as it is found"), "{text}");
+        assert!(text.contains("deletes the token as soon as Astra lists the token"), "{text}");
         eventually(|| world.is_clean()).await;
         assert_eq!(world.astra.count("POST"), posts + 1, "a mint is repeated");
     }
@@ -85,24 +85,24 @@ async fn a_token_whose_answer_was_lost_is_found_and_deleted_at_once() {
 }
 
 #[tokio::test]
-async fn the_tick_deletes_what_could_not_be_found_at_once() {
+async fn the_tick_deletes_a_token_that_was_not_found_at_once() {
     let world = World::with_role("standard").await;
     ok(world.write("config", json!({"org_id": ORG, "request_timeout": "1s"})).await);
     world.astra.answer_after("POST", ResponseTemplate::new(500));
     world.astra.answer_all("GET", ResponseTemplate::new(500));
     assert_eq!(status(world.write("org/token", order("a")).await).0, 502);
     eventually(|| world.astra.count("GET") > 1).await;
-    // A young entry may be another node's.
+    // A young entry can belong to another node.
     ok(world.tick(false).await);
     assert_eq!((world.astra.live(), world.keys("wal/").len()), (1, 1));
-    // The search for the token goes on for some attempts.
+    // The engine retries the search for the token.
     let deadline = Instant::now() + Duration::from_secs(10);
     while world.tick(true).await.is_ok() {
         assert!(Instant::now() < deadline, "the tick does not try");
         tokio::task::yield_now().await;
     }
     assert_eq!((world.astra.live(), world.keys("wal/").len()), (1, 1));
-    // Astra is left alone for a while after that, or one org in trouble would hold up the others.
+    // After a failure, the tick skips the org for a while, so that the org does not delay other orgs.
     let asked = world.astra.count("GET");
     failed(world.tick(true).await);
     assert_eq!(world.astra.count("GET"), asked);
@@ -113,13 +113,13 @@ async fn the_tick_deletes_what_could_not_be_found_at_once() {
 }
 
 #[tokio::test]
-async fn callers_who_try_again_do_not_have_the_list_asked_for_each_time() {
+async fn retries_of_callers_do_not_list_all_tokens_each_time() {
     let world = World::with_role("standard").await;
     world.astra.answer_after_all("POST", ResponseTemplate::new(500));
     world.astra.answer_all("GET", ResponseTemplate::new(500));
     let asked = world.astra.count("GET");
     failed(world.write("org/token", order("a")).await);
-    // Four attempts; while they go on, the tick leaves the entry alone.
+    // The search makes four attempts. During the search, the tick does not process the entry.
     let deadline = Instant::now() + Duration::from_secs(10);
     while world.tick(true).await.is_ok() {
         assert!(Instant::now() < deadline, "the search goes on");
@@ -128,7 +128,7 @@ async fn callers_who_try_again_do_not_have_the_list_asked_for_each_time() {
     for n in 0..20 {
         failed(world.write("org/token", order(&format!("b{n}"))).await);
     }
-    // Waits for what goes on.
+    // Waits for the background work.
     world.backend.cleanup().await;
     assert_eq!((world.astra.count("GET") - asked, world.keys("wal/").len(), world.astra.live()), (4, 21, 21));
     world.astra.heal();
@@ -138,7 +138,7 @@ async fn callers_who_try_again_do_not_have_the_list_asked_for_each_time() {
 }
 
 #[tokio::test]
-async fn an_entry_is_undone_when_no_process_can_be_at_it_any_more() {
+async fn an_entry_is_undone_only_when_no_process_can_still_work_on_it() {
     let world = World::with_role("standard").await;
     world.planted("young", " id=young");
     world.planted("old", &format!("vault mount=astra/ role=r_w_user name= by= id={MARKER}"));
@@ -150,7 +150,7 @@ async fn an_entry_is_undone_when_no_process_can_be_at_it_any_more() {
 }
 
 #[tokio::test]
-async fn what_was_stored_of_an_unfinished_mint_goes_with_it() {
+async fn the_undo_of_a_mint_removes_the_stored_token_and_record() {
     for mode in ["standard", "sidecar"] {
         let world = World::with_role(mode).await;
         let operation = if mode == "standard" { Operation::Update } else { Operation::Read };
@@ -163,14 +163,14 @@ async fn what_was_stored_of_an_unfinished_mint_goes_with_it() {
         world.noted("1", 60, data).await;
         ok(world.tick(false).await);
         assert!(world.is_clean(), "{mode}");
-        // The host would not have made the lease, but if it did, it ends.
+        // The host has no lease of this token. If it had, the revocation would succeed.
         ok(world.revoke(&lease(&minted)).await);
     }
 }
 
-/// A process that is killed at any storage call of a mint, followed by one that builds the inventory before its first tick.
+/// A process is killed at any storage call of a mint. The next process builds the inventory before its first tick.
 #[tokio::test]
-async fn the_inventory_hides_no_unfinished_mint() {
+async fn a_crash_at_any_call_of_a_mint_before_the_inventory_is_built_leaves_no_token() {
     for n in 1.. {
         let world = Arc::new(World::with_role("standard").await);
         world.storage.inject(HostFault::HangsAt(n));
@@ -187,7 +187,7 @@ async fn the_inventory_hides_no_unfinished_mint() {
         let mut left = world.storage.entries();
         left.retain(|entry| entry.key != "client-index");
         for entry in left.iter_mut().filter(|entry| entry.key.starts_with("wal/")) {
-            // Under its own id it is one that goes on, as both processes are one here.
+            // Both processes are one process here, so an entry with its own id would count as unfinished work.
             entry.key = "wal/killed".into();
         }
         let next = World::with(Arc::new(MemoryStorage::holding(left)), world.astra.clone());
@@ -199,7 +199,7 @@ async fn the_inventory_hides_no_unfinished_mint() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_in_use_is_never_undone() {
+async fn a_token_in_use_is_never_undone() {
     let world = World::with_role("standard").await;
     let minted = world.mint("a").await;
     world.noted("1", 60, json!({"client_id": text(&minted, "clientId")})).await;
@@ -211,21 +211,21 @@ async fn a_token_that_is_in_use_is_never_undone() {
 }
 
 #[tokio::test]
-async fn an_answer_that_names_a_token_in_use_takes_nobodys_token() {
+async fn an_answer_that_names_a_token_in_use_deletes_no_token() {
     let world = World::with_role("standard").await;
     let first = world.mint("a").await;
     world.astra.change("clientId", json!(text(&first, "clientId")));
     world.astra.change("clientId", json!(ROOT.split(':').nth(1)));
     for name in ["b", "c"] {
         let (code, message) = status(world.write("org/token", order(name)).await);
-        assert!(code == 502 && message.contains("its clientId is that of"), "{message}");
+        assert!(code == 502 && message.contains("its clientId belongs to"), "{message}");
         eventually(|| world.astra.live() == 1 && world.keys("wal/").is_empty()).await;
     }
     assert_eq!(text(&some(world.read("org/token", order("a")).await), "token"), text(&first, "token"));
 }
 
 #[tokio::test]
-async fn what_cannot_be_undone_is_kept_until_it_is_certainly_dead_or_very_old() {
+async fn an_entry_is_kept_until_its_token_is_deleted_has_expired_or_is_very_old() {
     let world = World::new().await;
     world.noted("1", 60, json!({})).await;
     world.noted("2", 60, json!({"dies_at": "2999-01-01T00:00:00Z"})).await;
@@ -245,13 +245,13 @@ async fn without_a_description_only_a_known_client_id_is_undone() {
     let world = World::with_role("standard").await;
     let off = json!({"org_id": ORG, "description": false, "token_expiry": false});
     let warnings = some(world.write("config", off).await).warnings;
-    assert!(warnings.iter().any(|text| text.contains("cannot be found")) && warnings.len() == 2, "{warnings:?}");
+    assert!(warnings.iter().any(|text| text.contains("cannot find and delete")) && warnings.len() == 2, "{warnings:?}");
     world.astra.answer_after("POST", ResponseTemplate::new(500));
     let (_, message) = status(world.write("org/token", order("a")).await);
-    assert!(message.contains("cannot be found without a description, and does not expire"), "{message}");
+    assert!(message.contains("cannot find it without a description, and the token does not expire"), "{message}");
     eventually(|| world.keys("wal/").is_empty()).await;
     assert_eq!(world.astra.live(), 1);
-    // From Astra's answer on, it is known.
+    // After Astra's answer, the client id is known.
     let before = world.storage.calls();
     let minted = world.mint("b").await;
     ok(world.revoke(&lease(&minted)).await);
@@ -270,7 +270,7 @@ async fn without_a_description_only_a_known_client_id_is_undone() {
 }
 
 #[tokio::test]
-async fn a_deletion_whose_outcome_is_not_known_is_finished() {
+async fn the_tick_finishes_a_deletion_with_an_unknown_outcome() {
     let world = World::with_role("standard").await;
     ok(world.write("config", json!({"org_id": ORG, "request_timeout": "1s"})).await);
     for effective in [true, false] {
@@ -294,7 +294,7 @@ async fn a_deletion_whose_outcome_is_not_known_is_finished() {
 }
 
 #[tokio::test]
-async fn a_token_that_has_no_lease_any_more_is_swept() {
+async fn a_token_without_a_lease_is_swept() {
     let world = World::with_role("standard").await;
     for name in ["a", "b", "c"] {
         world.mint(name).await;
@@ -308,14 +308,14 @@ async fn a_token_that_has_no_lease_any_more_is_swept() {
     ok(world.tick(false).await);
     assert_eq!(world.keys("client/"), keys[1..]);
     assert_eq!((world.astra.live(), world.keys("token/").len(), world.keys("wal/").len()), (2, 2, 0));
-    // One pass in an hour.
+    // The sweep makes one pass in an hour.
     let calls = world.storage.calls();
     ok(world.tick(false).await);
     assert_eq!(world.storage.calls() - calls, 1, "the log is listed, and nothing else is looked at");
 }
 
 #[tokio::test]
-async fn a_sweep_looks_at_a_page_in_each_tick() {
+async fn a_sweep_checks_one_page_in_each_tick() {
     let world = World::new().await;
     for n in 0..600 {
         let record = json!({"token_id": "t", "expires_at": if n == 599 { "2022-01-01T00:00:00Z" } else { "2999-01-01T00:00:00Z" }});
@@ -332,7 +332,7 @@ async fn a_sweep_looks_at_a_page_in_each_tick() {
 }
 
 #[tokio::test]
-async fn taking_the_mount_down_waits_for_what_callers_began() {
+async fn the_shutdown_of_a_mount_waits_for_running_mints() {
     let world = World::with_role("standard").await;
     let caller = world.minting("a", Duration::from_millis(700)).await;
     let backend = world.backend.clone();
@@ -347,10 +347,10 @@ async fn taking_the_mount_down_waits_for_what_callers_began() {
 }
 
 #[tokio::test]
-async fn taking_the_mount_down_does_not_wait_for_ever() {
+async fn the_shutdown_of_a_mount_has_a_time_limit() {
     let world = World::with_role("standard").await;
     let caller = world.minting("a", Duration::from_secs(20)).await;
-    // Astra has a clock of its own, so nothing but the end of the patience comes next.
+    // Astra uses another clock, so the next event is the time limit of the shutdown.
     tokio::time::pause();
     let start = tokio::time::Instant::now();
     world.backend.cleanup().await;
@@ -359,7 +359,7 @@ async fn taking_the_mount_down_does_not_wait_for_ever() {
 }
 
 #[tokio::test]
-async fn an_org_that_hangs_keeps_no_other_from_its_turn() {
+async fn an_org_whose_astra_hangs_does_not_block_the_tick_of_other_orgs() {
     let world = World::with_role("standard").await;
     ok(world.write("config", json!({"org_id": ORG, "request_timeout": "10m"})).await);
     for name in ["a", "b"] {
@@ -379,7 +379,7 @@ async fn an_org_that_hangs_keeps_no_other_from_its_turn() {
         world.astra.answer_all(method, ResponseTemplate::new(200).set_delay(Duration::from_secs(3600)));
     }
     tokio::time::pause();
-    // As the host does.
+    // The host cancels a tick in the same way.
     let tick = tokio::time::timeout(Duration::from_secs(90), world.tick(false)).await;
     failed(tick.expect("the tick comes to its end"));
     assert!(!world.keys("wal/").contains(&"wal/z".to_owned()));
@@ -387,7 +387,7 @@ async fn an_org_that_hangs_keeps_no_other_from_its_turn() {
 }
 
 #[tokio::test]
-async fn without_a_description_the_tick_still_finds_what_astra_named() {
+async fn without_a_description_the_tick_deletes_the_token_that_astra_named() {
     let world = World::with_role("standard").await;
     ok(world.write("config", json!({"org_id": ORG, "description": false})).await);
     world.astra.change("orgId", json!("another"));

@@ -1,4 +1,4 @@
-//! Another root token: made, proved, stored, and the old one deleted; or everything as it was.
+//! Rotation of the root token: mint, check and store the new root token, then delete the old root token; or undo all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use wiremock::ResponseTemplate;
 use super::astra::ROOT_ROLE;
 use super::{ORG, ROOT, World, data, eventually, failed, lease, ok, refused, some, status, text};
 
-/// Client id of the root token that is there from the start.
+/// Client id of the first root token.
 fn first() -> &'static str {
     ROOT.split(':').nth(1).unwrap()
 }
@@ -72,7 +72,7 @@ async fn a_rotation_replaces_the_root_token() {
 }
 
 #[tokio::test]
-async fn what_is_not_sent_to_astra_is_not_sent_for_a_root_token_either() {
+async fn with_description_off_a_rotation_sends_no_description() {
     let world = World::with_role("standard").await;
     ok(world.write("config", json!({"org_id": ORG, "description": false})).await);
     some(world.rotate().await);
@@ -80,7 +80,7 @@ async fn what_is_not_sent_to_astra_is_not_sent_for_a_root_token_either() {
     world.check_one("without a description").await;
 }
 
-/// Nothing but its client id finds a new token then, so that is never lost.
+/// Without a description, only the client id leads to a new token, so the client id must never be lost.
 #[tokio::test]
 async fn without_a_description_a_known_client_id_is_enough() {
     let world = World::with_role("standard").await;
@@ -102,7 +102,7 @@ async fn without_a_description_a_known_client_id_is_enough() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_said() {
+async fn errors_of_a_rotation_name_the_missing_permission_or_role() {
     let world = World::with_role("standard").await;
     assert!(refused(world.write("config/rotate-root", json!({})).await).contains("org_id"));
     let unknown = refused(world.write("config/rotate-root", json!({"org_id": "nowhere"})).await);
@@ -135,26 +135,23 @@ async fn what_is_missing_is_said() {
 }
 
 #[tokio::test]
-async fn a_new_token_that_is_refused_for_a_moment_is_waited_for() {
+async fn a_rotation_waits_if_astra_rejects_the_new_token_for_a_moment() {
     let world = World::with_role("standard").await;
     world.astra.state().refuse_fresh = 3;
     some(world.rotate().await);
     world.check_one("after some refusals").await;
-    // One that is never taken is not stored.
+    // A new token that Astra always rejects is not stored.
     ok(world.write("config", json!({"org_id": ORG, "request_timeout": "1s"})).await);
     let held = world.held();
     world.astra.state().refuse_fresh = 10_000;
     let (code, message) = status(world.rotate().await);
-    assert!(
-        code == 403 && message.contains("does not work") && message.contains("deleted in Astra again"),
-        "{message}"
-    );
+    assert!(code == 403 && message.contains("does not work") && message.contains("was deleted in Astra"), "{message}");
     assert_eq!(world.held(), held);
     world.check_one("after a refusal").await;
 }
 
 #[tokio::test]
-async fn an_answer_that_makes_no_sense_changes_nothing() {
+async fn an_unusable_answer_of_astra_changes_nothing() {
     let world = World::with_role("standard").await;
     let taken = text(&world.mint("a").await, "clientId");
     for (member, value) in [
@@ -178,7 +175,7 @@ async fn an_answer_that_makes_no_sense_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_config_that_changes_meanwhile_is_left_as_it_is() {
+async fn a_config_that_changes_during_a_rotation_is_not_overwritten() {
     let world = Arc::new(World::with_role("standard").await);
     for (change, stays) in [
         (json!({"org_id": ORG, "caller_mode": "standard", "logical_name": "renamed"}), false),
@@ -197,7 +194,10 @@ async fn a_config_that_changes_meanwhile_is_left_as_it_is() {
         assert_eq!(world.held() == held, stays);
         if stays {
             let message = status(answer).1;
-            assert!(message.contains("the config was changed meanwhile") && message.contains("deleted"), "{message}");
+            assert!(
+                message.contains("the config was changed during the rotation") && message.contains("deleted"),
+                "{message}"
+            );
         } else {
             some(answer);
             assert_eq!(data(world.read("config", org()).await)["logical_name"], "renamed");
@@ -207,7 +207,7 @@ async fn a_config_that_changes_meanwhile_is_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn rotations_that_meet_come_one_after_the_other() {
+async fn concurrent_rotations_run_one_after_the_other() {
     let world = Arc::new(World::with_role("standard").await);
     let rotations: Vec<_> = (0..4)
         .map(|_| {
@@ -226,14 +226,14 @@ async fn rotations_that_meet_come_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn an_old_token_that_stays_is_named_and_deleted_later() {
+async fn an_old_token_that_cannot_be_deleted_is_named_and_deleted_later() {
     let world = World::with_role("standard").await;
     ok(world.write("config", json!({"org_id": ORG, "request_timeout": "1s"})).await);
     world.astra.answer_all("DELETE", ResponseTemplate::new(503));
     let warnings = some(world.rotate().await).warnings;
     assert!(warnings.len() == 1 && warnings[0].contains(first()), "{warnings:?}");
     let second = world.held();
-    // Another rotation does not hide that, nor does a config that an operator writes.
+    // Neither another rotation nor a write of the config hides the old token.
     assert_eq!(some(world.rotate().await).warnings.len(), 1);
     assert_eq!((world.astra.roots().len(), world.keys("wal/").len()), (3, 2));
     assert_ne!(world.held(), second);
@@ -249,11 +249,11 @@ async fn a_token_that_the_config_holds_is_never_deleted() {
     ok(world.write("config", json!({"org_id": ORG, "request_timeout": "1s"})).await);
     world.astra.answer_all("DELETE", ResponseTemplate::new(503));
     some(world.rotate().await);
-    // The operator wants the old one back, while it is being deleted.
+    // The operator writes the old root token again during its deletion.
     let back = json!({"org_id": ORG, "astra_token": ROOT, "verify_connection": false});
     let message = refused(world.write("config", back.clone()).await);
     assert!(message.contains("astra_token was replaced by a rotation"), "{message}");
-    // Another process does not know that.
+    // Another process does not know that the old root token was replaced.
     let world = world.remounted().await;
     ok(world.write("config", back).await);
     world.astra.heal();
@@ -263,13 +263,13 @@ async fn a_token_that_the_config_holds_is_never_deleted() {
 }
 
 #[tokio::test]
-async fn what_is_left_is_kept_while_there_is_no_config_or_no_astra() {
+async fn the_entry_of_a_rotation_stays_without_a_config_or_astra() {
     let world = World::with_role("standard").await;
     world.storage.inject(HostFault::From(4));
     failed(world.rotate().await);
     world.storage.heal();
     assert_eq!((world.astra.roots().len(), world.keys("wal/").len()), (2, 1));
-    // Neither a young entry nor the config that it needs goes.
+    // A young entry stays, and the config that the entry needs cannot be deleted.
     ok(world.tick(false).await);
     let (code, message) = status(world.ask(Operation::Delete, "config", org()).await);
     assert!(code == 503 && message.contains("rotation"), "{message}");
@@ -289,11 +289,11 @@ async fn what_is_left_is_kept_while_there_is_no_config_or_no_astra() {
 }
 
 #[tokio::test]
-async fn a_call_with_the_old_token_is_made_again_with_the_new_one() {
+async fn a_call_with_the_old_token_is_repeated_with_the_new_token() {
     for method in ["POST", "DELETE"] {
         let world = Arc::new(World::with_role("standard").await);
         let minted = world.mint("a").await;
-        // It waits in Astra's queue while the root token is replaced and deleted.
+        // The call waits in Astra's queue while the root token is replaced and deleted.
         let refusal = ResponseTemplate::new(401).set_body_json(json!({"errors": [{"ID": 340_018, "message": "gone"}]}));
         world.astra.answer(method, refusal.set_delay(Duration::from_millis(300)));
         let asked = world.astra.count(method);
@@ -315,7 +315,7 @@ async fn a_call_with_the_old_token_is_made_again_with_the_new_one() {
         ok(caller.await.unwrap());
         assert_eq!((world.astra.live(), world.held() == first()), (if method == "POST" { 2 } else { 0 }, false));
     }
-    // Without a change, it is refused as ever, and asked once.
+    // If the root token did not change, the call fails after one attempt.
     let world = World::with_role("standard").await;
     world.astra.answer_all("POST", ResponseTemplate::new(403));
     assert_eq!(
@@ -326,7 +326,7 @@ async fn a_call_with_the_old_token_is_made_again_with_the_new_one() {
 }
 
 #[tokio::test]
-async fn the_old_token_is_deleted_when_the_calls_with_it_have_ended() {
+async fn the_old_token_is_deleted_after_its_calls_have_finished() {
     let world = Arc::new(World::with_role("standard").await);
     world.astra.delay("POST", Duration::from_millis(400));
     let caller = tokio::spawn({
@@ -340,7 +340,7 @@ async fn the_old_token_is_deleted_when_the_calls_with_it_have_ended() {
     world.check_one("after a slow mint").await;
 }
 
-/// Every call to Astra goes wrong, before and after its effect, with every other one after it or not.
+/// A fault at every call of Astra, before or after the effect of the call, for one call or for all later calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fault_of_astra_at_any_call_leaves_one_root_token() {
     let calls = {
@@ -354,7 +354,7 @@ async fn a_fault_of_astra_at_any_call_leaves_one_root_token() {
     let mut trials = JoinSet::new();
     for nth in 0..calls.len() {
         for (effective, lasting) in [(false, false), (false, true), (true, false), (true, true)] {
-            // A refusal, or a limit, says that nothing was done.
+            // With a rejection or a rate limit, Astra has done nothing.
             let codes: &[u16] = if effective { &[404, 500, 503] } else { &[401, 403, 404, 429, 500, 503] };
             for &code in codes {
                 trials.spawn(one_fault(nth, effective, lasting, code));

@@ -1,5 +1,5 @@
-//! A mount with orgs, roles, a token and its lease, made anew for every trial, and the books that have to balance after
-//! one: what lives in Astra, what Vault stores, and what the host's leases stand for.
+//! A mount with orgs, roles, a token and its lease for each trial, and the check after a trial: the tokens in Astra,
+//! the stored tokens and the leases of the host must agree.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,13 +17,13 @@ use super::{ORG, ROLE_ID, ROOT, World, lease, lease_request, ok, order, some, te
 
 /// An org without tokens.
 pub(super) const SPARE: &str = "6a4c2d1e-5c0f-4b8e-9a57-00000000000a";
-/// The client id of the token that is there from the start.
+/// The client id of the token that exists at the start.
 pub(super) const TAKEN: &str = "DTEUyKUZZrvFzzLzPGCb0001";
 
-/// The longest that work may go on in the background.
+/// How long background work may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a trial begins with.
+/// The state at the start of a trial.
 pub(super) struct Scene {
     pub(super) mode: &'static str,
     pub(super) lease: Secret,
@@ -32,16 +32,16 @@ pub(super) struct Scene {
     saved: Saved,
 }
 
-/// What is asked of a backend.
+/// A request to the backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Action {
     /// A client's request.
     Client(Operation, &'static str),
-    /// Whether what would be written to is there.
+    /// The existence check of a path.
     Exists(&'static str),
     /// A renewal of the scene's lease.
     Renew,
-    /// A renewal of it as the Go plugin would have made it.
+    /// A renewal of the scene's lease in the form of the Go plugin.
     RenewOld,
     /// A revocation of the scene's lease.
     Revoke,
@@ -53,7 +53,7 @@ pub(super) enum Action {
 pub(super) struct Trial {
     pub(super) world: World,
     pub(super) mode: &'static str,
-    /// Whether [`TAKEN`] lived in the beginning.
+    /// Whether [`TAKEN`] was live at the start.
     pub(super) had_token: bool,
     pub(super) leases: BTreeMap<String, Secret>,
 }
@@ -69,7 +69,7 @@ impl Scene {
         let operation = if mode == "sidecar" { Operation::Read } else { Operation::Update };
         let minted = some(world.ask(operation, "org/token", order("taken")).await);
         assert_eq!(text(&minted, "clientId"), TAKEN);
-        // So that a lease can be renewed for longer than it was minted for.
+        // With a longer TTL, a renewal can extend the lease past its first expiry.
         world.write_role(json!({"ttl": "3600", "max_ttl": "72000"})).await;
         balance(&world, None).await;
         let lease = lease(&minted).issue_time(Timestamp::now());
@@ -77,7 +77,7 @@ impl Scene {
         Self { mode, lease, entries: storage.entries(), saved: astra.save(), astra }
     }
 
-    /// The same, with the token past any lease of it.
+    /// The same, but no lease of the token can exist any more.
     pub(super) async fn overdue(mode: &'static str) -> Self {
         let mut scene = Self::new(mode).await;
         let key = format!("client/{ORG}/{TAKEN}");
@@ -97,7 +97,7 @@ impl Scene {
         scene
     }
 
-    /// The same, without the token: its lease is there, and has nothing left to do.
+    /// The same, without the token. Its lease still exists.
     pub(super) async fn without_token() -> Self {
         let mut scene = Self::new("standard").await;
         let trial = scene.trial();
@@ -106,7 +106,7 @@ impl Scene {
         scene
     }
 
-    /// Begins a trial with a process that was just started.
+    /// Starts a trial with a new process.
     pub(super) fn trial(&self) -> Trial {
         self.astra.restore(&self.saved);
         let storage = Arc::new(MemoryStorage::holding(self.entries.iter().cloned()));
@@ -117,7 +117,7 @@ impl Scene {
 }
 
 impl Trial {
-    /// Fills the caches and makes the client of Astra.
+    /// Fills the caches and creates the client of Astra.
     pub(super) async fn warm_up(&self) {
         views(self).await;
         let gone = lease_of("DTEUyKUZZrvFzzLzPGCb9999");
@@ -126,7 +126,7 @@ impl Trial {
         self.world.astra.state().requests.clear();
     }
 
-    /// The same storage and Astra, in a process that was just started.
+    /// Continues with the same storage and Astra in a new process.
     pub(super) fn succeed(&mut self) {
         self.world = World::with(self.world.storage.clone(), self.world.astra.clone());
     }
@@ -154,7 +154,7 @@ impl Trial {
         }
     }
 
-    /// Does what the host does with an answer: a lease is kept, or ends.
+    /// Keeps or removes a lease after an answer, as the host does.
     pub(super) fn note(&mut self, action: Action, answer: &Answer) {
         let Ok(answer) = answer else { return };
         if action == Action::Revoke {
@@ -167,12 +167,12 @@ impl Trial {
         }
     }
 
-    /// Lets the host tick until the books balance.
+    /// Runs ticks until the state is consistent.
     pub(super) async fn settle(&self) {
         balance(&self.world, Some(&self.leases)).await;
     }
 
-    /// What the process has cached is what one that was just started reads.
+    /// Checks that the caches of the process agree with the reads of a new process.
     pub(super) async fn check_caches(&self) {
         let world = World::with(self.world.storage.clone(), self.world.astra.clone());
         let fresh = Self { world, mode: self.mode, had_token: self.had_token, leases: BTreeMap::new() };
@@ -181,7 +181,7 @@ impl Trial {
         }
     }
 
-    /// Ends every lease, as a host does that is healthy again. Nothing may be left then.
+    /// Revokes every lease, as a healthy host does. Checks that nothing is left.
     pub(super) async fn end(mut self) {
         let config = json!({"org_id": ORG, "astra_token": self.world.astra.root(), "url": self.world.astra.url()});
         ok(self.world.write("config", config).await);
@@ -196,7 +196,7 @@ impl Trial {
     }
 }
 
-/// Ticks until no entry is in the log, Astra and storage agree, and no token lives without a lease.
+/// Runs ticks until no WAL entry is left, Astra and storage agree, and each live token has a lease.
 async fn balance(world: &World, leases: Option<&BTreeMap<String, Secret>>) {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -222,7 +222,7 @@ async fn balance(world: &World, leases: Option<&BTreeMap<String, Secret>>) {
     }
 }
 
-/// Whether there is one root token in Astra, and the config holds it, if there is one.
+/// Whether Astra has exactly one root token, and the config, if it exists, holds this root token.
 fn has_one_root(world: &World) -> bool {
     let held = world.storage.json(&format!("config/{ORG}")).map(|config| config["astra_token"].clone());
     let state = world.astra.state();
@@ -230,12 +230,12 @@ fn has_one_root(world: &World) -> bool {
     tokens.len() == 1 && held.is_none_or(|held| held == tokens[0])
 }
 
-/// Client ids of the tokens that live in Astra.
+/// Client ids of the live tokens in Astra.
 pub(super) fn live(world: &World) -> BTreeSet<String> {
     world.astra.state().live.keys().cloned().collect()
 }
 
-/// Client ids of live tokens that a role with a limit does not know of.
+/// Client ids of live tokens that are not counted for the limit of their role.
 fn uncounted<'a>(world: &World, live: &'a BTreeSet<String>) -> Vec<&'a String> {
     let role = world.storage.json(&format!("role/{ORG}:r_w_user")).unwrap_or_default();
     let is_limited = role["max_tokens"].as_u64().is_some_and(|limit| limit > 0);
@@ -255,7 +255,7 @@ fn stored(world: &World) -> BTreeSet<String> {
     world.keys("token/").iter().filter_map(client_id).collect()
 }
 
-/// Returns what the reads of a mount show. It may hold secrets.
+/// Returns the answers of all reads of a mount. The answers can hold secrets.
 async fn views(trial: &Trial) -> Vec<(String, Value)> {
     let mut views = vec![
         (Operation::Read, "config", json!({"org_id": ORG})),
@@ -269,7 +269,7 @@ async fn views(trial: &Trial) -> Vec<(String, Value)> {
         (Operation::List, "roles/", Value::Null),
         (Operation::List, "org/tokens/", Value::Null),
     ];
-    // Elsewhere a read mints.
+    // In the other caller mode, a read mints.
     if trial.mode == "standard" {
         views.extend(["taken", "fresh"].map(|name| (Operation::Read, "org/token", order(name))));
         views.push((Operation::Read, "org/token", json!({"org_id": ORG, "client_id": TAKEN})));
@@ -282,7 +282,7 @@ async fn views(trial: &Trial) -> Vec<(String, Value)> {
     seen
 }
 
-/// Returns an answer as it can be compared with another one: without points in time. It may hold secrets.
+/// Returns an answer without times, for comparisons. The answer can hold secrets.
 pub(super) fn shape(answer: &Answer) -> Value {
     match answer {
         Err(error) => json!({"error": error.to_string()}),
@@ -295,14 +295,14 @@ pub(super) fn shape(answer: &Answer) -> Value {
     }
 }
 
-/// Returns what is stored, without points in time. It holds secrets. Of the entries that count tokens there may be too
-/// many, so they are left out.
+/// Returns the stored entries without times. The entries hold secrets. Entries that count tokens are left out, because
+/// more of them than needed can exist.
 pub(super) fn contents(world: &World) -> BTreeMap<String, Value> {
     let keys = world.storage.keys().into_iter().filter(|key| !key.starts_with("live/"));
     keys.map(|key| (key.clone(), timeless(world.storage.json(&key).unwrap_or_default()))).collect()
 }
 
-/// Returns what a panic said.
+/// Returns the text of a panic.
 pub(super) fn panic_text(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<String>().cloned();
     text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
@@ -316,7 +316,7 @@ fn lease_of(client_id: &str) -> Secret {
     Secret::new(hour, hour, super::map(data))
 }
 
-/// Returns a lease without what the Go plugin does not record.
+/// Returns a lease without the members that the Go plugin does not record.
 fn old(mut lease: Secret) -> Secret {
     for member in ["ttl_seconds", "max_ttl_seconds", "expires_at"] {
         lease.internal_data.remove(member);
@@ -329,7 +329,7 @@ fn timeless(mut value: Value) -> Value {
         Value::String(text) if text.parse::<Timestamp>().is_ok() => *text = "a point in time".into(),
         Value::Array(values) => values.iter_mut().for_each(|value| *value = timeless(value.take())),
         Value::Object(members) => {
-            // It is another one for each mint.
+            // Each mint has another marker.
             members.remove("marker");
             members.iter_mut().for_each(|(_, value)| *value = timeless(value.take()));
         }

@@ -1,8 +1,8 @@
-//! Storage and facts of the host that fail, hang or are taken away, at every single call of every request.
+//! Faults of the host's storage and facts at every call of every request.
 //!
-//! Each row of [`table`] is asked once undisturbed, which tells its calls, its answer and what it leaves. Then it is asked
-//! anew for each of these calls and each way in which that one can go wrong. Afterwards the host is healthy again, it
-//! ticks, and everything is either as before the request or as after it.
+//! The test runs each row of [`table`] once without a fault, and records its calls, its answer and the stored entries.
+//! Then it runs the row again for each of these calls and each fault. Afterwards the host is healthy and runs ticks.
+//! The state must then be the state before the request or the state after the request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,20 +22,20 @@ use super::{ORG, ROLE_ID, ROOT, World, eventually, order, some, status};
 
 use Operation::{Create, Delete, List, Patch, Read, Update};
 
-/// One request that every fault is tried on.
+/// A request for the test of all faults.
 struct Row {
     action: Action,
     data: Value,
     mode: &'static str,
-    /// Whether the token of the scene is past any lease of it.
+    /// Whether no lease of the scene's token can exist any more.
     overdue: bool,
-    /// Whether it changes several things, each of which is done or not.
+    /// Whether the request has several changes, each of which can happen without the others.
     in_parts: bool,
-    /// Whether the role may have two tokens only.
+    /// Whether the role has a limit of two tokens.
     limited: bool,
 }
 
-/// Everything that a mount can be asked for. A new path or operation needs a line here.
+/// All operations of a mount. A new path or operation needs a line here.
 fn table() -> Vec<Row> {
     let org = json!({"org_id": ORG});
     let by_id = json!({"org_id": ORG, "client_id": TAKEN});
@@ -127,7 +127,7 @@ impl Row {
         if self.overdue { Scene::overdue(self.mode).await } else { Scene::new(self.mode).await }
     }
 
-    /// Whether it makes a token, which is another one each time.
+    /// Whether the request mints a token. Each mint gives another token.
     fn mints(&self) -> bool {
         let minting = if self.mode == "sidecar" { Read } else { Update };
         match self.action {
@@ -148,14 +148,14 @@ impl fmt::Display for Row {
     }
 }
 
-/// What the fault is one of.
+/// The kinds of calls with a fault.
 #[derive(Clone, Copy, Debug)]
 enum Of {
     Storage,
     Facts,
 }
 
-/// A request that nothing disturbs.
+/// The result of a request without a fault.
 struct Usual {
     answer: Value,
     before: BTreeMap<String, Value>,
@@ -203,7 +203,7 @@ fn heal(world: &World) {
     world.system.heal();
 }
 
-/// One request with one fault, and everything that has to hold after it.
+/// Runs one request with one fault, and checks the state afterwards.
 async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: HostFault, warm: bool) {
     let mut trial = begin(scene, warm).await;
     inject(&trial.world, of, fault);
@@ -215,13 +215,13 @@ async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: HostF
     }
 
     match fault {
-        // Nobody waits for the work, so only the end of the process tells when it is done.
+        // No caller waits for the work, so only the shutdown of the process shows that the work has finished.
         HostFault::HangsAt(_) => {
             trial.world.backend.cleanup().await;
             trial.check_caches().await;
             trial.succeed();
         }
-        // A node that is not the active one any more leaves the rest to another.
+        // A node that is not active any more leaves the rest to another node.
         HostFault::From(_) | HostFault::ReadOnlyFrom(_) if !warm => trial.succeed(),
         _ => {}
     }
@@ -230,7 +230,7 @@ async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: HostF
     let succeeded = matches!(answer, Some(Ok(_)));
     let mut now = contents(&trial.world);
     if row.action == Action::Tick && now != usual.after {
-        // What a tick cannot end waits for the next pass over all tokens, which a new process begins with.
+        // A token that a tick could not delete waits for the next pass. A new process starts with a pass.
         assert_same(&now, &usual.before, "after a tick");
         trial.succeed();
         trial.settle().await;
@@ -249,14 +249,14 @@ async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: HostF
     trial.end().await;
 }
 
-/// Asks; where the fault keeps the answer back, the caller does not wait for it.
+/// Sends the request. If the fault holds the answer back, the caller does not wait.
 async fn ask(trial: &Trial, row: &Row, fault: HostFault) -> Option<Answer> {
     let storage = trial.world.storage.clone();
     let before = storage.calls();
     let request = tokio::spawn(trial.ask(row.action, &row.data));
     if let HostFault::HangsAt(n) = fault {
         eventually(|| storage.calls() >= before + n || request.is_finished()).await;
-        // Nobody else is held up.
+        // Other requests are not blocked.
         some(trial.world.ask(List, "configs/", Value::Null).await);
         request.abort();
     }
@@ -271,7 +271,7 @@ fn check_answer(trial: &Trial, row: &Row, usual: &Usual, fault: HostFault, answe
     let error = match answer {
         Ok(_) => {
             let mut shape = shape(answer);
-            // A rotation that is over but for the end of the old root token says so.
+            // A rotation that only failed to delete the old root token succeeds with a warning.
             if matches!(row.action, Action::Client(_, "config/rotate-root")) && !matches!(fault, HostFault::Slow(_)) {
                 let old = ROOT.split(':').nth(1).unwrap_or_default();
                 let warnings = shape["warnings"].take();
@@ -294,7 +294,7 @@ fn check_answer(trial: &Trial, row: &Row, usual: &Usual, fault: HostFault, answe
     }
 }
 
-/// The same request works now.
+/// Checks that the same request succeeds now.
 async fn again(trial: &mut Trial, row: &Row, usual: &Usual, done: bool) {
     if row.action == Action::Revoke && !trial.leases.contains_key(TAKEN) {
         return;
@@ -310,13 +310,14 @@ async fn again(trial: &mut Trial, row: &Row, usual: &Usual, done: bool) {
     }
     trial.note(row.action, &answer);
     trial.settle().await;
-    // A token that is minted again has another client id.
+    // A second mint gives another client id.
     if !row.mints() {
         assert_same(&contents(&trial.world), &usual.after, "after the request was repeated");
     }
 }
 
-/// Returns what is stored, with each entry that is as after the request, and the others as before it.
+/// Returns the stored entries, in which each entry that equals its state after the request is replaced by its state
+/// before.
 fn parts(now: &BTreeMap<String, Value>, usual: &Usual) -> BTreeMap<String, Value> {
     let keys: BTreeSet<&String> = usual.before.keys().chain(usual.after.keys()).collect();
     let part = |key: &String| {
@@ -327,7 +328,7 @@ fn parts(now: &BTreeMap<String, Value>, usual: &Usual) -> BTreeMap<String, Value
     keys.into_iter().filter_map(part).collect()
 }
 
-/// Compares what is stored, which holds secrets, so only keys are told.
+/// Compares stored entries. Reports only keys, because the entries hold secrets.
 #[track_caller]
 fn assert_same(is: &BTreeMap<String, Value>, expected: &BTreeMap<String, Value>, when: &str) {
     let keys: BTreeSet<&String> = is.keys().chain(expected.keys()).collect();
@@ -335,7 +336,7 @@ fn assert_same(is: &BTreeMap<String, Value>, expected: &BTreeMap<String, Value>,
     assert!(differ.is_empty(), "{when}, these entries are not as they should be: {differ:?}");
 }
 
-/// Tries every fault on a row and returns what did not hold.
+/// Tries every fault on a row. Returns the failed checks.
 async fn try_row(row: Row) -> Vec<String> {
     const ENOUGH: usize = 3;
     let mut failures = Vec::new();
@@ -372,7 +373,7 @@ fn faults(usual: &Usual) -> Vec<(Of, HostFault)> {
     faults
 }
 
-/// The background work that makes the inventory of a mount of the Go plugin. Its pauses take no time here.
+/// The build of the inventory of a mount of the Go plugin. Its pauses take no time in this test.
 #[tokio::test(start_paused = true)]
 async fn a_fault_while_the_inventory_is_built_only_delays_it() {
     let calls = build_inventory(Of::Storage, HostFault::Slow(Duration::from_secs(1))).await;
@@ -386,13 +387,13 @@ async fn a_fault_while_the_inventory_is_built_only_delays_it() {
     }
 }
 
-/// Returns the calls of the storage and of the facts that it took.
+/// Returns the number of calls of the storage and of the facts.
 async fn build_inventory(of: Of, fault: HostFault) -> (usize, usize) {
     let world = World::with(Arc::new(old_tokens()), Arc::new(Astra::start(ORG).await));
     inject(&world, of, fault);
     world.backend.initialize().await.expect("initializes whatever happens");
     if matches!(fault, HostFault::From(_) | HostFault::ReadOnlyFrom(_)) {
-        // Some attempts fail before the host is healthy again.
+        // Some attempts fail before the host is healthy.
         tokio::time::sleep(Duration::from_secs(10)).await;
         heal(&world);
     }
@@ -406,7 +407,7 @@ async fn build_inventory(of: Of, fault: HostFault) -> (usize, usize) {
     calls
 }
 
-/// What the Go plugin stored of two tokens.
+/// The entries of two tokens of the Go plugin.
 fn old_tokens() -> MemoryStorage {
     let token = |client_id: &str| {
         json!({"clientId": client_id, "secret": "old-secret", "orgId": ORG, "roleName": "r_w_user", "roles": [ROLE_ID],
@@ -418,7 +419,7 @@ fn old_tokens() -> MemoryStorage {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fault_of_the_host_at_any_call_leaves_all_or_nothing() {
+async fn a_fault_of_the_host_at_any_call_leaves_the_whole_change_or_none() {
     let mut rows = JoinSet::new();
     for row in table() {
         rows.spawn(try_row(row));
@@ -427,7 +428,7 @@ async fn a_fault_of_the_host_at_any_call_leaves_all_or_nothing() {
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Whether a path of a request is one of a template, such as `creds/{org}/{role}`.
+/// Whether the path of a request matches a template, such as `creds/{org}/{role}`.
 fn is_of(path: &str, template: &str) -> bool {
     let (path, template): (Vec<_>, Vec<_>) = (path.split('/').collect(), template.split('/').collect());
     path.len() == template.len()
@@ -435,7 +436,7 @@ fn is_of(path: &str, template: &str) -> bool {
 }
 
 #[tokio::test]
-async fn every_operation_that_is_declared_is_disturbed() {
+async fn every_declared_operation_is_in_the_table_of_faults() {
     let world = World::unprepared().await;
     let document = some(world.ask(Operation::Help, "", Value::Null).await).data.unwrap()["openapi"].take();
     let rows = table();
@@ -480,9 +481,9 @@ async fn every_operation_that_is_declared_is_disturbed() {
     assert!(missing.is_empty(), "no row disturbs {missing:?}");
 }
 
-/// A tick that finds what a mint, a deletion or a revocation left, and is disturbed itself.
+/// A fault in the tick that processes the WAL entry of an interrupted mint, deletion or revocation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tick_that_is_disturbed_leaves_the_rest_to_the_next() {
+async fn a_tick_with_a_fault_leaves_the_rest_to_the_next_tick() {
     let mut rows = JoinSet::new();
     for row in table() {
         let leaves = matches!(
@@ -502,7 +503,7 @@ async fn a_tick_that_is_disturbed_leaves_the_rest_to_the_next() {
     assert!(ticks > 0, "no request left anything for a tick");
 }
 
-/// Cuts a request short at every storage call, and the tick of the process that comes after it at each of its own.
+/// Interrupts a request at every storage call, and then the tick of the next process at each of its calls.
 async fn disturb_ticks(row: Row) -> (Vec<String>, usize) {
     let (mut failures, mut ticks) = (Vec::new(), 0);
     let scene = row.scene().await;
@@ -525,7 +526,7 @@ async fn disturb_ticks(row: Row) -> (Vec<String>, usize) {
     (failures, ticks)
 }
 
-/// Returns whether the tick came as far as to the fault at its call `m`, or `None` if nothing was left for it.
+/// Returns whether the tick reached the fault at its call `m`, or `None` if the tick had nothing to do.
 async fn disturbed_tick(scene: &Scene, row: &Row, first: HostFault, second: HostFault, m: usize) -> Option<bool> {
     let mut trial = begin(scene, false).await;
     trial.world.storage.inject(first);
@@ -539,7 +540,7 @@ async fn disturbed_tick(scene: &Scene, row: &Row, first: HostFault, second: Host
     }
     let before = trial.world.storage.calls();
     trial.world.storage.inject(second);
-    // What it answers only goes into the host's log.
+    // The host only logs the answer of a tick.
     drop(trial.ask(Action::Tick, &Value::Null).await);
     let reached = trial.world.storage.calls() - before >= m;
     trial.world.storage.heal();

@@ -1,4 +1,4 @@
-//! `roles/sync`: what is imported, what is only reported, and what becomes of an org that fails.
+//! `roles/sync`: imported roles, reported roles and failing orgs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ async fn world(roles: Value) -> World {
     world
 }
 
-/// The same with a second org, whose Astra is another one.
+/// The same, with a second org that has its own Astra.
 async fn two_orgs(roles: Value, others: Value) -> (World, Arc<Astra>) {
     let world = world(roles).await;
     let other = Arc::new(Astra::start(OTHER_ORG).await);
@@ -40,7 +40,7 @@ async fn sync(world: &World) -> Response {
     some(world.write("roles/sync", json!({})).await)
 }
 
-/// Returns one kind of outcome of [`ORG`].
+/// Returns one list of the answer for [`ORG`].
 fn of(response: &Response, kind: &str) -> Value {
     response.data.as_ref().unwrap()[kind][ORG].clone()
 }
@@ -87,7 +87,7 @@ async fn each_astra_role_becomes_a_role_and_a_second_time_nothing_changes() {
 async fn a_role_that_exists_keeps_its_ttls_and_gets_the_new_id() {
     let world = world(listed(&[("1", "R/W User"), ("2", "Reader")])).await;
     world.write_role(json!({"ttl": "60s", "max_ttl": "10m"})).await;
-    // Read before, so that a stale cache would show.
+    // This read fills the cache, so that the test would detect an old value.
     data(world.read("role", json!({"org_id": ORG, "role": "r_w_user"})).await);
     let answer = sync(&world).await;
     assert_eq!((of(&answer, "updated"), of(&answer, "created")), (json!(["r_w_user"]), json!(["reader"])));
@@ -96,12 +96,12 @@ async fn a_role_that_exists_keeps_its_ttls_and_gets_the_new_id() {
 }
 
 #[tokio::test]
-async fn what_is_not_in_astra_under_its_name_is_reported_and_stays() {
+async fn roles_without_an_astra_role_of_the_same_name_are_reported_and_stay() {
     let world = world(listed(&[("1", "New Name"), ("2", "Reader")])).await;
     for (name, id) in [("old_name", "1"), ("gone", "9"), ("also_gone", "8"), ("reader", "2")] {
         ok(world.write("role", json!({"org_id": ORG, "role_name": name, "role_id": id})).await);
     }
-    // Another org's role is of no interest.
+    // The import of one org ignores the roles of another org.
     ok(world.write("role", json!({"org_id": OTHER_ORG, "role_name": "theirs", "role_id": "7"})).await);
     let before = stored(&world, ORG);
     let answer = sync(&world).await;
@@ -117,7 +117,7 @@ async fn what_is_not_in_astra_under_its_name_is_reported_and_stays() {
 }
 
 #[tokio::test]
-async fn a_name_that_several_would_have_is_left_alone() {
+async fn a_name_that_several_astra_roles_would_have_is_not_imported() {
     let mut roles = vec![
         ("1", "R/W User"),
         ("2", "R-W User"),
@@ -145,7 +145,7 @@ async fn a_name_that_several_would_have_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_name_with_a_collision_is_not_made_and_not_changed() {
+async fn a_role_with_a_collision_is_not_created_and_not_changed() {
     let world = world(listed(&[("1", "a b"), ("2", "A/B"), ("3", "C"), ("4", "c")])).await;
     ok(world.write("role", json!({"org_id": ORG, "role_name": "c", "role_id": "9"})).await);
     let answer = sync(&world).await;
@@ -176,7 +176,7 @@ proptest! {
             let roles: Vec<(String, String)> =
                 names.iter().enumerate().map(|(id, name)| (format!("id-{id}"), name.clone())).collect();
             let mut list = roles.clone();
-            // One that is always there.
+            // A valid role.
             list.push(("anchor".to_owned(), "Anchor Role".to_owned()));
             let world = world(list.iter().map(|(id, name)| json!({"ID": id, "Name": name})).collect()).await;
             sync(&world).await;
@@ -226,7 +226,7 @@ async fn one_org_that_fails_does_not_stop_the_others() {
         assert_eq!(error.contains("org-role-read") && error.contains("no such permission"), kind == "not allowed");
         assert!(answer.warnings.len() == 1 && answer.warnings[0].contains(error), "{kind}: {:?}", answer.warnings);
 
-        // Asked for alone, it is an error like any other.
+        // If the request names only this org, the request fails.
         let expected = match kind {
             "refused" => Some(503),
             "garbled" => Some(502),
@@ -245,12 +245,12 @@ async fn one_org_that_fails_does_not_stop_the_others() {
 }
 
 #[tokio::test]
-async fn when_all_orgs_fail_the_request_does_and_tells_of_each() {
+async fn when_all_orgs_fail_the_request_fails_and_names_each_org() {
     let (world, other) = two_orgs(listed(&[("1", "Reader")]), listed(&[("1", "Reader")])).await;
     world.astra.answer_all("GET", ResponseTemplate::new(401).set_body_string("null"));
     other.answer_all("GET", ResponseTemplate::new(502));
     let (code, text) = status(world.write("roles/sync", json!({})).await);
-    // That of the first org in byte order.
+    // The status is that of the first org in byte order.
     assert_eq!(code, 502);
     for part in [ORG, OTHER_ORG, "org-role-read", "Astra failed (502)"] {
         assert!(text.contains(part), "{text}");
@@ -259,7 +259,7 @@ async fn when_all_orgs_fail_the_request_does_and_tells_of_each() {
 }
 
 #[tokio::test]
-async fn a_mistake_is_answered_with_what_to_do() {
+async fn errors_of_an_import_say_what_to_do() {
     let world = World::new().await;
     let text = refused(world.write("roles/sync", json!({})).await);
     assert!(text.contains("vault write astra/config"), "{text}");
@@ -267,19 +267,19 @@ async fn a_mistake_is_answered_with_what_to_do() {
     assert!(text.contains(ORG) && text.contains("no config"), "{text}");
     assert!(refused(world.write("roles/sync", json!({"org_id": "a/b"})).await).contains("org_id"));
     assert!(matches!(failed(world.read("roles/sync", json!({})).await), Error::UnsupportedOperation));
-    // An empty list is what Astra may show to a token without the permission.
+    // Astra may return an empty list to a token without the permission.
     world.write_config("standard").await;
     world.astra.state().roles = json!([]);
     ok(world.write("role", json!({"org_id": ORG, "role_name": "r", "role_id": ROLE_ID})).await);
     let (code, text) = status(world.write("roles/sync", json!({})).await);
     assert!(code == 502 && text.contains("org-role-read"), "{code} {text}");
-    // A list is not an import, with or without a slash.
+    // A list does not import, with or without a slash.
     assert_eq!(world.list("roles", json!({})).await["keys"], json!(["r"]));
     assert_eq!(world.list("roles/", json!({})).await["keys"], json!(["r"]));
 }
 
 #[tokio::test]
-async fn a_standby_asks_nobody() {
+async fn an_import_on_a_standby_does_not_call_astra() {
     let world = world(listed(&[("1", "Reader")])).await;
     world.astra.state().requests.clear();
     world.system.set_state(ReplicationState::PERFORMANCE_STANDBY);
@@ -291,7 +291,7 @@ async fn a_standby_asks_nobody() {
 async fn a_storage_that_fails_for_one_org_does_not_stop_the_others() {
     let (world, other) = two_orgs(listed(&[("1", "Reader")]), listed(&[("1", "Reader")])).await;
     other.delay("GET", Duration::from_millis(300));
-    // The first put is that of the org whose Astra is quick.
+    // The first write belongs to the org with the fast Astra.
     let before = world.storage.calls();
     let request = async { world.write("roles/sync", json!({})).await };
     let fault = async {
@@ -308,11 +308,11 @@ async fn a_storage_that_fails_for_one_org_does_not_stop_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_write_is_lost_to_an_import_or_the_other_way_round() {
+async fn an_import_and_a_write_never_overwrite_each_other() {
     let names: Vec<String> = (0..8).map(|n| format!("role{n}")).collect();
     let astra: Vec<(&str, &str)> = names.iter().map(|name| ("new", name.as_str())).collect();
     let world = Arc::new(world(listed(&astra)).await);
-    // Time for another to come in between a read and the write after it.
+    // This delay lets another request run between a read and the following write.
     world.storage.inject(HostFault::Slow(Duration::from_millis(2)));
     for round in 1..=10 {
         for name in &names {
@@ -338,7 +338,7 @@ async fn no_write_is_lost_to_an_import_or_the_other_way_round() {
 }
 
 #[tokio::test]
-async fn a_caller_who_hangs_up_leaves_whole_roles_behind() {
+async fn after_a_hang_up_each_role_is_imported_or_unchanged() {
     let world = Arc::new(world(listed(&[("1", "Reader"), ("2", "Writer")])).await);
     world.storage.inject(HostFault::Slow(Duration::from_millis(20)));
     let request = tokio::spawn({
@@ -348,7 +348,7 @@ async fn a_caller_who_hangs_up_leaves_whole_roles_behind() {
     eventually(|| world.astra.state().requests.iter().any(|line| line.ends_with("/roles"))).await;
     request.abort();
     world.storage.heal();
-    // Either nothing was begun, or all of it is done.
+    // The import has changed nothing, or is complete.
     world.backend.cleanup().await;
     let stored = stored(&world, ORG);
     assert!(stored.is_empty() || stored == map(&[("reader", "1"), ("writer", "2")]), "{stored:?}");

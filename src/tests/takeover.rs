@@ -1,4 +1,4 @@
-//! Mounts of the Go plugin 2.0.0: its entries, its junk and its leases, and the way back to it.
+//! Mounts of the Go plugin 2.0.0: entries, empty entries and leases, and the downgrade to the Go plugin.
 
 #[path = "../../tests/fixtures/go-2.0.0/mod.rs"]
 pub(super) mod go_plugin;
@@ -14,7 +14,7 @@ use self::go_plugin::{Fixtures, ROLE, SIDECAR, STANDARD, URL, parsed};
 use super::request;
 use super::{ORG, OTHER_ORG, ROLE_ID, ROOT, World, data, lease, ok, order, refused, some, status, text};
 
-/// A token of the Go plugin, alive in Astra and under a lease.
+/// A token of the Go plugin that is live in Astra and has a lease.
 struct Old {
     client_id: String,
     token_id: String,
@@ -40,7 +40,7 @@ impl Old {
 }
 
 impl World {
-    /// A mount as the Go plugin left it; not initialized yet.
+    /// A mount of the Go plugin, not initialized yet.
     async fn old(fixtures: &Fixtures) -> (Self, Vec<Old>) {
         let world = Self::unprepared().await;
         let config = fixtures.config.replace(URL, &world.astra.url());
@@ -67,7 +67,7 @@ impl World {
     }
 }
 
-/// Returns where its junk is; in sidecar mode, that is the bare `token/`.
+/// Returns the key of the empty entry of the Go plugin. In sidecar mode, the key is only `token/`.
 fn junk_key(fixtures: &Fixtures) -> String {
     format!("token/{}", Old::of(fixtures.junk).token_id)
 }
@@ -79,7 +79,7 @@ fn sorted_ids(tokens: &[Old]) -> Value {
 }
 
 #[tokio::test]
-async fn its_config_and_role_are_read() {
+async fn configs_and_roles_of_the_go_plugin_are_read() {
     for (fixtures, mode) in [(&STANDARD, "standard"), (&SIDECAR, "sidecar")] {
         let (world, _) = World::old(fixtures).await;
         let config = data(world.read("config", json!({"logical_name": "retailOrg"})).await);
@@ -93,12 +93,12 @@ async fn its_config_and_role_are_read() {
 }
 
 #[tokio::test]
-async fn its_tokens_are_read_and_listed_once_the_inventory_is_built() {
+async fn tokens_of_the_go_plugin_are_listed_after_the_inventory_is_built() {
     let (world, tokens) = World::old(&STANDARD).await;
     let pairs = &tokens[1];
     let by_id = json!({"org_id": ORG, "client_id": pairs.client_id});
 
-    // Before the inventory is there, names work, and a client id is not said to be unknown.
+    // Before the inventory is complete, reads by names succeed, and no error says that a client id is unknown.
     for old in &tokens {
         assert_eq!(data(world.read("org/token", order(&old.logical_name)).await)["clientId"], json!(old.client_id));
     }
@@ -120,14 +120,14 @@ async fn its_tokens_are_read_and_listed_once_the_inventory_is_built() {
 }
 
 #[tokio::test]
-async fn its_names_stay_taken_while_their_tokens_live() {
+async fn names_of_live_tokens_of_the_go_plugin_stay_taken() {
     let (world, tokens) = World::old(&STANDARD).await;
     for old in &tokens {
         let refusal = refused(world.write("org/token", order(&old.logical_name)).await);
         assert!(refusal.contains(&old.client_id), "{refusal}");
     }
     assert_eq!(world.astra.count("POST"), 0);
-    // The id that guards a name is that of the Go plugin.
+    // The token id of a name is the same as in the Go plugin.
     world.write("org/token", order("Org9")).await.expect("mints");
     world.ask(Operation::Delete, "org/token", order(&tokens[0].logical_name)).await.expect("deletes");
     let minted = some(world.write("org/token", order(&tokens[0].logical_name)).await);
@@ -135,7 +135,7 @@ async fn its_names_stay_taken_while_their_tokens_live() {
 }
 
 #[tokio::test]
-async fn its_leases_renew_and_regain_their_data() {
+async fn leases_of_the_go_plugin_renew_and_get_their_data_back() {
     for fixtures in [&STANDARD, &SIDECAR] {
         let (world, tokens) = World::old(fixtures).await;
         world.initialize().await;
@@ -151,14 +151,14 @@ async fn its_leases_renew_and_regain_their_data() {
             assert_eq!((lease(&response).ttl.as_secs(), lease(&response).max_ttl.as_secs()), (3600, 36000));
             assert_eq!(lease(&response).internal_data, old.lease.internal_data);
         }
-        // Without the role, what the host knows of the lease serves.
+        // Without the role, the renewal uses the TTLs that the host knows.
         ok(world.ask(Operation::Delete, "role", json!({"org_id": ORG, "role": "r_w_user"})).await);
         assert_eq!(lease(&some(world.renew(&tokens[0].lease, Value::Null).await)).ttl.as_secs(), 3600);
     }
 }
 
 #[tokio::test]
-async fn its_leases_revoke_with_or_without_the_inventory() {
+async fn leases_of_the_go_plugin_revoke_with_or_without_the_inventory() {
     for fixtures in [&STANDARD, &SIDECAR] {
         let (world, tokens) = World::old(fixtures).await;
         ok(world.revoke(&tokens[0].lease).await);
@@ -173,7 +173,7 @@ async fn its_leases_revoke_with_or_without_the_inventory() {
 }
 
 #[tokio::test]
-async fn its_junk_takes_no_name_and_its_leases_end_without_a_call() {
+async fn empty_entries_of_the_go_plugin_take_no_name_and_revoke_without_a_call_of_astra() {
     for fixtures in [&STANDARD, &SIDECAR] {
         let (world, tokens) = World::old(fixtures).await;
         world.initialize().await;
@@ -189,7 +189,7 @@ async fn its_junk_takes_no_name_and_its_leases_end_without_a_call() {
         }
         refused(world.read("org/token", order(&junk.logical_name)).await);
         let minted = some(world.write("org/token", order(&junk.logical_name)).await);
-        // Its lease ends after the name has got a token; that is another one.
+        // The lease of the empty entry expires after the name has got a token, which must stay.
         ok(world.revoke(&junk.lease).await);
         let found = data(world.read("org/token", order(&junk.logical_name)).await);
         assert_eq!(found["clientId"], json!(text(&minted, "clientId")));
@@ -216,7 +216,7 @@ async fn overtaken(nth: usize, operation: Operation, path: &str, data: Value) ->
 }
 
 #[tokio::test]
-async fn a_live_token_is_not_denied_when_the_inventory_is_completed_meanwhile() {
+async fn a_live_token_is_found_while_the_inventory_is_completed() {
     let client_id = Old::of(STANDARD.tokens[1]).client_id;
     for operation in [Operation::Read, Operation::Delete] {
         let mut nth = 1;
@@ -235,7 +235,7 @@ async fn a_live_token_is_not_denied_when_the_inventory_is_completed_meanwhile() 
 }
 
 #[tokio::test]
-async fn a_config_with_live_tokens_is_not_deleted_when_the_inventory_is_completed_meanwhile() {
+async fn a_config_with_live_tokens_is_not_deleted_while_the_inventory_is_completed() {
     let mut nth = 1;
     let org = json!({"org_id": ORG});
     while let Some((world, answer)) = overtaken(nth, Operation::Delete, "config", org.clone()).await {
@@ -248,7 +248,7 @@ async fn a_config_with_live_tokens_is_not_deleted_when_the_inventory_is_complete
 }
 
 #[tokio::test]
-async fn a_list_that_is_not_whole_says_so_when_the_inventory_is_completed_meanwhile() {
+async fn an_incomplete_list_has_a_warning_while_the_inventory_is_completed() {
     let mut nth = 1;
     while let Some((_, answer)) = overtaken(nth, Operation::List, "org/tokens/", Value::Null).await {
         let response = some(answer);
@@ -260,7 +260,7 @@ async fn a_list_that_is_not_whole_says_so_when_the_inventory_is_completed_meanwh
     assert!(nth > 2, "{nth} calls");
 }
 
-/// One of many tokens.
+/// Token number `n` of many tokens.
 fn one_of_many(n: usize) -> (String, Value) {
     let id = format!("OLD{n:04}");
     let token = json!({"clientId": id, "secret": "old-secret", "orgId": ORG, "roleName": "r_w_user", "roles": [ROLE_ID],
@@ -269,7 +269,7 @@ fn one_of_many(n: usize) -> (String, Value) {
 }
 
 #[tokio::test]
-async fn building_the_inventory_is_resumed_and_leaves_junk_out() {
+async fn the_build_of_the_inventory_resumes_and_skips_empty_entries() {
     let world = World::unprepared().await;
     let mut expected = Vec::new();
     for n in 0..600 {
@@ -281,19 +281,19 @@ async fn building_the_inventory_is_resumed_and_leaves_junk_out() {
         world.store_bytes(&junk_key(fixtures), fixtures.junk.0).await;
     }
     world.stored("token/broken", json!("not a token")).await;
-    // No key can be made of these; a host would refuse to store it.
+    // These client ids do not fit into a key.
     for (member, text) in [("clientId", ".."), ("orgId", "")] {
         let (_, mut token) = one_of_many(600);
         token[member] = text.into();
         world.stored(&format!("token/odd-{member}"), token).await;
     }
-    // The first attempt is cut short by storage; the engine tries again by itself.
+    // The storage fails in the first attempt, and the engine retries.
     world.storage.fail_nth(700);
     world.initialize().await;
     let listed = world.list("org/tokens/", json!({"org_id": ORG})).await;
     assert_eq!(listed["keys"], json!(expected));
 
-    // Once there, nothing is looked at again.
+    // After the inventory is complete, the engine reads no token again.
     world.storage.fail_nth(usize::MAX / 2);
     let before = world.storage.calls();
     world.backend.initialize().await.unwrap();
@@ -312,7 +312,7 @@ async fn initializing_never_fails_and_stops_at_cleanup() {
     world.backend.initialize().await.expect("initializes on a standby");
 }
 
-/// After a downgrade and an upgrade, the marker says that the inventory is complete, and it is not.
+/// After a downgrade and an upgrade, the inventory is marked as complete although tokens are missing.
 #[tokio::test]
 async fn a_token_minted_during_a_downgrade_gets_its_record_when_its_lease_is_renewed() {
     let (world, tokens) = World::old(&STANDARD).await;
@@ -323,7 +323,7 @@ async fn a_token_minted_during_a_downgrade_gets_its_record_when_its_lease_is_ren
     some(world.renew(&old.lease, Value::Null).await);
     assert_eq!(world.record(old).unwrap()["token_id"], json!(old.token_id));
     assert_eq!(world.list("org/tokens/", json!({})).await["keys"], json!([old.client_id]));
-    // The others are found by their names, and their leases revoke.
+    // The other tokens are found by their names, and their leases can be revoked.
     assert_eq!(data(world.read("org/token", order("org1")).await)["clientId"], json!(tokens[0].client_id));
     for old in &tokens {
         ok(world.revoke(&old.lease).await);
@@ -331,9 +331,9 @@ async fn a_token_minted_during_a_downgrade_gets_its_record_when_its_lease_is_ren
     assert_eq!((world.astra.live(), world.keys("client/").len()), (0, 0));
 }
 
-/// It removes a token that it revokes, and leaves the record, of which it knows nothing.
+/// The Go plugin does not know records, so a revocation by the Go plugin leaves the record.
 #[tokio::test]
-async fn the_record_of_a_token_that_was_revoked_during_a_downgrade_is_removed() {
+async fn the_record_of_a_token_revoked_during_a_downgrade_is_removed() {
     let (world, tokens) = World::old(&STANDARD).await;
     world.initialize().await;
     let (gone, taken) = (&tokens[0], &tokens[1]);
@@ -341,7 +341,7 @@ async fn the_record_of_a_token_that_was_revoked_during_a_downgrade_is_removed() 
         world.astra.state().live.remove(&old.client_id);
         world.storage.delete(&format!("token/{}", old.token_id)).await.expect("deletes");
     }
-    // Another token has got the name of the second one.
+    // Another token has the name of the second token.
     let (_, mut token) = one_of_many(1);
     token["logicalName"] = json!(taken.logical_name);
     world.stored(&format!("token/{}", taken.token_id), token).await;
@@ -354,10 +354,10 @@ async fn the_record_of_a_token_that_was_revoked_during_a_downgrade_is_removed() 
 }
 
 #[tokio::test]
-async fn a_token_that_a_read_minted_is_deleted_by_its_client_id_without_the_inventory() {
+async fn a_token_minted_by_a_read_is_deleted_by_its_client_id_without_the_inventory() {
     let (world, tokens) = World::old(&SIDECAR).await;
     let by_id = |org: &str| json!({"org_id": org, "client_id": tokens[0].client_id});
-    // Not through another org, though the id is the same.
+    // Another org cannot delete the token by this client id.
     let config = parsed(SIDECAR.config);
     let other = json!({"org_id": OTHER_ORG, "astra_token": config["astra_token"], "url": world.astra.url(),
         "logical_name": "other", "caller_mode": 2});
@@ -408,7 +408,7 @@ pub(super) const GO_TOKEN: &[(&str, Go)] = &[
     ("metadata", Go::Pairs),
 ];
 
-/// It takes these out of a lease one by one, as strings.
+/// The Go plugin reads these members of a lease one by one, as strings.
 pub(super) const GO_LEASE: &[(&str, Go)] = &[
     ("orgId", Go::String),
     ("clientId", Go::String),
@@ -430,7 +430,7 @@ pub(super) fn assert_loads_in_go(what: &str, stored: &Map, members: &[(&str, Go)
         };
         assert!(fits, "{name} of {what} is no {go:?}");
     }
-    // It ignores members that it does not know, but takes any letter case for one that it does.
+    // Go ignores unknown members, but accepts known members in any letter case.
     for name in stored.keys() {
         let same = members.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
         for (known, _) in same {
@@ -450,7 +450,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn what_is_stored_loads_in_the_go_plugin_field_by_field() {
+async fn the_go_plugin_can_decode_every_stored_entry() {
     for (mode, number) in [("standard", 1), ("Sidecar", 2)] {
         let world = World::with_role(mode).await;
         let extra = json!({"org_id": ORG, "astra_token": ROOT, "request_timeout": "1500ms", "description": false,
@@ -462,7 +462,7 @@ async fn what_is_stored_loads_in_the_go_plugin_field_by_field() {
         let role = world.assert_stored_loads_in_go(&format!("role/{ORG}:r_w_user"), GO_ROLE);
         assert_eq!((&role["ttl"], &role["max_ttl"]), (&json!(3_600_000_000_000_i64), &json!(36_000_000_000_000_i64)));
 
-        // Once with all settings of a config in force, once with none.
+        // Once with all settings of a config, once with none.
         for settings in [false, true] {
             let change = json!({"org_id": ORG, "description": settings, "token_expiry": settings});
             ok(world.write("config", change).await);
@@ -484,9 +484,9 @@ async fn what_is_stored_loads_in_the_go_plugin_field_by_field() {
     }
 }
 
-/// It lists these folders and decodes whatever it finds there.
+/// The Go plugin lists these folders and decodes every entry.
 #[tokio::test]
-async fn nothing_else_is_stored_where_the_go_plugin_looks() {
+async fn the_go_plugin_finds_only_its_own_kinds_of_entries() {
     let world = World::with_role("standard").await;
     let minted = world.mint("org1").await;
     some(world.renew(&lease(&minted), Value::Null).await);

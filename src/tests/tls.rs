@@ -1,4 +1,4 @@
-//! An Astra behind a certificate of its own.
+//! An Astra with its own certificate.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ async fn server() -> (String, String) {
     let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
     tokio::spawn(async move {
         while let Ok((connection, _)) = listener.accept().await {
-            // A client that does not trust the certificate goes away.
+            // A client that does not trust the certificate closes the connection.
             let Ok(mut connection) = acceptor.accept(connection).await else { continue };
             let _ = connection.read(&mut [0; 4096]).await;
             let body = json!({"id": ORG}).to_string();
@@ -43,7 +43,7 @@ async fn server() -> (String, String) {
 }
 
 #[tokio::test]
-async fn a_certificate_is_trusted_once_it_is_in_the_config() {
+async fn a_certificate_in_the_config_is_trusted() {
     let (url, pem) = server().await;
     let world = World::new().await;
     let config = json!({"org_id": ORG, "astra_token": ROOT, "url": url});
@@ -52,7 +52,7 @@ async fn a_certificate_is_trusted_once_it_is_in_the_config() {
     let mut trusting = config;
     trusting["ca_cert"] = json!(pem);
     assert!(ok(world.write("config", trusting).await).is_none());
-    // Whatever changes the way to Astra is verified anew.
+    // A change of the connection to Astra is verified again.
     let text = refused(world.write("config", json!({"org_id": ORG, "ca_cert": ""})).await);
     assert!(text.contains("ca_cert"), "{text}");
 }

@@ -34,7 +34,7 @@ async fn a_write_mints_and_a_read_fetches_in_standard_mode() {
 }
 
 #[tokio::test]
-async fn a_token_is_stored_as_the_go_plugin_did() {
+async fn a_token_is_stored_as_by_the_go_plugin() {
     let world = World::with_role("standard").await;
     let secret = lease(&world.mint("org1").await);
     // sha256 of "<org>:r_w_user:org1".
@@ -90,7 +90,7 @@ async fn a_read_mints_in_sidecar_mode() {
     let stored = world.storage.json(&format!("token/{client_id}")).unwrap();
     assert_eq!(stored["metadata"], json!({"env": "b", "team": "a"}));
 
-    // Labels need not be unique, and without pairs there is no map.
+    // Labels do not need to be unique. Without pairs, `metadata` is null.
     for _ in 0..2 {
         let minted = some(world.read("org/token", name("same")).await);
         assert_eq!(minted.data.as_ref().unwrap()["metadata"], Value::Null);
@@ -105,7 +105,7 @@ async fn a_read_mints_in_sidecar_mode() {
 }
 
 #[tokio::test]
-async fn metadata_of_a_write_is_shown_as_it_was_given() {
+async fn metadata_of_a_write_is_shown_unchanged() {
     let world = World::with_role("standard").await;
     let mut order = name("org1");
     order["metadata"] = json!({"team": "a"});
@@ -114,7 +114,7 @@ async fn metadata_of_a_write_is_shown_as_it_was_given() {
 }
 
 #[tokio::test]
-async fn astra_is_told_what_the_token_is_for_and_when_it_dies() {
+async fn astra_gets_the_description_and_the_expiry_of_a_token() {
     let world = World::with_role("standard").await;
     let before = Timestamp::now().as_second();
     world.mint(&"é".repeat(120)).await;
@@ -150,7 +150,7 @@ async fn ttls_are_capped_before_minting() {
 }
 
 #[tokio::test]
-async fn a_live_name_is_refused_and_free_again_after_its_token() {
+async fn the_name_of_a_live_token_is_taken_until_the_token_is_deleted() {
     let world = World::with_role("standard").await;
     let client_id = text(&world.mint("org1").await, "clientId");
     let text = refused(world.write("org/token", name("org1")).await);
@@ -184,7 +184,7 @@ async fn sixteen_callers_for_one_name_get_one_token() {
 }
 
 #[tokio::test]
-async fn a_delete_by_client_id_lets_the_lease_revoke_cleanly() {
+async fn after_a_delete_by_client_id_the_lease_revokes_without_an_error() {
     let world = World::with_role("sidecar").await;
     let minted = some(world.read("org/token", name("x")).await);
     let by = json!({"org_id": ORG, "client_id": text(&minted, "clientId")});
@@ -196,7 +196,7 @@ async fn a_delete_by_client_id_lets_the_lease_revoke_cleanly() {
 }
 
 #[tokio::test]
-async fn missing_things_are_answered_with_what_to_do() {
+async fn errors_for_missing_objects_say_what_to_do() {
     let world = World::new().await;
     assert!(refused(world.write("org/token", name("x")).await).contains("astra/config"));
     world.write_config("standard").await;
@@ -220,7 +220,7 @@ async fn a_snapshot_and_a_standby_never_mint() {
 }
 
 #[tokio::test]
-async fn reads_cost_as_few_storage_calls_as_they_can() {
+async fn reads_make_the_fewest_possible_storage_calls() {
     let world = World::with_role("standard").await;
     let client_id = text(&world.mint("org1").await, "clientId");
     let by_id = json!({"org_id": ORG, "client_id": client_id});
@@ -232,12 +232,12 @@ async fn reads_cost_as_few_storage_calls_as_they_can() {
 }
 
 #[tokio::test]
-async fn minting_and_renewing_cost_as_few_calls_of_the_host_as_they_can() {
+async fn mints_and_renewals_make_the_fewest_possible_calls_of_the_host() {
     for (mode, stored) in [("standard", 6), ("sidecar", 5)] {
         let world = World::with_role(mode).await;
         let operation = if mode == "standard" { Operation::Update } else { Operation::Read };
         let cost = || (world.storage.calls(), world.system.calls());
-        // The first one makes the client and fills the caches.
+        // The first mint creates the client and fills the caches.
         some(world.ask(operation, "org/token", name("first")).await);
         let before = cost();
         let minted = some(world.ask(operation, "org/token", name("second")).await);
@@ -287,7 +287,7 @@ async fn the_inventory_lists_pages_without_secrets() {
 }
 
 #[tokio::test]
-async fn a_client_id_and_names_of_another_token_are_a_contradiction() {
+async fn a_client_id_with_the_names_of_another_token_is_an_error() {
     let world = World::with_role("standard").await;
     let client_id = text(&world.mint("org1").await, "clientId");
     world.mint("org2").await;

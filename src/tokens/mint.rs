@@ -140,17 +140,17 @@ impl Mint {
         let token = self.token(client_id, created);
         let client_id = &token.client_id;
         if answer.is_closed() {
-            return Err(self.undo("the token was not needed any more", client_id, caller_gone()).await);
+            return Err(self.undo("the caller hung up", client_id, caller_gone()).await);
         }
         if let Err(cause) = self.order.note_client_id().await {
-            return Err(self.undo("the token could not be noted", client_id, cause).await);
+            return Err(self.undo("the WAL entry could not be updated", client_id, cause).await);
         }
         let place = self.place.take();
         if let Err(cause) = self.store(&token, place).await {
             return Err(self.undo("the token could not be stored", client_id, cause).await);
         }
         if answer.is_closed() {
-            return Err(self.undo("the token was not needed any more", client_id, caller_gone()).await);
+            return Err(self.undo("the caller hung up", client_id, caller_gone()).await);
         }
         if let Err(cause) = self.order.complete().await {
             return Err(self.undo("the mint could not be completed", client_id, cause).await);
@@ -182,7 +182,10 @@ impl Mint {
         let (engine, org_id) = (&self.engine, &self.request.config.org_id);
         let _config_stays = engine.locks.storing_token().await;
         if engine.store.config(org_id).await?.is_none() {
-            return Err(Error::Refused(format!("the config of org_id {:?} was deleted meanwhile", org_id.as_str())));
+            return Err(Error::Refused(format!(
+                "the config of org_id {:?} was deleted during the mint",
+                org_id.as_str()
+            )));
         }
         engine.store.put_token(self.token_id(&token.client_id), token, &self.record(token), place).await
     }
@@ -192,12 +195,12 @@ impl Mint {
         self.is_unclear = true;
         let note = &self.order.note;
         let removal = match &note.dies_at {
-            _ if note.described => "is deleted as soon as it is found",
-            Some(_) => "cannot be found without a description, and lives until it expires",
-            None => "cannot be found without a description, and does not expire",
+            _ if note.described => "deletes the token as soon as Astra lists the token",
+            Some(_) => "cannot find it without a description, and the token stays until it expires",
+            None => "cannot find it without a description, and the token does not expire",
         };
-        let left = format!("should Astra have made it all the same, it {removal}");
-        Error::Unfinished { step: "no token is handed out", left, cause: Box::new(cause) }
+        let left = format!("if Astra minted a token, the engine {removal}");
+        Error::Unfinished { step: "the outcome of the mint is unknown", left, cause: Box::new(cause) }
     }
 
     /// Looks for the token of a mint whose outcome is unknown. Releases the lock of the name first, so the next mint of
@@ -210,9 +213,9 @@ impl Mint {
     /// Undoes the mint because a step failed. Returns the error for the caller.
     async fn undo(&mut self, step: &'static str, client_id: &ClientId, cause: Error) -> Error {
         let left = match self.order.undo(client_id, self.lock.as_ref()).await {
-            Ok(()) => "it was deleted in Astra again".to_owned(),
+            Ok(()) => "the token was deleted in Astra".to_owned(),
             Err(error) => format!(
-                "the token with client id {:?} is left in Astra, until it can be deleted: {}",
+                "the token with client id {:?} stays in Astra until the engine can delete it: {}",
                 client_id.as_str(),
                 error.what()
             ),
@@ -224,10 +227,10 @@ impl Mint {
     async fn delete_undelivered(&mut self, client_id: &ClientId) {
         let (org_id, order) = (&self.request.config.org_id, &mut self.order);
         if let Err(error) = order.reopen(client_id).await {
-            tracing::error!(org_id = %org_id, client_id = %client_id, error = %error, "failed to note a token to be taken back");
+            tracing::error!(org_id = %org_id, client_id = %client_id, error = %error, "failed to write the WAL entry of an undo");
         }
         if order.undo(client_id, self.lock.as_ref()).await.is_ok() {
-            tracing::warn!(org_id = %org_id, client_id = %client_id, "undid a token whose caller has gone");
+            tracing::warn!(org_id = %org_id, client_id = %client_id, "undid a mint whose caller hung up");
         }
     }
 
@@ -265,7 +268,7 @@ impl Mint {
 
 /// Returns an error that no caller reads.
 fn caller_gone() -> Error {
-    Error::NotYet("the caller has gone".into())
+    Error::NotYet("the caller hung up".into())
 }
 
 impl MintNote {
@@ -335,30 +338,29 @@ impl OrderNote for MintNote {
             // `delete` has logged the deletion.
             Event::Undone => {}
             Event::OfAnother(client_id) => tracing::error!(org_id = %org_id, client_id = %client_id,
-                "left a token alone that is not of the mint to be undone"),
+                "did not undo a mint: Astra had named another token"),
             Event::UndoFailed(error) => {
                 let client_id = self.client_id.as_ref().map_or("", ClientId::as_str);
-                tracing::error!(org_id = %org_id, client_id, error = %error, "failed to undo a mint, will try again");
+                tracing::error!(org_id = %org_id, client_id, error = %error, "failed to undo a mint, will retry");
             }
             Event::LookFailed(error) => tracing::warn!(org_id = %org_id, role_name = %role_name, error = %error,
-                "could not look for a token that Astra may have made, will try again"),
+                "failed to look for a token that Astra may have minted, will retry"),
             Event::NotFound => tracing::warn!(org_id = %org_id, role_name = %role_name, marker,
-                "found no token of an unfinished mint: none was made, unless Astra does not keep descriptions"),
+                "found no token of an unfinished mint: Astra minted no token, or keeps no descriptions"),
             Event::Lost => {
                 let dies_at = self.dies_at.as_deref().unwrap_or("never");
                 tracing::error!(org_id = %org_id, role_name = %role_name, dies_at,
-                    "a token may be left in Astra: the outcome of its mint is not known, and it has no description to be \
-                     found by; look for a token of that time in Astra's portal");
+                    "lost the outcome of a mint without a description: look for a token of that time in Astra's portal");
             }
             Event::Expired(error) => tracing::warn!(org_id = %org_id, role_name = %role_name, error = %error,
-                "gave up deleting a token that had expired by then"),
+                "gave up deleting an expired token"),
             Event::GaveUp(error) => tracing::error!(org_id = %org_id, role_name = %role_name, marker, error = %error,
-                "gave up deleting a token: delete the one with this marker in its description in Astra's portal"),
+                "gave up deleting a token: delete the token with this marker in Astra's portal"),
         }
     }
 
     fn left(&self) -> String {
         let (org, role) = (self.org_id.as_str(), self.role_name.as_str());
-        format!("a token for role {role:?} of org_id {org:?} that nobody has may be left in Astra")
+        format!("a token without a lease for role {role:?} of org_id {org:?} may be left in Astra")
     }
 }

@@ -163,22 +163,22 @@ impl<N: OrderNote> Order<N> {
         let config = &self.config;
         let garbled = |fault| Err(api::Error::garbled(N::CALL, fault).into());
         let Ok(client_id) = ClientId::parse("clientId", &created.client_id) else {
-            return garbled("it has no clientId that can be stored");
+            return garbled("its clientId cannot be stored");
         };
         if config.is_root(&client_id) {
-            return garbled("its clientId is that of the root token");
+            return garbled("its clientId belongs to the root token");
         }
         if !self.note.is_described() {
             self.note.set_client_id(client_id.clone());
         }
         if self.engine.store.record(&config.org_id, &client_id).await?.is_some() {
-            return garbled("its clientId is that of another token");
+            return garbled("its clientId belongs to another token");
         }
         if let Some(fault) = created.fault() {
             return garbled(fault);
         }
         if !self.engine.is_own_org(config, &created.org_id).await {
-            return garbled("its token is of another org");
+            return garbled("its token belongs to another organization");
         }
         Ok((client_id, created))
     }
@@ -269,7 +269,7 @@ impl<N: OrderNote> Order<N> {
     /// Removes the entry of an order that left no token. If this fails, the tick removes the entry.
     pub(crate) async fn close(&self) {
         if let Err(error) = self.complete().await {
-            tracing::warn!(org_id = %self.note.org_id(), error = %error, "left an entry in the write-ahead log");
+            tracing::warn!(org_id = %self.note.org_id(), error = %error, "failed to delete a WAL entry, will retry");
         }
     }
 }

@@ -70,7 +70,7 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
 
 fn gone(lease: &LeaseData) -> Error {
     Error::Refused(format!(
-        "the token with client id {:?} of this lease is gone; ask for a new one",
+        "the token with client id {:?} of this lease was deleted; ask for a new token",
         lease.client_id.as_str()
     ))
 }
@@ -81,7 +81,7 @@ fn not_extended(call: LeaseCall) -> Response {
     let now = Timestamp::now();
     let issued = secret.issue_time.unwrap_or(now);
     tracing::warn!(path = request.path, lease_id = secret.lease_id, issued = %issued,
-        "did not renew a lease that does not say which token it is of");
+        "did not renew a lease that did not identify a token");
     let left = until(now, later(issued, secret.ttl)).max(SHORTEST);
     // Rounded up: the host rejects a lease that expires after its max TTL.
     let max_ttl = until(issued, now) + SHORTEST + left;

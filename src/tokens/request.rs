@@ -73,8 +73,8 @@ impl MintRequest {
     pub(super) async fn require_free(&self, engine: &Engine, token_id: &str) -> Result<(), Error> {
         let Some(token) = engine.store.token(token_id).await? else { return Ok(()) };
         Err(Error::Refused(format!(
-            "logical_name {:?} of role {:?} is taken by the live token with client_id {:?}; read that one, delete it, or \
-             choose another logical_name",
+            "logical_name {:?} of role {:?} is taken by the live token with client_id {:?}; read that token, delete \
+             that token, or choose another logical_name",
             self.logical_name.as_str(),
             self.role.role_name.as_str(),
             token.client_id.as_str(),
@@ -90,10 +90,10 @@ impl MintRequest {
             Reserved::Place(place) => return Ok(Some(place)),
             Reserved::Full { live, minting } => (live, minting),
         };
-        let more = if minting > 0 { format!(", on their way: {minting}") } else { String::new() };
+        let more = if minting > 0 { format!(", mints in progress: {minting}") } else { String::new() };
         Err(Error::Refused(format!(
             "role {:?} of org_id {:?} is full: max_tokens is {}, live tokens: {live}{more}; revoke a lease or delete a token \
-             that is not needed any more (see \"vault list {}/org/tokens\"), or raise max_tokens",
+             (see \"vault list {}/org/tokens\"), or raise max_tokens",
             self.role.role_name.as_str(),
             self.role.org_id.as_str(),
             self.role.max_tokens,

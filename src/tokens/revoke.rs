@@ -31,7 +31,7 @@ pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), l
     let Some(target) = find::target(&engine, &lease).await.map_err(|error| lease.failed("revoke", error))? else {
         let issued = secret.issue_time.map(|time| time.to_string()).unwrap_or_default();
         tracing::error!(path = request.path, lease_id = secret.lease_id, issued, client_id = %lease.client_id,
-            "ended a lease that does not say which token it is of: look for a token of that time that has no lease");
+            "revoked a lease that did not identify a token: look for a token of that time without a lease");
         return Ok(());
     };
     let done = delete_target(engine, target).await.map_err(|error| lease.failed("revoke", error))?;
@@ -78,7 +78,7 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> 
     let Target { org_id, client_id, role_name, token_id, .. } = target;
     if !api::can_name(client_id.as_str()) {
         tracing::error!(org_id = %org_id, role_name = %role_name, client_id = %client_id,
-            "removed a token that Astra cannot be asked to delete: its client id fits no URL");
+            "deleted a token only in Vault: the client id did not fit into a URL");
         return engine.store.delete_token(token_id, org_id, client_id).await;
     }
     require_own_root(engine, config, target).await?;
@@ -102,7 +102,7 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> 
     }
     if let Err(error) = wal.delete(&entry).await {
         // Either both deletions are complete or the token is unchanged. The next tick finds out which.
-        tracing::warn!(org_id = %org_id, client_id = %client_id, error = %error, "left an entry in the write-ahead log");
+        tracing::warn!(org_id = %org_id, client_id = %client_id, error = %error, "failed to delete a WAL entry, will retry");
     }
     Ok(deleted?)
 }
@@ -122,8 +122,8 @@ async fn require_own_root(engine: &Engine, config: &Config, target: &Target) -> 
     }
     let (org, client, other) = (config.org_id.as_str(), target.client_id.as_str(), &config.astra_org_id);
     Err(Error::Refused(format!(
-        "the token with client id {client:?} is of organization {of:?}, but the root token of org_id {org:?} is of {other:?}; \
-         delete the config with force=true and write it again with a root token of {of:?}, or delete the token in Astra and \
+        "the token with client id {client:?} belongs to organization {of:?}, but the root token of org_id {org:?} belongs to \
+         {other:?}; delete the config with force=true and write the config again with a root token of {of:?}, or delete the token in Astra and \
          force the revocation"
     )))
 }
@@ -167,11 +167,11 @@ async fn finish(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Err
     match finished {
         Err(error) if entry.age() > GIVE_UP => {
             tracing::error!(org_id = %org, client_id = %client, error = %error,
-                "gave up finding out if a token was deleted; its lease will end it");
+                "gave up checking whether a token was deleted");
             Ok(())
         }
         Err(error) => Err(logical::Error::internal(format!(
-            "whether the token with client id {:?} of org_id {:?} was deleted is not known: {error}",
+            "the engine does not know whether the token with client id {:?} of org_id {:?} was deleted: {error}",
             client.as_str(),
             org.as_str()
         ))),

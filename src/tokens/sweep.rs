@@ -39,7 +39,7 @@ pub(crate) async fn sweep(engine: Arc<Engine>) -> Result<(), logical::Error> {
     *cursor = Cursor { last, rest_until };
     for (org, client, record) in page {
         if let Err(error) = in_tick(delete_if_unleased(&engine, &org, &client, &record)).await {
-            tracing::error!(org_id = %org, client_id = %client, error = %error, "failed to end a token without a lease");
+            tracing::error!(org_id = %org, client_id = %client, error = %error, "failed to delete a token without a lease");
             engine.backoff.note(&org, Some(&error));
         }
     }
@@ -73,7 +73,7 @@ async fn delete_if_unleased(
     };
     let deleted = delete_target(engine.clone(), target).await?;
     tracing::warn!(org_id = %deleted.org_id, role_name = %deleted.role_name, client_id = %deleted.client_id,
-        "deleted a token that had no lease any more");
+        "deleted a token without a lease");
     Ok(())
 }
 

@@ -106,7 +106,7 @@ fn each_change_is_logged_once_with_its_caller() {
     world.clear_faults();
     // A new process looks at all records anew.
     server.reload("astra");
-    wait("the tick", TICKS, || seen("finished the deletion of a token").and(seen("had no lease any more")));
+    wait("the tick", TICKS, || seen("finished the deletion of a token").and(seen("deleted a token without a lease")));
     bob.delete(&at(&format!("role?org_id={}&role_name=reader", org.id))).ok();
     bob.delete(&at(&format!("config?org_id={}", org.id))).ok();
 

@@ -1,5 +1,5 @@
-//! A mount of the Go plugin 2.0.0 with names as people gave them, on a real server: taken over, and left again in a form
-//! that 2.0.0 reads.
+//! A mount of the Go plugin 2.0.0 with names as people gave them, on a real server: taken over, and left again in a
+//! form that 2.0.0 reads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -266,6 +266,6 @@ fn a_mount_whose_leases_lost_their_data_is_taken_over_and_disabled() {
         assert!(mount.world.is_alive("GoLost"), "a token was taken for that of a lease that names none");
         assert!(!mount.world.lease_exists(&lost) && !mount.world.lease_exists(&odd));
         let log = server.log();
-        assert!(log.contains("ended a lease that does not say which token it is of"));
+        assert!(log.contains("revoked a lease that did not identify a token"));
     }
 }

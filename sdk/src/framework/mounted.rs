@@ -199,13 +199,13 @@ impl<E: Send + Sync + 'static> Mounted<E> {
             if let Err((id, error)) = one {
                 failures += 1;
                 if failures <= FAILURES_LOGGED {
-                    tracing::error!(wal_id = %id, error = error.detail(), "failed to undo an unfinished change, will try again");
+                    tracing::error!(wal_id = %id, error = error.detail(), "failed to undo an unfinished change, will retry");
                 }
                 result = Err(error);
             }
         }
         if failures > FAILURES_LOGGED {
-            tracing::error!(failures, "failed to undo more unfinished changes than are shown here, will try again");
+            tracing::error!(failures, "failed to undo more unfinished changes than are shown here, will retry");
         }
         result
     }

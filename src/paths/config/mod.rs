@@ -22,7 +22,7 @@ pub(crate) fn path() -> Path<Engine> {
         .read(
             handler("Read the config of an organization", read)
                 .shows_fields()
-                .returns(&[("astra_org_id", "Astra's id of the organization; empty until Astra has named it.")]),
+                .returns(&[("astra_org_id", "Astra's id of the organization. Empty until Astra has named the organization.")]),
         )
         .write(detached("Write the config of an organization", write).on_active_node())
         .patch(detached("Change some settings of the config of an organization", write).on_active_node())
@@ -33,9 +33,9 @@ pub(crate) fn path() -> Path<Engine> {
             "Each Astra organization needs a config with a root token, with which the engine mints and revokes tokens. A \
              write changes only the parameters that are given. A read takes org_id or logical_name and never shows the \
              root token. A config cannot be deleted while its organization has live tokens, unless force is true.\n\n\
-             org_id is a key of yours. Use Astra's id of the organization. Another text works as well, as in mounts of the Go \
-             plugin: the engine learns from Astra which organization the root token is of, shows it as astra_org_id, and \
-             refuses answers for another organization.\n\
+             You choose the org_id. Use Astra's id of the organization. Another text also works, as in mounts of the Go plugin: \
+             the engine then learns from Astra which organization the root token belongs to, shows the id of this \
+             organization as astra_org_id, and rejects answers for another organization.\n\
              \nExamples:\n    vault write <mount>/config org_id=$ORG_ID astra_token=$ROOT_TOKEN logical_name=retail\n    \
              vault read <mount>/config logical_name=retail\n    \
              vault patch <mount>/config org_id=$ORG_ID request_timeout=10s",
@@ -128,7 +128,7 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
     let is_complete = engine.store.inventory_is_complete().await?;
     if engine.store.has_tokens(org).await? {
         return Err(Error::Refused(format!(
-            "org_id {:?} has live tokens, which could not be revoked without its config; revoke them first (see \"vault \
+            "org_id {:?} has live tokens, which cannot be revoked without the config; revoke these tokens first (see \"vault \
              list {}/org/tokens\"), or delete with force=true",
             org.as_str(),
             mount(request)
@@ -136,8 +136,8 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
     }
     if journal::is_unfinished(engine.wal(), org).await? {
         return Err(Error::NotYet(format!(
-            "a mint or a rotation for org_id {:?} goes on, or is to be undone, for which its config is needed; try again in \
-             a minute, or delete with force=true",
+            "org_id {:?} has an unfinished mint or rotation, which needs the config; try again in a minute, or delete with \
+             force=true",
             org.as_str()
         )));
     }
@@ -149,8 +149,8 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
     let is_known = engine.store.config(org).await?.is_none_or(|config| !config.astra_org_id.is_empty());
     if !is_known && !engine.store.strays().await?.is_empty() {
         return Err(Error::NotYet(format!(
-            "Astra has not named the organization of org_id {:?} yet, and there are tokens that may be of it; write its \
-             astra_token again, or delete with force=true",
+            "Astra has not named the organization of org_id {:?} yet, and some stored tokens may belong to this organization; \
+             write the astra_token again, or delete with force=true",
             org.as_str()
         )));
     }

@@ -16,8 +16,9 @@ use crate::store::{CallerMode, Config, DEFAULT_URL};
 
 pub(super) const ASTRA_TOKEN: Field<String> = Field::string(
     "astra_token",
-    "Root token: an Astra application token that may manage tokens, such as one with the role Organization \
-     Administrator. It looks like \"AstraCS:<id>:<digest>\". Required when the config is created. It is never shown again.",
+    "Root token: an Astra application token with the permission to manage tokens, for example through the Astra role \
+     Organization Administrator. A root token has the form \"AstraCS:<id>:<digest>\". Required for a new config. No answer \
+     shows the root token.",
 )
 .sensitive()
 .only(WRITES)
@@ -25,7 +26,7 @@ pub(super) const ASTRA_TOKEN: Field<String> = Field::string(
 
 const URL: Field<String> = Field::string(
     "url",
-    "URL of Astra's DevOps API, with or without \"/v2\". Change it only for another Astra environment or a gateway.",
+    "URL of Astra's DevOps API, with or without \"/v2\". Change the URL only for another Astra environment or a gateway.",
 )
 .default(DEFAULT_URL)
 .only(WRITES)
@@ -33,42 +34,42 @@ const URL: Field<String> = Field::string(
 
 pub(super) const LOGICAL_NAME: Field<String> = Field::string(
     "logical_name",
-    "Short name for the organization, by which the config can be read as well, and by which the path creds/:org/:role calls \
-     it if it fits a path. No two organizations of a mount have the same one, and none has the id of another one.",
+    "Short name of the organization. The config can be read by this name. If the name fits into a path, creds/:org/:role \
+     uses the name. Two organizations of a mount cannot have the same logical name, and a logical name cannot be the org_id of \
+     another organization.",
 )
 .only(NOT_DELETE)
 .shown("Short name of the organization.");
 
 const CALLER_MODE: Field<String> = Field::string(
     "caller_mode",
-    "How tokens are asked for. With \"standard\", a write to org/token mints a token and a read fetches it. With \
+    "How callers ask for tokens. With \"standard\", a write to org/token mints a token, and a read fetches the token. With \
      \"sidecar\", a read mints a token, which suits agents and templates.",
 )
 .default("standard")
 .allowed(&["standard", "sidecar"])
 .only(WRITES)
-.shown("How tokens are asked for.");
+.shown("How callers ask for tokens.");
 
 pub(super) const VERIFY_CONNECTION: Field<bool> = Field::bool(
     "verify_connection",
-    "Whether this write asks Astra first if the root token works and belongs to the organization. Set it to false to \
-     write the config while Astra cannot be reached. It is not stored.",
+    "Whether this write first asks Astra whether the root token is valid and belongs to the organization. Use false to write \
+     the config while Astra cannot be reached. This parameter is not stored.",
 )
 .default("true")
 .only(WRITES);
 
 const CA_CERT: Field<String> = Field::string(
     "ca_cert",
-    "Certificates in PEM form that are trusted for the URL beside those of the system. Needed for a gateway with a \
-     certificate of its own. Empty text removes them.",
+    "Certificates in PEM form that the engine trusts for the URL, in addition to those of the system. Needed for a gateway \
+     with its own certificate. An empty text removes the certificates.",
 )
 .only(WRITES)
-.shown("Certificates that are trusted beside those of the system.");
+.shown("Certificates that the engine trusts in addition to those of the system.");
 
 const REQUEST_TIMEOUT: Field<Duration> = Field::duration(
     "request_timeout",
-    "How long one call to Astra may take, from the wait for its turn to the last byte of the last attempt. Between 1s \
-     and 10m.",
+    "How long one call to Astra may take, including the wait in the queue and all attempts. Between 1s and 10m.",
 )
 .default("30s")
 .only(WRITES)
@@ -76,26 +77,27 @@ const REQUEST_TIMEOUT: Field<Duration> = Field::duration(
 
 const DESCRIPTION: Field<bool> = Field::bool(
     "description",
-    "Whether Astra is given a description of each token, with mount, role, names and a unique marker. Without it, a token \
-     whose answer was lost cannot be found again. Set it to false only if Astra refuses the member \"description\".",
+    "Whether Astra gets a description of each token, with mount, role, names and a unique marker. Without a description, the \
+     engine cannot find a token if Astra's answer to the mint is lost. Use false only if Astra rejects the member \
+     \"description\".",
 )
 .default("true")
 .only(WRITES)
-.shown("Whether Astra is given a description of each token.");
+.shown("Whether Astra gets a description of each token.");
 
 const TOKEN_EXPIRY: Field<bool> = Field::bool(
     "token_expiry",
-    "Whether Astra is told when each token expires: one hour after its lease can last. Set it to false only if Astra \
-     refuses the member \"tokenExpiry\".",
+    "Whether each token expires in Astra, one hour after its lease can last. Use false only if Astra rejects the member \
+     \"tokenExpiry\".",
 )
 .default("true")
 .only(WRITES)
-.shown("Whether Astra is told when each token expires.");
+.shown("Whether each token expires in Astra.");
 
 pub(super) const FORCE: Field<bool> = Field::bool(
     "force",
-    "Whether to delete the config although the organization has live tokens or an unfinished mint. Leases cannot be \
-     revoked, and the mint cannot be undone, until the config is written again.",
+    "Whether to delete the config although the organization has live tokens or an unfinished mint or rotation. The engine \
+     cannot revoke the leases or undo the mint until the config is written again.",
 )
 .default("false")
 .only(&[Operation::Delete]);
@@ -110,7 +112,9 @@ const SETTINGS: &[Setting<Config>] = &[
         write: |fields, config, _| {
             match fields.change(&ASTRA_TOKEN) {
                 Change::Keep => {}
-                Change::Reset => return Err(Error::field(ASTRA_TOKEN.name(), "cannot be removed; give another one")),
+                Change::Reset => {
+                    return Err(Error::field(ASTRA_TOKEN.name(), "cannot be removed; give another astra_token"));
+                }
                 Change::Set(token) => config.astra_token = root_token(token)?.into(),
             }
             Ok(())
@@ -206,11 +210,11 @@ pub(super) const FIELDS: &[FieldSpec] = &shared::fields::<3, 11, Config>(
     SETTINGS,
 );
 
-const WITHOUT_DESCRIPTION: &str = "without a description, a token whose answer from Astra is lost cannot be found and deleted; \
-                                   it lives until it expires";
+const WITHOUT_DESCRIPTION: &str = "without a description, the engine cannot find and delete a token if Astra's answer to the mint is \
+                                   lost; this token stays until it expires";
 
 const WITHOUT_EXPIRY: &str =
-    "without an expiry in Astra, a token lives until it is deleted; if Vault is lost, its tokens stay";
+    "without an expiry in Astra, a token is valid until it is deleted; if Vault is lost, its tokens stay valid";
 
 /// Enough for all certificates that a system trusts. The host's storage rejects entries of 1 MiB.
 const MAX_CA_CERT: usize = 512 << 10;
@@ -268,7 +272,7 @@ fn root_token(token: String) -> Result<String, Error> {
         Some((client_id, digest)) if is_part(client_id) && is_part(digest) => Ok(token),
         _ => Err(Error::field(
             ASTRA_TOKEN.name(),
-            "must look like \"AstraCS:<id>:<digest>\", as Astra's portal shows it, without spaces or line breaks",
+            "must have the form \"AstraCS:<id>:<digest>\", as in Astra's portal, without spaces or line breaks",
         )),
     }
 }

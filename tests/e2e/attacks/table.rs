@@ -1,4 +1,5 @@
-//! The table of attacks. What is quoted in an answer is what a test of this module compares; the others say it in words.
+//! The table of attacks. What is quoted in an answer is what a test of this module compares; the others say it in
+//! words.
 
 /// A row.
 pub(super) struct Attack {
@@ -156,7 +157,7 @@ const CALLER: &[Attack] = &[
     row(
         "sets a `url` of the machine itself or its network, such as a metadata service, to read its answers. Also \
          tries files, sockets and other protocols",
-        "400 `could not verify the root token: the answer of Astra makes no sense: …`",
+        "400 `could not verify the root token: the answer of Astra cannot be used: …`",
         "the answers of the service: the engine never quotes a successful answer",
         CALLERS,
         "a_url_that_leads_to_what_only_the_server_reaches",
@@ -208,7 +209,7 @@ const HOSTILE_ASTRA: &[Attack] = &[
     ),
     row(
         "returns a client id that is a path, empty or too long, or that contains `..`, `:`, NUL or line ends",
-        "502 `the answer of Astra makes no sense`",
+        "502 `the answer of Astra cannot be used`",
         "all paths of Astra's API except the path of the new token. The engine finds the token by its description and \
          deletes it",
         ASTRA,
@@ -241,14 +242,14 @@ const HOSTILE_ASTRA: &[Attack] = &[
     row(
         "sends JSON with 200 000 levels, with 30 000 keys, with huge numbers or half characters. Sends compressed \
          data, a web page, or endless brackets",
-        "502 `failed to mint a token: …the answer of Astra makes no sense`",
+        "502 `failed to mint a token: …the answer of Astra cannot be used`",
         "the stack, memory, other organizations. The engine quotes nothing of the answer",
         ASTRA,
         "bodies_made_to_break_the_reader",
     ),
     row(
         "sends an endless reason, with escape sequences and line ends for the reader's terminal and log",
-        "400 `failed to mint a token: Astra refused the request (400: …...`",
+        "400 `failed to mint a token: Astra rejected the request (400: …...`",
         "terminal and log: the engine removes control characters and keeps 300 characters",
         ASTRA,
         "an_error_with_no_end_to_its_reason",
@@ -262,7 +263,7 @@ const HOSTILE_ASTRA: &[Attack] = &[
     ),
     row(
         "lists roles with hostile names and ids",
-        "200 `were skipped, since they have no usable id and name`",
+        "200 `were skipped, because they have no usable id and name`",
         "other paths of the storage, and existing roles",
         ASTRA,
         "roles_with_names_made_to_break_out",
@@ -272,21 +273,21 @@ const HOSTILE_ASTRA: &[Attack] = &[
         "502, and no caller gets the token",
         "the token in the answer",
         "src/tests/failures.rs",
-        "a_token_that_is_not_what_was_asked_for_is_deleted_again",
+        "a_token_that_does_not_match_the_request_is_deleted",
     ),
     row(
         "returns nonsense or the old root token to a rotation",
         "502",
         "the root token: the config keeps the old one",
         "src/tests/rotate_root.rs",
-        "an_answer_that_makes_no_sense_changes_nothing",
+        "an_unusable_answer_of_astra_changes_nothing",
     ),
     row(
         "answers a deletion with \"not found\" in the form of a proxy, or with a refusal that contains this text",
         "the lease stays, and Vault retries its revocation",
         "the record of a live token",
         "src/tests/lease.rs",
-        "only_astra_itself_can_say_that_a_token_is_gone",
+        "only_an_answer_of_astra_itself_proves_that_a_token_is_deleted",
     ),
     row(
         "fails in any other way of the [fault catalogue](operations.md#astra-errors)",
@@ -324,6 +325,6 @@ const READER: &[Attack] = &[
         "400 without the root token",
         "a root token with a typing error",
         "src/tests/input.rs",
-        "a_wrong_root_token_is_not_echoed",
+        "no_error_quotes_a_wrong_root_token",
     ),
 ];
