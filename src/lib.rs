@@ -57,6 +57,7 @@ pub(crate) use self::{
 };
 
 /// Name, version and licence of the plugin, for the binary, the OpenAPI document and the log.
+/// Modules below this one read it from [`Mount::plugin`](logical::Mount::plugin).
 pub const PLUGIN: Plugin = Plugin::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
     .description(env!("CARGO_PKG_DESCRIPTION"))
     .license(env!("CARGO_PKG_LICENSE"), "https://www.apache.org/licenses/LICENSE-2.0")

@@ -1,4 +1,5 @@
-//! The paths of the engine, one file each.
+//! The paths of the engine, one file or folder each. `shared` has what several paths use, `org` the names of
+//! organizations in paths, and `verify` the check of a root token before its config is stored.
 
 pub(super) mod config;
 pub(super) mod configs;

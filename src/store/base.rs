@@ -98,7 +98,7 @@ impl Store {
         Ok(result?)
     }
 
-    /// Returns the orgs that have a config, in sorted order.
+    /// Returns the orgs that have a config, in sorted order. Includes orgs whose config cannot be parsed.
     pub(crate) async fn orgs(&self) -> Result<Vec<OrgId>, Error> {
         let mut orgs: Vec<OrgId> = self.names_in(CONFIGS).await?.into_iter().map(OrgId::stored).collect();
         orgs.sort();

@@ -276,7 +276,8 @@ pub(crate) struct Record {
     pub(crate) display_name: String,
     /// Identity entity of the caller who minted the token; empty if the caller has none.
     pub(crate) entity_id: String,
-    /// The latest time at which a lease of the token can exist (RFC 3339); empty if the time is not known.
+    /// One hour after the latest end of the lease (RFC 3339): the expiry in Astra, if Astra is told an expiry. Empty if it
+    /// is not known.
     pub(crate) expires_at: String,
     /// The marker of the token, as in the WAL entry of its mint; empty for tokens of the Go plugin.
     pub(crate) marker: String,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use vault_plugin_sdk::logical::{Operation, Secret};
 use wiremock::ResponseTemplate;
 
-use super::{ORG, ROLE_ID, World, lease, ok, some, status, text};
+use super::{ORG, ROLE_ID, World, lease, ok, order, some, status, text};
 
 fn seconds_ago(secret: Secret, seconds: i64) -> Secret {
     let issued = Timestamp::from_second(Timestamp::now().as_second() - seconds).unwrap();
@@ -229,4 +229,34 @@ async fn an_empty_list_proves_nothing() {
     world.astra.answer("GET", ResponseTemplate::new(200).set_body_json(json!({"clients": []})));
     let (code, text) = status(world.revoke(&secret).await);
     assert_eq!((code, world.astra.live(), world.keys("token/").len()), (502, 1, 1), "{text}");
+}
+
+#[tokio::test]
+async fn a_token_expires_an_hour_after_the_last_lease_that_renewals_can_reach() {
+    const HOUR: i64 = 3600;
+    let world = World::with_role("standard").await;
+    world.write_role(json!({"ttl": "1h", "max_ttl": "24h"})).await;
+    let mut short = order("short");
+    short["ttl"] = json!("1m");
+    let minted = [
+        world.mint("plain").await,
+        some(world.write("org/token", short).await),
+        some(world.read("creds/retailOrg/r_w_user", Value::Null).await),
+    ];
+    for minted in minted {
+        let secret = lease(&minted);
+        let told = secret.internal_data["expires_at"].as_str().unwrap().parse::<Timestamp>().unwrap();
+        let sent = world.astra.state().live[&text(&minted, "clientId")]["tokenExpiry"].clone();
+        assert_eq!(sent, secret.internal_data["expires_at"], "Astra was told another time");
+        // The same lease, with its mint this long ago.
+        for age in [HOUR / 2, HOUR, 2 * HOUR - 60, 3 * HOUR, 23 * HOUR] {
+            let mut aged = seconds_ago(secret.clone(), age);
+            let told = Timestamp::from_second(told.as_second() - age).unwrap();
+            aged.internal_data.insert("expires_at".to_owned(), json!(told.to_string()));
+            let granted = i64::try_from(renewed(&world, &aged).await.ttl.as_secs()).unwrap();
+            assert!((HOUR - 2..=HOUR).contains(&granted), "{age} s after the mint, {granted} s were granted");
+            let kept = told.as_second() - (Timestamp::now().as_second() + granted);
+            assert!(kept >= HOUR - 2, "{age} s after the mint, the token expires {kept} s after its lease");
+        }
+    }
 }

@@ -90,7 +90,7 @@ impl World {
     /// The same mount in a new process.
     async fn remounted(self) -> Self {
         let (host, _) = mount_on(self.storage.clone());
-        let host = Mount::new(host.plugin, host.storage, self.system.clone());
+        let host = Mount::new(crate::PLUGIN, host.storage, self.system.clone());
         let backend = super::factory()(host).unwrap_or_else(|error| panic!("{error}"));
         let world = Self { backend, ..self };
         world.initialize().await;

@@ -1,4 +1,16 @@
 //! Mints tokens with a lease, renews leases, revokes and deletes tokens, and sweeps tokens without a lease.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | `time` | computes with times: max TTL of the mount, expiry |
+//! | `request` | a request for a token: its TTLs and expiry, the limit of its role, its description |
+//! | `lease` | the internal data of a lease, and the data that a caller gets |
+//! | `order` | the protocol for a token that is ordered from Astra, with its undo |
+//! | `mint` | mints a token with this protocol |
+//! | `find` | finds the token of a lease, also of the Go plugin |
+//! | `revoke` | revokes a lease, deletes a token |
+//! | `renew` | renews a lease |
+//! | `sweep` | deletes tokens whose lease cannot exist any more |
 
 mod find;
 mod lease;

@@ -21,8 +21,8 @@ const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Renews a lease with the present TTLs of its role.
 ///
-/// If the lease cannot be extended, returns its remaining time. After an error, an agent would read again in a loop,
-/// and each read could mint.
+/// If the lease cannot be extended, returns its remaining time, and at least a second. After an error, an agent would
+/// read again in a loop, and each read could mint.
 ///
 /// # Errors
 /// If the token of the lease was deleted.
@@ -53,7 +53,8 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
         extend_record(engine, &target, &token, end).await?;
     }
 
-    // Rounded up: otherwise the lease would be a part of a second shorter than granted.
+    // Past the end, the age is rounded up: otherwise the max TTL would be a part of a second shorter than the age and the
+    // granted time.
     let age = until(issued, now) + Duration::from_secs(u64::from(now > end));
     // Renewals of the Go plugin lost the stored response. The stored token has the same data.
     let minted_by = if target.token_id == lease.client_id.as_str() { MintedBy::Read } else { MintedBy::Write };

@@ -60,13 +60,13 @@ pub(super) struct Ttls {
 }
 
 impl MintRequest {
-    /// Computes the TTLs before the mint. The host caps the lease only after the mint, so Astra would get a later
-    /// expiry.
+    /// Computes the TTLs and the expiry. Renewals can extend the lease up to the max TTL, so the expiry depends on that,
+    /// and not on the TTL of the first lease.
     pub(super) async fn ttls(&self, engine: &Engine) -> Result<Ttls, Error> {
         let max_ttl = capped(engine, self.role.max_ttl()).await?;
-        let wanted = self.ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(self.role.ttl());
+        let first = self.ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(self.role.ttl());
         let expiry = later(Timestamp::now(), max_ttl.saturating_add(EXPIRY_MARGIN));
-        Ok(Ttls { ttl: wanted.min(max_ttl), max_ttl, expiry })
+        Ok(Ttls { ttl: first.min(max_ttl), max_ttl, expiry })
     }
 
     /// Fails if a live token has the same role and logical name.

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use crate::engine::Engine;
 use crate::error::Error;
 
-/// The token expires in Astra this long after its lease can expire: never before the lease, and even if no revocation
-/// comes.
+/// The token expires in Astra this long after the max TTL of its lease. So it never expires before the lease, and it expires
+/// even if no revocation comes.
 pub(super) const EXPIRY_MARGIN: Duration = Duration::from_secs(3600);
 
 /// Returns the max TTL of a lease: that of the role, or that of the mount if it is shorter.

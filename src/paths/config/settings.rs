@@ -87,7 +87,7 @@ const DESCRIPTION: Field<bool> = Field::bool(
 
 const TOKEN_EXPIRY: Field<bool> = Field::bool(
     "token_expiry",
-    "Whether each token expires in Astra, one hour after its lease can last. Use false only if Astra rejects the member \
+    "Whether each token expires in Astra, one hour after the max TTL of its lease. Use false only if Astra rejects the member \
      \"tokenExpiry\".",
 )
 .default("true")
