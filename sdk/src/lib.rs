@@ -2,11 +2,11 @@
 //!
 //! # Modules
 //!
-//! An engine declares its paths with [`framework`] and works with the plain types of [`logical`]. Work that must go on
-//! when the caller hangs up runs as [`tasks`], and [`locks`] protect a value between reading and writing. The engine hands
-//! a [`logical::Factory`] to [`serve`].
+//! An engine declares its paths with [`framework`] and uses the plain types of [`logical`]. Work that must continue
+//! when the caller hangs up runs as [`tasks`]. [`locks`] protect a stored value between read and write. The engine
+//! passes a [`logical::Factory`] to [`serve`].
 //!
-//! Architecture invariant: nothing in here names the engine that is built on it.
+//! Architecture invariant: nothing in here names an engine.
 
 pub mod framework;
 #[cfg(any(test, fuzzing, feature = "testing"))]
@@ -24,9 +24,9 @@ mod wire;
 
 use std::process::ExitCode;
 
-/// Implements traits of [`logical`], such as [`logical::Storage`].
+/// For implementing traits of [`logical`], such as [`logical::Storage`].
 pub use async_trait::async_trait;
-/// A point in time, in leases and fields. jiff has no version 1 yet, so an engine takes the type from here.
+/// A point in time, in leases and fields. jiff has no version 1 yet, so engines must use this re-export.
 pub use jiff::Timestamp;
 
 pub use self::plugin::{License, Plugin};

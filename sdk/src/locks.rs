@@ -26,7 +26,7 @@ pub struct KeyedLocks {
 /// A held lock. Dropping it releases the lock.
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct KeyedGuard {
-    // Dropped before the claim, which then sees whether anybody else holds the lock or waits for it.
+    // Dropped before the claim: the claim then checks whether there are other holders or waiters.
     _lock: OwnedMutexGuard<()>,
     _claim: Claim,
 }
@@ -55,7 +55,7 @@ impl KeyedLocks {
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut held = self.locks.held();
-        // The map and this claim have one reference each. New references are made under the same mutex.
+        // The map and this claim hold one reference each. Only code that holds the map's mutex adds a reference.
         if Arc::strong_count(&self.lock) == 2 {
             held.remove(&self.name);
         }
@@ -73,7 +73,7 @@ mod tests {
         let locks = KeyedLocks::default();
         let first = locks.lock("a").await;
         let _other = locks.lock("b").await;
-        // One waiter gives up, and one gets the lock.
+        // One waiter gives up, the other gets the lock.
         assert!(tokio::time::timeout(Duration::from_millis(5), locks.lock("a")).await.is_err());
         let waiter = tokio::spawn({
             let locks = locks.clone();

@@ -1,8 +1,8 @@
-//! The description of a plugin: its name, version and licence, and what its log needs to know.
+//! The description of a plugin: its name, version and licence, and settings of its log.
 //!
-//! Architecture invariant: plain constants of the engine's crate. The runtime never fills in its own name or version.
+//! Architecture invariant: all values come from the engine's crate. The SDK never fills in its own name or version.
 
-/// A plugin, as its binary describes itself. Declare it as a constant:
+/// The description of a plugin. Declare it as a constant:
 ///
 /// ```
 /// use vault_plugin_sdk::Plugin;
@@ -17,19 +17,19 @@
 pub struct Plugin {
     /// Name of the binary and of the plugin in the host's catalog.
     pub name: &'static str,
-    /// Semantic version without a leading `v`. The host gets it with a leading `v`.
+    /// Semantic version without a leading `v`. The SDK adds the `v` for the host.
     pub version: &'static str,
-    /// Commit that the binary was built from, if the build knew it.
+    /// Commit from which the binary was built, if the build knows the commit.
     pub commit: Option<&'static str>,
-    /// What the engine does, in a few words without a full stop.
+    /// Purpose of the engine, in a few words without a full stop.
     pub description: &'static str,
     /// Licence of the engine, shown in its OpenAPI document.
     pub license: Option<License>,
     /// Environment variable with the log level. It takes precedence over the host's `BAO_LOG_LEVEL` or
     /// `VAULT_LOG_LEVEL`.
     pub log_level_variable: Option<&'static str>,
-    /// Crate of the engine. Below info, the log shows only events of this crate and of the runtime, because
-    /// dependencies log headers there.
+    /// Crate of the engine. Below `info`, the log shows only events of this crate and of the SDK, because dependencies
+    /// log headers at those levels.
     pub log_target: Option<&'static str>,
     /// Prefixes of tokens. The log replaces the text after such a prefix.
     pub redact: &'static [&'static str],
@@ -46,7 +46,7 @@ pub struct License {
 }
 
 impl Plugin {
-    /// Describes a plugin by its name in the catalog and its version without a leading `v`.
+    /// Describes a plugin by its name in the catalog and by its version without a leading `v`.
     pub const fn new(name: &'static str, version: &'static str) -> Self {
         Self {
             name,
@@ -60,14 +60,14 @@ impl Plugin {
         }
     }
 
-    /// Sets the commit that the binary was built from.
+    /// Sets the commit from which the binary was built.
     #[must_use]
     pub const fn commit(mut self, commit: Option<&'static str>) -> Self {
         self.commit = commit;
         self
     }
 
-    /// Sets what the engine does, in a few words without a full stop.
+    /// Sets the purpose of the engine, in a few words without a full stop.
     #[must_use]
     pub const fn description(mut self, description: &'static str) -> Self {
         self.description = description;

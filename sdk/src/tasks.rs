@@ -1,9 +1,9 @@
-//! Detached work: tasks of a mount that run to their end although the caller hangs up.
+//! Detached work: tasks of a mount that run to completion although the caller hangs up.
 //!
-//! If the caller hangs up, the host cancels the call and the handler's future is dropped at its next await point. Work
-//! that must not stop half-way runs as a task instead. The tasks of a mount end in two ways: before a mount is taken
-//! down, [`Tasks::finish`] waits for its tasks; before the process ends, it waits about a second for the tasks of all
-//! mounts.
+//! If the caller hangs up, the host cancels the call, and the handler's future is dropped at its next await point. Work
+//! that must not stop half-way therefore runs as a task. Tasks are waited for twice: [`Tasks::finish`] waits for the
+//! tasks of a mount before it is unmounted. The process waits about a second for the tasks of all mounts before it
+//! ends.
 //!
 //! Architecture invariant: knows neither requests nor engines.
 
@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-/// The tasks of all mounts. The end of the process waits for them.
+/// The tasks of all mounts. The process waits for them before it ends.
 static ALL: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
 
 /// The tasks of one mount. Clones share them.
@@ -41,7 +41,7 @@ static ALL: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
 #[derive(Clone, Debug, Default)]
 pub struct Tasks(TaskTracker);
 
-/// Work was not started, or did not end, because the mount is taken down or the process ends.
+/// The work was not started, or did not finish, because the mount is being unmounted or the process ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the plugin is stopping; try again")]
 #[non_exhaustive]
@@ -49,17 +49,17 @@ pub struct Stopping;
 
 /// A task. Dropping it does not stop the work.
 ///
-/// Awaiting it returns the result of the work, or [`Stopping`] if the process ended first. A panic of the work becomes a
-/// panic of the task that awaits it.
+/// Awaiting it returns the result of the work, or [`Stopping`] if the process ended first. If the work panics, the
+/// await panics too.
 #[derive(Debug)]
 #[must_use = "the work goes on, but nobody learns its result"]
 pub struct Task<T>(JoinHandle<T>);
 
 impl Tasks {
-    /// Starts work. Its log lines belong to the request that starts it.
+    /// Starts work. Log lines of the work carry the fields of the current request.
     ///
     /// # Errors
-    /// When the mount is taken down.
+    /// If the mount is being unmounted.
     pub fn start<T, W>(&self, work: W) -> Result<Task<T>, Stopping>
     where
         T: Send + 'static,
@@ -70,7 +70,7 @@ impl Tasks {
         if self.0.is_closed() {
             return Err(Stopping);
         }
-        // No async block: it would hold the future twice, and that of a mint is large.
+        // No async block: it would store the future twice, and the future of a mint is large.
         let work = ALL.track_future(self.0.track_future(work));
         drop(token);
         Ok(Task(tokio::spawn(work.in_current_span())))
@@ -79,7 +79,7 @@ impl Tasks {
     /// Starts work and waits for its result.
     ///
     /// # Errors
-    /// When the mount is taken down.
+    /// If the mount is being unmounted.
     pub async fn run<T, W>(&self, work: W) -> Result<T, Stopping>
     where
         T: Send + 'static,
@@ -93,8 +93,8 @@ impl Tasks {
         self.0.close();
     }
 
-    /// Refuses new work and waits for the tasks, at most for `patience`. A [`Backend`](crate::framework::Backend)
-    /// calls this at cleanup.
+    /// Refuses new work and waits for the running tasks, at most for `patience`. A
+    /// [`Backend`](crate::framework::Backend) calls this at cleanup.
     pub async fn finish(&self, patience: Duration) {
         self.close();
         if tokio::time::timeout(patience, self.0.wait()).await.is_err() {

@@ -1,11 +1,12 @@
 //! Field types as Go engines read them (OpenBao `sdk/framework/field_data.go`, go-secure-stdlib `parseutil`).
 //!
-//! Every type has a form as text, because query parameters and the CLI send nothing else. Integers above 2^53 survive,
-//! which they do not in Go engines.
+//! Every type has a text form, because query parameters and the CLI send only text. Unlike in Go engines, integers
+//! above 2^53 keep all digits.
 //!
-//! The runtime works with and without the feature `arbitrary_precision` of serde_json, and does not turn it on, because
-//! it changes the numbers of the whole binary. Go reads a number in a text field as the client wrote it. An engine that
-//! must do the same turns the feature on. Without it, `1.10` is read as `1.1`, and integers above 2^64 lose digits.
+//! The SDK works with and without serde_json's feature `arbitrary_precision`. The SDK does not enable the feature,
+//! because the feature changes how the whole binary reads numbers. Go reads a number in a text field as the client
+//! wrote it. An engine that must do the same enables the feature. Without the feature, `1.10` is read as `1.1`, and
+//! integers above 2^64 lose digits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,7 +27,7 @@ type Coerced<T> = Result<T, String>;
 /// Reads a JSON value (never `null`) as a kind of field.
 ///
 /// # Errors
-/// Says what was expected; never holds the value, which may be a secret.
+/// Returns the expected form. The error never contains the value, which may be a secret.
 pub(super) fn coerce(kind: FieldKind, value: &Value) -> Coerced<FieldValue> {
     Ok(match kind {
         FieldKind::String => FieldValue::String(text(value)?),
@@ -52,13 +53,13 @@ fn text(value: &Value) -> Coerced<String> {
         Value::String(text) => Ok(text.clone()),
         Value::Number(number) => number_text(number),
         Value::Bool(bool) => Ok(u8::from(*bool).to_string()),
-        // Go's zero value. Only members of lists and maps get here.
+        // Go's zero value. Only members of lists and maps can be null here.
         Value::Null => Ok(String::new()),
         Value::Array(_) | Value::Object(_) => Err("expected a string".into()),
     }
 }
 
-/// Returns a number in decimal digits, which an exponent would make a surprise (and `1e999999999` a gigabyte).
+/// Returns a number in decimal digits. An exponent would surprise users, and `1e999999999` would need a gigabyte.
 fn number_text(number: &Number) -> Coerced<String> {
     let float = finite(number)?;
     let text = number.to_string();
@@ -93,13 +94,13 @@ fn int(value: &Value) -> Coerced<i64> {
 
 #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
 fn truncate(float: f64) -> Coerced<i64> {
-    // 2^63 and its negative, both exact.
+    // 2^63. A float represents 2^63 and -2^63 exactly.
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
     if (-LIMIT..LIMIT).contains(&float) { Ok(float as i64) } else { Err("number out of range".into()) }
 }
 
-/// Reads text as Go's `strconv.ParseInt` with base 0 does: a prefix tells the base, and a leading zero means octal.
-/// Underscores stand between digits, if there is a prefix or none.
+/// Reads text as Go's `strconv.ParseInt` with base 0 does: a prefix sets the base, and a leading zero means octal.
+/// Underscores may separate digits, and may follow a prefix.
 fn go_int(text: &str) -> Option<i64> {
     let (sign, digits) = match text.strip_prefix(['-', '+']) {
         Some(rest) => (if text.starts_with('-') { "-" } else { "" }, rest),
@@ -115,7 +116,7 @@ fn go_int(text: &str) -> Option<i64> {
     };
     let prefixed = radix != 10;
     let lonely = digits.contains("__") || digits.ends_with('_') || (digits.starts_with('_') && !prefixed);
-    // A second sign would pass the standard parser.
+    // The standard parser would accept a second sign.
     if lonely || digits.starts_with(['-', '+']) {
         return None;
     }
@@ -157,7 +158,7 @@ fn duration(value: &Value) -> Coerced<Duration> {
 
 fn time(value: &Value) -> Coerced<Timestamp> {
     const EXPECTED: &str = "expected a time such as \"2006-01-02T15:04:05Z\", or seconds since 1970";
-    // The parser knows more forms than Go does.
+    // jiff's parser accepts more forms than Go does.
     const RFC_3339: &str = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:[0-5]\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$";
     let text = match value {
         Value::String(text) => text,
@@ -251,7 +252,8 @@ fn header_of(map: &Map) -> Coerced<BTreeMap<String, Vec<String>>> {
     Ok(headers)
 }
 
-/// Adds a value under the usual spelling of its name, `X-Request-Id`, so that each name is there once.
+/// Adds a value. The name is first converted to its usual spelling, such as `X-Request-Id`, so that each name occurs
+/// once.
 fn add(headers: &mut BTreeMap<String, Vec<String>>, name: &str, value: &str) {
     let word = |word: &str| {
         let (first, rest) = word.split_at(word.chars().next().map_or(0, char::len_utf8));

@@ -1,6 +1,6 @@
 //! The declaration of an engine: paths, types of leases, kinds of write-ahead log entries and hooks.
 //!
-//! Architecture invariant: nothing in here runs a request; [`super::mounted`] does.
+//! Architecture invariant: nothing in here runs a request. [`super::mounted`] runs requests.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::logical::{Error, SpecialPaths};
 pub(super) type EventFn<E> = Arc<dyn Fn(Arc<E>) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 pub(super) type InvalidateFn<E> = Arc<dyn Fn(&E, &str) + Send + Sync>;
 
-/// An engine as it is declared: one for the whole process. [`Backend::mount`] makes a mount of it.
+/// The declaration of an engine, once for the whole process. [`Backend::mount`] makes a mount from the declaration.
 pub struct Backend<E> {
     pub(super) help: &'static str,
     pub(super) paths: Vec<Path<E>>,
@@ -45,15 +45,15 @@ impl<E: Send + Sync + 'static> Backend<E> {
         }
     }
 
-    /// Adds a path. The first path that matches a request wins, so specific ones go before general ones.
+    /// Adds a path. The first path that matches a request wins, so declare specific paths before general paths.
     ///
     /// # Panics
-    /// On a wrong field (see [`Path`]) or on a path that an earlier one hides: at start-up.
+    /// At start-up, if a field is invalid (see [`Path`]) or if an earlier path hides this path.
     #[must_use]
     pub fn path(mut self, path: Path<E>) -> Self {
         path.check_fields();
         for name in pattern::expand(path.pattern) {
-            // Named groups stand as `{name}`, which only a group that takes nearly everything matches.
+            // A named group becomes `{name}`. Only a group that matches nearly everything matches the braces.
             let hidden_by = self.paths.iter().find(|known| known.matches(&name).is_some());
             assert!(hidden_by.is_none(), "path {:?} is hidden by an earlier one for {name:?}", path.pattern);
         }
@@ -69,8 +69,8 @@ impl<E: Send + Sync + 'static> Backend<E> {
     /// Adds a type of lease.
     ///
     /// # Panics
-    /// At start-up, in three cases: another type has the same name; the type cannot be revoked, so its leases would
-    /// never end; or another type takes the leases without a type already.
+    /// At start-up, in three cases: another type has the same name; the type has no revoke handler, so its leases could
+    /// never be revoked; or another type already takes the leases without a type.
     #[must_use]
     pub fn secret(mut self, secret: SecretType<E>) -> Self {
         assert!(self.secrets.iter().all(|known| known.name != secret.name), "lease {:?} declared twice", secret.name);
@@ -84,7 +84,7 @@ impl<E: Send + Sync + 'static> Backend<E> {
     /// Adds a kind of write-ahead log entry.
     ///
     /// # Panics
-    /// On a name that is there already: at start-up.
+    /// At start-up, if another kind has the same name.
     #[must_use]
     pub fn wal(mut self, kind: WalKind<E>) -> Self {
         assert!(
@@ -103,7 +103,7 @@ impl<E: Send + Sync + 'static> Backend<E> {
         self
     }
 
-    /// Runs once after mounting, on nodes that may write and on those that may not.
+    /// Runs once after mounting, on every node: on nodes that can write and on nodes that cannot.
     #[must_use]
     pub fn on_initialize<F, Fut, Failure>(mut self, run: F) -> Self
     where
@@ -115,8 +115,8 @@ impl<E: Send + Sync + 'static> Backend<E> {
         self
     }
 
-    /// Runs before unmounting, maybe twice. By then the mount's tasks refuse new work. Cleanup then waits for them, at
-    /// most 4.5 seconds.
+    /// Runs before unmounting, possibly twice. The mount's tasks already refuse new work then. After this hook, cleanup
+    /// waits at most 4.5 seconds for running tasks.
     #[must_use]
     pub fn on_cleanup<F, Fut, Failure>(mut self, run: F) -> Self
     where
@@ -128,7 +128,7 @@ impl<E: Send + Sync + 'static> Backend<E> {
         self
     }
 
-    /// Runs at each tick of the host, about once a minute, on nodes that may write.
+    /// Runs at each periodic tick of the host, about once a minute, on nodes that can write.
     #[must_use]
     pub fn periodic<F, Fut, Failure>(mut self, run: F) -> Self
     where

@@ -1,16 +1,16 @@
 //! Durations as Go and Vault write and read them.
 //!
-//! Written by hand: no crate knows Vault's mix of bare seconds, whole days and Go's own syntax.
+//! We wrote this module because no crate reads Vault's mix of bare seconds, whole days and Go's syntax.
 
 use std::time::Duration;
 
-/// Reads a duration as Vault does, truncated to whole seconds: `"3600"` (seconds), `"2d"` (whole days), or what Go
-/// reads, such as `"1h30m"` or `"1.5h"`. Empty text is zero. No duration is longer than Go's longest, about 292 years.
+/// Reads a duration as Vault does, truncated to whole seconds: `"3600"` (seconds), `"2d"` (whole days), or Go's syntax,
+/// such as `"1h30m"` or `"1.5h"`. Empty text is zero. The longest duration is Go's longest, about 292 years.
 ///
 /// Source: `ParseDurationSecond` in go-secure-stdlib `parseutil`, `time.ParseDuration` of Go.
 ///
 /// # Errors
-/// Says what was expected; never holds the text.
+/// Returns the expected form. The error never contains the text.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() {
         return Ok(Duration::ZERO);
@@ -30,7 +30,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     from_seconds(if negative { -seconds } else { seconds })
 }
 
-/// Returns a duration of whole seconds, if it is none that Go could not hold.
+/// Returns a duration of whole seconds, or an error if Go could not hold the duration.
 pub(super) fn from_seconds(seconds: i64) -> Result<Duration, String> {
     match u64::try_from(seconds) {
         Err(_) => Err(NEGATIVE.into()),
@@ -71,7 +71,7 @@ fn decimal(whole: u64, fraction: u32, digits: usize, unit: &str) -> String {
     }
 }
 
-/// Reads Go's syntax without its sign: decimals with units, one after the other. Returns nanoseconds.
+/// Reads Go's syntax without the sign: decimal numbers with units, in sequence. Returns nanoseconds.
 fn parse_go(mut text: &str) -> Option<i64> {
     if text.is_empty() {
         return None;
@@ -92,7 +92,7 @@ fn parse_go(mut text: &str) -> Option<i64> {
     Some(total)
 }
 
-/// Returns `0.<digits>` of a unit. Digits that an integer of 64 bits cannot hold are dropped, as in Go.
+/// Returns `0.<digits>` of a unit. Like Go, drops digits that do not fit into a 64-bit integer.
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "the rounding of Go is the point")]
 fn parse_fraction(digits: &str, unit: i64) -> i64 {
     let (mut value, mut scale) = (0_i64, 1_f64);
@@ -131,7 +131,7 @@ pub(super) mod fuzz {
 
     use super::*;
 
-    /// A duration is read as exact numbers say, whatever is written is read again, and nothing is lost in writing.
+    /// Checks against exact arithmetic that durations are read correctly, and that writing loses nothing.
     pub fn fuzz_durations(data: &[u8]) {
         if let Ok(text) = std::str::from_utf8(data) {
             read(text);
@@ -171,11 +171,12 @@ pub(super) mod fuzz {
         }
     }
 
-    /// Returns the nanoseconds that a text stands for, cut off far below one, however many they are.
+    /// Returns the nanoseconds of a text by exact arithmetic. A fraction counts up to 18 digits, and a huge sum is
+    /// capped.
     fn exact(text: &str) -> Option<i128> {
         const FORM: &str = r"^([-+]?)((?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+|\d+d?)$";
         const PART: &str = r"(\d*)\.?(\d*)([^\d.]*)";
-        // Far above what Go can hold, and far enough below what `i128` can to add some of them.
+        // Far above Go's limit. Several of these still fit into `i128`.
         const MANY: i128 = 1 << 100;
         if text.is_empty() {
             return Some(0);
@@ -204,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    /// What Go 1.26 makes of these: `time.ParseDuration`, in nanoseconds.
+    /// Results of `time.ParseDuration` in Go 1.26, in nanoseconds.
     const GO_PARSES: &[(&str, i64)] = &[
         ("1h30m", 5_400_000_000_000),
         ("1.5h", 5_400_000_000_000),
@@ -231,7 +232,7 @@ mod tests {
         ("1m0.9s1s", 61_900_000_000),
     ];
 
-    /// What Go 1.26 refuses, and neither `ParseInt` nor days make sense of.
+    /// Texts that Go 1.26 refuses and that are neither whole seconds nor days.
     const GO_REFUSES: &[&str] = &[
         ".s",
         "s",
@@ -262,7 +263,7 @@ mod tests {
         "null",
     ];
 
-    /// What Go 1.26 prints: `time.Duration.String`.
+    /// Results of `time.Duration.String` in Go 1.26.
     const GO_PRINTS: &[(u64, &str)] = &[
         (0, "0s"),
         (1, "1ns"),
@@ -330,7 +331,7 @@ mod tests {
         for text in ["-1", "-5s", "-1.5s", "-2d", "-1h30m", "-9223372036854775808"] {
             assert_eq!(parse_duration(text), Err(NEGATIVE.into()), "{text}");
         }
-        // Only what is left after the fraction counts, as in Go engines.
+        // Like Go engines, checks the sign only after it drops the fraction.
         for text in ["-0s", "-0.5s", "-1ns"] {
             assert_eq!(parse_duration(text), Ok(Duration::ZERO), "{text}");
         }
@@ -349,7 +350,7 @@ mod tests {
         fn what_is_written_is_read_again(nanoseconds in 0..=i64::MAX) {
             let duration = Duration::from_nanos(nanoseconds.unsigned_abs());
             let text = format_duration(duration);
-            // Go's own fractions are floating point, which is a nanosecond off now and then.
+            // Go computes fractions in floating point, so the result can be a nanosecond off.
             let back = parse_go(&text).unwrap();
             prop_assert!(back.abs_diff(nanoseconds) <= 1, "{text}");
             let whole = Duration::from_secs(duration.as_secs());

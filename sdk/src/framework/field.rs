@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::logical::{Map, Operation};
 
-/// How the values of a field are read. The rules are those of Go engines (OpenBao
+/// The rules by which a field's values are read. They are the rules of Go engines (OpenBao
 /// `sdk/framework/field_data.go` and `sdk/helper/parseutil`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
@@ -18,7 +18,7 @@ pub enum FieldKind {
     String,
     /// Text that is lower-cased.
     LowercaseString,
-    /// Text of letters, digits and `_`, with `-` and `.` inside.
+    /// Text of letters, digits and `_`. `-` and `.` are allowed, but not at the start or the end.
     NameString,
     /// Whole number.
     Int,
@@ -36,11 +36,11 @@ pub enum FieldKind {
     Pairs,
     /// List of text.
     Strings,
-    /// List of text, also separated by commas.
+    /// List of text, also as one text with commas.
     CommaStrings,
-    /// List of whole numbers, also separated by commas.
+    /// List of whole numbers, also as one text with commas.
     CommaInts,
-    /// List of anything.
+    /// List of any JSON values.
     List,
     /// Headers: names with one or more values.
     Header,
@@ -50,64 +50,64 @@ pub enum FieldKind {
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub enum FieldValue {
-    /// Of the three kinds of text.
+    /// From `String`, `LowercaseString` or `NameString`.
     String(String),
-    /// Of `Int`.
+    /// From `Int`.
     Int(i64),
-    /// Of `Float`.
+    /// From `Float`.
     Float(f64),
-    /// Of `Bool`.
+    /// From `Bool`.
     Bool(bool),
-    /// Of `Duration`, in whole seconds.
+    /// From `Duration`, in whole seconds.
     Duration(Duration),
-    /// Of `Time`.
+    /// From `Time`.
     Time(Timestamp),
-    /// Of `Map`.
+    /// From `Map`.
     Map(Map),
-    /// Of `Pairs`.
+    /// From `Pairs`.
     Pairs(BTreeMap<String, String>),
-    /// Of `Strings` and `CommaStrings`.
+    /// From `Strings` and `CommaStrings`.
     Strings(Vec<String>),
-    /// Of `CommaInts`.
+    /// From `CommaInts`.
     Ints(Vec<i64>),
-    /// Of `List`.
+    /// From `List`.
     List(Vec<Value>),
-    /// Of `Header`.
+    /// From `Header`.
     Header(BTreeMap<String, Vec<String>>),
 }
 
-/// A Rust type that fields can have.
+/// A Rust type of field values.
 pub trait FieldType: Sized {
     /// Returns the value, or `None` if it is of another kind.
     fn from_value(value: FieldValue) -> Option<Self>;
 
-    /// Returns what a JSON `null` means, or `None` where it means that nothing was given.
+    /// Returns the value that a JSON `null` stands for. `None` means that `null` counts as not given.
     fn zero() -> Option<Self>;
 }
 
-/// What is known of a field, without its Rust type.
+/// The declaration of a field, without its Rust type.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct FieldSpec {
     /// Name in requests.
     pub name: &'static str,
-    /// Other names that are accepted.
+    /// Other accepted names.
     pub aliases: &'static [&'static str],
     /// How values are read.
     pub kind: FieldKind,
-    /// Full sentences for the user.
+    /// Description for the user, in full sentences.
     pub description: &'static str,
-    /// Value when none is given, in the form that a user would write.
+    /// Default value, in the form that a user would write.
     pub default: Option<&'static str>,
-    /// Shown in help and OpenAPI; handlers still check, as in Go engines.
+    /// Whether help and OpenAPI show the field as required. Handlers still check, as in Go engines.
     pub required: bool,
-    /// A secret: shown as such in OpenAPI.
+    /// Whether OpenAPI shows the field as a secret.
     pub sensitive: bool,
-    /// Values that make sense, shown in OpenAPI; handlers still check.
+    /// Allowed values, shown in OpenAPI. Handlers still check.
     pub allowed: &'static [&'static str],
     /// Operations that take the field; `None` means all operations of the path.
     pub operations: Option<&'static [Operation]>,
-    /// What the member of the same name in an answer is, if answers have one.
+    /// Description of the member with the same name in responses, if responses have this member.
     pub shown: Option<&'static str>,
 }
 
@@ -121,7 +121,8 @@ impl FieldSpec {
         self.operations.is_none_or(|operations| operations.contains(&operation))
     }
 
-    /// Returns a sentence that names the aliases, with a space before it, or an empty text.
+    /// Returns a sentence that lists the aliases, with a space before the sentence. Returns an empty text without
+    /// aliases.
     pub(super) fn aliases_sentence(&self) -> String {
         match self.aliases {
             [] => String::new(),
@@ -169,14 +170,14 @@ impl<T> Field<T> {
         self.spec.name
     }
 
-    /// Sets the value when none is given, in the form that a user would write.
+    /// Sets the default value, in the form that a user would write.
     #[must_use]
     pub const fn default(mut self, default: &'static str) -> Self {
         self.spec.default = Some(default);
         self
     }
 
-    /// Sets other names that are accepted.
+    /// Sets other accepted names.
     #[must_use]
     pub const fn aliases(mut self, aliases: &'static [&'static str]) -> Self {
         self.spec.aliases = aliases;
@@ -204,7 +205,7 @@ impl<T> Field<T> {
         self
     }
 
-    /// Describes the member of the same name in answers. See
+    /// Describes the member with the same name in responses. See
     /// [`Handler::shows_fields`](super::Handler::shows_fields).
     #[must_use]
     pub const fn shown(mut self, description: &'static str) -> Self {
@@ -212,7 +213,7 @@ impl<T> Field<T> {
         self
     }
 
-    /// Sets the values that make sense.
+    /// Sets the allowed values.
     #[must_use]
     pub const fn allowed(mut self, allowed: &'static [&'static str]) -> Self {
         self.spec.allowed = allowed;
@@ -237,7 +238,7 @@ impl Field<String> {
     }
 }
 
-/// Declares one constructor and the conversions of a Rust type that only one kind of field has.
+/// Declares the constructor and the conversions for a Rust type with only one kind of field.
 macro_rules! field_type {
     ($type:ty, $variant:ident, $zero:expr, $($constructor:ident = $kind:ident: $doc:literal),*) => {
         impl FieldType for $type {

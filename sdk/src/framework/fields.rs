@@ -8,14 +8,14 @@ use super::coerce::coerce;
 use super::field::{Field, FieldSpec, FieldType, FieldValue};
 use crate::logical::{Error, Map};
 
-/// What a write says about one field of a stored object. These are all the cases there are, so it can be matched in full.
+/// The effect of a write on one field of a stored object. The enum is exhaustive, so a `match` needs no wildcard.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Change<T> {
-    /// Nothing: the stored value stays.
+    /// The request does not contain the field: the stored value stays.
     Keep,
-    /// `null`: the default comes back.
+    /// The request contains `null`: the default replaces the stored value.
     Reset,
-    /// A new value.
+    /// The request contains a new value.
     Set(T),
 }
 
@@ -36,17 +36,17 @@ pub struct Fields {
     specs: &'static [FieldSpec],
     /// `None` is a JSON `null`.
     given: BTreeMap<&'static str, Option<FieldValue>>,
-    /// Members of the request that the path does not know, sorted.
+    /// Members of the request that the path does not declare, sorted.
     pub(super) unknown: Vec<String>,
-    /// Members of the request that the path itself overrides, sorted.
+    /// Members of the request that a value in the path overrides, sorted.
     pub(super) replaced: Vec<String>,
 }
 
 impl Fields {
-    /// Reads the data of a request. What the path captured wins over the body.
+    /// Reads the data of a request. A value captured from the path wins over the body.
     ///
     /// # Errors
-    /// When a value cannot be read as the type of its field. The text names the field and never holds the value.
+    /// If a value cannot be read as the type of its field. The error names the field and never contains the value.
     pub(super) fn parse(
         specs: &'static [FieldSpec],
         captures: &[(&'static str, String)],
@@ -66,7 +66,7 @@ impl Fields {
                     fields.replaced.push(name.clone());
                 }
                 Some(spec) if !seen.insert(spec.name) => {
-                    // The field and its alias: the field's own name wins, whatever their order.
+                    // If the request has the field and an alias, the field's own name wins in either order.
                     if spec.name == name {
                         fields.insert(spec, value)?;
                     }
@@ -79,7 +79,7 @@ impl Fields {
         Ok(fields)
     }
 
-    /// Returns the value given, else the default, else `None`.
+    /// Returns the given value, else the default, else `None`.
     pub fn get<T: FieldType>(&self, field: &Field<T>) -> Option<T> {
         match self.change(field) {
             Change::Set(value) => Some(value),
@@ -88,7 +88,7 @@ impl Fields {
         }
     }
 
-    /// Returns what the request says about a field of a stored object: nothing, `null`, or a value.
+    /// Returns the effect of the request on a field of a stored object.
     pub fn change<T: FieldType>(&self, field: &Field<T>) -> Change<T> {
         debug_assert!(
             self.specs.iter().any(|spec| spec.name == field.name()),
@@ -102,7 +102,7 @@ impl Fields {
         }
     }
 
-    /// Returns the same request for an object that does not exist yet: a field that is not given is reset to its default.
+    /// Returns the same request for a new object: a field that is not given is reset to its default.
     #[must_use]
     pub fn for_new_object(&self) -> Self {
         let mut fields = self.clone();
@@ -112,7 +112,7 @@ impl Fields {
         fields
     }
 
-    /// Changes `stored` as the request says. A reset gives it the default of the field.
+    /// Changes `stored` as the request says. A reset gives `stored` the default of the field.
     pub fn apply<T: FieldType>(&self, field: &Field<T>, stored: &mut T) {
         match self.change(field) {
             Change::Keep => {}
@@ -145,7 +145,7 @@ impl Fields {
     }
 }
 
-/// Returns the declared default. `Backend::path` has made sure that each one can be read.
+/// Returns the declared default. `Backend::path` has already checked that each default is valid.
 fn default_of<T: FieldType>(field: &Field<T>) -> Option<T> {
     let spec = field.spec();
     let text = spec.default?;
@@ -175,8 +175,9 @@ pub(super) mod fuzz {
         Field::time("time", "").spec(),
     ];
 
-    /// Each member of a request is a field, or is told to be none; what the path captured, then the field's own name,
-    /// win; and no error shows a value. The member `/` stands for what the path captured as `string`.
+    /// Checks three things. Each member of a request is a field or is reported as unknown. A captured value wins over
+    /// the field's own name, which wins over an alias. No error contains a value. The member `/` stands for the
+    /// captured value of `string`.
     pub fn fuzz_fields(data: &[u8]) {
         let Ok(Value::Object(mut data)) = serde_json::from_slice(data) else { return };
         let captures = match data.remove("/") {

@@ -15,8 +15,8 @@ use crate::plugin::Plugin;
 
 /// Answers `help` on the root of the mount and on a path.
 ///
-/// The host cannot stand an answer without a response, and puts the documents of all mounts together from that of each
-/// root, so nothing in here fails on a path that exists.
+/// The host cannot handle a help reply without a response. It also builds its document from the roots of all mounts. So
+/// help never fails on a path that exists.
 pub(super) fn answer<E>(backend: &Backend<E>, plugin: &Plugin, request: &Request) -> Answer {
     let (help, paths) = if request.path.is_empty() {
         (root(backend), &*backend.paths)
@@ -36,7 +36,8 @@ fn add_openapi<E>(data: &mut Map, backend: &Backend<E>, plugin: &Plugin, paths: 
     data.insert("openapi".into(), openapi::document(backend, plugin, paths, prefix));
 }
 
-/// The host leaves a mount without a document out of its own (OpenBao `vault/logical_system.go`, `pathInternalOpenAPI`).
+/// Does nothing. The host then omits the mount from its document (OpenBao `vault/logical_system.go`,
+/// `pathInternalOpenAPI`).
 #[cfg(not(feature = "openapi"))]
 fn add_openapi<E>(_: &mut Map, _: &Backend<E>, _: &Plugin, _: &[Path<E>], _: &Request) {}
 
@@ -68,7 +69,7 @@ fn of_path<E>(path: &Path<E>, request: &str) -> String {
     text
 }
 
-/// Returns a field's description, with what else a user must know to set it.
+/// Returns a field's description, with its aliases, default and other facts for the user.
 fn description(field: &FieldSpec) -> String {
     let mut text = field.description.trim().to_owned();
     if field.required {
@@ -84,7 +85,7 @@ fn description(field: &FieldSpec) -> String {
     text
 }
 
-/// Adds a title, indented by 4, and what it is about, indented by 8.
+/// Adds a title, indented by 4, and its text, indented by 8.
 fn section(text: &mut String, title: &str, about: &str) {
     let _ = writeln!(text, "\n    {title}");
     for line in about.trim().lines() {

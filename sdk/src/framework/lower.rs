@@ -2,7 +2,7 @@
 //!
 //! A Go engine uses names in lower case as storage keys, so this must return the same text.
 
-/// Returns a text in lower case as Go's `strings.ToLower` does: rune by rune, without regard to the letters around.
+/// Returns a text in lower case as Go's `strings.ToLower` does: each rune alone, without regard to adjacent letters.
 ///
 /// The standard library's `to_lowercase` differs: it turns a final capital sigma into `ς`, and `İ` into two characters.
 pub fn to_lower(text: &str) -> String {
@@ -18,7 +18,7 @@ fn lower(c: char) -> char {
     }
 }
 
-/// Whether a letter got its lower case after Unicode 15. Go 1.26 has Unicode 15, so it leaves such a letter as it is.
+/// Whether a letter got its lower case after Unicode 15. Go 1.26 uses Unicode 15, so it keeps such a letter unchanged.
 fn is_new(c: char) -> bool {
     matches!(c, '\u{1c89}' | '\u{a7cb}' | '\u{a7cc}' | '\u{a7ce}' | '\u{a7d2}' | '\u{a7d4}' | '\u{a7da}' | '\u{a7dc}'
         | '\u{10d50}'..='\u{10d65}' | '\u{16ea0}'..='\u{16eb8}')
@@ -49,7 +49,7 @@ mod tests {
         }
     }
 
-    /// The digest is over the output of this loop in Go 1.26, which prints all runes that `strings.ToLower` changes:
+    /// The digest covers the output of this Go 1.26 program, which prints all runes that `strings.ToLower` changes:
     ///
     /// ```go
     /// for r := rune(0); r <= unicode.MaxRune; r++ {

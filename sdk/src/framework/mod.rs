@@ -1,9 +1,10 @@
-//! What engines are written with: paths declared once, from which routing, field coercion, warnings, help, OpenAPI,
-//! existence checks and patch all follow; secret types with renew and revoke; a write-ahead log.
+//! Building blocks for engines. An engine declares each path once. Routing, field coercion, warnings, help, OpenAPI,
+//! existence checks and patch follow from the declaration. An engine also declares its types of leases, with renew and
+//! revoke, and its kinds of WAL entries.
 //!
 //! ```text
 //! request -> Backend::handle -> renew/revoke: SecretType
-//!                            -> rollback:     periodic, then the WalKind of each entry whose change does not go on
+//!                            -> rollback:     periodic, then the WalKind of each entry whose change is not in progress
 //!                            -> help:         help + openapi
 //!                            -> else:         first matching Path -> Fields -> handler -> warnings
 //! ```
@@ -43,7 +44,7 @@
 //! lower, duration -> field -> coerce -> fields -> pattern -> path -> secret, wal -> declaration -> openapi -> help -> mounted
 //! ```
 //!
-//! Architecture invariant: everything a user can learn about a path is derived from its one declaration.
+//! Architecture invariant: a path's one declaration is the source of everything that users can learn about the path.
 
 mod coerce;
 mod declaration;

@@ -1,4 +1,4 @@
-//! One mount of an engine: finds the path, lease type or log entry that a request is for, and runs its handler.
+//! One mount of an engine: finds the path, lease type or WAL entry for a request, and runs its handler.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use super::secret::{LeaseCall, SecretType, is_of_type, is_untyped, mark};
 use super::wal::Wal;
 use crate::logical::{self, Answer, Error, Mount, Operation, Request, Response, SpecialPaths};
 
-/// How many entries of the write-ahead log are undone at the same time, so that a slow undo delays few others.
+/// How many WAL entries are undone at the same time, so that a slow undo delays few others.
 const UNDONE_AT_ONCE: usize = 16;
 
-/// How many failures of one tick are logged singly.
+/// How many failures of one tick are logged separately.
 const FAILURES_LOGGED: usize = 8;
 
-/// How long the tasks of a mount may delay its cleanup, which the runtime stops after 5 seconds.
+/// How long the tasks of a mount may delay its cleanup. The SDK stops the cleanup after 5 seconds.
 const PATIENCE: Duration = Duration::from_millis(4500);
 
 impl<E: Send + Sync + 'static> Backend<E> {
-    /// Returns the factory to hand to [`crate::serve`]. `new` makes the state of one mount. All mounts share the
-    /// declaration. `new` also runs at registration, when calls of storage and system view fail, so it makes none.
+    /// Returns the factory for [`crate::serve`]. `new` makes the state of one mount; all mounts share the declaration.
+    /// `new` also runs at registration. Calls of storage and system view fail at that time, so `new` must not make any.
     ///
     /// ```
     /// use vault_plugin_sdk::framework::Backend;
@@ -46,7 +46,7 @@ impl<E: Send + Sync + 'static> Backend<E> {
         })
     }
 
-    /// Makes a mount of an engine whose state the caller keeps too. Tests do.
+    /// Makes a mount of an engine and lets the caller keep the engine's state, for tests.
     pub fn mount(self: Arc<Self>, engine: Arc<E>, mount: Mount) -> Arc<dyn logical::Backend> {
         Arc::new(Mounted { backend: self, engine, mount })
     }
@@ -118,7 +118,7 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         let run = (handler.run)(self.engine.clone(), Call { request, fields });
         let mut answer = if handler.detached { self.mount.tasks.run(run).await?? } else { run.await? };
         if answer.is_none() && !warnings.is_empty() && !operation.is_read() {
-            // Go engines stay silent here. A mistyped setting that is not heard of is worse than a 200 for a 204.
+            // Go engines drop these warnings. A user should hear of a mistyped setting, even if a 204 becomes a 200.
             answer = Some(Response::default());
         }
         if let Some(response) = &mut answer {
@@ -161,7 +161,7 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         self.backend.secrets.iter().find(|kind| is_of_type(secret, kind.name))
     }
 
-    /// The host's tick. Nothing is done on nodes that may not write; what fails is tried again at the next tick.
+    /// Handles the host's tick. Does nothing on nodes that cannot write. The next tick retries failures.
     async fn rollback(&self, request: Request) -> Answer {
         if self.backend.periodic.is_none() && self.backend.wal.is_empty() {
             return Ok(None);
@@ -170,7 +170,8 @@ impl<E: Send + Sync + 'static> Mounted<E> {
             return Ok(None);
         }
         let immediate = request.data.get("immediate").and_then(serde_json::Value::as_bool).unwrap_or(false);
-        // The host cuts the tick short after 90 seconds. Neither must keep the other from its turn until then.
+        // The host stops a tick after 90 seconds. Both run at the same time, so that neither delays the other until
+        // then.
         let periodic = run(self.backend.periodic.as_ref(), &self.engine);
         let (periodic, wal) = tokio::join!(periodic, self.undo(immediate));
         periodic.and(wal).map(|()| None)
@@ -183,10 +184,11 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         let wal = &Wal::new(&*self.mount.storage);
         let mut ids = wal.list().await?;
         if ids.len() > UNDONE_AT_ONCE {
-            // What cannot be undone, or takes too long, must not stand before the others at every tick.
+            // Random order: entries that cannot be undone, or take too long, must not come first at every tick.
             ids.sort_by_cached_key(|_| Uuid::new_v4());
         }
-        // A mount that is removed has its last tick, and loses the log after it. Nothing new is begun there any more.
+        // On a mount that is being removed, this is the last tick: afterwards the log is deleted. No new changes start
+        // there.
         let immediate = immediate || (!ids.is_empty() && self.mount.system.tainted().await.unwrap_or(false));
         let undo = |id: String| async move {
             let undone = self.undo_one(wal, &id, immediate).await;
@@ -235,7 +237,7 @@ async fn run<E>(event: Option<&EventFn<E>>, engine: &Arc<E>) -> Result<(), Error
     }
 }
 
-/// The two remarks that Go engines make about parameters (OpenBao `sdk/framework/backend.go`).
+/// Returns the two warnings about parameters that Go engines give (OpenBao `sdk/framework/backend.go`).
 fn parameter_warnings(fields: &Fields) -> Vec<String> {
     let mut warnings = Vec::new();
     if !fields.unknown.is_empty() {

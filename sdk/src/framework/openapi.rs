@@ -1,7 +1,7 @@
 //! OpenAPI documents, derived from the declarations.
 //!
-//! The host reads them strictly by type and drops `$ref`, so schemas are inline. What it makes of them is in OpenBao
-//! `sdk/framework/openapi.go`.
+//! The host fails if a member has the wrong type, and it drops `$ref`, so schemas are inline. OpenBao
+//! `sdk/framework/openapi.go` shows how the host reads a document.
 
 use serde_json::{Map, Value, json};
 
@@ -13,11 +13,12 @@ use super::pattern;
 use crate::logical::Operation;
 use crate::plugin::Plugin;
 
-/// Returns the document of these paths. `prefix` begins each operation id; it is empty or the type of the mount.
+/// Returns the document of these paths. Each operation id starts with `prefix`, which is empty or the type of the
+/// mount.
 pub(super) fn document<E>(backend: &Backend<E>, plugin: &Plugin, paths: &[Path<E>], prefix: &str) -> Value {
     let mut items = Map::new();
     for path in paths {
-        // The trailing slash only matters to lists, which get one in any case.
+        // The trailing slash only matters for lists, and `add_path` always adds the slash there.
         let mut names = pattern::expand(path.pattern);
         names.iter_mut().for_each(|name| name.truncate(name.trim_end_matches('/').len()));
         names.dedup();
@@ -41,7 +42,7 @@ pub(super) fn document<E>(backend: &Backend<E>, plugin: &Plugin, paths: &[Path<E
     })
 }
 
-/// Adds the entries of one path. A list has an entry of its own, because it is a `get` too and its path ends in `/`.
+/// Adds the entries of one path. A list needs a separate entry, because it is also a `get` and its path ends in `/`.
 fn add_path<E>(items: &mut Map<String, Value>, backend: &Backend<E>, path: &Path<E>, name: &str, prefix: &str) {
     let mut others = Map::new();
     for (operation, handler) in &path.operations {
@@ -99,13 +100,13 @@ fn operation_document<E>(
     let fields = path.fields.iter().filter(|field| !path.is_captured(field) && field.is_taken_by(operation));
     if matches!(operation, Operation::Create | Operation::Update | Operation::Patch) {
         let schema = body(fields, operation);
-        // The host takes no other type for a patch.
+        // The host accepts no other media type for a patch.
         let media = if operation == Operation::Patch { "application/merge-patch+json" } else { "application/json" };
         let content = json!({ media: { "schema": schema } });
         document.insert("requestBody".into(), json!({ "required": true, "content": content }));
         return document.into();
     }
-    // A secret does not belong into a URL.
+    // A secret must not be in a URL.
     let mut query: Vec<Value> =
         fields.filter(|field| !field.sensitive).map(|field| parameter(field, "query", field.required)).collect();
     if operation == Operation::List {
@@ -135,7 +136,7 @@ fn parameter(field: &FieldSpec, place: &str, required: bool) -> Value {
     })
 }
 
-/// Returns the description without what the schema says by itself.
+/// Returns the description without the facts that the schema already contains.
 fn description(field: &FieldSpec) -> String {
     field.description.trim().to_owned() + &field.aliases_sentence()
 }
@@ -189,7 +190,7 @@ fn schema(field: &FieldSpec) -> Map<String, Value> {
     schema
 }
 
-/// Returns the type and format that Go engines show.
+/// Returns the type and format, as in Go engines.
 fn type_of(kind: FieldKind) -> (&'static str, Option<&'static str>) {
     match kind {
         FieldKind::String | FieldKind::NameString | FieldKind::Header => ("string", None),
@@ -219,7 +220,7 @@ fn typed(kind: FieldKind, text: &str) -> Option<Value> {
         FieldValue::Strings(strings) => strings.into(),
         FieldValue::Ints(ints) => ints.into(),
         FieldValue::List(list) => list.into(),
-        // Shown as text.
+        // OpenAPI shows headers as text.
         FieldValue::Header(_) => text.into(),
     })
 }
@@ -258,7 +259,7 @@ fn is_part_of(field: &FieldSpec, name: &str) -> bool {
     name.contains(&format!("{{{}}}", field.name))
 }
 
-/// Whether a special path covers this one: exactly, as a prefix before `*`, or with `+` for any one segment.
+/// Whether a special path covers this path: exactly, as a prefix before `*`, or with `+` for any one segment.
 fn is_special(name: &str, special: &str) -> bool {
     let (special, prefix) = special.strip_suffix('*').map_or((special, false), |special| (special, true));
     let (mut names, mut specials) = (name.split('/'), special.split('/').peekable());
@@ -288,7 +289,7 @@ mod tests {
 
     #[test]
     fn the_document_is_derived_from_the_declarations() {
-        // The JSON snapshots of insta do not know numbers of arbitrary precision.
+        // insta's JSON snapshots do not support numbers of arbitrary precision.
         insta::assert_snapshot!(serde_json::to_string_pretty(&whole()).unwrap());
     }
 
@@ -306,7 +307,7 @@ mod tests {
         assert_eq!(names, ["pages"]);
     }
 
-    /// The host fails as a whole when a member has another type than it expects.
+    /// If a member has the wrong type, the host fails for all mounts.
     #[test]
     fn members_have_the_types_that_the_host_reads() {
         let document = whole();

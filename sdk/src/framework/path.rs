@@ -1,4 +1,4 @@
-//! The declaration of a path, and the route that is made of it.
+//! The declaration of a path, and the route built from the declaration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -12,22 +12,22 @@ use super::field::FieldSpec;
 use super::fields::Fields;
 use crate::logical::{Answer, Error, Operation, Request, Response};
 
-/// A request on its way into a handler.
+/// The input of a handler.
 #[non_exhaustive]
 pub struct Call {
     /// The request as the host sent it.
     pub request: Request,
-    /// Its data, read by the declarations of the path.
+    /// The request's data, read as the path declares.
     pub fields: Fields,
 }
 
-/// What the named groups of a pattern matched.
+/// The values of a pattern's named groups.
 pub(super) type Captures = Vec<(&'static str, String)>;
 
 type HandlerFn<E> = Arc<dyn Fn(Arc<E>, Call) -> BoxFuture<'static, Answer> + Send + Sync>;
 type ExistsFn<E> = Arc<dyn Fn(Arc<E>, Call) -> BoxFuture<'static, Result<bool, Error>> + Send + Sync>;
 
-/// What a path does for one operation.
+/// The handler of one operation of a path.
 pub struct Handler<E> {
     pub(super) run: HandlerFn<E>,
     #[cfg_attr(not(feature = "openapi"), expect(dead_code, reason = "only the OpenAPI document shows it"))]
@@ -38,7 +38,7 @@ pub struct Handler<E> {
     pub(super) detached: bool,
 }
 
-// Not derived, because that would ask it of `E`.
+// Not derived: `derive` would require `E: Clone`.
 impl<E> Clone for Handler<E> {
     fn clone(&self) -> Self {
         Self { run: self.run.clone(), ..*self }
@@ -46,8 +46,8 @@ impl<E> Clone for Handler<E> {
 }
 
 impl<E: Send + Sync + 'static> Handler<E> {
-    /// Declares a handler with the one-line summary that OpenAPI shows. It fails with any error that has a conversion
-    /// into [`Error`], so an engine can return its own.
+    /// Declares a handler with the one-line summary that OpenAPI shows. The handler can return any error type that
+    /// converts into [`Error`], so an engine can use its own error type.
     pub fn new<F, Fut, Failure>(summary: &'static str, run: F) -> Self
     where
         F: Fn(Arc<E>, Call) -> Fut + Send + Sync + 'static,
@@ -58,30 +58,31 @@ impl<E: Send + Sync + 'static> Handler<E> {
         Self { run, summary, returns: &[], active_node: false, shows_fields: false, detached: false }
     }
 
-    /// Describes the members of the answer: name and what it is.
+    /// Describes the members of the response: name and description.
     #[must_use]
     pub fn returns(mut self, members: &'static [(&'static str, &'static str)]) -> Self {
         self.returns = members;
         self
     }
 
-    /// Says that the answer has a member for each field with [`Field::shown`](super::Field::shown).
+    /// Adds each field with [`Field::shown`](super::Field::shown) to the described members of the response.
     #[must_use]
     pub fn shows_fields(mut self) -> Self {
         self.shows_fields = true;
         self
     }
 
-    /// Runs on the active node only: elsewhere the host is asked to forward before the handler starts. For whatever
-    /// changes another system or makes a lease (OpenBao `sdk/framework/backend.go`, `ForwardPerformanceStandby`).
+    /// Runs the handler on the active node only. On other nodes, the host is asked to forward the request before the
+    /// handler starts. Use this for handlers that change another system or create a lease (OpenBao
+    /// `sdk/framework/backend.go`, `ForwardPerformanceStandby`).
     #[must_use]
     pub fn on_active_node(mut self) -> Self {
         self.active_node = true;
         self
     }
 
-    /// Runs as a task of the mount, which goes on when the caller hangs up. For changes: the host may store a write
-    /// although the caller has gone, and caches must follow.
+    /// Runs the handler as a task of the mount, which continues if the caller hangs up. Use this for changes: the host
+    /// may store a write although the caller has gone, and caches must stay consistent with storage.
     #[must_use]
     pub fn detached(mut self) -> Self {
         self.detached = true;
@@ -91,8 +92,8 @@ impl<E: Send + Sync + 'static> Handler<E> {
 
 /// A path of an engine.
 ///
-/// Wrong declarations panic at start-up: a pattern that cannot be read, a field that is there twice, a default or
-/// allowed value that the field's own type cannot read, a field of which no operation is there.
+/// These mistakes panic at start-up: an invalid pattern, two fields with the same name, and a field for an operation
+/// that the path does not have. A default or allowed value that the field's own type cannot read also panics.
 pub struct Path<E> {
     pub(super) pattern: &'static str,
     route: Route,
@@ -105,11 +106,11 @@ pub struct Path<E> {
 }
 
 impl<E: Send + Sync + 'static> Path<E> {
-    /// Declares a path by a pattern, which is anchored at both ends. Named groups fill the fields of their names. The
-    /// pattern of a list ends in `/?`, because hosts append a slash to it.
+    /// Declares a path by a pattern, which is anchored at both ends. A named group fills the field of the same name.
+    /// The pattern of a list ends in `/?`, because hosts append a slash.
     ///
     /// # Panics
-    /// On a pattern that is no regular expression, or that has a group without a field of its name: at start-up.
+    /// At start-up, if the pattern is not a valid regular expression, or if a group has no field of the same name.
     pub fn new(pattern: &'static str, fields: &'static [FieldSpec]) -> Self {
         #[expect(clippy::expect_used, reason = "a wrong declaration shall stop the start-up, not a request")]
         let regex = Regex::new(&format!("^(?:{pattern})$")).expect("path pattern is a regular expression");
@@ -134,7 +135,7 @@ impl<E: Send + Sync + 'static> Path<E> {
         }
     }
 
-    /// Sets the help: one line, and as much as it takes.
+    /// Sets the help: a synopsis of one line, and a description of any length.
     #[must_use]
     pub fn help(mut self, synopsis: &'static str, description: &'static str) -> Self {
         self.synopsis = synopsis;
@@ -142,45 +143,45 @@ impl<E: Send + Sync + 'static> Path<E> {
         self
     }
 
-    /// Answers reads.
+    /// Sets the handler for reads.
     #[must_use]
     pub fn read(self, handler: Handler<E>) -> Self {
         self.operation(Operation::Read, handler)
     }
 
-    /// Answers writes, whether they create or update.
+    /// Sets the handler for writes, both creates and updates.
     #[must_use]
     pub fn write(self, handler: Handler<E>) -> Self {
         self.operation(Operation::Create, handler.clone()).operation(Operation::Update, handler)
     }
 
-    /// Answers partial writes. The handler applies each [`super::Change`] to the stored object.
+    /// Sets the handler for partial writes. The handler applies each [`super::Change`] to the stored object.
     #[must_use]
     pub fn patch(self, handler: Handler<E>) -> Self {
         self.operation(Operation::Patch, handler)
     }
 
-    /// Answers deletions.
+    /// Sets the handler for deletes.
     #[must_use]
     pub fn delete(self, handler: Handler<E>) -> Self {
         self.operation(Operation::Delete, handler)
     }
 
-    /// Answers listings.
+    /// Sets the handler for lists.
     #[must_use]
     pub fn list(self, handler: Handler<E>) -> Self {
         self.operation(Operation::List, handler)
     }
 
-    /// Answers any one operation.
+    /// Sets the handler for one operation.
     #[must_use]
     pub fn operation(mut self, operation: Operation, handler: Handler<E>) -> Self {
         self.operations.insert(operation, handler);
         self
     }
 
-    /// Tells creating from updating, so that a policy can allow one without the other. Without it, every write is an
-    /// update. It must have no effect: callers without a right to the path can trigger it.
+    /// Sets the check that tells creates from updates, so that a policy can allow one of the two. Without a check,
+    /// every write is an update. The check must have no effect: callers without a right to the path can trigger it.
     #[must_use]
     pub fn exists<F, Fut, Failure>(mut self, check: F) -> Self
     where
@@ -194,7 +195,7 @@ impl<E: Send + Sync + 'static> Path<E> {
 }
 
 impl<E> Path<E> {
-    /// Whether the path itself has this field.
+    /// Whether the path itself captures this field.
     #[cfg(feature = "openapi")]
     pub(super) fn is_captured(&self, field: &FieldSpec) -> bool {
         self.captures.contains(&field.name)
@@ -216,7 +217,7 @@ impl<E> Path<E> {
         }
     }
 
-    /// Returns what the named groups matched, if the path matches.
+    /// Returns the values of the named groups, if the path matches.
     pub(super) fn matches(&self, path: &str) -> Option<Captures> {
         let regex = match &self.route {
             Route::Plain { text, slash } => {
@@ -231,9 +232,9 @@ impl<E> Path<E> {
     }
 }
 
-/// What a path is compared with. Most patterns are plain text, for which that costs next to nothing.
+/// How a path is matched. Most patterns are plain text, and comparing plain text is nearly free.
 enum Route {
-    /// This text, with or without a slash behind it if `slash` is set.
+    /// This text. If `slash` is set, a trailing slash is optional.
     Plain {
         text: &'static str,
         slash: bool,

@@ -1,10 +1,10 @@
-//! The paths that a pattern stands for, as help and OpenAPI show them.
+//! Expands a pattern to the paths that help and OpenAPI show.
 
-/// Returns the paths that a pattern matches, with `{name}` for its named groups and one path for each choice that it
-/// leaves: `roles/?` stands for `roles` and `roles/`. Shortest first.
+/// Returns the paths that a pattern matches, shortest first. A named group becomes `{name}`. Each choice in the pattern
+/// becomes a path: `roles/?` becomes `roles` and `roles/`.
 ///
-/// It knows what patterns of paths are made of: literals, escapes, groups, alternatives and `?`. Anything else, such as
-/// a class outside a named group, is shown as it is written.
+/// It understands literals, escapes, groups, alternatives and `?`. Any other syntax, such as a class outside a named
+/// group, is shown unchanged.
 pub(super) fn expand(pattern: &str) -> Vec<String> {
     let mut paths = alternatives(&mut pattern.chars().peekable());
     paths.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
@@ -39,7 +39,8 @@ fn alternatives(chars: &mut Chars<'_>) -> Vec<String> {
     done
 }
 
-/// Reads a group after its parenthesis: `?P<name>…)` and `?<name>…)` are its name, others their alternatives.
+/// Reads a group after its parenthesis: a named group `?P<name>…)` or `?<name>…)` gives its name, another group gives
+/// its alternatives.
 fn group(chars: &mut Chars<'_>) -> Vec<String> {
     if chars.next_if_eq(&'?').is_none() {
         return alternatives(chars);

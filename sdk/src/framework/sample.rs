@@ -1,4 +1,4 @@
-//! A little engine for the tests of the framework: a shelf of books that can be lent.
+//! A small engine for the tests of the framework: a shelf of books to lend.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,12 +32,12 @@ const BOOK: &[FieldSpec] =
     &[NAME.spec(), TITLE.spec(), PAGES.spec(), GENRE.spec(), KEY.spec(), TAGS.spec(), NOTES.spec()];
 const LOAN: &[FieldSpec] = &[NAME.spec(), TTL.spec()];
 
-/// The engine, which notes what it is asked to do.
+/// The engine. It records its calls.
 #[derive(Default)]
 pub(super) struct Shelf {
     pub(super) books: Mutex<BTreeMap<String, Map>>,
     pub(super) events: Mutex<Vec<String>>,
-    /// Lets hooks, revocations and undos of "torn" entries fail.
+    /// Makes hooks, revocations and undos of "torn" entries fail.
     pub(super) failing: AtomicBool,
 }
 
@@ -114,7 +114,7 @@ async fn list(shelf: Arc<Shelf>, _: Call) -> Answer {
     Ok(Some(Response::list(shelf.books.lock().unwrap().keys().cloned())))
 }
 
-/// Answers with what it read, so that tests see it; without a title it answers nothing.
+/// Returns the fields as read, so that tests can check them. Without a title, returns no response.
 async fn write(shelf: Arc<Shelf>, call: Call) -> Answer {
     let Some(title) = call.fields.get(&TITLE) else { return Ok(None) };
     let book = object(json!({

@@ -1,4 +1,4 @@
-//! Types of leases, told apart by `secret_type` in the lease's internal data.
+//! Types of leases. The member `secret_type` in the lease's internal data names the type.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,13 +8,14 @@ use serde_json::Value;
 
 use crate::logical::{Answer, Error, Request, Response, Secret};
 
-/// Member of a lease's internal data that names its type (OpenBao `sdk/framework/secret.go`).
+/// Member of a lease's internal data with the name of its type (OpenBao `sdk/framework/secret.go`).
 const SECRET_TYPE: &str = "secret_type";
 
-/// A renewal or revocation on its way into its handler.
+/// The input of a renew or revoke handler.
 #[non_exhaustive]
 pub struct LeaseCall {
-    /// The request as the host sent it: its path is that of the first request, its data the answer of that time.
+    /// The request as the host sent it. Its path is the path of the first request, and its data is the response of that
+    /// time.
     pub request: Request,
     /// The lease.
     pub secret: Secret,
@@ -26,27 +27,28 @@ type RevokeFn<E> = Arc<dyn Fn(Arc<E>, LeaseCall) -> BoxFuture<'static, Result<()
 /// A type of lease.
 pub struct SecretType<E> {
     pub(super) name: &'static str,
-    /// Whether this type takes the leases without a type.
+    /// Whether this type also takes the leases without a type.
     pub(super) untyped: bool,
     pub(super) renew: Option<RenewFn<E>>,
     pub(super) revoke: Option<RevokeFn<E>>,
 }
 
 impl<E: Send + Sync + 'static> SecretType<E> {
-    /// Declares a type of lease. Its name is stored with each lease and must never change.
+    /// Declares a type of lease. The name is stored with each lease and must never change.
     pub fn new(name: &'static str) -> Self {
         Self { name, untyped: false, renew: None, revoke: None }
     }
 
-    /// Takes the leases without a type as well. An older plugin may have lost the internal data of some leases, and a
-    /// lease that no type takes can never be revoked.
+    /// Also takes the leases without a type. An older plugin may have lost the internal data of some leases. Without a
+    /// type that takes such a lease, the lease can never be revoked.
     #[must_use]
     pub fn takes_untyped(mut self) -> Self {
         self.untyped = true;
         self
     }
 
-    /// Answers renewals. The answer's `data` and lease replace the stored ones, so both must be complete.
+    /// Sets the handler for renewals. The response's `data` and lease replace the stored `data` and lease, so both must
+    /// be complete.
     #[must_use]
     pub fn renew<F, Fut, Failure>(mut self, run: F) -> Self
     where
@@ -58,7 +60,8 @@ impl<E: Send + Sync + 'static> SecretType<E> {
         self
     }
 
-    /// Ends the lease. It succeeds if there is nothing left to end; an error is tried again by the host.
+    /// Sets the handler for revocations. The handler must succeed if there is nothing left to revoke. The host retries
+    /// after an error.
     #[must_use]
     pub fn revoke<F, Fut, Failure>(mut self, run: F) -> Self
     where
@@ -72,7 +75,7 @@ impl<E: Send + Sync + 'static> SecretType<E> {
 }
 
 impl Secret {
-    /// Marks a new lease as one of the [`SecretType`] of this name, which will renew and revoke it.
+    /// Marks a new lease with the name of a [`SecretType`], which will renew and revoke the lease.
     #[must_use]
     pub fn of_type(mut self, name: &str) -> Self {
         mark(&mut self, name);
@@ -90,7 +93,7 @@ pub(super) fn is_of_type(secret: &Secret, name: &str) -> bool {
     secret.internal_data.get(SECRET_TYPE).and_then(Value::as_str) == Some(name)
 }
 
-/// Marks a lease as one of this type.
+/// Marks a lease with this type.
 pub(super) fn mark(secret: &mut Secret, name: &str) {
     secret.internal_data.insert(SECRET_TYPE.into(), Value::String(name.into()));
 }

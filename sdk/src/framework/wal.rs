@@ -1,7 +1,7 @@
-//! Write-ahead log: a note of what is about to be changed elsewhere, so that it can be undone if the end is never reached.
+//! Write-ahead log (WAL): notes about unfinished work in another system, so that an interrupted change can be undone.
 //!
-//! An entry is written before the change and deleted after what came of it is stored. What is still there after a
-//! minimum age belongs to a change that was cut short; the host's tick hands it to the undo of its kind.
+//! An entry is written before the change, and deleted after the result is stored. An entry that is older than its
+//! minimum age belongs to an interrupted change. The host's tick gives such an entry to the undo of its kind.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -16,10 +16,10 @@ use uuid::Uuid;
 
 use crate::logical::{Error, Storage, StorageError, StorageExt};
 
-/// Storage prefix of the log (OpenBao `sdk/framework/wal.go`).
+/// Storage prefix of WAL entries (OpenBao `sdk/framework/wal.go`).
 const PREFIX: &str = "wal/";
 
-/// One entry of the log.
+/// One WAL entry.
 #[derive(Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct WalEntry {
@@ -29,17 +29,17 @@ pub struct WalEntry {
     /// Name of the [`WalKind`].
     #[serde(rename = "type")]
     pub kind: String,
-    /// What the undo needs to know.
+    /// Data for the undo.
     pub data: Value,
     /// When the entry was written, in seconds since 1970.
     pub created_at: i64,
 }
 
 impl WalEntry {
-    /// Returns the data as the type that it was written as.
+    /// Returns the data as the type with which the entry was written.
     ///
     /// # Errors
-    /// When the data has another shape.
+    /// If the data has another shape.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, StorageError> {
         T::deserialize(&self.data).map_err(|_| StorageError::Encoding {
             key: key(&self.id),
@@ -54,7 +54,8 @@ impl WalEntry {
     }
 }
 
-/// An entry whose change goes on. Until this is dropped, the host's tick leaves the entry alone, however old it is.
+/// The entry of a change in progress. Until this value is dropped, the host's tick leaves the entry alone, however old
+/// the entry is.
 #[must_use = "the entry is undone by the next tick once this is dropped"]
 pub struct OpenEntry {
     id: String,
@@ -101,17 +102,17 @@ impl<'a> Wal<'a> {
     /// Writes an entry.
     ///
     /// # Errors
-    /// When storage fails; the change that the entry is for must not be made then.
+    /// If storage fails. The caller must not make the change then.
     pub async fn put<T: Serialize + Sync>(&self, kind: &'static str, data: &T) -> Result<OpenEntry, StorageError> {
         let entry = OpenEntry::new(kind);
         self.update(&entry, data).await?;
         Ok(entry)
     }
 
-    /// Writes an entry again, with what is known by now.
+    /// Replaces the data of an entry, when more is known about the change.
     ///
     /// # Errors
-    /// When storage fails; the old entry is still there then.
+    /// If storage fails. The old data stays then.
     pub async fn update<T: Serialize + Sync>(&self, entry: &OpenEntry, data: &T) -> Result<(), StorageError> {
         #[derive(Serialize)]
         struct Stored<'a, T> {
@@ -123,10 +124,10 @@ impl<'a> Wal<'a> {
         self.storage.put_json(&key(&entry.id), &stored).await
     }
 
-    /// Deletes an entry: its change has come to its end.
+    /// Deletes an entry, after its change is complete.
     ///
     /// # Errors
-    /// When storage fails; the change will be undone then.
+    /// If storage fails. The change will be undone then.
     pub async fn delete(&self, entry: &OpenEntry) -> Result<(), StorageError> {
         self.remove(&entry.id).await
     }
@@ -134,21 +135,21 @@ impl<'a> Wal<'a> {
     /// Returns the ids of all entries.
     ///
     /// # Errors
-    /// When storage fails.
+    /// If storage fails.
     pub async fn list(&self) -> Result<Vec<String>, StorageError> {
         self.storage.list(PREFIX).await
     }
 
-    /// Returns an entry, or `None` if it is gone by now.
+    /// Returns an entry, or `None` if it no longer exists.
     ///
     /// # Errors
-    /// When storage fails or the entry is not the log's.
+    /// If storage fails or the value is not a WAL entry.
     pub async fn get(&self, id: &str) -> Result<Option<WalEntry>, StorageError> {
         let entry: Option<WalEntry> = self.storage.get_json(&key(id)).await?;
         Ok(entry.map(|entry| WalEntry { id: id.to_owned(), ..entry }))
     }
 
-    /// Whether the change of an entry still goes on in this process.
+    /// Whether the change of an entry is still in progress in this process.
     pub(super) fn is_open(id: &str) -> bool {
         open().contains(id)
     }
@@ -165,7 +166,7 @@ fn key(id: &str) -> String {
 type RollbackFn<E> = Arc<dyn Fn(Arc<E>, WalEntry) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 type AgeFn = fn(&WalEntry) -> Duration;
 
-/// A kind of entry, with the undo of what was cut short.
+/// A kind of WAL entry, with the undo of an interrupted change.
 pub struct WalKind<E> {
     pub(super) name: &'static str,
     pub(super) rollback: RollbackFn<E>,
@@ -174,9 +175,9 @@ pub struct WalKind<E> {
 }
 
 impl<E: Send + Sync + 'static> WalKind<E> {
-    /// Declares a kind. Entries younger than `minimum_age` may belong to a change that still goes on in another process and
-    /// are left alone, so it must be above the longest such change. The undo may run several times for one entry; the entry is
-    /// deleted when it succeeds, and handed to it again at the next tick when it fails.
+    /// Declares a kind. Entries younger than `minimum_age` are left alone, because another process may still work on
+    /// their change. So `minimum_age` must exceed the longest duration of such a change. The undo may run several times
+    /// for one entry. If the undo succeeds, the entry is deleted; if it fails, the next tick retries.
     pub fn new<F, Fut, Failure>(name: &'static str, minimum_age: Duration, rollback: F) -> Self
     where
         F: Fn(Arc<E>, WalEntry) -> Fut + Send + Sync + 'static,
@@ -188,7 +189,7 @@ impl<E: Send + Sync + 'static> WalKind<E> {
         Self { name, rollback, minimum_age, longer_for: None }
     }
 
-    /// Lets entries ask for a minimum age above that of their kind, where a change may take longer than others.
+    /// Lets an entry ask for a longer minimum age than its kind, for changes that can take longer.
     #[must_use]
     pub fn longer_for(mut self, age: fn(&WalEntry) -> Duration) -> Self {
         self.longer_for = Some(age);

@@ -13,21 +13,21 @@ use super::system::SystemView;
 use crate::plugin::Plugin;
 use crate::tasks::Tasks;
 
-/// What the runtime gives to the engine of a mount.
+/// The environment of an engine on one mount, provided by the SDK.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Mount {
     /// The plugin that serves the mount.
     pub plugin: Plugin,
-    /// The mount's storage. Calls fail while the plugin is only being registered.
+    /// The mount's storage. During registration, its calls fail.
     pub storage: Arc<dyn Storage>,
-    /// The host's facts.
+    /// The host's facts about the mount and the node.
     pub system: Arc<dyn SystemView>,
-    /// Id of the mount: the same after a restart, a reload and an upgrade. Empty at registration.
+    /// Id of the mount. It stays the same after a restart, a reload and an upgrade. It is empty at registration.
     pub uuid: String,
-    /// The mount's `-options`, and `plugin_name`, `plugin_type`, `plugin_version`.
+    /// The mount's `-options`, and the options `plugin_name`, `plugin_type` and `plugin_version`.
     pub options: BTreeMap<String, String>,
-    /// The work that goes on when its caller hangs up.
+    /// Runs work that must continue when its caller hangs up.
     pub tasks: Tasks,
 }
 
@@ -57,9 +57,10 @@ impl Mount {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct SpecialPaths {
-    /// Paths that need the `sudo` capability as well.
+    /// Paths that also need the `sudo` capability.
     pub root: Vec<String>,
-    /// Paths that need no token. A segment `+` stands for any one segment. The mount fails on `*` elsewhere.
+    /// Paths that need no Vault token. A segment `+` stands for any one segment. The mount fails if `*` is not at the
+    /// end.
     pub unauthenticated: Vec<String>,
     /// Storage that is not replicated to other clusters.
     pub local_storage: Vec<String>,
@@ -68,14 +69,14 @@ pub struct SpecialPaths {
 }
 
 impl SpecialPaths {
-    /// Adds paths that need the `sudo` capability as well.
+    /// Adds paths that also need the `sudo` capability.
     #[must_use]
     pub fn root<I: Into<String>>(mut self, paths: impl IntoIterator<Item = I>) -> Self {
         self.root.extend(paths.into_iter().map(Into::into));
         self
     }
 
-    /// Adds paths that need no token.
+    /// Adds paths that need no Vault token.
     #[must_use]
     pub fn unauthenticated<I: Into<String>>(mut self, paths: impl IntoIterator<Item = I>) -> Self {
         self.unauthenticated.extend(paths.into_iter().map(Into::into));
@@ -100,28 +101,29 @@ impl SpecialPaths {
 /// An engine on one mount. [`framework::Backend`](crate::framework::Backend) implements this for engines that
 /// declare their paths.
 ///
-/// Calls arrive concurrently, also before [`Backend::initialize`] has returned. If the caller hangs up, the future of its
-/// call is dropped. Work that must not stop half-way belongs to the mount's [`Tasks`].
+/// Calls arrive concurrently, and can arrive before [`Backend::initialize`] has returned. If the caller hangs up, the
+/// future of its call is dropped. Work that must not stop half-way belongs to the mount's [`Tasks`].
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// Answers a request.
     async fn handle(&self, request: Request) -> Answer;
 
-    /// Says whether what the request writes to exists; `None` when the path does not tell creating from updating.
+    /// Returns whether the object that the request writes to exists. `None` means that the path does not tell creates
+    /// from updates.
     ///
-    /// Any valid token can trigger this, even one without a right to the path: it has no effect and its errors tell
-    /// nothing.
+    /// Any valid Vault token can trigger this, even without a right to the path. So this method must have no effect,
+    /// and its errors must reveal nothing.
     async fn exists(&self, _request: Request) -> Result<Option<bool>, Error> {
         Ok(None)
     }
 
-    /// Returns the special paths. The host asks once, when it mounts.
+    /// Returns the special paths. The host reads them once, when it mounts.
     fn special_paths(&self) -> SpecialPaths {
         SpecialPaths::default()
     }
 
-    /// Runs once after mounting, when storage can be written. The host holds up its unsealing for it, so it neither
-    /// waits for a network nor fails because of one.
+    /// Runs once after mounting, when storage can be written. The host waits for this method before it finishes
+    /// unsealing. So this method must not wait for a network, and must not fail because of one.
     async fn initialize(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -129,10 +131,10 @@ pub trait Backend: Send + Sync + 'static {
     /// Runs before unmounting, sealing or reloading. It may be called twice.
     async fn cleanup(&self) {}
 
-    /// Another node changed this storage key: what was cached of it is stale.
+    /// Called when another node changed this storage key. Cached values of the key are stale.
     fn invalidate(&self, _key: &str) {}
 }
 
-/// Makes the backend of a mount. It runs at registration too, where storage and facts are not available, so it uses
-/// neither.
+/// Makes the backend of a mount. A factory also runs at registration. It must not use storage or facts, because they
+/// are not available then.
 pub type Factory = Arc<dyn Fn(Mount) -> Result<Arc<dyn Backend>, Error> + Send + Sync>;

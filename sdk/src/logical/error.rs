@@ -1,19 +1,19 @@
-//! Why a request failed, and with it the HTTP status that the host answers.
+//! Errors of requests. The kind of an error decides the HTTP status that the host returns.
 
 use super::storage::StorageError;
 use crate::tasks::Stopping;
 
 /// A failed request.
 ///
-/// The text of a variant goes to the caller and into the host's audit log, so no variant ever carries a secret.
+/// The text goes to the caller and into the host's audit log, so no variant ever carries a secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The caller's mistake: 400, with exactly this text.
+    /// The caller's mistake: returns 400 with exactly this text.
     #[error("{0}")]
     InvalidRequest(String),
 
-    /// Any other status, such as 409, 429 or 503, with this text.
+    /// Returns any other status, such as 409, 429 or 503, with this text.
     #[error("{message}")]
     Status {
         /// HTTP status between 400 and 599.
@@ -22,24 +22,24 @@ pub enum Error {
         message: String,
     },
 
-    /// The path exists, but not with this operation: 405.
+    /// The path exists, but does not support this operation: returns 405.
     #[error("unsupported operation")]
     UnsupportedOperation,
 
-    /// There is no such path: 404.
+    /// The path does not exist: returns 404.
     #[error("unsupported path")]
     UnsupportedPath,
 
-    /// 403.
+    /// The caller may not do this: returns 403.
     #[error("permission denied")]
     PermissionDenied,
 
-    /// This node may not write. The host forwards the request to the active node, which starts it anew, so nothing
-    /// may have been changed before this is returned.
+    /// This node cannot write. The host forwards the request to the active node, which runs it from the start. So do
+    /// not change anything before you return this error.
     #[error("cannot write to readonly storage")]
     ReadOnly,
 
-    /// Our fault: 500. The caller sees `message`, the log also `cause`.
+    /// Our fault: returns 500. The caller sees only `message`; the log also contains `cause`.
     #[error("{message}")]
     Internal {
         /// Text for the caller.
@@ -56,7 +56,7 @@ impl Error {
         Self::InvalidRequest(message.into())
     }
 
-    /// Returns an error with an HTTP status of its own.
+    /// Returns an error with this HTTP status.
     pub fn status(status: u16, message: impl Into<String>) -> Self {
         Self::Status { status, message: message.into() }
     }
@@ -66,7 +66,7 @@ impl Error {
         Self::Internal { message: message.into(), cause: None }
     }
 
-    /// Adds the cause, which only the log shows, to an internal error. Leaves other errors as they are.
+    /// Adds a cause to an internal error. Only the log shows the cause. Other errors stay unchanged.
     #[must_use]
     pub fn caused_by(mut self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         if let Self::Internal { cause, .. } = &mut self {
@@ -75,7 +75,7 @@ impl Error {
         self
     }
 
-    /// Returns the text for the log: the caller's text, and what caused it.
+    /// Returns the text for the log: the caller's text and the cause.
     pub fn detail(&self) -> String {
         let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
         causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(Error::invalid("no title").detail(), "no title");
     }
 
-    /// The host looks for this text to forward the request.
+    /// If the host finds this text, it forwards the request.
     #[test]
     fn a_node_that_may_not_write_says_so_in_the_words_of_the_host() {
         assert_eq!(Error::from(StorageError::ReadOnly).to_string(), "cannot write to readonly storage");

@@ -1,4 +1,4 @@
-//! Leases: what the host is told when one is made, and tells when it is renewed or revoked.
+//! Leases: the plugin sends a lease to the host when it creates one, and gets the lease back on renew and revoke.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use super::data::Map;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Secret {
-    /// How long the lease lasts from now on. Zero leaves it to the mount's default.
+    /// TTL of the lease from now on. Zero means the mount's default.
     pub ttl: Duration,
-    /// The longest life since issue. Zero leaves it to the mount's maximum.
+    /// Max TTL, counted from the issue time. Zero means the mount's maximum.
     pub max_ttl: Duration,
     /// Whether the lease can be renewed.
     pub renewable: bool,
-    /// What the caller of a renewal asked for; zero if nothing.
+    /// TTL that the caller of a renewal asks for. Zero means that the caller does not ask.
     pub increment: Duration,
     /// Id of the lease. Most hosts leave it empty in most calls.
     pub lease_id: String,
-    /// When the lease was issued. `None` on a lease that is just being made.
+    /// When the lease was issued. `None` on a new lease.
     pub issue_time: Option<Timestamp>,
-    /// What renew and revoke need to know; stored with the lease, never shown.
+    /// Data for renew and revoke. The host stores the data with the lease and never shows it.
     pub internal_data: Map,
 }
 
@@ -33,14 +33,14 @@ impl Secret {
         Self { ttl, max_ttl, renewable: true, increment, lease_id, issue_time: None, internal_data }
     }
 
-    /// Sets how long the lease lasts from now on.
+    /// Sets the TTL of the lease from now on.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// Sets the longest time since issue.
+    /// Sets the max TTL, counted from the issue time.
     #[must_use]
     pub fn max_ttl(mut self, max_ttl: Duration) -> Self {
         self.max_ttl = max_ttl;
@@ -54,21 +54,21 @@ impl Secret {
         self
     }
 
-    /// Sets what the caller of a renewal asks for.
+    /// Sets the TTL that the caller of a renewal asks for.
     #[must_use]
     pub fn increment(mut self, increment: Duration) -> Self {
         self.increment = increment;
         self
     }
 
-    /// Sets when the lease was issued. The host does this; tests do too.
+    /// Sets when the lease was issued. The host sets this, and tests do.
     #[must_use]
     pub fn issue_time(mut self, time: Timestamp) -> Self {
         self.issue_time = Some(time);
         self
     }
 
-    /// Sets what renew and revoke need to know.
+    /// Sets the data for renew and revoke.
     #[must_use]
     pub fn internal_data(mut self, data: Map) -> Self {
         self.internal_data = data;

@@ -1,4 +1,4 @@
-//! Plain data and traits that a backend is made of: requests, responses, errors, leases, storage, the host's facts.
+//! Plain data and traits for backends: requests, responses, errors, leases, storage, the host's facts.
 //!
 //! Architecture invariant: no gRPC, no TLS and no process in here, so a backend can be tested without any of them.
 

@@ -1,20 +1,20 @@
-//! What the host asks of a backend.
+//! Requests of the host to a backend.
 
 use std::collections::BTreeMap;
 
 use super::data::Map;
 use super::lease::Secret;
 
-/// An operation that a backend can be asked for.
+/// An operation that the host can ask of a backend.
 ///
-/// The host knows more of them than these and will know new ones; those never reach a backend, because the wire
-/// answers them with "unsupported operation" at once.
+/// The host has more operations, and may get new ones. They never reach a backend: the wire answers them with
+/// "unsupported operation".
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
 pub enum Operation {
-    /// A write to something that the existence check did not find.
+    /// A write to an object that the existence check did not find.
     Create,
-    /// A write to something that exists, or to a path without existence check.
+    /// A write to an object that exists, or to a path without existence check.
     Update,
     /// A partial write (RFC 7396 merge patch).
     Patch,
@@ -30,14 +30,14 @@ pub enum Operation {
     Help,
     /// The renewal of a lease.
     Renew,
-    /// The end of a lease.
+    /// The revocation of a lease.
     Revoke,
     /// The host's tick, about once a minute for each mount.
     Rollback,
 }
 
 impl Operation {
-    /// Returns the operation of this name on the wire, or `None` for one that backends are not asked for.
+    /// Returns the operation with this name on the wire, or `None` for an operation that backends do not support.
     pub fn parse(name: &str) -> Option<Self> {
         Some(match name {
             "create" => Self::Create,
@@ -72,26 +72,26 @@ impl Operation {
         }
     }
 
-    /// Whether a client looks at something without changing it, so that nothing at all means "not found".
+    /// Whether a client reads without changing anything. An empty answer then means "not found".
     pub fn is_read(self) -> bool {
         matches!(self, Self::Read | Self::List | Self::Scan | Self::Help)
     }
 
-    /// Whether the host's lease manager asks, rather than a client.
+    /// Whether the operation comes from the host's lease manager, not from a client.
     pub fn is_lease(self) -> bool {
         matches!(self, Self::Renew | Self::Revoke)
     }
 }
 
-/// Who asks. Every field is empty on operations that the host starts by itself.
+/// The caller of a request. All fields are empty if the host itself starts the operation.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Caller {
-    /// Name of the caller's token, such as `token` or `userpass-bob`. Not unique.
+    /// Name of the caller's Vault token, such as `token` or `userpass-bob`. Not unique.
     pub display_name: String,
-    /// Identity entity; empty for root tokens and plain tokens.
+    /// Identity entity. Empty for Vault's root tokens and for tokens without an entity.
     pub entity_id: String,
-    /// Accessor of the caller's token.
+    /// Accessor of the caller's Vault token.
     pub token_accessor: String,
     /// Address of the client.
     pub remote_address: String,
@@ -110,7 +110,7 @@ impl Caller {
         self
     }
 
-    /// Sets the accessor of the caller's token.
+    /// Sets the accessor of the caller's Vault token.
     #[must_use]
     pub fn token_accessor(mut self, accessor: impl Into<String>) -> Self {
         self.token_accessor = accessor.into();
@@ -129,28 +129,28 @@ impl Caller {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Request {
-    /// The host's id of the request; empty on operations that the host starts by itself.
+    /// The host's id of the request. Empty if the host itself starts the operation.
     pub id: String,
-    /// What is asked.
+    /// The operation.
     pub operation: Operation,
     /// Path relative to the mount, without leading slash. Empty for the root of the mount.
     pub path: String,
-    /// Body or query parameters. A request without any has an empty object.
+    /// Body or query parameters. Empty object if the request has none.
     pub data: Map,
     /// The lease, on renew and revoke.
     pub secret: Option<Secret>,
-    /// Who asks.
+    /// The caller.
     pub caller: Caller,
     /// Namespace and path of the mount, with trailing slash. May be empty.
     pub mount_point: String,
-    /// Request headers that the mount lets through.
+    /// Request headers that the mount passes to the plugin.
     pub headers: BTreeMap<String, Vec<String>>,
-    /// The host reads from a loaded snapshot and will refuse a lease after the handler ran (Vault only).
+    /// Whether the host reads from a loaded snapshot. The host then refuses a lease after the handler ran (Vault only).
     pub from_snapshot: bool,
 }
 
 impl Request {
-    /// Returns a request with nothing but an operation and a path.
+    /// Returns a request with only an operation and a path.
     pub fn new(operation: Operation, path: impl Into<String>) -> Self {
         Self {
             id: String::new(),

@@ -1,4 +1,4 @@
-//! What a backend answers.
+//! Responses of a backend.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use super::data::Map;
 use super::error::Error;
 use super::lease::Secret;
 
-/// The answer of a handler: a response, nothing (404 on a read or list, 204 on a write or delete), or an error.
+/// The result of a handler: a response, nothing (404 on a read or list, 204 on a write or delete), or an error.
 pub type Answer = Result<Option<Response>, Error>;
 
-/// The answer to a request that went well. It has no `Debug`, because `data` may hold secrets.
+/// The response to a successful request. It has no `Debug`, because `data` may hold secrets.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct Response {
@@ -19,11 +19,11 @@ pub struct Response {
     ///
     /// The host reads numbers as 64-bit floats: send integers above 2^53 as strings.
     pub data: Option<Map>,
-    /// The lease that the host shall make for this answer.
+    /// The lease that the host creates for this response.
     pub secret: Option<Secret>,
-    /// Remarks shown to the caller beside the data.
+    /// Warnings, shown to the caller with the data.
     pub warnings: Vec<String>,
-    /// Response headers; the client sees those that the mount lists in `allowed_response_headers`.
+    /// Response headers. The client sees only headers that the mount lists in `allowed_response_headers`.
     pub headers: BTreeMap<String, Vec<String>>,
 }
 
@@ -33,27 +33,27 @@ impl Response {
         Self { data: Some(data), ..Self::default() }
     }
 
-    /// Returns a listing. No keys at all is an empty response, which the host turns into a 404.
+    /// Returns a list. Without keys, the response is empty, and the host returns 404.
     pub fn list(keys: impl IntoIterator<Item = String>) -> Self {
         let keys: Vec<Value> = keys.into_iter().map(Value::String).collect();
         Self::listing(keys, None)
     }
 
-    /// Returns a listing with details (`key_info`) for each key.
+    /// Returns a list with details (`key_info`) for each key.
     pub fn list_with_info(entries: impl IntoIterator<Item = (String, Value)>) -> Self {
         let (keys, info): (Vec<Value>, Map) =
             entries.into_iter().map(|(key, info)| (Value::String(key.clone()), (key, info))).unzip();
         Self::listing(keys, Some(info))
     }
 
-    /// Adds a remark for the caller.
+    /// Adds a warning for the caller.
     #[must_use]
     pub fn warn(mut self, warning: impl Into<String>) -> Self {
         self.warnings.push(warning.into());
         self
     }
 
-    /// Adds remarks shown beside the data.
+    /// Adds warnings for the caller.
     #[must_use]
     pub fn warnings(mut self, warnings: impl IntoIterator<Item = String>) -> Self {
         self.warnings.extend(warnings);
@@ -67,7 +67,7 @@ impl Response {
         self
     }
 
-    /// Asks the host for a lease.
+    /// Asks the host to create a lease.
     #[must_use]
     pub fn lease(mut self, secret: Secret) -> Self {
         self.secret = Some(secret);
@@ -94,7 +94,7 @@ mod tests {
     fn a_list_has_keys_or_nothing() {
         let data = |response: Response| Value::Object(response.data.unwrap());
         assert_eq!(data(Response::list(["b".to_owned(), "a/".to_owned()])), json!({ "keys": ["b", "a/"] }));
-        // The host turns this into a 404, and an empty list too.
+        // The host returns 404 for this response, and for an empty list.
         assert_eq!(data(Response::list([])), json!({}));
         assert_eq!(data(Response::list_with_info([])), json!({}));
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The mount's own corner of the host's storage.
+//! The mount's part of the host's storage.
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub struct Entry {
     /// Key relative to the mount, without leading slash.
     pub key: String,
-    /// The value; encrypted by the host.
+    /// The value. The host encrypts the value.
     pub value: Vec<u8>,
     /// Asks for the additional encryption of the seal (Vault Enterprise).
     pub seal_wrap: bool,
@@ -31,7 +31,7 @@ impl Entry {
     /// Returns an entry with `value` as JSON.
     ///
     /// # Errors
-    /// When the value has no JSON form.
+    /// If the value has no JSON form.
     pub fn json<T: Serialize>(key: impl Into<String>, value: &T) -> Result<Self, StorageError> {
         let key = key.into();
         match serde_json::to_vec(value) {
@@ -43,7 +43,7 @@ impl Entry {
     /// Returns the value, read as JSON.
     ///
     /// # Errors
-    /// When the value is not the JSON of a `T`. The error names the key and the place, never the value.
+    /// If the value is not the JSON of a `T`. The error names the key and the place, and never contains the value.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, StorageError> {
         serde_json::from_slice(&self.value)
             .map_err(|error| StorageError::Encoding { key: self.key.clone(), reason: reason(&error) })
@@ -54,13 +54,13 @@ impl Entry {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StorageError {
-    /// This node may not write.
+    /// This node cannot write.
     #[error("cannot write to readonly storage")]
     ReadOnly,
-    /// A transaction met a concurrent change; the whole block may be tried again.
+    /// Another writer changed the same data during a transaction. The caller can retry the whole transaction.
     #[error("storage transaction conflict")]
     Conflict,
-    /// The host refused the call or could not be reached. The text is the host's.
+    /// The host refused the call or was unreachable. The text comes from the host.
     #[error("storage: {0}")]
     Failed(String),
     /// The stored value could not be read or written as JSON.
@@ -75,7 +75,7 @@ pub enum StorageError {
 
 /// Storage of one mount.
 ///
-/// Writers that read before they write must lock in the process: there is no compare-and-swap outside transactions.
+/// There is no compare-and-swap outside transactions. So a writer that reads first must hold a lock of the process.
 #[async_trait]
 pub trait Storage: Send + Sync + 'static {
     /// Returns the entry of this key, or `None`.
@@ -84,11 +84,11 @@ pub trait Storage: Send + Sync + 'static {
     /// Writes an entry.
     async fn put(&self, entry: Entry) -> Result<(), StorageError>;
 
-    /// Deletes an entry. One that is not there is no error.
+    /// Deletes an entry. A missing entry is not an error.
     async fn delete(&self, key: &str) -> Result<(), StorageError>;
 
-    /// Returns the immediate children of a prefix that is empty or ends in `/`; folders end in `/`. The order is not
-    /// specified.
+    /// Returns the immediate children of a prefix. The prefix is empty or ends in `/`. Folders end in `/`. The order is
+    /// not specified.
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError>;
 
     /// Returns up to `limit` (0 = all) immediate children that sort after `after`, in byte order.
@@ -102,22 +102,22 @@ pub trait Storage: Send + Sync + 'static {
         Ok(children)
     }
 
-    /// Starts a transaction, or returns `None` where the host has none.
+    /// Starts a transaction, or returns `None` if the host has no transactions.
     async fn begin(&self) -> Result<Option<Box<dyn Transaction>>, StorageError> {
         Ok(None)
     }
 }
 
-/// A storage transaction. One that is dropped without [`Transaction::commit`] is rolled back.
+/// A storage transaction. If it is dropped without [`Transaction::commit`], it is rolled back.
 #[async_trait]
 pub trait Transaction: Storage {
     /// Makes all writes visible at once.
     ///
     /// # Errors
-    /// [`StorageError::Conflict`] when another writer was faster; nothing was written then.
+    /// [`StorageError::Conflict`] if another writer was faster. Nothing was written then.
     async fn commit(self: Box<Self>) -> Result<(), StorageError>;
 
-    /// Drops all writes.
+    /// Discards all writes.
     async fn rollback(self: Box<Self>) -> Result<(), StorageError>;
 }
 
@@ -137,7 +137,7 @@ pub trait StorageExt: Storage {
 
 impl<S: Storage + ?Sized> StorageExt for S {}
 
-/// serde_json's own text may quote the value, and with it a secret; its category and place do not.
+/// Returns the error's category and place. serde_json's own text may quote the value, which may be a secret.
 fn reason(error: &serde_json::Error) -> String {
     format!("not the expected JSON ({:?} error at line {} column {})", error.classify(), error.line(), error.column())
 }
@@ -154,7 +154,7 @@ mod tests {
         assert!(!error.contains("hush"));
     }
 
-    /// Storage with the methods that have no default.
+    /// Storage that implements only the required methods.
     struct Plain;
 
     #[async_trait]

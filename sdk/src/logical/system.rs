@@ -1,4 +1,4 @@
-//! What the host knows about the mount, the node and the callers.
+//! The host's facts about the mount, the node and the callers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,12 +21,12 @@ impl ReplicationState {
     /// A standby that answers reads.
     pub const PERFORMANCE_STANDBY: Self = Self(16384);
 
-    /// Whether this node only serves reads and forwards everything else.
+    /// Whether this node only serves reads and forwards all other requests.
     pub fn is_standby(self) -> bool {
         self.0 & Self::PERFORMANCE_STANDBY.0 != 0
     }
 
-    /// Whether a mount on this node may write. Mounts that are local to a cluster may write on a secondary.
+    /// Whether a mount on this node can write. On a secondary, only mounts that are local to the cluster can write.
     pub fn is_writable(self, local_mount: bool) -> bool {
         self.0 & (Self::DR_SECONDARY.0 | Self::PERFORMANCE_STANDBY.0) == 0
             && (local_mount || self.0 & Self::PERFORMANCE_SECONDARY.0 == 0)
@@ -43,19 +43,19 @@ pub struct Entity {
     pub name: String,
     /// Whether the entity is disabled.
     pub disabled: bool,
-    /// The operator's own key=value pairs.
+    /// Key=value pairs that the operator set.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Facts of the host. Every call is a round trip and fails while the plugin is only being registered.
+/// Facts of the host. Every call is a round trip. During registration, every call fails.
 ///
-/// The default methods answer as a host without the feature would. They keep stand-ins of tests short.
+/// The default methods answer as a host without the feature would. They keep the stand-ins of tests short.
 #[async_trait]
 pub trait SystemView: Send + Sync + 'static {
-    /// Returns the ttl that leases of this mount get when none is asked for.
+    /// Returns the TTL of this mount's leases if the plugin asks for none.
     async fn default_lease_ttl(&self) -> Result<Duration, Error>;
 
-    /// Returns the longest ttl that leases of this mount may have.
+    /// Returns the max TTL of this mount's leases.
     async fn max_lease_ttl(&self) -> Result<Duration, Error>;
 
     /// Returns the replication state of this node.
@@ -71,7 +71,7 @@ pub trait SystemView: Send + Sync + 'static {
         Ok(false)
     }
 
-    /// Whether the operator turned caches off.
+    /// Whether the operator disabled caches.
     async fn caching_disabled(&self) -> Result<bool, Error> {
         Ok(false)
     }
@@ -89,18 +89,18 @@ pub trait SystemView: Send + Sync + 'static {
         Ok(String::new())
     }
 
-    /// Returns a password made by the password policy of this name.
+    /// Returns a password that the password policy of this name generates.
     ///
     /// # Errors
-    /// When the host has no such policy.
+    /// If the host has no such policy.
     async fn generate_password(&self, policy: &str) -> Result<String, Error> {
         Err(Error::internal(format!("no password policy {policy:?}")))
     }
 
-    /// Whether this node may write to this mount's storage.
+    /// Whether this node can write to this mount's storage.
     async fn is_writable(&self) -> Result<bool, Error> {
         let state = self.replication_state().await?;
-        // The second question only matters on a secondary; elsewhere it is saved.
+        // Only a secondary needs the second round trip.
         Ok(state.is_writable(false) || (state.is_writable(true) && self.local_mount().await?))
     }
 }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn who_may_write_follows_from_the_state() {
-        // State, whether it may write, whether a local mount may, whether it is a standby.
+        // Columns: state, writable, writable for a local mount, standby.
         let cases = [
             (0, true, true, false),
             (12288, true, true, false),

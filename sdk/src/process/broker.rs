@@ -1,7 +1,8 @@
-//! The way back: connections from the plugin to services of the host, one for each mount (go-plugin's GRPCBroker).
+//! Connections from the plugin to services of the host, one for each mount (go-plugin's GRPCBroker).
 //!
-//! The host either opens a socket for each and tells its path ([`Route::Socket`]), or, where all connections share the
-//! plugin's own socket, is asked for each by a knock ([`Route::Knock`]).
+//! There are two ways. Either the host opens a socket for each connection and announces its path ([`Route::Socket`]).
+//! Or all connections share the plugin's own socket, and the plugin asks for each connection by a knock
+//! ([`Route::Knock`]).
 
 use std::collections::HashMap;
 use std::io;
@@ -22,7 +23,7 @@ use super::mtls::NAME;
 use super::socket::Socket;
 use crate::pb::plugin::{ConnInfo, conn_info::Knock};
 
-/// How long the host may take to tell where it serves (go-plugin grpc_broker.go).
+/// How long the host may take to announce a connection (go-plugin grpc_broker.go).
 const WAIT: Duration = Duration::from_secs(5);
 
 /// A byte stream to the host, before TLS.
@@ -30,45 +31,47 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Where the host serves what a mount needs.
+/// The way to the host's services for one mount.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Route {
-    /// On a socket of its own.
+    /// A separate socket of the host.
     Socket(PathBuf),
-    /// On the shared socket, after a knock for this id.
+    /// The shared socket, after a knock for this id.
     Knock(u32),
 }
 
-/// Asks the owner of the shared socket for a new stream.
+/// A request to the owner of the shared socket for a new stream.
 pub(super) type Open = oneshot::Sender<Box<dyn Io>>;
 
 /// The plugin's half of the broker.
 pub(crate) struct Broker {
     connector: TlsConnector,
-    /// What the host has told and nobody has asked for yet. It races both ways with the request that needs it.
+    /// Announcements of the host that no mount has used yet. An announcement can arrive before or after the request
+    /// that needs it.
     told: Mutex<HashMap<u32, ConnInfo>>,
     news: Notify,
-    /// What the plugin says to the host.
+    /// Messages of the plugin to the host.
     say: mpsc::Sender<ConnInfo>,
-    /// New streams of the shared socket. The lock is held for a whole knock: the host expects one at a time.
+    /// New streams of the shared socket. The lock is held for a whole knock, because the host expects one knock at a
+    /// time.
     shared: Option<tokio::sync::Mutex<mpsc::Sender<Open>>>,
 }
 
 impl Broker {
-    /// Returns the broker, and what it says to the host. `shared` is given where all connections share one socket.
+    /// Returns the broker, and the messages for the host. `shared` is set if all connections share one socket.
     pub(super) fn new(connector: TlsConnector, shared: Option<mpsc::Sender<Open>>) -> (Self, mpsc::Receiver<ConnInfo>) {
         let (say, said) = mpsc::channel(16);
         let shared = shared.map(tokio::sync::Mutex::new);
         (Self { connector, told: Mutex::default(), news: Notify::new(), say, shared }, said)
     }
 
-    /// Takes note of what the host says.
+    /// Stores an announcement of the host.
     pub(super) fn hear(&self, info: ConnInfo) {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(info.service_id, info);
         self.news.notify_waiters();
     }
 
-    /// Finds out where the host serves the id, waiting up to 5 seconds for the host to say so.
+    /// Returns the way to the service with this id. Waits up to 5 seconds for the host's announcement.
     pub(crate) async fn route(&self, id: u32) -> io::Result<Route> {
         if self.shared.is_some() {
             return Ok(Route::Knock(id));
@@ -80,12 +83,12 @@ impl Broker {
         Ok(Route::Socket(info.address.into()))
     }
 
-    /// Connects to the host. It can be done again for the same route, when a connection was lost.
+    /// Connects to the host. If a connection is lost, the caller can connect again with the same route.
     pub(crate) async fn connect(&self, route: &Route) -> io::Result<Box<dyn Io>> {
         match (route, &self.shared) {
             (Route::Socket(path), _) => self.tls(Box::new(Socket::new(UnixStream::connect(path).await?)?)).await,
             (Route::Knock(id), Some(shared)) => {
-                // The host hears of a stream with its first bytes, so TLS belongs to the turn.
+                // The host sees a stream only at its first bytes. So the lock is held until TLS has sent them.
                 let turn = shared.lock().await;
                 self.tls(self.knock(*id, &turn).await?).await
             }
@@ -102,7 +105,7 @@ impl Broker {
 
     async fn knock(&self, id: u32, open: &mpsc::Sender<Open>) -> io::Result<Box<dyn Io>> {
         let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        // An answer that came too late for an earlier knock must not count for this one.
+        // Discards a late answer to an earlier knock.
         self.take(id);
         let knock = Knock { knock: true, ..Knock::default() };
         let info = ConnInfo { service_id: id, knock: Some(knock), ..ConnInfo::default() };
@@ -121,7 +124,7 @@ impl Broker {
         let told = async {
             loop {
                 let mut news = pin!(self.news.notified());
-                // From here on no news is missed, even what comes before the await.
+                // From here on, no announcement is missed, not even before the await.
                 news.as_mut().enable();
                 if let Some(info) = self.take(id) {
                     return info;
@@ -130,7 +133,8 @@ impl Broker {
             }
         };
         timeout(WAIT, told).await.map_err(|_| {
-            // If the host cannot create its own socket, only its log says so (go-plugin grpc_broker.go, AcceptAndServe).
+            // If the host cannot create its own socket, only the host's log says so (go-plugin grpc_broker.go,
+            // AcceptAndServe).
             let advice = "see its log for \"acceptAndServe error\": it may have a TMPDIR that it cannot write to";
             let text = format!("the host did not say where it serves connection {id}; {advice}");
             io::Error::new(io::ErrorKind::TimedOut, text)

@@ -1,4 +1,4 @@
-//! The services that the host steers the process with, and the reasons to end it.
+//! The services with which the host controls the process, and the reasons to stop the process.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,46 +18,46 @@ use crate::pb::plugin::grpc_controller_server::GrpcController;
 use crate::pb::plugin::grpc_stdio_server::GrpcStdio;
 use crate::pb::plugin::{ConnInfo, Empty, StdioData};
 
-/// Why the process ends.
+/// The reason why the process stops.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Stop {
-    /// The host asked for it.
+    /// The host asked the plugin to stop.
     Shutdown,
-    /// The host closed the broker stream, which it never opens again. An orderly stop begins like that too.
+    /// The host closed the broker stream, which it never reopens. An orderly stop starts with this, too.
     HostGone,
-    /// The process was told to terminate.
+    /// The process received SIGTERM.
     Terminated,
-    /// Nobody is connected. A host that gives up between its connection and the broker stream says nothing else.
+    /// The host is not connected. If it gives up before the broker stream, there is no other sign.
     Unused,
 }
 
-/// How often the parent is looked at.
+/// How often the process checks its parent.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How long the host may be without a connection.
 const UNUSED: Duration = Duration::from_secs(60);
 
-/// How long the host may take for an orderly stop that it began, or that began together with ours.
+/// How long the host may take for an orderly stop that is already in progress.
 const GRACE: Duration = Duration::from_secs(1);
 const TERMINATION_GRACE: Duration = Duration::from_secs(3);
 
-/// How long the answer to `Shutdown` may take to reach the host, which kills after 2 seconds.
+/// How long the answer to `Shutdown` may take to reach the host. The host kills the process after 2 seconds.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// How long unfinished work may take after that.
+/// How long unfinished work may take after the answer to `Shutdown`.
 const WORK: Duration = Duration::from_secs(1);
 
-/// What the rest of the process knows about its end.
+/// The stop signal and its inputs, shared by the tasks of the process.
 #[derive(Clone)]
 pub(super) struct Control {
     stop: SyncSender<Stop>,
     /// Open connections of the host.
     connections: Arc<AtomicUsize>,
-    /// Returns how much unfinished work there is.
+    /// Returns the number of unfinished tasks.
     unfinished: fn() -> usize,
 }
 
-/// One connection of the host, for as long as this lives.
+/// Counts one connection of the host until it is dropped.
 pub(super) struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
@@ -67,13 +67,13 @@ impl Drop for Counted {
 }
 
 impl Control {
-    /// Returns the control, and what is said to it.
+    /// Returns the control, and the receiver of stop reasons.
     pub(super) fn new(unfinished: fn() -> usize) -> (Self, Receiver<Stop>) {
         let (stop, stops) = sync_channel(8);
         (Self { stop, connections: Arc::default(), unfinished }, stops)
     }
 
-    /// Asks the process to end. Only the first reasons are heard.
+    /// Asks the process to stop. If the queue of reasons is full, further reasons are ignored.
     pub(super) fn stop(&self, reason: Stop) {
         let _ = self.stop.try_send(reason);
     }
@@ -88,7 +88,7 @@ impl Control {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Waits for a reason to end. It runs on a thread of its own, so that no request can keep it from doing so.
+    /// Waits for a reason to stop. This runs on its own thread, so that no request can block it.
     pub(super) fn wait(&self, stops: &Receiver<Stop>) -> Stop {
         self.wait_unless(stops, TICK, UNUSED)
     }
@@ -102,7 +102,7 @@ impl Control {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Stop::HostGone,
             }
-            // A host that was killed leaves its children to another parent.
+            // If the host was killed, this process has a new parent.
             if rustix::process::getppid() != parent {
                 return Stop::HostGone;
             }
@@ -114,7 +114,7 @@ impl Control {
         }
     }
 
-    /// Gives the host the time to finish what it began.
+    /// Gives the host time to finish its orderly stop.
     fn settle(&self, first: Stop, stops: &Receiver<Stop>) -> Stop {
         let mut reason = first;
         if let Some(grace) = match first {
@@ -156,8 +156,8 @@ impl GrpcController for Controller {
     }
 }
 
-/// `plugin.GRPCStdio`. What a plugin writes does not go this way, but a stream that ends would let the host's idle
-/// connection be closed.
+/// `plugin.GRPCStdio`. The plugin sends no output this way. But if the stream ended, the host's idle connection could
+/// be closed.
 pub(super) struct Stdio;
 
 #[tonic::async_trait]
@@ -173,7 +173,7 @@ impl GrpcStdio for Stdio {
 pub(super) struct BrokerStream {
     pub(super) broker: Arc<Broker>,
     pub(super) control: Control,
-    /// What the broker says to the host; taken by the host's one stream.
+    /// Messages of the broker to the host. The host's only stream takes them.
     pub(super) said: Mutex<Option<mpsc::Receiver<ConnInfo>>>,
 }
 
@@ -189,7 +189,7 @@ impl GrpcBroker for BrokerStream {
         let said = said.ok_or_else(|| Status::already_exists("the broker stream is open already"))?;
         let (broker, control) = (self.broker.clone(), self.control.clone());
         let mut heard = request.into_inner();
-        // The answer must not wait for the first message, nor end with the last one.
+        // The reply must not wait for the first message, and must not end with the last message.
         tokio::spawn(async move {
             while let Ok(Some(info)) = heard.message().await {
                 broker.hear(info);

@@ -1,8 +1,8 @@
-//! Gathers what is written to a connection, so that one system call and one TLS record carry it.
+//! Collects writes to a connection, so that one system call and one TLS record carry many writes.
 //!
-//! HTTP/2 flushes after each burst of frames. The host answers each message with a ping, whose acknowledgement would leave
-//! by itself, just before the answer to the request that came with the ping: twice the system calls, twice the records,
-//! and twice the times that the host wakes up to read.
+//! HTTP/2 flushes after each burst of frames. The host follows each message with a ping. Without this module, the
+//! ping's acknowledgement leaves just before the answer to the request that came with the ping. That doubles the system
+//! calls, the records and the host's wake-ups.
 
 use std::io;
 use std::pin::Pin;
@@ -10,13 +10,13 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is gathered at most. More than that is worth a system call of its own.
+/// Upper limit of the buffer. More data is worth a separate system call.
 const LIMIT: usize = 16 * 1024;
 
-/// A stream whose first flush of a burst waits until everything has run that was ready to.
+/// A stream that delays the first flush of a burst until all ready tasks have run.
 pub(super) struct Cork<S> {
     stream: S,
-    /// What is not written yet begins at `written`.
+    /// The buffer. Bytes before `written` are already written.
     gathered: Vec<u8>,
     written: usize,
     /// Whether the flush of this burst has waited.
@@ -28,7 +28,7 @@ impl<S: AsyncWrite + Unpin> Cork<S> {
         Self { stream, gathered: Vec::new(), written: 0, waited: false }
     }
 
-    /// Writes what is gathered.
+    /// Writes the buffer.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.gathered.len() {
             let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered[self.written..]))?;
@@ -58,7 +58,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Cork<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.gathered.is_empty() && !self.waited {
             self.waited = true;
-            // Puts the task behind those that are ready, among them the handler of a request that was just read.
+            // Queues this task behind the ready tasks, such as the handler of a request that was just read.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts the writes that reach it.
+    /// Counts the writes.
     struct Counting<S>(S, &'static AtomicUsize);
 
     impl<S: AsyncWrite + Unpin> AsyncWrite for Counting<S> {

@@ -1,16 +1,16 @@
-//! The environment that the host starts the plugin with.
+//! The environment with which the host starts the plugin.
 //!
-//! Architecture invariant: the only reader of the process environment. It may hold tokens and keys of the host, so only
-//! the variables named here are ever looked at, and none is logged.
+//! Architecture invariant: only this module reads the process environment. The environment may hold tokens and keys of
+//! the host. So this module reads only the variables named here, and logs none.
 
 use std::path::PathBuf;
 
-/// What the host says at start.
+/// The host's settings at start.
 #[derive(Default)]
 pub(super) struct Environment {
-    /// Whether the magic cookie is right: a host that wants a plugin of this kind started the process.
+    /// Whether the magic cookie is correct. The cookie shows that a host for this kind of plugin started the process.
     pub(super) cookie: bool,
-    /// Plugin API versions that the host takes; empty if it does not say.
+    /// Plugin API versions that the host accepts. Empty if the host names none.
     pub(super) versions: Vec<u32>,
     /// The host's one-time certificate (PEM).
     pub(super) client_cert: Option<String>,
@@ -22,16 +22,16 @@ pub(super) struct Environment {
     pub(super) socket_group: Option<String>,
     /// Whether one socket carries all connections.
     pub(super) mux: Mux,
-    /// Whether memory shall be kept out of swap.
+    /// Whether to keep memory out of swap.
     pub(super) lock_memory: bool,
-    /// Level of the log, as it was written.
+    /// Log level, as written.
     pub(super) log_level: Option<String>,
 }
 
-/// What the host says about one socket for all connections (`PLUGIN_MULTIPLEX_GRPC`).
+/// The host's setting for one shared socket (`PLUGIN_MULTIPLEX_GRPC`).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum Mux {
-    /// Nothing. An old host reads an answer to this as part of the certificate.
+    /// Not set. The host may be old, and would read an answer to this setting as part of the certificate.
     #[default]
     Unasked,
     /// Each connection has its own socket.
@@ -41,7 +41,7 @@ pub(super) enum Mux {
 }
 
 impl Environment {
-    /// Reads the environment. `log_level_variable` is the engine's own and goes before the host's.
+    /// Reads the environment. `log_level_variable` is the engine's own variable and takes precedence over the host's.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub(super) fn read(log_level_variable: Option<&str>) -> Self {
         Self::from_lookup(log_level_variable, |name| {
@@ -76,14 +76,14 @@ impl Environment {
     }
 }
 
-/// Returns the proxy variables that are set, with their values as they are. The values may hold passwords.
+/// Returns the proxy variables that are set, with unchanged values. The values may hold passwords.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 pub fn proxy_variables() -> Vec<(&'static str, String)> {
     let read = |name| Some((name, std::env::var_os(name)?.to_string_lossy().into_owned()));
     PROXY_VARIABLES.into_iter().filter_map(read).collect()
 }
 
-/// The spellings of Go's `strconv.ParseBool`.
+/// Accepts the spellings of Go's `strconv.ParseBool`.
 fn is_true(value: &str) -> bool {
     matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }

@@ -1,4 +1,4 @@
-//! What is agreed on before the first connection: the plugin API version, and the one line on stdout.
+//! The agreement before the first connection: the plugin API version, and one line on stdout.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,10 +9,10 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::env::Environment;
 
-/// The plugin API version that is spoken here. Older ones have no automatic TLS, so they are refused.
+/// The supported plugin API version. Older versions have no automatic TLS, so the plugin refuses them.
 pub(super) const VERSION: u32 = 5;
 
-/// Why a start was refused.
+/// The reason why the plugin refuses to start.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("the host speaks plugin API versions {0:?} only, this plugin speaks version 5")]
@@ -21,30 +21,31 @@ pub(super) enum Refusal {
     NoTls,
 }
 
-/// Returns the host's certificate (PEM) if the two sides agree.
+/// Returns the host's certificate (PEM) if both sides agree.
 pub(super) fn negotiate(environment: &Environment) -> Result<&str, Refusal> {
-    // A host that names no version takes the plugin's lowest (go-plugin server.go, protocolVersion).
+    // If the host names no version, it uses the plugin's lowest version (go-plugin server.go, protocolVersion).
     if !environment.versions.is_empty() && !environment.versions.contains(&VERSION) {
         return Err(Refusal::Version(environment.versions.clone()));
     }
     environment.client_cert.as_deref().ok_or(Refusal::NoTls)
 }
 
-/// Returns the handshake line. `mux` is only told to hosts that asked: older ones read it as part of the certificate.
+/// Returns the handshake line. `mux` is only for hosts that ask: older hosts read it as part of the certificate.
 pub(super) fn line(socket: &str, certificate: &[u8], mux: Option<bool>) -> String {
     let certificate = STANDARD_NO_PAD.encode(certificate);
     let mux = mux.map(|mux| format!("|{mux}")).unwrap_or_default();
     format!("1|{VERSION}|unix|{socket}|grpc|{certificate}{mux}\n")
 }
 
-/// Writes the handshake line and gives stdout up: the host stops reading it at some point, and a full pipe blocks.
+/// Writes the handshake line, then redirects stdout to a sink. The host later stops reading, and a full pipe blocks.
 pub(super) fn send(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(line.as_bytes())?;
     stdout.flush()?;
     let sink: OwnedFd = match File::options().write(true).open("/dev/null") {
         Ok(null) => null.into(),
-        // An empty root file system has no devices. A write to a pipe without a reader fails, and does not block either.
+        // An empty root file system has no `/dev/null`. A write to a pipe without a reader fails, so it does not block
+        // either.
         Err(_) => io::pipe()?.1.into(),
     };
     Ok(rustix::stdio::dup2_stdout(sink)?)

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::env::Environment;
 
-/// The file of the socket, and the directory that was made for it. Dropping this removes both.
+/// The file of the socket, and the directory created for it. Dropping this removes both.
 pub(super) struct SocketFile {
     path: PathBuf,
     directory: Option<PathBuf>,
@@ -25,7 +25,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Whatever is left is only a name; the process is about to end.
+        // Errors are ignored: only a file name would stay, and the process is about to end.
         let _ = fs::remove_file(&self.path);
         if let Some(directory) = &self.directory {
             let _ = fs::remove_dir(directory);
@@ -33,13 +33,14 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens on a fresh socket.
+/// Listens on a new socket.
 ///
-/// A directory given by the host gets the socket itself, because hosts of containers see the last part of the path only
-/// (plugincontainer, `PluginToHost`). Elsewhere the socket gets a directory that no other user can look into.
+/// A directory given by the host contains the socket directly, because hosts of containers see only the last part of
+/// the path (plugincontainer, `PluginToHost`). Otherwise the socket gets a new directory that no other user can open.
 ///
 /// # Errors
-/// Names the directory and its variable, because the operator sets the variable in the environment of the host.
+/// The error names the directory and its variable, because the operator sets the variable in the environment of the
+/// host.
 pub(super) fn bind(environment: &Environment) -> io::Result<(UnixListener, SocketFile)> {
     let gid = environment.socket_group.as_deref().map(group_id).transpose()?;
     let (purpose, named) = match &environment.socket_dir {
@@ -55,12 +56,12 @@ pub(super) fn bind(environment: &Environment) -> io::Result<(UnixListener, Socke
     bound.map_err(|error| io::Error::new(error.kind(), format!("no socket can be made in {directory:?}: {error}")))
 }
 
-/// The purpose of the directory that gets the socket.
+/// The purpose of the directory that contains the socket.
 #[derive(Clone, Copy)]
 enum Purpose {
-    /// The host named the directory for sockets only.
+    /// The host gave the directory only for sockets.
     Sockets,
-    /// The directory holds temporary files of all users.
+    /// All users keep temporary files in the directory.
     Temporary,
 }
 
@@ -75,7 +76,7 @@ fn advise(error: &io::Error, purpose: Purpose) -> io::Error {
     io::Error::new(error.kind(), format!("{error}; set {variable} {advice} {longest} bytes"))
 }
 
-/// How many bytes the path of a socket can have (unix(7)), without the zero byte at its end.
+/// Longest path of a socket in bytes (unix(7)), without the zero byte at the end.
 const SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 fn bind_in(parent: &Path, purpose: Purpose, gid: Option<u32>) -> io::Result<(UnixListener, SocketFile)> {
@@ -103,7 +104,7 @@ fn bind_in(parent: &Path, purpose: Purpose, gid: Option<u32>) -> io::Result<(Uni
     Ok((listener, socket))
 }
 
-/// Returns the id of a group given by number or by name.
+/// Returns the id of a group, given by number or by name.
 fn group_id(group: &str) -> io::Result<u32> {
     if let Ok(gid) = group.parse() {
         return Ok(gid);

@@ -1,6 +1,6 @@
-//! What the binary says to somebody who starts it by hand.
+//! Output for a person who starts the binary by hand.
 //!
-//! Architecture invariant: only reached without the host's cookie. A host may pass any argument, these too.
+//! Architecture invariant: runs only without the host's cookie. A host may pass any argument, including these flags.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -14,13 +14,13 @@ use sha2::{Digest, Sha256};
 use super::handshake;
 use crate::plugin::Plugin;
 
-/// Answers the flags, with one dash or two; anything else gets the explanation and a failure.
+/// Answers a flag with one dash or two. For other arguments, prints an explanation and returns failure.
 ///
-/// Hosts that take the plugin for one of another kind start it without their cookie too: nothing slow may be done for
-/// them, and nothing may go to stdout (`vault/sdk` `database/dbplugin`).
+/// A host for another kind of plugin also starts the binary without our cookie. So this function must be fast and must
+/// not write to stdout unless a flag asks for it (`vault/sdk` `database/dbplugin`).
 pub(super) fn answer(plugin: &Plugin, arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let mut flags = arguments.filter_map(|argument| Flag::parse(argument.to_str()?));
-    // Errors of writing are ignored: there is nobody else to tell.
+    // Ignores write errors: there is nobody to report them to.
     let _ = match flags.next() {
         Some(Flag::Version) => io::stdout().write_all(version(plugin).as_bytes()),
         Some(Flag::Help) => {
@@ -66,7 +66,7 @@ It is not meant to be run by hand: the server starts it. To see how to register 
     )
 }
 
-/// The commands are for the binary as it lies there. Without its digest they have the command that makes it.
+/// Returns the usage. The commands register this binary. Without its digest, they compute the digest.
 fn help(plugin: &Plugin, binary: &Path, sha256: Option<&str>) -> String {
     let Plugin { name, version, description, .. } = plugin;
     let first = plugin.log_level_variable.map(|name| format!("{name}, then from ")).unwrap_or_default();
@@ -108,7 +108,7 @@ Arguments that the server passes (\"-args\" at registration) are accepted and ig
     )
 }
 
-/// Returns a word that a shell reads as this text.
+/// Quotes a text for a shell.
 fn quoted(text: &str) -> String {
     let plain = |character: char| character.is_ascii_alphanumeric() || "/._-+=:@%,".contains(character);
     if !text.is_empty() && text.chars().all(plain) {
@@ -122,7 +122,7 @@ fn sha256(file: &Path) -> io::Result<String> {
     io::copy(&mut File::open(file)?, &mut hash)?;
     let mut text = String::new();
     for byte in hash.finalize() {
-        // A String takes everything.
+        // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
     Ok(text)

@@ -1,6 +1,6 @@
 //! Keeps the secrets of the process out of core dumps, and out of swap if the host asks for it.
 //!
-//! A failure is no reason not to start, so it is only logged.
+//! A failure must not prevent the start, so it is only logged.
 
 use rustix::process::Resource;
 
@@ -13,7 +13,7 @@ pub(super) fn protect(lock: bool) {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "core dumps could not be turned off");
     }
-    // With a limit, locking all future memory would make allocations fail some day.
+    // If the amount of locked memory is limited, locking future memory would make allocations fail later.
     let unlimited = geteuid().is_root() || getrlimit(Resource::Memlock).current.is_none();
     let future = if unlimited { MlockAllFlags::FUTURE } else { MlockAllFlags::empty() };
     if lock && let Err(error) = mlockall(MlockAllFlags::CURRENT | future) {
@@ -21,7 +21,7 @@ pub(super) fn protect(lock: bool) {
     }
 }
 
-/// Protects the memory of this process. Systems other than Linux are for development: they lock nothing.
+/// Protects the memory of this process. Systems other than Linux are only for development, so they lock nothing.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn protect(lock: bool) {
     use rustix::process::{Rlimit, setrlimit};

@@ -1,6 +1,6 @@
-//! The process: a child of the host that says where it listens, serves, and ends with its host.
+//! The process: a child of the host. It announces its socket, serves, and ends with its host.
 //!
-//! Architecture invariant: nothing in here knows what the plugin is for; the services come from outside.
+//! Architecture invariant: nothing in here knows the plugin's purpose. The caller provides the services.
 
 mod broker;
 mod control;
@@ -34,10 +34,10 @@ use super::pb::plugin::grpc_stdio_server::GrpcStdioServer;
 use super::plugin::Plugin;
 use super::tasks;
 
-/// Why the process did not come up.
+/// The reason why the process did not start.
 type StartError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs the plugin until its host has no more use for it. `services` are the plugin's own.
+/// Runs the plugin until its host stops it. `services` are the plugin's own services.
 pub(super) fn run(plugin: &Plugin, services: impl FnOnce(Arc<Broker>) -> Routes) -> ExitCode {
     let environment = Environment::read(plugin.log_level_variable);
     if !environment.cookie {
@@ -93,16 +93,17 @@ fn start(environment: &Environment, services: impl FnOnce(Arc<Broker>) -> Routes
     Ok(reason)
 }
 
-/// Whether all connections can share one socket. Without the feature, the host gets `false` and says so to its operator.
+/// Whether all connections can share one socket. Without the feature, the host gets `false` and tells its operator.
 const CAN_MUX: bool = cfg!(feature = "mux");
 
-/// Returns the answer to a host that mentions the shared socket. An old host reads an answer as part of the certificate.
+/// Returns the answer to a host that mentions the shared socket. A host that does not mention it may be old, and would
+/// read an answer as part of the certificate.
 fn mux_answer(asked: Mux) -> Option<bool> {
     (asked != Mux::Unasked).then_some(CAN_MUX)
 }
 
-/// One is enough for a plugin that mostly waits. More of them wake each other for every request, which costs a fifth of
-/// the processor's time; what blocks goes to `spawn_blocking`.
+/// One worker is enough, because the plugin mostly waits. More workers wake each other for every request, which costs a
+/// fifth of the processor time. Blocking work runs in `spawn_blocking`.
 const WORKERS: usize = 1;
 
 #[cfg(test)]
@@ -116,7 +117,7 @@ pub(crate) mod tests {
         assert_eq!(mux_answer(Mux::Off), Some(cfg!(feature = "mux")));
     }
 
-    /// Returns a broker whose host says nothing.
+    /// Returns a broker whose host announces nothing.
     pub(crate) fn broker() -> Arc<Broker> {
         Arc::new(Broker::new(mtls::tests::plugin().connector, None).0)
     }

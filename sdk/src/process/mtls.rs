@@ -1,7 +1,8 @@
-//! Mutual TLS with certificates that live as long as the process (go-plugin's AutoMTLS).
+//! Mutual TLS with certificates that are valid as long as the process runs (go-plugin's AutoMTLS).
 //!
-//! Each side knows the other's certificate beforehand, so trust means "exactly this certificate, and the peer has its
-//! key". Building chains would add nothing, and would fail: the host's certificate is a CA that signs itself, on P-521.
+//! Each side knows the other's certificate beforehand. So trust means: the peer shows exactly this certificate and
+//! proves that it has the key. Building chains would add nothing. It would also fail, because the host's certificate is
+//! a self-signed CA on P-521.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use rustls::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// Why mutual TLS could not be set up.
+/// The reason why mutual TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("PLUGIN_CLIENT_CERT must hold exactly one PEM certificate")]
@@ -39,7 +40,7 @@ pub(super) struct Mtls {
 }
 
 impl Mtls {
-    /// Makes a key that never leaves the process, and pins the host's certificate.
+    /// Creates a key that never leaves the process, and pins the host's certificate.
     pub(super) fn new(client_cert: &str) -> Result<Self, Error> {
         let pinned = Arc::new(Pinned::new(client_cert)?);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -60,7 +61,7 @@ impl Mtls {
         // grpc-go refuses a peer that does not choose a protocol.
         server.alpn_protocols = vec![b"h2".to_vec()];
         client.alpn_protocols = vec![b"h2".to_vec()];
-        // Each connection lasts as long as its mount; there is nothing to resume.
+        // Each connection lasts as long as its mount, so there are no sessions to resume.
         server.send_tls13_tickets = 0;
         Ok(Self {
             certificate,
@@ -73,7 +74,7 @@ impl Mtls {
 /// The name in both certificates.
 pub(super) const NAME: &str = "localhost";
 
-/// Accepts exactly one certificate, from a peer that proves to have its key.
+/// Accepts exactly one certificate, from a peer that proves possession of its key.
 #[derive(Debug)]
 struct Pinned {
     certificate: CertificateDer<'static>,
@@ -100,7 +101,8 @@ impl Pinned {
         }
     }
 
-    /// The certificate is no secret, it stands in the environment; only the signature tells who the peer is.
+    /// Checks the signature. The certificate is in the environment and thus public. Only the signature proves the
+    /// peer's identity.
     fn proven(
         &self,
         message: &[u8],
@@ -206,7 +208,7 @@ pub(super) mod tests {
         key: KeyPair,
     }
 
-    /// Returns the TLS of a plugin whose host is of no matter.
+    /// Returns the TLS of a plugin, for tests in which the host does not matter.
     pub(in super::super) fn plugin() -> Mtls {
         Mtls::new(&host().pem).unwrap()
     }
@@ -219,7 +221,7 @@ pub(super) mod tests {
         Host { pem: pem("CERTIFICATE", certificate.der()), der: certificate.der().clone(), key }
     }
 
-    /// Returns the TLS of a plugin, and of its host for connections from the plugin.
+    /// Returns the TLS of a plugin, and the TLS of its host for connections from the plugin.
     pub(in super::super) fn pair() -> (Mtls, TlsAcceptor) {
         let host = host();
         let plugin = Mtls::new(&host.pem).unwrap();
@@ -227,7 +229,7 @@ pub(super) mod tests {
         (plugin, acceptor)
     }
 
-    /// The host's end of a connection that the plugin makes.
+    /// The host's side of a connection that the plugin opens.
     fn acceptor(plugin: &Mtls, shown: &Host) -> TlsAcceptor {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let expected = Pinned { certificate: plugin.certificate.clone(), provider: provider.clone() };
@@ -247,7 +249,7 @@ pub(super) mod tests {
         format!("-----BEGIN {kind}-----\n{base64}\n-----END {kind}-----\n")
     }
 
-    /// The host's end of a connection that shows `certificate` and signs with `key`.
+    /// The host's side of a connection that shows `certificate` and signs with `key`.
     fn connector(plugin: &Mtls, shown: Option<(&CertificateDer<'static>, &KeyPair)>) -> TlsConnector {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(plugin.certificate.clone()).unwrap();
@@ -261,7 +263,7 @@ pub(super) mod tests {
             Some((certificate, key)) => {
                 let key = PrivatePkcs8KeyDer::from(key.serialize_der());
                 let key = provider.key_provider.load_private_key(key.into()).unwrap();
-                // Unlike with_client_auth_cert this does not check that certificate and key belong together.
+                // Unlike `with_client_auth_cert`, this does not check that the certificate and the key match.
                 let certified = rustls::sign::CertifiedKey::new(vec![certificate.clone()], key);
                 builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)))
             }
@@ -270,7 +272,7 @@ pub(super) mod tests {
         TlsConnector::from(Arc::new(config))
     }
 
-    /// Whether the plugin accepts the connection. A client of TLS 1.3 hears of a refusal at its first read only.
+    /// Whether the plugin accepts the connection. With TLS 1.3, a client learns of a refusal only at its first read.
     async fn accepted(plugin: &Mtls, connector: TlsConnector) -> bool {
         let (near, far) = duplex(64 * 1024);
         let name = ServerName::try_from(NAME).unwrap();

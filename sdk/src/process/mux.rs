@@ -1,4 +1,4 @@
-//! One socket for all connections (yamux): the host opens a plugin in a container in this way.
+//! One socket for all connections (yamux). The host uses this for a plugin in a container.
 //!
 //! Architecture invariant: the only module that knows yamux, and the only one behind the feature `mux`.
 
@@ -15,7 +15,7 @@ use super::control::{Control, Stop};
 use super::serve::{Connection, next, prove};
 use super::socket::Socket;
 
-/// Accepts one connection on the socket, which then carries all others.
+/// Accepts one connection on the socket. This connection carries all other connections.
 pub(super) fn accept(
     listener: UnixListener,
     tls: TlsAcceptor,
@@ -37,8 +37,8 @@ pub(super) fn accept(
     accepted
 }
 
-/// Drives the shared socket: hands out streams that the plugin asks for, and passes on those that the host opens.
-/// Returns when the host is gone.
+/// Drives the shared socket: opens streams that the plugin asks for, and passes on streams that the host opens. Returns
+/// when the host is gone.
 async fn share(socket: Socket, mut asked: mpsc::Receiver<Open>, opened_by_host: mpsc::UnboundedSender<Box<dyn Io>>) {
     let mut session = yamux::Connection::new(socket.compat(), yamux::Config::default(), yamux::Mode::Server);
     let mut waiting: Option<Open> = None;
@@ -52,7 +52,7 @@ async fn share(socket: Socket, mut asked: mpsc::Receiver<Open>, opened_by_host: 
             if let Some(open) = waiting.take() {
                 match session.poll_new_outbound(cx) {
                     Poll::Ready(Ok(stream)) => {
-                        // Nobody waits any more if the request was dropped; the stream then closes itself.
+                        // If the request was dropped, nobody waits. The stream then closes when it is dropped.
                         let _ = open.send(Box::new(stream.compat()));
                         continue;
                     }

@@ -23,10 +23,11 @@ use super::control::{Control, Counted, Stop};
 use super::cork::Cork;
 use super::socket::Socket;
 
-/// How long a peer may take to prove who it is.
+/// How long a peer may take for the TLS handshake.
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Takes SIGINT away from the terminal, whose host needs the plugin to stop in order, and hears SIGTERM.
+/// Ignores SIGINT and stops on SIGTERM. Ctrl-C reaches the whole process group, but the host still needs the plugin
+/// during its own shutdown.
 pub(super) fn listen_to_signals(control: &Control) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -58,7 +59,7 @@ pub(super) async fn next(listener: &UnixListener) -> Socket {
     loop {
         match listener.accept().await.and_then(|(stream, _)| Socket::new(stream)) {
             Ok(socket) => return socket,
-            // Usually for want of file descriptors, which may be there again soon.
+            // Usually the process has no free file descriptors. There may be some again soon.
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 sleep(Duration::from_millis(50)).await;
@@ -67,7 +68,7 @@ pub(super) async fn next(listener: &UnixListener) -> Socket {
     }
 }
 
-/// Runs in a task of its own for each connection, so that one peer that says nothing does not keep out the others.
+/// Accepts TLS on one connection. Each connection has its own task, so that a silent peer does not block other peers.
 pub(super) async fn prove(
     stream: Box<dyn Io>,
     tls: TlsAcceptor,
@@ -76,7 +77,7 @@ pub(super) async fn prove(
 ) {
     match timeout(TLS_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
-            // Nobody takes it at the end of the process.
+            // Fails only when the process ends, because nobody takes connections then.
             let _ = connections.send(Connection { stream: Cork::new(stream), _counted: control.connected() });
         }
         Ok(Err(error)) => tracing::warn!(%error, "refused a connection: the TLS handshake failed"),
@@ -84,15 +85,15 @@ pub(super) async fn prove(
     }
 }
 
-/// Serves all connections. The answer to `Shutdown` ends the process, so this does not end by itself.
+/// Serves all connections. This task never returns: the answer to `Shutdown` ends the process.
 pub(super) fn serve(routes: Routes, connections: UnboundedReceiver<Connection>, control: Control) {
     tokio::spawn(async move {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("plugin", tonic_health::ServingStatus::Serving).await;
         let routes = routes.add_service(health_service);
         let incoming = UnboundedReceiverStream::new(connections).map(io::Result::Ok);
-        // Requests that many clients give up at once look like an attack to an HTTP/2 server, but the peer is the host,
-        // and without this connection the process is of no more use.
+        // An HTTP/2 server takes many cancelled requests for an attack. Here the peer is the host, which passes on the
+        // cancellations of its clients. Without this connection, the process is useless.
         let mut server = Server::builder()
             .http2_max_pending_accept_reset_streams(Some(usize::MAX))
             .http2_max_local_error_reset_streams(Some(usize::MAX));

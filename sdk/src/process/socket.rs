@@ -1,7 +1,7 @@
-//! A connected unix socket that wakes its task for what the task waits for, and for nothing else.
+//! A connected unix socket that wakes its task only for events that the task waits for.
 //!
-//! tokio's own asks for both directions from the start, so a peer that reads wakes the plugin each time to tell it that it
-//! may write, which it nearly always may: every second wake-up was one of those.
+//! tokio's own socket registers for both directions from the start. So each read of the peer wakes the plugin to report
+//! that the socket is writable, although it nearly always is. These were half of all wake-ups.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 /// The socket.
 pub(super) struct Socket {
     stream: AsyncFd<UnixStream>,
-    /// Tells when it may be written again; there while it may not.
+    /// Set while the socket is full. Reports when the socket is writable again.
     full: Option<AsyncFd<UnixStream>>,
 }
 
@@ -22,7 +22,7 @@ impl Socket {
     /// Takes over a socket of tokio's.
     ///
     /// # Errors
-    /// When it cannot be registered anew.
+    /// If the socket cannot be registered again.
     pub(super) fn new(stream: tokio::net::UnixStream) -> io::Result<Self> {
         Ok(Self { stream: register(stream.into_std()?, Interest::READABLE)?, full: None })
     }
@@ -68,14 +68,15 @@ impl AsyncRead for Socket {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(read) => {
                     let read = read?;
-                    // What did not fill the room was all there was, and the kernel tells of more (epoll(7), question 9).
+                    // If the read did not fill the buffer, no data is left. The kernel reports new data (epoll(7),
+                    // question 9).
                     if read > 0 && read < size {
                         ready.clear_ready();
                     }
                     buf.advance(read);
                     return Poll::Ready(Ok(()));
                 }
-                // Not readable after all.
+                // The socket was not readable after all.
                 Err(_) => {}
             }
         }

@@ -7,20 +7,20 @@ use tokio::sync::watch;
 
 use crate::logical::StorageError;
 
-/// A fault of the host, of its storage or of its facts. Calls count from the moment the fault is set: 1 is the next
-/// call.
+/// A fault of the host, in its storage or its facts. Calls are counted from the moment at which the fault is set. Call
+/// 1 is the next call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum HostFault {
     /// The n-th call fails and has no effect.
     At(usize),
-    /// The n-th call takes effect, and the caller is told that it failed.
+    /// The n-th call takes effect, but returns an error.
     AfterEffectAt(usize),
-    /// The n-th call takes effect, and its answer does not come until the fault is removed.
+    /// The n-th call takes effect, but does not return until the fault is removed.
     HangsAt(usize),
-    /// From the n-th call on all fail.
+    /// All calls from the n-th on fail.
     From(usize),
-    /// From the n-th call on all writes fail: the node has become a standby.
+    /// All writes from the n-th call on fail, as if the node became a standby.
     ReadOnlyFrom(usize),
     /// Every call takes this long.
     Slow(Duration),
@@ -48,7 +48,7 @@ impl Gate {
         self.fault.send_replace(fault.map(|fault| (fault, self.calls())));
     }
 
-    /// Makes one call: its effect happens unless the fault keeps it from happening.
+    /// Makes one call. The effect happens unless the fault prevents it.
     pub(super) async fn pass<T: Send>(
         &self,
         writes: bool,

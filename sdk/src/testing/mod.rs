@@ -1,7 +1,7 @@
 //! Stand-ins for the host, for tests of engines.
 //!
-//! An engine that is declared with [`framework`](super::framework) is tested as a whole: make a mount, send requests to
-//! the backend, look at its answers and at the storage. [`HostFault`] makes the host fail at any call:
+//! Test an engine that is declared with [`framework`](super::framework) as a whole: make a mount, send requests to the
+//! backend, then check its responses and the storage. [`HostFault`] makes the host fail at any call:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -73,7 +73,7 @@
 //! # }
 //! ```
 //!
-//! Architecture invariant: a stand-in never panics. What goes wrong is an error that the engine sees.
+//! Architecture invariant: a stand-in never panics. The engine sees each fault as an error.
 
 mod fault;
 mod storage;
@@ -89,14 +89,15 @@ pub use self::system::FakeSystem;
 use super::logical::{Map, Mount, Operation, Request};
 use super::plugin::Plugin;
 
-/// Returns a mount with stand-ins, and the stand-ins.
+/// Returns a mount and its stand-ins.
 pub fn mount() -> (Mount, Arc<MemoryStorage>, Arc<FakeSystem>) {
     let storage = Arc::new(MemoryStorage::default());
     let (mount, system) = mount_on(storage.clone());
     (mount, storage, system)
 }
 
-/// Returns a mount with this storage, and its host. For a second mount on the storage of the first, as after a restart.
+/// Returns a mount with this storage, and its host. Use it for a second mount on the storage of the first, as after a
+/// restart.
 pub fn mount_on(storage: Arc<MemoryStorage>) -> (Mount, Arc<FakeSystem>) {
     let system = Arc::new(FakeSystem::default());
     let plugin = Plugin::new("tested", "0.0.0");

@@ -30,7 +30,7 @@ impl MemoryStorage {
         self.gate.set(Some(fault));
     }
 
-    /// Removes the fault. A call that hangs goes on.
+    /// Removes the fault. A call that hangs then returns.
     pub fn heal(&self) {
         self.gate.set(None);
     }
@@ -65,7 +65,7 @@ impl MemoryStorage {
         self.lock().values().cloned().collect()
     }
 
-    /// Returns a value as JSON, or `None` if there is no such entry or its value is no JSON.
+    /// Returns a value as JSON, or `None` if the entry does not exist or its value is not JSON.
     pub fn json(&self, key: &str) -> Option<Value> {
         serde_json::from_slice(&self.lock().get(key)?.value).ok()
     }
@@ -107,7 +107,7 @@ impl Storage for MemoryStorage {
                 .keys()
                 .filter_map(|key| key.strip_prefix(prefix))
                 .map(|rest| rest.split_once('/').map_or_else(|| rest.to_owned(), |(folder, _)| format!("{folder}/")))
-                // A key that is the prefix itself is an empty child.
+                // If a key equals the prefix, its child name is empty.
                 .filter(|child| after.is_empty() || child.as_str() > after)
                 .collect();
             children.dedup();

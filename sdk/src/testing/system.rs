@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::fault::{Gate, HostFault};
 use crate::logical::{Error, ReplicationState, SystemView};
 
-/// Facts of a host, which the test sets. At first they are those of an active node with Vault's default TTLs.
+/// Facts of a host, set by the test. They start as the facts of an active node with Vault's default TTLs.
 pub struct FakeSystem {
     facts: Mutex<Facts>,
     gate: Gate,
@@ -23,12 +23,12 @@ struct Facts {
 }
 
 impl FakeSystem {
-    /// Returns the number of calls so far. Each is a round trip to a real host.
+    /// Returns the number of calls so far. With a real host, each call is a round trip.
     pub fn calls(&self) -> usize {
         self.gate.calls()
     }
 
-    /// Sets a fault, in place of the one before.
+    /// Sets a fault, which replaces the previous fault.
     pub fn inject(&self, fault: HostFault) {
         self.gate.set(Some(fault));
     }
@@ -38,7 +38,7 @@ impl FakeSystem {
         self.gate.set(None);
     }
 
-    /// Sets the TTL that leases get when none is asked for.
+    /// Sets the TTL of leases if the engine asks for none.
     pub fn set_default_lease_ttl(&self, ttl: Duration) {
         self.facts().default_lease_ttl = ttl;
     }

@@ -1,7 +1,7 @@
-//! What a backend answered, as the host understands it.
+//! Converts a backend's answer to the reply that the host expects.
 //!
-//! The host makes the HTTP status of the error's type and sometimes of its text (OpenBao `sdk/logical/response_util.go`),
-//! and gives a lease up for good when revoking it fails with one of some types.
+//! The host derives the HTTP status from the error's type, and sometimes from its text (OpenBao
+//! `sdk/logical/response_util.go`). If a revocation fails with certain types, the host gives the lease up for good.
 
 use prost_types::Timestamp;
 
@@ -21,16 +21,16 @@ mod kind {
     pub(super) const PERMISSION_DENIED: u32 = 8;
 }
 
-/// What a reply to a renewal takes over from its request.
+/// The parts of a renewal's request that its reply must repeat.
 pub(super) type Renewed = Option<(String, Option<Timestamp>)>;
 
-/// The answer to an operation that backends are not asked for. OpenBao asks one such (`resolve-path`) before each
-/// request, and takes any other error for the answer to the request.
+/// Returns the answer to an operation that backends do not support. OpenBao sends such an operation (`resolve-path`)
+/// before each request. OpenBao would take any other error for the answer to the request itself.
 pub(super) fn unsupported() -> pb::HandleRequestReply {
     failed(kind::UNSUPPORTED_OPERATION, "unsupported operation")
 }
 
-/// The answer to a request whose handler panicked.
+/// Returns the answer to a request whose handler panicked.
 pub(super) fn panicked() -> pb::HandleRequestReply {
     failed(kind::INTERNAL, INTERNAL)
 }
@@ -38,7 +38,7 @@ pub(super) fn panicked() -> pb::HandleRequestReply {
 /// Returns the reply to a request.
 pub(super) fn reply(operation: Operation, answer: Answer, renewed: Renewed) -> pb::HandleRequestReply {
     match answer {
-        // The host cannot do without an answer to this one (OpenBao `vault/logical_system_paths.go`).
+        // The host cannot handle a missing answer to help (OpenBao `vault/logical_system_paths.go`).
         Ok(None) if operation == Operation::Help => done(Response::default(), None),
         Ok(None) => pb::HandleRequestReply::default(),
         Ok(Some(response)) => done(response, renewed),
@@ -71,8 +71,9 @@ fn failed_request(error: &Error) -> pb::HandleRequestReply {
     }
 }
 
-/// For the lease manager: unsupported operations and paths are no reason to give a lease up, so they get a type that
-/// is tried again. Error responses are avoided, because the host prints them in a debug form here.
+/// Returns the error reply for the lease manager. The lease manager must not give a lease up for an unsupported
+/// operation or path, so these errors get a type that the host retries. There are no error responses, because the host
+/// prints them in a debug form here.
 fn failed_lease(error: &Error) -> pb::HandleRequestReply {
     let text = error.to_string();
     match error {
@@ -87,8 +88,8 @@ fn failed_lease(error: &Error) -> pb::HandleRequestReply {
     }
 }
 
-/// Returns the reply to an existence check. Anybody with a token can cause one, so it tells of the caller's own
-/// mistakes only.
+/// Returns the reply to an existence check. Any Vault token can cause an existence check, so the reply only contains
+/// the caller's own mistakes.
 pub(super) fn existence(found: Result<Option<bool>, Error>) -> pb::HandleExistenceCheckReply {
     let error = match found {
         Ok(found) => {
@@ -111,7 +112,7 @@ pub(super) fn existence(found: Result<Option<bool>, Error>) -> pb::HandleExisten
     pb::HandleExistenceCheckReply { err: Some(err), ..pb::HandleExistenceCheckReply::default() }
 }
 
-/// The answer to an existence check that panicked.
+/// Returns the answer to an existence check that panicked.
 pub(super) fn existence_panicked() -> pb::HandleExistenceCheckReply {
     let err = proto_error(kind::INTERNAL, INTERNAL);
     pb::HandleExistenceCheckReply { err: Some(err), ..pb::HandleExistenceCheckReply::default() }
@@ -126,7 +127,7 @@ pub(super) fn initialized(result: Result<(), Error>) -> pb::InitializeReply {
     pb::InitializeReply { err }
 }
 
-/// What is our fault goes to the log, with its cause; the rest is for the caller.
+/// Logs our own faults with their cause. Other errors only go to the caller.
 fn log(error: &Error) {
     if let Error::Internal { .. } = error {
         tracing::error!(error = error as &(dyn std::error::Error + 'static), "request failed");

@@ -1,4 +1,4 @@
-//! `pb.Backend`: the instances of this process, one for each mount, and what the host asks of them.
+//! `pb.Backend`: the instances of this process, one for each mount, and the host's calls to them.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -25,16 +25,16 @@ use crate::process::Broker;
 /// A secrets engine, as opposed to an auth method (`sdk/logical`, `TypeLogical`).
 const TYPE_LOGICAL: u32 = 1;
 
-/// The metadata that names an instance.
+/// The metadata key for the name of an instance.
 const MULTIPLEX_ID: &str = "multiplex_id";
 
-/// The name of the only instance, for hosts that name none. Names of hosts have ten characters.
+/// The name of the only instance, if the host does not name instances. Names from a host have ten characters.
 const SINGLE: &str = "single";
 
-/// How long connecting to the host may take once it said where.
+/// How long connecting to the host may take after the host has announced its address.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How long cleaning up may take; the host waits for it while it unmounts or seals.
+/// How long a cleanup may take. The host waits for the cleanup while it unmounts or seals.
 const CLEANUP: Duration = Duration::from_secs(5);
 
 /// The service.
@@ -42,20 +42,20 @@ pub(super) struct Service {
     broker: Arc<Broker>,
     plugin: Plugin,
     factory: Factory,
-    /// Never locked while anything is awaited.
+    /// Never held across an await.
     instances: RwLock<HashMap<String, Arc<Instance>>>,
 }
 
 /// One mount, for as long as the host keeps it set up.
 struct Instance {
     backend: Arc<dyn Backend>,
-    /// Id of the mount; the name of the instance changes with each set-up.
+    /// Id of the mount. The name of the instance changes with each set-up.
     uuid: String,
 }
 
 impl Instance {
     fn span(&self, request: &pb::Request) -> Span {
-        // At the level of an error, so that no line lacks it.
+        // Level `error`, so that every line has these fields.
         tracing::error_span!(
             "request",
             mount = request.mount_point,
@@ -174,8 +174,8 @@ impl backend_server::Backend for Service {
         &self,
         request: Request<pb::HandleRequestArgs>,
     ) -> Result<Response<pb::HandleRequestReply>, Status> {
-        // Before anything else is looked at or locked: anybody can send such requests, even without a token, and OpenBao
-        // sends one before each request.
+        // This check comes before other checks and locks. Any client can send such requests, even without a Vault
+        // token, and OpenBao sends an unsupported operation before each request.
         let asked = request.get_ref().request.as_ref().and_then(|request| Operation::parse(&request.operation));
         let Some(operation) = asked else { return Ok(Response::new(answer::unsupported())) };
         let instance = self.instance(request.metadata())?;
@@ -216,7 +216,7 @@ impl backend_server::Backend for Service {
     }
 }
 
-/// Returns the name of the instance that a call is for.
+/// Returns the name of the instance for a call.
 fn instance_name(metadata: &MetadataMap) -> Result<String, Status> {
     let mut names = metadata.get_all(MULTIPLEX_ID).iter();
     let Some(name) = names.next() else { return Ok(SINGLE.to_owned()) };
@@ -226,7 +226,7 @@ fn instance_name(metadata: &MetadataMap) -> Result<String, Status> {
     }
 }
 
-/// Returns `None` if the future panics. The panic hook has logged it by then; other requests go on.
+/// Returns `None` if the future panics. The panic hook has logged the panic, and other requests continue.
 async fn catch<T>(run: impl Future<Output = T>) -> Option<T> {
     AssertUnwindSafe(run).catch_unwind().await.ok()
 }
@@ -245,7 +245,7 @@ mod tests {
     use crate::logical::{Answer, Error, Map, Request as Call, Response as Reply, SpecialPaths};
     use crate::process::tests::broker;
 
-    /// Answers with its name, panics where it is told to, and counts nothing it should not have been asked.
+    /// Answers with its name, and panics if the request asks for it.
     struct Echo(&'static str);
 
     #[async_trait]

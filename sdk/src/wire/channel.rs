@@ -1,7 +1,7 @@
-//! The way from a mount to the host's services: gRPC calls on one HTTP/2 connection, straight on `h2`.
+//! Connection from a mount to the host's services: gRPC calls on one HTTP/2 connection, directly on `h2`.
 //!
-//! tonic's own channel puts a queue, a task of its own and a task for each call between a call and its stream. For the
-//! calls in here, which are many, small and answered at once, that costs more than all the rest of them.
+//! tonic's own channel adds a queue, a task and a task for each call. Calls to the host are many, small and fast, so
+//! these additions would cost more than the calls.
 
 use std::io;
 use std::pin::Pin;
@@ -21,30 +21,30 @@ use tower::Service;
 
 use crate::process::Io;
 
-/// What an HTTP/2 request needs to have for scheme and host. The socket is known, and TLS is the connector's, so neither
-/// says anything.
+/// Scheme and host, which an HTTP/2 request needs. They have no effect here: the socket is known, and the connector
+/// handles TLS.
 pub(super) fn origin() -> http::Uri {
     http::Uri::from_static("http://localhost")
 }
 
-/// How much of one answer, and of all answers, the host may send before any of it is read.
+/// How many bytes the host may send before the plugin reads any: for one answer, and for all answers.
 const WINDOWS: (u32, u32) = (2 << 20, 4 << 20);
 
 const TICK: Duration = Duration::from_secs(1);
 
-/// Makes a connection to the host.
+/// Opens a connection to the host.
 type Connect = dyn Fn() -> BoxFuture<'static, io::Result<Box<dyn Io>>> + Send + Sync;
 
-/// A connection that all clones share. One that is lost is made again for the next call.
+/// A connection that all clones share. If the connection is lost, the next call opens a new connection.
 #[derive(Clone)]
 pub(super) struct Channel(Arc<Shared>);
 
 struct Shared {
     connect: Box<Connect>,
     calls: Arc<Calls>,
-    /// The connection; none before the first one.
+    /// The connection. `None` before the first call.
     current: Mutex<Option<SendRequest<Bytes>>>,
-    /// Held while a connection is made.
+    /// Held while a connection is opened.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -64,7 +64,7 @@ impl Channel {
     /// Connects, if there is no connection.
     ///
     /// # Errors
-    /// When the host cannot be reached.
+    /// If the host is unreachable.
     pub(super) async fn connect(&self) -> io::Result<()> {
         self.0.ready().await.map(drop)
     }
@@ -96,25 +96,25 @@ impl Shared {
         Ok(answer.await.map_err(broken)?.map(Answer))
     }
 
-    /// Returns a connection that takes requests.
+    /// Returns a connection that accepts requests.
     async fn ready(&self) -> io::Result<SendRequest<Bytes>> {
         if let Some(connection) = self.usable().await {
             return Ok(connection);
         }
         let _turn = self.turn.lock().await;
-        // Another call may have had its turn meanwhile.
+        // Another call may have connected while this call waited.
         if let Some(connection) = self.usable().await {
             return Ok(connection);
         }
         let stream = (self.connect)().await?;
         let mut builder = h2::client::Builder::new();
-        // A call that is given up is reset, and its answer may be on the way by then. By default the 1024th of those ends
-        // the connection, and with it the calls of others.
+        // A cancelled call is reset, and its answer may already be on the way. By default, the 1024th such answer ends
+        // the connection, and with it other calls.
         builder.max_local_error_reset_streams(None).enable_push(false);
         builder.initial_window_size(WINDOWS.0).initial_connection_window_size(WINDOWS.1);
         let (requests, connection) = builder.handshake(stream).await.map_err(io::Error::other)?;
         tokio::spawn(async move {
-            // The calls hear of its end.
+            // The calls themselves report a broken connection.
             if let Err(error) = connection.await {
                 tracing::debug!(error = &error as &(dyn std::error::Error + 'static), "a connection to the host broke");
             }
@@ -133,10 +133,11 @@ impl Shared {
     }
 }
 
-/// Keeps a timer while calls are made.
+/// Keeps a short timer running while there are calls.
 ///
-/// Each call has a deadline, most of half a minute, and nearly none is reached. But for a deadline that is earlier than all
-/// others, tokio wakes itself to wait anew: two system calls. With a timer that ends within a second, none is earlier.
+/// Most calls have a deadline of half a minute, and nearly no call reaches it. But if a new deadline is earlier than
+/// all others, tokio wakes itself to wait again, which costs two system calls. A timer that ends within a second
+/// prevents that: no deadline is earlier.
 #[derive(Default)]
 struct Calls {
     since_tick: AtomicBool,
@@ -158,7 +159,7 @@ impl Calls {
     }
 }
 
-/// Sends the body of a request. It is in memory as a whole, so what the host does not take yet may wait there.
+/// Sends the body of a request. The whole body is in memory, so data that the host does not accept yet can wait there.
 async fn send_body(body: Body, mut stream: SendStream<Bytes>) -> Result<(), Status> {
     let mut body = std::pin::pin!(body);
     let mut last = Bytes::new();
@@ -216,7 +217,7 @@ mod tests {
     #[derive(Default)]
     struct Host {
         connections: AtomicUsize,
-        /// What carries the bytes of the last connection.
+        /// The task that carries the bytes of the last connection.
         cable: Mutex<Option<JoinHandle<()>>>,
         is_gone: AtomicBool,
     }
@@ -250,7 +251,7 @@ mod tests {
             Ok(Box::new(near))
         }
 
-        /// Ends the connection.
+        /// Closes the connection.
         async fn hang_up(&self) {
             let cable = self.cable.lock().unwrap().take().unwrap();
             cable.abort();
@@ -285,7 +286,7 @@ mod tests {
         ask(&channel, "there").await.unwrap();
         host.hang_up().await;
         host.is_gone.store(true, Ordering::SeqCst);
-        // The first call may be the one that finds out.
+        // The first call may be the call that detects the lost connection.
         assert_eq!(ask(&channel, "there").await.unwrap_err().code(), Code::Unavailable);
         assert_eq!(ask(&channel, "there").await.unwrap_err().code(), Code::Unavailable);
         host.is_gone.store(false, Ordering::SeqCst);

@@ -1,4 +1,5 @@
-//! Messages to plain data and back. Nothing in here waits, fails by panic, or shows what it could not read.
+//! Converts messages to plain data and back. A conversion never waits and never panics. It never shows data that it
+//! could not read.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -10,10 +11,10 @@ use serde_json::Value;
 use crate::logical::{Caller, Error, Map, Operation, Request, Response, Secret, SpecialPaths};
 use crate::pb::pb;
 
-/// Reads a request whose operation is known already.
+/// Reads a request whose operation is already parsed.
 ///
 /// # Errors
-/// [`Error::InvalidRequest`] for data that is not a JSON object, [`Error::Internal`] for a lease that cannot be read.
+/// [`Error::InvalidRequest`] if the data is not a JSON object, [`Error::Internal`] if the lease cannot be read.
 pub(super) fn request(operation: Operation, request: pb::Request) -> Result<Request, Error> {
     let connection = request.connection.unwrap_or_default();
     Ok(Request {
@@ -34,7 +35,7 @@ pub(super) fn request(operation: Operation, request: pb::Request) -> Result<Requ
     })
 }
 
-/// Reads the JSON of a request: no data at all comes as `null`. Returns why not in words that quote nothing.
+/// Reads the JSON of a request. A request without data has `null`. The error never quotes the data.
 fn parse_data(data: &str) -> Result<Map, &'static str> {
     if data.is_empty() {
         return Ok(Map::new());
@@ -48,7 +49,7 @@ fn parse_data(data: &str) -> Result<Map, &'static str> {
     }
 }
 
-/// Numbers arrive as the client wrote them, so some do not fit any number type.
+/// Whether all numbers fit a number type. Numbers arrive as the client wrote them, so some do not fit.
 fn is_finite(value: &Value) -> bool {
     match value {
         Value::Number(number) => number.as_f64().is_some_and(f64::is_finite),
@@ -72,7 +73,7 @@ fn secret(secret: pb::Secret) -> Result<Secret, Error> {
     })
 }
 
-/// Writes a response. A renewal keeps what it does not replace: `renewed` is the request's data and lease.
+/// Writes a response. A renewal repeats the values that it does not replace: `renewed` is the request's data and lease.
 pub(super) fn response(response: Response, renewed: Option<(String, Option<WireTimestamp>)>) -> pb::Response {
     let (old_data, issue_time) = renewed.map_or((None, None), |(data, time)| (Some(data), time));
     let data = match (response.data, old_data) {
@@ -89,7 +90,7 @@ pub(super) fn response(response: Response, renewed: Option<(String, Option<WireT
     }
 }
 
-/// An `error` that is no string would end the host's handling of the request (OpenBao `response.go`, `Error`).
+/// Writes the data. If `error` is not a string, the host stops handling the request (OpenBao `response.go`, `Error`).
 fn write_data(mut data: Map) -> String {
     let is_error = data.len() == 1 || (data.len() == 2 && data.contains_key("data"));
     if let Some(error) = data.get_mut("error").filter(|error| is_error && !error.is_string()) {
@@ -98,13 +99,13 @@ fn write_data(mut data: Map) -> String {
     Value::Object(data).to_string()
 }
 
-/// Returns the response that the host shows as a 400 with exactly this text.
+/// Returns the response that makes the host return 400 with exactly this text.
 pub(super) fn error_response(text: &str) -> pb::Response {
     pb::Response { data: serde_json::json!({ "error": text }).to_string(), ..pb::Response::default() }
 }
 
 fn write_secret(secret: Secret, renewed: Option<WireTimestamp>) -> pb::Secret {
-    // The host refuses a lease without a time of issue; in a new lease it puts its own.
+    // The host refuses a lease without an issue time. In a new lease, the host sets the issue time.
     let issue_time = secret.issue_time.map(write_timestamp).or(renewed);
     pb::Secret {
         lease_options: Some(pb::LeaseOptions {
@@ -134,17 +135,17 @@ pub(super) fn special_paths(paths: SpecialPaths) -> pb::Paths {
     }
 }
 
-/// Reads nanoseconds; what is negative means "none", as zero does.
+/// Reads nanoseconds. A negative value means "none", as zero does.
 pub(super) fn duration(nanoseconds: i64) -> Duration {
     Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
 }
 
-/// Writes nanoseconds; the longest are 292 years.
+/// Writes nanoseconds. The longest duration is 292 years.
 fn nanoseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Reads a time. Go's zero time (the year 1) means "none", and so does what is no time at all.
+/// Reads a time. Go's zero time (the year 1) means "none". An invalid time also means "none".
 fn timestamp(time: WireTimestamp) -> Option<Timestamp> {
     const GO_ZERO: i64 = -62_135_596_800;
     if time.seconds <= GO_ZERO || !(0..1_000_000_000).contains(&time.nanos) {
@@ -154,7 +155,7 @@ fn timestamp(time: WireTimestamp) -> Option<Timestamp> {
 }
 
 fn write_timestamp(time: Timestamp) -> WireTimestamp {
-    // On the wire the fraction counts forward, also before 1970.
+    // On the wire, the fraction counts forward, also before 1970.
     let nanoseconds = time.as_nanosecond();
     let seconds = nanoseconds.div_euclid(1_000_000_000);
     let fraction = nanoseconds.rem_euclid(1_000_000_000);
@@ -171,7 +172,7 @@ pub(super) mod fuzz {
 
     use super::*;
 
-    /// JSON of a request, or of the internal data of a lease, comes back from an answer as it was, whatever it is.
+    /// Checks that the JSON of a request or of a lease's internal data is unchanged after a round trip.
     pub fn fuzz_wire_data(data: &[u8]) {
         let Ok(text) = std::str::from_utf8(data) else { return };
         let Ok(data) = parse_data(text) else { return };
@@ -189,19 +190,19 @@ pub(super) mod fuzz {
         }
         let lease = answer.secret.map(secret).transpose().ok().flatten();
         assert!(lease.is_some_and(|lease| lease.internal_data == data && lease.ttl.as_secs() == 1));
-        // A renewal without data of its own keeps what there was.
+        // A renewal without its own data repeats the old data.
         let text = text.to_owned();
         let kept = response(Response::default(), Some((text.clone(), None))).data;
         assert!(kept == text || text.is_empty() && kept == "null");
     }
 
-    /// No message makes the conversion panic, and no time, duration or header is lost.
+    /// Checks that no message makes the conversion panic, and that no time, duration or header is lost.
     pub fn fuzz_wire_request(data: &[u8]) {
         let Ok(message) = pb::Request::decode(data) else { return };
         let options = message.secret.as_ref().and_then(|secret| secret.lease_options).unwrap_or_default();
         let read = match request(Operation::Update, message.clone()) {
             Ok(read) => read,
-            // What cannot be read is not shown.
+            // The error does not show the unreadable data.
             Err(error) => return assert!(error.to_string().is_ascii() && error.to_string().len() < 64),
         };
         assert_eq!((&read.path, read.headers.len()), (&message.path, message.headers.len()));

@@ -1,6 +1,6 @@
 //! The plugin's services: gRPC on one side, [`crate::logical`] on the other.
 //!
-//! Architecture invariant: messages end here. No backend sees one, and no data of a request is logged.
+//! Architecture invariant: gRPC messages stay in here. No backend sees a message, and no data of a request is logged.
 
 mod answer;
 mod backend;
@@ -25,7 +25,7 @@ use super::process::Broker;
 
 /// Returns the services of a plugin.
 pub(super) fn routes(broker: Arc<Broker>, plugin: Plugin, factory: Factory) -> Routes {
-    // The host takes bodies of 32 MiB; what an engine takes is for the engine to say.
+    // The host accepts bodies of 32 MiB. The engine decides how much it accepts.
     let backend = BackendServer::new(backend::Service::new(broker, plugin, factory))
         .max_decoding_message_size(usize::MAX)
         .max_encoding_message_size(usize::MAX);

@@ -1,4 +1,4 @@
-//! The mount's storage, as the host serves it.
+//! The mount's storage in the host.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,31 +15,31 @@ use crate::logical::{Entry, Storage, StorageError, Transaction};
 use crate::pb::pb;
 use crate::pb::pb::storage_client::StorageClient;
 
-/// How long one call may take: it can hang while the host loses its leadership.
+/// How long one call may take. A call can hang while the host loses its leadership.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Storage of one mount, or a transaction in it.
 pub(super) struct RemoteStorage {
     host: Arc<Host>,
-    /// Id of the transaction; empty outside of one.
+    /// Id of the transaction. Empty outside a transaction.
     txn: String,
-    /// Whether the transaction can still be ended. The host takes calls for one that it does not know as calls outside
-    /// of any, so an ended one is never named again.
+    /// Whether the transaction is still open. If the host does not know the id in a call, it runs the call outside any
+    /// transaction. So the id of a closed transaction must never be sent again.
     open: bool,
 }
 
-/// What is known of the host's storage service.
+/// The host's storage service, and its known abilities.
 struct Host {
     client: StorageClient<Channel>,
-    /// Vault has no transactions and says so at every call, so it is asked once.
+    /// Whether the host has transactions. Vault has none and refuses each time, so the plugin asks once.
     transactional: OnceCell<bool>,
-    /// Vault has no listing by pages either.
+    /// Whether the host lists by pages. Vault does not.
     paged: AtomicBool,
 }
 
 impl RemoteStorage {
     pub(super) fn new(channel: Channel) -> Self {
-        // Entries are as large as the host's storage takes them.
+        // The host's storage limits the size of entries, so there is no second limit here.
         let client = StorageClient::with_origin(channel, origin())
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
@@ -55,7 +55,7 @@ impl RemoteStorage {
         let reply = call(host.client.clone().begin_tx(pb::Empty {})).await.map_err(failed)?;
         check(&reply.err)?;
         if reply.txn.is_empty() {
-            // Going on would write outside of any transaction.
+            // Writes without an id would run outside any transaction.
             return Err(StorageError::Failed("the host began a transaction without an id".into()));
         }
         Ok(Self { host, txn: reply.txn, open: true })
@@ -121,7 +121,8 @@ impl Storage for RemoteStorage {
         if !*transactional.await? || !self.txn.is_empty() {
             return Ok(None);
         }
-        // In a task of its own: of a transaction that the host begins for nobody, the id has to come here all the same.
+        // In its own task: if the caller hangs up, the host may still begin a transaction. Its id must arrive here to
+        // be rolled back.
         let begun = tokio::spawn(Self::begin_transaction(self.host.clone())).await;
         let transaction = begun.map_err(|_| StorageError::Failed("the plugin is stopping".into()))??;
         Ok(Some(Box::new(transaction)))
@@ -151,7 +152,7 @@ impl Transaction for RemoteStorage {
 }
 
 impl Drop for RemoteStorage {
-    /// A transaction that is forgotten would stay in the host until the mount goes.
+    /// Rolls the transaction back. Otherwise the transaction would stay in the host until unmounting.
     fn drop(&mut self) {
         if self.open
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -166,7 +167,7 @@ impl Drop for RemoteStorage {
     }
 }
 
-/// Cuts a page out of a whole listing.
+/// Cuts a page out of a whole list.
 fn page(mut keys: Vec<String>, after: &str, limit: usize) -> Vec<String> {
     keys.retain(|key| key.as_str() > after);
     keys.sort_unstable();
@@ -183,7 +184,7 @@ async fn call<T>(answer: impl Future<Output = Result<Response<T>, Status>>) -> R
     }
 }
 
-/// The host tells most failures in the reply, not by a status.
+/// The host reports most failures in the reply, not by a status.
 fn check(err: &str) -> Result<(), StorageError> {
     if err.is_empty() { Ok(()) } else { Err(classify(err)) }
 }
@@ -192,7 +193,8 @@ fn failed(status: Status) -> StorageError {
     classify(status.message())
 }
 
-/// The wire has no kinds of failure, so hosts recognise them by their text (OpenBao `sdk/logical/error.go`).
+/// Finds the kind of a failure by its text. The wire has no kinds, so hosts do the same (OpenBao
+/// `sdk/logical/error.go`).
 fn classify(text: &str) -> StorageError {
     if text.contains(READ_ONLY) { StorageError::ReadOnly } else { StorageError::Failed(text.to_owned()) }
 }
@@ -216,7 +218,7 @@ mod tests {
     use crate::pb::pb::storage_server::{Storage as Served, StorageServer};
     use crate::process::Io;
 
-    /// The storage of a host. It writes down what it is asked, and is one of Vault's or one of OpenBao's.
+    /// The storage of a host, either Vault or OpenBao. It records the calls.
     struct FakeHost {
         calls: mpsc::UnboundedSender<String>,
         is_vault: bool,
@@ -228,7 +230,7 @@ mod tests {
             let _ = self.calls.send(call);
         }
 
-        /// Answers what only OpenBao has.
+        /// Answers a call that only OpenBao supports.
         fn bao<T>(&self, call: &str, reply: T) -> Result<Response<T>, Status> {
             self.called(call.into());
             if self.is_vault { Err(Status::unimplemented(call)) } else { Ok(Response::new(reply)) }
@@ -320,7 +322,7 @@ mod tests {
         }
     }
 
-    /// Returns storage of a host, and the calls that reach the host.
+    /// Returns storage of a host, and a record of the calls that reach the host.
     async fn storage(is_vault: bool) -> (RemoteStorage, Calls) {
         let (calls, called) = mpsc::unbounded_channel();
         let host = Arc::new(FakeHost { calls, is_vault, err: Mutex::default() });

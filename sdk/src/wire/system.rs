@@ -1,7 +1,7 @@
-//! The host's facts, as the host serves them.
+//! The host's facts, read from the host.
 //!
-//! A fact that cannot be had is an error. A zero in its place would quietly change how long leases last, or what a
-//! standby does.
+//! A fact that the host cannot give is an error. A zero instead would silently change TTLs, or the behaviour of a
+//! standby.
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The two small services that ask about the plugin itself.
+//! The two small services that describe the plugin itself.
 
 use tonic::{Request, Response, Status};
 
@@ -7,13 +7,13 @@ use crate::pb::logical::{Empty, VersionReply};
 use crate::pb::pluginutil::multiplexing::plugin_multiplexing_server::PluginMultiplexing;
 use crate::pb::pluginutil::multiplexing::{MultiplexingSupportRequest, MultiplexingSupportResponse};
 
-/// `logical.PluginVersion`. Hosts built on Vault's SDK do not survive an error here, so there is none.
+/// `logical.PluginVersion`. Hosts built on Vault's SDK crash on an error here, so this never fails.
 pub(super) struct Version(pub(super) &'static str);
 
 #[tonic::async_trait]
 impl PluginVersion for Version {
     async fn version(&self, _request: Request<Empty>) -> Result<Response<VersionReply>, Status> {
-        // The host compares it as a string with the version of the catalog, which has the `v`.
+        // The host compares this text with the version in the catalog, which has the `v`.
         Ok(Response::new(VersionReply { plugin_version: format!("v{}", self.0) }))
     }
 }

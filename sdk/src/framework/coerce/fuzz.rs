@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-/// Whatever is read of a value is read again from each form that it can be written in, and no error shows the value.
+/// Checks that a value survives a round trip through each form, and that no error contains the value.
 pub fn fuzz_coercion(data: &[u8]) {
     let Ok(value) = serde_json::from_slice::<Value>(data) else { return };
     if value.is_null() {
@@ -18,7 +18,7 @@ pub fn fuzz_coercion(data: &[u8]) {
     }
 }
 
-/// Returns what a value of a field can be written as.
+/// Returns all JSON forms of a field's value.
 fn forms(kind: FieldKind, value: &FieldValue) -> Vec<Value> {
     let has = |items: &[String], c: char| items.iter().any(|item| item.contains(c));
     match value {
@@ -30,7 +30,7 @@ fn forms(kind: FieldKind, value: &FieldValue) -> Vec<Value> {
             let seconds = length.as_secs();
             vec![json!(seconds), json!(seconds.to_string()), json!(duration::format_duration(*length))]
         }
-        // Years before the first cannot be written, and seconds leave the fraction out.
+        // RFC 3339 has no years before 0, and the form in seconds drops the fraction.
         FieldValue::Time(time) if time.subsec_nanosecond() != 0 => vec![json!(time.to_string())],
         FieldValue::Time(time) if time.to_string().starts_with('-') => vec![json!(time.as_second())],
         FieldValue::Time(time) => vec![json!(time.as_second()), json!(time.to_string())],
@@ -68,7 +68,7 @@ pub(crate) fn marked(value: &Value) -> Value {
     }
 }
 
-/// In none of our own texts.
+/// A character that no text of the SDK contains.
 pub(crate) const MARK: char = '\u{2603}';
 
 pub(super) const KINDS: [FieldKind; 15] = [

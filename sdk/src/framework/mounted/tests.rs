@@ -15,12 +15,12 @@ impl Mounted {
         self.backend.handle(request(operation, path, data)).await
     }
 
-    /// Returns a response that must be there.
+    /// Returns the response. Panics if there is none.
     async fn response(&self, operation: Operation, path: &str, data: Value) -> Response {
         self.ask(operation, path, data).await.unwrap().expect("there is a response")
     }
 
-    /// Returns the text of the caller's mistake.
+    /// Returns the text of an error that is the caller's mistake.
     async fn mistake(&self, operation: Operation, path: &str, data: Value) -> String {
         match self.ask(operation, path, data).await.err() {
             Some(Error::InvalidRequest(text)) => text,
@@ -127,7 +127,7 @@ async fn remarks_come_with_the_answer_or_instead_of_none() {
         assert_eq!(response.warnings, ["Endpoint ignored these unrecognized parameters: [zeal]"]);
         assert!(response.data.is_none());
     }
-    // A read without an answer has to stay a 404.
+    // A read that finds nothing must still return 404.
     assert!(shelf.ask(Operation::Read, "books/none", json!({ "zeal": 1 })).await.unwrap().is_none());
 }
 
@@ -193,7 +193,7 @@ async fn a_failed_revocation_fails() {
     assert!(matches!(error, Some(Error::Internal { .. })));
 }
 
-/// Any other kind of error would make the lease irrevocable at once.
+/// Any other kind of error would make the host give the lease up at once.
 #[tokio::test]
 async fn leases_of_no_known_type_are_our_fault() {
     let shelf = mounted();
@@ -257,7 +257,7 @@ async fn a_long_log_is_begun_elsewhere_at_each_tick() {
         shelf.write_wal(&format!("{n:02}"), "print", json!({ "name": format!("{n:02}"), "seconds": 0 }), 100).await;
     }
     let order = || async {
-        // Each undo succeeds, and no entry is removed.
+        // Each undo succeeds, but no entry can be deleted.
         shelf.storage.set_read_only(true);
         assert!(shelf.ask(Operation::Rollback, "", Value::Null).await.is_err());
         shelf.shelf.events()
@@ -273,7 +273,7 @@ async fn a_long_log_is_begun_elsewhere_at_each_tick() {
 async fn an_entry_that_cannot_be_deleted_is_undone_again() {
     let shelf = mounted();
     shelf.write_wal("a", "print", json!({ "name": "dune" }), 100).await;
-    // List, get, delete.
+    // The calls are list, get and delete.
     shelf.storage.fail_nth(3);
     assert!(shelf.ask(Operation::Rollback, "", Value::Null).await.is_err());
     assert_eq!(shelf.storage.keys(), ["wal/a"]);
@@ -321,7 +321,7 @@ async fn a_lease_without_a_type_goes_to_the_type_that_takes_it() {
     }
 }
 
-/// An error of an engine.
+/// An engine's own error type.
 struct Jammed;
 
 impl From<Jammed> for Error {
@@ -365,7 +365,7 @@ async fn every_callback_can_fail_with_an_error_of_the_engine() {
     assert_eq!(storage.keys(), ["wal/a"]);
 }
 
-/// An engine whose handler waits until the test lets it go on, and then counts.
+/// An engine whose handler waits until the test releases it, and then counts.
 #[derive(Default)]
 struct Slow {
     go: tokio::sync::Notify,
@@ -373,7 +373,7 @@ struct Slow {
 }
 
 impl Slow {
-    /// Asks for `path`, hangs up, and returns how many handlers had ended when cleanup returned.
+    /// Sends a request to `path` and drops it. Returns how many handlers had finished when cleanup returned.
     async fn hang_up(path: &str) -> usize {
         let work = |slow: Arc<Self>, _: Call| async move {
             slow.go.notified().await;

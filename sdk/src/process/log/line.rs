@@ -1,30 +1,30 @@
 //! One log line in hclog's JSON form.
 //!
-//! The host's reader ends the whole server when `@message`, `@level` or `@timestamp` is not a string, and shows a line
-//! only in debug mode if its time does not have six digits or it is longer than 64 KiB (go-plugin log_entry.go).
-//! So all values are strings, and names that could pass for one of those are changed.
+//! If `@message`, `@level` or `@timestamp` is not a string, the host's log reader stops the whole server. If the time
+//! does not have six digits, or the line is longer than 64 KiB, the host shows the line only in debug mode (go-plugin
+//! log_entry.go). So all values are strings, and fields with such a name are renamed.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tracing::Level;
 
-/// Longest line, newline included.
+/// Longest line, including the newline.
 const MAX_LINE: usize = 64 * 1024 - 1;
 
-/// Longest value in bytes, before JSON escapes make it up to six times longer.
+/// Longest value in bytes. JSON escapes can make the value six times longer.
 const MAX_VALUE: usize = 8 * 1024;
 
-/// What is to be logged.
+/// The contents of one log line.
 pub(super) struct Record<'a> {
     pub(super) level: Level,
     pub(super) time: Timestamp,
     pub(super) module: &'a str,
     pub(super) message: &'a str,
-    /// Of two fields with the same name the later one counts.
+    /// If two fields have the same name, the last field wins.
     pub(super) fields: Vec<(&'a str, &'a str)>,
 }
 
-/// Returns the line with its newline. What follows one of the prefixes in `secrets` is blacked out.
+/// Returns the line with its newline. Replaces the text after each prefix in `secrets`.
 pub(super) fn render(record: &Record<'_>, secrets: &[&str]) -> Vec<u8> {
     let clean = |text: &str| cut(redact(text, secrets), MAX_VALUE);
     let fields: Vec<_> = record.fields.iter().map(|(name, text)| (*name, clean(text))).collect();
@@ -36,7 +36,7 @@ pub(super) fn render(record: &Record<'_>, secrets: &[&str]) -> Vec<u8> {
             line.push(b'\n');
             return line;
         }
-        // Names are not cut by the limit, so in the end fields are left out.
+        // The limit cuts values but not names. So at last, fields with long names are left out.
         limit /= 2;
     }
 }
@@ -56,7 +56,7 @@ fn object(record: &Record<'_>, message: &str, fields: &[(&str, String)], limit: 
     Value::Object(object)
 }
 
-/// Names that start with `@` belong to hclog.
+/// Renames fields that start with `@`, because hclog uses these names.
 fn rename(name: &str) -> String {
     match name.strip_prefix('@') {
         Some(rest) => format!("at_{rest}"),
@@ -73,7 +73,7 @@ fn cut(mut text: String, limit: usize) -> String {
     text
 }
 
-/// Blacks out what follows one of the prefixes, as far as it can belong to a token.
+/// Replaces the text after each prefix, up to the first character that cannot be part of a token.
 pub(super) fn redact(text: &str, secrets: &[&str]) -> String {
     let mut text = text.to_owned();
     for prefix in secrets.iter().filter(|prefix| !prefix.is_empty()) {

@@ -1,6 +1,6 @@
-//! The log: `tracing` events as hclog lines on stderr, where the host picks them up.
+//! The log: writes `tracing` events as hclog lines to stderr, where the host reads them.
 //!
-//! The host filters by itself and does not tell its level, so the level comes from the environment.
+//! The host filters the lines, but does not announce its level. So the level comes from the environment.
 
 mod line;
 mod writer;
@@ -18,7 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use self::writer::Writer;
 
-/// Writes what waits in the queue when it is dropped.
+/// Writes the lines in the queue when it is dropped.
 pub(super) struct Guard(Writer);
 
 impl Drop for Guard {
@@ -27,8 +27,8 @@ impl Drop for Guard {
     }
 }
 
-/// Starts the log of this process, panics included. `engine` is the crate that may speak at every level; what follows one
-/// of the prefixes in `secrets` is blacked out.
+/// Starts the log of this process, including panics. `engine` is the crate whose events are logged at every level. The
+/// log replaces the text after each prefix in `secrets`.
 pub(super) fn start(level: Option<&str>, engine: Option<&'static str>, secrets: &'static [&'static str]) -> Guard {
     let writer = Writer::start(std::io::stderr());
     let known = level.map_or(Some(LevelFilter::INFO), parse_level);
@@ -36,7 +36,7 @@ pub(super) fn start(level: Option<&str>, engine: Option<&'static str>, secrets: 
     let subscriber = tracing_subscriber::registry()
         .with(threshold)
         .with(Hclog { writer: writer.clone(), secrets }.with_filter(ours(engine)));
-    // Fails only if there is one already, which then takes the events.
+    // Fails only if a subscriber exists already. That subscriber then gets the events.
     let _ = tracing::subscriber::set_global_default(subscriber);
     std::panic::set_hook(Box::new(log_panic));
     if known.is_none() {
@@ -45,7 +45,7 @@ pub(super) fn start(level: Option<&str>, engine: Option<&'static str>, secrets: 
     Guard(writer)
 }
 
-/// Below info the dependencies show headers and bodies, so there only the runtime and the engine may speak.
+/// Below `info`, dependencies log headers and bodies. So at those levels, only the SDK and the engine may log.
 fn ours(engine: Option<&'static str>) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
     FilterFn::new(move |metadata: &Metadata<'_>| {
         let speaker = metadata.target().split("::").next();
@@ -55,7 +55,7 @@ fn ours(engine: Option<&'static str>) -> FilterFn<impl Fn(&Metadata<'_>) -> bool
     })
 }
 
-/// The level names of hclog.
+/// Reads a level name of hclog.
 fn parse_level(name: &str) -> Option<LevelFilter> {
     Some(match name.trim().to_ascii_lowercase().as_str() {
         "trace" => LevelFilter::TRACE,
@@ -68,7 +68,7 @@ fn parse_level(name: &str) -> Option<LevelFilter> {
     })
 }
 
-/// The default text of a panic would be a plain line, which the host shows in debug mode only.
+/// Logs a panic. The default text of a panic is a plain line, which the host shows only in debug mode.
 fn log_panic(info: &PanicHookInfo<'_>) {
     let payload = info.payload();
     let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
@@ -76,7 +76,7 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     tracing::error!(panic = text.unwrap_or("no text"), location, "panicked");
 }
 
-/// Turns events into lines, with the fields of the spans around them.
+/// Turns events into lines, and adds the fields of the surrounding spans.
 struct Hclog {
     writer: Writer,
     secrets: &'static [&'static str],
@@ -136,7 +136,7 @@ impl Visit for Fields {
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = write!(text, ": {cause}");
             source = cause.source();
         }
@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// Returns the lines that are logged while `run` runs.
+    /// Returns the lines that `run` logs.
     fn logged(run: impl FnOnce()) -> Vec<Value> {
         let output = Output::default();
         let writer = Writer::start(output.clone());

@@ -1,7 +1,8 @@
 //! Writes log lines to stderr.
 //!
-//! A host that does not read its pipe must not stop a request. So a line is written on the spot where that cannot block.
-//! Else it waits in a bounded queue for a thread that may block, and what finds the queue full is dropped and counted.
+//! A host that does not read its pipe must not stop a request. So a line is written at once only if writing cannot
+//! block. Otherwise the line waits in a bounded queue for a thread that may block. If the queue is full, the line is
+//! dropped and counted.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -17,18 +18,18 @@ use tracing::Level;
 
 use super::line::{Record, render};
 
-/// Lines that wait at most.
+/// How many lines can wait in the queue.
 const QUEUE: usize = 512;
 
-/// Longest line that a pipe takes as a whole when it says that it takes anything (POSIX `PIPE_BUF` on Linux).
+/// Longest line that a pipe accepts as a whole if the pipe is writable (POSIX `PIPE_BUF` on Linux).
 const AT_ONCE: usize = 4096;
 
-/// How long the end of the process waits for the last lines.
+/// How long the process waits for the last lines before it ends.
 const FLUSH: Duration = Duration::from_millis(500);
 
-/// Where lines go to.
+/// The destination of lines.
 pub(super) trait Output: Write + Send + 'static {
-    /// Whether a line of up to 4096 bytes is taken without blocking.
+    /// Whether writing a line of up to 4096 bytes cannot block.
     fn is_ready(&self) -> bool;
 }
 
@@ -48,18 +49,18 @@ enum Message {
     Flush(SyncSender<()>),
 }
 
-/// The way to the output, for all that have a line to write.
+/// Writes lines to the output. Clones share the queue.
 #[derive(Clone)]
 pub(super) struct Writer {
     output: Arc<Mutex<dyn Output>>,
     queue: SyncSender<Message>,
-    /// Lines in the queue, or on their way from there. While there are some, none may overtake them.
+    /// Lines in the queue or being written from it. While there are any, a new line must not overtake them.
     waiting: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
 }
 
 impl Writer {
-    /// Starts the thread. Lines are lost, and nothing else, if the system has no thread to give.
+    /// Starts the thread. If the system cannot start a thread, only log lines are lost.
     pub(super) fn start(output: impl Output) -> Self {
         let (queue, lines) = sync_channel(QUEUE);
         let output = Arc::new(Mutex::new(output));
@@ -81,7 +82,7 @@ impl Writer {
         }
     }
 
-    /// Writes a line if it neither blocks nor overtakes another one.
+    /// Writes a line if the write does not block and does not overtake another line.
     fn write_at_once(&self, line: &[u8]) -> bool {
         let mut output = match self.output.try_lock() {
             Ok(output) => output,
@@ -95,7 +96,7 @@ impl Writer {
         true
     }
 
-    /// Waits until the lines queued so far are written, but not for long.
+    /// Waits a short time until the queued lines are written.
     pub(super) fn flush(&self) {
         let (done, written) = sync_channel(1);
         if self.queue.try_send(Message::Flush(done)).is_ok() {
@@ -104,7 +105,7 @@ impl Writer {
     }
 }
 
-/// Errors of writing are ignored: when the host is gone there is nobody to tell.
+/// Ignores write errors: if the host is gone, there is nobody to report them to.
 fn write(output: &Mutex<dyn Output>, lines: &Receiver<Message>, waiting: &AtomicUsize, dropped: &AtomicU64) {
     for message in lines {
         let mut output: MutexGuard<'_, dyn Output> = output.lock().unwrap_or_else(PoisonError::into_inner);
@@ -139,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// Output that lets through one line for each permit, and passes it on.
+    /// Output that passes on one line for each permit.
     struct Gate(Receiver<()>, Sender<String>);
 
     impl Output for Gate {
@@ -172,11 +173,11 @@ mod tests {
         assert_eq!(lines[0], "0\n");
         let warning: serde_json::Value = serde_json::from_str(&lines[1]).unwrap();
         let dropped: u64 = warning["dropped"].as_str().unwrap().parse().unwrap();
-        // The thread may have taken the first line out of the queue before it was blocked.
+        // The thread may have taken the first line out of the queue before it blocked.
         assert!(dropped == 99 || dropped == 100, "{dropped}");
     }
 
-    /// A pipe as stderr is one.
+    /// A pipe, as stderr is one in production.
     struct Pipe(std::io::PipeWriter);
 
     impl Write for Pipe {
@@ -207,7 +208,7 @@ mod tests {
                 let writer = writer.clone();
                 std::thread::spawn(move || {
                     for n in 0..LINES / 4 {
-                        // Some are longer than what is written at once; a full queue would drop lines.
+                        // Some lines are too long to be written at once. A full queue would drop lines.
                         let text = "x".repeat(if n % 50 == 0 { 9000 } else { n % 300 });
                         while writer.waiting.load(Ordering::Acquire) > QUEUE / 2 {
                             std::thread::yield_now();
