@@ -1,4 +1,4 @@
-//! What the binary says to people, who start it without a host's cookie.
+//! The binary's output for people, who start it without a host's cookie.
 
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +19,7 @@ async fn version_tells_version_commit_and_protocol() {
     let [name, commit, protocol] = expected.lines().collect::<Vec<_>>()[..] else { panic!("{expected}") };
     assert_eq!((name, protocol), (format!("{NAME} v{VERSION}").as_str(), "protocol: plugin API version 5"));
     let commit = commit.strip_prefix("commit: ").unwrap();
-    // What is built from uncommitted files says so.
+    // A binary that was built from uncommitted files has the suffix `-dirty`.
     assert_eq!(commit.trim_end_matches("-dirty"), checked_out(), "PLUGIN is of another commit: run `make bin`");
     for flag in ["-version", "--version", "-v"] {
         assert_eq!(Launch::astra().arg(flag).by_hand().await, expected, "{flag}");
@@ -60,7 +60,7 @@ fn the_binary_under_test_is_the_one_that_ships() {
         output("readelf", &["--wide", "--segments", "--dynamic", "--sections", plugin::binary().to_str().unwrap()]);
     let read = read.expect("readelf, which is with the linker");
     assert!(!read.contains(".symtab") && !read.contains(".debug_"), "it has symbols, so it is no release build");
-    // As in packaging/build.sh: where there is no static C library, the binary is an ordinary one.
+    // As in packaging/build.sh: without a static C library, the binary is linked dynamically.
     let library = output("cc", &["-print-file-name=libc.a"]).expect("a C compiler");
     if cfg!(target_env = "gnu") && Path::new(&library).is_absolute() {
         assert!(!read.contains("INTERP") && !read.contains("(NEEDED)"), "it is linked dynamically:\n{read}");
@@ -74,7 +74,7 @@ fn checked_out() -> String {
     Path::new(folder).join(".git").exists().then(commit).flatten().unwrap_or_else(|| "unknown".into())
 }
 
-/// Returns what a program prints, if it is there and succeeds.
+/// Returns the output of a program, if the program exists and succeeds.
 fn output(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -28,7 +28,7 @@ async fn p06_only_the_host_that_started_it_can_connect() {
     for (who, config) in refused {
         assert_eq!(first_bytes(socket, config).await, b"", "answered a client with {who}");
     }
-    // The same way of asking, so that it is not the question that is refused.
+    // The host's own identity is accepted, so the refusals above are not a fault of `first_bytes`.
     assert_ne!(first_bytes(socket, identity.client(certificate)).await, b"");
     host.stop().await;
 }
@@ -48,7 +48,7 @@ async fn p06_a_client_that_never_speaks_does_not_hold_up_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p07_the_main_connection_is_tls_1_3_with_h2_and_the_certificate_of_the_line() {
     for launch in [Launch::astra(), Launch::passbook()] {
-        // The host's certificate is a P-521 CA, and its own verification looks at names, validity and usage.
+        // The host's certificate is a P-521 CA. The host's own verification also checks names, validity and usage.
         let host = Host::start(launch).await;
         assert_eq!(host.agreed.version, Some(ProtocolVersion::TLSv1_3));
         assert_eq!(host.agreed.alpn.as_deref(), Some(b"h2".as_slice()));
@@ -85,7 +85,7 @@ async fn p08_the_brokered_connection_is_tls_with_client_certificate_and_h2() {
 async fn p08_the_same_over_one_shared_socket() {
     let host = Host::start(Launch::passbook().env("PLUGIN_MULTIPLEX_GRPC", "true")).await;
     assert!(host.handshake.line.ends_with("|true"), "{}", host.handshake.line);
-    // At once, because the plugin has to knock one by one.
+    // Both at once, because the plugin must knock for one connection at a time.
     let (one, other) = tokio::join!(host.mount(), host.mount());
     for (mount, owner) in [(&one, "x"), (&other, "y")] {
         assert_eq!(mount.write("accounts/a", json!({"owner": owner})).await.http(), 204);

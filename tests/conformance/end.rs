@@ -1,4 +1,4 @@
-//! Points 10 to 12: signals, and the end.
+//! Points 10 to 12: signals and the end of the process.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -38,7 +38,7 @@ async fn p10_sigterm_leaves_a_host_that_stops_as_well_the_time_for_it() {
     assert!(host.plugin.exit(Duration::from_secs(1)).await.success());
     host.plugin.ended().await;
 
-    // Nobody else stops it here.
+    // Here, only the signal stops the plugin.
     let mut host = Host::start(Launch::passbook()).await;
     let _mount = host.mount().await;
     host.plugin.signal(Signal::TERM);
@@ -50,7 +50,7 @@ async fn p10_sigterm_leaves_a_host_that_stops_as_well_the_time_for_it() {
 async fn p11_shutdown_is_answered_and_the_process_ends_within_1_s() {
     let mut host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
-    // The end waits for no request that is still going on.
+    // The end of the process does not wait for a running request.
     let sleep = request("update", "teller/sleep", &json!({"milliseconds": 60_000}));
     let sleeping = tokio::spawn(async move { mount.send(sleep).await.is_ok() });
     host.plugin.logged(|line| line["@message"] == "sleeps").await;
@@ -87,10 +87,12 @@ async fn p12_a_host_that_is_killed_before_it_connects_takes_it_along() {
     host_is_killed("end::p12_a_host_that_is_killed_before_it_connects_takes_it_along", false).await;
 }
 
-/// Set in the environment of the process that is killed: the directory in which it says what it has started.
+/// Set in the environment of the process to kill. The value is a directory: the process writes there which plugin it
+/// has started.
 const DOOMED: &str = "CONFORMANCE_DOOMED_HOST";
 
-/// Starts the test of this name once more, as a process that becomes the host of a plugin, and kills it.
+/// Starts the test of this name again in a second process. This process becomes the host of a plugin and is then
+/// killed.
 async fn host_is_killed(test: &str, connects: bool) {
     #[expect(clippy::disallowed_methods, reason = "the test starts itself as another process")]
     if let Some(directory) = std::env::var_os(DOOMED) {
@@ -122,7 +124,7 @@ async fn host_is_killed(test: &str, connects: bool) {
     assert_eq!(files(temporary), Vec::<PathBuf>::new(), "left behind in the directory for sockets");
 }
 
-/// A host that says what it has started, and waits for its end.
+/// A host that writes down which plugin it has started, and then waits until it is killed.
 async fn doomed_host(directory: &Path, connects: bool) {
     let launch = Launch::passbook();
     let (host, mut plugin);
@@ -135,7 +137,7 @@ async fn doomed_host(directory: &Path, connects: bool) {
         let handshake = plugin.handshake().await;
         (plugin.pid(), handshake.socket)
     };
-    // Renamed, so that nobody reads the half of it.
+    // Renamed, so that nobody reads a half-written file.
     std::fs::write(directory.join("starting"), format!("{} {}", pid.as_raw_pid(), socket.display())).unwrap();
     std::fs::rename(directory.join("starting"), directory.join("started")).unwrap();
     std::future::pending::<()>().await;
@@ -152,7 +154,7 @@ async fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Whether a process runs. One that nobody has waited for yet does not.
+/// Whether a process runs. A zombie does not run.
 fn is_alive(pid: &str) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());

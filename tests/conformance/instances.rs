@@ -1,4 +1,4 @@
-//! Points 16 to 20: setting instances up and taking them down.
+//! Points 16 to 20: setting up and cleaning up instances.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ async fn p16_setup_waits_up_to_5_s_for_the_address_of_the_host() {
     let text = never.err().expect("Setup without an address succeeds");
     assert!(!text.starts_with("gRPC status"), "{text}");
     assert!((4.5..8.0).contains(&waited.as_secs_f64()), "gave up after {waited:?}");
-    // What failed leaves nothing in the way of the next.
+    // A failed `Setup` does not affect the next `Setup`.
     let mount = host.mount().await;
     assert_eq!(mount.list("accounts").await.http(), 404);
     host.stop().await;
@@ -40,7 +40,7 @@ async fn p16_setup_waits_up_to_5_s_for_the_address_of_the_host() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p17_setup_needs_neither_storage_nor_facts() {
     for launch in [Launch::astra(), Launch::passbook()] {
-        // All that happens at registration: no Type, no Initialize, no Cleanup.
+        // The whole registration. It has no Type, no Initialize and no Cleanup.
         let host = Host::start(launch).await;
         let mount = host.mount_with(Setup::registration()).await.expect("Setup at registration");
         assert!(is_version(&mount.version().await));
@@ -77,7 +77,7 @@ async fn p18_ten_instances_set_up_at_once_are_isolated() {
         mount.write(&format!("accounts/only-{number}"), json!({"owner": "x"})).await;
     }))
     .await;
-    // Another node may have written; it is no reason to forget or mix up anything.
+    // An invalidated key must not lose data, or mix up data of two mounts.
     mounts[3].invalidate("accounts/a").await;
     mounts[3].invalidate("no/such/key").await;
     for (number, mount) in mounts.iter().enumerate() {
@@ -95,14 +95,14 @@ async fn p19_cleanup_twice_does_not_disturb_the_others() {
     one.write("accounts/a", json!({"owner": "x"})).await;
     other.write("accounts/b", json!({"owner": "y"})).await;
     one.cleanup().await.expect("the first Cleanup");
-    // The second finds nothing; a status is as good as an answer.
+    // The second call finds no instance. An error status is as good as a success.
     let _ = one.cleanup().await;
     let gone = one.send(crate::host::mount::request("read", "accounts/a", &json!(null))).await;
     assert!(gone.is_err(), "an instance answers behind its Cleanup");
-    // Vault's client falls over an error of Version, whatever became of the instance.
+    // Vault's client crashes on an error of Version, even after the Cleanup of the instance.
     assert!(is_version(&one.version().await));
     assert_eq!(other.read("accounts/b").await.data()["owner"], "y");
-    // The process goes on even if no instance is left: the next one may be on its way.
+    // The process runs on without instances, because a new instance may follow.
     other.cleanup().await.unwrap();
     let _ = other.cleanup().await;
     let next = host.mount().await;
@@ -134,7 +134,7 @@ async fn p20_type_special_paths_and_version_are_what_hosts_accept() {
     host.stop().await;
 }
 
-/// Empty, or `v` and a semantic version without the suffix that is the host's own.
+/// Whether the text is empty, or `v` and a semantic version without the suffix that the host adds.
 fn is_version(text: &str) -> bool {
     let Some(version) = text.strip_prefix('v') else { return text.is_empty() };
     let core = version.split(['-', '+']).next().unwrap_or_default();
@@ -143,7 +143,7 @@ fn is_version(text: &str) -> bool {
     numbers.len() == 3 && numbers.iter().all(is_number) && !version.contains("builtin")
 }
 
-/// A `*` at the end only, and a `+` for one whole segment only (OpenBao `sdk/logical/logical.go`, `Paths`).
+/// Whether `*` is only at the end, and `+` only stands for a whole segment (OpenBao `sdk/logical/logical.go`, `Paths`).
 fn is_pattern(path: &str) -> bool {
     let body = path.strip_suffix('*').unwrap_or(path);
     let segments = body.split('/').all(|segment| segment == "+" || !segment.contains('+'));

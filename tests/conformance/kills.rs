@@ -1,9 +1,10 @@
-//! Nothing is lost: a process that is killed, or whose storage fails, at any step of its work.
+//! Checks that nothing is lost when a process is killed, or its storage fails, at any step of its work.
 //!
-//! Every step of the engine is a call: to storage, for a fact of the host, or to Astra. So a piece of work is done once
-//! undisturbed, its calls are counted, and then it is done again for each of them, and stopped there: before the call
-//! takes effect, and after that but before its answer. Then the next process takes over, the host's tick comes, and
-//! Astra, the stored entries and the host's leases must agree. Calls that have no effect are stopped at once only.
+//! Every step of the engine is a call: to storage, for a fact of the host, or to Astra. Each test first does the work
+//! without a fault and counts its calls. Then it repeats the work for each call and stops the process there: once
+//! before the call takes effect, and once after the effect but before the answer. Then the next process takes over and
+//! gets the host's tick. Afterwards Astra, the stored entries and the host's leases must agree. A call without effect
+//! is stopped only before.
 
 mod orderly;
 mod plan;
@@ -15,31 +16,31 @@ use self::plan::{Calls, Left, Mode, Place, Point, Work};
 use self::world::{Node, World};
 use crate::host::gate::{Phase, When};
 
-/// What was there before the work.
+/// The state before the work.
 #[derive(Clone)]
 enum Before {
     Nothing,
     /// A token with its lease.
     Token,
-    /// Work that was killed.
+    /// Other work, which was killed at this point.
     Cut(Work, Point),
-    /// A token whose answer was lost behind the last step of its mint, so long ago that no lease of it can exist.
+    /// A token whose answer was lost after the last step of its mint, so long ago that its lease would have expired.
     Expired,
 }
 
-/// What makes the process undo its work by itself.
+/// A fault that makes the process undo its work.
 #[derive(Clone, Copy)]
 enum Trouble {
     None,
-    /// The next call to the host that begins so fails.
+    /// The next call to the host that starts with this text fails.
     Host(&'static str),
-    /// Astra makes a token, and does not say which.
+    /// Astra mints a token, but its answer is lost.
     Astra,
-    /// The client hangs up while a call to the host that begins so waits.
+    /// The client hangs up during a call to the host that starts with this text.
     HangUp(&'static str, Phase),
 }
 
-/// A piece of work, and its circumstances.
+/// A piece of work, and the circumstances of the work.
 struct Scene {
     mode: Mode,
     before: Before,
@@ -47,7 +48,7 @@ struct Scene {
     trouble: Trouble,
 }
 
-/// The last step of a mint: from here on the token is the host's.
+/// The last step of a mint. From here on, the host is responsible for the token.
 const HANDED_OVER: Point = Point { place: Place::Host(When::Call("delete wal/")), phase: Phase::After };
 
 impl Scene {
@@ -59,7 +60,7 @@ impl Scene {
         Self { trouble, ..self }
     }
 
-    /// Returns a process that is about to be asked for the work.
+    /// Returns a process that is ready for the work.
     async fn set(&self, world: &mut World) -> Node {
         world.begin();
         match &self.before {
@@ -86,7 +87,7 @@ impl Scene {
         node
     }
 
-    /// Does the work undisturbed, and returns its points.
+    /// Does the work without a fault, and returns its points.
     async fn points(&self, world: &mut World) -> Vec<Point> {
         let node = self.set(world).await;
         let Calls { host, astra, failed } = world.count(&node, self.work).await;
@@ -113,7 +114,7 @@ impl Scene {
         points
     }
 
-    /// Kills a process at every point. Returns the calls at which something was left, and what.
+    /// Kills a process at every point. Returns the calls after which something was left, with the rest.
     async fn kill(&self) -> Vec<(String, Left)> {
         let mut world = World::new(self.mode, json!({})).await;
         let points = self.points(&mut world).await;
@@ -135,7 +136,7 @@ impl Scene {
         left
     }
 
-    /// Lets a call to the host fail at every point. Returns the calls at which something was left, and what.
+    /// Makes the call to the host fail at every point. Returns the calls after which something was left, with the rest.
     async fn fail(&self) -> Vec<(String, Left)> {
         let mut world = World::new(self.mode, json!({})).await;
         let mut points = self.points(&mut world).await;
@@ -153,7 +154,7 @@ impl Scene {
     }
 }
 
-/// Notes what was left, with the call up to the first id in it.
+/// Adds a finding, named by its call up to the first id.
 fn note(left: &mut Vec<(String, Left)>, point: &Point, call: &str, found: Left) {
     if found != NOTHING {
         let call = call.split_once('/').map_or(call.to_owned(), |(start, _)| format!("{start}/"));
@@ -173,7 +174,7 @@ async fn cut(world: &mut World, work: Work, point: &Point) {
     world.bury(node).await;
 }
 
-/// Says where it was, if a test fails.
+/// Prints the place if a test fails.
 struct At(String);
 
 impl Drop for At {
@@ -200,8 +201,8 @@ fn nothing() -> Vec<(String, Left)> {
     Vec::new()
 }
 
-/// Between the last step of a mint and the host's lease there is a gap that no engine can close. Tokens that fall into
-/// it are swept when no lease can exist any more.
+/// The gap between the last step of a mint and the host's lease, which no engine can close. The sweep deletes a token
+/// in this gap once its lease would have expired.
 fn at_the_handover() -> Vec<(String, Left)> {
     vec![("after delete wal/".to_owned(), UNLEASED)]
 }
@@ -232,8 +233,8 @@ async fn a_mint_that_undoes_itself_fails_at_every_step() {
     }
 }
 
-/// A client who goes gets no token, and the host makes no lease. Where the token was handed over by then, it is noted
-/// again to be taken back; until then it is as at the handover.
+/// If the client hangs up, it gets no token, and the host creates no lease. If the mint is already complete, the engine
+/// writes a new WAL entry to undo it. Until then, the gap at the handover is open.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mint_whose_client_hangs_up_is_killed_at_every_step() {
     let mint = |call, phase| Scene::new(Mode::Standard, Before::Nothing, Work::Mint).with(Trouble::HangUp(call, phase));
@@ -251,7 +252,7 @@ async fn a_mint_whose_client_hangs_up_fails_at_every_step() {
     }
 }
 
-/// Without a description, a token whose answer was lost cannot be told from others.
+/// Without a description, the engine cannot find a token whose answer was lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mint_without_description_is_killed_at_every_step() {
     let left = Scene::new(Mode::Undescribed, Before::Nothing, Work::Mint).kill().await;
@@ -278,7 +279,7 @@ async fn a_renewal_is_killed_at_every_step() {
     assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Renew).kill().await, nothing());
 }
 
-/// There is a token whose lease is to be revoked with whatever root token is left.
+/// There is also a token with a lease. The remaining root token must be able to revoke it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_is_killed_at_every_step() {
     assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Rotate).kill().await, nothing());
@@ -293,7 +294,7 @@ async fn a_rotation_fails_at_every_step() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_undo_of_a_rotation_is_killed_at_every_step() {
-    // Made and lost, made and not stored, stored.
+    // The new root token was: minted but its answer lost; minted but not stored; stored.
     for cut in [astra(2, Phase::After), host("put config/", Phase::Before), host("put config/", Phase::After)] {
         let scene = Scene::new(Mode::Standard, Before::Cut(Work::Rotate, cut), Work::Rollback);
         assert_eq!(scene.kill().await, nothing());
@@ -313,7 +314,7 @@ async fn the_undo_of_a_revocation_or_delete_is_killed_at_every_step() {
     for work in [Work::Revoke, Work::Delete] {
         for phase in [Phase::Before, Phase::After] {
             let scene = Scene::new(Mode::Standard, Before::Cut(work, astra(1, phase)), Work::Rollback);
-            // The lease of a token that was not deleted is still there, and so is the token.
+            // If the token was not deleted, both the token and its lease still exist.
             assert_eq!(scene.kill().await, nothing());
         }
     }

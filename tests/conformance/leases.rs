@@ -21,7 +21,7 @@ async fn p31_a_lease_has_the_ttl_asked_for_capped_to_the_maximum_of_the_mount() 
         (json!({"ttl": "2h"}), hour, hour),
         (json!({}), MINUTE, MINUTE),
     ] {
-        // The maximum is asked for with each request: the operator can change it at any time.
+        // The engine must ask for the maximum with each request, because the operator can change it at any time.
         mount.system.set(|facts| facts.max_lease_ttl = maximum);
         let reply = mount.call("read", "cards/a", &given).await;
         let options = reply.secret().lease_options.unwrap();
@@ -31,7 +31,7 @@ async fn p31_a_lease_has_the_ttl_asked_for_capped_to_the_maximum_of_the_mount() 
         assert_eq!(options.increment, 0);
         assert_eq!(reply.data()["account"], "a");
     }
-    // A cap that is not known is none that may be passed.
+    // Without a known maximum, the engine must not lend.
     mount.system.set(|facts| facts.missing = true);
     let before = mount.storage.keys();
     assert_eq!(mount.read("cards/a").await.http(), 500);
@@ -73,11 +73,11 @@ async fn p32_a_lease_can_be_revoked_from_what_three_renewals_have_left_of_it() {
         assert_eq!(renewed.internal_data(), issued.internal_data());
         assert!(renewed.secret().lease_options.unwrap().renewable);
     }
-    // The account is no part of it.
+    // A revocation does not need the account.
     mount.delete("accounts/a").await;
     assert_eq!(mount.revoke(&lease).await.err.map(|err| err.err_msg), None);
     assert!(mount.storage.value(&key).is_none());
-    // The host may ask again.
+    // The host may repeat a revocation.
     assert_eq!(mount.revoke(&lease).await.err.map(|err| err.err_msg), None);
     host.stop().await;
 }

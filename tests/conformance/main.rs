@@ -1,7 +1,8 @@
-//! The checklist of the plugin protocol, point by point, against the real binary under a host of our own.
+//! The checklist of the plugin protocol. Each point is tested with the real binary under our own host.
 //!
-//! Each test is named after its point. Points about the process and the wire are tested with the engine of this
-//! package; those about requests with `tests/support/passbook.rs`, whose paths do what the point needs.
+//! The name of a test starts with its point. The engine of this package serves the points about the process and the
+//! wire. `tests/support/passbook.rs` serves the points about requests, because its paths do everything that these
+//! points need.
 
 #![allow(
     clippy::unwrap_used,

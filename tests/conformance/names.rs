@@ -85,7 +85,7 @@ fn each_answer_of_a_name_server_leads_to_astra_or_to_a_clear_error() {
     Machine::run("each_answer_of_a_name_server_leads_to_astra_or_to_a_clear_error", async {
         machine::resolv_conf("search domain.test\nnameserver 127.0.0.1\noptions timeout:1 attempts:1 ndots:2\n");
         let _dns = serve(vec![
-            // Of a name that does not exist, questions for IPv6 addresses are dropped as well.
+            // For a name that does not exist, the server also drops questions for IPv6 addresses.
             ("drops.test.domain.test", Behaviour::DropsIpv6(Behaviour::Fails(Rcode::NXDOMAIN).into())),
             ("four.test", Behaviour::Has(here())),
             // Astra does not listen there, so the connection falls back.

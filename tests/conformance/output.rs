@@ -18,7 +18,7 @@ async fn p41_a_request_of_16_mib_is_handled() {
 
     let host = Host::start(Launch::astra()).await;
     let mount = host.mount().await;
-    // Whether it is too large is for the engine to say, not for the transport: no gRPC status.
+    // The engine must decide whether a request is too large. The transport must not refuse it with a gRPC status.
     let status = mount.write("config", json!({"org_id": "x", "url": owner})).await.http();
     assert!((400..500).contains(&status), "{status}");
     assert_eq!(mount.call("help", "", &Value::Null).await.http(), 200);
@@ -53,7 +53,7 @@ async fn p42_each_line_on_stderr_is_one_that_hosts_can_read() {
         })
         .await;
     assert!(panicked["@message"].as_str().unwrap().contains("panic"), "a panic that does not say so");
-    // Looks at every line.
+    // Stopping also checks every line.
     host.stop().await;
 }
 
@@ -81,7 +81,7 @@ async fn p42_a_host_that_does_not_read_the_log_stops_neither_requests_nor_the_en
     let mut host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
     let text = json!({"text": "x".repeat(30 * 1024)});
-    // Many times what a pipe and any sensible queue hold.
+    // Much more than a pipe and a reasonable queue can hold.
     let fill = async || {
         for _ in 0..500 {
             assert_eq!(mount.call("update", "teller/log", &text).await.http(), 204);
@@ -96,7 +96,7 @@ async fn p42_a_host_that_does_not_read_the_log_stops_neither_requests_nor_the_en
     host.plugin.hold_stderr(true);
     fill().await;
     host.shutdown().await.expect("Shutdown");
-    // What a host grants before it kills. The held pipe is read to its end, which may be in the midst of a line.
+    // A host waits this long before it kills. The pipe is read to its end, so the last line may be incomplete.
     assert!(host.plugin.exit(Duration::from_secs(2)).await.success());
     host.plugin.cut_off();
 }
@@ -115,7 +115,7 @@ const ENVIRONMENT: [(&str, &str); 4] = [
 
 const SECRETS: [&str; 4] = [ROOT, DIGEST, PIN, "environmentPasswordOfTheProxy"];
 
-/// Lets a plugin log everything. The host then fails if a secret is on stdout or stderr.
+/// Makes a plugin log everything. The host then fails if a secret is on stdout or stderr.
 fn talkative(mut launch: Launch) -> Launch {
     launch = launch.env("BAO_LOG_LEVEL", "trace").env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
     for (name, value) in ENVIRONMENT {
@@ -124,13 +124,13 @@ fn talkative(mut launch: Launch) -> Launch {
     SECRETS.iter().fold(launch, |launch, secret| launch.secret(secret))
 }
 
-/// Returns the answers of the engine to requests with secrets, of which some go well and the others go wrong in all ways.
+/// Returns the engine's answers to requests with secrets. Some requests succeed, the others fail in every way.
 async fn answers_of_the_engine() -> Vec<Reply> {
     let mut shown = Vec::new();
     let org = "2dc8ba1f-5a4e-4a0e-8a0c-2f5f0a9f4b11";
     let host = Host::start(talkative(Launch::astra())).await;
     let mount = host.mount().await;
-    // Nobody listens there, so the check of the token fails, and the write that skips it does not.
+    // Nobody listens at this URL. So the check of the token fails, but a write without the check succeeds.
     let config = json!({"org_id": org, "astra_token": ROOT, "url": "http://127.0.0.1:1", "logical_name": "org"});
     let mut skipped = config.clone();
     skipped["verify_connection"] = json!(false);
@@ -171,7 +171,7 @@ async fn answers_of_the_example() -> Vec<Reply> {
         let existence = mount.exists("accounts/a", &data).await;
         assert!(existence.err.is_none_or(|err| !err.err_msg.contains(PIN)), "the existence check shows {field}");
     }
-    // A stored value that is not what it should be.
+    // A stored value of the wrong type.
     mount.storage.insert("accounts/b", format!(r#"{{"owner": {{"{PIN}": 1}}}}"#).as_bytes());
     shown.push(mount.read("accounts/b").await);
     host.stop().await;

@@ -1,4 +1,4 @@
-//! Points 22 to 30: what comes in with a request, and what a host can do with the reply.
+//! Points 22 to 30: the contents of requests, and how a host can use the replies.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::host::pb::pb;
 use crate::host::storage::{Fault, READ_ONLY};
 use crate::host::{Host, Launch, Mount, Reply, Setup, Storage};
 
-/// Paths that are there, that could be there, and that are not.
+/// Paths that exist, paths that could exist, and paths that do not exist.
 const PATHS: [&str; 9] =
     ["", "config", "creds/org/role", "org/token", "accounts/a", "cards/a", "teller/panic", "accounts/", "no/such/path"];
 
@@ -54,7 +54,7 @@ async fn p23_resolve_path_with_a_hostile_body_of_1_mib_costs_nothing() {
         let mount = quiet(&host).await;
         forget_calls(&mount);
         for (what, body) in &bodies {
-            // The path comes from whoever asks, too.
+            // The client also chooses the path, so long paths count, too.
             for path in ["org/token", "accounts/a", &"x/".repeat(SIZE / 2)] {
                 let started = Instant::now();
                 let request = pb::Request { data: body.clone(), ..request("resolve-path", path, &Value::Null) };
@@ -75,7 +75,7 @@ async fn p24_no_data_and_data_of_text_are_read_like_the_real_types() {
         "labels": {"a": "1", "b": "x=y"}, "notes": ["one", "two"], "tags": ["p", "q"], "branches": [3, 5],
         "terms": {"k": [1, null]},
     });
-    // As `vault write path k=v` and query parameters send them; only objects have no form of text.
+    // The forms that `vault write path k=v` and query parameters send. Only objects have no text form.
     let text = json!({
         "owner": "Ada", "currency": "eur", "limit": "500", "rate": "1.5", "active": "false", "grace": "1h30m",
         "labels": ["a=1", "b=x=y"], "notes": ["one", "two"], "tags": "p, q", "branches": "3,5",
@@ -130,7 +130,7 @@ async fn p24_no_data_and_data_of_text_are_read_like_the_real_types() {
 async fn p24_values_that_no_type_can_hold_are_400_everywhere() {
     let host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
-    // Vault passes numbers on as they were written, at the existence check first.
+    // Vault passes numbers on as the client wrote them, first to the existence check.
     let bodies =
         [r#"{"limit":1e400}"#, r#"{"rate":-1e400}"#, r#"{"grace":99999999999999999999}"#, r#"{"branches":[1e999]}"#];
     for body in bodies {
@@ -144,7 +144,7 @@ async fn p24_values_that_no_type_can_hold_are_400_everywhere() {
             assert_eq!(reply.http(), 400, "{operation} {body}");
         }
     }
-    // Neither JSON nor an object: a broken host, but no reason to fall over.
+    // Data that is not a JSON object comes from a broken host. The plugin must not crash.
     for body in ["", "nonsense", "[]", "5", "{"] {
         let request = pb::Request { data: body.into(), ..request("update", "accounts/a", &Value::Null) };
         drop(mount.send(request).await);
@@ -171,7 +171,7 @@ async fn p25_unknown_and_replaced_parameters_give_warnings() {
     host.stop().await;
 }
 
-/// Everything that passbook can be asked for, and what a host makes of the reply.
+/// Sends every kind of request to passbook, and returns the replies.
 async fn all_requests(mount: &Mount) -> Vec<(String, Reply)> {
     let calls = [
         ("list", "accounts/", json!(null)),
@@ -213,7 +213,7 @@ async fn all_requests(mount: &Mount) -> Vec<(String, Reply)> {
 async fn p26_replies_hold_json_wherever_a_host_looks_for_it() {
     let host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
-    // `Reply` fails on empty data, empty internal data and a missing time of issue.
+    // `Reply` panics on empty data, empty internal data and a missing issue time.
     let replies = all_requests(&mount).await;
     let leases: Vec<&Reply> = replies
         .iter()
@@ -243,7 +243,7 @@ async fn p27_status_and_text_are_those_of_an_engine_of_the_host() {
             ("read accounts/a", 200),
             ("read accounts/none", 404),
             ("list accounts/", 200),
-            // Names do not end in a slash, so no path matches.
+            // A name does not end in a slash, so no path matches.
             ("list cards/", 404),
             ("scan accounts/", 405),
             ("read cards/a", 200),
@@ -257,7 +257,7 @@ async fn p27_status_and_text_are_those_of_an_engine_of_the_host() {
             ("help accounts/a", 200),
             ("help no/such/path", 404),
             ("rollback ", 204),
-            // Without a lease there is nothing to renew or revoke; that is a fault of the host.
+            // A renewal or revocation without a lease is the host's fault.
             ("renew cards/a", 500),
             ("revoke cards/a", 500),
             ("delete accounts/a", 204),
@@ -291,7 +291,8 @@ async fn p28_no_fault_makes_a_reply_that_a_host_cannot_read() {
             mount.write("accounts/z", json!({"owner": "x"})).await;
             mount.storage.fail(fault);
             mount.system.set(|facts| facts.missing = facts_are_missing);
-            // `Reply` fails on error types above 10, coded errors without a status, and errors that are no text.
+            // `Reply` panics on error types above 10, on coded errors without a status, and on errors that are not
+            // text.
             for (call, reply) in all_requests(&mount).await {
                 assert!((200..600).contains(&reply.http()), "{call}");
                 if fault == Fault::Write(READ_ONLY) && call == "create accounts/a" {
@@ -317,7 +318,7 @@ async fn p28_no_path_makes_a_reply_that_a_host_cannot_read() {
             mount.storage.fail(fault);
             for path in &paths {
                 for data in [json!(null), json!({"org_id": odd, "role_name": odd, "owner": odd, "ttl": "-1"})] {
-                    // `Reply` fails on whatever a host could not read.
+                    // `Reply` panics on a reply that a host could not read.
                     for operation in ["create", "update", "patch", "read", "delete"] {
                         let status = mount.call(operation, path, &data).await.http();
                         assert!((200..600).contains(&status), "{operation} {path}: {status}");
@@ -361,7 +362,7 @@ async fn p29_existence_checks_tell_create_from_update_and_nothing_else() {
         for data in [json!(null), json!({"owner": "y", "unknown": 1})] {
             let found = mount.exists(path, &data).await;
             assert_eq!((found.check_found, found.exists), (check_found, exists), "{path}");
-            // Type 6 reads as "not found"; anything else would be shown or fail the write.
+            // The host reads type 6 as "not found". It would show any other error, or fail the write.
             assert!(found.err.is_none_or(|err| err.err_type == 6), "{path}");
         }
     }
@@ -369,7 +370,8 @@ async fn p29_existence_checks_tell_create_from_update_and_nothing_else() {
     assert!(calls.iter().all(|call| call.starts_with("get ")), "{calls:?}");
     assert_eq!(mount.storage.keys(), ["accounts/a"]);
 
-    // Who may not write sees the text of a user's mistake, so the fault of storage is none.
+    // A caller without the right to write sees the text of a user's mistake. So a storage failure must not be a user's
+    // mistake.
     mount.storage.fail(Fault::Error("no such key: secret/detail"));
     let err = mount.exists("accounts/a", &json!({})).await.err.expect("a check without storage succeeds");
     assert_ne!(err.err_type, 1, "{}", err.err_msg);
@@ -386,7 +388,7 @@ async fn p30_help_answers_everywhere_with_a_document_that_hosts_can_read() {
         let host = Host::start(launch).await;
         let mount = quiet(&host).await;
         forget_calls(&mount);
-        // As the document of the whole server is made.
+        // The host sends this request when it builds the document of the whole server.
         let request = pb::Request {
             operation: "help".into(),
             data: json!({"requestResponsePrefix": "engine"}).to_string(),
@@ -400,7 +402,7 @@ async fn p30_help_answers_everywhere_with_a_document_that_hosts_can_read() {
             assert!(data["see_also"].is_null() || data["see_also"].is_array(), "{path}");
             check_document(&data["openapi"]);
         }
-        // No path, no help; but never nothing, over which hosts fall.
+        // A path that does not exist has no help. But the reply must not be empty, because hosts crash on that.
         assert_eq!(mount.call("help", "no/such/path", &json!(null)).await.error_type(), Some(6));
         assert_untouched(&mount);
         host.stop().await;
@@ -419,7 +421,7 @@ async fn declared_paths(mount: &Mount) -> Vec<String> {
     paths.keys().map(|route| route.trim_start_matches('/').replace(['{', '}'], "")).collect()
 }
 
-/// Looks at the types that a host insists on (OpenBao `sdk/framework/openapi.go`, `NewOASDocumentFromMap`).
+/// Checks the types that a host requires (OpenBao `sdk/framework/openapi.go`, `NewOASDocumentFromMap`).
 fn check_document(document: &Value) {
     if document.is_null() {
         return;
@@ -450,7 +452,7 @@ fn check_document(document: &Value) {
     }
 }
 
-/// Members whose types are the same wherever they stand.
+/// Checks the members whose type is the same everywhere.
 fn check_members(path: &str, object: &Value) {
     for (name, value) in object.as_object().unwrap_or_else(|| panic!("{path}: no object")) {
         let right = match name.as_str() {
@@ -466,7 +468,7 @@ fn check_members(path: &str, object: &Value) {
     }
 }
 
-/// Returns an instance that has not been initialized, so that nothing goes on in it but the requests of the test.
+/// Returns an instance without Initialize, so that it only handles the requests of the test.
 async fn quiet(host: &Host) -> Mount {
     host.mount_with(Setup::default()).await.expect("Setup")
 }

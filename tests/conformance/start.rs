@@ -29,7 +29,7 @@ async fn p01_without_the_cookie_it_says_so_on_stderr_and_exits_with_1() {
 async fn p02_with_the_cookie_of_a_database_plugin_it_exits_with_1() {
     for versions in ["5,6", "3,4"] {
         let launch = Launch::astra().without(COOKIE.0);
-        // As OpenBao does with a plugin directory whose plugins have no type (`vault/sdk` `database/dbplugin/v5`).
+        // OpenBao does this with a plugin directory whose plugins have no type (`vault/sdk` `database/dbplugin/v5`).
         let launch = launch.env("VAULT_DATABASE_PLUGIN", "926a0820-aea2-be28-51d6-83cdf00e8edb");
         launch.env("PLUGIN_PROTOCOL_VERSIONS", versions).spawn().refused(ONE_SECOND).await;
     }
@@ -37,7 +37,7 @@ async fn p02_with_the_cookie_of_a_database_plugin_it_exits_with_1() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p03_the_first_line_is_a_handshake_with_as_many_fields_as_the_host_knows() {
-    // `handshake` has looked at each field; what is left is their number, and that the socket is there.
+    // `handshake` has already checked each field. Here follow the number of fields, and whether the socket exists.
     let cases = [
         (Launch::astra(), 6),
         (Launch::passbook(), 6),
@@ -45,11 +45,11 @@ async fn p03_the_first_line_is_a_handshake_with_as_many_fields_as_the_host_knows
         (Launch::astra().env("PLUGIN_MULTIPLEX_GRPC", ""), 6),
         (Launch::astra().env("PLUGIN_MULTIPLEX_GRPC", "true"), 7),
         (Launch::astra().env("PLUGIN_MULTIPLEX_GRPC", "false"), 7),
-        // Go takes an empty one for none.
+        // Go reads an empty variable as not set.
         (Launch::astra().env("TMPDIR", ""), 6),
-        // Flags that tutorials of Go plugins register.
+        // Flags from tutorials for Go plugins.
         (Launch::astra().arg("-ca-cert=/x").arg("--tls-skip-verify").arg("-unknown"), 6),
-        // Flags for people, who come without a cookie.
+        // Flags for people, who start the binary without a cookie.
         (Launch::astra().arg("-version"), 6),
         (Launch::astra().arg("-x").arg("--help"), 6),
     ];
@@ -76,7 +76,7 @@ async fn p04_nothing_but_the_handshake_line_is_ever_on_stdout() {
         mount.write(&format!("teller/{errand}"), json!({"text": "x"})).await;
     }
     assert_eq!(host.plugin.stdout(), expected);
-    // Looks once more, behind the last word of the process.
+    // Checks again after the last output of the process.
     host.stop().await;
 }
 
@@ -98,7 +98,7 @@ async fn p05_it_takes_version_5_from_any_list_and_refuses_lists_without_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p09_the_socket_is_where_the_host_wants_it_and_for_whom_and_goes_away() {
-    // Root can give a file to any group; others only to their own.
+    // Root can give a file to any group. Other users can only give it to their own groups.
     let own = rustix::process::getgid().as_raw();
     let group = if rustix::process::geteuid().is_root() { 4242 } else { own };
     let name = group_name(own).expect("the group of this process has a name");
@@ -112,7 +112,7 @@ async fn p09_the_socket_is_where_the_host_wants_it_and_for_whom_and_goes_away() 
         assert_eq!(metadata.gid(), expected, "group {given}");
         assert_eq!(metadata.mode() & 0o777, 0o660);
         host.mount().await;
-        // Looks for what is left behind.
+        // Stopping also checks that no file is left.
         host.stop().await;
     }
 }
@@ -209,18 +209,18 @@ fn in_namespaces(args: &[&str]) -> Launch {
     args.iter().fold(Launch::of("unshare".into()).arg("-Urm"), |launch, arg| launch.arg(arg))
 }
 
-/// Whether this machine permits namespaces. If not, says what was left out.
+/// Whether this machine permits namespaces. If not, prints the skipped check.
 fn has_namespaces(what: &str) -> bool {
     let tried = Command::new("unshare").args(["-Urm", "true"]).output();
     let permitted = tried.is_ok_and(|output| output.status.success());
     if !permitted {
-        // Past the capture of the test's output, where nobody would see it.
+        // Writes to stderr directly, because the test runner would hide a macro's output.
         let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: no namespaces on this machine");
     }
     permitted
 }
 
-/// Makes a directory whose path has so many bytes.
+/// Makes a directory whose path has this length in bytes.
 fn padded(parent: &Path, length: usize) -> PathBuf {
     let directory = parent.join("x".repeat(length - parent.as_os_str().len() - 1));
     std::fs::create_dir(&directory).unwrap();

@@ -1,4 +1,4 @@
-//! Orderly ends, with a mint still going on.
+//! Orderly stops during a mint.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::host::gate::Phase;
 use crate::host::process::PATIENCE;
 use crate::host::{Host, Mount, Reply};
 
-/// How long `Cleanup` may take: after 5 seconds it is answered, whatever still goes on. A busy machine may add to that.
+/// How long `Cleanup` may take. The plugin answers after 5 seconds at the latest. A busy machine may add some time.
 const CLEANUP: Duration = Duration::from_secs(10);
 
-/// A mount, a process that serves it, and an Astra that is slow to answer the next mint, or never does.
+/// Returns a mount and its process. Astra answers the next mint slowly, or never.
 async fn slow(for_ms: Option<u64>) -> (World, Node) {
     let mut world = World::new(Mode::Standard, json!({})).await;
     world.begin();
@@ -24,7 +24,7 @@ async fn slow(for_ms: Option<u64>) -> (World, Node) {
     (world, node)
 }
 
-/// Asks for a token. Once Astra has made it, and the answer is awaited, `then` is done.
+/// Asks for a token. When Astra has minted it but has not answered, runs `then`.
 async fn while_minting<T>(world: &World, mount: &Mount, then: impl Future<Output = T>) -> (Option<Reply>, T) {
     let minted = world.astra.minted();
     let then = async {
@@ -35,7 +35,7 @@ async fn while_minting<T>(world: &World, mount: &Mount, then: impl Future<Output
     (reply.ok(), done)
 }
 
-/// Lets the next process take over. Nothing may be lost.
+/// Starts the next process, and checks that nothing is lost.
 async fn take_over(world: &mut World, answer: Option<Reply>) {
     if let Some(reply) = answer {
         world.hear(Work::Mint, &reply);
@@ -51,7 +51,7 @@ async fn cleanup_waits_for_a_mint_and_lets_none_begin() {
     let (mut world, node) = slow(Some(1500)).await;
     let mount = &node.mount;
     let clean_up = async {
-        // Another one is held up on its way until the mount is taken down.
+        // A second mint is delayed in storage until after the start of the cleanup.
         mount.invalidate("").await;
         world.gate.open();
         world.storage.delay(Duration::from_millis(400));
@@ -74,7 +74,7 @@ async fn cleanup_waits_for_a_mint_and_lets_none_begin() {
     take_over(&mut world, reply).await;
 }
 
-/// Ends a process in some way while a mint goes on that never ends. It is cut short, and nothing is lost.
+/// Stops a process by `end` during a mint that never ends. The mint is cut short, and nothing is lost.
 async fn cut_short(end: impl AsyncFnOnce(&Mount, Host)) {
     let (mut world, Node { host, mount }) = slow(None).await;
     let (reply, ()) = while_minting(&world, &mount, end(&mount, host)).await;

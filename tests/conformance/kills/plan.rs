@@ -1,47 +1,47 @@
-//! What is asked for, where it is stopped, and what is found then.
+//! The plan of a test: the work, the point at which it is stopped, and the result.
 
 use std::fmt;
 
 use crate::host::gate::{Phase, When};
 
-/// How an org mints.
+/// How an organization mints.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Mode {
     Standard,
     Sidecar,
-    /// Standard, and Astra is told no description.
+    /// Standard mode, without token descriptions in Astra.
     Undescribed,
 }
 
-/// What a host asks for.
+/// The host's request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Work {
     Mint,
-    /// Of `org/token`.
+    /// A delete of `org/token`.
     Delete,
     Renew,
     Revoke,
-    /// Of the root token.
+    /// A rotation of the root token.
     Rotate,
-    /// A tick that leaves no entry of the log for later.
+    /// A tick that handles all WAL entries at once, whatever their age.
     Rollback,
-    /// A tick as it comes by itself.
+    /// A tick as the host sends it every minute.
     Tick,
 }
 
-/// Where in a piece of work a process is stopped.
+/// The point in a piece of work at which a process is stopped.
 #[derive(Clone, Debug)]
 pub struct Point {
     pub place: Place,
     pub phase: Phase,
 }
 
-/// A call that a process makes.
+/// A call of a process.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// To storage, or for a fact.
+    /// A call to storage, or for a fact.
     Host(When),
-    /// To Astra: the n-th from now.
+    /// A call to Astra: the n-th from now.
     Astra(u64),
 }
 
@@ -55,19 +55,19 @@ impl fmt::Display for Point {
     }
 }
 
-/// What could not be undone.
+/// The rest that the engine could not undo.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Left {
-    /// Tokens of the inventory that no lease is for. They were swept as soon as no lease could exist any more.
+    /// Tokens in the inventory without a lease. The sweep deletes them once their lease would have expired.
     pub unleased: usize,
-    /// Live tokens that the inventory does not have.
+    /// Live tokens that are not in the inventory.
     pub unknown: usize,
 }
 
-/// The calls of a piece of work that nothing disturbed, as `method key`.
+/// The calls of a piece of work without faults, as `method key`.
 pub struct Calls {
     pub host: Vec<String>,
     pub astra: Vec<String>,
-    /// Whether nobody got what was asked for.
+    /// Whether the work failed.
     pub failed: bool,
 }

@@ -1,4 +1,4 @@
-//! One mount whose storage and Astra outlive the processes that serve it, and what its host knows of it.
+//! One mount with its storage, its Astra and its host's leases. They outlive the processes that serve the mount.
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -27,11 +27,11 @@ pub struct World {
     pub gate: Gate,
     pub storage: Storage,
     mode: Mode,
-    /// What the lease manager of the host knows.
+    /// The leases that the host's lease manager keeps.
     pub leases: Vec<Lease>,
-    /// The call at which the next client that asks for work hangs up.
+    /// The call during which the next client hangs up.
     pub hang_up: Option<(When, Phase)>,
-    /// As it was before anything was minted.
+    /// Storage before the first mint.
     configured: Storage,
     uuid: String,
 }
@@ -43,7 +43,7 @@ pub struct Node {
 }
 
 impl World {
-    /// Makes one with a config and a role. `config` has fields of the config beside those that have to be there.
+    /// Returns a world with a config and a role. `config` has additional fields of the config.
     pub async fn new(mode: Mode, config: Value) -> Self {
         let gate = Gate::default();
         let configured = Storage::default();
@@ -75,17 +75,17 @@ impl World {
         world
     }
 
-    /// Begins anew with storage in which nothing was minted.
+    /// Starts over with storage from before the first mint.
     pub fn begin(&mut self) {
         assert_eq!(self.alive(), BTreeSet::new(), "alive in Astra before anything was asked for");
         assert!(self.leases.is_empty(), "a lease from before");
-        // The root token may be another one by now.
+        // A previous run may have rotated the root token.
         let config = self.config();
         self.storage = self.configured.copy(&self.gate);
         self.storage.insert(&self.config_key(), config.to_string().as_bytes());
     }
 
-    /// Starts a process and mounts, as a server does after its own start or that of another node.
+    /// Starts a process and mounts, as a server does after its start or a failover.
     pub async fn start(&self) -> Node {
         self.gate.open();
         let host = Host::start(Launch::astra().secret(&self.astra.org().root_token)).await;
@@ -93,7 +93,7 @@ impl World {
         let setup = Setup { storage: self.storage.clone(), system, uuid: self.uuid.clone(), ..Setup::default() };
         let mount = host.mount_with(setup).await.expect("Setup");
         mount.initialize().await;
-        // What is done in the background would be counted with what is asked for.
+        // Waits for background work. Otherwise its calls would be counted with the calls of the test.
         let looked = || self.gate.calls().iter().any(|call| call.ends_with(" client-index"));
         until("the inventory is complete", || looked() && self.storage.value("client-index").is_some()).await;
         self.gate.open();
@@ -103,7 +103,7 @@ impl World {
     /// Stops a process in an orderly way.
     pub async fn stop(&self, node: Node) {
         let Node { host, mount } = node;
-        // An instance that is gone by now is fine.
+        // The instance may be gone already.
         let _ = mount.cleanup().await;
         self.check_secrets(&host.plugin);
         host.stop().await;
@@ -122,13 +122,13 @@ impl World {
         self.gate.open();
     }
 
-    /// Lets Astra work well again.
+    /// Removes all faults of Astra.
     fn calm(&self) {
         self.astra.clear_faults();
         self.astra.knobs(|knobs| *knobs = Knobs::default());
     }
 
-    /// Asks for work. The lease manager hears of the answer, and of nothing else.
+    /// Asks for work. The lease manager only learns of a returned reply.
     pub async fn ask(&mut self, node: &Node, work: Work) -> Result<Reply, Status> {
         let hang_up = self.hang_up.take();
         let reply = match hang_up {
@@ -148,7 +148,7 @@ impl World {
         Ok(reply)
     }
 
-    /// Goes on when the client has hung up, of which the process hears before it answers what is asked later.
+    /// Waits until the process has seen the hang-up, then releases the call.
     async fn gone(&self, node: &Node, given_up: u64) -> Status {
         node.host.resets.exceed(given_up).await;
         for _ in 0..3 {
@@ -158,7 +158,7 @@ impl World {
         Status::cancelled("the client has hung up")
     }
 
-    /// Lets the lease manager hear of an answer.
+    /// Passes a reply to the lease manager.
     pub fn hear(&mut self, work: Work, reply: &Reply) {
         match work {
             Work::Mint if reply.http() == 200 => self.leases.push(Lease::new("org/token", reply)),
@@ -167,17 +167,17 @@ impl World {
         }
     }
 
-    /// Asks for work, and checks that it is done.
+    /// Asks for work, and checks that it succeeded.
     pub async fn get(&mut self, node: &Node, work: Work) {
         let reply = self.ask(node, work).await.unwrap_or_else(|status| panic!("{work:?}: {status}"));
         assert!(reply.err.is_none() && reply.error().is_empty(), "{work:?}: {}", reply.error());
     }
 
-    /// Asks for work, and takes down the calls that it needs, those behind its answer too.
+    /// Asks for work and returns its calls, including calls after the answer.
     pub async fn count(&mut self, node: &Node, work: Work) -> Calls {
         let before = self.astra.requests().len();
         let reply = self.ask(node, work).await;
-        // It waits for what goes on.
+        // Cleanup waits for running work.
         node.mount.cleanup().await.expect("Cleanup");
         self.calm();
         let astra = self.astra.requests().split_off(before);
@@ -188,7 +188,7 @@ impl World {
         }
     }
 
-    /// Asks for work, and kills the process at a point of it. Returns the call that this was.
+    /// Asks for work, and kills the process at a point. Returns the call at this point.
     pub async fn kill_at(&mut self, node: &Node, work: Work, point: &Point) -> String {
         let (astra, before) = (self.astra.clone(), self.astra.requests().len());
         let process = node.host.plugin.pid();
@@ -208,7 +208,7 @@ impl World {
         };
         let asked = async {
             let _ = self.ask(node, work).await;
-            // A process that lives goes on behind the answer, or never comes to the point.
+            // If the process is still alive, its work continues after the answer, or never reaches the point.
             let _ = node.mount.cleanup().await;
         };
         let hit = {
@@ -224,20 +224,20 @@ impl World {
         hit.or_else(|| self.gate.hit()).unwrap_or_else(|| panic!("{work:?} never comes to {point}"))
     }
 
-    /// Asks for work, of which a call to the host fails. Returns that call.
+    /// Asks for work and makes the call at a point fail. Returns this call.
     pub async fn fail_at(&mut self, node: &Node, work: Work, point: &Point) -> String {
         let Place::Host(when) = &point.place else { panic!("only calls to the host can fail") };
         self.gate.stop(when.clone(), point.phase, Act::Fail);
         let _ = self.ask(node, work).await;
-        // The work may go on behind its answer.
+        // The work may continue after its answer.
         until("the work comes to the point", || self.gate.hit().is_some()).await;
         let hit = self.gate.hit().unwrap_or_default();
         self.gate.open();
         hit
     }
 
-    /// Lets the process undo what is left, until nothing is to be done any more: it may still be at work on something, and
-    /// of a token that is to be taken back, nothing may show that yet.
+    /// Repeats the tick until nothing is left to undo. The process may still work on an undo. If `taken_back` is set,
+    /// this also waits until no token is alive, because an undo may not have written its WAL entry yet.
     pub async fn settle(&mut self, node: &Node, taken_back: bool) {
         self.calm();
         let deadline = Instant::now() + PATIENCE;
@@ -253,8 +253,8 @@ impl World {
         }
     }
 
-    /// Checks that nothing is lost, then that everything can be ended, and that it is as in the beginning then. Stops the
-    /// process.
+    /// Checks that nothing is lost. Then revokes all leases, and checks that the state is the same as at the start.
+    /// Stops the process.
     pub async fn check(&mut self, mut node: Node) -> Left {
         assert_eq!(self.keys("wal/").count(), 0, "entries of the log");
         assert_eq!(
@@ -271,7 +271,7 @@ impl World {
         if self.mode != Mode::Undescribed {
             assert!(unknown.is_empty(), "alive in Astra, unknown to Vault: {unknown:?}");
         }
-        // Only a human can find them.
+        // Only a person can find these tokens.
         assert!(unknown.iter().all(|client_id| self.astra.delete_token(client_id)));
 
         while !self.leases.is_empty() {
@@ -279,7 +279,7 @@ impl World {
         }
         let left = Left { unleased: self.alive().len(), unknown: unknown.len() };
         if left.unleased > 0 {
-            // A process looks at a record that is not due once in a while only, another one at once.
+            // A running process rarely checks a record before its expiry. A new process checks at once.
             self.stop(node).await;
             self.expire();
             node = self.start().await;
@@ -294,7 +294,7 @@ impl World {
         left
     }
 
-    /// Lets the time pass after which no lease can exist any more.
+    /// Makes all records look expired, so that no lease of them can exist.
     pub fn expire(&self) {
         for key in self.keys("client/").collect::<Vec<_>>() {
             let mut record: Value = serde_json::from_slice(&self.storage.value(&key).unwrap()).unwrap();
@@ -318,14 +318,14 @@ impl World {
         }
     }
 
-    /// The client ids of the tokens that Astra has, root tokens aside.
+    /// The client ids of the live tokens in Astra, without root tokens.
     fn alive(&self) -> BTreeSet<String> {
         let roots = self.roots();
         let live = self.astra.live(&self.astra.org().id).into_iter().map(|token| token.client_id);
         live.filter(|client_id| !roots.contains(client_id)).collect()
     }
 
-    /// The client ids of the root tokens that Astra has.
+    /// The client ids of the live root tokens in Astra.
     fn roots(&self) -> BTreeSet<String> {
         let tokens = self.astra.tokens(&self.astra.org().id).into_iter();
         let role = built_in_id("Organization Administrator");
@@ -358,7 +358,7 @@ impl World {
         self.keys("token/").map(|key| token(key)["clientId"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// The client ids that a user sees.
+    /// The client ids in the list that users see.
     async fn listed(&self, node: &Node) -> BTreeSet<String> {
         let reply = node.mount.list("org/tokens").await;
         if reply.http() == 404 {
@@ -372,7 +372,7 @@ impl World {
         self.storage.keys().into_iter().filter(move |key| key.starts_with(prefix))
     }
 
-    /// Returns what the host sends for a piece of work.
+    /// Returns the host's request for a piece of work.
     pub fn request(&self, work: Work) -> pb::Request {
         let org_id = &self.astra.org().id;
         let mint = json!({"org_id": org_id, "role_name": ROLE, "logical_name": "app", "metadata": {"team": "a"}});
@@ -393,7 +393,7 @@ impl World {
     }
 }
 
-/// A call to Astra that hangs, for ever or for a time: on its way there, or on its way back.
+/// A call to Astra that hangs, forever or for a time: before it reaches Astra, or before its answer returns.
 pub fn hang(phase: Phase, for_ms: Option<u64>) -> Fault {
     let kind = Kind::HangBeforeHeaders { for_ms };
     let phase = if phase == Phase::Before { AstraPhase::Before } else { AstraPhase::After };

@@ -49,7 +49,7 @@ impl Machine {
             return;
         }
         if !namespaces() {
-            // The test runner would hide what a macro prints.
+            // The test runner would hide a macro's output.
             let _ = writeln!(std::io::stderr(), "not run: {name} (this machine permits no namespaces)");
             return;
         }
