@@ -1,4 +1,4 @@
-//! The host's end of brokered connections: TLS connections of the plugin, which tonic serves.
+//! The host's side of brokered connections: accepts the plugin's TLS connections and serves them with tonic.
 
 use std::io;
 use std::pin::Pin;
@@ -13,14 +13,14 @@ use tonic::transport::server::Connected;
 
 use super::wire::{Agreed, Io, agreed};
 
-/// The host's end of a brokered connection.
+/// The host's side of a brokered connection.
 pub struct Brokered {
     pub(super) seen: Arc<Mutex<Vec<Result<Agreed, String>>>>,
     pub(super) tasks: Vec<JoinHandle<()>>,
 }
 
 impl Brokered {
-    /// Returns how each connection of the plugin went.
+    /// Returns the result of each TLS handshake with the plugin.
     pub fn connections(&self) -> Vec<Result<Agreed, String>> {
         self.seen.lock().unwrap().clone()
     }
@@ -34,7 +34,7 @@ impl Drop for Brokered {
     }
 }
 
-/// Makes TLS connections of streams and notes what was agreed on.
+/// Accepts TLS on streams, and records the results.
 pub(super) async fn accept(
     mut incoming: mpsc::Receiver<Box<dyn Io>>,
     acceptor: TlsAcceptor,

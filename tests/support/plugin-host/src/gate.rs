@@ -1,4 +1,4 @@
-//! A gate that every call of a plugin to its host passes: it counts them, and stops the plugin at a chosen one.
+//! A gate for the plugin's calls to its host. It counts the calls, and can stop the plugin at a chosen call.
 
 use std::fmt;
 use std::future::pending;
@@ -8,12 +8,12 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
-/// When, in the life of a call.
+/// The phase of a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Phase {
-    /// It has not taken effect.
+    /// The call has not taken effect.
     Before,
-    /// It has taken effect, and is not answered.
+    /// The call has taken effect, but is not answered yet.
     After,
 }
 
@@ -23,28 +23,28 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Which call.
+/// Selects a call.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum When {
-    /// The one of this number; 1 is the next one.
+    /// The n-th call. 1 is the next call.
     Nth(usize),
-    /// The next one that begins so.
+    /// The next call that starts with this text.
     Call(&'static str),
 }
 
-/// What happens at that call.
+/// The action at the selected call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Act {
-    /// The process is killed, and the call never answered.
+    /// Kills the process. The call is never answered.
     Kill(Pid),
-    /// The call answers an error.
+    /// The call returns an error.
     Fail,
 }
 
-/// Text of the error of a call that fails here.
+/// Text of the error of a call that fails at the gate.
 pub const REFUSED: &str = "the call was chosen to fail";
 
-/// A gate. Clones are the same.
+/// A gate. Clones share the state.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<Mutex<State>>);
 
@@ -59,51 +59,51 @@ struct State {
 }
 
 impl Gate {
-    /// Counts anew from here, and stops nothing.
+    /// Resets the gate: counts from zero and stops nothing.
     pub fn open(&self) {
         *self.state() = State::default();
     }
 
-    /// Holds one call up until [`Gate::release`].
+    /// Blocks one call until [`Gate::release`].
     pub fn hold(&self, when: When, phase: Phase) {
         self.state().hold = Some((when, phase));
     }
 
-    /// Waits until a call is held up.
+    /// Waits until a call is blocked.
     pub async fn held(&self) {
         while !self.state().held {
             sleep(POLL).await;
         }
     }
 
-    /// Holds no call up any more.
+    /// Releases the blocked call. No call is blocked any more.
     pub fn release(&self) {
         let mut state = self.state();
         (state.hold, state.held) = (None, false);
     }
 
-    /// Lets one call fail on the way to whatever the plugin is stopped at.
+    /// Makes one call fail before the plugin reaches the call at which it is stopped.
     pub fn trouble(&self, when: When, phase: Phase) {
         self.state().trouble = Some((when, phase));
     }
 
-    /// Counts anew from here, and stops the plugin once.
+    /// Counts from zero, and stops the plugin once.
     pub fn stop(&self, when: When, phase: Phase, act: Act) {
         let mut state = self.state();
         (state.calls, state.stop, state.hit) = (Vec::new(), Some((when, phase, act)), None);
     }
 
-    /// Returns the calls that were counted, as `method key`.
+    /// Returns the counted calls, as `method key`.
     pub fn calls(&self) -> Vec<String> {
         self.state().calls.clone()
     }
 
-    /// Returns the call that the plugin was stopped at.
+    /// Returns the call at which the plugin was stopped.
     pub fn hit(&self) -> Option<String> {
         self.state().hit.clone()
     }
 
-    /// Passes the gate with a call that has not taken effect. Returns its number, or the text of an error.
+    /// Enters the gate before a call takes effect. Returns the call's number, or the text of an error.
     pub(super) async fn enter(&self, call: &str) -> Result<usize, &'static str> {
         let number = {
             let mut state = self.state();
@@ -113,7 +113,7 @@ impl Gate {
         self.pass(number, call, Phase::Before).await.map(|()| number)
     }
 
-    /// Passes the gate with a call that has taken effect.
+    /// Leaves the gate after a call has taken effect.
     pub(super) async fn leave(&self, number: usize, call: &str) -> Result<(), &'static str> {
         self.pass(number, call, Phase::After).await
     }

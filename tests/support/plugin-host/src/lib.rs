@@ -1,4 +1,4 @@
-//! A host of our own: starts a plugin binary exactly as Vault and OpenBao do, and speaks to it over the same wire.
+//! Our own host: starts a plugin binary exactly as Vault and OpenBao do, and uses the same wire.
 //!
 //! ```text
 //! Launch  -> Plugin   the child process: environment, handshake line, everything it printed, how it ended
@@ -6,10 +6,9 @@
 //! Mount   -> Host     one instance: storage and facts served to the plugin, requests sent to it
 //! ```
 //!
-//! Whatever a test does, three things are checked of every plugin before its test may end: it ended by itself, it wrote
-//! nothing to stdout but its handshake line, and each line on stderr is one that a host can read. Every reply is held
-//! against the rules that hosts rely on. A failing test prints what the plugin printed, with the secrets of the test
-//! blotted out.
+//! The host checks three things before a test may end: the plugin stopped on its own; it wrote only its handshake line
+//! to stdout; a host can read each line on stderr. The host also checks every reply against the rules of real hosts. A
+//! failing test prints the plugin's output without the secrets of the test.
 
 #![allow(missing_docs, unreachable_pub, reason = "test support of this repository only")]
 #![allow(

@@ -1,4 +1,4 @@
-//! What a host can read on a plugin's stderr (`go-plugin` `log_entry.go`, `client.go`).
+//! The rules for log lines that a host can read on a plugin's stderr (`go-plugin` `log_entry.go`, `client.go`).
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 /// Longest line that a host reads in one piece.
 const LINE_LIMIT: usize = 64 * 1024;
 
-/// Reads one line, and says what is wrong with it if a host would print it raw, or fall over it.
+/// Reads one line. Fails if a host would print the line raw or crash on it.
 ///
 /// # Errors
 /// Names the broken rule. Never quotes the line.
@@ -36,7 +36,7 @@ pub fn parse(line: &str) -> Result<Map<String, Value>, String> {
     Ok(members)
 }
 
-/// Go's layout `2006-01-02T15:04:05.000000Z07:00`: six fractional digits, no more and no less.
+/// Whether a text has Go's layout `2006-01-02T15:04:05.000000Z07:00`, with exactly six fractional digits.
 fn is_timestamp(text: &str) -> bool {
     let Some((_, fraction)) = text.split_once('.') else { return false };
     let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
@@ -44,8 +44,8 @@ fn is_timestamp(text: &str) -> bool {
     digits == 6 && (zone == "Z" || zone.len() == 6) && text.parse::<jiff::Timestamp>().is_ok()
 }
 
-/// The members of an object. A key that is there twice is an error: hosts would keep the last one, whose type may be
-/// another one than that of the first.
+/// The members of an object. A repeated key is an error: hosts would keep the last value, which may have another type
+/// than the first.
 struct Members;
 
 impl<'de> Visitor<'de> for Members {

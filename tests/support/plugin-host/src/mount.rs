@@ -1,4 +1,4 @@
-//! One mounted instance: the requests that a host sends to it.
+//! One mounted instance: sends the host's requests.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -18,7 +18,7 @@ use super::process::PATIENCE;
 use super::wire::{Agreed, Host};
 use super::{Reply, Storage, System};
 
-/// When the host tells the plugin where storage and facts are.
+/// When the host announces storage and facts to the plugin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Offer {
     /// Before `Setup`.
@@ -29,12 +29,12 @@ pub enum Offer {
     Never,
 }
 
-/// What an instance is set up with.
+/// The input of `Setup`.
 pub struct Setup {
     pub storage: Storage,
     pub system: System,
     pub offer: Offer,
-    /// Id of the mount; empty at registration.
+    /// Id of the mount. Empty at registration.
     pub uuid: String,
     pub config: HashMap<String, String>,
 }
@@ -53,7 +53,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// What the plugin gets when it is only being registered.
+    /// Returns the input during registration.
     pub fn registration() -> Self {
         Self {
             storage: Storage::missing(),
@@ -78,7 +78,7 @@ pub struct Mount {
 
 /// The answer to an existence check.
 pub struct Existence {
-    /// Whether the path tells creating from updating.
+    /// Whether the path tells creates from updates.
     pub check_found: bool,
     pub exists: bool,
     pub err: Option<pb::ProtoError>,
@@ -114,7 +114,7 @@ impl Mount {
         Ok(mount)
     }
 
-    /// The calls behind `Setup` when a mount is enabled.
+    /// Makes the calls that follow `Setup` when a mount is enabled.
     pub(super) async fn finish(&self) {
         assert_eq!(self.kind().await, 1, "Type");
         drop(self.special_paths().await);
@@ -148,7 +148,7 @@ impl Mount {
     /// Calls `Cleanup`.
     ///
     /// # Errors
-    /// The gRPC status, as for an instance that is not there.
+    /// The gRPC status, such as for a missing instance.
     pub async fn cleanup(&self) -> Result<(), Status> {
         let mut client = self.client.clone();
         let call = client.cleanup(self.tagged(Empty {}));
@@ -161,12 +161,12 @@ impl Mount {
         self.client.clone().invalidate_key(self.tagged(args)).await.expect("InvalidateKey");
     }
 
-    /// Returns how the plugin's connections to storage and facts went.
+    /// Returns the result of each of the plugin's connections to storage and facts.
     pub fn connections(&self) -> Vec<Result<Agreed, String>> {
         self.brokered.connections()
     }
 
-    /// Sends a request, as it is.
+    /// Sends a request unchanged.
     ///
     /// # Errors
     /// The gRPC status.
@@ -179,7 +179,7 @@ impl Mount {
         Ok(Reply::new(&operation, reply.into_inner()))
     }
 
-    /// Sends a request of a client.
+    /// Sends a client's request.
     pub async fn call(&self, operation: &str, path: &str, data: &Value) -> Reply {
         self.send(request(operation, path, data)).await.unwrap_or_else(|status| panic!("{operation} {path}: {status}"))
     }
@@ -189,7 +189,7 @@ impl Mount {
         self.call("read", path, &Value::Null).await
     }
 
-    /// Lists. `path` is without the slash that hosts append.
+    /// Lists. `path` has no trailing slash; hosts append it.
     pub async fn list(&self, path: &str) -> Reply {
         self.call("list", &format!("{path}/"), &Value::Null).await
     }
@@ -199,14 +199,14 @@ impl Mount {
         self.call("delete", path, &Value::Null).await
     }
 
-    /// Writes, with the two calls that hosts make before.
+    /// Writes, after the two calls that hosts make before a write.
     pub async fn write(&self, path: &str, data: Value) -> Reply {
         let resolved = self.call("resolve-path", path, &data).await;
         assert_eq!(resolved.error_type(), Some(5), "resolve-path {path}");
         let existence = self.exists(path, &data).await;
         if let Some(err) = existence.err {
             assert_eq!(err.err_type, 1, "existence check of {path}: {}", err.err_msg);
-            // The host shows the text of a user's mistake and goes no further.
+            // The host shows the text of a user's mistake and stops.
             let data = json!({ "error": err.err_msg }).to_string();
             let response = Some(pb::Response { data, ..pb::Response::default() });
             return Reply::new("update", pb::HandleRequestReply { response, err: None });
@@ -215,12 +215,12 @@ impl Mount {
         self.call(operation, path, &data).await
     }
 
-    /// Checks the existence of what a write would write to.
+    /// Checks whether the target of a write exists.
     pub async fn exists(&self, path: &str, data: &Value) -> Existence {
         self.send_existence(request("update", path, data)).await
     }
 
-    /// Sends an existence check, as it is.
+    /// Sends an existence check unchanged.
     pub async fn send_existence(&self, request: pb::Request) -> Existence {
         let args = pb::HandleExistenceCheckArgs { storage_id: 0, request: Some(request) };
         let mut client = self.client.clone();
@@ -230,7 +230,7 @@ impl Mount {
         Existence { check_found, exists, err }
     }
 
-    /// Renews a lease, as the lease manager does: what comes back replaces what the lease stores.
+    /// Renews a lease as the lease manager does: the reply replaces the stored data.
     pub async fn renew(&self, lease: &mut Lease, increment: Duration) -> Reply {
         let reply = self.send(lease.request("renew", increment)).await.expect("renew");
         if reply.err.is_none() && reply.response.as_ref().is_some_and(|response| response.secret.is_some()) {
@@ -258,7 +258,7 @@ impl Mount {
     }
 }
 
-/// Returns a request as a client's comes to a plugin.
+/// Returns a client's request in the form in which a plugin gets it.
 pub fn request(operation: &str, path: &str, data: &Value) -> pb::Request {
     let mut request = pb::Request {
         operation: operation.into(),
@@ -278,12 +278,12 @@ pub fn request(operation: &str, path: &str, data: &Value) -> pb::Request {
     request
 }
 
-/// Returns the host's tick, for which nobody has asked.
+/// Returns the host's tick, which has no caller.
 pub fn tick(data: &Value) -> pb::Request {
     pb::Request { operation: "rollback".into(), data: data.to_string(), ..pb::Request::default() }
 }
 
-/// A lease as the host's lease manager keeps it.
+/// A lease in the host's lease manager.
 pub struct Lease {
     path: String,
     issued: SystemTime,
@@ -292,7 +292,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Makes the lease that a reply asks for.
+    /// Creates the lease that a reply asks for.
     pub fn new(path: &str, reply: &Reply) -> Self {
         let mut lease =
             Self { path: path.into(), issued: SystemTime::now(), data: Value::Null, secret: pb::Secret::default() };
@@ -300,7 +300,7 @@ impl Lease {
         lease
     }
 
-    /// Sets the time of issue back, as if time had passed.
+    /// Moves the issue time back, as if time had passed.
     #[must_use]
     pub fn aged(mut self, age: Duration) -> Self {
         self.issued -= age;
@@ -312,7 +312,7 @@ impl Lease {
         self.secret = reply.secret().clone();
     }
 
-    /// Returns a request of the lease manager: what the lease stores comes back, and nobody has asked.
+    /// Returns a request of the lease manager. It contains the stored data, and has no caller.
     pub fn request(&self, operation: &str, increment: Duration) -> pb::Request {
         let mut secret = self.secret.clone();
         let options = secret.lease_options.get_or_insert_default();

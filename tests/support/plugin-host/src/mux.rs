@@ -1,4 +1,4 @@
-//! The variant in which all connections share one socket (`go-plugin` `internal/grpcmux`): the host is the yamux client.
+//! The variant with one socket for all connections (`go-plugin` `internal/grpcmux`): the host is the yamux client.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -16,7 +16,7 @@ pub type Stream = Compat<yamux::Stream>;
 pub struct Session {
     open: mpsc::Sender<oneshot::Sender<Stream>>,
     inbound: Mutex<mpsc::Receiver<Stream>>,
-    /// What moves the session on; it is gone with it.
+    /// Stops the task that drives the session.
     pub driver: AbortHandle,
 }
 
@@ -43,7 +43,7 @@ impl Session {
     }
 }
 
-/// Moves the session on until it ends: nothing in it happens unless it is polled.
+/// Drives the session until it ends. A session makes progress only while it is polled.
 async fn drive(
     mut connection: Connection<Compat<UnixStream>>,
     mut requests: mpsc::Receiver<oneshot::Sender<Stream>>,
@@ -67,7 +67,7 @@ async fn drive(
                 && let Poll::Ready(opened) = connection.poll_new_outbound(cx)
             {
                 let (Ok(stream), Some(request)) = (opened, waiting.take()) else { return Poll::Ready(()) };
-                // Whoever asked may have gone; the stream is then closed again.
+                // The caller may have gone. The stream then closes again.
                 let _ = request.send(stream.compat());
                 continue;
             }

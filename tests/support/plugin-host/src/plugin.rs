@@ -1,7 +1,7 @@
 //! Finds the binary under test, and the example programs.
 //!
-//! The tests run the binary that ships, which `make bin` builds. A debug build differs from it: it is linked dynamically,
-//! and it checks for overflow. So no test builds the plugin, and none looks for it elsewhere.
+//! The tests run the binary that ships, which `make bin` builds. A debug build is linked dynamically and checks for
+//! overflow, so it is not the same. Therefore no test builds the plugin, and the path always comes from `PLUGIN`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub fn binary() -> &'static Path {
     }
 }
 
-/// Returns the program of an example, which `cargo test` and `cargo build --examples` build beside the tests.
+/// Returns the program of an example. `cargo test` and `cargo build --examples` build it next to the tests.
 pub fn example(name: &str) -> PathBuf {
     program(&format!("examples/{name}"), "cargo build --examples")
 }
@@ -40,7 +40,7 @@ fn find() -> Result<PathBuf, String> {
     let given = std::env::var_os("PLUGIN").filter(|path| !path.is_empty()).ok_or("PLUGIN is not set")?;
     let path = Path::new(&given).canonicalize().map_err(|error| format!("PLUGIN is {given:?}: {error}"))?;
     let built = modified(&path);
-    // cargo lists the sources of a program beside it.
+    // cargo writes a list of the sources next to the program.
     let sources = fs::read_to_string(path.with_extension("d")).unwrap_or_default();
     match sources.split_whitespace().skip(1).find(|source| modified(Path::new(source)) > built) {
         Some(source) => Err(format!("PLUGIN is older than {source:?}")),

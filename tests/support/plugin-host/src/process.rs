@@ -20,16 +20,16 @@ use super::log;
 use super::tls::Identity;
 use crate::plugin;
 
-/// Name and value of the variable that says that a plugin host starts the process (`vault/sdk` `plugin/serve.go`).
+/// Name and value of the variable that shows that a plugin host starts the process (`vault/sdk` `plugin/serve.go`).
 pub const COOKIE: (&str, &str) = ("VAULT_BACKEND_PLUGIN", "6669da05-b1c8-4f49-97d9-c8e5bed98e20");
 
-/// Name of the directory that `TMPDIR` says.
+/// Name of the directory for `TMPDIR`.
 pub const TEMPORARY: &str = "tmp";
 
 /// Name of a directory for `PLUGIN_UNIX_SOCKET_DIR`.
 pub const SOCKETS: &str = "sockets";
 
-/// Upper bound of every wait that has none of its own. Only reached when something hangs.
+/// Upper bound for waits without their own limit. It is only reached if something hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a host waits for a plugin to exit before it kills it.
@@ -51,7 +51,7 @@ impl Launch {
         Self::of(plugin::binary().into())
     }
 
-    /// The engine of the tests.
+    /// The example engine, passbook.
     pub fn passbook() -> Self {
         Self::of(plugin::example("passbook"))
     }
@@ -81,7 +81,7 @@ impl Launch {
         launch
     }
 
-    /// Only the variables that Vault sets.
+    /// Keeps only the variables that Vault sets.
     #[must_use]
     pub fn by_vault(mut self) -> Self {
         self.env.retain(|name, _| !name.starts_with("BAO_"));
@@ -95,7 +95,7 @@ impl Launch {
         self
     }
 
-    /// Takes an environment variable away.
+    /// Removes an environment variable.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.env.remove(name);
@@ -109,21 +109,21 @@ impl Launch {
         self
     }
 
-    /// Names a text that may appear nowhere: not in the output of the plugin, and not in that of a failing test.
+    /// Registers a secret. The plugin's output must not contain it, and the output of a failing test hides it.
     #[must_use]
     pub fn secret(mut self, secret: &str) -> Self {
         self.secrets.push(secret.into());
         self
     }
 
-    /// Makes a directory of the test's own and returns its path.
+    /// Makes a directory for the test and returns its path.
     pub fn directory(&self, name: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         std::fs::create_dir_all(&path).unwrap();
         path
     }
 
-    /// Starts the process as a person does, who has no cookie, and returns what it answers on stdout.
+    /// Starts the process as a person does, without a cookie, and returns its stdout.
     pub async fn by_hand(self) -> String {
         let mut plugin = self.without(COOKIE.0).spawn();
         plugin.checked = true;
@@ -151,7 +151,7 @@ impl Launch {
     }
 }
 
-/// What a process has written so far, and whether it can still write.
+/// The output of a process so far, and whether more can follow.
 #[derive(Default)]
 struct Output {
     bytes: Vec<u8>,
@@ -166,7 +166,7 @@ fn capture(
     tokio::spawn(async move {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
-            // Nobody holds it any more once the sender is gone.
+            // If the sender is gone, nobody holds the output any more.
             drop(held.wait_for(|held| !held).await);
             sender.send_modify(|output| output.bytes.extend_from_slice(&buffer[..count]));
         }
@@ -177,11 +177,11 @@ fn capture(
 
 /// The fields of a handshake line.
 pub struct Handshake {
-    /// The line, without its line feed.
+    /// The line, without its newline.
     pub line: String,
     /// Path of the socket.
     pub socket: PathBuf,
-    /// The certificate that the plugin will show.
+    /// The certificate that the plugin will present.
     pub certificate: CertificateDer<'static>,
 }
 
@@ -219,7 +219,7 @@ impl Plugin {
         String::from_utf8(output.bytes[..end].to_vec()).unwrap()
     }
 
-    /// Waits for the end of the process and of its output.
+    /// Waits until the process has ended and its output is complete.
     pub async fn exit(&mut self, within: Duration) -> ExitStatus {
         let status = timeout(within, self.child.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("still running after {within:?}")).unwrap();
@@ -232,7 +232,7 @@ impl Plugin {
         status
     }
 
-    /// Waits for a line on stderr that fits.
+    /// Waits for a line on stderr that `fits` accepts.
     pub async fn logged(&mut self, fits: impl Fn(&Map<String, Value>) -> bool) -> Map<String, Value> {
         let find = |output: &Output| {
             let text = String::from_utf8_lossy(&output.bytes).into_owned();
@@ -268,12 +268,12 @@ impl Plugin {
         &self.launch.identity
     }
 
-    /// Returns a directory of the test's own.
+    /// Returns a directory of the test.
     pub fn directory(&self, name: &str) -> PathBuf {
         self.launch.directory(name)
     }
 
-    /// Stops reading stderr, or goes on with it: what is written meanwhile stays in the pipe.
+    /// Stops or resumes reading stderr. Meanwhile, the output stays in the pipe.
     pub fn hold_stderr(&self, hold: bool) {
         self.held.send_replace(hold);
     }
@@ -288,7 +288,7 @@ impl Plugin {
         String::from_utf8_lossy(&self.stderr.borrow().bytes).into_owned()
     }
 
-    /// Waits for a clean end: within the time that a host grants, with status 0, nothing left behind.
+    /// Waits for a clean end: in time, with status 0, and without files left behind.
     pub async fn ended(&mut self) {
         let status = self.exit(GRACE).await;
         assert!(status.success(), "ended with {status}");
@@ -298,7 +298,7 @@ impl Plugin {
         }
     }
 
-    /// Checks what holds for the output of every start that got as far as the handshake.
+    /// Checks the output of any start that reached the handshake.
     pub fn check(&mut self) {
         self.checked = true;
         let stdout = self.stdout();
@@ -308,7 +308,7 @@ impl Plugin {
         self.check_secrets();
     }
 
-    /// Checks the output of a process whose last line may have been cut off.
+    /// Checks the output of a process whose last line may be incomplete.
     pub fn cut_off(&mut self) {
         let whole = self.stderr().rfind('\n').map_or(0, |end| end + 1);
         Self::check_lines(&self.stderr()[..whole]);
@@ -316,7 +316,7 @@ impl Plugin {
         self.checked = true;
     }
 
-    /// Checks what holds for a start that was refused: exit status 1, nothing on stdout, a text on stderr.
+    /// Checks a refused start: exit status 1, nothing on stdout, a text on stderr.
     pub async fn refused(&mut self, within: Duration) {
         self.checked = true;
         let status = self.exit(within).await;
@@ -366,7 +366,7 @@ impl Drop for Plugin {
     }
 }
 
-/// Returns all that is in a directory, deep down.
+/// Returns all files in a directory and its subdirectories.
 pub fn files(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
     entries

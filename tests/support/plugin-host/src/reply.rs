@@ -1,11 +1,11 @@
-//! A reply of the plugin, and what a host makes of it.
+//! A reply of the plugin, read as a host reads it.
 
 use serde_json::{Map, Value};
 
 use super::pb::pb;
 use super::storage::READ_ONLY;
 
-/// The answer to a request. It is only made of replies that keep the rules of every host.
+/// The reply to a request. It exists only if it follows the rules of every host.
 pub struct Reply {
     operation: String,
     pub response: Option<pb::Response>,
@@ -13,14 +13,14 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Reads a reply, and fails on one that would break a host or lose the error.
+    /// Reads a reply. Panics if the reply would break a host, or if its error would be lost.
     pub fn new(operation: &str, reply: pb::HandleRequestReply) -> Self {
         let reply = Self { operation: operation.into(), response: reply.response, err: reply.err };
         reply.check();
         reply
     }
 
-    /// Returns the HTTP status that OpenBao answers to the client (`sdk/logical/response_util.go`,
+    /// Returns the HTTP status that OpenBao returns to the client (`sdk/logical/response_util.go`,
     /// `sdk/plugin/pb/translation.go`).
     pub fn http(&self) -> u16 {
         if let Some(err) = &self.err {
@@ -44,7 +44,7 @@ impl Reply {
         }
     }
 
-    /// Returns the text of the error that the caller sees; empty if there is none.
+    /// Returns the error text that the caller sees. Empty if there is none.
     pub fn error(&self) -> String {
         let fixed = |err: &pb::ProtoError| err.err_msg.clone();
         self.error_response().or_else(|| self.err.as_ref().map(fixed)).unwrap_or_default()

@@ -1,4 +1,5 @@
-//! Counts the requests that the host gives up, as they leave: only then does what is sent later come after them.
+//! Counts the requests that the host cancels, when the cancellation is written. Later messages arrive after the
+//! cancellation.
 
 use std::io;
 use std::pin::Pin;
@@ -11,16 +12,16 @@ use tokio::time::timeout;
 
 use super::process::PATIENCE;
 
-/// What an HTTP/2 client says first (RFC 9113, section 3.4).
+/// Length of the first bytes of an HTTP/2 client (RFC 9113, section 3.4).
 const PREFACE: usize = 24;
 
-/// Length, type, flags and stream of a frame (section 4.1).
+/// Length of a frame's header: length, type, flags and stream (section 4.1).
 const HEADER: usize = 9;
 
-/// The type of the frame that gives up a stream (section 6.4).
+/// The type of the frame that cancels a stream (section 6.4).
 const RST_STREAM: u8 = 3;
 
-/// The number of requests that were given up so far.
+/// The number of requests cancelled so far.
 #[derive(Clone, Default)]
 pub struct Resets(Arc<watch::Sender<u64>>);
 
@@ -29,7 +30,7 @@ impl Resets {
         *self.0.borrow()
     }
 
-    /// Waits until there are more than so many.
+    /// Waits until the number exceeds `count`.
     pub async fn exceed(&self, count: u64) {
         let mut resets = self.0.subscribe();
         let more = timeout(PATIENCE, resets.wait_for(|resets| *resets > count)).await;
@@ -37,11 +38,11 @@ impl Resets {
     }
 }
 
-/// A connection whose frames are looked at as they are written.
+/// A connection that reads the headers of the frames that are written.
 pub struct Watched<S> {
     stream: S,
     resets: Resets,
-    /// Bytes that are no header of a frame.
+    /// How many bytes to skip until the next frame header.
     skip: usize,
     header: Vec<u8>,
 }

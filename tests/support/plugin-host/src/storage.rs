@@ -1,4 +1,4 @@
-//! The host's storage of one mount, in memory, with switches for everything that goes wrong in real ones.
+//! The host's storage of one mount, in memory. A test can switch on the faults of real storage.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,10 +12,10 @@ use super::pb::pb::{self, StorageEntry};
 type Entries = BTreeMap<String, StorageEntry>;
 type Answer<T> = Result<Response<T>, Status>;
 
-/// Text of a write on a node that may only read.
+/// Error text of a write on a node that can only read.
 pub const READ_ONLY: &str = "cannot write to readonly storage";
 
-/// What goes wrong.
+/// The current fault.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Fault {
     /// Nothing.
@@ -23,13 +23,13 @@ pub enum Fault {
     None,
     /// There is no storage, as at registration: every call fails with a gRPC status.
     Missing,
-    /// Every call answers with a text in `err`.
+    /// Every call returns this text in `err`.
     Error(&'static str),
-    /// Every write answers with a text in `err`.
+    /// Every write returns this text in `err`.
     Write(&'static str),
 }
 
-/// Storage of one mount. Clones are the same storage.
+/// Storage of one mount. Clones share the storage.
 #[derive(Clone, Default)]
 pub struct Storage(Arc<Mutex<State>>);
 
@@ -38,7 +38,7 @@ struct State {
     entries: Entries,
     transactions: HashMap<String, Transaction>,
     calls: Vec<String>,
-    /// Calls that named a transaction which had ended or never was.
+    /// Number of calls that named a transaction that was closed or never existed.
     stray: usize,
     fault: Fault,
     vault: bool,
@@ -54,21 +54,21 @@ struct Transaction {
 }
 
 impl Storage {
-    /// Storage as Vault has it: without pages and transactions.
+    /// Storage like Vault's: without pages and transactions.
     pub fn of_vault() -> Self {
         let storage = Self::default();
         storage.state().vault = true;
         storage
     }
 
-    /// Storage as it is at registration: none.
+    /// Storage during registration: every call fails.
     pub fn missing() -> Self {
         let storage = Self::default();
         storage.fail(Fault::Missing);
         storage
     }
 
-    /// Returns storage with the same entries, and with a gate before it.
+    /// Returns storage with the same entries, behind a gate.
     #[must_use]
     pub fn copy(&self, gate: &Gate) -> Self {
         let storage = Self::default();
@@ -77,17 +77,17 @@ impl Storage {
         storage
     }
 
-    /// Lets calls fail from now on.
+    /// Sets a fault for all calls from now on.
     pub fn fail(&self, fault: Fault) {
         self.state().fault = fault;
     }
 
-    /// Lets each call take this long from now on.
+    /// Delays each call from now on.
     pub fn delay(&self, delay: Duration) {
         self.state().delay = delay;
     }
 
-    /// Returns the calls so far, as `method key`, and forgets them.
+    /// Returns the calls so far, as `method key`, and clears the list.
     pub fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.state().calls)
     }
@@ -102,7 +102,7 @@ impl Storage {
         self.state().entries.get(key).map(|entry| entry.value.clone())
     }
 
-    /// Stores a value behind the plugin's back.
+    /// Stores a value without the plugin's knowledge.
     pub fn insert(&self, key: &str, value: &[u8]) {
         let entry = StorageEntry { key: key.into(), value: value.into(), seal_wrap: false };
         self.state().entries.insert(key.into(), entry);
@@ -119,7 +119,7 @@ impl Storage {
         self.0.lock().unwrap()
     }
 
-    /// Notes a call, waits and fails as the switches say. `Ok(Some(..))` is a text for `err`.
+    /// Records a call, then applies the delay and the fault. `Ok(Some(..))` is a text for `err`.
     async fn enter(&self, call: String, writes: bool, openbao: bool) -> Result<Option<String>, Status> {
         let (fault, delay) = {
             let mut state = self.state();
@@ -138,7 +138,7 @@ impl Storage {
         }
     }
 
-    /// Carries out a call outside of the life of a transaction. The inner error is a text for `err`.
+    /// Runs a call that does not begin or end a transaction. The inner error is a text for `err`.
     async fn carry_out<T>(
         &self,
         call: String,
@@ -235,7 +235,7 @@ impl State {
     }
 }
 
-/// Cuts a key behind its first slash: what is deeper shows up as a folder.
+/// Cuts a key after its first slash: deeper keys appear as a folder.
 fn child(key: &str) -> String {
     key.split_inclusive('/').next().unwrap_or_default().to_owned()
 }
@@ -253,7 +253,7 @@ impl pb::storage_server::Storage for Storage {
         let args = request.into_inner();
         let call = format!("list {}", args.prefix);
         let listed = self.carry_out(call, false, false, |state| state.list(&args.txn, &args.prefix)).await?;
-        // Nobody may rely on an order.
+        // In reverse order, because no caller may rely on the order.
         Ok(Response::new(keys(listed.map(|keys| keys.into_iter().rev().collect()))))
     }
 

@@ -1,4 +1,4 @@
-//! What the host knows about a mount and its node, with values that a test can set.
+//! The host's facts about a mount and its node. A test can set the values.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub const STANDBY: i32 = 24576;
 /// The values.
 #[derive(Clone)]
 pub struct Facts {
-    /// Every call fails, as at registration.
+    /// Whether every call fails, as during registration.
     pub missing: bool,
     pub default_lease_ttl: Duration,
     pub max_lease_ttl: Duration,
@@ -47,7 +47,7 @@ impl Default for Facts {
     }
 }
 
-/// Facts of one mount. Clones are the same.
+/// Facts of one mount. Clones share the facts.
 #[derive(Clone, Default)]
 pub struct System(Arc<Mutex<State>>);
 
@@ -59,14 +59,14 @@ struct State {
 }
 
 impl System {
-    /// Facts as they are at registration: none.
+    /// Facts during registration: every call fails.
     pub fn missing() -> Self {
         let system = Self::default();
         system.set(|facts| facts.missing = true);
         system
     }
 
-    /// The default facts, with a gate before them.
+    /// The default facts, behind a gate.
     pub fn behind(gate: &Gate) -> Self {
         let system = Self::default();
         system.state().gate = gate.clone();
@@ -78,7 +78,7 @@ impl System {
         change(&mut self.state().facts);
     }
 
-    /// Returns the number of calls so far, and starts anew.
+    /// Returns the number of calls so far, and resets it.
     pub fn take_calls(&self) -> usize {
         std::mem::take(&mut self.state().calls)
     }
@@ -96,7 +96,7 @@ impl System {
         if facts.missing {
             return Err(Status::unknown("missing system view implementation: this method should not be called"));
         }
-        // No fact has an effect, so there is only one phase.
+        // Reading a fact has no effect, so there is only one phase.
         gate.enter(call).await.map_err(Status::unknown)?;
         Ok(Response::new(make(facts)))
     }

@@ -1,4 +1,4 @@
-//! The host's half of AutoMTLS (`go-plugin` `mtls.go`): a certificate for one process, used on both connections.
+//! The host's side of AutoMTLS (`go-plugin` `mtls.go`): one certificate for each process, used in both directions.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,9 +16,9 @@ use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-/// A key and a self-signed certificate as a host makes them: P-521 with SHA-512, and a CA.
+/// A key and a self-signed certificate like a host's: P-521 with SHA-512, and a CA.
 pub struct Identity {
-    /// What `PLUGIN_CLIENT_CERT` holds.
+    /// The value of `PLUGIN_CLIENT_CERT`.
     pub pem: String,
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
@@ -46,15 +46,15 @@ impl Identity {
         Self { pem: pem(certificate.der()), certificate: certificate.der().clone(), key: key.serialize_der() }
     }
 
-    /// The host as TLS client of the main connection. `plugin` is the certificate of the handshake line.
+    /// Returns the host's TLS client for the main connection. `plugin` is the certificate from the handshake line.
     ///
-    /// Like Go's, this verification looks at names, validity and key usage as well.
+    /// Like Go, this also verifies names, validity and key usage.
     pub fn client(&self, plugin: &CertificateDer<'static>) -> ClientConfig {
         let config = client_builder(plugin).with_client_auth_cert(vec![self.certificate.clone()], self.key()).unwrap();
         with_h2(config)
     }
 
-    /// A client that shows this identity's certificate but signs with the key of another one.
+    /// Returns a client that presents this identity's certificate but signs with another key.
     pub fn client_without_key(&self, plugin: &CertificateDer<'static>) -> ClientConfig {
         let other = Self::generate();
         let key = provider().key_provider.load_private_key(other.key()).unwrap();
@@ -62,7 +62,7 @@ impl Identity {
         with_h2(client_builder(plugin).with_client_cert_resolver(Arc::new(Always(Arc::new(stolen)))))
     }
 
-    /// The host as TLS server of a brokered connection.
+    /// Returns the host's TLS server for a brokered connection.
     pub fn server(&self, plugin: &CertificateDer<'static>) -> ServerConfig {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(pool(plugin)), provider()).build().unwrap();
         let mut config = ServerConfig::builder_with_provider(provider())
@@ -86,7 +86,7 @@ fn pem(certificate: &CertificateDer<'_>) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
-/// A client that shows no certificate at all.
+/// Returns a client without a certificate.
 pub fn anonymous_client(plugin: &CertificateDer<'static>) -> ClientConfig {
     with_h2(client_builder(plugin).with_no_client_auth())
 }

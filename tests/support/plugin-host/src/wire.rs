@@ -1,4 +1,4 @@
-//! The connection between host and plugin: mutual TLS, the two streams that stay open, and the broker.
+//! The connection between host and plugin: mutual TLS, the two long-lived streams, and the broker.
 
 use std::collections::HashMap;
 use std::io;
@@ -35,26 +35,26 @@ use super::process::{Handshake, Launch, PATIENCE, Plugin};
 use super::resets::{Resets, Watched};
 use super::{Storage, System};
 
-/// A stream of bytes, whatever carries it.
+/// A stream of bytes over any transport.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// What two ends agreed on in their TLS handshake.
+/// The result of a TLS handshake.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Agreed {
     pub version: Option<rustls::ProtocolVersion>,
     pub alpn: Option<Vec<u8>>,
     /// The certificates of the plugin.
     pub peer: Vec<CertificateDer<'static>>,
-    /// The name that the client asked for; known to the server only.
+    /// The name that the client asked for. Only the server knows it.
     pub server_name: Option<String>,
 }
 
-/// How connections to the plugin are made and accepted.
+/// The transport of connections to and from the plugin.
 enum Carrier {
     /// One socket for each connection.
     Sockets,
-    /// One session for all of them.
+    /// One yamux session for all connections.
     Session(Session),
 }
 
@@ -62,11 +62,11 @@ enum Carrier {
 pub struct Host {
     pub plugin: Plugin,
     pub handshake: Handshake,
-    /// What the two agreed on for the main connection.
+    /// The result of the main connection's TLS handshake.
     pub agreed: Agreed,
-    /// The connection, for calls that no method here makes.
+    /// The connection, for calls without a method here.
     pub channel: Channel,
-    /// The requests on it that were given up.
+    /// The cancelled requests on the connection.
     pub resets: Resets,
     cables: Cables,
     broker: mpsc::Sender<ConnInfo>,
@@ -75,16 +75,16 @@ pub struct Host {
     knocks: Knocks,
     answers: JoinHandle<Result<(), Status>>,
     stdio: Streaming<StdioData>,
-    /// All that was served, for a look at the end.
+    /// All served storages, checked at the end.
     storages: Mutex<Vec<Storage>>,
 }
 
 impl Host {
-    /// Starts a plugin, connects to it and does what every host does then.
+    /// Starts a plugin, connects to it and makes the calls that every host makes at first.
     pub async fn start(launch: Launch) -> Self {
         let mut plugin = launch.spawn();
         let handshake = plugin.handshake().await;
-        // The line says what the plugin can do; what is done is the host's wish.
+        // The line shows the plugin's abilities. The host decides.
         let multiplexed = plugin.wants_one_socket();
         assert!(!multiplexed || handshake.line.ends_with("|true"), "the plugin cannot share its socket");
         Self::connect(plugin, handshake, multiplexed).await
@@ -100,7 +100,7 @@ impl Host {
         let (channel, agreed, cables) = dial(&carrier, &plugin, &handshake, &resets).await;
         let (broker, offers) = mpsc::channel(16);
         let knocks = Arc::default();
-        // A real host makes these three calls at once, in any order.
+        // A real host makes these three calls at the same time, in any order.
         let mut stdio = GrpcStdioClient::new(channel.clone());
         let mut streams = GrpcBrokerClient::new(channel.clone());
         let mut multiplexing = PluginMultiplexingClient::new(channel.clone());
@@ -135,14 +135,14 @@ impl Host {
         }
     }
 
-    /// Mounts an instance that works, as `secrets enable` does.
+    /// Mounts a working instance, as `secrets enable` does.
     pub async fn mount(&self) -> Mount {
         let mount = self.mount_with(Setup::default()).await.expect("Setup");
         mount.finish().await;
         mount
     }
 
-    /// Sets an instance up, and no more.
+    /// Calls only `Setup` for an instance.
     ///
     /// # Errors
     /// The text of `SetupReply.err`.
@@ -155,7 +155,7 @@ impl Host {
         self.next_broker_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Serves storage and facts to the plugin, and returns what tells it where.
+    /// Serves storage and facts to the plugin. Returns the announcement of their address.
     pub(super) async fn serve(&self, id: u32, storage: Storage, system: System) -> (ConnInfo, Brokered) {
         self.storages.lock().unwrap().push(storage.clone());
         let (streams, incoming) = mpsc::channel::<Box<dyn Io>>(4);
@@ -189,7 +189,8 @@ impl Host {
         (info, Brokered { seen, tasks })
     }
 
-    /// Tells the plugin where a broker id is served. Where all connections share one session it asks by itself.
+    /// Announces to the plugin where a broker id is served. With one session for all connections, the plugin asks by
+    /// itself.
     pub(super) async fn offer(&self, info: ConnInfo) {
         if matches!(*self.carrier, Carrier::Sockets) {
             self.broker.send(info).await.expect("the broker stream has ended");
@@ -203,19 +204,20 @@ impl Host {
         answer.map(drop)
     }
 
-    /// Checks that the two streams that a plugin never ends are open and silent.
+    /// Checks that the two long-lived streams are open and silent.
     pub async fn streams_are_open(&mut self) {
         let silent = timeout(Duration::from_millis(50), self.stdio.message()).await;
         assert!(silent.is_err(), "StreamStdio has ended or sent something: {:?}", silent.map(|item| item.map(drop)));
         assert!(!self.answers.is_finished(), "the plugin has ended StartStream");
     }
 
-    /// Stops the plugin as a host does when it unmounts or seals, and checks that it ends cleanly.
+    /// Stops the plugin as a host does when it unmounts or seals, and checks that the plugin stops cleanly.
     pub async fn stop(mut self) {
         self.streams_are_open().await;
         let Self { mut plugin, channel, cables, broker, answers, storages, .. } = self;
         storages.into_inner().unwrap().iter().for_each(Storage::check);
-        // The order of go-plugin `client.go`, Kill: broker, Shutdown whose result is ignored, connection.
+        // The order of go-plugin's Kill (`client.go`): the broker, then Shutdown whose result is ignored, then the
+        // connection.
         answers.abort();
         drop(broker);
         let mut controller = GrpcControllerClient::new(channel);
@@ -224,7 +226,7 @@ impl Host {
         plugin.ended().await;
     }
 
-    /// Lets go of the connection without a word, as a host that dies does.
+    /// Drops the connection without notice, as a dying host does.
     pub fn hang_up(self) -> Plugin {
         cut(&self.cables);
         self.answers.abort();
@@ -232,8 +234,9 @@ impl Host {
     }
 }
 
-/// Connects as a TLS client of any kind, starts HTTP/2, and returns what the plugin answers first: nothing if it does not
-/// want this client. In TLS 1.3 a client is done before the server has looked at it, so only this tells.
+/// Connects with any TLS client, starts HTTP/2, and returns the plugin's first bytes. They are empty if the plugin
+/// refuses the client. In TLS 1.3, the client's handshake ends before the server has checked the client, so only these
+/// bytes show the result.
 pub async fn first_bytes(socket: &Path, config: ClientConfig) -> Vec<u8> {
     let mut answer = vec![0; 64];
     let exchange = async {
@@ -282,7 +285,7 @@ async fn dial(
             };
             let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
             let stream = TlsConnector::from(config).connect(name, stream).await?;
-            // Only the first connection is looked at.
+            // Only the first connection matters.
             let _ = sender.try_send(agreed(stream.get_ref().1, None));
             let (near, far) = tokio::io::duplex(64 * 1024);
             cables.lock().unwrap().push(tokio::spawn(join(far, stream)).abort_handle());
@@ -295,22 +298,23 @@ async fn dial(
     (channel, receiver.recv().await.unwrap(), cables)
 }
 
-/// What carries the connections to the plugin. Without it they are closed, whoever still holds the channel.
+/// The tasks that carry the connections to the plugin. Aborting them closes the connections, even if the channel is
+/// still in use.
 type Cables = Arc<Mutex<Vec<AbortHandle>>>;
 
 fn cut(cables: &Cables) {
     cables.lock().unwrap().drain(..).for_each(|cable| cable.abort());
 }
 
-/// Carries bytes both ways, for as long as its task lives.
+/// Copies bytes in both directions until the task ends.
 async fn join(mut far: DuplexStream, mut stream: tokio_rustls::client::TlsStream<Box<dyn Io>>) {
-    // How it ended shows at both ends.
+    // Both ends see how the connection ended.
     let _ = tokio::io::copy_bidirectional(&mut far, &mut stream).await;
 }
 
 type Knocks = Arc<Mutex<HashMap<u32, mpsc::Sender<Box<dyn Io>>>>>;
 
-/// Reads what the plugin sends on the broker stream: nothing, or a knock for each connection that it wants to open.
+/// Reads the plugin's messages on the broker stream: one knock for each connection that the plugin wants to open.
 async fn answer_knocks(
     mut stream: Streaming<ConnInfo>,
     broker: mpsc::Sender<ConnInfo>,
