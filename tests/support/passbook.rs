@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     sdk::serve(PLUGIN, declaration().factory(Passbook::new))
 }
 
-/// How the plugin describes itself.
+/// The plugin's description of itself.
 const PLUGIN: Plugin = Plugin::new("passbook", "0.1.0")
     .description("Accounts, and cards that are lent for a while")
     .log_level_variable("PASSBOOK_LOG_LEVEL")
@@ -41,7 +41,7 @@ const PLUGIN: Plugin = Plugin::new("passbook", "0.1.0")
 /// The engine on one mount.
 struct Passbook {
     mount: Mount,
-    /// Held by the name of an account from reading it to writing it.
+    /// Locks by account name, held from reading an account to writing it.
     locks: KeyedLocks,
 }
 
@@ -59,7 +59,7 @@ impl Passbook {
     }
 }
 
-/// Everything that the engine is.
+/// The declaration of the whole engine.
 fn declaration() -> Backend<Passbook> {
     Backend::new("Keeps accounts, and lends cards of them for a while.")
         .path(
@@ -71,7 +71,7 @@ fn declaration() -> Backend<Passbook> {
             Path::new(r"accounts/(?P<name>\w(?:[\w\-.]*\w)?)", ACCOUNT)
                 .help("Keeps an account.", "A write changes the fields that it names; a patch can also reset them.")
                 .exists(exists)
-                // Changes are detached: they go on when the caller hangs up.
+                // Changes are detached: they continue when the caller hangs up.
                 .write(Handler::new("Open or change an account.", write).detached())
                 .patch(Handler::new("Change an account.", write).detached())
                 .read(Handler::new("Read an account.", read).returns(&[("owner", "Who owns the account.")]))
@@ -80,7 +80,7 @@ fn declaration() -> Backend<Passbook> {
         .path(
             Path::new(r"cards/(?P<name>\w(?:[\w\-.]*\w)?)", CARDS)
                 .help("Lends a card of an account.", "The lease can be renewed until the mount's maximum is reached.")
-                // Whatever makes a lease runs on the node that can store it.
+                // A handler that creates a lease must run on the node that can store it.
                 .read(Handler::new("Lend a card.", lend).on_active_node().detached()),
         )
         .path(
@@ -132,10 +132,10 @@ const ACCOUNT: &[FieldSpec] = &[
 const CARDS: &[FieldSpec] = &[NAME.spec(), TTL.spec()];
 const TELLER: &[FieldSpec] = &[ERRAND.spec(), MILLISECONDS.spec(), TEXT.spec()];
 
-/// Name of the type of lease, and of the kind of log entry. It is stored, so it can never change.
+/// Name of the type of lease, and of the kind of WAL entry. The name is stored, so it must never change.
 const CARD: &str = "card";
 
-/// A stored account. `default` lets entries of older versions load.
+/// A stored account. With `default`, entries of older versions can be read.
 #[derive(Deserialize, Serialize)]
 #[serde(default)]
 struct Account {
@@ -188,7 +188,7 @@ async fn exists(engine: Arc<Passbook>, call: Call) -> Result<bool, Error> {
 }
 
 async fn read(engine: Arc<Passbook>, call: Call) -> Answer {
-    // Nothing to show is no error: the host makes a 404 of it.
+    // A missing account is not an error: the host returns 404.
     let Some(account) = engine.account(&name(&call)).await? else { return Ok(None) };
     let grace = format_duration(Duration::from_secs(account.grace));
     let mut data = object(json!(account));
@@ -236,15 +236,15 @@ async fn delete(engine: Arc<Passbook>, call: Call) -> Answer {
 async fn lend(engine: Arc<Passbook>, call: Call) -> Answer {
     let account = name(&call);
     let stored = engine.account(&account).await?;
-    // 400 and not 404: clients hide the text of a 404 when they read.
+    // 400 and not 404: on a read, clients hide the text of a 404.
     let stored = stored.ok_or_else(|| Error::invalid(format!("account {account:?} does not exist")))?;
     if !stored.active {
         return Err(Error::status(409, format!("account {account:?} is not active")));
     }
-    // The host caps the lease only after this, so what is lent is capped here.
+    // The host caps the lease only after this handler, so the card's time is capped here.
     let max_ttl = engine.mount.system.max_lease_ttl().await?;
     let ttl = call.fields.get(&TTL).unwrap_or_default().min(max_ttl);
-    // What is noted here is undone by `undo` if the end of this function is never reached.
+    // If this function does not reach its end, `undo` deletes the card by this WAL entry.
     let card = uuid::Uuid::new_v4().to_string();
     let wal = Wal::new(engine.storage());
     let entry = wal.put(CARD, &card).await?;
@@ -252,20 +252,20 @@ async fn lend(engine: Arc<Passbook>, call: Call) -> Answer {
     wal.delete(&entry).await?;
     tracing::info!(account, card, "lent a card");
     let data = object(json!({"account": account, "card": card}));
-    // All that a revocation needs, because the account may be closed by then.
+    // Holds all data for a revocation, because the account may be closed by then.
     let secret = Secret::new(ttl, max_ttl, object(json!({"card": card}))).of_type(CARD);
     Ok(Some(Response::new(data).lease(secret)))
 }
 
 async fn renew(engine: Arc<Passbook>, call: LeaseCall) -> Answer {
     let max_ttl = engine.mount.system.max_lease_ttl().await?;
-    // What is answered replaces what the lease stores, so both are given back complete.
+    // The response replaces the stored data and lease, so both are complete.
     Ok(Some(Response::new(call.request.data).lease(call.secret.max_ttl(max_ttl))))
 }
 
 async fn revoke(engine: Arc<Passbook>, call: LeaseCall) -> Result<(), Error> {
     let card = call.secret.internal_data.get("card").and_then(Value::as_str).unwrap_or_default();
-    // Deleting what is gone is no error, so a revocation can be repeated.
+    // Deleting a missing entry is not an error, so the host can repeat a revocation.
     Ok(engine.storage().delete(&format!("cards/{card}")).await?)
 }
 

@@ -15,7 +15,8 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts the agent of a server with the caller's token; each template is rendered into a file named by its place.
+    /// Starts the agent of a server with the caller's Vault token. Each template is rendered into a file named by its
+    /// index.
     pub(crate) fn start(client: &Client, templates: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("e2e-agent-").tempdir().expect("temporary directory").keep();
         fs::write(dir.join("token"), &client.token).expect("write the token");
@@ -35,20 +36,21 @@ impl Agent {
         Self::with_config(client.command(), dir)
     }
 
-    /// Starts the agent with the `agent.hcl` of a directory, which goes when the agent does. The command is the CLI.
+    /// Starts the agent with the `agent.hcl` of a directory. The directory is removed when the agent ends. The command
+    /// is the CLI.
     pub(crate) fn with_config(mut command: Command, dir: PathBuf) -> Self {
         command.arg("agent").arg(format!("-config={}", dir.join("agent.hcl").display())).arg("-log-level=debug");
         let process = Process::spawn(&mut command, &dir.join("agent.log"), &dir);
         Self { dir, process }
     }
 
-    /// Returns what a template has become, once it is there and `wanted` says that it is right.
+    /// Waits until a template is rendered and `wanted` accepts the text. Returns the text.
     #[track_caller]
     pub(crate) fn rendered(&self, place: usize, limit: Duration, wanted: impl Fn(&str) -> bool) -> String {
         self.file(&place.to_string(), limit, wanted)
     }
 
-    /// Returns a file of the agent's directory, once it is there and `wanted` says that it is right.
+    /// Waits until a file of the agent's directory exists and `wanted` accepts its text. Returns the text.
     #[track_caller]
     pub(crate) fn file(&self, name: &str, limit: Duration, wanted: impl Fn(&str) -> bool) -> String {
         let file = self.dir.join(name);
@@ -56,7 +58,7 @@ impl Agent {
         found.unwrap_or_else(|| panic!("{name} was not rendered as wanted\n{}", self.log_tail()))
     }
 
-    /// Tells whether the agent still runs.
+    /// Returns whether the agent still runs.
     pub(crate) fn runs(&self) -> bool {
         alive(self.process.pid())
     }

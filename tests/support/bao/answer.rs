@@ -1,4 +1,4 @@
-//! What a server answered, and how it reads when a test did not expect it.
+//! Answers of a server, and their form in the output of a failing test.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::redact;
 
-/// The end of a command of the server's own CLI.
+/// The result of a command of the server's own CLI.
 pub(crate) struct Output {
     pub(super) command: String,
     pub(super) log: PathBuf,
@@ -20,14 +20,14 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Returns standard output of a command that must succeed.
+    /// Returns the standard output of a command that must succeed.
     #[track_caller]
     pub(crate) fn ok(self) -> String {
         assert!(self.status == 0, "expected success\n{self}");
         self.stdout
     }
 
-    /// Returns standard error of a command that must fail.
+    /// Returns the standard error of a command that must fail.
     #[track_caller]
     pub(crate) fn fails(self) -> String {
         assert!(self.status != 0, "expected a failure\n{self}");
@@ -41,7 +41,7 @@ impl Output {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("not JSON: {error}\n{self}"))
     }
 
-    /// Returns the two columns that the CLI prints for an object, of a command that must succeed.
+    /// Returns the two columns that a successful command printed for an object.
     #[track_caller]
     pub(crate) fn table(self) -> Vec<(String, String)> {
         self.ok()
@@ -67,13 +67,13 @@ impl fmt::Display for Output {
     }
 }
 
-/// An answer of the HTTP API.
+/// A response of the HTTP API.
 pub(crate) struct Reply {
     pub(super) request: String,
     pub(super) log: PathBuf,
     /// HTTP status.
     pub(crate) status: u16,
-    /// Body; null if there is none.
+    /// Body. Null if there is none.
     pub(crate) body: Value,
 }
 
@@ -98,13 +98,13 @@ impl Reply {
         self.errors()
     }
 
-    /// Returns the error text, empty if there is none.
+    /// Returns the error text. Empty if there is none.
     pub(crate) fn errors(&self) -> String {
         let errors = self.body["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
         errors.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
     }
 
-    /// Returns the warnings, joined by line ends.
+    /// Returns the warnings, joined by newlines.
     pub(crate) fn warnings(&self) -> String {
         let warnings = self.body["warnings"].as_array().map(Vec::as_slice).unwrap_or_default();
         warnings.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")

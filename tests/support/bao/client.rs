@@ -13,13 +13,13 @@ use tokio::runtime::Runtime;
 
 use super::answer::{Output, Reply};
 
-/// Runs what is asynchronous on behalf of tests, which are not.
+/// Runs async code for tests, which are not async.
 fn block_on<F: Future>(future: F) -> F::Output {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("runtime"));
     RUNTIME.block_on(future)
 }
 
-/// Tells whether an answer has all the bytes that its head promises.
+/// Returns whether a response has all the bytes that its head announces.
 fn is_complete(answer: &[u8]) -> bool {
     let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
     let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
@@ -27,7 +27,7 @@ fn is_complete(answer: &[u8]) -> bool {
     length.is_some_and(|length| answer.len() >= end + 4 + length)
 }
 
-/// A caller with a token, in a namespace.
+/// A caller with a Vault token, in a namespace.
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(super) bin: PathBuf,
@@ -36,12 +36,12 @@ pub(crate) struct Client {
     pub(super) address: String,
     pub(super) token: String,
     pub(super) namespace: String,
-    /// Whether a node may pass requests on to the node that leads.
+    /// Whether a standby may forward requests to the active node.
     pub(super) forwarding: bool,
 }
 
 impl Client {
-    /// Returns the same caller with another token.
+    /// Returns the same caller with another Vault token.
     pub(crate) fn with_token(&self, token: &str) -> Self {
         Self { token: token.into(), ..self.clone() }
     }
@@ -51,7 +51,7 @@ impl Client {
         Self { namespace: namespace.into(), ..self.clone() }
     }
 
-    /// Returns the same caller, to whom a node that cannot answer by itself says so: with a redirection.
+    /// Returns the same caller without forwarding: a standby that cannot answer redirects this caller instead.
     pub(crate) fn without_forwarding(&self) -> Self {
         Self { forwarding: false, ..self.clone() }
     }
@@ -61,18 +61,18 @@ impl Client {
         &self.address
     }
 
-    /// Sends a request to `/v1/<path>`; null means no body.
+    /// Sends a request to `/v1/<path>`. Null means no body.
     pub(crate) fn http(&self, method: &str, path: &str, body: &Value) -> Reply {
         self.try_http(method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    /// Sends a request to a server that may not be there.
+    /// Sends a request to a server that may not run.
     pub(crate) fn try_http(&self, method: &str, path: &str, body: &Value) -> Result<Reply, reqwest::Error> {
         let text = if body.is_null() { None } else { Some(body.to_string()) };
         self.send(method, path, text)
     }
 
-    /// Sends a request with any text for a body, JSON or not.
+    /// Sends a request with any text as the body, JSON or not.
     pub(crate) fn send(&self, method: &str, path: &str, body: Option<String>) -> Result<Reply, reqwest::Error> {
         static HTTP: LazyLock<reqwest::Client> = LazyLock::new(|| {
             reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().expect("HTTP client")
@@ -89,7 +89,7 @@ impl Client {
         if !self.forwarding {
             call = call.header("X-Vault-No-Request-Forwarding", "true");
         }
-        // A long one tells nothing in a failure's text.
+        // Cut: a long body does not help in the text of a failure.
         let request = format!("{method} /v1/{path} {:.1000}", body.as_deref().unwrap_or_default());
         if let Some(body) = body {
             call = call.header("Content-Type", content_type).body(body);
@@ -103,11 +103,11 @@ impl Client {
         Ok(Reply { request, log: self.log.clone(), status, body })
     }
 
-    /// Sends a request whose path no client has tidied up; null means no body. A redirection is not followed.
+    /// Sends a request without normalizing its path. Null means no body. Redirections are not followed.
     pub(crate) fn as_it_is(&self, method: &str, path: &str, body: &Value) -> Reply {
         let host = self.address.trim_start_matches("http://");
         let sent = if body.is_null() { String::new() } else { body.to_string() };
-        // With this version of HTTP an answer has no chunks. It has a length, or it ends with the connection.
+        // In this version of HTTP, responses have no chunks. A response has a length, or ends with the connection.
         let request = format!(
             "{method} /v1/{path} HTTP/1.0\r\nHost: {host}\r\nX-Vault-Token: {}\r\nX-Vault-Request: true\r\n\
              Content-Length: {}\r\n\r\n{sent}",
@@ -119,7 +119,7 @@ impl Client {
         stream.write_all(request.as_bytes()).expect("send a request");
         let mut answer = Vec::new();
         let mut part = [0; 16 << 10];
-        // Vault refuses some paths without reading the body. The connection is reset after such an answer.
+        // Vault refuses some paths without reading the body, and then resets the connection.
         while !is_complete(&answer) {
             match stream.read(&mut part).expect("read the answer") {
                 0 => break,
@@ -133,7 +133,7 @@ impl Client {
         Reply { request: format!("{method} /v1/{path} {body}"), log: self.log.clone(), status, body: parsed }
     }
 
-    /// Sends a request and hangs up after `patience`, whatever has come back by then; false if an answer had begun.
+    /// Sends a request, and hangs up after `patience`. Returns false if a response had started by then.
     pub(crate) fn hang_up(&self, method: &str, path: &str, body: &Value, patience: Duration) -> bool {
         let host = self.address.trim_start_matches("http://");
         let body = if body.is_null() { String::new() } else { body.to_string() };
@@ -169,7 +169,7 @@ impl Client {
         self.http("PATCH", path, body)
     }
 
-    /// Deletes a path; arguments go into its query.
+    /// Deletes a path. Parameters go into the query.
     pub(crate) fn delete(&self, path: &str) -> Reply {
         self.http("DELETE", path, &Value::Null)
     }
@@ -179,7 +179,7 @@ impl Client {
         self.http("LIST", path, &Value::Null)
     }
 
-    /// Returns the keys of a list; an empty list is a 404.
+    /// Returns the keys of a list. An empty list returns 404.
     #[track_caller]
     pub(crate) fn keys(&self, path: &str) -> Vec<String> {
         let reply = self.list(path);
@@ -209,7 +209,7 @@ impl Client {
         for prefix in ["VAULT", "BAO"] {
             command.env(format!("{prefix}_ADDR"), &self.address);
             command.env(format!("{prefix}_TOKEN"), &self.token);
-            // A retried request would hide what the first one did.
+            // A retry would hide the result of the first request.
             command.env(format!("{prefix}_MAX_RETRIES"), "0");
             if !self.namespace.is_empty() {
                 command.env(format!("{prefix}_NAMESPACE"), &self.namespace);

@@ -1,7 +1,7 @@
 //! Several servers that share one integrated storage.
 //!
-//! OpenBao's standbys serve reads since 2.5, unless they are told not to (`disable_standby_reads`). Vault's serve nothing. What
-//! a standby cannot do itself it passes on to the node that leads.
+//! Since 2.5, OpenBao's standbys serve reads, unless `disable_standby_reads` is set. Vault's standbys serve nothing. A
+//! standby forwards all other requests to the active node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,27 +11,29 @@ use serde_json::{Value, json};
 
 use super::{START, Server, alive, process, wait};
 
-/// Servers with one storage, each with ports, directory and plugin directory of its own. The plugin is in their catalog.
+/// Servers with one storage. Each server has its own ports, directory and plugin directory. The plugin is in their
+/// catalog.
 pub(crate) struct Cluster {
     nodes: [Arc<Server>; 3],
 }
 
-/// Which processes of a node die.
+/// Which processes of a node are killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kill {
-    /// The server alone; its plugins are left to notice.
+    /// Only the server. Its plugins must notice.
     Server,
     /// The server and its plugins.
     Node,
 }
 
 impl Cluster {
-    /// Starts three nodes. All of them serve and may lead; the first one does.
+    /// Starts three nodes. All nodes serve and can become active. The first node is active.
     pub(crate) fn start() -> Self {
         let mut first = Server::raft_node("one");
         first.init();
         first.unseal();
-        // A node votes once it has been stable for so long, and without three voters nobody follows the first leader.
+        // A node can vote only after it is stable for this time. Without three voters, no node can replace the first
+        // active node.
         first.post("sys/storage/raft/autopilot/configuration", &json!({"server_stabilization_time": "1s"})).ok();
         let join = |id| {
             let mut node = Server::raft_node(id);
@@ -56,17 +58,17 @@ impl Cluster {
         &self.nodes
     }
 
-    /// Returns the node that leads, as soon as one does.
+    /// Waits until a node is active, and returns it.
     pub(crate) fn leader(&self) -> Arc<Server> {
         wait("a leader", START, || self.nodes.iter().find(|node| state(node) == Some(ACTIVE)).cloned())
     }
 
-    /// Returns the nodes that serve and do not lead.
+    /// Returns the standbys.
     pub(crate) fn standbys(&self) -> Vec<Arc<Server>> {
         self.nodes.iter().filter(|node| state(node) == Some(STANDBY)).cloned().collect()
     }
 
-    /// Returns all nodes but one.
+    /// Returns all nodes except this node.
     pub(crate) fn others(&self, node: &Server) -> Vec<Arc<Server>> {
         self.nodes.iter().filter(|other| other.address() != node.address()).cloned().collect()
     }
@@ -91,21 +93,21 @@ pub(crate) fn revive(node: &Server) {
     open(node);
 }
 
-/// Opens the seal of a node and waits until it serves.
+/// Unseals a node and waits until it serves.
 fn open(node: &Server) {
     let key = node.key.as_ref().expect("a server with a seal");
-    // Once only: a node that joins gets its storage after that, and a second key would meet it half way.
+    // Once only: the node joins and gets its storage after the first key, and a second key would disturb that.
     node.post("sys/unseal", &json!({"key": key})).ok();
     wait("the node to serve", START, || match state(node)? {
         ACTIVE => Some(()),
-        // Until it has a connection to the node that leads it redirects to that node.
+        // A standby redirects until it has a connection to the active node.
         STANDBY => (node.get("sys/storage/raft/configuration").status == 200).then_some(()),
         _ => None,
     });
 }
 
-/// Returns the status of a node's health; nothing if it does not answer. Standbys have one status, whether they serve
-/// reads or not.
+/// Returns the health status of a node, or `None` if the node does not answer. All standbys have the same status,
+/// whether they serve reads or not.
 fn state(node: &Server) -> Option<u16> {
     node.try_http("GET", "sys/health", &Value::Null).ok().map(|reply| reply.status)
 }

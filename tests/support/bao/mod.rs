@@ -1,6 +1,6 @@
 //! A real Vault or OpenBao server with the plugin in its plugin directory.
 //!
-//! Every server has a directory, a home and a port of its own and dies with the tests, however they end.
+//! Every server has its own directory, home and port. It dies with the tests, however they end.
 
 mod agent;
 mod answer;
@@ -31,16 +31,16 @@ pub(crate) use setup::{host_binary, install, sha256};
 /// Name of the plugin in the catalog, and of its binary.
 pub(crate) const PLUGIN: &str = "vault-plugin-secrets-datastax-astra";
 
-/// The plugin's version as it reports it.
+/// The plugin's version, as the plugin reports it.
 pub(crate) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
 
-/// Starting is slow where few cores serve many servers.
+/// A start is slow if many servers share few cores.
 const START: Duration = Duration::from_secs(60);
 
-/// Lets OpenBao take audit devices by its API, as Vault does.
+/// Lets OpenBao enable audit devices through its API, as Vault does.
 pub(crate) const AUDIT: &str = "unsafe_allow_api_audit_creation = true";
 
-/// Whose server the tests run.
+/// The product of the server under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Product {
     OpenBao,
@@ -63,27 +63,27 @@ impl Product {
     }
 }
 
-/// A server; dereferences to a caller with its root token.
+/// A server. It dereferences to a caller with its Vault root token.
 pub(crate) struct Server {
     root: Client,
     dir: PathBuf,
     /// Arguments of the server command.
     args: Vec<String>,
-    /// Folder that the server takes for the root of the file system.
+    /// Folder that the server uses as the root of the file system.
     chroot: Option<PathBuf>,
     env: Vec<(String, String)>,
-    /// Key that opens the seal; none in dev mode.
+    /// Unseal key. `None` in dev mode.
     key: Option<String>,
     process: Mutex<Option<Process>>,
 }
 
-/// What a server logs, and what its plugins find in their environment.
+/// Log level, environment and other options of a server.
 pub(crate) struct Options {
     /// Level of the server's log.
     pub(crate) log_level: &'static str,
     /// Additional environment.
     pub(crate) env: Vec<(String, String)>,
-    /// Folder that the server takes for the root of the file system. What it needs has the same path there.
+    /// Folder that the server uses as the root of the file system. Needed files have the same path in this folder.
     pub(crate) chroot: Option<PathBuf>,
     /// Additional lines of the configuration file.
     pub(crate) config: &'static str,
@@ -96,12 +96,12 @@ impl Default for Options {
 }
 
 impl Server {
-    /// Starts a server that keeps everything in memory; its root token is `root` and the plugin is in its catalog.
+    /// Starts a server in dev mode. Its Vault root token is `root`, and the plugin is in its catalog.
     pub(crate) fn dev() -> Self {
         Self::dev_with(&Options::default())
     }
 
-    /// Starts such a server with options.
+    /// Starts a server in dev mode with options.
     pub(crate) fn dev_with(options: &Options) -> Self {
         Self::first_start(|dir, port| {
             let plugins = dir.join("plugins");
@@ -115,12 +115,12 @@ impl Server {
         })
     }
 
-    /// Starts such a server that was not told of a plugin directory.
+    /// Starts a server in dev mode without a plugin directory.
     pub(crate) fn dev_without_plugins() -> Self {
         Self::first_start(|dir, port| Self::new(dir, port, dev_args(port), &Options::default()))
     }
 
-    /// Starts an unsealed server with integrated storage, which survives restarts; the plugin is in its catalog.
+    /// Starts an unsealed server with integrated storage, which survives restarts. The plugin is in its catalog.
     pub(crate) fn raft() -> Self {
         let mut server = Self::raft_node("one");
         server.init();
@@ -129,7 +129,7 @@ impl Server {
         server
     }
 
-    /// Starts a server with integrated storage that is not initialized yet.
+    /// Starts a server with integrated storage, without initializing it.
     fn raft_node(id: &str) -> Self {
         let options = Options::default();
         Self::first_start(|dir, port| {
@@ -144,7 +144,7 @@ impl Server {
         })
     }
 
-    /// Makes key and root token.
+    /// Initializes the server: creates the unseal key and the Vault root token.
     fn init(&mut self) {
         let init = self.post("sys/init", &json!({"secret_shares": 1, "secret_threshold": 1})).ok();
         let text = |value: &Value| value.as_str().expect("text").to_owned();
@@ -173,7 +173,7 @@ impl Server {
         Self { root, dir: dir.to_owned(), args, chroot, env, key: None, process: Mutex::new(None) }
     }
 
-    /// Starts a server on a free port; another process may take that port in between, then on the next.
+    /// Starts a server on a free port. If another process takes the port first, tries another port.
     fn first_start(new: impl Fn(&Path, u16) -> Self) -> Self {
         for _ in 0..5 {
             let dir = new_dir();
@@ -186,7 +186,7 @@ impl Server {
         panic!("no free port");
     }
 
-    /// Starts the process and waits for the API; false if the process ended.
+    /// Starts the process and waits for the API. Returns false if the process ended.
     fn start(&self) -> bool {
         let mut command = match &self.chroot {
             None => Command::new(&self.root.bin),
@@ -215,17 +215,17 @@ impl Server {
         self.enable_plugin(path, PLUGIN);
     }
 
-    /// Enables what the catalog has under a name.
+    /// Enables a plugin of the catalog at a path.
     pub(crate) fn enable_plugin(&self, path: &str, name: &str) {
         self.post(&format!("sys/mounts/{path}"), &json!({"type": name})).ok();
     }
 
-    /// Puts the plugin into the catalog.
+    /// Registers the plugin in the catalog.
     pub(crate) fn register(&self) {
         self.register_as(PLUGIN, Vec::new());
     }
 
-    /// Puts the plugin into the catalog under a name, with an environment that it has to itself.
+    /// Registers the plugin in the catalog under a name, with an additional environment.
     pub(crate) fn register_as(&self, name: &str, env: Vec<String>) {
         let digest = sha256(&self.plugin_dir().join(PLUGIN));
         let body = json!({"sha256": digest, "command": PLUGIN, "version": VERSION, "env": env});
@@ -237,19 +237,19 @@ impl Server {
         self.dir.join("plugins")
     }
 
-    /// Lets the server write an audit log to a file, and returns its path.
+    /// Enables an audit log to a file, and returns the path of the file.
     pub(crate) fn audit(&self) -> PathBuf {
         let file = self.dir.join("audit.log");
         self.post("sys/audit/file", &json!({"type": "file", "options": {"file_path": file}})).ok();
         file
     }
 
-    /// Returns the whole log so far: the server's lines and those of its plugins.
+    /// Returns the whole log so far: lines of the server and of its plugins.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.root.log).unwrap_or_default()).into_owned()
     }
 
-    /// Returns the end of the log for a failure's text.
+    /// Returns the end of the log, for the text of a failure.
     pub(crate) fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
@@ -266,38 +266,38 @@ impl Server {
         process::children(self.pid())
     }
 
-    /// Kills all plugins, as a crash would, and waits until the server has noticed: only requests after that are
-    /// certain to meet a new process.
+    /// Kills all plugins as a crash would, and waits until the server has noticed. Only later requests are certain to
+    /// meet a new process.
     pub(crate) fn kill_plugins(&self) {
         for pid in self.plugins() {
             process::signal(pid, Signal::KILL);
             let noticed = |line: &str| line.contains("plugin process exited") && line.contains(&format!("id={pid}"));
             wait("the server to notice", Duration::from_secs(10), || self.log().lines().any(noticed).then_some(()));
         }
-        // Behind that line the server syncs its log, and only then gives the process up (go-plugin `client.go`,
-        // `Client.Start`). Nothing tells of that, but a server that rests has done it.
+        // After that line, the server syncs its log and then gives the process up (go-plugin `client.go`,
+        // `Client.Start`). No event shows that. But when the server is idle, it has done so.
         wait("the server to rest", Duration::from_secs(10), || process::rests(self.pid()).then_some(()));
     }
 
-    /// Kills all plugins and returns how many there were; requests meet a dead process until the server notices.
+    /// Kills all plugins and returns their number. Requests meet a dead process until the server notices.
     pub(crate) fn strike_plugins(&self) -> usize {
         let plugins = self.plugins();
         plugins.iter().for_each(|&pid| process::signal(pid, Signal::KILL));
         plugins.len()
     }
 
-    /// Kills the server alone, as a crash would.
+    /// Kills only the server, as a crash would.
     pub(crate) fn kill(&self) {
         self.process().as_ref().expect("the server runs").kill();
     }
 
-    /// Stops the server, starts it again on the same storage and opens the seal.
+    /// Stops the server, starts it again on the same storage and unseals it.
     pub(crate) fn restart(&self) {
         self.restart_sealed();
         self.unseal();
     }
 
-    /// Stops the server if it still runs, and starts it again on the same storage.
+    /// Stops the server if it still runs, and starts it again on the same storage. The server stays sealed.
     fn restart_sealed(&self) {
         let process = self.process().take().expect("a server that was started");
         process.stop();
@@ -309,14 +309,14 @@ impl Server {
         self.post("sys/seal", &Value::Null).ok();
     }
 
-    /// Opens the seal and waits until the server is active.
+    /// Unseals the server and waits until it is active.
     pub(crate) fn unseal(&self) {
         let key = self.key.as_ref().expect("a server with a seal");
         self.post("sys/unseal", &json!({"key": key})).ok();
         wait("the server to be active", START, || (self.get("sys/health").status == 200).then_some(()));
     }
 
-    /// Starts the plugin of a mount anew, as the documents tell users to.
+    /// Reloads the plugin of a mount, as the documents tell users to.
     pub(crate) fn reload(&self, mount: &str) {
         self.cli(&["write", "sys/plugins/reload/backend", &format!("mounts={mount}/")]).ok();
     }
@@ -334,9 +334,9 @@ impl Deref for Server {
     }
 }
 
-/// Returns what `condition` finds, looking again until it does.
+/// Repeats `condition` until it returns a value, and returns the value.
 ///
-/// Panics when the time is over.
+/// Panics after the limit.
 #[track_caller]
 pub(crate) fn wait<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;

@@ -11,10 +11,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::wait;
 
-/// Runs a command in the background and kills it, and all of its group, once standard input ends.
+/// Runs a command in the background. When standard input ends, kills the command and its whole process group.
 ///
-/// Statics are never dropped and a test run can be killed, but a pipe always closes: that is what ends the group. A large
-/// process takes a moment to die, so the shell waits for it: when the shell is gone, the command is.
+/// Rust does not drop statics, and a test run can be killed. But a pipe always closes, so a pipe triggers the kill. A
+/// large process needs a moment to die, so the shell waits: when the shell is gone, the command is gone.
 const GUARD: &str = r#"
 log=$1 dir=$2
 shift 2
@@ -28,7 +28,7 @@ wait "$pid"
 kill -9 0
 "#;
 
-/// A command, its children, and the shell that watches them.
+/// A command, its children, and the shell that guards them.
 pub(crate) struct Process {
     guard: Child,
     lifeline: Option<ChildStdin>,
@@ -36,7 +36,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command` with its output appended to `log`; the end of the process removes `dir`.
+    /// Starts `command` and appends its output to `log`. The directory `dir` is removed when the process ends.
     pub(crate) fn spawn(command: &mut Command, log: &Path, dir: &Path) -> Self {
         let mut guard = Command::new("sh");
         guard.args(["-c", GUARD, "guard"]).arg(log).arg(dir).arg(command.get_program()).args(command.get_args());
@@ -55,19 +55,20 @@ impl Process {
         Self { lifeline: guard.stdin.take(), guard, pid }
     }
 
-    /// Returns the id of the command itself.
+    /// Returns the process id of the command itself.
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Asks the command to stop and waits until it has; what it leaves behind is killed, its directory stays.
+    /// Asks the command to stop and waits until it has stopped. Kills processes that the command leaves behind. The
+    /// directory stays.
     pub(crate) fn stop(mut self) {
         signal(self.pid, Signal::TERM);
         wait("the process to stop", Duration::from_secs(30), || (!alive(self.pid)).then_some(()));
         self.release(true);
     }
 
-    /// Kills the command alone, as a crash would; its children are left to notice.
+    /// Kills only the command, as a crash would. Its children must notice.
     pub(crate) fn kill(&self) {
         signal(self.pid, Signal::KILL);
         wait("the process to die", Duration::from_secs(10), || (!alive(self.pid)).then_some(()));
@@ -76,7 +77,7 @@ impl Process {
     fn release(&mut self, keep: bool) {
         if let Some(mut lifeline) = self.lifeline.take() {
             if keep {
-                // The shell may be gone with its group already; then nothing is left to keep.
+                // The shell may be gone already with its process group. Then there is no directory to keep.
                 let _ = std::io::Write::write_all(&mut lifeline, b"keep\n");
             }
             drop(lifeline);
@@ -91,23 +92,23 @@ impl Drop for Process {
     }
 }
 
-/// Sends a signal; a process that is gone already is fine.
+/// Sends a signal. The process may be gone already.
 pub(crate) fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }
 }
 
-/// Tells whether a process runs; one that waits for its parent to collect it does not.
+/// Returns whether a process runs. A zombie does not run.
 pub(crate) fn alive(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
 }
 
-/// Tells whether no thread of a process runs or waits for a disk.
+/// Returns whether no thread of a process runs or waits for a disk.
 pub(crate) fn rests(pid: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("list the threads");
     let ids = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    // A thread that has ended meanwhile has no state.
+    // A thread that has ended in the meantime has no state.
     ids.filter_map(stat).all(|(state, _)| state == 'S')
 }
 
@@ -122,7 +123,8 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
     found
 }
 
-/// Returns state and parent of a process; the name before them may hold any character, so they are sought behind it.
+/// Returns state and parent of a process. The name before them can contain any character, so the search starts after
+/// the name.
 fn stat(pid: u32) -> Option<(char, u32)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();

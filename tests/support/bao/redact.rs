@@ -1,4 +1,4 @@
-//! Keeps secrets out of what a failing test prints.
+//! Keeps secrets out of the output of a failing test.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -8,13 +8,13 @@ static KNOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 /// Remembers a secret that no output may show.
 pub(crate) fn hide(secret: impl Into<String>) {
     let secret = secret.into();
-    // A shorter one would blank out words that the reader needs.
+    // Redacting a shorter text would hide words that the reader needs.
     if secret.len() >= 8 {
         KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(secret);
     }
 }
 
-/// Returns the text without known secrets and without anything that looks like an Astra token.
+/// Returns the text without known secrets and without texts that look like Astra tokens.
 pub(crate) fn clean(text: &str) -> String {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let text = known.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "[hidden]"));
@@ -22,7 +22,7 @@ pub(crate) fn clean(text: &str) -> String {
     without_tokens(&text)
 }
 
-/// Cuts `AstraCS:<id>:<rest>` behind the id.
+/// Removes `<rest>` from `AstraCS:<id>:<rest>`.
 fn without_tokens(text: &str) -> String {
     const MARK: &str = "AstraCS:";
     let mut clean = String::with_capacity(text.len());

@@ -1,4 +1,4 @@
-//! What a server needs before it starts: directory, port, arguments and configuration, and the plugin's binary.
+//! Prepares a server: directory, port, arguments, configuration, and the plugin's binary.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{PLUGIN, Product};
 use crate::plugin::binary;
 
-/// Opens `sys/raw`, through which tests write what another plugin would have stored.
+/// Enables `sys/raw`. Through it, tests write entries that another version of the plugin would have stored.
 pub(super) const RAW: &str = "raw_storage_endpoint = true";
 
 /// Returns the arguments of every server in dev mode.
@@ -26,7 +26,7 @@ pub(crate) fn sha256(file: &Path) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Puts a copy of the plugin's binary into a directory.
+/// Puts the plugin's binary into a directory.
 pub(crate) fn install(plugin: &Path) {
     let built = binary();
     // A hard link cannot cross file systems.
@@ -35,7 +35,7 @@ pub(crate) fn install(plugin: &Path) {
     }
 }
 
-/// Returns where programs are sought.
+/// Returns the `PATH` of child processes.
 pub(super) fn search_path() -> String {
     std::env::var("PATH").expect("a search path")
 }
@@ -48,7 +48,7 @@ pub(crate) fn host_binary() -> PathBuf {
     path.canonicalize().expect("path of the server")
 }
 
-/// Makes the directory of a server: short, because it holds sockets, and without a symbolic link in its path.
+/// Makes the directory of a server. The path is short, because it holds sockets, and has no symbolic links.
 pub(super) fn new_dir() -> PathBuf {
     let dir = tempfile::Builder::new().prefix("e2e-").tempdir().expect("temporary directory").keep();
     let dir = dir.canonicalize().expect("path of the temporary directory");
@@ -63,7 +63,7 @@ pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("free port").port()
 }
 
-/// Returns a configuration whose elections end soon.
+/// Returns a configuration with fast elections.
 pub(super) fn raft_config(dir: &Path, port: u16, id: &str) -> String {
     format!(
         r#"
@@ -85,7 +85,7 @@ plugin_directory = "{plugins}"
 "#,
         data = dir.join("data").display(),
         cluster = free_port(),
-        // Vault starts no integrated storage without it.
+        // Vault does not start integrated storage without this setting.
         mlock = if Product::of_host() == Product::Vault { "disable_mlock = true" } else { "" },
         plugins = dir.join("plugins").display(),
     )
