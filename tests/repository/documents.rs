@@ -1,5 +1,5 @@
-//! What holds for every document: links lead somewhere, commands are run or said not to be, words are spelled right, and
-//! nothing is in it that is nobody's business.
+//! Checks every document: links are valid, commands are tested or listed as untested, words are spelled right, and the
+//! text contains no confidential data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use regex_lite::Regex;
 
-/// Where the list of the commands that no test runs is.
+/// The document with the list of the commands that no test runs.
 const INDEX: &str = "docs/README.md";
 
 /// A document: its path in the repository, and its text.
@@ -21,7 +21,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Returns the files of a folder and of those in it, without what is built or fetched.
+/// Collects the files of a folder and its subfolders, without build results and downloads.
 pub(super) fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -83,7 +83,7 @@ impl Document {
             .collect()
     }
 
-    /// Returns the targets of the links and pictures, with the number of their line.
+    /// Returns the targets of links and pictures, with their line numbers.
     fn links(&self) -> Vec<(usize, String)> {
         let (code, link) = (pattern("`[^`]*`"), pattern(r"\]\(([^)\s]+)[^)]*\)|^\[[^\]]+\]:\s*(\S+)"));
         let mut found = Vec::new();
@@ -97,7 +97,7 @@ impl Document {
         found
     }
 
-    /// Returns the blocks of commands: number of the line, the comment before the block, and its first command.
+    /// Returns the blocks of commands: line number, the comment before the block, and the block's first command.
     fn commands(&self) -> Vec<(usize, &str, &str)> {
         let lines: Vec<&str> = self.text.lines().collect();
         let shells = ["```sh", "```console", "```bash", "```shell"];
@@ -105,7 +105,7 @@ impl Document {
         let mut found = Vec::new();
         for (at, line) in lines.iter().enumerate() {
             if line.starts_with("<!-- ") {
-                // What a run writes has its samples between two comments.
+                // Samples that a test writes are between two comments.
                 written = line.starts_with("<!-- seen: ");
             }
             if shells.contains(&line.trim()) && !written {
@@ -141,7 +141,7 @@ fn links_lead_somewhere() {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
-/// Returns the path in the repository that a link of a document means.
+/// Returns the path in the repository that a document's link points to.
 fn resolved(document: &str, link: &str) -> String {
     let mut parts: Vec<&str> = document.split('/').collect();
     parts.pop();
@@ -155,7 +155,7 @@ fn resolved(document: &str, link: &str) -> String {
     parts.join("/")
 }
 
-/// Each page can be found: from the README, and from the index of the documents.
+/// Checks that the README and the index of the documents link each page.
 #[test]
 fn every_page_is_linked() {
     let documents = documents();
@@ -207,7 +207,7 @@ fn commands_are_run_or_said_not_to_be() {
     compare(&listed);
 }
 
-/// Compares the list in the index with what was found, or writes it if DOCS_WRITE is set.
+/// Compares the list in the index with the commands, or writes the list if DOCS_WRITE is set.
 #[allow(clippy::disallowed_methods, reason = "a switch of the test, not of the plugin")]
 fn compare(listed: &str) {
     const START: &str = "<!-- commands that no test runs: DOCS_WRITE=1 cargo test --test repository -->\n";
@@ -259,7 +259,7 @@ fn nothing_private_is_told() {
     let of_root = documents().into_iter().map(|document| (document.path, document.text));
     let texts: BTreeMap<String, String> = of_docs.chain(of_root).collect();
     for (path, text) in &texts {
-        // The root token of its simulated Astra is made up.
+        // The README's root token belongs to a simulated Astra.
         for (what, shape) in
             forbidden.iter().filter(|(what, _)| path != "docs/demo.sh" || !what.contains("Astra token"))
         {
@@ -273,7 +273,7 @@ fn nothing_private_is_told() {
     assert!(pattern(forbidden[0].1).is_match(&token), "the check finds nothing at all");
 }
 
-/// `_typos.toml` says what is left out.
+/// `_typos.toml` lists the exceptions.
 #[test]
 fn words_are_spelled_right() {
     let fetched = Command::new("sh").arg("tests/support/linters.sh").current_dir(root()).output().expect("run a shell");

@@ -3,7 +3,7 @@ use std::path::Path;
 
 const PROTOS: [&str; 4] = ["plugin.proto", "multiplexing.proto", "logical.proto", "backend.proto"];
 
-/// What is generated, by package, and where it is kept.
+/// The generated modules by package, and the folders that contain them.
 const MODULES: [(&str, &str); 4] = [
     ("logical.rs", "logical.rs"),
     ("pb.rs", "pb.rs"),
@@ -11,7 +11,7 @@ const MODULES: [(&str, &str); 4] = [
     ("pluginutil.multiplexing.rs", "pluginutil/multiplexing.rs"),
 ];
 
-/// Messages that can hold a secret: they get no `Debug`, so none can end up in a log by way of formatting.
+/// Messages that can hold a secret. They get no `Debug`, so that formatting cannot write a secret to a log.
 const SECRET: [&str; 12] = [
     ".pb.Request",
     ".pb.Response",
@@ -27,7 +27,7 @@ const SECRET: [&str; 12] = [
     ".pb.GeneratePasswordFromPolicyReply",
 ];
 
-/// The committed code is what `proto/` gives. `PROTO_WRITE=1` (`make proto`) writes it instead.
+/// Compares the committed code with the code generated from `proto/`. `PROTO_WRITE=1` (`make proto`) writes it instead.
 #[test]
 #[allow(clippy::disallowed_methods, reason = "a switch of the test, not of the plugin")]
 fn generated_code_matches_proto() {

@@ -1,7 +1,7 @@
 //! Finds imports that go against the order of the modules of a folder.
 //!
-//! It reads tokens, so it sees `use` trees, paths that stand in expressions and in macros, and nothing of comments and
-//! texts. Tests may import anything: modules and items behind `#[cfg(test)]` are left out.
+//! This module reads tokens. So it finds `use` trees, and paths in expressions and macros, and ignores comments and
+//! string literals. Tests may import anything, so modules and items behind `#[cfg(test)]` are ignored.
 
 use std::collections::BTreeSet;
 use std::iter::Peekable;
@@ -10,44 +10,45 @@ use std::{fs, vec};
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 
-/// The modules of one folder, and which of them may import which.
+/// The modules of one folder, and their allowed imports.
 pub(crate) struct Layers {
     /// The folder, from the root of the repository. Its own `mod.rs`, `lib.rs` and `main.rs` may import all modules.
     pub(crate) folder: &'static str,
-    /// The path of the folder's module in its crate. Empty if the folder is the root of the crate.
+    /// The path of the folder's module in its crate. Empty for the crate's root folder.
     pub(crate) module: &'static [&'static str],
-    /// The modules. Each may import those before it.
+    /// The modules in order. Each module may import the modules before it.
     pub(crate) order: &'static [&'static str],
-    /// Imports, as importer and imported module, that the order would allow and that must not be.
+    /// Forbidden imports (importer, imported module) that the order alone would allow.
     pub(crate) never: &'static [(&'static str, &'static str)],
-    /// Whether the folder may have more modules. They may import those of the order, and no module may import them.
+    /// Whether the folder may have more modules. They may import the modules of the order, but no module may import
+    /// them.
     pub(crate) open: bool,
 }
 
 /// A Rust file of the folder.
 pub(crate) struct Source {
-    /// Its path in the folder.
+    /// Path in the folder.
     pub(crate) path: String,
     pub(crate) text: String,
 }
 
-/// A path that a file names, in full from the root of the crate.
+/// An imported path, from the root of the crate.
 struct Import {
     from: Vec<String>,
     to: Vec<String>,
     line: usize,
 }
 
-/// What is found in one file.
+/// The findings of one file.
 #[derive(Default)]
 struct Found {
     imports: Vec<Import>,
-    /// Modules that only tests have.
+    /// Modules that are only for tests.
     test_modules: BTreeSet<Vec<String>>,
 }
 
 impl Layers {
-    /// Returns one line for each broken rule of the repository's own files.
+    /// Checks the repository's own files. Returns one line for each broken rule.
     pub(crate) fn check(&self) -> Vec<String> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.folder);
         let sources = super::layering::rust_files(&folder).into_iter().map(|file| Source {
@@ -57,7 +58,7 @@ impl Layers {
         self.check_sources(&sources.collect::<Vec<_>>())
     }
 
-    /// Returns one line for each broken rule: file, line, importer and imported module.
+    /// Checks these files. Returns one line for each broken rule: file, line, importer and imported module.
     pub(crate) fn check_sources(&self, sources: &[Source]) -> Vec<String> {
         let root: Vec<String> = self.module.iter().map(|name| (*name).to_owned()).collect();
         let files: Vec<_> = sources.iter().map(|source| (source, read(source, &root))).collect();
@@ -82,7 +83,7 @@ impl Layers {
         broken
     }
 
-    /// Returns what is wrong with an import from a layer, if anything is.
+    /// Returns the broken rule, if an import from this module breaks a rule.
     fn broken_edge(&self, from: &str, to: &[String]) -> Option<String> {
         let inside = to.iter().map(String::as_str).take(self.module.len()).eq(self.module.iter().copied());
         if !inside {
@@ -128,7 +129,7 @@ fn tokens(stream: TokenStream) -> Tokens {
     stream.into_iter().collect::<Vec<_>>().into_iter().peekable()
 }
 
-/// Notes the imports in these tokens, which stand in `module`.
+/// Collects the imports in the tokens of `module`.
 fn walk(stream: TokenStream, module: &[String], found: &mut Found) {
     let mut tokens = tokens(stream);
     while let Some(token) = tokens.next() {
@@ -141,7 +142,7 @@ fn walk(stream: TokenStream, module: &[String], found: &mut Found) {
                 }
             }
             TokenTree::Ident(ident) if ident == "pub" => {
-                // The path in `pub(in …)` imports nothing.
+                // The path in `pub(in …)` is not an import.
                 tokens.next_if(
                     |next| matches!(next, TokenTree::Group(group) if group.delimiter() == Delimiter::Parenthesis),
                 );
@@ -180,7 +181,7 @@ fn parent(module: &[String]) -> Vec<String> {
     module[..module.len().saturating_sub(1)].to_vec()
 }
 
-/// Takes `::` and what follows it.
+/// Takes `::` and the next token.
 fn segment(tokens: &mut Tokens) -> Option<TokenTree> {
     for _ in 0..2 {
         tokens.next_if(|next| matches!(next, TokenTree::Punct(punct) if punct.as_char() == ':'))?;
@@ -188,7 +189,7 @@ fn segment(tokens: &mut Tokens) -> Option<TokenTree> {
     tokens.next()
 }
 
-/// The ends of a path, in full, and their lines where they differ from that of its start.
+/// The ends of a path, each in full. The line is `None` if it equals the line of the path's start.
 type Ends = Vec<(Vec<String>, Option<usize>)>;
 
 /// Follows a path or a `use` tree to all of its ends.
@@ -206,7 +207,7 @@ fn path(mut so_far: Vec<String>, next: TokenTree, tokens: &mut Tokens, ends: &mu
             }
         }
         TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => tree(&so_far, &group, ends),
-        // `*` imports from the module itself. Anything else belongs to an expression, such as `::<T>`.
+        // `*` imports from the module itself. Any other token belongs to an expression, such as `::<T>`.
         TokenTree::Punct(_) | TokenTree::Group(_) | TokenTree::Literal(_) => ends.push((so_far, None)),
     }
 }
@@ -229,7 +230,7 @@ fn tree(so_far: &[String], group: &Group, ends: &mut Ends) {
     }
 }
 
-/// Takes an attribute, and returns whether its item is there for tests only.
+/// Takes an attribute, and returns whether its item is only for tests.
 fn is_test_only(tokens: &mut Tokens) -> bool {
     let Some(TokenTree::Group(attribute)) = tokens.next_if(|next| matches!(next, TokenTree::Group(_))) else {
         return false;
@@ -237,7 +238,7 @@ fn is_test_only(tokens: &mut Tokens) -> bool {
     let text = attribute.stream().to_string();
     let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
     let is_cfg = words.next() == Some("cfg");
-    // Users of the crate can turn a feature on.
+    // Users of the crate can enable a feature, so such an item is not only for tests.
     is_cfg && words.clone().any(|word| word == "test") && !words.any(|word| matches!(word, "feature" | "not"))
 }
 
@@ -256,7 +257,7 @@ fn skip_item(tokens: &mut Tokens) -> Option<String> {
     module
 }
 
-/// The rules of a small crate: `low` below `mid` below `high`, where `high` must not know `low`.
+/// The rules of a small crate: the order is `low`, `mid`, `high`, and `high` must not import `low`.
 const SMALL: Layers = Layers {
     folder: "src",
     module: &["house"],
@@ -265,7 +266,7 @@ const SMALL: Layers = Layers {
     open: false,
 };
 
-/// Checks three files, of which `mid.rs` has this text.
+/// Checks three files. `mid.rs` has this text.
 fn with_mid(text: &str) -> Vec<String> {
     let source = |path: &str, text: &str| Source { path: path.into(), text: text.into() };
     SMALL.check_sources(&[

@@ -1,11 +1,11 @@
-//! Holds the layers of the code: modules import each other in one direction.
+//! Checks the layers of the code: modules import each other in one direction only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::imports::Layers;
 
-/// The layers, from the folder's root module down. A module may import those before it.
+/// The layers, from the folder's root module down. A module may import the modules before it.
 const LAYERS: &[Layers] = &[
     // `process <- wire -> logical <- framework`
     Layers {
@@ -151,7 +151,7 @@ fn modules_import_each_other_in_one_direction() {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
-/// The runtime knows nothing of the engine that is built on it.
+/// The SDK knows nothing of the engine.
 #[test]
 fn sdk_does_not_name_the_engine() {
     assert_absent("sdk", &["astra", "Astra", "datastax", "DataStax"]);

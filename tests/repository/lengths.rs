@@ -5,7 +5,7 @@ use std::path::Path;
 
 const MOST: usize = 400;
 
-/// Folders of code and of the support of tests. Files of tests are not counted.
+/// Folders of code and of support for tests. Files of tests do not count.
 const FOLDERS: [&str; 4] = ["src", "sdk/src", "tests/support", "docs/examples"];
 
 #[test]
@@ -30,7 +30,7 @@ fn files_have_at_most_400_lines_without_their_tests() {
     assert!(long.is_empty(), "split these files, which have more than {MOST} lines:\n{}", long.join("\n"));
 }
 
-/// Returns whether a file is Rust that people write, other than tests of the crate itself.
+/// Returns whether a file is hand-written Rust, and not a test module of the crate.
 fn is_code(path: &Path) -> bool {
     let generated = path.starts_with("sdk/src/pb");
     let tests = path.ends_with("tests.rs") || path.components().skip(1).any(|part| part.as_os_str() == "tests");

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// Releases are built for these platforms. The committed list is of the first.
+/// The platforms of releases. The committed list is for the first platform.
 const PLATFORMS: [&str; 2] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
 
 fn root() -> &'static Path {
@@ -16,7 +16,7 @@ fn committed() -> String {
     fs::read_to_string(root().join("packaging/licenses.txt")).unwrap()
 }
 
-/// Returns what `packaging/licenses.py` prints.
+/// Returns the output of `packaging/licenses.py`.
 fn print(what: &str, platform: &str) -> String {
     let script = root().join("packaging/licenses.py");
     let output = Command::new("python3").arg(script).args([what, platform]).output().unwrap();
@@ -38,7 +38,7 @@ fn the_committed_list_is_current_on_every_platform() {
 #[test]
 fn a_release_ships_the_licence_text_of_every_crate() {
     let shipped = print("texts", PLATFORMS[0]);
-    // Each text has a title, the crates that it belongs to, between two rules.
+    // Each text has a title between two rules. The title names the crates with this text.
     let rule = "-".repeat(100);
     let (list, texts) = shipped.split_once(&rule).unwrap();
     assert!(list.contains(&committed()), "the file does not begin with the list");
@@ -55,7 +55,7 @@ fn a_release_ships_the_licence_text_of_every_crate() {
     }
 }
 
-/// The archive and the images are made of what these scripts name.
+/// These scripts list the files for the archive and for the images.
 #[test]
 fn archives_and_images_ship_the_licence_texts() {
     let shipped = ["LICENSE.txt", "NOTICE", "THIRD_PARTY_LICENSES"];

@@ -1,4 +1,5 @@
-//! Linters of what is not Rust. They are fetched, each in one version, so that they find the same everywhere.
+//! Runs linters on files other than Rust. The linters are downloaded in fixed versions, so that the results are the
+//! same everywhere.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -21,14 +22,14 @@ fn shell_scripts_have_no_flaws() {
         assert!(known.iter().any(|first| text.starts_with(first)), "{} is no script for sh", script.display());
     }
     scripts.push(".ci/run".into());
-    // "run read ..." in the demo is the command of Vault, not that of the shell.
+    // SC2162 is off: "run read ..." in the demo is Vault's command `read`, not the shell's.
     finds_nothing("shellcheck", &["--external-sources", "--exclude=SC2162"], &scripts);
 }
 
 #[test]
 fn workflows_have_no_flaws() {
     assert!(files(".github/workflows", ".yml").len() > 1);
-    // Known flaws of actions are looked up in the network, so not here.
+    // Offline: zizmor would look up known flaws of actions in the network.
     finds_nothing("zizmor", &["--offline", "--no-progress", "--persona=pedantic"], &[".github".into()]);
 }
 
@@ -39,7 +40,7 @@ fn images_have_no_flaws() {
     finds_nothing("hadolint", &[], &files);
 }
 
-/// Returns the files of a folder that end like this.
+/// Returns the files of a folder whose names end in `end`.
 fn files(folder: &str, end: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(Path::new(ROOT).join(folder)).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -56,7 +57,7 @@ fn finds_nothing(linter: &str, args: &[&str], files: &[PathBuf]) {
     let fetched = FOLDER.join(linter);
     let program = if fetched.exists() { fetched } else { linter.into() };
     let output = match Command::new(program).args(args).args(files).current_dir(ROOT).output() {
-        // Some have no package for some platforms.
+        // Some linters have no package for some platforms.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             eprintln!("skipped: there is no {linter} for this platform, and none in PATH");
             return;

@@ -1,5 +1,5 @@
-//! Checks of the repository itself: documents, scripts, workflows, generated code, third-party licences, and who may
-//! name whom.
+//! Checks of the repository itself: documents, scripts, workflows, generated code, third-party licences, and imports
+//! between modules.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 

@@ -1,4 +1,4 @@
-//! The list of log messages in `docs/operations.md` is that of the code.
+//! Compares the list of log messages in `docs/operations.md` with the code.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use regex_lite::Regex;
 
 const START: &str = "<!-- messages -->\n";
 
-/// Returns level and text of each message of the three levels that operators see; `…` stands for what is filled in.
+/// Returns level and text of each message at the three levels that operators see. `…` stands for inserted values.
 fn of_code() -> BTreeSet<(String, String)> {
     let event = Regex::new(r"tracing::(error|warn|info)!\(").unwrap();
     let literal = Regex::new(r#""((?:[^"\\]|\\.|\\\n)*)""#).unwrap();
@@ -22,7 +22,7 @@ fn of_code() -> BTreeSet<(String, String)> {
         let text = fs::read_to_string(path).unwrap();
         let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
         for event in event.captures_iter(code) {
-            // The message is the last of the arguments.
+            // The message is the last argument.
             let arguments = arguments(&code[event.get(0).unwrap().end()..]);
             let text = literal.captures_iter(arguments).last();
             let text = &text.unwrap_or_else(|| panic!("{}: an event without a text", path.display()))[1];
@@ -33,7 +33,7 @@ fn of_code() -> BTreeSet<(String, String)> {
     found
 }
 
-/// Returns the text up to the parenthesis that closes it.
+/// Returns the text up to its closing parenthesis.
 fn arguments(code: &str) -> &str {
     let (mut depth, mut quoted, mut escaped) = (0, false, false);
     for (at, character) in code.char_indices() {

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// What the release workflow asks first.
+/// The first check of the release workflow.
 #[test]
 fn a_tag_must_be_the_version_and_have_a_heading_in_the_changelog() {
     let version = env!("CARGO_PKG_VERSION");

@@ -1,4 +1,5 @@
-//! The targets of the two Makefiles: each has a line of help, and whoever names a target names one that exists.
+//! Checks the targets of the two Makefiles: each target has a line of help, and each text that names a target names an
+//! existing target.
 
 use std::collections::BTreeSet;
 use std::fs;
