@@ -38,7 +38,7 @@ use dns::{Behaviour, Dns};
 use root::Root;
 use world::{ROLE_ID, Token, World};
 
-/// Values of `hosts:` in `/etc/nsswitch.conf` that machines really have.
+/// Real values of `hosts:` in `/etc/nsswitch.conf`.
 const HOSTS: [&str; 6] = [
     "files dns",
     "files myhostname dns",
@@ -82,7 +82,7 @@ fn a_config_whose_url_has_a_host_name_works_on_every_machine() {
     assert!(table.failed == 0, "{} cases failed, see the table", table.failed);
 }
 
-/// Starts a new server in a root, so that a plugin that crashed in another case has no effect.
+/// Starts a new server in a root, so that a crash in an earlier case has no effect.
 fn world(root: &Root, astra: Builder) -> World {
     let server = Arc::new(root.server());
     server.enable("astra");

@@ -10,14 +10,14 @@ use crate::bao::{Options, Server, host_binary};
 pub(crate) struct Root(PathBuf);
 
 impl Root {
-    /// Returns a root of Debian, which `roots.sh` has made.
+    /// Returns a root with Debian, made by `roots.sh`.
     pub(crate) fn debian(suite: &str) -> Self {
         let root = roots().join(suite);
         assert!(root.is_dir(), "no {}: `make test-roots` makes it", root.display());
         Self(root).mounted()
     }
 
-    /// Returns a root with nothing in it but the server, the plugin, and the folder for temporary files.
+    /// Returns a root that contains only the server, the plugin, and the folder for temporary files.
     ///
     /// The root is never removed: if a mount was left behind, removing the root would delete the files of that mount.
     pub(crate) fn empty(name: &str) -> Self {
@@ -31,7 +31,7 @@ impl Root {
         let (server, temporary) = (host_binary(), std::env::temp_dir());
         fs::create_dir_all(self.at(server.parent().expect("a folder"))).expect("make a mount point");
         fs::create_dir_all(self.at(&temporary)).expect("make a mount point");
-        // The file must not be truncated: if it is mounted already, it is the server.
+        // Do not truncate the file: if it is already mounted, it is the server's binary.
         fs::File::options().create(true).append(true).open(self.at(&server)).expect("make a mount point");
         for path in [&server, &temporary] {
             let status = Command::new("mount").arg("--bind").args([path, &self.at(path)]).status();
