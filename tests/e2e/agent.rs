@@ -1,11 +1,11 @@
-//! Templates that a real agent renders.
+//! Templates, rendered by a real agent.
 
 use std::time::Duration;
 
 use crate::bao::Agent;
 use crate::world::{Mode, World};
 
-/// An agent's first rendering on a busy machine, and its way to a second token.
+/// On a busy machine, enough for an agent to render first, or to get its second token.
 const SOON: Duration = Duration::from_secs(60);
 
 fn template(path: &str) -> String {
@@ -26,7 +26,7 @@ fn templates_of_one_path_share_a_token_in_sidecar_mode() {
     let [one, two] = [0, 1].map(|place| client_id(&agent.rendered(place, SOON, |text| text.contains("AstraCS:"))));
     assert_eq!(one, two);
     assert!(world.is_alive(&one));
-    // One read for the path, no more.
+    // The agent reads the path only once.
     assert_eq!(world.minted(), 1);
 }
 
@@ -82,7 +82,7 @@ fn a_fresh_token_comes_when_the_lease_ends() {
     }
     assert!(agent.runs());
     drop(agent);
-    // Each token was made for a rendering; one more may have been on its way.
+    // One token for each rendering. One more mint may have been on its way.
     assert!(world.minted() <= 4, "{} tokens for 3 renderings", world.minted());
     let limit = Duration::from_secs(40);
     world.wait_for(limit, |astra| astra.live(&org.id).is_empty());

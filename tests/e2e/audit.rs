@@ -1,4 +1,4 @@
-//! What the server's audit log keeps of requests to the engine: that they were made, and no secret in the clear.
+//! Checks the server's audit log: it contains the requests to the engine, and no secret in clear text.
 
 use std::fs;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn the_audit_log_holds_no_secret_in_the_clear() {
     for listed in ["org/tokens", "configs", "roles"] {
         world.list(listed).ok();
     }
-    // A token that is refused, and one in a field where it does not belong.
+    // A token that Astra refuses, and a token in the wrong field.
     world
         .post("config", &json!({"org_id": standard.id, "astra_token": format!("{}x:y", standard.root_token)}))
         .fails(400);
@@ -42,7 +42,7 @@ fn the_audit_log_holds_no_secret_in_the_clear() {
     let text = fs::read_to_string(file).expect("the audit log");
     world.assert_no_secret("the audit log", &text);
     let entries: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    // Requests and answers are there, with what is no secret hashed as well.
+    // Requests and responses are in the log. Values that are not secret are hashed, too.
     let hashed = |path: &str, pointer: &str| {
         let of_path = entries.iter().filter(|entry| entry["request"]["path"] == world.at(path).as_str());
         let values: Vec<&str> = of_path.filter_map(|entry| entry.pointer(pointer)?.as_str()).collect();

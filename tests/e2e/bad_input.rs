@@ -1,11 +1,11 @@
-//! Wrong input is refused with a text that helps, and changes nothing.
+//! Wrong input is refused with a helpful text, and changes nothing.
 
 use serde_json::{Value, json};
 
 use crate::bao::Server;
 use crate::world::{Mode, ROLE_ID, World};
 
-/// A request that must be refused, and what its text must name.
+/// A request that must be refused, and the words that its error must contain.
 struct Case {
     method: &'static str,
     path: String,
@@ -17,7 +17,7 @@ fn case(method: &'static str, path: impl Into<String>, body: Value, names: &'sta
     Case { method, path: path.into(), body, names }
 }
 
-/// Returns all that the mount shows of itself.
+/// Returns the whole visible state of the mount.
 fn picture(world: &World) -> Value {
     let ids = world.keys("configs");
     let configs: Vec<Value> = ids.iter().map(|id| world.get(&format!("config?org_id={id}")).data()).collect();
@@ -37,7 +37,7 @@ fn plugins(server: &Server) -> Value {
     json!(server.plugins())
 }
 
-/// Sends every case to a world with one org of each mode, a role and a token.
+/// Sends every case to a mount with one org of each mode, a role and a token.
 fn refuse(cases: impl FnOnce(&World, &str, &str) -> Vec<Case>) {
     let world = World::new();
     let (standard, sidecar) = (world.configured("direct", Mode::Standard), world.configured("agents", Mode::Sidecar));
@@ -61,7 +61,7 @@ fn refuse(cases: impl FnOnce(&World, &str, &str) -> Vec<Case>) {
     assert_eq!(picture(&world), before, "something changed");
 }
 
-/// Ids and names that could leave their storage key, each a good one made bad.
+/// Ids and names that could escape from their storage key. Each is a valid name with one change.
 fn bad_names() -> Vec<String> {
     vec!["a/b".into(), "a:b".into(), "../x".into(), "a\nb".into(), "a\u{0}b".into(), "x".repeat(256)]
 }
@@ -116,7 +116,7 @@ fn config_refuses_wrong_values() {
     });
 }
 
-/// The host makes these fields of a query or a body. The other values are in `src/tests/input.rs`.
+/// The host parses these values from a query or a body. `src/tests/input.rs` tests the other values.
 #[test]
 fn org_token_refuses_wrong_values() {
     refuse(|_, org_id, sidecar| {

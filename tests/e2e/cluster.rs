@@ -1,4 +1,5 @@
-//! Three nodes with one storage: what a standby does itself, what it passes on, and what a new leader finishes.
+//! Three nodes with one storage: the requests that a standby serves or forwards, and the work that a new active node
+//! finishes.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,28 +15,30 @@ use crate::bao::{Client, Reply, Server, redact, wait};
 use crate::servers::on_vault;
 use crate::world::{Mode, Org, Token, World};
 
-/// What the nodes may take to see a change of another one.
+/// How long a node may take to see a change of another node.
 const SEEN: Duration = Duration::from_secs(1);
 
-/// Enough for what is not measured, on a busy machine.
+/// Long enough on a busy machine, for times that are not measured.
 const SOON: Duration = Duration::from_secs(30);
 
-/// How much later than an engine of the server's own the plugin may serve under a new leader: the time of a mint, and of
-/// a busy machine.
+/// How much later than a built-in engine the plugin may serve on a new active node: the time of a mint on a busy
+/// machine.
 const BEHIND: Duration = Duration::from_secs(3);
 
-/// The server's tick comes once a minute. An unfinished mint of the storm is 11.5 seconds old by then, and may be undone.
+/// The server's tick comes once a minute. By then, an unfinished mint of the storm is older than 11.5 s, so the tick
+/// can undo it.
 const TICK: Duration = Duration::from_secs(75);
 
-/// The nodes of the tests that kill none.
+/// The cluster of the tests that kill no node.
 fn calm() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(Cluster::start)
 }
 
-/// Returns the caller who sees most of what a standby does itself: one that it may not forward.
+/// Returns the caller for which the standby itself serves as much as possible.
 ///
-/// A standby of Vault does nothing itself. It says so, and the caller is one that it may forward.
+/// OpenBao: a caller whose requests must not be forwarded. Vault's standbys serve nothing, so there the caller permits
+/// forwarding.
 #[track_caller]
 fn reader(standby: &Server, path: &str) -> Client {
     let alone = standby.without_forwarding();
@@ -46,7 +49,7 @@ fn reader(standby: &Server, path: &str) -> Client {
     alone
 }
 
-/// Asks every standby until it answers by itself as wanted. The time begins with the call, for all of them.
+/// Asks every standby until it answers as wanted. The limit counts from the call of this function, for all standbys.
 #[track_caller]
 fn assert_seen(nodes: &[Arc<Server>], what: &str, path: &str, wanted: impl Fn(&Reply) -> bool) {
     let begin = Instant::now();
@@ -64,18 +67,18 @@ fn assert_seen(nodes: &[Arc<Server>], what: &str, path: &str, wanted: impl Fn(&R
     }
 }
 
-/// What the server makes of the module that the plugin names in each of its lines.
+/// The form in which the server logs the module that the plugin names in each line.
 const PLUGIN_LINE: &str = "@module=vault_plugin_";
 
-/// Returns what the plugins of a node logged about a mount.
+/// Returns the lines of a node's plugins about a mount.
 fn plugin_lines(log: &str, mount: &str) -> Vec<String> {
     let mount = format!(" mount={mount}/ ");
     let ours = |line: &&str| line.contains(PLUGIN_LINE) && line.contains(&mount);
     log.lines().filter(ours).map(redact::clean).collect()
 }
 
-/// Checks that the plugin of a standby did nothing but read since its log was that long, and that nothing went wrong in
-/// it, be it by a request, at its start or by the server's tick. A standby of Vault has no plugin.
+/// Checks that the plugin of a standby only read since position `since` of its log. Also checks that no request, start
+/// or tick failed. A Vault standby has no plugin.
 #[track_caller]
 fn assert_only_read(node: &Server, mount: &str, since: usize) {
     if on_vault("reads of standbys") {
@@ -86,7 +89,7 @@ fn assert_only_read(node: &Server, mount: &str, since: usize) {
         return;
     }
     let is_read = |line: &&String| line.contains(": read token: ");
-    // A line may come after the answer that it tells of.
+    // A line may be logged after its request is answered.
     let log = wait("a read in the log", SOON, || {
         let log = node.log().split_off(since);
         plugin_lines(&log, mount).iter().any(|line| is_read(&line)).then_some(log)
@@ -118,7 +121,7 @@ fn what_changes_astra_is_passed_on_by_standbys_and_done_once() {
     }
     let mut minted = 0;
     for node in &standbys {
-        // Asked not to pass it on, a standby refuses to mint before Astra hears of it.
+        // If forwarding is off, a standby refuses a mint before it calls Astra.
         let alone = node.without_forwarding();
         let read_to_mint = world.at(&format!("org/token?org_id={}&role_name=reader", cart.id));
         alone.post(&world.at("org/token"), &order(&shop, "alone")).fails(307);
@@ -217,7 +220,7 @@ fn changes_on_the_leader_are_seen_on_standbys_within_a_second() {
         world.revoke(&token).ok();
     }
 
-    // In sidecar mode a read mints, which no standby does itself.
+    // In sidecar mode a read mints, so a standby must forward the read.
     let read = at("org/token?org_id=ORG&role_name=reader&logical_name=none");
     assert_seen(&standbys, "standard mode", &read, missing);
     let minted = world.minted();
@@ -238,10 +241,10 @@ fn changes_on_the_leader_are_seen_on_standbys_within_a_second() {
     standbys.iter().for_each(|node| assert_only_read(node, "changes", 0));
 }
 
-/// Callers while the leader is killed, as many at each node.
+/// Callers while the active node is killed, the same number at each node.
 const CALLERS: usize = 6;
 
-/// Sets a flag at the end of a scope, however it ends: the threads in it would go on for ever.
+/// Sets a flag at the end of a scope, even after a panic. Otherwise the threads in the scope would never end.
 struct SetAtEnd<'a>(&'a AtomicBool);
 
 impl Drop for SetAtEnd<'_> {
@@ -250,16 +253,16 @@ impl Drop for SetAtEnd<'_> {
     }
 }
 
-/// Three nodes, a mount with three orgs and one of the server's own, whose leader gets killed.
+/// Three nodes with a mount of three orgs and a built-in engine. The active node is killed.
 struct Failover {
     cluster: Cluster,
     killed: Arc<Server>,
     world: World,
-    /// Astra loses some of its answers for this org.
+    /// Astra loses some answers for this org.
     stormy: Org,
-    /// An answer of Astra hangs while the leader dies.
+    /// An answer of Astra hangs while the active node is killed.
     hung: Org,
-    /// Nothing goes wrong in Astra.
+    /// Astra has no faults for this org.
     calm: Org,
 }
 
@@ -285,8 +288,8 @@ impl Failover {
         Self { cluster, killed, world, stormy, hung, calm }
     }
 
-    /// Kills the leader in the middle of mints at all nodes. Returns the tokens that were answered, and how long it took
-    /// until an engine of the server's own and the plugin served again.
+    /// Kills the active node during mints at all nodes. Returns the tokens of callers, and the times until a built-in
+    /// engine and the plugin served again.
     fn kill(&self) -> (Vec<Token>, Duration, Duration) {
         let (stop, answered) = (AtomicBool::new(false), Mutex::new(Vec::new()));
         let count = || answered.lock().unwrap().len();
@@ -302,7 +305,8 @@ impl Failover {
             let node = self.cluster.others(&self.killed).remove(0);
             scope.spawn(move || node.try_http("POST", "astra/org/token", &order(&self.hung, "hung")).map(drop));
             wait("a token without an answer", SOON, || (self.world.alive(&self.hung).len() == 1).then_some(()));
-            // While all but one are with Astra, one at most is between the plugin's answer and the server's lease.
+            // With this latency, nearly all mints wait for Astra. At most one is between the plugin's answer and the
+            // server's lease.
             self.world.knobs(|knobs| knobs.latency_ms = Some((400, 600)));
             let begin = Instant::now();
             while self.in_flight() < CALLERS - 1 {
@@ -316,7 +320,7 @@ impl Failover {
         (answered.into_inner().unwrap(), store, astra)
     }
 
-    /// Mints at one node until told to stop.
+    /// Mints at one node until `stop` is set.
     fn storm(&self, caller: usize, stop: &AtomicBool, answered: &Mutex<Vec<Token>>) {
         let node = &self.cluster.nodes()[caller % 3];
         for number in 0.. {
@@ -331,22 +335,22 @@ impl Failover {
         }
     }
 
-    /// Returns how many mints of the storm Astra works on.
+    /// Returns how many mints of the storm are in progress in Astra.
     fn in_flight(&self) -> usize {
         let of_storm =
             |call: &&Call| call.route == Some(Route::CreateToken) && call.org.as_ref() == Some(&self.stormy.id);
         self.world.requests().iter().filter(of_storm).filter(|call| call.took_ms.is_none()).count()
     }
 
-    /// Kills the leader and returns how long it takes until the surviving nodes answer writes to an engine of the
-    /// server's own, and mints.
+    /// Kills the active node. Returns how long the other nodes need until they answer writes to a built-in engine, and
+    /// mints.
     fn outage(&self) -> (Duration, Duration) {
         let begin = Instant::now();
         Kill::Node.at(&self.killed);
         self.world.knobs(|knobs| knobs.latency_ms = Some((50, 150)));
         let survivors = self.cluster.others(&self.killed);
         let served = |node: &Server, path: &str, body: &dyn Fn(&str) -> Value| {
-            // A new name each time: of one that failed it is not known whether it is taken.
+            // A new name each time, because a failed mint may have used its name.
             let mut names = (0..).map(|number| format!("probe-{}-{number}", node.pid()));
             wait("a new leader", SOON, || {
                 let body = body(&names.next().expect("endless"));
@@ -371,7 +375,7 @@ impl Failover {
         })
     }
 
-    /// Starts the killed node again and shows that it serves what happened while it was away.
+    /// Starts the killed node again, and checks that it shows the changes since the kill.
     fn assert_killed_node_reads(&self, leader: &Server, answered: &[Token]) {
         let role = json!({"org_id": self.calm.id, "role_name": "reader", "ttl": 120});
         leader.patch("astra/role", &role).ok();
@@ -379,7 +383,7 @@ impl Failover {
         let seen_before = self.killed.log().len();
         revive(&self.killed);
         let back = [self.killed.clone()];
-        // It starts with what it had, and catches up at the server's own pace.
+        // The node starts with its old data, and catches up at the server's own pace.
         let reader = reader(&self.killed, "store/late");
         wait("the node to catch up", SOON, || (reader.get("store/late").status == 200).then_some(()));
         let role = format!("astra/role?org_id={}&role_name=reader", self.calm.id);
@@ -404,7 +408,7 @@ impl Failover {
         leases.into_iter().map(renew).collect()
     }
 
-    /// Tells what a node did since it leads. A node that does not lead any more has done nothing at its tick.
+    /// Describes a node's actions since it became active. If the node is no longer active, its tick did nothing.
     fn describe(&self, node: &Server) -> String {
         let lines = plugin_lines(&node.log(), "astra").join("\n");
         format!("{} led then, {} leads now\n{lines}", node.address(), self.cluster.leader().address())
@@ -451,8 +455,8 @@ fn a_new_leader_finishes_what_a_killed_one_began() {
         let lines = plugin_lines(&leader.log(), "astra");
         lines.iter().any(|line| line.contains(": rolled back token: ") && line.contains(&undone)).then_some(())
     });
-    // A token whose answer had left the plugin while its lease was not stored yet stays until no lease of it can exist.
-    // Vault shows it. At the moment of the kill at most one mint was that far.
+    // If an answer left the plugin before its lease was stored, the token stays until its lease would have expired.
+    // Vault lists this token. At the kill, at most one mint was in this state.
     let left = || -> Vec<String> { failover.alive().difference(&leased).cloned().collect() };
     let begin = Instant::now();
     while !left().is_empty() && begin.elapsed() < Duration::from_secs(10) {
@@ -467,10 +471,10 @@ fn a_new_leader_finishes_what_a_killed_one_began() {
     }
     let known = || leader.keys("astra/org/tokens").into_iter().collect::<BTreeSet<_>>();
     wait("Vault to know what Astra knows", SOON, || (known() == failover.alive()).then_some(()));
-    // All ticks until now left that to the leader.
+    // The ticks of the standby left all this to the active node.
     assert_only_read(&standby, "astra", 0);
 
-    // Any node takes any revocation.
+    // Every node accepts every revocation.
     for (place, token) in answered.iter().enumerate() {
         let body = json!({"lease_id": token.lease_id, "sync": true});
         cluster.nodes()[place % 3].post("sys/leases/revoke", &body).ok();

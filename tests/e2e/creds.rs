@@ -1,4 +1,4 @@
-//! `creds/:org/:role`: who may get which token, and whose leases end together.
+//! `creds/:org/:role`: who can get which token, and which leases are revoked together.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::astra::{Fault, Kind, Route};
 use crate::bao::{Client, wait};
 use crate::world::{Mode, Org, Token, World};
 
-/// Enough for a server that looks after expired leases on a busy machine.
+/// Long enough for the server to revoke expired leases on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
 /// A world with the org `shop`, which has the roles `reader` and `admin`.
@@ -22,7 +22,7 @@ fn shop(mode: Mode) -> (World, Org) {
     (world, org)
 }
 
-/// Returns a caller with one policy, without even the one that all have by default.
+/// Returns a caller with only this policy, not even the default policy.
 pub(crate) fn caller(world: &World, policy: &str) -> Client {
     static POLICIES: AtomicUsize = AtomicUsize::new(0);
     let name = format!("{}-{}", world.mount, POLICIES.fetch_add(1, Ordering::Relaxed));
@@ -63,7 +63,7 @@ fn reads_and_writes_mint_in_both_caller_modes() {
         assert_eq!(written["data"]["metadata"], json!({"team": "blue", "deletion_time": ""}));
         assert_eq!(read["data"]["metadata"], Value::Null);
 
-        // They are tokens as all others: listed, renewed, revoked.
+        // These tokens are listed, renewed and revoked like all other tokens.
         let mut listed = world.keys("org/tokens");
         listed.sort();
         assert_eq!((listed.len(), listed), (3, world.alive(&org)));
@@ -130,16 +130,16 @@ fn an_org_that_is_renamed_keeps_its_leases() {
     assert_eq!(world.keys("org/tokens"), [later.client_id]);
 }
 
-/// Spellings below the mount that someone may try to reach `creds/shop/admin` by, as they go over the wire.
+/// Spellings of paths in the mount with which an attacker may try to reach `creds/shop/admin`, as sent to the server.
 const TRICKS: [&str; 59] = [
-    // Letter case, and letters that are equal in one case.
+    // Letter case, and letters that are only equal in one case.
     "creds/shop/Admin",
     "creds/SHOP/admin",
     "Creds/shop/admin",
     "creds/shop/ADM%C4%B0N",
     "creds/shop/adm%C4%B1n",
     "creds/%C5%BFhop/admin",
-    // Look-alikes, wide letters and what nobody sees.
+    // Similar letters, wide letters and invisible characters.
     "creds/sh%D0%BEp/admin",
     "creds/shop/%EF%BD%81dmin",
     "creds/shop/admin%E2%80%8B",
@@ -177,7 +177,7 @@ const TRICKS: [&str; 59] = [
     "creds/shop/admin..",
     "creds/shop/admin%2e",
     "creds/shop./admin",
-    // Blanks, ends of lines and of texts.
+    // Spaces, ends of lines and ends of texts.
     "creds/shop/admin%20",
     "creds/shop/%20admin",
     "creds/shop%20/admin",
@@ -187,7 +187,7 @@ const TRICKS: [&str; 59] = [
     "creds/shop/admin%00",
     "creds/shop/admin%00reader",
     "creds/shop/reader%00admin",
-    // What policies, queries and other servers take for more than a character.
+    // Characters with a special meaning in policies, queries or other servers.
     "creds/+/admin",
     "creds/shop/*",
     "creds/shop/adm*",
@@ -199,7 +199,7 @@ const TRICKS: [&str; 59] = [
     "creds/shop/admin?help=1",
 ];
 
-/// Everything that someone may try to reach `creds/shop/admin` by, as it goes over the wire behind `/v1/`.
+/// All paths with which an attacker may try to reach `creds/shop/admin`, as sent after `/v1/`.
 pub(crate) fn tricks(world: &World, org: &Org) -> Vec<String> {
     let (id, upper) = (&org.id, org.id.to_uppercase());
     let mount = &world.mount;
@@ -218,7 +218,7 @@ pub(crate) fn tricks(world: &World, org: &Org) -> Vec<String> {
     tricks
 }
 
-/// Tries a path in every way of asking, and returns the leases that come of it.
+/// Tries a path with every method, and returns the resulting leases.
 pub(crate) fn try_all(caller: &Client, path: &str) -> Vec<String> {
     let body = json!({"org": "shop", "role": "admin", "role_name": "admin"});
     let ways =
@@ -257,7 +257,7 @@ fn nobody_gets_a_role_that_a_policy_does_not_allow() {
 fn what_is_allowed_mints_what_its_path_says() {
     let (world, org) = shop(Mode::Sidecar);
     let right = world.at("creds/shop/admin");
-    // Some tricks are the path itself, to policies as well.
+    // Some tricks are the real path, for policies, too.
     for path in tricks(&world, &org) {
         for lease in try_all(&world.server, &path) {
             assert!(lease.starts_with(&format!("{right}/")), "{path} got {lease}");

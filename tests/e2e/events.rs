@@ -1,4 +1,4 @@
-//! What the plugin logs: one line for each change, with who asked for it.
+//! The plugin's log: one line for each change, with the name of the caller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::bao::{Client, Options, Reply, Server, wait};
 use crate::takeover::raw;
 use crate::world::{Org, ROLE_ID, Token, World};
 
-/// The host ticks once a minute, and a deletion is not finished before it can have taken effect.
+/// The host ticks once a minute. An uncertain delete stays open for some time, because it can still take effect.
 const TICKS: Duration = Duration::from_secs(150);
 
 /// A server whose log is JSON.
@@ -19,7 +19,7 @@ fn server() -> Arc<Server> {
     Arc::new(Server::dev_with(&Options { env, ..Options::default() }))
 }
 
-/// Returns a caller with a name and an identity.
+/// Returns a caller with a name and an identity entity.
 fn bob(server: &Server) -> Client {
     server.post("sys/auth/userpass", &json!({"type": "userpass"})).ok();
     let rules =
@@ -30,13 +30,13 @@ fn bob(server: &Server) -> Client {
     server.with_token(login["auth"]["client_token"].as_str().expect("a token"))
 }
 
-/// Returns the plugin's lines, except those of debugging, without what differs between two runs.
+/// Returns the plugin's lines above debug level. Values that differ between two runs are masked.
 fn events(world: &World, org: &Org, names: &[(String, &str)]) -> Vec<String> {
     let log = world.server.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let of_plugin = lines.filter(|line| {
         let is_debug = matches!(line["@level"].as_str(), Some("debug" | "trace"));
-        // The server's own lines about the process of the plugin have the same module, and no mount.
+        // The server's own lines about the plugin's process have the same module, but no mount.
         !is_debug && line["mount"] == "astra/"
     });
     of_plugin.map(|line| event(line, world, org, names)).collect()
@@ -58,7 +58,7 @@ fn event(mut line: Value, world: &World, org: &Org, names: &[(String, &str)]) ->
     let known = [(org.id.as_str(), "<org>"), (url, "<url>")];
     let known = known.into_iter().chain(names.iter().map(|(value, name)| (value.as_str(), *name)));
     let text = known.fold(text, |text, (value, name)| text.replace(value, name));
-    // How many there are is a matter of time.
+    // The number of attempts depends on timing.
     let attempts = regex_lite::Regex::new("after [0-9]+ attempts").expect("a pattern");
     attempts.replace_all(&text, "after <some> attempts").into_owned()
 }
@@ -95,7 +95,7 @@ fn each_change_is_logged_once_with_its_caller() {
     let seen = |message: &str| server.log().contains(message).then_some(());
     wait("the undo", TICKS, || seen("rolled back token"));
 
-    // One whose deletion takes effect although Astra does not say so, and one that no lease ends.
+    // Token three: its delete takes effect, but Astra's answer is an error. Token four: no lease will revoke it.
     let three = token_of(bob.post(&at("org/token"), &order("three")));
     let four = token_of(bob.post(&at("org/token"), &order("four")));
     overdue(&world, &org, &four);
@@ -104,7 +104,7 @@ fn each_change_is_logged_once_with_its_caller() {
     let reply = bob.delete(&at(&format!("org/token?org_id={}&client_id={}", org.id, three.client_id)));
     assert!(reply.status >= 500, "{reply}");
     world.clear_faults();
-    // A new process looks at all records anew.
+    // A new process checks all records again.
     server.reload("astra");
     wait("the tick", TICKS, || seen("finished the deletion of a token").and(seen("deleted a token without a lease")));
     bob.delete(&at(&format!("role?org_id={}&role_name=reader", org.id))).ok();
@@ -119,7 +119,7 @@ fn each_change_is_logged_once_with_its_caller() {
         (entity, "<entity>"),
     ];
     let mut events = events(&world, &org, &names);
-    // The order of what a tick does, in one or in two, is not fixed.
+    // The order within a tick is not fixed, and there may be one tick or two.
     let tick: Vec<usize> = (0..events.len()).filter(|&at| events[at].contains("operation=\"rollback\"")).collect();
     assert_eq!(tick.len(), 2);
     events[tick[0]..=tick[1]].sort();
@@ -127,7 +127,7 @@ fn each_change_is_logged_once_with_its_caller() {
     world.assert_no_secret("the log", &server.log());
 }
 
-/// Lets the record of a token say that no lease of it can exist any more.
+/// Changes the record of a token so that its lease must have expired.
 fn overdue(world: &World, org: &Org, token: &Token) {
     let mount = world.server.get(&format!("sys/mounts/{}", world.mount)).data();
     let uuid = mount["uuid"].as_str().expect("the id of the mount");

@@ -1,4 +1,4 @@
-//! The commands of the user's guide, as they stand there but for address and path of the mount.
+//! Runs the commands of the user's guide unchanged, except for address and mount.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -14,7 +14,7 @@ const OTHERS: [&str; 2] =
     ["Some0therOrgId_aaa999999_bbbb_4ad3_ccc99903dd", "Y3tAnotherOrgId_aaa777777_bbbb_4ad3_ccc77777d"];
 const ROOT_TOKEN: &str = "AstraCS:ONqZCOAAAAAAAAAAAAAAAAe:608ba9999999999999190219";
 
-/// A mount for the guide with the guide's own org.
+/// A mount for the guide, with the guide's own org.
 struct Guide(World);
 
 impl Guide {
@@ -31,7 +31,7 @@ impl Guide {
         guide
     }
 
-    /// Runs a command line of the guide, on this mount and with this Astra.
+    /// Runs a command line of the guide, with this mount and this Astra.
     fn run(&self, line: &str) -> Output {
         let path = |word: &str| match word.strip_prefix("astra/") {
             Some(rest) => self.0.at(rest),
@@ -75,7 +75,7 @@ impl Guide {
         assert_eq!(written.trim(), format!("Success! Data written to: {}/role", self.0.mount));
     }
 
-    /// Checks a token as a command printed it and returns its lease.
+    /// Checks a token that a command printed, and returns its lease.
     #[track_caller]
     fn minted(&self, line: &str) -> BTreeMap<String, String> {
         let output = self.row(line);
@@ -107,7 +107,7 @@ fn config_in_both_modes() {
         guide.config(mode);
         for by in [format!("org_id=\"{ORG}\""), "logical_name=\"retailOrg\"".into()] {
             let row = guide.row(&format!("vault read astra/config {by}"));
-            // What is shown is the part of the client id that names the token, and no more.
+            // The list shows only the part of the client id that identifies the token.
             assert_eq!(row["astra_token"], "AstraCS:ONqZCOA...");
             assert_eq!(row["caller_mode"], mode);
             assert_eq!(row["logical_name"], "retailOrg");
@@ -135,11 +135,11 @@ fn roles() {
         assert_eq!(row["role_name"], "r_w_user");
         assert_eq!(row["ttl"], "1h0m0s");
     }
-    // The note: the same names with new times change the times.
+    // The guide's note: a write with the same names and new times changes the times.
     guide.run(&format!("vault write astra/role role_name=\"R_W_User\" org_id=\"{ORG}\" ttl=60 max_ttl=600")).ok();
     let row = guide.row(&format!("vault read astra/role org_id=\"{ORG}\" role=\"r_w_user\""));
     assert_eq!((row["ttl"].as_str(), row["max_ttl"].as_str()), ("1m0s", "10m0s"));
-    // Without times, or with 0, a day.
+    // Without times, or with 0, the time is a day.
     guide.run(&format!("vault write astra/role role_name=\"plain\" role_id=\"x\" org_id=\"{ORG}\"")).ok();
     guide
         .run(&format!("vault write astra/role role_name=\"zero\" role_id=\"x\" org_id=\"{ORG}\" ttl=0 max_ttl=0"))
@@ -166,7 +166,7 @@ fn tokens_in_standard_mode() {
         assert!(row["token"] == minted["token"], "another token was read");
         assert!(!row.contains_key("lease_id"));
     }
-    // A combination of names is unique.
+    // The combination of names must be unique.
     let again = format!("vault write astra/org/token org_id=\"{ORG}\" role_name=\"R_W_User\" logical_name=\"Org1\"");
     assert!(guide.run(&again).fails().contains("org1"));
     assert_eq!(guide.keys("vault list astra/org/tokens"), [client_id.as_str()]);
@@ -219,7 +219,7 @@ fn revocation_without_waiting() {
     guide.0.wait_for(std::time::Duration::from_secs(30), |astra| astra.live(ORG).is_empty());
 }
 
-/// Set-up from a binary, then the upgrade to a newer one: another file, hence another checksum and process.
+/// Installs a binary, then upgrades to a newer binary: a different file, and so a different checksum and process.
 #[test]
 fn set_up_and_upgrade() {
     let server = Arc::new(Server::dev());
@@ -257,7 +257,7 @@ fn set_up_and_upgrade() {
     assert!(world.alive(&org).is_empty());
 }
 
-/// The commands that `-help` prints are ready to be typed.
+/// The commands that `-help` prints work unchanged.
 #[test]
 fn help_of_the_binary_registers_and_upgrades_it() {
     let server = Server::dev();
@@ -291,7 +291,7 @@ fn help_of_the_binary_registers_and_upgrades_it() {
     assert_eq!(mount()["plugin_version"], VERSION);
 }
 
-/// Installs the plugin as a file that differs behind the end of the program.
+/// Installs a copy of the plugin with additional bytes after the end of the program.
 fn install_other(server: &Server, name: &str) {
     let file = server.plugin_dir().join(format!(".{name}"));
     install(&file);

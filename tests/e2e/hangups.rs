@@ -1,4 +1,4 @@
-//! Clients that hang up harm nobody but themselves.
+//! A client that hangs up affects no other client.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,19 +15,19 @@ const REQUESTS: usize = 10_000;
 
 const THREADS: usize = 4;
 
-/// Logical names that tokens are minted under. What they hold bounds the inventory, so that lists stay short.
+/// Logical names of the tokens. Their number limits the inventory, so that lists stay short.
 const NAMES: u8 = 40;
 
-/// Microseconds that the most patient client waits for an answer.
+/// The longest time that a client waits for an answer, in microseconds.
 const PATIENCE_US: f64 = 5000.0;
 
-/// The host looks for interrupted requests once a minute, and passes on what is older than the longest mint.
+/// The host's tick comes once a minute. It undoes interrupted requests that are older than the longest mint.
 const TICK: Duration = Duration::from_secs(120);
 
 /// Method, path and body.
 type Request = (&'static str, String, Value);
 
-/// Two orgs with tokens and leases that impatient clients are at, and one for a caller who is not.
+/// Two orgs with tokens and leases for impatient clients, and an org for a patient caller.
 struct Scene {
     world: World,
     standard: Org,
@@ -54,7 +54,7 @@ impl Scene {
         Self { world, standard, sidecar, steady, tokens }
     }
 
-    /// Returns one of the requests that there are.
+    /// Returns a random request.
     fn request(&self, rng: &mut fastrand::Rng) -> Request {
         let (shop, agents) = (&self.standard.id, &self.sidecar.id);
         let token = rng.choice(&self.tokens).expect("tokens");
@@ -71,7 +71,7 @@ impl Scene {
             1 => ("GET", "config?logical_name=agents".into(), null),
             2 => ("POST", "config".into(), config),
             3 => ("PATCH", "config".into(), json!({"org_id": shop, "request_timeout": "2s"})),
-            // Refused, for there are tokens.
+            // Refused, because there are live tokens.
             4 => ("DELETE", format!("config?org_id={shop}"), null),
             5 => ("LIST", "configs".into(), null),
             6 => ("GET", format!("role?org_id={shop}&role_name=reader"), null),
@@ -99,7 +99,7 @@ impl Scene {
         (method, self.world.at(&path), body)
     }
 
-    /// Returns one of the requests that end a token, and makes that token.
+    /// Mints a token, and returns a random request that deletes or revokes it.
     fn end(&self, rng: &mut fastrand::Rng) -> Request {
         let (name, shop) = (format!("doomed-{:x}", rng.u64(..)), &self.standard.id);
         let Token { client_id, lease_id, .. } = self.world.mint(&self.standard, "reader", &name);
@@ -111,18 +111,18 @@ impl Scene {
         }
     }
 
-    /// Makes requests until so many have been left without an answer.
+    /// Sends requests until enough of them had no answer.
     fn hang_up_on_everything(&self, mut rng: fastrand::Rng) {
         let mut left = 0;
         while left < REQUESTS / THREADS {
             let (method, path, body) = self.request(&mut rng);
-            // Most answers are there within a millisecond, so most clients have less patience.
+            // Most answers arrive within a millisecond, so most clients wait for less time.
             let patience = Duration::from_micros((rng.f64().powi(3) * PATIENCE_US) as u64);
             left += usize::from(self.world.server.hang_up(method, &path, &body, patience));
         }
     }
 
-    /// Works as one does, and panics at the first failure.
+    /// Works as a patient caller, and panics at the first failure.
     fn work(&self, name: &str) {
         let (world, org) = (&self.world, &self.steady);
         let token = world.mint(org, "reader", name);
@@ -179,12 +179,12 @@ fn ten_thousand_clients_that_hang_up_harm_nobody() {
     assert_log(&scene);
 }
 
-/// The host says that requests were cancelled; nothing else has gone wrong.
+/// Checks the server's log. The only errors in it are cancelled requests.
 fn assert_log(scene: &Scene) {
     let log = scene.world.server.log();
     scene.world.assert_no_secret("the server's log", &log);
     let is_bad = |entry: &&str| {
-        // A port that another process took is none of the plugin's business.
+        // The plugin is not responsible for a port that another process uses.
         let elsewhere = entry.contains("cluster-listener");
         entry.contains("panic") || (entry.contains("[ERROR]") && !is_cancelled(entry) && !elsewhere)
     };
@@ -194,7 +194,7 @@ fn assert_log(scene: &Scene) {
     assert!(bad.is_empty(), "{} entries of trouble:\n{}", bad.len(), crate::bao::redact::clean(&some));
 }
 
-/// Whether nothing but the end of a request is what an entry of the log tells, or each of the errors that it lists.
+/// Whether an entry of the log only reports cancelled requests. This must be true for each error that the entry lists.
 fn is_cancelled(entry: &str) -> bool {
     let cancelled =
         |text: &str| ["context canceled", "code = Canceled", "context deadline"].iter().any(|end| text.contains(end));
@@ -202,7 +202,7 @@ fn is_cancelled(entry: &str) -> bool {
     if listed.peek().is_some() { listed.all(cancelled) } else { cancelled(entry) }
 }
 
-/// Splits a log where lines begin with a time: an entry with a list of errors goes over several lines.
+/// Splits a log at lines that begin with a time, because an entry with a list of errors has several lines.
 fn entries(log: &str) -> Vec<&str> {
     let begins = |line: &str| line.get(..11).is_some_and(|date| date.starts_with("20") && date.ends_with('T'));
     let mut starts: Vec<usize> = Vec::new();

@@ -1,4 +1,4 @@
-//! The harness itself, shown with an engine that the server brings along.
+//! Tests the test harness itself with an engine that is built into the server.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! What becomes of a token through its lease.
+//! The effects of a lease on its token.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::astra::{BodyForm, Fault, Kind, Route};
 use crate::bao::wait;
 use crate::world::{Mode, Token, World};
 
-/// Enough for a server that looks after expired leases on a busy machine.
+/// Long enough for the server to revoke expired leases on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
 #[test]
@@ -42,7 +42,7 @@ fn renewal_goes_up_to_the_maximum_of_the_role() {
     let reply = world.renew(&token, 86400);
     let granted = reply.body["lease_duration"].as_i64().unwrap_or_default();
     assert!((500..=600).contains(&granted), "{reply}");
-    // Renewal kept the data that revocation needs.
+    // The renewal kept the data for the revocation.
     world.revoke(&token).ok();
     assert!(world.alive(&org).is_empty());
 }
@@ -60,7 +60,7 @@ fn the_maximum_of_the_mount_counts_before_astra_is_asked() {
     assert_eq!(lease["lease_duration"], 300, "the host has nothing left to cut");
     let token = Token::of(lease);
     assert_ends_with_its_lease(&world, &token, 300);
-    // Raising either of them later does not outlive what Astra was told.
+    // A higher limit later does not extend a lease beyond the expiry in Astra.
     world.server.post(&format!("sys/mounts/{}/tune", world.mount), &json!({"max_lease_ttl": "100h"})).ok();
     world.role(&org, "reader", 3600, 360_000);
     let granted = world.renew(&token, 360_000).body["lease_duration"].as_i64().unwrap_or_default();
@@ -84,7 +84,8 @@ fn a_role_that_is_lowered_counts_at_the_next_renewal() {
     world.revoke(&token).ok();
 }
 
-/// Astra was told an hour more than all leases together can last, and the inventory tells the end of these.
+/// Checks that the token expires in Astra an hour after the longest lease, and that the inventory shows the lease's
+/// end.
 #[track_caller]
 fn assert_ends_with_its_lease(world: &World, token: &Token, max_ttl: i64) {
     let expiry = world.token(&token.client_id).and_then(|token| token.token_expiry).expect("an expiry");
@@ -107,7 +108,7 @@ fn revocation_deletes_the_token_in_astra_and_in_vault() {
     assert_eq!(world.keys("org/tokens"), [kept.client_id.as_str()]);
     assert!([400, 404].contains(&world.fetch(&org, &gone).status));
     assert!(!world.lease_exists(&gone));
-    // Its name is free again.
+    // The name can be used again.
     world.mint(&org, "reader", "gone");
 }
 
@@ -192,7 +193,7 @@ fn a_failed_revocation_is_told_and_can_be_tried_again() {
     world.role(&org, "reader", 3600, 36000);
     let token = world.mint(&org, "reader", "cart");
     let fault = world.fault(Fault::before(Kind::ProxyNotFound { html: true }).route(Route::DeleteToken).once());
-    // A page of a proxy is no proof that the token is gone.
+    // A proxy's page does not prove that the token is gone.
     let reply = world.revoke(&token);
     assert_eq!(world.fired(fault), 1);
     assert!(reply.status >= 400, "{reply}");

@@ -1,4 +1,4 @@
-//! What happens to tokens while plugin and server come and go.
+//! Tokens across restarts, crashes and upgrades of the plugin and the server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ fn server() -> Arc<Server> {
     Arc::new(Server::dev())
 }
 
-/// Shows that a token from before an event still renews, reads and revokes, and that new ones are minted.
+/// Checks that an older token can still be renewed, read and revoked, and that new tokens can be minted.
 #[track_caller]
 fn assert_works(world: &World, org: &Org, token: &Token, name: &str) {
     assert_eq!(world.fetch(org, token).data()["token"], token.data["token"]);
@@ -42,7 +42,7 @@ fn leases_survive_a_reload_of_the_plugin() {
     assert_works(&world, &org, &token, "reloaded");
     assert!(before.iter().all(|pid| !server.plugins().contains(pid)), "the plugin was not started anew");
 
-    // The command that names the mount.
+    // This form of the command names the mount.
     let by_mount = server.cli(&["plugin", "reload", "-mounts", "astra/"]);
     if on_vault("reload by mount") {
         assert!(by_mount.fails().contains("sys/plugins/reload/unknown"));
@@ -68,7 +68,7 @@ fn a_killed_plugin_comes_back_with_the_next_request() {
     assert_works(&one, &one_org, &one_token, "back");
     assert_works(&two, &two_org, &two_token, "back");
 
-    // The first call after a crash may as well be a revocation.
+    // The first call after a crash can also be a revocation.
     server.kill_plugins();
     two.revoke(&two_token).ok();
     assert!(two.alive(&two_org).is_empty());
@@ -87,7 +87,7 @@ fn leases_survive_a_seal_and_a_restart() {
     server.unseal();
     assert_works(&world, &org, &token, "unsealed");
 
-    // A lease that ends while the server is away is revoked when it is back.
+    // If a lease expires while the server is down, the server revokes it after its start.
     let brief = world.mint(&org, "brief", "ends-while-away");
     server.restart();
     wait("the brief token to be gone in Astra", SOON, || (!world.is_alive(&brief.client_id)).then_some(()));
@@ -140,7 +140,7 @@ fn a_mount_in_a_namespace_works() {
     let token = Token::of(team.post("astra/org/token", &body).ok());
     assert_eq!(team.keys("astra/org/tokens"), [token.client_id.as_str()]);
     assert_eq!(world.alive(&org), [token.client_id.as_str()]);
-    // The mount of the same server outside the namespace sees nothing of it.
+    // A mount of the same server outside the namespace does not see this data.
     assert!(world.keys("configs").is_empty());
 
     team.post("sys/leases/renew", &json!({"lease_id": token.lease_id})).ok();

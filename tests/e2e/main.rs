@@ -1,7 +1,7 @@
 //! The real plugin under a real server, with a simulated Astra.
 //!
-//! The server is the program in `HOST_BIN`, or `.cache/bao/bao`. Most tests share one server, each with a mount and an
-//! Astra of its own; those that stop or watch a server have one to themselves.
+//! The server is the program in `HOST_BIN`, or `.cache/bao/bao`. Most tests share one server, and each test has its own
+//! mount and its own Astra. A test that stops or watches a server has its own server.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! A mount of the Go plugin 2.0.0 with names as people gave them, on a real server: taken over, and left again in a
-//! form that 2.0.0 reads.
+//! A mount of the Go plugin 2.0.0 with names as people entered them, on a real server. This version takes the mount
+//! over, and leaves entries that 2.0.0 can read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const ROOT: &str = "AstraCS:ONqZCOAAAAAAAAAAAAAAAAe:608ba9999999999999190219";
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// A mount that the Go plugin left behind.
+/// A mount with entries of the Go plugin.
 struct Mount {
     world: World,
     org: Org,
@@ -38,7 +38,7 @@ impl Mount {
         Self { org: world.next_org(), world, uuid, template: template.clone(), is_sidecar }
     }
 
-    /// Starts the server again, on what is stored now. A mount of the Go plugin has no inventory.
+    /// Restarts the server on the current storage. A mount of the Go plugin has no inventory.
     fn take_over(&self) {
         let marker = raw(&self.uuid, "client-index");
         wait("the inventory of the empty mount", SOON, || (self.world.server.get(&marker).status == 200).then_some(()));
@@ -51,7 +51,7 @@ impl Mount {
         self.world.server.post(&raw(&self.uuid, &encoded(key)), &json!({"value": value})).ok();
     }
 
-    /// Returns what is stored under a key.
+    /// Returns the stored entry of a key.
     fn stored(&self, key: &str) -> Value {
         parsed(&text(&self.world.server.get(&raw(&self.uuid, &encoded(key))).data()["value"]))
     }
@@ -87,7 +87,7 @@ impl Mount {
         token
     }
 
-    /// Writes the server's own entry of a lease, and lets the token live in Astra.
+    /// Writes the server's own entry of a lease, and creates the token in Astra.
     fn lease(&self, token: &GoToken, lease: &Value) -> Token {
         self.world.adopt(&self.org.id, &token.token());
         let lease_id = self.world.at(&format!("org/token/{}", token.client_id.replace('.', "dot")));
@@ -134,7 +134,7 @@ fn text(value: &Value) -> String {
     value.as_str().expect("text").to_owned()
 }
 
-/// Returns a path or key as it stands in a URL.
+/// Encodes a path or key for a URL.
 fn encoded(text: &str) -> String {
     let byte = |byte: u8| match byte {
         b'/' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
@@ -149,13 +149,13 @@ fn with(path: &str, parameters: &[(&str, &str)]) -> String {
     format!("{path}?{}", pairs.collect::<Vec<_>>().join("&"))
 }
 
-/// Names that the server's own API takes in a key: none with an empty segment.
+/// Names that the server's own API accepts in a key: none has an empty segment.
 fn names() -> Vec<(String, String)> {
     let fits = |name: &str| !name.contains("//") && !name.ends_with('/') && name.trim_end() == name;
     odd_names().into_iter().filter(|(_, stored)| fits(stored)).collect()
 }
 
-/// Checks that 2.0.0 reads an entry: all members are there, with the types of its structs.
+/// Checks that 2.0.0 can read an entry: all members exist, with the types of its structs.
 fn assert_loads_in_go(entry: &Value, texts: &[&str], numbers: &[&str]) {
     assert!(texts.iter().all(|name| entry[name].is_string()), "a text is missing");
     assert!(numbers.iter().all(|name| entry[name].is_i64()), "a number is missing");
@@ -192,7 +192,7 @@ fn a_mount_with_the_names_that_people_gave_is_taken_over_and_left_again() {
         let minted = Token::of(mount.mint(org_id, "reader", "second").ok());
         assert_eq!(mount.ask("config", &[("org_id", org_id)]).data()["astra_org_id"], REAL);
 
-        // What 2.0.0 finds after the way back.
+        // The entries that 2.0.0 finds after a downgrade.
         let config = mount.stored(&format!("config/{org_id}"));
         assert_loads_in_go(&config, &["astra_token", "url", "org_id", "logical_name"], &["caller_mode"]);
         assert_eq!(config["org_id"], org_id.as_str());
@@ -261,7 +261,8 @@ fn a_mount_whose_leases_lost_their_data_is_taken_over_and_disabled() {
             mount.assert_revokes(token);
         }
         assert_eq!(mount.world.renew(&lost, 0).ok()["renewable"], false);
-        // Nothing tells which token they are of, or Astra cannot be asked to delete it. The mount goes nevertheless.
+        // The engine cannot find the tokens of these leases, or Astra cannot be reached. The mount can still be
+        // deleted.
         server.delete(&format!("sys/mounts/{name}")).ok();
         assert!(mount.world.is_alive("GoLost"), "a token was taken for that of a lease that names none");
         assert!(!mount.world.lease_exists(&lost) && !mount.world.lease_exists(&odd));

@@ -1,7 +1,7 @@
-//! The server's OpenAPI document, from which people generate clients.
+//! The server's OpenAPI document, from which users generate clients.
 //!
-//! What the server adds of its own is left out: its components break the specification, and two mounts of one plugin
-//! share their operation ids.
+//! The server's own parts are ignored: its components violate the specification, and two mounts of one plugin have the
+//! same operation ids.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use crate::world::World;
 
-/// The schema of OpenAPI 3.0 documents that the OpenAPI Initiative publishes: spec.openapis.org/oas/3.0/schema/2021-09-28,
-/// under the Apache License 2.0.
+/// The schema of OpenAPI 3.0 documents, published by the OpenAPI Initiative under the Apache License 2.0:
+/// spec.openapis.org/oas/3.0/schema/2021-09-28
 const SCHEMA: &str = include_str!("../fixtures/openapi/schema-3.0.json");
 
 /// Returns the server's document with the paths of one mount.
@@ -23,7 +23,7 @@ pub(crate) fn document(world: &World) -> Value {
     document
 }
 
-/// Returns the methods of all paths, with the path without its mount.
+/// Returns the methods of all paths. Each path is without its mount.
 pub(crate) fn operations(document: &Value) -> Vec<(String, &str, &Value)> {
     const METHODS: [&str; 4] = ["get", "post", "patch", "delete"];
     let paths = document["paths"].as_object().expect("paths").iter();
@@ -35,7 +35,7 @@ pub(crate) fn operations(document: &Value) -> Vec<(String, &str, &Value)> {
         .collect()
 }
 
-/// Returns the fields that an operation takes: name, declaration and schema.
+/// Returns the fields of an operation: name, declaration and schema.
 pub(crate) fn fields(operation: &Value) -> Vec<(&str, &Value, &Value)> {
     let parameters = operation["parameters"].as_array().into_iter().flatten();
     let parameters = parameters.map(|field| (field["name"].as_str().expect("a name"), field, &field["schema"]));
@@ -53,7 +53,7 @@ fn the_document_is_valid_and_its_operations_have_names_of_their_own() {
     let errors: Vec<String> =
         validator.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect();
     assert!(errors.is_empty(), "{}", errors.join("\n"));
-    // The validator is not one that takes everything.
+    // Checks that the validator refuses a broken document.
     let mut broken = document.clone();
     broken["paths"][format!("/{}/config", world.mount)]["get"]["responses"]["200"].take();
     assert!(!validator.is_valid(&broken));
@@ -92,19 +92,19 @@ fn every_field_is_named_and_described_and_its_default_fits() {
                 assert!(undescribed.is_none(), "{place}: {undescribed:?}");
             }
         }
-        // What the host adds to lists.
+        // The host adds this parameter to lists.
         named.remove("list");
         assert_eq!(named, helped(&world, path), "{path}");
     }
 }
 
-/// Returns the parts of a path that vary.
+/// Returns the parameters in a path.
 fn captured(path: &str) -> BTreeSet<String> {
     let parts = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     parts.map(str::to_owned).collect()
 }
 
-/// Returns the fields that the help of a path names.
+/// Returns the fields that the help of a path contains.
 fn helped(world: &World, path: &str) -> BTreeSet<String> {
     let example = path.replace(['{', '}'], "");
     let help = world.get(&format!("{example}?help=1")).ok();

@@ -1,4 +1,4 @@
-//! The transcripts in `docs/operations.md` are what really happens.
+//! Runs the transcripts of `docs/operations.md`.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::bao::redact;
 use crate::docs::Shell;
 use crate::world::{Org, Token, World};
 
-/// A mount with a token, and what the transcripts have variables for.
+/// A mount with a token, and the values of the variables in the transcripts.
 struct Scene {
     world: World,
     org: Org,
@@ -24,7 +24,7 @@ impl Scene {
         Self { world, org, token }
     }
 
-    /// Runs the commands of a transcript and compares what they print.
+    /// Runs the commands of a transcript and compares their output.
     #[track_caller]
     fn plays(&self, name: &str) {
         self.plays_of("docs/operations.md", name);
@@ -67,7 +67,7 @@ fn a_refused_root_token_is_replaced() {
     redact::hide(&root.token);
     scene.org.root_token = root.token;
     scene.plays("root token replaced");
-    // The token that the old root token made is revoked with the new one.
+    // The old root token minted this token. The new root token can delete it.
     scene.world.revoke(&scene.token).ok();
     assert!(!scene.world.is_alive(&scene.token.client_id));
 }
@@ -89,7 +89,7 @@ fn a_mount_is_disabled_by_force_while_astra_is_down() {
     scene.world.refuse_connections(true);
     scene.plays("disable with Astra down");
     scene.world.refuse_connections(false);
-    // What the text says of it: alive, and with an end of its own.
+    // As the document says, the token is alive and has an expiry.
     let left = scene.world.live(&scene.org.id);
     assert_eq!(left.len(), 1);
     assert!(left[0].token_expiry.is_some());
@@ -127,7 +127,7 @@ fn without_a_description_a_lost_answer_is_told_as_such() {
     scene.world.post("config", &fields).ok();
     scene.world.fault(Fault::after(Kind::Reset).route(Route::CreateToken).once());
     scene.plays("lost without description");
-    // It is the one case in which a token is left; it dies by itself.
+    // Without a description, the engine cannot find this token, so the token stays until it expires.
     let left = scene.world.undelivered(&scene.org.id);
     assert_eq!(left.len(), 1);
     assert!(left[0].token_expiry.is_some());

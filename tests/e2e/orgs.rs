@@ -23,10 +23,10 @@ fn each_org_mints_with_its_own_root_token() {
     ids.sort();
     assert_eq!(configs, ids);
 
-    // The inventory spans the orgs, or shows one.
+    // The list contains the tokens of all orgs, or of one org.
     assert_eq!(world.keys("org/tokens").len(), 3);
     assert_eq!(world.keys(&format!("org/tokens?org_id={}", orgs[1].id)), world.alive(&orgs[1]));
-    // The same names in another org are another token.
+    // The same names in another org belong to another token.
     let query = |id: &str| format!("org/token?org_id={id}&role_name=reader&logical_name=cart");
     let [one, two, _] = orgs.each_ref().map(|org| world.get(&query(&org.id)).data()["clientId"].clone());
     assert_ne!(one, two);
@@ -42,7 +42,7 @@ fn caller_modes_are_per_org() {
     let body = |id: &str| json!({"org_id": id, "role_name": "reader", "logical_name": "cart"});
     let query = |id: &str| format!("org/token?org_id={id}&role_name=reader&logical_name=cart");
 
-    // Where a write mints, a read only fetches.
+    // In standard mode, a read only fetches.
     assert!([400, 404].contains(&world.get(&query(&standard.id)).status));
     assert!(world.alive(&standard).is_empty());
     let minted = world.post("org/token", &body(&standard.id)).data();
@@ -53,7 +53,7 @@ fn caller_modes_are_per_org() {
     let text = world.post("org/token", &body(&standard.id)).fails(400);
     assert!(text.contains("logical_name") || text.contains("cart"), "{text}");
 
-    // Where a read mints, a write is refused and the label need not be unique.
+    // In sidecar mode, a write is refused, and logical names need not be unique.
     let text = world.post("org/token", &body(&sidecar.id)).fails(400);
     assert!(text.contains("read"), "{text}");
     assert!(world.alive(&sidecar).is_empty());
@@ -107,7 +107,7 @@ fn the_inventory_tells_whose_a_token_is_and_no_secret() {
     }
     world.assert_no_secret("the inventory", &listed.to_string());
 
-    // Pages.
+    // Lists by pages.
     for name in ["two", "three"] {
         world.mint(&org, "reader", name);
     }

@@ -1,4 +1,4 @@
-//! What the engine needs of a root token in Astra: the table in `docs/security.md`.
+//! The permissions that a root token needs in Astra: the table in `docs/security.md`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use crate::astra::{Astra, Call, Fault, Kind, Route};
 use crate::bao::redact;
 use crate::world::{Org, Token, World};
 
-/// What the tokens of the role may do.
+/// The permission of the role's tokens.
 const OF_ROLE: &str = "db-cql";
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// An org whose root token has some permissions, and those of the role.
+/// An org whose root token has some permissions, and the permission of the role.
 struct Scene {
     world: World,
     org: Org,
-    /// Made when the root token could still do everything.
+    /// Minted while the root token still had all permissions.
     tokens: [Token; 2],
 }
 
@@ -39,7 +39,7 @@ impl Scene {
         Self { world, org, tokens }
     }
 
-    /// Does what a row of the table says, and tells whether it worked.
+    /// Runs the function of a row, and returns whether it succeeded.
     fn can(&self, function: &str) -> bool {
         let Self { world, org, tokens } = self;
         match function {
@@ -68,7 +68,7 @@ impl Scene {
     }
 }
 
-/// Returns the rows: what is done, and the permissions that it takes.
+/// Returns the rows: function and required permissions.
 fn table() -> Vec<(&'static str, BTreeSet<&'static str>)> {
     let text = include_str!("../../docs/security.md");
     let rows = text.split_once("<!-- tested: permissions -->\n").expect("the table").1.lines().skip(2);

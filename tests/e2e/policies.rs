@@ -1,7 +1,7 @@
-//! The policies in `docs/examples/policies`: each allows what it says, and nothing else.
+//! The policies in `docs/examples/policies`: each policy permits exactly the requests that it describes.
 //!
-//! The table has a row for every path and operation that the server's OpenAPI document names for the engine, so a new one
-//! cannot be without a decision.
+//! The table has a row for every path and operation of the engine in the server's OpenAPI document. So a new operation
+//! needs a decision.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use crate::world::{Mode, Org, ROLE_ID, Token, World};
 
 use self::Who::{Auditor, Operator, RoleAdmin, Workload};
 
-/// Whose policy.
+/// The user of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
     Operator,
@@ -42,9 +42,9 @@ impl Who {
 /// A mount at `astra/`, as in the policies.
 struct Scene {
     world: World,
-    /// Logical name `shop`, with the roles `reader` and `admin`.
+    /// The org with the logical name `shop`, with the roles `reader` and `admin`.
     shop: Org,
-    /// May be deleted.
+    /// An org that a request may delete.
     spare: Org,
 }
 
@@ -59,18 +59,18 @@ impl Scene {
         Self { world, shop, spare }
     }
 
-    /// Brings back what a request may have deleted.
+    /// Restores everything that a request may have deleted.
     fn repair(&self) {
         self.world.configure(&self.spare, &json!({"logical_name": "spare"}));
         self.world.role(&self.spare, "reader", 3600, 36000);
     }
 
-    /// Returns a new token of the role `reader` with a lease of its own.
+    /// Returns a new token of the role `reader` with its own lease.
     fn token(&self) -> Token {
         Token::of(self.world.get("creds/shop/reader").ok())
     }
 
-    /// Returns the path and the body that write a config.
+    /// Returns path and body for writing a config.
     fn config(&self, org_id: &str) -> (String, Value) {
         let body = json!({
             "org_id": org_id, "astra_token": self.spare.root_token, "url": self.world.url(), "verify_connection": false,
@@ -78,26 +78,26 @@ impl Scene {
         ("astra/config".into(), body)
     }
 
-    /// Returns the path and the body that write a role.
+    /// Returns path and body for writing a role.
     fn role(&self, name: &str) -> (String, Value) {
         ("astra/role".into(), json!({"org_id": self.spare.id, "role_name": name, "role_id": ROLE_ID}))
     }
 
-    /// Returns the path and the body of a request about a new lease.
+    /// Returns path and body of a request for a new lease.
     fn lease(&self, path: &str) -> (String, Value) {
         (path.into(), json!({"lease_id": self.token().lease_id}))
     }
 }
 
-/// A request, and who may make it.
+/// A request, and the users who may send it.
 struct Row {
     method: &'static str,
     /// The path in the OpenAPI document, or below `sys/`.
     path: &'static str,
-    /// Capability that it takes.
+    /// The required capability.
     capability: &'static str,
     who: &'static [Who],
-    /// Returns path and body of one that succeeds; the path of the table where there is none.
+    /// Returns path and body of a request that succeeds. An empty path stands for the path of the row.
     request: fn(&Scene) -> (String, Value),
 }
 
@@ -111,7 +111,7 @@ fn row(
     Row { method, path, capability, who, request }
 }
 
-/// Every path and operation of the engine.
+/// All paths and operations of the engine.
 fn engine() -> Vec<Row> {
     vec![
         row("POST", "config", "create", &[Operator], |scene| scene.config("new")),
@@ -157,7 +157,7 @@ fn engine() -> Vec<Row> {
     ]
 }
 
-/// What of the server itself has to do with the engine, and some of what nobody may have.
+/// The server's own paths that concern the engine, and some paths that no policy permits.
 fn server() -> Vec<Row> {
     vec![
         row("POST", "sys/leases/lookup", "update", &[Operator, Workload, Auditor], |scene| {
@@ -220,7 +220,7 @@ fn each_policy_allows_what_its_table_says_and_the_rest_is_403() {
                 note(&format!("{} {path} ({})", row.method, row.capability), &reply);
             }
         }
-        // What is no operation of a path, or is one by another name.
+        // Methods that are not operations of a path, or that are other names of an operation.
         for path in engine.iter().map(|row| row.path).collect::<BTreeSet<_>>() {
             for method in ["GET", "LIST", "SCAN", "HEAD", "POST", "PUT", "PATCH", "DELETE"] {
                 let declared = if method == "PUT" { "POST" } else { method };
@@ -228,7 +228,7 @@ fn each_policy_allows_what_its_table_says_and_the_rest_is_403() {
                     continue;
                 }
                 let path = format!("astra/{}", path.replace("{org}", "shop").replace("{role}", "reader"));
-                // The server reads the body of a patch before it looks at policies.
+                // The server reads the body of a patch before it checks policies.
                 let body = if method == "PATCH" { json!({}) } else { Value::Null };
                 let reply = caller.http(method, &path, &body);
                 let unknown = method == "SCAN" && on_vault("scan");
@@ -242,12 +242,12 @@ fn each_policy_allows_what_its_table_says_and_the_rest_is_403() {
     assert!(faults.is_empty(), "{} cases\n{}", faults.len(), faults.join("\n"));
 }
 
-/// Whether the server refused a request for want of a policy.
+/// Whether the server refused a request because no policy permits it.
 fn is_refusal(reply: &Reply) -> bool {
     reply.status == 403 && (reply.body.is_null() || reply.errors().contains("permission denied"))
 }
 
-/// Compares the table with what the server says that the engine has.
+/// Compares the table with the server's list of the engine's operations.
 #[track_caller]
 fn every_operation_has_a_row(world: &World, rows: &[Row]) {
     let document = openapi::document(world);
@@ -271,7 +271,7 @@ fn every_operation_has_a_row(world: &World, rows: &[Row]) {
     assert_eq!(in_table, declared, "the table of policies is not about what the engine has");
 }
 
-/// Checks that a policy has no line and no capability without a request in the table that needs it.
+/// Checks that each line and capability of a policy is needed by a request in the table.
 #[track_caller]
 fn every_capability_is_needed<'a>(who: Who, rows: impl Iterator<Item = &'a Row> + Clone) {
     for stanza in who.policy().split("\npath \"").skip(1) {
@@ -304,7 +304,7 @@ fn no_spelling_leads_a_workload_to_a_role_that_its_policy_does_not_name() {
     let policy = Workload.policy().replace("\"astra/", &format!("\"{}/", world.mount));
     let all = r#""create", "read", "update", "patch", "delete", "list", "sudo""#;
     let denied = [world.at("creds/shop/admin"), world.at("org/*")].map(|path| rule(&path, r#""deny""#));
-    // That of a workload, and one that allows everything but one spelling of one role.
+    // The policy of a workload, and a policy that permits everything except one spelling of one role.
     for policy in [policy, rule("*", all) + &denied.concat()] {
         let minted = world.calls(Route::CreateToken);
         let caller = caller(&world, &policy);
@@ -313,7 +313,7 @@ fn no_spelling_leads_a_workload_to_a_role_that_its_policy_does_not_name() {
             assert!(leases.is_empty(), "{path} got {leases:?} in spite of\n{policy}");
         }
         assert_eq!(world.calls(Route::CreateToken), minted, "{policy}");
-        // It is the role that is refused, not everything.
+        // Only the role is refused, not every request.
         assert_eq!(caller.get(&world.at("creds/shop/reader")).data()["roleName"], "reader");
     }
 }
@@ -338,7 +338,7 @@ fn parameters_can_be_narrowed_on_creds_and_not_on_org_token() {
     assert_eq!(careful.get(&creds).status, 200);
     assert_eq!(careful.post(&creds, &json!({"logical_name": "x"})).status, 200);
 
-    // A role has many spellings there, as the documentation warns.
+    // A role has many spellings on this path, as the documentation warns.
     let denied = "denied_parameters = { \"role_name\" = [\"admin\"] }";
     let careless = caller(&world, &narrow("org/token", denied));
     let ask = |query: &str| careless.get(&world.at(&format!("org/token?org_id={}&{query}", org.id)));

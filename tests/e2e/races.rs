@@ -1,7 +1,7 @@
-//! Requests that meet: for one name, one lease, one token, or while the operator changes what they need.
+//! Requests that meet: they concern the same name, lease or token, or the operator changes their config.
 //!
-//! Whatever comes of them, no token lives in Astra that the inventory does not show, the inventory shows none that is
-//! gone, and every lease that a caller got can be revoked.
+//! Three conditions hold afterwards. The inventory shows each live token in Astra. The inventory shows no deleted
+//! token. Every lease of a caller can be revoked.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::astra::{Astra, Org, Route, Seed, built_in_id};
 use crate::bao::{Reply, redact, wait};
 use crate::world::{Mode, Token, World};
 
-/// Long enough for requests to meet in Astra.
+/// Long enough that requests meet in Astra.
 const LATENCY_MS: u64 = 150;
 
 /// The host ticks once a minute.
@@ -35,13 +35,13 @@ impl Race {
         Self { world, org }
     }
 
-    /// Asks for a token by a write.
+    /// Asks for a token with a write.
     fn order(&self, name: &str) -> Reply {
         let body = json!({"org_id": self.org.id, "role_name": "reader", "logical_name": name});
         self.world.post("org/token", &body)
     }
 
-    /// Asks for a token by a read.
+    /// Asks for a token with a read.
     fn read(&self, name: &str) -> Reply {
         self.world.get(&format!("org/token?org_id={}&role_name=reader&logical_name={name}", self.org.id))
     }
@@ -54,8 +54,7 @@ impl Race {
         self.world.delete(&format!("org/token?org_id={}&client_id={}", self.org.id, token.client_id))
     }
 
-    /// Lets eight callers mint three tokens each while something is changed once some of them are at it. Returns the
-    /// answers.
+    /// Eight callers mint three tokens each. When some mints are in progress, calls `change`. Returns the answers.
     fn mint_while(&self, change: impl FnOnce()) -> Vec<Reply> {
         thread::scope(|scope| {
             let callers: Vec<_> = (0..8)
@@ -69,7 +68,7 @@ impl Race {
         })
     }
 
-    /// Checks that exactly the tokens of these callers live and are known.
+    /// Checks that Astra and the inventory contain exactly the tokens of these callers.
     #[track_caller]
     fn check_books(&self, tokens: &[Token], others: &[&Astra]) {
         let mut expected: Vec<_> = tokens.iter().map(|token| token.client_id.clone()).collect();
@@ -80,7 +79,7 @@ impl Race {
             alive.sort();
             alive
         };
-        // What could not be undone at once is undone by the host's tick.
+        // The tick undoes tokens that could not be undone at once.
         wait("the books to balance", TICK, || {
             let mut known = self.world.keys("org/tokens");
             known.sort();
@@ -88,7 +87,7 @@ impl Race {
         });
     }
 
-    /// Ends all leases; nothing is left then.
+    /// Revokes all leases, and checks that nothing is left.
     #[track_caller]
     fn end(&self, tokens: &[Token]) {
         for token in tokens {
@@ -102,7 +101,7 @@ impl Race {
 
 type Request<'a> = Box<dyn FnOnce() -> Reply + Send + 'a>;
 
-/// Runs requests that all start at the same time.
+/// Starts all requests at the same time.
 fn together(requests: Vec<Request<'_>>) -> Vec<Reply> {
     let start = &Barrier::new(requests.len());
     thread::scope(|scope| {
@@ -117,7 +116,7 @@ fn together(requests: Vec<Request<'_>>) -> Vec<Reply> {
     })
 }
 
-/// Returns the tokens of the answers that have one, and checks that all others are refusals with one of these statuses.
+/// Returns the tokens in the answers, and checks that all other answers have one of these statuses.
 #[track_caller]
 fn tokens(replies: Vec<Reply>, refusals: &[u16]) -> Vec<Token> {
     let mut tokens = Vec::new();
@@ -133,7 +132,7 @@ fn tokens(replies: Vec<Reply>, refusals: &[u16]) -> Vec<Token> {
 
 #[test]
 fn sixteen_callers_for_one_name_get_one_token_within_two_round_trips() {
-    // So long that what the server itself needs for sixteen requests is far below it.
+    // Much longer than the server itself needs for sixteen requests.
     const ROUND_TRIP: Duration = Duration::from_secs(2);
     let race = Race::new(Mode::Standard);
     let millis = u64::try_from(ROUND_TRIP.as_millis()).unwrap();
@@ -189,7 +188,7 @@ fn deletions_and_a_revocation_of_one_token_agree() {
         };
         for round in 0..6 {
             let token = mint(format!("round-{round}"));
-            // In turns: who is first, and whether the host takes part.
+            // The rounds vary: who comes first, and whether the host also revokes.
             let mut requests: Vec<Request<'_>> =
                 vec![Box::new(|| race.delete(&token)), Box::new(|| race.delete(&token))];
             if round % 3 > 0 {
@@ -221,7 +220,7 @@ fn a_new_root_token_while_mints_run_loses_none() {
         race.world.post("config", &change).ok();
         assert!(race.world.delete_token(&race.org.client_id), "the old root token was there");
     });
-    // A mint that was about to ask with the old one asks again with the new one.
+    // If the old root token is gone, the mint is repeated with the new root token.
     let tokens = tokens(replies, &[]);
     assert_eq!(tokens.len(), 24);
     race.check_books(&tokens, &[]);
@@ -238,7 +237,7 @@ fn another_url_while_mints_run_loses_none() {
     let tokens = tokens(replies, &[]);
     assert_eq!(tokens.len(), 24);
     race.check_books(&tokens, &[&other]);
-    // Each one is revoked where it lives.
+    // The config must name the Astra in which a token is revoked.
     let (there, here): (Vec<_>, Vec<_>) = tokens.into_iter().partition(|token| other.token(&token.client_id).is_some());
     assert!(!there.is_empty() && !here.is_empty(), "{} tokens there, {} here", there.len(), here.len());
     for token in &there {
@@ -281,7 +280,7 @@ fn another_caller_mode_while_mints_run_loses_none() {
         }
         replies
     });
-    // A read in standard mode fetches, without a lease.
+    // In standard mode a read fetches, without a lease.
     let minted = |reply: &Reply| reply.status != 200 || reply.body["lease_id"] != "";
     let tokens = tokens(replies.into_iter().filter(minted).collect(), &[400]);
     race.check_books(&tokens, &[]);
@@ -306,7 +305,7 @@ fn a_config_is_not_deleted_under_a_mint() {
         let minted = race.world.calls(Route::CreateToken);
         let delete = race.as_request(move |race| {
             if round % 2 == 0 {
-                // While Astra makes the first one. In the other rounds it may come before all of them.
+                // Deletes while Astra mints the first token. In the other rounds, the delete may come before all mints.
                 race.world.wait_for(Duration::from_secs(60), |astra| astra.calls(Route::CreateToken) > minted);
             }
             race.world.delete(&config)

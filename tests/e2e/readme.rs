@@ -1,4 +1,4 @@
-//! The commands of the README and of the quick start do what they say.
+//! Runs the commands of the README and of the quick start.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::world::{ROLE_ID, World};
 
 const QUICK_START: &str = "docs/quick-start.md";
 
-/// The README first, then the quick start, then the guide of the Go plugin, on one server.
+/// Runs the README, then the quick start, then the guide of the Go plugin, on one server.
 #[test]
 fn newcomers_get_their_tokens() {
     let server = Arc::new(Server::dev());
@@ -43,7 +43,7 @@ fn six_commands(server: &Arc<Server>, digest: String) {
         assert!(ran.code == 0, "{line}\n{}", redact::clean(&ran.stderr));
     }
     assert_eq!(world.minted(), 1);
-    // Without -sync, the server revokes it in its own time.
+    // Without -sync, the server revokes in the background.
     world.wait_for_no_lease();
     assert!(world.alive(&org).is_empty());
 }
@@ -71,12 +71,12 @@ fn quick_start(server: &Arc<Server>) {
     redact::hide(allowed.row("token"));
     assert!(world.is_alive(&allowed.row("clientId")));
     shell.plays(QUICK_START, "quick start, disable");
-    // What the text says is left: the root token that nobody has seen.
+    // As the document says, only the new root token is left.
     assert!(!world.is_alive(&allowed.row("clientId")) && !world.is_alive(&org.client_id));
     assert_eq!(world.live(&org.id).len(), 1);
 }
 
-/// `make demo` and `make dev` are this script with a release build of the plugin.
+/// `make demo` and `make dev` run this script with a release build of the plugin.
 #[test]
 fn the_demo_runs_to_its_end_and_leaves_nothing() {
     let [temporary, logs] = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
@@ -95,7 +95,8 @@ fn the_demo_runs_to_its_end_and_leaves_nothing() {
     assert_eq!(told.matches(" is gone").count(), 2);
     assert_eq!(temporary.path().read_dir().expect("temporary directory").count(), 0, "files are left");
 
-    // What is said goes to somebody who has never seen this: no colours but on a terminal, no noise, one line for each command.
+    // A newcomer reads this output. So there are no colours except on a terminal, no noise, and one line for each
+    // command.
     let noise = String::from_utf8_lossy(&output.stderr);
     assert!(noise.is_empty() && !told.contains('\u{1b}'), "{noise}");
     for word in ["WARN", "error", "Error", "panic"] {

@@ -1,4 +1,4 @@
-//! Root tokens that are replaced while callers mint.
+//! Rotates root tokens while callers mint.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use crate::world::{Mode, Org, Token, World};
 const ROTATIONS: usize = 100;
 const CALLERS: usize = 8;
 
-/// The host ticks once a minute, and looks at what is older than some seconds.
+/// The host ticks once a minute. The tick only handles entries older than some seconds.
 const TICK: Duration = Duration::from_secs(90);
 
 impl World {
@@ -29,7 +29,7 @@ impl World {
         tokens.filter(|token| token.live && token.roles == [role]).map(|token| token.client_id).collect()
     }
 
-    /// Checks that there is one root token, which the config shows and the next mint is made with.
+    /// Checks that there is one root token, that the config shows it, and that the next mint uses it.
     #[track_caller]
     fn check_root(&self, org: &Org) -> String {
         let roots = self.roots(org);
@@ -54,12 +54,12 @@ fn a_rotation_is_asked_for_by_cli_and_shows_no_token() {
     let root = world.check_root(&org);
     assert!(root != org.client_id && printed.contains(&root), "{printed}");
     world.assert_no_secret("the answer", &printed);
-    // What the old one made is ended with the new one.
+    // The new root token can delete a token that the old root token minted.
     world.revoke(&old).ok();
     assert!(world.alive(&org) == [root.clone()]);
     let description = world.token(&root).and_then(|token| token.description).unwrap_or_default();
     assert!(description.starts_with(&format!("vault mount={}/ root id=", world.mount)), "{description}");
-    // Nobody can go back to it.
+    // The old root token is deleted, so a write of the old root token fails.
     let back = json!({"org_id": org.id, "astra_token": org.root_token});
     assert!(world.post("config", &back).fails(400).contains("astra_token"));
 }
@@ -80,7 +80,7 @@ fn a_root_token_without_the_permission_says_which_one_it_lacks() {
     }
 }
 
-/// One rotation in ten meets one of these.
+/// Returns the fault for every tenth rotation.
 fn trouble(round: usize, root: &str) -> Option<Fault> {
     let unavailable = || Kind::status(503, crate::astra::BodyForm::Text);
     Some(match round {
@@ -104,7 +104,7 @@ fn a_hundred_rotations_fail_no_mint() {
     let org = world.next_org();
     world.configure(&org, &json!({"logical_name": "shop", "request_timeout": "2s"}));
     world.role(&org, "reader", 3600, 36000);
-    // A new token is refused for a moment.
+    // Astra refuses a new token for a moment.
     world.knobs(|knobs| knobs.auth_delay_after_create_ms = 30);
     let (going, done) = (AtomicBool::new(true), AtomicUsize::new(0));
     let (replies, kept) = thread::scope(|scope| {
@@ -116,7 +116,7 @@ fn a_hundred_rotations_fail_no_mint() {
             .collect();
         let mut made = BTreeSet::new();
         for round in 1..=ROTATIONS {
-            // So that mints of every caller meet rotations.
+            // Waits, so that mints happen between rotations.
             let before = done.load(Ordering::SeqCst);
             rotate_once(&world, &org, round, &mut made);
             wait("a mint between two rotations", Duration::from_secs(20), || {
@@ -133,7 +133,7 @@ fn a_hundred_rotations_fail_no_mint() {
         }
         (failed, kept)
     });
-    // A mint can meet a fault that was meant for a rotation, but none fails for want of a root token.
+    // A fault for a rotation can also affect a mint. But no mint fails because of a missing root token.
     let told: Vec<String> = replies.iter().map(|reply| format!("{} {}", reply.status, reply.errors())).collect();
     assert!(replies.len() <= 3 && replies.iter().all(|reply| reply.status == 502), "{told:?}");
 
@@ -151,7 +151,7 @@ fn a_hundred_rotations_fail_no_mint() {
     assert_eq!(world.alive(&org), [root]);
 }
 
-/// Rotates once, and checks the answer. Takes down the new root token, if there is one.
+/// Rotates once and checks the answer. Adds the new root token to `made`, if there is one.
 fn rotate_once(world: &World, org: &Org, round: usize, made: &mut BTreeSet<String>) {
     let shown = world.get(&format!("config?org_id={}", org.id)).data()["astra_token"].clone();
     let prefix = shown.as_str().and_then(|text| text.strip_prefix("AstraCS:")?.strip_suffix("...")).expect("its form");
@@ -171,7 +171,7 @@ fn rotate_once(world: &World, org: &Org, round: usize, made: &mut BTreeSet<Strin
     }
 }
 
-/// Mints and revokes until the rotations are over. Returns what failed, and the tokens that it kept.
+/// Mints and revokes until the rotations are over. Returns failed replies and the remaining tokens.
 fn call(world: &World, org: &Org, caller: usize, going: &AtomicBool, done: &AtomicUsize) -> (Vec<Reply>, Vec<Token>) {
     let (mut failed, mut kept, mut round) = (Vec::new(), Vec::new(), 0);
     while going.load(Ordering::SeqCst) {

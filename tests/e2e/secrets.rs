@@ -1,4 +1,4 @@
-//! No secret reaches a log, a list, an error or a help text.
+//! No log, list, error or help text contains a secret.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::bao::{Options, Server};
 use crate::openapi;
 use crate::world::{Mode, ROLE_ID, World};
 
-/// A server that logs as much as it can, and so does its plugin.
+/// A server that logs at the most detailed level, and so does its plugin.
 fn talkative() -> Arc<Server> {
     let env = vec![("DATASTAX_ASTRA_VAULT_LOG_LEVEL".to_owned(), "trace".to_owned())];
     Arc::new(Server::dev_with(&Options { log_level: "trace", env, ..Options::default() }))
@@ -39,7 +39,7 @@ fn a_log_at_trace_level_holds_no_secret() {
     world.renew(&token, 60).ok();
     world.list("org/tokens").ok();
 
-    // Failures tend to be told in more detail; each of these bodies quotes what was sent or answered.
+    // Errors often contain details. Each of these bodies quotes the request or the response.
     world.fault(Fault::before(Kind::status(400, BodyForm::Text)).route(Route::CreateToken).once());
     ask().fails(400);
     world.fault(Fault::after(Kind::status(500, BodyForm::Errors)).route(Route::CreateToken).once());
@@ -55,7 +55,7 @@ fn a_log_at_trace_level_holds_no_secret() {
     world.mint(&org, "reader", "after");
 
     let log = server.log();
-    // The log is the right one and talks about what happened.
+    // Checks that the log is complete, so that the search for secrets is meaningful.
     for wanted in ["created token", "revoked token", &token.client_id, "[TRACE]"] {
         assert!(log.contains(wanted), "the log lacks {wanted:?}\n{}", server.log_tail());
     }
@@ -65,7 +65,7 @@ fn a_log_at_trace_level_holds_no_secret() {
     }
 }
 
-/// Returns every path of the engine, as its OpenAPI document lists them, with values in place of parameters.
+/// Returns every path in the engine's OpenAPI document, with values in place of parameters.
 fn paths(world: &World) -> Vec<String> {
     let document = openapi::document(world);
     let with_values = |path: String| path.replace("{org}", "a").replace("{role}", "b");
@@ -110,7 +110,7 @@ fn the_open_api_document_holds_no_secret() {
 fn the_examples_of_the_help_work() {
     let world = World::new();
     let org = world.next_org();
-    // The one thing that differs from what a reader types: where Astra is.
+    // The only difference from a reader's input is the URL of Astra.
     world.configure(&org, &json!({}));
     for path in paths(&world).into_iter().chain([String::new()]) {
         let help = world.server.cli(&["path-help", &world.at(&path)]).ok();

@@ -1,7 +1,7 @@
-//! Where Vault and OpenBao differ.
+//! The differences between Vault and OpenBao.
 //!
-//! The table here is the only place that says so. A test that expects something else of Vault asks [`on_vault`] for its row,
-//! and `docs/servers.md` shows the rows to users.
+//! This table is the only place that lists them. A test that expects another result on Vault asks [`on_vault`] for its
+//! row. `docs/servers.md` shows the rows to users.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -20,13 +20,13 @@ use crate::world::{Mode, World};
 struct Difference {
     /// Key of the row.
     name: &'static str,
-    /// What differs, for users.
+    /// The difference, in words for users.
     what: &'static str,
     openbao: &'static str,
     vault: &'static str,
-    /// What a user has to know or do.
+    /// Advice for users.
     advice: &'static str,
-    /// Tests that see another thing on each server: file below `tests/e2e/`, and name.
+    /// Tests whose result depends on the server: file below `tests/e2e/`, and name.
     tests: &'static [(&'static str, &'static str)],
 }
 
@@ -133,7 +133,7 @@ const DIFFERENCES: &[Difference] = &[
     },
 ];
 
-/// Tells whether a test that knows this difference runs on Vault.
+/// Returns whether a test that knows this difference runs on Vault.
 #[track_caller]
 pub(crate) fn on_vault(difference: &str) -> bool {
     let known = DIFFERENCES.iter().any(|row| row.name == difference);
@@ -167,7 +167,7 @@ fn the_table_in_the_documentation_is_that_of_the_tests() {
     );
 }
 
-/// Returns the text of all files of this tier.
+/// Returns the text of all files in a folder of tests.
 fn sources(folder: &Path) -> String {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
     entries
@@ -183,7 +183,7 @@ fn json_that_vault_refuses_does_not_reach_the_engine() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     let with = |member: String| format!("{{\"org_id\":\"{}\",{member}}}", org.id);
-    // A write that says no more than whose config it is changes nothing. What Vault says, and what OpenBao answers with.
+    // A write with only the `org_id` changes nothing. Each row has Vault's error and OpenBao's status.
     let wrong = [
         ("{\"org_id\":".to_owned(), "malformed JSON, unclosed containers", 400),
         (with("\"x\":1,\"x\":2".to_owned()), "duplicate key 'x'", 200),
@@ -221,7 +221,7 @@ fn audit_devices_are_enabled_by_api_on_vault_only() {
 #[test]
 fn integrated_storage_of_vault_needs_a_decision_about_memory() {
     if !on_vault("memory locking") {
-        // On OpenBao, no server of the tests has the line.
+        // No OpenBao server of the tests has this line in its configuration.
         let server = Server::raft();
         let config = fs::read_to_string(server.plugin_dir().with_file_name("config.hcl")).expect("the configuration");
         assert!(!config.contains("disable_mlock"), "{config}");

@@ -1,4 +1,4 @@
-//! `roles/sync` and `update_roles.sh`, as an operator uses them.
+//! `roles/sync` and `update_roles.sh`, used as an operator uses them.
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -13,16 +13,16 @@ use crate::world::World;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/update_roles.sh");
 
-/// Both are needed, since one takes what the other does not.
+/// Two shells, because each rejects some scripts that the other accepts.
 const SHELLS: [&str; 2] = ["dash", "bash"];
 
-/// A search path with nothing but what the script may need: the CLI under one of its names, `sed` and `tr`.
+/// A search path with only the programs that the script may use: the CLI under one of its names, `sed` and `tr`.
 struct Machine {
     shell: PathBuf,
     tools: TempDir,
 }
 
-/// How the script ended.
+/// The result of a run of the script.
 struct Run {
     code: i32,
     stdout: String,
@@ -52,14 +52,14 @@ impl Machine {
             .output()
             .expect("run the script");
         let text = |bytes: &[u8]| redact::clean(&String::from_utf8_lossy(bytes));
-        // The CLI breaks its lines anywhere.
+        // The CLI wraps its lines at any place.
         let stderr = text(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
         Run { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr }
     }
 }
 
 impl Run {
-    /// Returns the lines of a run that must succeed without a remark, sorted.
+    /// Returns the lines of a run, sorted. The run must succeed without warnings.
     #[track_caller]
     fn ok(self) -> Vec<String> {
         assert!(self.code == 0 && self.stderr.is_empty(), "{}", self.told());
@@ -68,7 +68,7 @@ impl Run {
         lines
     }
 
-    /// Returns what a run said that must fail, and checks that it made these lines.
+    /// Returns the error text of a run that must fail, and checks the lines of the run.
     #[track_caller]
     fn fails(self, lines: &[String]) -> String {
         assert!(self.code != 0, "{}", self.told());
@@ -122,7 +122,7 @@ fn role(world: &World, org: &Org, name: &str) -> Value {
     world.get(&format!("role?org_id={}&role_name={name}", org.id)).data()
 }
 
-/// A configured org of a world.
+/// Returns a configured org.
 fn configured(world: &World) -> Org {
     let org = world.next_org();
     world.configure(&org, &json!({"request_timeout": "5s"}));
@@ -153,11 +153,11 @@ fn the_script_makes_every_role_of_every_org() {
         );
         let kept = role(&world, &orgs[0], "r_w_user");
         assert_eq!((&kept["role_id"], &kept["ttl"]), (&json!(built_in_id("R/W User")), &json!("1m0s")));
-        // With slashes around it the mount is the same, and so is the format of the user's own taste.
+        // Slashes around the mount make no difference. The user can set the format of the names.
         let mount = format!("{}/", world.mount);
         let again = [("ASTRA_MOUNT", mount.as_str()), ("VAULT_FORMAT", "json"), ("BAO_FORMAT", "json")];
         assert_eq!(machine.run(&world.server, &again).ok(), Vec::<String>::new(), "{shell}");
-        // A token is minted with what was imported.
+        // An imported role can mint.
         let token = world.mint(&orgs[1], "my_team_s_role_eu_", "cart");
         assert!(world.is_alive(&token.client_id));
     }
@@ -214,7 +214,7 @@ fn one_org_that_is_down_fails_the_script_after_the_others() {
         }
         assert!(!said.contains(&one.id) && !said.contains(&two.id), "{shell}: {said}");
 
-        // The same without a script.
+        // The same import without the script.
         let answer = world.post("roles/sync", &json!({})).ok();
         assert_eq!(answer["data"]["errors"].as_object().expect("errors").keys().collect::<Vec<_>>(), [&down.id]);
         let text = world.post("roles/sync", &json!({"org_id": down.id})).fails(403);
@@ -300,12 +300,12 @@ fn mistakes_fail_the_script_with_a_reason() {
         let said = alone.run(&world.server, &[("ASTRA_MOUNT", &world.mount)]).fails(&[]);
         assert_eq!(said.trim(), "update_roles.sh: neither \"vault\" nor \"bao\" is in PATH: install one of them");
     }
-    // No more than one path is needed.
+    // The operator needs only one path.
     let machine = Machine::new(SHELLS[0], Some("vault"));
     assert_eq!(machine.run(&allowed, &[("ASTRA_MOUNT", &world.mount)]).ok(), lines(&org, &built_in()));
 }
 
-/// With a root token whose role is gone, Astra refuses.
+/// If the role of the root token is deleted, Astra refuses.
 #[test]
 fn a_root_token_without_rights_is_told_which_one_is_missing() {
     let astra = Astra::builder().org(Seed::new().role("no-such-role"));

@@ -1,4 +1,4 @@
-//! Mounts of the Go plugin 2.0.0 on a real server: its entries and leases are put there with `sys/raw`.
+//! Mounts of the Go plugin 2.0.0 on a real server. The tests write its entries and leases with `sys/raw`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,23 +17,23 @@ const SOON: Duration = Duration::from_secs(30);
 
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
-/// A mount that the Go plugin left behind.
+/// A mount with entries of the Go plugin.
 pub(crate) struct Old {
     pub(crate) world: World,
     pub(crate) org: Org,
     pub(crate) uuid: String,
     /// A token without metadata, whose lease was never renewed.
     pub(crate) plain: Token,
-    /// A token with metadata, whose lease has lost its data in a renewal.
+    /// A token with metadata. A renewal has removed the data of its lease.
     pairs: Token,
-    /// A token whose lease ends while the server is away.
+    /// A token whose lease expires while the server is down.
     brief: Token,
-    /// The lease of a token that was never made.
+    /// The lease of a token that was never minted.
     junk: Token,
 }
 
 impl Old {
-    /// Fills a mount. It is complete once the server was started again.
+    /// Writes the entries of a mount. They take effect after a restart of the server.
     pub(crate) fn new(server: &Arc<Server>, mount: &str, fixtures: &Fixtures, template: &Value) -> Self {
         let config = parsed(fixtures.config);
         let seed = Seed::new().id(text(&config["org_id"])).root_token(text(&config["astra_token"]));
@@ -64,7 +64,7 @@ impl Old {
             old.world.adopt(&old.org.id, &text(&parsed(token)["token"]));
             old.put(&format!("token/{token_id}"), token);
         }
-        // The server's API takes no key that ends in a slash, so the bare "token/" is left to the tests in the crate.
+        // The server's API refuses a key that ends in a slash. So the tests in the crate cover the bare "token/".
         if !token_id.is_empty() {
             old.put(&format!("token/{token_id}"), fixtures.junk.0);
         }
@@ -114,7 +114,7 @@ impl Old {
         self.world.get(&format!("org/token?org_id={}&role_name=r_w_user&logical_name={logical_name}", self.org.id))
     }
 
-    /// Shows that the lease of junk ends without a call to Astra.
+    /// Checks that the lease of `junk` is revoked without a call to Astra.
     fn assert_junk_revokes_in_silence(&self) {
         let calls = self.world.requests().len();
         self.world.revoke(&self.junk).ok();
@@ -122,7 +122,7 @@ impl Old {
         assert_eq!(self.world.requests().len(), calls);
     }
 
-    /// Shows that a renewal gives a lease back what the Go plugin's renewal took.
+    /// Checks that a renewal restores the data that the Go plugin's renewal removed.
     fn assert_renewal_restores_data(&self, metadata: &Value) {
         let server = &self.world.server;
         assert!(stored_lease(server, &self.pairs)["data"].is_null());
@@ -138,7 +138,7 @@ impl Old {
         assert_eq!(members(&lease["secret"]["internal_data"]), members(&internal));
     }
 
-    /// Shows that a revoked token is gone everywhere.
+    /// Checks that a revoked token is gone everywhere.
     pub(crate) fn assert_revokes(&self, token: &Token) {
         self.world.revoke(token).ok();
         assert!(!self.world.is_alive(&token.client_id) && !self.world.lease_exists(token));
@@ -156,13 +156,13 @@ fn text(value: &Value) -> String {
     value.as_str().expect("text").to_owned()
 }
 
-/// Returns client id and key of the token that a lease belongs to.
+/// Returns client id and key of a lease's token.
 fn names_of((_, lease): (&str, &str)) -> (String, String) {
     let internal = parsed(lease)["internal_data"].take();
     (text(&internal["clientId"]), text(&internal["tokenId"]))
 }
 
-/// Returns the path of an entry of a mount, for tests that look at it or change it.
+/// Returns the `sys/raw` path of an entry of a mount.
 pub(crate) fn raw(uuid: &str, key: &str) -> String {
     format!("sys/raw/logical/{uuid}/{key}")
 }
@@ -180,7 +180,7 @@ pub(crate) fn stored_lease(server: &Server, token: &Token) -> Value {
     parsed(&text(&server.get(&lease_key(token)).data()["value"]))
 }
 
-/// Returns a lease as this server stores one.
+/// Returns a lease in the form in which this server stores it.
 pub(crate) fn template(server: &Arc<Server>) -> Value {
     let world = World::at_mount(server, "template");
     let org = world.configured("shop", Mode::Standard);
@@ -188,7 +188,7 @@ pub(crate) fn template(server: &Arc<Server>) -> Value {
     stored_lease(server, &world.mint(&org, "r_w_user", "cart"))
 }
 
-/// The mounts of both caller modes, on a server that was started again since.
+/// Mounts of both caller modes, on a server that was restarted after the writes.
 fn taken_over() -> &'static (Old, Old) {
     static MOUNTS: OnceLock<(Old, Old)> = OnceLock::new();
     MOUNTS.get_or_init(|| {
@@ -213,7 +213,7 @@ fn a_standard_mount_of_the_go_plugin_is_taken_over() {
     assert_eq!((&role["ttl"], &role["max_ttl"]), (&json!("1h0m0s"), &json!("10h0m0s")));
     assert_eq!((world.keys("configs"), world.keys("roles")), (vec![org.id.clone()], vec!["r_w_user".into()]));
 
-    // Names are found at once, client ids with the inventory.
+    // Names are found at once. Client ids are found only when the inventory is complete.
     assert_eq!(old.by_name("org1").data()["clientId"], plain.client_id.as_str());
     let metadata = json!({"owner": "R&D <retail@example.com>", "team": "a"});
     assert_eq!(old.by_name("org2").data()["metadata"], metadata);
@@ -238,7 +238,7 @@ fn a_standard_mount_of_the_go_plugin_is_taken_over() {
     old.assert_renewal_restores_data(&metadata);
     assert_eq!(world.renew(pairs, 7200).ok()["lease_duration"], 7200);
 
-    // Junk takes no name, and the end of its lease does not touch who has that name then.
+    // `junk` does not block its name. Revoking its lease does not affect the new token with this name.
     old.by_name("org4").fails(400);
     let minted = Token::of(mint("org4").ok());
     old.assert_junk_revokes_in_silence();
@@ -264,13 +264,13 @@ fn a_sidecar_mount_of_the_go_plugin_is_taken_over() {
     let live = BTreeSet::from([plain.client_id.clone(), pairs.client_id.clone()]);
     assert_eq!(world.keys("org/tokens"), Vec::from_iter(live));
 
-    // A label need not be unique. Nothing is fetched.
+    // Logical names need not be unique here. A read mints and never fetches.
     let minted = Token::of(old.by_name("cart").ok());
     world.fetch(org, plain).fails(400);
     old.assert_renewal_restores_data(&json!({"owner": "R&D <retail@example.com>", "team": "a", "deletion_time": ""}));
     old.assert_junk_revokes_in_silence();
 
-    // A token that is deleted by its client id leaves its lease nothing to do.
+    // After a delete by client id, the revocation has nothing to do.
     world.delete(&format!("org/token?org_id={}&client_id={}", org.id, plain.client_id)).ok();
     assert!(!world.is_alive(&plain.client_id));
     world.revoke(plain).ok();
@@ -296,7 +296,7 @@ fn thousands_of_its_tokens_get_their_records_though_the_plugin_is_killed_meanwhi
     server.delete(&raw(&uuid, "client-index")).ok();
 
     let records = || server.keys(&raw(&uuid, &format!("client/{}", org.id))).len();
-    // The first request starts the plugin, or meets the end of the old one if the server has not seen that yet.
+    // The first request starts the plugin. It fails if the server has not yet noticed the kill.
     let start_again = || {
         let path = format!("org/token?org_id={}&role_name=r_w_user&logical_name=named", org.id);
         let found = wait("the plugin to be back", SOON, || world.get(&path).data_if_there());
@@ -306,7 +306,7 @@ fn thousands_of_its_tokens_get_their_records_though_the_plugin_is_killed_meanwhi
     put_named(&server, &uuid, &org);
     for share in [TOKENS / 20, TOKENS / 3] {
         server.kill_plugins();
-        // It answers long before the inventory is there.
+        // The plugin answers long before the inventory is complete.
         start_again();
         assert!(world.fetch(&org, &missing).fails(503).contains("still being built"));
         assert!(world.list("org/tokens").warnings().contains("still being built"));
@@ -321,14 +321,14 @@ fn thousands_of_its_tokens_get_their_records_though_the_plugin_is_killed_meanwhi
     assert_eq!(world.keys(&format!("org/tokens?after={}&limit=2", ids[1])), ids[2..4]);
 }
 
-/// Returns the entry of one of many tokens.
+/// Returns the entry of a token with this id.
 fn entry(org: &Org, id: &str) -> String {
     let token = json!({"clientId": id, "secret": "", "orgId": org.id, "roleName": "r_w_user", "roles": [],
         "token": format!("AstraCS:{id}:0"), "generatedOn": "2022-09-21T17:48:15Z", "logicalName": id, "metadata": null});
     token.to_string()
 }
 
-/// Stores a token that is found by the name "named".
+/// Stores a token with the name "named".
 fn put_named(server: &Server, uuid: &str, org: &Org) {
     use sha2::{Digest as _, Sha256};
 
@@ -337,8 +337,8 @@ fn put_named(server: &Server, uuid: &str, org: &Org) {
     put(server, uuid, &format!("token/{id}"), &entry(org, "named"));
 }
 
-/// Puts a plugin into the catalog that calls itself older, and returns its version. It is the same binary with another
-/// text: there is none of the Go plugin here.
+/// Registers a plugin that reports an older version, and returns this version. It is the same binary with another
+/// version text, because the tests have no Go plugin.
 fn register_older(server: &Server) -> String {
     let current = VERSION.trim_start_matches('v');
     let older = current.replacen(|major: char| major.is_ascii_digit(), "2", 1);

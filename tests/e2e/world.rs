@@ -1,4 +1,4 @@
-//! A mount of the plugin and a simulated Astra of its own: what nearly every test starts with.
+//! A mount of the plugin with its own simulated Astra: the start of nearly every test.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -11,7 +11,7 @@ pub(crate) use crate::astra::Org;
 use crate::astra::{Astra, Builder};
 use crate::bao::{Reply, Server, redact, wait};
 
-/// The id of an Astra role, as in the user's guide; the service does not look at it.
+/// The id of an Astra role, from the user's guide. The real service does not check it.
 pub(crate) const ROLE_ID: &str = "946cfbde-24cc-4953-9355-d57bfd61bf39";
 
 /// Caller mode of an org.
@@ -30,7 +30,7 @@ impl Mode {
     }
 }
 
-/// A mount and its Astra; dereferences to that Astra.
+/// A mount and its Astra. It dereferences to the Astra.
 pub(crate) struct World {
     pub(crate) server: Arc<Server>,
     /// Path of the mount, without slashes at its ends.
@@ -39,7 +39,7 @@ pub(crate) struct World {
     given: AtomicUsize,
 }
 
-/// A token as it was minted.
+/// A minted token.
 #[derive(Clone)]
 pub(crate) struct Token {
     pub(crate) client_id: String,
@@ -48,18 +48,18 @@ pub(crate) struct Token {
 }
 
 impl World {
-    /// A new mount on the server that most tests share.
+    /// Returns a new mount on the server that most tests share.
     pub(crate) fn new() -> Self {
         Self::with(Astra::builder().orgs(3))
     }
 
-    /// A new mount on that server, and an Astra as it was set up.
+    /// Returns a new mount on the shared server, with a configured Astra.
     pub(crate) fn with(astra: Builder) -> Self {
         static MOUNTS: AtomicUsize = AtomicUsize::new(0);
         Self::named(&format!("mount-{}", MOUNTS.fetch_add(1, Ordering::Relaxed)), astra)
     }
 
-    /// The same with a name for the mount, which no other test may have.
+    /// Returns a new mount on the shared server, with this name. No other test may use the name.
     pub(crate) fn named(mount: &str, astra: Builder) -> Self {
         static SHARED: OnceLock<Arc<Server>> = OnceLock::new();
         let server = SHARED.get_or_init(|| Arc::new(Server::dev()));
@@ -67,15 +67,15 @@ impl World {
         Self::with_astra(server, mount, astra)
     }
 
-    /// A new mount on a given server.
+    /// Returns a new mount on this server.
     pub(crate) fn at_mount(server: &Arc<Server>, mount: &str) -> Self {
         server.enable(mount);
         Self::with_astra(server, mount, Astra::builder().orgs(3))
     }
 
-    /// A mount, which may be there already, and an Astra as it was set up.
+    /// Returns a mount, which may exist already, with a configured Astra.
     pub(crate) fn with_astra(server: &Arc<Server>, mount: &str, astra: Builder) -> Self {
-        // Two simulators with one seed would make the same tokens.
+        // Two simulators with the same seed would generate the same tokens.
         static SEED: AtomicU64 = AtomicU64::new(1000);
         let astra = astra.seed(SEED.fetch_add(1, Ordering::Relaxed)).spawn();
         for org in astra.orgs() {
@@ -84,7 +84,7 @@ impl World {
         Self { server: Arc::clone(server), mount: mount.into(), astra, given: AtomicUsize::new(0) }
     }
 
-    /// Returns the path of something in the mount.
+    /// Returns the full path of a path in the mount.
     pub(crate) fn at(&self, path: &str) -> String {
         format!("{}/{path}", self.mount)
     }
@@ -114,12 +114,12 @@ impl World {
         self.server.keys(&self.at(path))
     }
 
-    /// Returns an org that no test part has yet; there are three.
+    /// Returns an org that this test has not used yet. There are three orgs.
     pub(crate) fn next_org(&self) -> Org {
         self.astra.orgs()[self.given.fetch_add(1, Ordering::Relaxed)].clone()
     }
 
-    /// Writes the config of an org, with fields besides the necessary ones.
+    /// Writes the config of an org with additional fields.
     #[track_caller]
     pub(crate) fn configure(&self, org: &Org, fields: &Value) {
         let mut body = json!({"org_id": org.id, "astra_token": org.root_token, "url": self.astra.url()});
@@ -137,7 +137,7 @@ impl World {
         org
     }
 
-    /// Writes a role; times in seconds.
+    /// Writes a role. Times are in seconds.
     #[track_caller]
     pub(crate) fn role(&self, org: &Org, name: &str, ttl: u32, max_ttl: u32) {
         let body = json!({"org_id": org.id, "role_name": name, "role_id": ROLE_ID, "ttl": ttl, "max_ttl": max_ttl});
@@ -151,17 +151,17 @@ impl World {
         Token::of(self.post("org/token", &body).ok())
     }
 
-    /// Reads a token back by its client id.
+    /// Fetches a token by its client id.
     pub(crate) fn fetch(&self, org: &Org, token: &Token) -> Reply {
         self.get(&format!("org/token?org_id={}&client_id={}", org.id, token.client_id))
     }
 
-    /// Renews a lease; 0 seconds name no increment.
+    /// Renews a lease. 0 seconds means no increment.
     pub(crate) fn renew(&self, token: &Token, increment: u32) -> Reply {
         self.server.post("sys/leases/renew", &json!({"lease_id": token.lease_id, "increment": increment}))
     }
 
-    /// Revokes a lease and waits for it.
+    /// Revokes a lease and waits for the result.
     pub(crate) fn revoke(&self, token: &Token) -> Reply {
         self.server.post("sys/leases/revoke", &json!({"lease_id": token.lease_id, "sync": true}))
     }
@@ -170,7 +170,7 @@ impl World {
         self.server.post("sys/leases/lookup", &json!({"lease_id": token.lease_id})).status == 200
     }
 
-    /// Waits until the mount has no lease any more, whoever ends them.
+    /// Waits until the mount has no leases.
     #[track_caller]
     pub(crate) fn wait_for_no_lease(&self) {
         let gone =
@@ -178,7 +178,7 @@ impl World {
         wait("the leases to be gone", std::time::Duration::from_secs(60), gone);
     }
 
-    /// Returns the client ids of the tokens that live in Astra, root tokens aside, sorted.
+    /// Returns the client ids of the live tokens in Astra, without root tokens, sorted.
     pub(crate) fn alive(&self, org: &Org) -> Vec<String> {
         let mut ids: Vec<String> = self.astra.live(&org.id).into_iter().map(|token| token.client_id).collect();
         ids.sort();
@@ -189,16 +189,17 @@ impl World {
         self.astra.token(client_id).is_some_and(|token| token.live)
     }
 
-    /// Returns the client id of the token that a token was made with.
+    /// Returns the client id of the token that minted a token.
     pub(crate) fn creator(&self, client_id: &str) -> String {
         self.astra.token(client_id).and_then(|token| token.creator).expect("a token that was minted")
     }
 
-    /// Checks that a text holds no secret of this Astra; says only where one was found.
+    /// Checks that a text contains no secret of this Astra. A failure only names the place.
     #[track_caller]
     pub(crate) fn assert_no_secret(&self, what: &str, text: &str) {
         let secrets = self.astra.secrets();
-        // A long run has a long log and many secrets. Each is compared only where its beginning was found.
+        // A long run has a long log and many secrets. A full comparison happens only where the start of a secret was
+        // found.
         let length = secrets.iter().map(String::len).min().unwrap_or(1).clamp(1, 16);
         let mut beginnings: HashMap<&[u8], Vec<&String>> = HashMap::new();
         for secret in &secrets {

@@ -1,4 +1,4 @@
-//! An Astra, or somebody in its place, that wants harm.
+//! Attacks by Astra, or by an attacker in its place.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use crate::astra::{Astra, Certificate, Fault, Kind, Redirect, Route};
 use crate::bao::{Reply, Server};
 use crate::world::{Org, ROLE_ID, World};
 
-/// More than the memory that an answer of Astra may ever take, and less than what an attacker sends.
+/// More than the engine may use for a response of Astra, and less than an attacker sends.
 const MEMORY_KIB: u64 = 48 << 10;
 
-/// Enough on a busy machine.
+/// Long enough on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A mount on a server whose plugin serves nothing but hostile peers.
+/// Returns a mount on a server whose plugin only serves hostile peers.
 fn world(mount: &str, astra: crate::astra::Builder) -> (World, Org) {
     static SERVER: OnceLock<Arc<Server>> = OnceLock::new();
     let server = SERVER.get_or_init(|| Arc::new(Server::dev()));
@@ -27,7 +27,7 @@ fn world(mount: &str, astra: crate::astra::Builder) -> (World, Org) {
     (world, org)
 }
 
-/// A world with a config, whose org has the role `reader`.
+/// Returns a mount with a configured org that has the role `reader`.
 fn ready(mount: &str) -> (World, Org) {
     let (world, org) = world(mount, Astra::builder().orgs(3));
     world.configure(&org, &json!({"logical_name": "shop", "request_timeout": "2s"}));
@@ -35,7 +35,8 @@ fn ready(mount: &str) -> (World, Org) {
     (world, org)
 }
 
-/// Mints under a fault, compares the answer with the table, and shows that nothing is left and the next mint works.
+/// Mints under a fault and compares the answer with the table. Then checks that no token is left and that the next mint
+/// works.
 #[track_caller]
 fn mint_meets(test: &str, world: &World, org: &Org, kind: Kind) {
     let fault = world.fault(Fault::after(kind).route(Route::CreateToken));
@@ -44,7 +45,7 @@ fn mint_meets(test: &str, world: &World, org: &Org, kind: Kind) {
     world.clear_faults();
     attack(test).is_answered_with(reply.status, &reply.errors());
     world.assert_no_secret("an error", &reply.errors());
-    // What Astra may have made is deleted at once, but the caller does not wait for it.
+    // The undo runs at once, but the caller does not wait for it.
     world.wait_for(SOON, |astra| astra.live(&org.id).is_empty());
     assert!(world.keys("org/tokens").is_empty());
     let next = crate::world::Token::of(world.get("creds/shop/reader").ok());
@@ -73,7 +74,7 @@ fn an_answer_of_100_megabytes() {
     assert_eq!(world.server.plugins(), [plugin]);
 }
 
-/// Returns the most memory that a process ever had, in KiB.
+/// Returns the highest memory use of a process so far, in KiB.
 fn peak(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status of the plugin");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
@@ -85,7 +86,7 @@ fn an_answer_that_drips() {
     let (world, org) = ready("drip");
     let start = Instant::now();
     mint_meets("an_answer_that_drips", &world, &org, Kind::SlowBody { interval_ms: 500 });
-    // A byte each half a second would take minutes.
+    // A reader that waits for a byte each half a second would need minutes.
     assert!(start.elapsed() < Duration::from_secs(30));
 }
 
@@ -100,7 +101,7 @@ fn a_certificate_that_is_not_astras() {
         let body = json!({"org_id": org.id, "astra_token": org.root_token, "url": world.url(), "ca_cert": trusted});
         let reply = world.post("config", &body);
         attack("a_certificate_that_is_not_astras").is_answered_with(reply.status, &reply.errors());
-        // Nor when the check is left out.
+        // A write without the connection check succeeds. Then the mint must fail before it sends a request.
         world.configure(&org, &json!({"logical_name": "shop", "ca_cert": trusted, "verify_connection": false}));
         world.role(&org, "reader", 60, 600);
         world.get("creds/shop/reader").fails(503);
@@ -141,7 +142,7 @@ fn a_token_that_breaks_out_of_the_callers_file() {
         attack("a_token_that_breaks_out_of_the_callers_file").is_answered_with(reply.status, &reply.errors());
     }
     assert!(world.keys("org/tokens").is_empty());
-    // A time that is none is not worth a token. The engine's own clock has one.
+    // The engine does not refuse a token with an invalid time. It shows the time of its own clock instead.
     for time in ["today\nadmin: true", &long, "\u{1b}[2J"] {
         let token = crate::world::Token::of(meets("AstraCS:EvilClient:0123456789abcdef", time).ok());
         let told = token.data["generatedOn"].as_str().expect("a time").to_owned();
@@ -150,7 +151,7 @@ fn a_token_that_breaks_out_of_the_callers_file() {
     }
 }
 
-/// Lets a peer answer the mint of an org that is as unreal as the peer.
+/// Mints for an org that does not exist. The peer answers the call to Astra.
 fn mint_of(world: &World, name: &str, peer: &Peer) -> Reply {
     let token = format!("AstraCS:{name}:0123456789abcdef0123456789abcdef");
     let body = json!({"org_id": name, "logical_name": name, "astra_token": token, "url": peer.url,
@@ -160,7 +161,7 @@ fn mint_of(world: &World, name: &str, peer: &Peer) -> Reply {
     world.get(&format!("creds/{name}/reader"))
 }
 
-/// Lets each peer answer a mint, all at a time, and compares the answers with the table.
+/// Lets each peer answer a mint, all at the same time, and compares the answers with the table.
 fn all_meet(test: &str, mount: &str, peers: Vec<(&str, Peer)>) {
     let (world, _) = world(mount, Astra::builder().orgs(1));
     std::thread::scope(|scope| {
@@ -175,7 +176,7 @@ fn all_meet(test: &str, mount: &str, peers: Vec<(&str, Peer)>) {
         }
     });
     assert!(world.keys("org/tokens").is_empty());
-    // The others are served as before.
+    // The plugin still serves the mount.
     assert_eq!(world.keys("configs").len(), peers.len());
 }
 
@@ -230,7 +231,7 @@ fn bodies_made_to_break_the_reader() {
         ("keys", Peer::saying(whole(format!("{{{keys}\"clientId\":\"\"}}").into_bytes(), ""))),
         ("number", Peer::saying(whole(format!("{{\"clientId\":1e{}}}", "9".repeat(100_000)).into_bytes(), ""))),
         ("surrogate", Peer::saying(whole(br#"{"clientId":"\ud800","token":"EVIL"}"#.to_vec(), ""))),
-        // It is not unpacked, so it cannot grow.
+        // The engine does not decompress the body, so the body cannot grow.
         ("packed", Peer::saying(whole(b"\x1f\x8b\x08EVIL".repeat(1000), "content-encoding: gzip\r\n"))),
         ("page", Peer::saying(whole(b"<script>EVIL</script>".to_vec(), ""))),
         ("endless", Peer::never_ending("HTTP/1.1 200 OK\r\n\r\n", "[")),
@@ -263,7 +264,7 @@ fn an_error_with_no_end_to_its_reason() {
     );
 }
 
-/// Lets Astra list what it likes, and returns the answer to an import.
+/// Lets Astra return this list of roles, and returns the answer to an import.
 fn import(world: &World, org: &Org, list: &Value) -> Reply {
     let body = Kind::Body { content_type: "application/json".into(), text: list.to_string() };
     world.fault(Fault::before(body).route(Route::ListRoles).once());

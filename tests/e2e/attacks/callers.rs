@@ -1,4 +1,4 @@
-//! Callers of the server's API who may do something, and try to do more or to do harm.
+//! Attacks by callers of the server's API who have some rights and try to get more, or to do damage.
 
 use serde_json::{Map, Value, json};
 
@@ -10,7 +10,7 @@ use crate::openapi;
 use crate::servers::on_vault;
 use crate::world::{Mode, Org, ROLE_ID, World};
 
-/// Values that break programs, as JSON.
+/// Values that break careless programs, as JSON.
 fn hostile() -> Vec<String> {
     let texts = [
         "x".repeat(1 << 20),
@@ -22,7 +22,7 @@ fn hostile() -> Vec<String> {
         "a:b".into(),
         "a/b".into(),
         "a\r\nX-Vault-Token: root".into(),
-        // Look-alikes, what nobody sees, and what turns the reading around.
+        // Similar letters, invisible characters, and characters that reverse the text direction.
         "sh\u{43e}p".into(),
         "\u{ff52}eader".into(),
         "reader\u{200b}".into(),
@@ -51,13 +51,13 @@ fn hostile() -> Vec<String> {
         r#"[1,"a",{}]"#,
     ];
     values.extend(odd.map(str::to_owned));
-    // Deeper than any parser goes, and as deep as the host's goes.
+    // Deeper than any parser goes, and as deep as the host's parser goes.
     values.extend([64, 900, 100_000].map(|depth| "[".repeat(depth) + &"]".repeat(depth)));
     values.push("{\"a\":".repeat(900) + "1" + &"}".repeat(900));
     values
 }
 
-/// Two orgs with a role each: one to be attacked, and one that nothing may happen to.
+/// Two orgs with a role each: a target of the attacks, and a bystander that must stay unchanged.
 struct Scene {
     world: World,
     target: Org,
@@ -76,7 +76,7 @@ impl Scene {
         scene
     }
 
-    /// Brings back what a request that succeeded has changed.
+    /// Restores the settings of the target after a successful request.
     fn repair(&self) {
         for id in self.world.keys("configs") {
             if id != self.target.id && id != self.bystander.id {
@@ -91,7 +91,7 @@ impl Scene {
         self.world.post("role", &body).ok();
     }
 
-    /// Returns all that is known of the org that nothing may happen to.
+    /// Returns the whole state of the bystander.
     fn picture(&self) -> Value {
         let id = &self.bystander.id;
         json!({
@@ -103,7 +103,7 @@ impl Scene {
         })
     }
 
-    /// Returns the fields of a request that is right.
+    /// Returns the fields of a valid request.
     fn right(&self, path: &str) -> Value {
         let id = &self.target.id;
         match path {
@@ -116,9 +116,9 @@ impl Scene {
         }
     }
 
-    /// Sends a request that is right but for one field.
+    /// Sends a request that is valid except for one field.
     ///
-    /// Returns nothing if the server hangs up, as it does when a line is too long.
+    /// Returns `None` if the server hangs up, as it does if a line is too long.
     fn send(&self, method: &str, path: &str, field: &str, value: &str) -> Option<Reply> {
         let mut right = self.right(path);
         let mut place = path.to_owned();
@@ -143,7 +143,7 @@ impl Scene {
     }
 }
 
-/// Whether Vault refused the body of a request, which the engine has not seen.
+/// Whether Vault refused the body of a request before the engine saw it.
 fn refused_by_vault(reply: &Reply) -> bool {
     const TOLD: [&str; 5] = [
         "JSON input exceeds allowed nesting depth",
@@ -155,7 +155,7 @@ fn refused_by_vault(reply: &Reply) -> bool {
     on_vault("limits of JSON") && reply.status == 500 && TOLD.iter().any(|told| reply.errors().ends_with(told))
 }
 
-/// Returns a JSON text as its characters, anything else as it is written, as part of a URL.
+/// Encodes a value for a URL: a JSON text as its characters, any other value as it is.
 fn encoded(value: &str) -> String {
     let text: String = serde_json::from_str(value).unwrap_or_else(|_| value.to_owned());
     text.bytes()
@@ -194,7 +194,7 @@ fn hostile_values_in_every_field_of_every_path() {
             scene.world.assert_no_secret(&case, &text.replace(&scene.minted(&reply), ""));
             match reply.status {
                 200..300 => taken += 1,
-                // The server redirects to what it takes for the right spelling of a path.
+                // The server redirects a path that it would spell differently.
                 300..500 => refused += 1,
                 _ if refused_by_vault(&reply) => refused += 1,
                 status => faults.push(format!("{case}: {status} {text:.300}")),
@@ -208,14 +208,14 @@ fn hostile_values_in_every_field_of_every_path() {
         }
     }
     assert!(faults.is_empty(), "{} cases\n{}", faults.len(), faults.join("\n"));
-    // Most are wrong everywhere, and not all can be.
+    // Most values are invalid for every field, but some are valid.
     assert!(refused > taken && taken > 100, "{refused} refused, {taken} taken");
     assert_eq!(scene.picture(), before, "something happened to another org");
     scene.world.assert_no_secret("the log", &scene.world.server.log());
 }
 
 impl Scene {
-    /// Returns the token in an answer, if it is one to a mint.
+    /// Returns the token in the answer to a mint, or a placeholder for another answer.
     fn minted(&self, reply: &Reply) -> String {
         reply.body["data"]["token"].as_str().unwrap_or("there is none").to_owned()
     }
@@ -233,13 +233,13 @@ impl Scene {
 fn metadata_without_end() {
     let scene = Scene::new();
     let before = scene.picture();
-    // As much as the server lets through.
+    // Nearly as much as the server accepts.
     let keys: Map<String, Value> = (0..400).map(|n| (format!("key{n}"), json!("x".repeat(1000)))).collect();
     let list: Vec<String> = (0..400).map(|n| format!("key{n}={}", "x".repeat(1000))).collect();
     for metadata in [json!(keys), json!(list), json!({"a": "x".repeat(500 << 10)})] {
         scene.refuses("metadata_without_end", "creds/target/reader", json!({"metadata": metadata}).to_string());
     }
-    // What is more may be the server's to refuse.
+    // The server itself may refuse a larger body.
     let keys: Vec<String> = (0..1_000_000).map(|n| format!("\"key{n}\":\"v\"")).collect();
     for metadata in [format!("{{{}}}", keys.join(",")), json!({"a": "x".repeat(20 << 20)}).to_string()] {
         let path = scene.world.at("creds/target/reader");
@@ -269,7 +269,7 @@ fn a_ca_cert_without_end() {
         scene.refuses("a_ca_cert_without_end", "config", endless);
     }
     scene.refuses("a_ca_cert_without_end", "config", write(pem.repeat(1 + (512 << 10) / pem.len())));
-    // It is the length that is refused.
+    // A shorter certificate list is accepted, so the length was the reason.
     scene.world.server.send("POST", &scene.world.at("config"), Some(write(pem.repeat(3)))).expect("an answer").ok();
 }
 
@@ -297,13 +297,13 @@ fn line_ends_for_a_header_of_the_attackers() {
 fn a_url_that_leads_to_what_only_the_server_reaches() {
     let scene = Scene::new();
     let write = |url: &str| json!({"org_id": scene.target.id, "astra_token": scene.target.root_token, "url": url});
-    // Files, sockets, other protocols: no way.
+    // The engine refuses URLs of files, sockets and other protocols.
     for url in
         ["file:///etc/passwd", "unix:///tmp/plugin.sock", "gopher://127.0.0.1:70/", "http+unix://%2Ftmp%2Fx", "//x"]
     {
         assert!(scene.world.post("config", &write(url)).fails(400).contains("url"), "{url}");
     }
-    // A service that takes no notice of the path, such as one with the machine's own credentials.
+    // A service that ignores the path, such as a cloud's service for the machine's credentials.
     let inside =
         Peer::saying("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 15\r\n\r\nINSIDE-SECRET-1");
     let json = Peer::saying(
@@ -314,7 +314,7 @@ fn a_url_that_leads_to_what_only_the_server_reaches() {
         attack("a_url_that_leads_to_what_only_the_server_reaches").is_answered_with(reply.status, &reply.errors());
         assert!(peer.connections() > 0 && !reply.body.to_string().contains("INSIDE"), "{reply}");
     }
-    // The server itself, which takes the same header for its own tokens.
+    // The server itself, which accepts Vault tokens in the same header.
     let reply = scene.world.post("config", &write(scene.world.server.address()));
     assert_eq!(reply.status, 400, "{reply}");
     assert_eq!(scene.world.get(&format!("config?org_id={}", scene.target.id)).data()["url"], scene.world.url());

@@ -1,5 +1,5 @@
-//! What an attacker can try at the finished binary, and the table of it in `docs/security.md`: each row is a test, and the
-//! answer in it is what the test saw.
+//! Attacks on the finished binary, and their table in `docs/security.md`. Each row is a test. The answer in a row is
+//! the answer that the test compares.
 
 mod astra;
 mod callers;
@@ -21,7 +21,7 @@ fn attack(test: &str) -> &'static Attack {
 }
 
 impl Attack {
-    /// Compares an answer with that of the row: its first word is the status, and what is quoted in it must be in the text.
+    /// Compares an answer with the row: its first word is the status, and its quoted texts must be in the error.
     #[track_caller]
     fn is_answered_with(&self, status: u16, text: &str) {
         let word = self.answer.split(' ').next().unwrap_or_default();
@@ -73,10 +73,10 @@ fn the_table_in_the_documentation_is_that_of_the_tests() {
     }
 }
 
-/// The attribute of a test that does not run, in two pieces: a search for it is to find such tests only.
+/// The attribute of an ignored test, in two pieces: a text search must find only real ignored tests.
 const IGNORED: &str = concat!("#[", "ignore");
 
-/// Whether a file has a test of this name, which is not ignored.
+/// Whether a file has a test of this name that is not ignored.
 pub(crate) fn is_test(text: &str, name: &str) -> bool {
     let heads =
         ["    ", ""].iter().flat_map(|indent| ["fn ", "async fn "].map(|word| format!("\n{indent}{word}{name}()")));

@@ -1,18 +1,18 @@
-//! A peer that says whatever it likes where the engine expects Astra.
+//! A hostile peer in place of Astra.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A listener that answers each connection in its own way, until the tests end.
+/// A listener that handles each connection with its own function, until the tests end.
 pub(super) struct Peer {
     pub(super) url: String,
     connections: Arc<AtomicU64>,
 }
 
 impl Peer {
-    /// Starts one that does `answer` whenever it has read a request.
+    /// Starts a peer that calls `answer` after each request.
     pub(super) fn start(answer: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("its address"));
@@ -28,13 +28,13 @@ impl Peer {
         Self { url, connections }
     }
 
-    /// Starts one that says the same to everybody, and closes the connection.
+    /// Starts a peer that sends the same answer to every client, and then closes the connection.
     pub(super) fn saying(answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
         Self::start(move |stream| stream.write_all(&answer))
     }
 
-    /// Starts one that says something, and then something else again and again for as long as it is listened to.
+    /// Starts a peer that sends `start`, and then sends `more` until the client hangs up.
     pub(super) fn never_ending(start: &'static str, more: &'static str) -> Self {
         Self::start(move |stream| {
             stream.write_all(start.as_bytes())?;
@@ -45,13 +45,13 @@ impl Peer {
         })
     }
 
-    /// Returns how many connections there were.
+    /// Returns the number of connections so far.
     pub(super) fn connections(&self) -> u64 {
         self.connections.load(Ordering::SeqCst)
     }
 }
 
-/// Reads a request and answers; whoever hangs up is let go.
+/// Reads a request and answers. Ignores errors, because the client may hang up.
 fn serve(mut stream: TcpStream, answer: &dyn Fn(&mut TcpStream) -> std::io::Result<()>) {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -64,7 +64,7 @@ fn serve(mut stream: TcpStream, answer: &dyn Fn(&mut TcpStream) -> std::io::Resu
     let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
     let _ = stream.read_exact(&mut vec![0; length.unwrap_or(0)]);
-    // What is not read when a socket is closed makes the kernel throw away what was sent.
+    // If unread data is left when a socket is closed, the kernel discards the sent data.
     let _ = answer(&mut stream).and_then(|()| stream.shutdown(Shutdown::Write));
     let _ = std::io::copy(&mut stream, &mut std::io::sink());
 }

@@ -1,5 +1,4 @@
-//! The table of attacks. What is quoted in an answer is what a test of this module compares; the others say it in
-//! words.
+//! The table of attacks. A test of this module compares the quoted texts of an answer. Other words are for the reader.
 
 /// A row.
 pub(super) struct Attack {

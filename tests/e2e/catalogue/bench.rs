@@ -1,4 +1,4 @@
-//! One fault against one request, and what is left of it.
+//! Runs one fault against one request, and reports the result.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,29 +16,29 @@ use crate::world::{Mode, Org, Token, World};
 /// Short, but long enough for all attempts and the pauses between them.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a busy machine may add.
+/// Additional time on a busy machine.
 const SLACK: Duration = Duration::from_secs(4);
 
-/// The undo right after a failure is done by then, and the minute's tick has not touched it: its minimum age is 13 s.
+/// Long enough for the undo right after a failure, and too short for the tick, whose minimum age is 13 s.
 const AT_ONCE: Duration = Duration::from_secs(6);
 
-/// Minimum age, a minute, and some patience.
+/// The minimum age, the minute between two ticks, and some time to spare.
 const TICK: Duration = Duration::from_secs(100);
 
-/// How a token is ended.
+/// How a token is deleted.
 #[derive(Clone, Copy)]
 pub(super) enum End {
     Delete,
     Revoke,
 }
 
-/// What a caller sees and what is left.
+/// The result that the caller sees, and the state afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) status: u16,
-    /// Without what differs from one time to the next.
+    /// The error text without the varying parts.
     pub(super) text: String,
-    /// Calls of the kind in question that reached Astra: none, one, or more.
+    /// How many mints or deletes reached Astra.
     pub(super) calls: Calls,
     pub(super) left: Left,
 }
@@ -48,40 +48,40 @@ pub(super) enum Calls {
     None,
     One,
     Several,
-    /// It depends on the fault.
+    /// The number depends on the fault.
     Differ,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
-    /// What the caller asked for was done.
+    /// The request succeeded.
     Done,
     /// Nothing was minted.
     Nothing,
-    /// A token in Astra, deleted right away.
+    /// A token in Astra, deleted at once.
     UndoneAtOnce,
-    /// A token in Astra until the minute's tick.
+    /// A token in Astra, deleted by the next tick.
     UndoneByTick,
-    /// Token, record and lease, as before.
+    /// Token, record and lease are unchanged.
     AsBefore,
-    /// Record and lease of a token that is gone; the tick removes the record.
+    /// The token is gone, but its record and lease are still there. The tick removes the record.
     Record,
 }
 
-/// A mount with orgs to spare, and what it still has to clean up.
+/// A mount with unused orgs, and the state that it must still clean up.
 pub(super) struct Bench {
     pub(super) world: World,
-    /// An org in which tokens are ended.
+    /// The org of tokens that are deleted.
     pub(super) ends: Org,
-    /// A host that nobody shall ever ask.
+    /// Another host. The engine must never call it.
     elsewhere: Astra,
     spare: Mutex<VecDeque<Org>>,
     used: Mutex<Vec<Org>>,
-    /// Tokens that were handed out; their leases are still there.
+    /// Tokens of callers, with their leases.
     leased: Mutex<Vec<Token>>,
     /// Tokens whose record the tick has to remove.
     records: Mutex<Vec<(Org, Token)>>,
-    /// Orgs where the tick has to delete a token.
+    /// Orgs in which the tick must delete a token.
     orphans: Mutex<Vec<Org>>,
     names: AtomicUsize,
 }
@@ -105,7 +105,7 @@ impl Bench {
         bench
     }
 
-    /// Returns an org with a config and a role that no other case has.
+    /// Returns a configured org with a role. No other case uses the org.
     pub(super) fn org(&self, mode: Mode) -> Org {
         let org = self.spare.lock().unwrap().pop_front().expect("an org for each case");
         self.set_up(&org, mode);
@@ -127,7 +127,7 @@ impl Bench {
         self.world.mint(org, "reader", &format!("name-{}", self.names.fetch_add(1, Ordering::Relaxed)))
     }
 
-    /// Fills in what is only known here.
+    /// Replaces the placeholders in a fault with real values.
     pub(super) fn real(&self, kind: &Kind) -> Kind {
         match kind {
             Kind::Redirect { code, to: Redirect::Other(_) } => {
@@ -165,7 +165,7 @@ impl Bench {
         self.world.get(&format!("org/token?org_id={}&role_name=reader", org.id))
     }
 
-    /// Asks for a token in an org where only these are alive.
+    /// Asks for a token. Only the tokens in `others` are alive in the org.
     pub(super) fn minted(&self, org: &Org, others: &[&str]) -> Seen {
         self.minted_under(org, others, None)
     }
@@ -202,7 +202,7 @@ impl Bench {
         Seen { status: reply.status, text: self.generalised(&reply.errors()), calls: Calls::of(posts.len()), left }
     }
 
-    /// Mints, and ends the token under a fault.
+    /// Mints a token, and deletes it under a fault.
     pub(super) fn end(&self, end: End, kind: &Kind, phase: Phase, reach: Reach) -> Seen {
         let org = if reach == Reach::Org { self.org(Mode::Standard) } else { self.ends.clone() };
         let token = self.token(&org);
@@ -218,14 +218,14 @@ impl Bench {
         seen
     }
 
-    /// Ends a token, which its org may not be able to do.
+    /// Deletes a token. The delete may fail.
     pub(super) fn ended(&self, end: End, org: &Org, token: &Token) -> Seen {
         let started = Instant::now();
         let reply = match end {
             End::Revoke => self.world.revoke(token),
             End::Delete => self.world.delete(&format!("org/token?org_id={}&client_id={}", org.id, token.client_id)),
         };
-        // Where the answer is no proof, the list is asked.
+        // If the response is not a proof, the engine also asks for the list.
         assert!(started.elapsed() < 2 * REQUEST_TIMEOUT + SLACK, "took {:?}\n{reply}", started.elapsed());
         self.world.assert_no_secret("the answer", &reply.body.to_string());
         let alive = self.world.is_alive(&token.client_id);
@@ -250,7 +250,7 @@ impl Bench {
         Seen { status: reply.status, text: self.generalised(&reply.errors()), calls, left }
     }
 
-    /// Waits for the tick, ends what was handed out, and shows that nothing is left anywhere.
+    /// Waits for the tick and revokes the leases. Then checks that nothing is left.
     pub(super) fn assert_cleaned_up(&self) {
         self.world.clear_faults();
         let (records, orphans) = (self.records.lock().unwrap(), self.orphans.lock().unwrap());
@@ -287,7 +287,8 @@ impl Bench {
         self.world.keys(&format!("org/tokens?org_id={}", org.id))
     }
 
-    /// Returns an error without the host's frame, ids, and what tells one fault of a family from another.
+    /// Returns an error without the host's frame, without ids, and without details that differ within a family of
+    /// faults.
     fn generalised(&self, text: &str) -> String {
         static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
             [
@@ -323,7 +324,7 @@ impl Calls {
     }
 }
 
-/// Whether the operation takes place after the caller has given up.
+/// Whether the operation takes effect after the caller has given up.
 pub(super) fn is_late(kind: &Kind) -> bool {
     let limit = u64::try_from(REQUEST_TIMEOUT.as_millis()).unwrap();
     matches!(kind, Kind::HangBeforeHeaders { for_ms: Some(time) } if *time > limit)

@@ -1,29 +1,29 @@
-//! The faults, in families of which the caller sees one and the same.
+//! The faults, in families. The caller sees the same result for all faults of a family.
 
 use serde_json::{Value, json};
 
 use crate::astra::{BodyForm, Empty, Kind, Malformed, Phase, Redirect, RetryAfter};
 
-/// Stands for what is known only when a case runs: another host's URL, or the client id of a token in use.
+/// A placeholder for a value of the run: another host's URL, or the client id of a live token.
 pub(super) const OTHER: &str = "$OTHER";
 
-/// Faults with one outcome.
+/// Faults with the same outcome.
 pub(super) struct Family {
-    /// What Astra does, as the table says it.
+    /// Astra's behaviour, in the words of the table.
     pub(super) what: &'static str,
     pub(super) kinds: Vec<Kind>,
     pub(super) phases: &'static [Phase],
     pub(super) reach: Reach,
 }
 
-/// Which calls meet a fault.
+/// The calls that a fault affects.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// The call that mints or deletes, each time.
+    /// Every call that mints or deletes.
     Call,
-    /// That call, the first time.
+    /// The first call that mints or deletes.
     Once,
-    /// Each call about the org.
+    /// Every call for the org.
     Org,
 }
 
@@ -31,7 +31,7 @@ const BEFORE: &[Phase] = &[Phase::Before];
 const AFTER: &[Phase] = &[Phase::After];
 const BOTH: &[Phase] = &[Phase::Before, Phase::After];
 
-/// What can happen to the call that makes a token.
+/// Faults of the call that mints.
 pub(super) fn minting() -> Vec<Family> {
     let field = |field: &str, value: Value| Kind::SetField { field: field.into(), value };
     let without = |fields: &[&str]| Kind::DropFields(fields.iter().map(|&field| field.into()).collect());
@@ -90,8 +90,7 @@ pub(super) fn minting() -> Vec<Family> {
     ]
 }
 
-/// What can happen to the call that deletes a token. A success that did not take place is not among it: nothing tells it
-/// from one that did.
+/// Faults of the call that deletes. Not included: a success without effect, because the engine cannot detect it.
 pub(super) fn ending() -> Vec<Family> {
     let transient = [statuses(&[500, 502, 503, 504]), broken(), throttled()].concat();
     let gone = "Resource not found: token with identifier: auth-manager returned 404 for call %s/v2/admin/tokens?%s";
@@ -126,7 +125,7 @@ pub(super) fn ending() -> Vec<Family> {
     ]
 }
 
-/// Everything that can happen to any call.
+/// All faults of any call.
 pub(super) fn anything() -> Vec<Kind> {
     let mut all: Vec<Kind> = minting().into_iter().chain(ending()).flat_map(|family| family.kinds).collect();
     all.push(Kind::Latency { min_ms: 5000, max_ms: 5000 });
@@ -145,7 +144,7 @@ fn org(what: &'static str, kinds: Vec<Kind>, phases: &'static [Phase]) -> Family
     Family { what, kinds, phases, reach: Reach::Org }
 }
 
-/// The first status with every body there is, the others with the two most different ones.
+/// The first status with every form of body, the other statuses with two very different forms.
 fn statuses(codes: &[u16]) -> Vec<Kind> {
     use BodyForm::{Empty, Errors, Html, JsonString, Null, PageNotFound, Text};
     let with = |code: u16, forms: &[BodyForm]| forms.iter().map(|&form| Kind::status(code, form)).collect::<Vec<_>>();
@@ -154,7 +153,7 @@ fn statuses(codes: &[u16]) -> Vec<Kind> {
     kinds
 }
 
-/// Answers that only Astra's API gives.
+/// Answers in the formats of Astra's API.
 fn own(codes: &[u16]) -> Vec<Kind> {
     let forms = [BodyForm::Errors, BodyForm::JsonString];
     codes.iter().flat_map(|&code| forms.map(|form| Kind::status(code, form))).collect()
@@ -224,12 +223,12 @@ fn garbage() -> Vec<Kind> {
         .into()
 }
 
-/// What only matters where the content does.
+/// Defects that only matter if the engine reads the content.
 fn odd() -> Vec<Kind> {
     [Malformed::ByteOrderMark, Malformed::WrongTopLevel].map(Kind::Malformed).into()
 }
 
-/// A page under the type of JSON and JSON under that of a page.
+/// A web page labelled as JSON, and JSON labelled as a web page.
 fn mislabelled() -> Vec<Kind> {
     let page = "<html><body>Please log in</body></html>";
     vec![

@@ -1,5 +1,4 @@
-//! The whole catalogue of what can go wrong at Astra, against each thing that the engine does there. The tables in
-//! `docs/operations.md` are what this found.
+//! All faults of Astra against each operation of the engine. The tables in `docs/operations.md` show the results.
 
 mod bench;
 mod faults;
@@ -16,16 +15,17 @@ use self::table::{AS_ABOVE, Row};
 use crate::astra::{Astra, Certificate, DeleteSuccess, Fault, Kind, Phase, UnknownId};
 use crate::world::{Mode, World};
 
-/// More than the mints that get an org of their own.
+/// More than the number of mints that need their own org.
 const ORGS: usize = 250;
 
-/// As many requests as wait at a time.
+/// How many requests run at the same time.
 const WORKERS: usize = 12;
 
-/// A part of the test that can be done beside the others.
+/// A part of the test that can run in parallel with others.
 struct Job<'a> {
     name: String,
-    /// Whether the minute's tick has something to clean up after it. The others are done while that is waited for.
+    /// Whether the tick must clean up after this job. Such jobs run first; the others run while the test waits for the
+    /// tick.
     first: bool,
     work: Box<dyn FnOnce() + Send + 'a>,
 }
@@ -72,7 +72,7 @@ fn every_fault_of_astra_has_the_outcome_that_the_documentation_tells() {
     table::compare(&mints, &ends);
 }
 
-/// What keeps a call from reaching Astra.
+/// The cases in which calls do not reach Astra.
 fn unreachable() -> [Row; 2] {
     ["refuses the connection", "does not finish the TLS handshake within `request_timeout`"].map(Row::new)
 }
@@ -106,7 +106,7 @@ fn case_jobs<'a>(
     jobs
 }
 
-/// Runs the jobs, some at a time.
+/// Runs the jobs, some of them at the same time.
 fn run(mut jobs: Vec<Job<'_>>) {
     jobs.sort_by_key(|job| !job.first);
     let jobs = Mutex::new(jobs.into_iter());
@@ -116,7 +116,7 @@ fn run(mut jobs: Vec<Job<'_>>) {
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 while let Some(Job { name, work, .. }) = next() {
-                    // The others go on, so that one run shows all that is wrong.
+                    // The other jobs continue, so that one run shows all failures.
                     if catch_unwind(AssertUnwindSafe(work)).is_err() {
                         failed.lock().unwrap().push(name);
                     }
@@ -128,14 +128,14 @@ fn run(mut jobs: Vec<Job<'_>>) {
     assert!(failed.is_empty(), "these cases failed, see above:\n{}", failed.join("\n"));
 }
 
-/// A list that lags makes the undo of a lost answer find nothing at first.
+/// If Astra's list is delayed, the undo of a lost answer finds no token at first.
 fn slow_list(bench: &Bench, row: &Row) {
     for kind in [Kind::Reset, Kind::HangBeforeHeaders { for_ms: None }] {
         row.add(Phase::After, format!("{kind:?}"), mint(bench, &kind, Phase::After, Reach::Call));
     }
 }
 
-/// Faults of a whole simulator.
+/// Faults of the whole simulator.
 fn unreachable_astra(bench: &Bench, mints: [&Row; 2], ends: [&Row; 2]) {
     let refuse = |cut: bool| bench.world.refuse_connections(cut);
     let slow_tls = |cut: bool| match cut {
@@ -160,7 +160,7 @@ fn unreachable_astra(bench: &Bench, mints: [&Row; 2], ends: [&Row; 2]) {
     }
 }
 
-/// The answers to a delete that took place, or that had no need to.
+/// Answers to a delete that succeeded or was not necessary.
 fn ways_of_success(bench: &Bench, confirmed: &Row, unknown: &Row, failing: &Row) {
     let end = |row: &Row, name: String, gone: bool| {
         let both = [End::Delete, End::Revoke].map(|end| {
@@ -187,7 +187,7 @@ fn ways_of_success(bench: &Bench, confirmed: &Row, unknown: &Row, failing: &Row)
     }
 }
 
-/// A renewal asks Astra nothing, so nothing of Astra can spoil it.
+/// A renewal does not call Astra, so no fault of Astra affects it.
 fn renewals(bench: &Bench) {
     let org = bench.org(Mode::Standard);
     let token = bench.token(&org);

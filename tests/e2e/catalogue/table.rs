@@ -1,4 +1,4 @@
-//! What was seen, as the tables of `docs/operations.md`.
+//! Writes the results as the tables of `docs/operations.md`.
 
 use std::sync::Mutex;
 
@@ -10,16 +10,16 @@ use crate::docs::agrees;
 const START: &str = "<!-- what the fault catalogue found: DOCS_WRITE=1 cargo test --test e2e catalogue -->\n";
 const END: &str = "<!-- end of what it found -->";
 
-/// The answer of rows whose faults have rows of their own.
+/// The answer of rows whose faults also have their own rows.
 pub(super) const AS_ABOVE: &str = "the error of the failure, as above";
 
-/// A row: a family of faults, and what was seen of each.
+/// A row: a family of faults, and the result of each fault.
 pub(super) struct Row {
     what: String,
-    /// What the caller gets in short, where the members differ in it and have only the rest in common.
+    /// A short text for the caller's answer, if the answers in the family differ and only the other results are equal.
     mixed: Option<&'static str>,
     pub(super) family: Option<Family>,
-    /// Phase, a name of the case, and what was seen: of the mint, or of the delete and the revocation.
+    /// Phase, name of the case, and results: of the mint, or of the delete and the revocation.
     seen: Mutex<Vec<(Phase, String, Vec<Seen>)>>,
 }
 
@@ -49,7 +49,7 @@ impl Row {
         self.seen.lock().unwrap().push((phase, case.into(), seen));
     }
 
-    /// Returns what all members of the family have in common in a phase, or the names of those that differ.
+    /// Returns the common result of all faults in a phase, or the names of the faults with other results.
     fn common(&self, phase: Phase) -> Result<Option<Vec<Seen>>, String> {
         let seen = self.seen.lock().unwrap();
         let of_phase: Vec<_> = seen.iter().filter(|(at, ..)| *at == phase).collect();
@@ -61,7 +61,7 @@ impl Row {
         Err(format!("{:?} has more than one outcome:\n{}", self.what, list.collect::<String>()))
     }
 
-    /// Returns the cells of the row; one line where the phases do not differ.
+    /// Returns the cells of the row. If both phases are equal, they share one line.
     fn cells(&self, cell: impl Fn(&[Seen]) -> [String; 3]) -> Result<String, String> {
         let (before, after) = (self.common(Phase::Before)?, self.common(Phase::After)?);
         let lines = match (before.map(|seen| cell(&seen)), after.map(|seen| cell(&seen))) {
@@ -79,7 +79,7 @@ impl Row {
     }
 }
 
-/// Compares the tables with the documentation, or writes them there.
+/// Compares the tables with the document, or writes them to the document.
 pub(super) fn compare(mints: &[Row], ends: &[Row]) {
     let mut faults = String::new();
     let mut rows = |rows: &[Row], cell: fn(&[Seen]) -> [String; 3]| -> String {

@@ -15,7 +15,7 @@ const PAGE: &str = "docs/guide.md";
 /// The `org_id` in the guide.
 const ORG: &str = "ccd999999_facd_4ad3_bbb99903d999999999999999d";
 
-/// A command, and how this engine's output differs from the guide.
+/// A command, and how the output of this engine differs from the guide.
 type Row = (&'static str, &'static str);
 
 const INSTALL: &[Row] = &[

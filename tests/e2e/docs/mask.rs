@@ -17,7 +17,7 @@ const VARYING: [(&str, &str); 11] = [
     ("ELF architecture: .+", "ELF architecture: <architecture> (current architecture: <architecture>)"),
 ];
 
-/// Words of Vault, and those of OpenBao, which the documents show.
+/// Words of Vault, and the words of OpenBao that the documents show instead.
 const WORDS: [(&str, &str); 4] = [
     ("returned from Vault:", "returned from OpenBao:"),
     ("can cause Vault to", "can cause OpenBao to"),
@@ -28,7 +28,7 @@ const WORDS: [(&str, &str); 4] = [
     ),
 ];
 
-/// What the CLI puts between two columns, at least.
+/// The least space between two columns of the CLI.
 const GAP: &str = "    ";
 
 /// Values that differ from run to run, each with its name.
@@ -78,7 +78,7 @@ impl Masks {
         steady(&self.0.iter().fold(text.to_owned(), name))
     }
 
-    /// Does the same with the output of a command, and aligns its tables as the CLI does.
+    /// Masks the output of a command, and aligns its tables as the CLI does.
     pub(super) fn output(&self, text: &str) -> String {
         let text = WORDS.iter().fold(self.text(text), |text, (vault, openbao)| text.replace(vault, openbao));
         aligned(&text)

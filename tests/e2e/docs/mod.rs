@@ -32,7 +32,7 @@ fn version(pins: &str, name: &str) -> String {
     rest.split_whitespace().next().expect("a version").to_owned()
 }
 
-/// Whether the documents show the output of this server. Another version words some messages differently.
+/// Whether the documents show the output of this server. Other versions word some messages differently.
 fn speaks_as_documented(document: &str) -> bool {
     let (openbao, vault) = (OPENBAO.as_str(), VAULT.as_str());
     let output = Command::new(host_binary()).arg("version").output().expect("run the CLI");

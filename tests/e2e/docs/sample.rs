@@ -88,7 +88,7 @@ impl Recorder {
         body
     }
 
-    /// Makes calls that must fail, and adds a table of the errors. Each call has a text that says what is wrong.
+    /// Makes calls that must fail, and adds a table of the errors. Each call has a text that names the mistake.
     pub(super) fn refusals(&mut self, name: &str, calls: &[(&str, Call)]) {
         let place = format!("seen: errors of {name}");
         let head = "| request | status | error |\n| --- | --- | --- |\n";

@@ -12,10 +12,10 @@ use crate::world::{Mode, World};
 
 const SOON: Duration = Duration::from_secs(90);
 
-/// Stands for systemd: writes down what it is told.
+/// A stand-in for systemctl, which writes down its arguments.
 const SYSTEMCTL: &str = "#!/bin/sh\necho \"$@\" >>\"$(dirname \"$0\")/../systemctl.log\"\n";
 
-/// A directory with the files of the example, for this mount and with this directory in place of the machine's.
+/// Returns a directory with the files of the example. They name this mount and this directory instead of the machine's.
 fn machine(world: &World) -> PathBuf {
     let dir = tempfile::Builder::new().prefix("e2e-machine-").tempdir().expect("temporary directory").keep();
     let place = dir.display().to_string();
@@ -52,7 +52,7 @@ fn tokens_of_two_roles_are_rendered_renewed_and_replaced() {
     redact::hide(fs::read_to_string(dir.join("secret_id")).expect("the secret id").trim());
 
     let mut command = Command::new(host_binary());
-    // Nothing of the caller: address and login are in the configuration.
+    // No environment of the caller: the configuration contains address and login.
     command.env_clear().env("HOME", &dir).env("PATH", search_path(&dir.join("bin")));
     let agent = Agent::with_config(command, dir.clone());
     let whole = |text: &str| text.contains("\nASTRA_TOKEN=AstraCS:");
@@ -69,7 +69,7 @@ fn tokens_of_two_roles_are_rendered_renewed_and_replaced() {
     assert!(world.is_alive(&second), "a dead token was rendered");
     agent.file("systemctl.log", SOON, |log| log.matches("try-reload-or-restart shop-reader.service\n").count() >= 2);
 
-    // The other role's token is as it was, and its service was told once.
+    // The token of the other role is unchanged, and its service was reloaded once.
     assert_eq!(client_id(&agent.file("run/writer.env", SOON, whole)), writer);
     let log = fs::read_to_string(dir.join("systemctl.log")).expect("what systemd was told");
     assert_eq!(log.matches("try-reload-or-restart shop-writer.service\n").count(), 1, "{log}");
@@ -78,7 +78,7 @@ fn tokens_of_two_roles_are_rendered_renewed_and_replaced() {
     let label = world.list("org/tokens").data()["key_info"][&writer].clone();
     assert_eq!((&label["logical_name"], &label["metadata"]["host"]), (&"shop".into(), &"web1".into()), "{label}");
 
-    // What ends the login ends the tokens.
+    // If the login ends, its tokens end, too.
     assert!(agent.runs());
     drop(agent);
     world.server.delete("sys/auth/approle").ok();

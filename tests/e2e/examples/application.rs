@@ -17,10 +17,10 @@ use crate::world::{Mode, World};
 
 const SOON: Duration = Duration::from_secs(90);
 
-/// One a second: some more than the longest life of a token in the test, so that there is a second one.
+/// One job a second. That is longer than the max TTL in the test, so that the program needs a second token.
 const JOBS: u32 = 19;
 
-/// A program of the example that runs, with its output in files.
+/// A running program of the example. Its output goes to files.
 struct Worker {
     name: &'static str,
     child: Child,
@@ -28,7 +28,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// Starts all of them; those for which something is missing on this machine are left out, which is said.
+    /// Starts all programs. Skips a program, and prints the reason, if this machine lacks its requirements.
     fn all(world: &World, path: &str, jobs: u32) -> Vec<Self> {
         let mut programs = vec![("worker.rs", Command::new(plugin::example("worker"))), ("worker.py", python())];
         programs[1].1.arg(example("application/worker.py"));
@@ -72,11 +72,11 @@ impl Worker {
         format!("{}:\n{}\n{}", self.name, self.output("out"), self.output("err"))
     }
 
-    /// Waits for a good end, and returns the client ids of the tokens that the program had.
+    /// Waits for a successful end, and returns the client ids of the program's tokens.
     #[track_caller]
     fn end(&mut self) -> Vec<String> {
         let status = wait(self.name, SOON, || self.child.try_wait().expect("wait for a program"));
-        // On a busy machine a renewal may come too late: that is said, and there is a new token.
+        // On a busy machine a renewal may come too late. The program then prints a complaint and gets a new token.
         let complaint = self.output("err").contains(" was not revoked");
         assert!(status.success() && !complaint, "{status}\n{}", self.told());
         let out = self.output("out");
@@ -90,7 +90,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -100,7 +100,7 @@ fn first(text: &str) -> String {
     text.split(' ').next().unwrap_or_default().to_owned()
 }
 
-/// Makes a token of the server that may do what the example's policy says, and nothing else.
+/// Creates a Vault token with only the example's policy.
 fn caller(world: &World) -> String {
     let name = format!("worker-{}", world.mount);
     let policy = world.here(&text("application/policy.hcl"));
@@ -112,7 +112,7 @@ fn caller(world: &World) -> String {
     token
 }
 
-/// Returns a directory with a `jq`: where the machine has none, a program that does the same.
+/// Returns a directory with `jq`. If the machine has no `jq`, it contains a program that does the same.
 fn jq() -> &'static Path {
     static BIN: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     BIN.get_or_init(|| {
@@ -157,7 +157,7 @@ fn programs_that_are_told_to_stop_revoke_their_tokens() {
         kill_process(pid, Signal::TERM).expect("send a signal");
         assert_eq!(worker.end().len(), 1);
     }
-    // Nothing ran out: the leases had an hour.
+    // Nothing expired: the TTL was an hour. So the programs revoked their tokens.
     assert!(world.alive(&org).is_empty());
 }
 

@@ -1,4 +1,4 @@
-//! Kubernetes: objects are checked against schemas, what logs in and what is rendered by a real server and agent.
+//! Kubernetes: objects are checked against schemas. Logins and templates are tested with a real server and agent.
 
 use std::fs;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn objects(name: &str) -> Vec<Value> {
     objects
 }
 
-/// Returns the one object of a kind.
+/// Returns the only object of a kind.
 #[track_caller]
 fn object(objects: &[Value], kind: &str) -> Value {
     let mut found = objects.iter().filter(|object| object["kind"] == kind);
@@ -33,8 +33,8 @@ fn object(objects: &[Value], kind: &str) -> Value {
     object.clone()
 }
 
-/// The operator's custom resources, of the version that the examples name, are told field by field: its definitions are under
-/// a licence that keeps them out of this repository.
+/// Field rules for the operator's custom resources, in the version that the examples name. They are written by hand:
+/// the licence of the operator's definitions does not fit this repository.
 fn operator_schema(kind: &str) -> Option<Value> {
     let strings = json!({"type": "array", "items": {"type": "string"}});
     let object = |fields: Value, required: &[&str]| json!({"type": "object", "properties": fields, "required": required, "additionalProperties": false});
@@ -134,7 +134,7 @@ fn names_refer_to_what_is_there() {
     }
 }
 
-/// All three read a path that a server answers under the policy of the example, and take fields that the answer has.
+/// All three examples read a path that their policy permits, and use fields that the response has.
 #[test]
 fn paths_and_fields_are_those_of_the_server() {
     let world = World::new();

@@ -1,4 +1,4 @@
-//! What is in `docs/examples`: programs and agents are run, the rest is validated.
+//! Tests of `docs/examples`: programs and agents are run, the other files are validated.
 
 mod agent;
 mod application;
@@ -43,14 +43,14 @@ fn python_packages() -> &'static Path {
     })
 }
 
-/// Returns Python, with those packages.
+/// Returns a command of Python with these packages.
 fn python() -> Command {
     let mut command = Command::new("python3");
     command.env("PYTHONPATH", python_packages()).env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
 
-/// Returns what a program of Python prints as JSON, given a text on standard input.
+/// Passes a text to a Python program on standard input. Returns the JSON that the program prints.
 #[track_caller]
 fn parsed(program: &str, text: &str) -> Value {
     let dir = tempfile::tempdir().expect("temporary directory");
@@ -61,20 +61,20 @@ fn parsed(program: &str, text: &str) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-/// Returns a program of the search path.
+/// Finds a program in the search path.
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").expect("a search path");
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-/// Says what was not checked on a machine that lacks a program which the project cannot fetch.
+/// Prints the check that was skipped. The machine lacks a program that the project cannot download.
 fn skip(what: &str, program: &str) {
     use std::io::Write as _;
-    // Past the capture of the test's output: a check that is left out must be seen.
+    // Writes to stderr directly: the test runner would hide a macro's output, and a skipped check must be visible.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: no {program} on this machine");
 }
 
-/// Returns the block of shell commands in a document behind a mark.
+/// Returns the block of shell commands that follows a mark in a document.
 #[track_caller]
 fn block(document: &str, name: &str) -> String {
     let text = text(document);
@@ -82,7 +82,7 @@ fn block(document: &str, name: &str) -> String {
     block.split_once("```").expect("their end").0.to_owned()
 }
 
-/// Runs commands of a document in a directory, with `vault` in the search path, as a caller of the server.
+/// Runs commands of a document in a directory, as a caller of the server. `vault` is in the search path.
 #[track_caller]
 fn run(client: &Client, commands: &str, dir: &Path) {
     let bin = dir.join("bin");
@@ -106,13 +106,13 @@ fn link(target: &Path, place: &Path) {
     }
 }
 
-/// Returns the search path with a directory before all others.
+/// Returns the search path with this directory first.
 fn search_path(first: &Path) -> String {
     format!("{}:{}", first.display(), std::env::var("PATH").expect("a search path"))
 }
 
 impl World {
-    /// Returns a text of the examples for this mount: they all say `astra`.
+    /// Replaces `astra`, the mount in the examples, with this mount.
     fn here(&self, text: &str) -> String {
         text.replace("astra/creds/", &format!("{}/creds/", self.mount))
     }

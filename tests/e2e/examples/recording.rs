@@ -11,7 +11,7 @@ fn repository(name: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// Reads a cast: its header, and each line with its time.
+/// Reads a recording: its header, and each line with its time.
 fn cast(text: &str) -> (Value, Vec<(f64, String)>) {
     let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     let header = lines.next().expect("a header");
@@ -22,14 +22,14 @@ fn cast(text: &str) -> (Value, Vec<(f64, String)>) {
     (header, lines.map(event).collect())
 }
 
-/// Returns a text without the codes for colours.
+/// Returns a text without colour codes.
 fn plain(text: &str) -> String {
     let mut parts = text.split("\u{1b}[");
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |told, part| told + part.split_once('m').map_or(part, |(_, rest)| rest))
 }
 
-/// Checks that what looks like a token is masked, and returns how many there are.
+/// Checks that all texts in the shape of a token are masked. Returns their number.
 fn masked(text: &str) -> usize {
     let tokens: Vec<&str> = text.split("AstraCS:").skip(1).collect();
     for token in &tokens {
@@ -37,7 +37,7 @@ fn masked(text: &str) -> usize {
         assert!(rest.starts_with(":***") || rest.starts_with("..."), "a token of {id} is not masked");
     }
     let hex = text.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64).count();
-    // The digest of the plugin.
+    // The digest of the plugin is the only text with this length.
     assert!(hex <= 1, "{hex} texts as long as a secret");
     tokens.len()
 }
@@ -58,7 +58,7 @@ fn the_recording_is_a_cast_of_the_demo() {
 
     assert!(text.contains("\\u001b[1m# ") && text.contains("\\u001b[36m$ "), "no colours on a terminal");
 
-    // What the demo says now is what it said then, so a change of one is a change of both.
+    // The recording must show the output of the current demo, so both change together.
     let told = plain(&events.iter().map(|event| event.1.as_str()).collect::<String>());
     let script = repository("docs/demo.sh");
     let said: Vec<&str> = script.lines().filter_map(|line| line.strip_prefix("say \"")?.strip_suffix('"')).collect();
@@ -84,7 +84,7 @@ fn the_picture_shows_the_same_commands() {
     assert!(masked(&picture) >= 1);
 }
 
-/// Two lines with tokens, the second one cut in two by a pause, and a command that fails.
+/// Two lines with tokens, where a pause splits the second line, and a command that fails.
 #[test]
 fn the_recorder_masks_tokens_and_fails_with_its_command() {
     let dir = tempfile::tempdir().expect("temporary directory");

@@ -1,4 +1,4 @@
-//! The template of an engine, built against the package of the runtime, on a server.
+//! Builds the engine template against the package of the SDK, and runs it on a server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::docs::Shell;
 
 const NAME: &str = "second-engine";
 
-/// Returns the folder of this test in the target folder. It lasts, because the first build takes minutes.
+/// Returns the folder of this test in the target folder. The folder is kept, because the first build takes minutes.
 fn work() -> PathBuf {
     let tests = std::env::current_exe().expect("the path of this program");
     let target = tests.ancestors().nth(3).expect("the target folder");
@@ -25,15 +25,15 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Returns a command of cargo that downloads nothing and builds below the folder of this test.
+/// Returns a cargo command that downloads nothing and builds in the folder of this test.
 fn cargo(folder: &Path, subcommand: &str) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command.current_dir(folder).args([subcommand, "--offline", "--quiet", "--target-dir"]).arg(work().join("target"));
     command
 }
 
-/// Packages the runtime and returns the folder of the unpacked package. If the package is that of the last run, the
-/// folder stays as it is, so that cargo builds nothing again.
+/// Packages the SDK and returns the folder of the unpacked package. If the package has not changed since the last run,
+/// the folder stays unchanged, so that cargo does not rebuild.
 fn unpacked_sdk() -> PathBuf {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     run(cargo(repository, "package").args(["--package", "vault-plugin-sdk", "--no-verify", "--allow-dirty"]));
@@ -49,14 +49,14 @@ fn unpacked_sdk() -> PathBuf {
     }
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("create a folder");
-    // All files of a package have one time, long ago. With the time of now, cargo sees that they changed.
+    // All files in a package have the same old time. With the current time, cargo notices changes.
     let mut tar = Command::new("tar");
     run(tar.arg("-xmzf").arg(packed).arg("-C").arg(&folder).arg("--strip-components=1"));
     fs::write(mark, digest).expect("write the digest");
     folder
 }
 
-/// Tests and builds a copy of the template, as its user does, and returns the binary.
+/// Tests and builds a copy of the template as a user does, and returns the binary.
 fn build() -> PathBuf {
     let (folder, sdk) = (work().join("template"), unpacked_sdk());
     fs::create_dir_all(folder.join("src")).expect("create a folder");
@@ -65,7 +65,7 @@ fn build() -> PathBuf {
         let name = file.strip_prefix(example(NAME)).expect("a file of the template");
         copy_if_changed(&file, &folder.join(name));
     }
-    // The versions that this repository uses are on this machine.
+    // Uses the versions of this repository, because they are already downloaded.
     let versions = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock");
     fs::copy(versions, folder.join("Cargo.lock")).expect("copy the versions");
     let patch = format!("patch.crates-io.vault-plugin-sdk.path={:?}", sdk.display().to_string());
@@ -75,7 +75,7 @@ fn build() -> PathBuf {
     work().join("target/debug").join(NAME)
 }
 
-/// Copies a file. A copy that is the same keeps its time, so that cargo builds nothing again.
+/// Copies a file. An unchanged copy keeps its time, so that cargo does not rebuild.
 fn copy_if_changed(from: &Path, to: &Path) {
     let text = fs::read(from).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     if !fs::read(to).is_ok_and(|kept| kept == text) {

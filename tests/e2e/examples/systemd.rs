@@ -1,4 +1,4 @@
-//! Units of systemd.
+//! Tests the systemd units.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use crate::bao::host_binary;
 
 const UNITS: [&str; 2] = ["systemd/vault.service", "agent/astra-agent.service"];
 
-/// Reads a unit: by section and name, the values.
+/// Reads a unit. Returns the values by section and name.
 fn unit(name: &str) -> BTreeMap<(String, String), Vec<String>> {
     let mut section = String::new();
     let mut found: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
@@ -53,7 +53,7 @@ fn units_start_something_and_keep_secrets_in() {
     }
     let server = unit(UNITS[0]);
     let service = |key: &str| server[&("Service".to_owned(), key.to_owned())][0].clone();
-    // The sockets of plugins are where only this service writes.
+    // Only this service can write to the folder of the plugin's sockets.
     assert_eq!(service("Environment"), format!("TMPDIR=/run/{}", service("RuntimeDirectory")));
     let config = parsed(HCL, &text("systemd/vault.hcl"));
     let directory = config["plugin_directory"].as_str().expect("the directory");
@@ -70,7 +70,7 @@ fn systemd_takes_the_units() {
     let dir = tempfile::tempdir().expect("temporary directory");
     for name in UNITS {
         let place = dir.path().join(name.rsplit('/').next().expect("a name"));
-        // It looks for the program.
+        // systemd-analyze checks that the program exists.
         let text = text(name).replace("/usr/bin/vault", &host_binary().display().to_string());
         fs::write(&place, text).expect("write a unit");
         let run = |args: &[&str]| {
@@ -80,7 +80,7 @@ fn systemd_takes_the_units() {
             (output.status.success(), told)
         };
         let (good, told) = run(&["verify", "--man=no"]);
-        // A directive that it does not know is a line, not a failure.
+        // An unknown directive only prints a line, so the exit status is not enough.
         assert!(good && !told.contains(&*place.to_string_lossy()), "{name}: {told}");
         let (good, told) = run(&["security", "--offline=yes", "--no-pager", "--threshold=40"]);
         if !good && told.contains("nrecognized option") {

@@ -1,4 +1,4 @@
-//! Terraform: formatted, parsed, and what needs no provider applied to a real server.
+//! Terraform: files are formatted and parsed. Parts that need no provider are applied to a real server.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,7 @@ fn file(name: &str) -> Value {
     parsed(HCL, &text(&format!("terraform/{name}")))
 }
 
-/// Returns the blocks of a kind: by labels, the arguments.
+/// Returns the blocks of a kind: their labels and arguments.
 fn blocks(file: &Value, kind: &str) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     for block in file[kind].as_array().expect("blocks") {
@@ -57,7 +57,7 @@ fn all_files_are_read() {
     }
 }
 
-/// The arguments are those of version 4 and 5 of the provider, which no registry at hand has.
+/// The arguments of versions 4 and 5 of the provider. The tests cannot download the provider itself.
 #[test]
 fn resources_have_only_arguments_that_exist() {
     let known = |kind: &str| match kind {
@@ -94,7 +94,7 @@ fn resources_have_only_arguments_that_exist() {
     }
 }
 
-/// A token in the state is what the example exists to prevent; this holds without Terraform.
+/// The example must keep tokens out of the state. This test does not need Terraform.
 #[test]
 fn the_root_token_is_ephemeral_everywhere() {
     for name in ["variables.tf", "org/variables.tf"] {
@@ -115,7 +115,7 @@ fn the_role_is_one_that_the_server_takes() {
     world.configure(&org, &json!({"logical_name": "retail"}));
     let resources = blocks(&file("main.tf"), "resource");
     let (_, role) = resources.iter().find(|(kind, _)| kind == "vault_generic_endpoint").expect("the role");
-    // An expression, in which a field is a name in quotation marks and a colon.
+    // The value is an expression. In its text, a field is a quoted name with a colon.
     let text = role["data_json"].as_str().expect("an expression");
     let mut parts: Vec<&str> = text.split("': ").collect();
     parts.pop();
@@ -182,7 +182,7 @@ fn files_are_formatted_and_the_module_is_applied() {
             world.assert_no_secret("a file of Terraform", &String::from_utf8_lossy(&fs::read(&path).expect("read it")));
         }
     }
-    // Another token is written only when its number is raised; a wrong one fails there.
+    // Terraform writes another token only if its number is raised. Then a wrong token fails.
     ok(apply("1", "AstraCS:wrong:wrong"));
     assert!(!apply("2", "wrong").status.success());
 }

@@ -1,7 +1,7 @@
-//! The proxies that the environment names: the server's, and that of a plugin alone.
+//! The proxies in the environment: the server's proxies, and the proxies of one plugin.
 //!
-//! Calls to this machine take no proxy. So `astra.test` stands for a host that only proxies reach, and `0.0.0.0`, which is this
-//! machine but does not look like it, for a host that is reached directly.
+//! Calls to this machine use no proxy. So `astra.test` stands for a host that is only reachable through a proxy.
+//! `0.0.0.0` stands for a host that is reachable directly: it is this machine, but the engine does not know that.
 
 mod stand_in;
 
@@ -22,20 +22,20 @@ const NEAR: &str = "0.0.0.0";
 
 type Variables<'a> = &'a [(&'a str, &'a str)];
 
-/// Starts a server in an environment, which logs as much as it can.
+/// Starts a server with these variables. The server logs at the most detailed level.
 fn server(variables: Variables<'_>) -> Arc<Server> {
     let env = variables.iter().chain(&[("DATASTAX_ASTRA_VAULT_LOG_LEVEL", "trace")]);
     let env = env.map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
     Arc::new(Server::dev_with(&Options { log_level: "trace", env, ..Options::default() }))
 }
 
-/// The server of the tests whose environment is that of a plugin.
+/// The server of the tests that set variables for one plugin.
 fn shared() -> &'static Arc<Server> {
     static SHARED: LazyLock<Arc<Server>> = LazyLock::new(|| server(&[]));
     &SHARED
 }
 
-/// A mount whose config calls Astra by a host's name.
+/// A mount whose config names Astra's host.
 struct Mount {
     world: World,
     authority: String,
@@ -46,7 +46,7 @@ impl Mount {
         Self::of(server, PLUGIN, host, name, astra, |_| Vec::new())
     }
 
-    /// A mount of a plugin that has variables to itself, which may depend on where its Astra is.
+    /// Returns a mount of a plugin with its own variables, which may depend on the address of its Astra.
     fn with(
         server: &Arc<Server>,
         host: &str,
@@ -80,7 +80,7 @@ impl Mount {
         Self { world, authority }
     }
 
-    /// Mints and revokes, which must work.
+    /// Mints and revokes. Both must succeed.
     #[track_caller]
     fn works(&self) {
         let token = Token::of(self.world.get("creds/retail/reader").ok());
@@ -88,7 +88,7 @@ impl Mount {
         assert!(!self.world.is_alive(&token.client_id));
     }
 
-    /// Mints, which must fail, and returns the error.
+    /// Mints, which must fail. Returns the error.
     #[track_caller]
     fn fails(&self, status: u16) -> String {
         let text = self.world.get("creds/retail/reader").fails(status);
@@ -104,7 +104,7 @@ fn assert_no_login(server: &Server) {
     assert!(line.is_none(), "the log holds the login of a proxy: {line:?}");
 }
 
-/// A port on which nobody listens any more.
+/// Returns a port on which nobody listens.
 fn nobody() -> String {
     let gone = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
     gone.to_string()
@@ -156,7 +156,7 @@ fn calls_take_the_proxies_of_the_environment() {
 fn the_same_in_lower_case_and_a_proxy_that_is_gone() {
     let proxy = Proxy::start();
     let (url, gone) = (proxy.url("http"), format!("http://{LOGIN}@{}", nobody()));
-    // An empty name in upper case counts as not set.
+    // A variable with an upper-case name and an empty value counts as not set.
     let server = server(&[
         ("http_proxy", &url),
         ("HTTP_PROXY", ""),
@@ -194,7 +194,7 @@ fn a_socks5_proxy_resolves_the_name_and_gets_its_login() {
     assert_no_login(server);
 }
 
-/// Before, such a call went to port 80 of the proxy's host, or past the proxy, with the root token.
+/// The call must not go to port 80 of the proxy's host, or to Astra directly: it contains the root token.
 #[test]
 fn a_proxy_that_cannot_be_parsed_lets_no_call_go_anywhere() {
     let proxy = Proxy::start();
@@ -227,7 +227,7 @@ fn a_variable_that_cannot_be_parsed_disturbs_no_call_that_it_does_not_govern() {
         .works();
 }
 
-/// Before, such an entry was ignored, and the call went through the proxy.
+/// The entry must not be ignored, because the call would then go through the proxy.
 #[test]
 fn no_proxy_with_a_port_covers_that_port_only() {
     let proxy = Proxy::start();
@@ -276,7 +276,7 @@ fn the_catalog_gives_the_plugin_a_proxy_as_documented() {
     assert!(proxy.lines().is_empty(), "a call took the proxy of another scheme");
 }
 
-/// Returns whose proxy the calls of a new mount take: the `server`'s, or that of the `plugin` alone.
+/// Returns the proxy that a new mount uses: the `server`'s proxy, or the proxy of this `plugin` only.
 #[track_caller]
 fn came_through(
     server: &Arc<Server>,
@@ -300,15 +300,15 @@ fn variables_of_the_server_and_of_the_plugin_alone() {
     let [theirs, own] = proxies.map(|proxy| proxy.url("http"));
     let server = server(&[("HTTP_PROXY", &theirs), ("https_proxy", &theirs)]);
     let plain = |name, variables: &[_]| came_through(&server, proxies, name, Astra::builder(), variables);
-    // Where both have the name, the servers differ.
+    // If both set the same name, the servers differ.
     let same = if on_vault("environment of a plugin") { "plugin" } else { "server" };
     assert_eq!(plain("same", &[("HTTP_PROXY", own.clone())]), same);
     assert_eq!(plain("emptied", &[("HTTP_PROXY", String::new()), ("ALL_PROXY", own.clone())]), same);
-    // A name in upper case counts first, whichever side sets it.
+    // An upper-case name takes precedence, on whichever side it is set.
     assert_eq!(plain("lower", &[("http_proxy", own.clone())]), "server");
     let tls = Astra::builder().tls(Certificate::Valid);
     assert_eq!(came_through(&server, proxies, "upper", tls, &[("HTTPS_PROXY", own.clone())]), "plugin");
-    // Without variables of its own, a plugin has those of the server.
+    // A plugin without its own variables uses the server's variables.
     assert_eq!(plain("none", &[("OTHER", own)]), "server");
     assert_no_login(&server);
 }

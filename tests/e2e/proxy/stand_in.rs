@@ -1,4 +1,4 @@
-//! A proxy for HTTP and SOCKS5, and what it sees.
+//! A proxy for HTTP and SOCKS5 that records its traffic.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,19 +8,20 @@ use std::sync::{Arc, Mutex};
 /// User and password of the proxies.
 pub(super) const LOGIN: &str = "proxy-user:proxy-secret-5812";
 
-/// The same in a header.
+/// The login as the value of a header.
 pub(super) const BASIC: &str = "Basic cHJveHktdXNlcjpwcm94eS1zZWNyZXQtNTgxMg==";
 
-/// A proxy that forwards HTTP, makes tunnels, and keeps what clients send. To it, every host name is this machine.
+/// A proxy that forwards HTTP, opens tunnels, and records the data of clients. It resolves every host name to this
+/// machine.
 #[derive(Clone, Default)]
 pub(super) struct Proxy {
-    /// The first line of each request; for SOCKS5 `SOCKS`, host and port.
+    /// The first line of each request. For SOCKS5: `SOCKS`, host and port.
     lines: Arc<Mutex<Vec<String>>>,
-    /// All that clients sent.
+    /// All bytes that clients sent.
     bytes: Arc<Mutex<Vec<u8>>>,
-    /// Whether it asks everybody for a login.
+    /// Whether the proxy refuses every login.
     refuses: Arc<AtomicBool>,
-    /// Where it listens.
+    /// The address of the listener.
     address: String,
 }
 
@@ -33,29 +34,29 @@ impl Proxy {
         std::thread::spawn(move || {
             for stream in listener.incoming().filter_map(Result::ok) {
                 let proxy = served.clone();
-                // Whoever hangs up is let go.
+                // The client may hang up, so errors are ignored.
                 std::thread::spawn(move || drop(proxy.serve(stream)));
             }
         });
         proxy
     }
 
-    /// Returns its URL, with the login.
+    /// Returns the proxy's URL, with the login.
     pub(super) fn url(&self, scheme: &str) -> String {
         format!("{scheme}://{LOGIN}@{}", self.address)
     }
 
-    /// Returns the first lines so far, and forgets them.
+    /// Returns the first lines so far, and clears them.
     pub(super) fn lines(&self) -> Vec<String> {
         std::mem::take(&mut *self.lines.lock().unwrap())
     }
 
-    /// Returns what was sent so far, and forgets it.
+    /// Returns the sent data so far, and clears it.
     pub(super) fn sent(&self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut *self.bytes.lock().unwrap())).into_owned()
     }
 
-    /// Asks everybody for another login from now on.
+    /// Refuses every login from now on.
     pub(super) fn refuse(&self) {
         self.refuses.store(true, Ordering::SeqCst);
     }
@@ -92,14 +93,14 @@ impl Proxy {
             let (host, path) =
                 target.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("a whole URL");
             let mut server = connect(host)?;
-            // One request for a connection, so that its end is the end of the answer.
+            // One request for each connection, so that the end of the connection is the end of the response.
             write!(server, "{method} /{path} HTTP/1.1\r\nconnection: close\r\n{headers}")?;
             server
         };
         self.join(client, reader, server)
     }
 
-    /// RFC 1928 and 1929.
+    /// Handles SOCKS5 (RFC 1928 and 1929).
     fn socks(&self, mut client: TcpStream, mut reader: BufReader<TcpStream>) -> std::io::Result<()> {
         assert_eq!(bytes(&mut reader, 1)?, [5], "another version of SOCKS");
         assert!(counted(&mut reader)?.contains(&2), "no login is offered");
@@ -117,7 +118,7 @@ impl Proxy {
         self.join(client, reader, server)
     }
 
-    /// Passes on all that comes, in both directions.
+    /// Copies all data in both directions.
     fn join(&self, client: TcpStream, mut reader: BufReader<TcpStream>, mut server: TcpStream) -> std::io::Result<()> {
         let mut back = (server.try_clone()?, client);
         std::thread::spawn(move || {
@@ -137,7 +138,7 @@ impl Proxy {
     }
 }
 
-/// Connects to the port of a `host:port`, here.
+/// Connects to the port of `host:port` on this machine.
 fn connect(target: &str) -> std::io::Result<TcpStream> {
     let (_, port) = target.rsplit_once(':').expect("a port");
     TcpStream::connect(("127.0.0.1", port.parse().expect("a port")))
@@ -149,7 +150,7 @@ fn bytes(reader: &mut impl Read, count: usize) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads bytes after a byte that says how many.
+/// Reads bytes. The first byte is their number.
 fn counted(reader: &mut impl Read) -> std::io::Result<Vec<u8>> {
     let count = bytes(reader, 1)?[0];
     bytes(reader, count.into())

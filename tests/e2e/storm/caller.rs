@@ -1,4 +1,4 @@
-//! One caller and what it does.
+//! A caller and its requests.
 
 use std::time::{Duration, Instant};
 
@@ -9,24 +9,24 @@ use super::scene::{BRIEF, Place, STEADY, Scene};
 use crate::bao::Reply;
 use crate::world::Mode;
 
-/// A third of the requests are made by clients that hang up after so many milliseconds.
+/// In a third of the requests, the client hangs up after this number of milliseconds.
 const PATIENCE_MS: std::ops::RangeInclusive<u64> = 5..=80;
 
-/// Names that several callers want, per org.
+/// How many names in each org several callers compete for.
 const CONTENDED: usize = 4;
 
 pub(super) struct Caller<'a> {
     pub(super) scene: &'a Scene,
     pub(super) ledger: &'a Ledger,
     pub(super) rng: fastrand::Rng,
-    /// Number among the callers.
+    /// Number of this caller.
     pub(super) number: usize,
-    /// How many names it has made up.
+    /// How many names this caller has invented.
     pub(super) names: usize,
 }
 
 impl Caller<'_> {
-    /// Works until the end.
+    /// Sends requests until the end.
     pub(super) fn run(mut self, end: Instant) {
         while Instant::now() < end {
             match self.rng.u32(..1000) {
@@ -129,7 +129,7 @@ impl Caller<'_> {
 
     fn renew(&mut self) {
         let Some(token) = self.ledger.pick(&mut self.rng) else { return };
-        // A renewal by the time that a brief lease has left is one that ends with it, too.
+        // A brief lease is renewed without an increment, so that the lease still expires during the storm.
         let increment = if self.rng.bool() || token.brief { 0 } else { self.rng.u32(3000..4000) };
         self.ask("renew", "POST", "sys/leases/renew", &json!({"lease_id": token.lease_id, "increment": increment}));
     }
@@ -185,7 +185,7 @@ impl Caller<'_> {
         self.ended(Scope::Mount(mount), asked, reply);
     }
 
-    /// Sends a request; none when the client hung up, so that nobody knows what became of it.
+    /// Sends a request. Returns `None` if the client hung up, because the result is then unknown.
     fn ask(&mut self, what: &'static str, method: &str, path: &str, body: &Value) -> Option<Reply> {
         let server = &self.scene.server;
         if self.rng.u8(..3) == 0 {

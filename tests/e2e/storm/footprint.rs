@@ -1,4 +1,4 @@
-//! What a storm leaves behind in the plugin's process: nothing.
+//! A storm leaves no memory or descriptors behind in the plugin's process.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::bao::{Server, wait};
 
 const LENGTH: Duration = Duration::from_secs(15);
 
-/// How long freed memory and closed connections may take to show.
+/// How long it may take until freed memory and closed connections are visible.
 const SOON: Duration = Duration::from_secs(30);
 
 #[test]
@@ -24,7 +24,7 @@ fn a_storm_leaves_no_memory_and_no_descriptors_behind() {
     let open = descriptors(plugin);
     assert!(!open.is_empty(), "no descriptors of the plugin are seen");
 
-    // The first storm fills what is filled once: caches, pools, the allocator's arenas.
+    // The first storm fills memory that stays filled: caches, pools, the allocator's arenas.
     let mut storm = |number: u8| {
         weather::brew(&scene, &mut rng);
         blow(&scene, &ledger, &mut rng, LENGTH, false);
@@ -51,11 +51,11 @@ fn a_storm_leaves_no_memory_and_no_descriptors_behind() {
 }
 
 impl Scene {
-    /// Ends all leases and connections to Astra.
+    /// Ends all leases and all connections to Astra.
     fn rest(&self, number: u8) {
         self.revoke_all(DRAIN);
         for place in &self.places {
-            // New settings, which are not tried out, make the engine give up the connections that it has.
+            // After new settings without a check, the engine drops its connections.
             let config = place.config(self.world.url(), 8 | (number % 2) << 1);
             self.server.post(&format!("{}/config", place.mount), &config).ok();
         }
@@ -69,7 +69,7 @@ fn memory(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
 }
 
-/// Returns what the open descriptors of a process are, without numbers that only tell them apart, sorted.
+/// Returns the kinds of a process's open descriptors, sorted, without their numbers.
 fn descriptors(pid: u32) -> Vec<String> {
     let kind = |path: &Path| {
         let target = fs::read_link(path).ok()?.to_string_lossy().into_owned();

@@ -1,4 +1,4 @@
-//! What the callers know: which tokens they were given, and which they had ended.
+//! The callers' knowledge: their tokens, and the tokens that they have revoked or deleted.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::{self, Write as _};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::scene::Scene;
 
-/// How long a request whose end nobody saw may still have an effect.
+/// How long a request with an unknown result may still take effect.
 const LINGERS: Duration = Duration::from_secs(20);
 
-/// A token that a caller was given. No `Debug`: it holds the token.
+/// A token that a caller got. No `Debug`, because it contains the secret.
 #[derive(Clone)]
 pub(super) struct Handed {
     pub(super) client_id: String,
@@ -20,20 +20,20 @@ pub(super) struct Handed {
     pub(super) org_id: String,
     pub(super) role: &'static str,
     pub(super) name: String,
-    /// Whether its lease ends by itself before the storm is accounted for.
+    /// Whether its lease expires before the storm is evaluated.
     pub(super) brief: bool,
     pub(super) asked: Instant,
     pub(super) answered: Instant,
 }
 
-/// What a request was to end.
+/// The tokens that a request deletes.
 #[derive(Clone)]
 pub(super) enum Scope {
     /// The token of this client id.
     Token(String),
-    /// The token that had this name.
+    /// The token with this name.
     Named { org_id: String, mount: String, role: &'static str, name: String },
-    /// Every token that was minted in this mount.
+    /// Every token of this mount.
     Mount(String),
 }
 
@@ -49,24 +49,24 @@ impl Scope {
     }
 }
 
-/// A request that was to end tokens.
+/// A request that deletes tokens.
 struct Ending {
     scope: Scope,
     asked: Instant,
-    /// When it had no effect any more.
+    /// The time after which the request has no effect.
     over: Instant,
-    /// Whether the server said that it did.
+    /// Whether the server confirmed the request.
     confirmed: bool,
 }
 
 impl Ending {
-    /// Whether the token may be dead because of this.
+    /// Whether this request may have deleted the token.
     fn may_have_met(&self, token: &Handed) -> bool {
         self.scope.covers(token) && (matches!(self.scope, Scope::Token(_)) || token.asked < self.over)
     }
 
-    /// Whether the token must be dead because of this. A name belongs to one living token, so whoever deletes by name
-    /// ends the one that was handed out before, if it still lived.
+    /// Whether this request must have deleted the token. Only one live token has a name, so a delete by name deletes
+    /// any older token with the name.
     fn has_met(&self, token: &Handed) -> bool {
         self.confirmed && self.scope.covers(token) && token.answered < self.asked
     }
@@ -83,9 +83,9 @@ struct Book {
     endings: Vec<Ending>,
     /// Names of tokens whose callers hung up before the answer.
     given_up: HashSet<String>,
-    /// How often each operation ended in which way.
+    /// How often each operation had which result.
     tally: BTreeMap<(&'static str, String), u64>,
-    /// Answers that no caller may get.
+    /// Answers that callers must not get.
     faults: Vec<String>,
 }
 
@@ -103,7 +103,7 @@ impl Ledger {
         self.book().given_up.clone()
     }
 
-    /// Notes what a request was to end, once it is over; `confirmed` when the server said that it did.
+    /// Records a request that deletes tokens, after it has finished. `confirmed` means that the server confirmed it.
     pub(super) fn end(&self, scope: Scope, asked: Instant, confirmed: bool) {
         let over = if confirmed { Instant::now() } else { Instant::now() + LINGERS };
         self.book().endings.push(Ending { scope, asked, over, confirmed });
@@ -117,7 +117,7 @@ impl Ledger {
         self.book().faults.push(what);
     }
 
-    /// Returns one of the tokens that were handed out lately.
+    /// Returns a random recent token.
     pub(super) fn pick(&self, rng: &mut fastrand::Rng) -> Option<Handed> {
         const LATELY: usize = 200;
         let book = self.book();
@@ -125,13 +125,13 @@ impl Ledger {
         rng.choice(&book.handed[old..]).cloned()
     }
 
-    /// Returns how often an operation ended in some way.
+    /// Returns how often an operation had a matching result.
     pub(super) fn total(&self, what: &str, end: impl Fn(&str) -> bool) -> u64 {
         let book = self.book();
         book.tally.iter().filter(|((op, how), _)| *op == what && end(how)).map(|(_, count)| count).sum()
     }
 
-    /// Returns how often any operation ended in some way.
+    /// Returns how often any operation had a matching result.
     pub(super) fn total_of_all(&self, end: impl Fn(&str) -> bool) -> u64 {
         self.book().tally.iter().filter(|((_, how), _)| end(how)).map(|(_, count)| count).sum()
     }
@@ -140,14 +140,14 @@ impl Ledger {
         self.book().handed.len()
     }
 
-    /// Returns the client ids of all tokens that were handed out.
+    /// Returns the client ids of all tokens that callers got.
     pub(super) fn client_ids(&self) -> BTreeSet<String> {
         self.book().handed.iter().map(|token| token.client_id.clone()).collect()
     }
 
-    /// Compares what the callers know with what Astra and Vault have.
+    /// Compares the callers' knowledge with Astra and Vault.
     pub(super) fn compare(&self, scene: &Scene) -> Findings {
-        // Vault first: what is minted and undone meanwhile is in neither then.
+        // Vault first: a token that is minted and undone in the meantime is then in neither list.
         let known = scene.known();
         let alive = scene.alive();
         let book = self.book();
@@ -173,7 +173,7 @@ impl Ledger {
         findings
     }
 
-    /// Panics if a caller got an answer that nobody may get, or a token that Astra does not know.
+    /// Panics if a caller got an answer that callers must not get, or a token that Astra does not know.
     pub(super) fn assert_answers(&self, scene: &Scene) {
         let secrets: HashSet<String> = scene.world.secrets().into_iter().collect();
         let book = self.book();
@@ -199,18 +199,18 @@ impl fmt::Display for Ledger {
     }
 }
 
-/// What does not add up: client ids.
+/// Differences, as client ids.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Findings {
-    /// Alive in Astra, unknown to Vault.
+    /// Alive in Astra, but unknown to Vault.
     pub(super) orphans: Vec<String>,
-    /// Known to Vault, gone in Astra.
+    /// Known to Vault, but gone in Astra.
     pub(super) ghosts: Vec<String>,
-    /// Handed out, ended by nobody, dead.
+    /// Gone, although nobody deleted or revoked the token of a caller.
     pub(super) lost: Vec<String>,
-    /// Ended, alive.
+    /// Alive, although deleted or revoked.
     pub(super) undead: Vec<String>,
-    /// Alive beside another one of the same name.
+    /// Alive together with another token of the same name.
     pub(super) twins: Vec<String>,
 }
 
@@ -219,7 +219,7 @@ impl Findings {
         *self == Self::default()
     }
 
-    /// Returns how many there are of each kind.
+    /// Returns the number of differences of each kind.
     pub(super) fn counts(&self) -> String {
         let Self { orphans, ghosts, lost, undead, twins } = self;
         format!(

@@ -1,7 +1,7 @@
-//! A storm of faults, hang-ups and kills, after which every token has to be accounted for.
+//! A storm of faults, hang-ups and kills. Afterwards every token must be accounted for.
 //!
-//! All choices come from one seed; the moments at which they meet do not. STORM_SEED and
-//! STORM_SECONDS set seed and length. `cargo test --test e2e storm:: -- --nocapture` runs it alone and shows its numbers.
+//! One seed determines all choices, but not the timing. STORM_SEED and STORM_SECONDS set seed and length. `cargo test
+//! --test e2e storm:: -- --nocapture` runs only the storm and shows its numbers.
 
 mod caller;
 mod footprint;
@@ -20,18 +20,18 @@ use crate::bao::Server;
 
 const CALLERS: usize = 8;
 
-/// After so long no trace of an interrupted request may be left: the host's tick comes once a minute, and takes up what is
-/// older than one and a half request timeouts and ten seconds.
+/// After this time, an interrupted request must not leave a trace. The host's tick comes once a minute. It handles
+/// entries that are older than one and a half request timeouts plus ten seconds.
 const TICK: Duration = Duration::from_secs(75);
 
-/// How long the host may need for the revocations that failed, the third time after 40 to 120 seconds.
+/// How long the host may need for failed revocations. The third attempt comes after 40 to 120 seconds.
 const DRAIN: Duration = Duration::from_secs(300);
 
-/// How long everything has to add up before it counts.
+/// How long there must be no differences before the check counts as passed.
 const CALM: Duration = Duration::from_secs(10);
 
-/// At most one mint in so many that are hung up on may be answered just then: it was one in forty of those that callers
-/// give up after 5 to 80 ms, as long as a mint takes. Without the undo it would be most of them.
+/// At most one in this number of hung-up mints may leave a token, because it was answered at that moment. Measured: one
+/// in forty, with hang-ups after 5 to 80 ms, as long as a mint takes. Without the undo, most would leave a token.
 const UNHEARD: usize = 10;
 
 struct Options {
@@ -80,7 +80,7 @@ fn nothing_is_lost_in_a_storm() {
     assert_worked(&scene, &ledger, kills, length, &report);
 
     let left = leave_nothing(&scene, &ledger);
-    // The host drops an answer that is on its way to it when the client hangs up, and tells nobody.
+    // If the client hangs up while an answer is on its way to the host, the host drops the answer without notice.
     let given_up = ledger.given_up();
     let (unheard, cut): (Vec<_>, Vec<_>) = left.into_iter().partition(|id| given_up.contains(&scene.name_of(id)));
     let (hang_ups, unheard, cut) = (given_up.len(), unheard.len(), cut.len());
@@ -90,7 +90,7 @@ fn nothing_is_lost_in_a_storm() {
     assert_log(&scene);
 }
 
-/// Lets the callers work, and returns the number of kills.
+/// Runs the callers, and returns the number of kills.
 fn blow(scene: &Scene, ledger: &Ledger, rng: &mut fastrand::Rng, length: Duration, deadly: bool) -> usize {
     let end = Instant::now() + length;
     thread::scope(|scope| {
@@ -103,7 +103,7 @@ fn blow(scene: &Scene, ledger: &Ledger, rng: &mut fastrand::Rng, length: Duratio
     })
 }
 
-/// Waits until everything adds up and stays so, and returns what does not.
+/// Waits until there are no differences for some time. Returns the remaining differences.
 fn settle(scene: &Scene, ledger: &Ledger) -> Findings {
     let begun = Instant::now();
     let mut clean_since = None;
@@ -118,7 +118,7 @@ fn settle(scene: &Scene, ledger: &Ledger) -> Findings {
     }
 }
 
-/// Revokes every lease and returns the client ids of what is left. None of it may have been handed out.
+/// Revokes every lease and returns the client ids of the remaining tokens. No caller may have got any of them.
 fn leave_nothing(scene: &Scene, ledger: &Ledger) -> Vec<String> {
     scene.revoke_all(DRAIN);
     let left = scene.alive();
@@ -128,7 +128,7 @@ fn leave_nothing(scene: &Scene, ledger: &Ledger) -> Vec<String> {
     left.into_iter().collect()
 }
 
-/// Panics if the storm was none.
+/// Panics if the storm was too calm to be a test.
 fn assert_worked(scene: &Scene, ledger: &Ledger, kills: usize, length: Duration, report: &str) {
     let seconds = length.as_secs();
     let faults =
@@ -164,7 +164,7 @@ fn assert_log(scene: &Scene) {
     assert!(panics.is_empty(), "{}", crate::bao::redact::clean(&panics.join("\n")));
 }
 
-/// Returns what Astra and the log know of the first tokens that do not add up.
+/// Returns the data of Astra and the lines of the log about the first tokens that differ.
 fn traces(scene: &Scene, findings: &Findings) -> String {
     let Findings { orphans, ghosts, lost, undead, twins } = findings;
     let ids: Vec<&String> =

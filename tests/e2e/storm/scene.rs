@@ -1,4 +1,4 @@
-//! Where the storm is: one Astra with three orgs, and a server that has two mounts of the plugin.
+//! The scene of the storm: one Astra with three orgs, and a server with two mounts of the plugin.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use crate::astra::{Astra, DeleteSuccess, UnknownId};
 use crate::bao::{Server, wait};
 use crate::world::{Mode, Org, ROLE_ID, World};
 
-/// The mount whose leases are now and then revoked all at once.
+/// The mount whose leases are sometimes revoked all at once.
 const SQUALL: &str = "squall";
 
-/// The role whose leases last.
+/// The role with long leases.
 pub(super) const STEADY: &str = "steady";
 
-/// The role whose leases end by themselves during the storm.
+/// The role whose leases expire during the storm.
 pub(super) const BRIEF: &str = "brief";
 
 /// An org in a mount.
@@ -30,7 +30,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Returns a body for the config; its settings differ, but not in what they mean for a token.
+    /// Returns a body for the config. The settings vary, but have no effect on tokens.
     pub(super) fn config(&self, url: &str, variant: u8) -> Value {
         json!({
             "org_id": self.org.id,
@@ -57,7 +57,7 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Sets up configs and roles while the weather is fine. What Astra leaves open is chosen by the generator.
+    /// Sets up configs and roles before the faults. The generator chooses the variants of Astra's behaviour.
     pub(super) fn new(server: Server, rng: &mut fastrand::Rng) -> Self {
         let server = Arc::new(server);
         server.enable("storm");
@@ -72,7 +72,7 @@ impl Scene {
             UnknownId::ServerErrorString,
         ];
         let astra = Astra::builder().orgs(3).knobs(|knobs| {
-            // Callers who hang up soon meet a request on its way.
+            // With this latency, clients that hang up early interrupt running requests.
             knobs.latency_ms = Some((2, 30));
             knobs.delete_success = successes[rng.usize(..successes.len())];
             knobs.unknown_id = unknown[rng.usize(..unknown.len())];
@@ -110,7 +110,7 @@ impl Scene {
         self.places.iter().any(|place| place.org.id == org_id && place.mode == Mode::Sidecar)
     }
 
-    /// Returns the client ids that live in Astra, root tokens aside.
+    /// Returns the client ids of live tokens in Astra, without root tokens.
     pub(super) fn alive(&self) -> BTreeSet<String> {
         self.world.orgs().iter().flat_map(|org| self.world.alive(org)).collect()
     }
@@ -129,7 +129,7 @@ impl Scene {
         self.mounts().iter().find_map(shown).unwrap_or_default()
     }
 
-    /// Returns the number of leases that nothing can revoke any more.
+    /// Returns the number of irrevocable leases.
     pub(super) fn irrevocable(&self) -> u64 {
         let count = self.server.get("sys/leases/count?type=irrevocable&include_child_namespaces=true").data();
         count["lease_count"].as_u64().or_else(|| count["count"].as_u64()).expect("a count of leases")

@@ -1,4 +1,4 @@
-//! What goes wrong: the faults of Astra, and the plugin's sudden death.
+//! The faults of the storm: faults of Astra, and kills of the plugin.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,11 @@ use serde_json::json;
 use super::scene::Scene;
 use crate::astra::{BodyForm, Empty, Fault, Kind, Malformed, Redirect, RetryAfter, Route};
 
-/// Milliseconds that a call survives, and milliseconds that none does.
+/// Delays in milliseconds: calls succeed after SHORT, and always fail after LONG.
 const SHORT: u64 = 200;
 const LONG: u64 = 2500;
 
-/// Sets the faults, each with a small chance of its own.
+/// Sets the faults. Each has a small chance of occurring.
 pub(super) fn brew(scene: &Scene, rng: &mut fastrand::Rng) {
     let mut set = |route: Route, chance: f64, faults: Vec<Fault>| {
         for fault in faults {
@@ -19,18 +19,18 @@ pub(super) fn brew(scene: &Scene, rng: &mut fastrand::Rng) {
         }
     };
     set(Route::CreateToken, 0.004, mint_faults());
-    // The host gives a lease up after six failures in a row, so these have to stay rarer than its patience.
+    // The host gives a lease up after six failures in a row, so these faults must be rare.
     set(Route::DeleteToken, 0.008, delete_faults());
     set(Route::ListTokens, 0.01, list_faults());
     set(Route::CurrentOrg, 0.01, list_faults());
     for org in scene.world.orgs() {
-        // An answer that names the root token must not end in its deletion.
+        // If an answer names the root token, the engine must not delete the root token.
         let root = Kind::SetField { field: "clientId".into(), value: json!(org.client_id) };
         scene.world.fault(Fault::after(root).route(Route::CreateToken).org(&org.id).chance(0.005, rng.u64(..)));
     }
 }
 
-/// Kills the plugin every three to eight seconds until the end, and returns how often there was one to kill.
+/// Kills the plugin every three to eight seconds until the end. Returns the number of killed plugins.
 pub(super) fn lightning(scene: &Scene, rng: &mut fastrand::Rng, end: Instant) -> usize {
     let mut kills = 0;
     loop {
@@ -44,7 +44,7 @@ pub(super) fn lightning(scene: &Scene, rng: &mut fastrand::Rng, end: Instant) ->
     }
 }
 
-/// Failures of any call, which leave nothing to guess but whether it took effect.
+/// Failures of any call. Only the effect of the call is unknown.
 fn failures() -> Vec<Kind> {
     vec![
         Kind::Reset,
@@ -79,7 +79,7 @@ fn refusals() -> Vec<Kind> {
     kinds
 }
 
-/// Answers that cannot be read.
+/// Unreadable answers.
 fn garbage() -> Vec<Kind> {
     let mut kinds = vec![
         Kind::CutBody { bytes: 40, reset: false },
@@ -95,7 +95,7 @@ fn garbage() -> Vec<Kind> {
     kinds
 }
 
-/// Successes that say nothing.
+/// Successes without content.
 fn empties() -> Vec<Kind> {
     [Empty::Nothing, Empty::Null, Empty::Object, Empty::Array, Empty::String].map(Kind::Empty).into()
 }
@@ -103,7 +103,7 @@ fn empties() -> Vec<Kind> {
 fn mint_faults() -> Vec<Fault> {
     let field = |name: &str, value| Kind::SetField { field: name.into(), value };
     let drop = |name: &str| Kind::DropFields(vec![name.into()]);
-    // Only with the true token behind it: without, they would be tokens that never were.
+    // Only after the effect: without a real token, these answers would describe tokens that never existed.
     let odd = vec![
         drop("clientId"),
         drop("token"),
