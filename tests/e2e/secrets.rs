@@ -112,7 +112,9 @@ fn the_examples_of_the_help_work() {
     let org = world.next_org();
     // The only difference from a reader's input is the URL of Astra.
     world.configure(&org, &json!({}));
-    for path in paths(&world).into_iter().chain([String::new()]) {
+    // The examples of the mount create a config and a role. After a rotation, `$ROOT_TOKEN` is deleted.
+    let (last, others): (Vec<_>, Vec<_>) = paths(&world).into_iter().partition(|path| path == "config/rotate-root");
+    for path in [String::new()].into_iter().chain(others).chain(last) {
         let help = world.server.cli(&["path-help", &world.at(&path)]).ok();
         let examples: Vec<&str> = help.lines().filter_map(|line| line.trim().strip_prefix("vault ")).collect();
         assert!(!examples.is_empty(), "{path} has no examples");

@@ -252,10 +252,10 @@ fn what_is_not_imported_is_told() {
         assert!(run.code == 0, "{}", run.told());
         assert_eq!(run.stdout.lines().collect::<Vec<_>>(), lines(&org, &built_in()));
         for part in [
-            "\"team_one_\" was left alone",
+            "\"team_one_\" was not imported",
             "\"Team (one)\", \"team/one/\"",
             "\"by_hand\" is \"API R/W User\" in Astra",
-            "left alone: \"gone\"",
+            "which were not changed: \"gone\"",
         ] {
             assert!(run.stderr.contains(part), "{shell}: {}", run.stderr);
         }
