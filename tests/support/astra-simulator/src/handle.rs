@@ -132,7 +132,7 @@ impl Astra {
     /// Changes the knobs. When this returns, the new knobs are in force.
     pub fn knobs(&self, change: impl FnOnce(&mut Knobs)) {
         self.shared.update(|state| change(&mut state.knobs));
-        let in_force = self.shared.wait(Duration::from_secs(10), |state| state.knobs_in_force());
+        let in_force = self.shared.wait(Duration::from_secs(60), |state| state.knobs_in_force());
         let failure = self.shared.lock().failure.clone();
         assert!(in_force, "the listener did not follow the knobs; the simulator stopped: {failure:?}");
     }
