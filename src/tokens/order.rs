@@ -221,6 +221,11 @@ impl<N: OrderNote> Order<N> {
 
     /// Deletes a token that Astra may have minted.
     pub(crate) async fn look_for_token(&mut self) -> Found {
+        if nothing_identifies(&self.note) {
+            self.note.log(Event::Lost);
+            self.close().await;
+            return Found::Never;
+        }
         if !self.note.is_described() && self.note.client_id().is_some() {
             // Only the client id leads the tick to the token. If this write fails, the tick logs that a token may be
             // left.
@@ -237,12 +242,7 @@ impl<N: OrderNote> Order<N> {
                 Found::Deleted
             }
             // The request may not have reached Astra yet.
-            Ok(Outcome::NotFound) if self.note.is_described() => Found::Later,
-            Ok(Outcome::NotFound) => {
-                self.note.log(Event::Lost);
-                self.close().await;
-                Found::Never
-            }
+            Ok(Outcome::NotFound) => Found::Later,
             Err(error) => {
                 self.engine.backoff.note(self.note.org_id(), Some(&error));
                 self.note.log(Event::LookFailed(&error));
@@ -279,6 +279,11 @@ pub(crate) fn wal_kind<N: OrderNote>() -> WalKind<Engine> {
     WalKind::new(N::KIND, MARGIN, finish::<N>).longer_for(longest)
 }
 
+/// Whether neither a client id nor a marker leads to the token.
+fn nothing_identifies(note: &impl OrderNote) -> bool {
+    note.client_id().is_none() && !note.is_described()
+}
+
 /// Finds the token of an order and deletes it.
 ///
 /// # Errors
@@ -286,7 +291,6 @@ pub(crate) fn wal_kind<N: OrderNote>() -> WalKind<Engine> {
 async fn undo<N: OrderNote>(engine: &Engine, config: &Arc<Config>, note: &N) -> Result<Outcome, Error> {
     let client_id = match note.client_id() {
         Some(client_id) => client_id.clone(),
-        None if !note.is_described() => return Ok(Outcome::NotFound),
         None => match engine.call(config, |client| async move { client.find_token(note.marker()).await }).await? {
             Some(client_id) => ClientId::stored(client_id),
             None => return Ok(Outcome::NotFound),
@@ -306,7 +310,7 @@ async fn undo<N: OrderNote>(engine: &Engine, config: &Arc<Config>, note: &N) -> 
 /// Undoes an order at a tick.
 async fn finish<N: OrderNote>(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
     let note: N = entry.decode()?;
-    if note.client_id().is_none() && !note.is_described() {
+    if nothing_identifies(&note) {
         note.log(Event::Lost);
         return Ok(());
     }
@@ -324,4 +328,37 @@ async fn finish<N: OrderNote>(engine: Arc<Engine>, entry: WalEntry) -> Result<()
         Err(error) => return Err(logical::Error::internal(format!("{}: {error}", note.left()))),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::journal::RotationNote;
+
+    /// While Astra fails for an org, no look is made. That must not hide that nothing identifies the token.
+    #[tokio::test]
+    async fn an_order_that_nothing_identifies_is_lost_during_a_backoff_too() {
+        let (mount, storage, _system) = vault_plugin_sdk::testing::mount();
+        let engine = Arc::new(Engine::new(&mount, Arc::default()));
+        let org_id = OrgId::stored("org");
+        let config = Arc::new(Config::new(org_id.clone(), ""));
+        engine.backoff.note(&org_id, Some(&Error::OutOfTime(Duration::ZERO)));
+        for (described, found, entries) in [(true, Found::Later, 1), (false, Found::Never, 1)] {
+            let note = RotationNote {
+                org_id: org_id.clone(),
+                old: ClientId::stored("old"),
+                marker: "marker".to_owned(),
+                described,
+                new: None,
+                stored: false,
+                timeout_seconds: 30,
+            };
+            let mut order = Order::begin(&engine, &config, note).await.unwrap();
+            assert_eq!(order.look_for_token().await, found, "described: {described}");
+            // The entry of the described order stays for the tick. The entry of the lost order is removed.
+            assert_eq!(storage.keys().len(), entries, "described: {described}");
+        }
+    }
 }
