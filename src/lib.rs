@@ -11,7 +11,7 @@
 //!
 //! | to change … | go to |
 //! | --- | --- |
-//! | a path | `paths`, and the table in this file |
+//! | a path | `paths` |
 //! | how a token is minted, renewed, revoked, swept or undone | `tokens` |
 //! | the rotation of a root token | `rotate` |
 //! | a stored entry, its key, a cache | `store` |
@@ -73,16 +73,9 @@ pub fn factory() -> logical::Factory {
 
 /// Declares the engine.
 fn backend() -> Backend<Engine> {
-    Backend::new(HELP)
-        .path(paths::config::path())
-        .path(paths::configs::path())
-        .path(paths::rotate_root::path())
-        .path(paths::role::path())
-        .path(paths::roles::path())
-        .path(paths::sync::path())
-        .path(paths::token::path())
-        .path(paths::tokens::path())
-        .path(paths::creds::path())
+    paths::all()
+        .into_iter()
+        .fold(Backend::new(HELP), Backend::path)
         .secret(
             SecretType::new(tokens::SECRET_TYPE)
                 .takes_untyped()

@@ -1,15 +1,34 @@
 //! The paths of the engine, one file or folder each. `shared` has what several paths use, `org` the names of
 //! organizations in paths, and `verify` the check of a root token before its config is stored.
 
-pub(super) mod config;
-pub(super) mod configs;
-pub(super) mod creds;
+mod config;
+mod configs;
+mod creds;
 mod org;
-pub(super) mod role;
-pub(super) mod roles;
-pub(super) mod rotate_root;
+mod role;
+mod roles;
+mod rotate_root;
 mod shared;
-pub(super) mod sync;
-pub(super) mod token;
-pub(super) mod tokens;
+mod sync;
+mod token;
+mod tokens;
 mod verify;
+
+use vault_plugin_sdk::framework::Path;
+
+use super::engine::Engine;
+
+/// Returns all paths.
+pub(super) fn all() -> [Path<Engine>; 9] {
+    [
+        config::path(),
+        configs::path(),
+        rotate_root::path(),
+        role::path(),
+        roles::path(),
+        sync::path(),
+        token::path(),
+        tokens::path(),
+        creds::path(),
+    ]
+}
