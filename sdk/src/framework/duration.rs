@@ -2,6 +2,7 @@
 //!
 //! We wrote this module because no crate reads Vault's mix of bare seconds, whole days and Go's syntax.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 /// Reads a duration as Vault does, truncated to whole seconds: `"3600"` (seconds), `"2d"` (whole days), or Go's syntax,
@@ -41,34 +42,38 @@ pub(super) fn from_seconds(seconds: i64) -> Result<Duration, String> {
 
 /// Writes a duration as Go prints it: `1h0m0s`, `24h0m0s`, `1.5s`, `100ms`, `0s`.
 pub fn format_duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let nanoseconds = duration.subsec_nanos();
-    if seconds == 0 {
-        return match nanoseconds {
-            0 => "0s".into(),
-            1..1_000 => format!("{nanoseconds}ns"),
-            1_000..1_000_000 => decimal(0, nanoseconds, 3, "µs"),
-            _ => decimal(0, nanoseconds, 6, "ms"),
-        };
+    let (seconds, nanoseconds) = (duration.as_secs(), duration.subsec_nanos());
+    let mut text = String::with_capacity(16);
+    match (seconds, nanoseconds) {
+        (0, 1..1_000) => push_decimal(&mut text, 0, nanoseconds, 0, "ns"),
+        (0, 1_000..1_000_000) => push_decimal(&mut text, 0, nanoseconds, 3, "µs"),
+        (0, 1_000_000..) => push_decimal(&mut text, 0, nanoseconds, 6, "ms"),
+        _ => {
+            if seconds >= 3600 {
+                let _ = write!(text, "{}h", seconds / 3600);
+            }
+            if seconds >= 60 {
+                let _ = write!(text, "{}m", seconds / 60 % 60);
+            }
+            push_decimal(&mut text, seconds % 60, nanoseconds, 9, "s");
+        }
     }
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-    let rest = decimal(seconds % 60, nanoseconds, 9, "s");
-    match (hours, minutes) {
-        (0, 0) => rest,
-        (0, _) => format!("{minutes}m{rest}"),
-        _ => format!("{hours}h{minutes}m{rest}"),
-    }
+    text
 }
 
-/// Writes `whole` + `fraction` / 10^`digits` without trailing zeros.
-fn decimal(whole: u64, fraction: u32, digits: usize, unit: &str) -> String {
-    let scale = 10_u32.pow(u32::try_from(digits).unwrap_or(0));
-    let whole = whole + u64::from(fraction / scale);
-    let fraction = format!("{:0digits$}", fraction % scale);
-    match fraction.trim_end_matches('0') {
-        "" => format!("{whole}{unit}"),
-        fraction => format!("{whole}.{fraction}{unit}"),
+/// Appends `whole` + `fraction` / 10^`digits` without trailing zeros.
+fn push_decimal(text: &mut String, whole: u64, fraction: u32, digits: u32, unit: &str) {
+    let scale = 10_u32.pow(digits);
+    let _ = write!(text, "{}", whole + u64::from(fraction / scale));
+    let mut fraction = fraction % scale;
+    if fraction > 0 {
+        let mut width = digits as usize;
+        while fraction.is_multiple_of(10) {
+            (fraction, width) = (fraction / 10, width - 1);
+        }
+        let _ = write!(text, ".{fraction:0width$}");
     }
+    text.push_str(unit);
 }
 
 /// Reads Go's syntax without the sign: decimal numbers with units, in sequence. Returns nanoseconds.
