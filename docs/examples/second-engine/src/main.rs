@@ -91,7 +91,7 @@ const KEY: &[FieldSpec] = &[NAME.spec()];
 /// Type of the leases, and kind of the entries in the write-ahead log. Both are stored, so the name can never change.
 const KEY_TYPE: &str = "key";
 
-/// A stored role. `default` lets entries of older versions load.
+/// A stored role. `default` lets entries of older versions load; a field that they lack is empty or zero.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 struct Role {
