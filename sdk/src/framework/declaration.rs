@@ -48,14 +48,20 @@ impl<E: Send + Sync + 'static> Backend<E> {
     /// Adds a path. The first path that matches a request wins, so declare specific paths before general paths.
     ///
     /// # Panics
-    /// At start-up, if a field is invalid (see [`Path`]) or if an earlier path hides this path.
+    /// At start-up, if the path has a mistake (see [`Path`]) or if an earlier path hides this path.
     #[must_use]
     pub fn path(mut self, path: Path<E>) -> Self {
+        path.check_list();
         path.check_fields();
         for name in pattern::expand(path.pattern) {
             // A named group becomes `{name}`. Only a group that matches nearly everything matches the braces.
-            let hidden_by = self.paths.iter().find(|known| known.matches(&name).is_some());
-            assert!(hidden_by.is_none(), "path {:?} is hidden by an earlier one for {name:?}", path.pattern);
+            let hidden_by = self.paths.iter().find(|known| known.matches(&name).is_some()).map(|known| known.pattern);
+            let earlier = hidden_by.unwrap_or_default();
+            assert!(
+                hidden_by.is_none(),
+                "path {:?} is hidden by {earlier:?}; declare it before that path",
+                path.pattern
+            );
         }
         assert!(
             self.paths.iter().all(|known| known.pattern != path.pattern),
@@ -73,10 +79,18 @@ impl<E: Send + Sync + 'static> Backend<E> {
     /// never be revoked; or another type already takes the leases without a type.
     #[must_use]
     pub fn secret(mut self, secret: SecretType<E>) -> Self {
-        assert!(self.secrets.iter().all(|known| known.name != secret.name), "lease {:?} declared twice", secret.name);
-        assert!(secret.revoke.is_some(), "lease {:?} cannot be revoked", secret.name);
+        assert!(
+            self.secrets.iter().all(|known| known.name != secret.name),
+            "secret type {:?} is declared twice",
+            secret.name
+        );
+        assert!(
+            secret.revoke.is_some(),
+            "secret type {:?} has no revoke handler; add `SecretType::revoke`",
+            secret.name
+        );
         let is_taken = secret.untyped && self.secrets.iter().any(|known| known.untyped);
-        assert!(!is_taken, "lease {:?} is the second that takes leases without a type", secret.name);
+        assert!(!is_taken, "secret type {:?} is the second that takes leases without a type", secret.name);
         self.secrets.push(secret);
         self
     }
@@ -87,11 +101,7 @@ impl<E: Send + Sync + 'static> Backend<E> {
     /// At start-up, if another kind has the same name.
     #[must_use]
     pub fn wal(mut self, kind: WalKind<E>) -> Self {
-        assert!(
-            self.wal.iter().all(|known| known.name != kind.name),
-            "write-ahead log entry {:?} declared twice",
-            kind.name
-        );
+        assert!(self.wal.iter().all(|known| known.name != kind.name), "WAL kind {:?} is declared twice", kind.name);
         self.wal.push(kind);
         self
     }
@@ -128,7 +138,9 @@ impl<E: Send + Sync + 'static> Backend<E> {
         self
     }
 
-    /// Runs at each periodic tick of the host, about once a minute, on nodes that can write.
+    /// Runs at each periodic tick of the host, about once a minute, on nodes that can write. The host stops a tick after
+    /// 90 seconds, and never runs two ticks of a mount at once. WAL entries are undone at the same time, so neither waits
+    /// for the other. The host logs an error, and the next tick comes as usual.
     #[must_use]
     pub fn periodic<F, Fut, Failure>(mut self, run: F) -> Self
     where

@@ -111,7 +111,7 @@ pub struct FieldSpec {
     pub shown: Option<&'static str>,
 }
 
-/// The operations that write.
+/// The operations that write: create, update and patch, for [`Field::only`]. A path need not have all of them.
 pub const WRITES: &[Operation] = &[Operation::Create, Operation::Update, Operation::Patch];
 
 impl FieldSpec {
@@ -170,7 +170,9 @@ impl<T> Field<T> {
         self.spec.name
     }
 
-    /// Sets the default value, in the form that a user would write.
+    /// Sets the default value, in the form that a user would write. [`Fields::get`](super::Fields::get) returns it for a
+    /// field that the request does not have; [`Fields::apply`](super::Fields::apply) stores it for `null` and for a
+    /// [new object](super::Fields::for_new_object).
     #[must_use]
     pub const fn default(mut self, default: &'static str) -> Self {
         self.spec.default = Some(default);
@@ -184,14 +186,14 @@ impl<T> Field<T> {
         self
     }
 
-    /// Marks the field as required in help and OpenAPI.
+    /// Marks the field as required in help and OpenAPI. The handler still checks, as in Go engines.
     #[must_use]
     pub const fn required(mut self) -> Self {
         self.spec.required = true;
         self
     }
 
-    /// Marks the field as a secret in OpenAPI.
+    /// Marks the field as a secret in OpenAPI. An answer has only the members that the handler gives it.
     #[must_use]
     pub const fn sensitive(mut self) -> Self {
         self.spec.sensitive = true;
@@ -213,7 +215,7 @@ impl<T> Field<T> {
         self
     }
 
-    /// Sets the allowed values.
+    /// Sets the allowed values that OpenAPI shows. The handler still checks, as in Go engines.
     #[must_use]
     pub const fn allowed(mut self, allowed: &'static [&'static str]) -> Self {
         self.spec.allowed = allowed;

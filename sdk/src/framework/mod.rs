@@ -64,6 +64,7 @@ mod secret;
 mod wal;
 
 #[cfg(any(test, fuzzing, feature = "testing"))]
+#[doc(hidden)]
 pub use self::{coerce::fuzz::fuzz_coercion, duration::fuzz::fuzz_durations, fields::fuzz::fuzz_fields};
 
 pub use declaration::Backend;

@@ -125,7 +125,8 @@ impl<E: Send + Sync + 'static> Mounted<E> {
             response.warnings.extend(warnings);
             debug_assert!(
                 response.secret.as_ref().is_none_or(|secret| self.type_of(secret).is_some()),
-                "path {:?} made a lease that no secret type can revoke",
+                "path {:?} made a lease of no declared secret type; mark the lease with `Secret::of_type`, and declare the \
+                 type with `Backend::secret`",
                 path.pattern
             );
         }
@@ -218,9 +219,10 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         }
         let Some(entry) = wal.get(id).await? else { return Ok(()) };
         let Some(kind) = self.backend.wal.iter().find(|kind| kind.name == entry.kind) else {
-            let text =
-                format!("kind {:?} is unknown; a version of the plugin that knows it sets this right", entry.kind);
-            return Err(Error::internal(text));
+            return Err(Error::internal(format!(
+                "WAL kind {:?} is unknown; declare it with `Backend::wal`, or run the version of the plugin that wrote it",
+                entry.kind
+            )));
         };
         if !immediate && entry.age() < kind.minimum_age(&entry) {
             return Ok(());

@@ -92,8 +92,9 @@ impl<E: Send + Sync + 'static> Handler<E> {
 
 /// A path of an engine.
 ///
-/// These mistakes panic at start-up: an invalid pattern, two fields with the same name, and a field for an operation
-/// that the path does not have. A default or allowed value that the field's own type cannot read also panics.
+/// These mistakes panic at start-up: an invalid pattern, a list that no request can reach, two fields with the same name,
+/// and a field if the path has none of the field's operations. A default or allowed value that the field's own type
+/// cannot read also panics.
 pub struct Path<E> {
     pub(super) pattern: &'static str,
     route: Route,
@@ -107,7 +108,9 @@ pub struct Path<E> {
 
 impl<E: Send + Sync + 'static> Path<E> {
     /// Declares a path by a pattern, which is anchored at both ends. A named group fills the field of the same name.
-    /// The pattern of a list ends in `/?`, because hosts append a slash.
+    /// The pattern of a list ends in `/?`, because hosts append a slash. The usual group for a name, which takes the same
+    /// names as [`Field::name_string`](super::Field::name_string), is `(?P<name>\w(?:[\w\-.]*\w)?)`. Text that no pattern
+    /// matches returns 404.
     ///
     /// # Panics
     /// At start-up, if the pattern is not a valid regular expression, or if a group has no field of the same name.
@@ -120,7 +123,10 @@ impl<E: Send + Sync + 'static> Path<E> {
             .map(|group| {
                 let spec = fields.iter().find(|spec| spec.name == group);
                 #[expect(clippy::panic, reason = "a wrong declaration shall stop the start-up, not a request")]
-                spec.map_or_else(|| panic!("path {pattern:?} captures {group:?}, which is no field of it"), |s| s.name)
+                spec.map_or_else(
+                    || panic!("path {pattern:?} captures {group:?}; declare a field with this name"),
+                    |s| s.name,
+                )
             })
             .collect();
         Self {
@@ -149,13 +155,16 @@ impl<E: Send + Sync + 'static> Path<E> {
         self.operation(Operation::Read, handler)
     }
 
-    /// Sets the handler for writes, both creates and updates.
+    /// Sets the handler for writes, both creates and updates. If an update changes only the fields that it names, the
+    /// handler reads a create with [`Fields::for_new_object`].
     #[must_use]
     pub fn write(self, handler: Handler<E>) -> Self {
         self.operation(Operation::Create, handler.clone()).operation(Operation::Update, handler)
     }
 
-    /// Sets the handler for partial writes. The handler applies each [`super::Change`] to the stored object.
+    /// Sets the handler for partial writes. The handler changes the stored object with [`Fields::apply`]. The host does
+    /// not check whether the object exists, so the handler returns [`Error::status`] 404 if it does not. The handler of
+    /// the writes can serve patches too: `call.request.operation` tells which of the two it is.
     #[must_use]
     pub fn patch(self, handler: Handler<E>) -> Self {
         self.operation(Operation::Patch, handler)
@@ -199,6 +208,17 @@ impl<E> Path<E> {
     #[cfg(feature = "openapi")]
     pub(super) fn is_captured(&self, field: &FieldSpec) -> bool {
         self.captures.contains(&field.name)
+    }
+
+    /// Plain text without a slash at the end never matches the path of a list.
+    pub(super) fn check_list(&self) {
+        let Route::Plain { text, slash: false } = self.route else { return };
+        let lists = [Operation::List, Operation::Scan].iter().any(|operation| self.operations.contains_key(operation));
+        let reachable = text.is_empty() || text.ends_with('/');
+        assert!(
+            !lists || reachable,
+            "path {text:?} has a list, but hosts append a slash; write the pattern as \"{text}/?\""
+        );
     }
 
     pub(super) fn check_fields(&self) {

@@ -60,8 +60,12 @@ impl<E: Send + Sync + 'static> SecretType<E> {
         self
     }
 
-    /// Sets the handler for revocations. The handler must succeed if there is nothing left to revoke. The host retries
-    /// after an error.
+    /// Sets the handler for revocations. The handler must succeed if there is nothing left to revoke.
+    ///
+    /// If the handler returns an error, of any kind, the host tries again: six attempts in about ten minutes, each with
+    /// 90 seconds at most. After the sixth failed attempt, the lease is *irrevocable*: the host keeps the lease, and
+    /// retries once a day, after a restart, and after a change of the active node. A revocation with `-sync` is a single
+    /// attempt, and its caller sees the error. The host logs the text of the error.
     #[must_use]
     pub fn revoke<F, Fut, Failure>(mut self, run: F) -> Self
     where

@@ -99,7 +99,8 @@ impl<'a> Wal<'a> {
         Self { storage }
     }
 
-    /// Writes an entry.
+    /// Writes an entry. `kind` is the name of a [`WalKind`] of the engine. An entry of another kind stays in the log, and
+    /// each tick fails.
     ///
     /// # Errors
     /// If storage fails. The caller must not make the change then.

@@ -8,7 +8,7 @@ use super::data::Map;
 use super::error::Error;
 use super::lease::Secret;
 
-/// The result of a handler: a response, nothing (404 on a read or list, 204 on a write or delete), or an error.
+/// The result of a handler: a response, nothing (404 on a read or list, 204 on a write, patch or delete), or an error.
 pub type Answer = Result<Option<Response>, Error>;
 
 /// The response to a successful request. It has no `Debug`, because `data` may hold secrets.

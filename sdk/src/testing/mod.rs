@@ -73,6 +73,9 @@
 //! # }
 //! ```
 //!
+//! Leases and ticks are requests too: [`tick`] is the host's periodic tick, and [`immediate_tick`] also undoes young WAL
+//! entries. For a revocation, pass the lease of an earlier response to [`Request::secret`], with [`Operation::Revoke`].
+//!
 //! Architecture invariant: a stand-in never panics. The engine sees each fault as an error.
 
 mod fault;
@@ -112,4 +115,40 @@ pub fn request(operation: Operation, path: &str, data: Value) -> Request {
         _ => Map::new(),
     };
     Request::new(operation, path).data(data).mount_point("tested/")
+}
+
+/// Returns the host's periodic tick. It runs [`Backend::periodic`](crate::framework::Backend::periodic), and undoes the WAL
+/// entries that have the minimum age of their kind.
+pub fn tick() -> Request {
+    Request::new(Operation::Rollback, "").mount_point("tested/")
+}
+
+/// Returns a tick that undoes all WAL entries, however young, except those of changes in progress.
+pub fn immediate_tick() -> Request {
+    tick().data(Map::from_iter([("immediate".into(), true.into())]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::framework::{Backend, Wal, WalKind};
+    use crate::logical::{Error, StorageExt};
+
+    #[tokio::test]
+    async fn a_tick_spares_a_young_entry_and_an_immediate_tick_does_not() {
+        let (mount, storage, _) = mount();
+        let undo = async |engine: Arc<Mount>, _| engine.storage.put_json("undone", &true).await.map_err(Error::from);
+        let declared = Backend::new("").wal(WalKind::new("print", Duration::from_secs(60), undo));
+        let backend = declared.factory(Mount::clone)(mount.clone()).unwrap();
+        let entry = Wal::new(&*mount.storage).put("print", &"dune").await.unwrap();
+        assert!(backend.handle(immediate_tick()).await.unwrap().is_none());
+        assert_eq!((storage.json("undone"), storage.keys().len()), (None, 1), "the change is in progress");
+        drop(entry);
+        assert!(backend.handle(tick()).await.unwrap().is_none());
+        assert_eq!((storage.json("undone"), storage.keys().len()), (None, 1), "the entry is young");
+        assert!(backend.handle(immediate_tick()).await.unwrap().is_none());
+        assert_eq!((storage.json("undone"), storage.keys()), (Some(true.into()), vec!["undone".to_owned()]));
+    }
 }

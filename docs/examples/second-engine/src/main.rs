@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! roles        list
-//! roles/:name  create, update, read, delete: what the keys of a role may do, and for how long
+//! roles/:name  create, update, patch, read, delete: what the keys of a role may do, and for how long
 //! keys/:name   read: issues a key of a role under a lease that can be renewed and revoked
 //! ```
 //!
@@ -19,10 +19,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vault_plugin_sdk::framework::{
-    Backend, Call, Field, FieldSpec, Handler, LeaseCall, Path, SecretType, Wal, WalEntry, WalKind, format_duration,
+    Backend, Call, Field, FieldSpec, Handler, LeaseCall, Path, SecretType, WRITES, Wal, WalEntry, WalKind,
+    format_duration,
 };
 use vault_plugin_sdk::locks::KeyedLocks;
-use vault_plugin_sdk::logical::{Answer, Error, Map, Mount, Response, Secret, SpecialPaths, StorageError, StorageExt};
+use vault_plugin_sdk::logical::{
+    Answer, Error, Map, Mount, Operation, Response, Secret, SpecialPaths, StorageError, StorageExt,
+};
 use vault_plugin_sdk::{Plugin, serve};
 
 use service::Service;
@@ -58,6 +61,7 @@ fn declaration() -> Backend<Engine> {
                 .read(Handler::new("Read a role.", read_role).shows_fields())
                 // Detached: a change goes on when the caller hangs up.
                 .write(Handler::new("Create or change a role.", write_role).on_active_node().detached())
+                .patch(Handler::new("Change a role.", write_role).on_active_node().detached())
                 .delete(Handler::new("Delete a role.", delete_role).on_active_node().detached()),
         )
         .path(
@@ -72,12 +76,14 @@ fn declaration() -> Backend<Engine> {
         .special_paths(SpecialPaths::default().local_storage(["wal/"]))
 }
 
-const NAME: Field<String> = Field::string("name", "Name of the role.").required();
+const NAME: Field<String> = Field::name_string("name", "Name of the role.").required();
 const SCOPE: Field<String> = Field::lowercase("scope", "What the keys of the role may do.")
     .default("read")
     .allowed(&["read", "write"])
+    .only(WRITES)
     .shown("What the keys of the role may do.");
-const TTL: Field<Duration> = Field::duration("ttl", "TTL of the keys.").default("10m").shown("TTL of the keys.");
+const TTL: Field<Duration> =
+    Field::duration("ttl", "TTL of the keys.").default("10m").only(WRITES).shown("TTL of the keys.");
 
 const ROLE: &[FieldSpec] = &[NAME.spec(), SCOPE.spec(), TTL.spec()];
 const KEY: &[FieldSpec] = &[NAME.spec()];
@@ -85,18 +91,12 @@ const KEY: &[FieldSpec] = &[NAME.spec()];
 /// Type of the leases, and kind of the entries in the write-ahead log. Both are stored, so the name can never change.
 const KEY_TYPE: &str = "key";
 
-/// A stored role. `default` lets entries of older versions load.
-#[derive(Deserialize, Serialize)]
+/// A stored role. `default` lets entries of older versions load; a field that they lack is empty or zero.
+#[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 struct Role {
     scope: String,
     ttl_seconds: u64,
-}
-
-impl Default for Role {
-    fn default() -> Self {
-        Self { scope: "read".into(), ttl_seconds: 600 }
-    }
 }
 
 impl Engine {
@@ -131,12 +131,22 @@ async fn read_role(engine: Arc<Engine>, call: Call) -> Answer {
 async fn write_role(engine: Arc<Engine>, call: Call) -> Answer {
     let name = name(&call);
     let _guard = engine.roles.lock(&name).await;
-    let mut role = engine.role(&name).await?.unwrap_or_default();
+    let stored = engine.role(&name).await?;
+    if stored.is_none() && call.request.operation == Operation::Patch {
+        return Err(Error::status(404, format!("role {name:?} does not exist; write roles/{name} first")));
+    }
+    // Only the fields that the caller named change. A new role takes the default of the others.
+    let fields = if stored.is_some() { call.fields } else { call.fields.for_new_object() };
+    let mut role = stored.unwrap_or_default();
     let mut ttl = Duration::from_secs(role.ttl_seconds);
-    // Only the fields that the caller named change.
-    call.fields.apply(&SCOPE, &mut role.scope);
-    call.fields.apply(&TTL, &mut ttl);
+    fields.apply(&SCOPE, &mut role.scope);
+    fields.apply(&TTL, &mut ttl);
     role.ttl_seconds = ttl.as_secs();
+    // The declaration only shows the allowed values to users.
+    let allowed = SCOPE.spec().allowed;
+    if !allowed.contains(&role.scope.as_str()) {
+        return Err(Error::invalid(format!("scope {:?} is not allowed; use one of {allowed:?}", role.scope)));
+    }
     engine.mount.storage.put_json(&format!("roles/{name}"), &role).await?;
     Ok(None)
 }
@@ -185,7 +195,10 @@ async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), Error> {
 
 async fn undo(engine: Arc<Engine>, entry: WalEntry) -> Result<(), Error> {
     let id: String = entry.decode()?;
-    Ok(engine.service.delete(&id).await?)
+    engine.service.delete(&id).await?;
+    // The server's log shows this line.
+    tracing::info!(id, "deleted a key that nobody got");
+    Ok(())
 }
 
 fn object<const N: usize>(members: [(&str, Value); N]) -> Map {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use vault_plugin_sdk::logical::{self, Operation, Request};
-use vault_plugin_sdk::testing::{HostFault, MemoryStorage, mount, request};
+use vault_plugin_sdk::testing::{HostFault, MemoryStorage, immediate_tick, mount, request, tick};
 
 use super::*;
 
@@ -37,12 +37,31 @@ async fn a_key_lives_as_long_as_its_lease() {
 }
 
 #[tokio::test]
-async fn a_key_that_nobody_got_is_noted_in_the_log() {
+async fn a_key_that_nobody_got_is_deleted() {
     let (engine, storage) = engine().await;
     // The third call to the storage creates the key. The first two read the role and write the entry.
     storage.inject(HostFault::AfterEffectAt(3));
     assert!(engine.handle(issue_key()).await.is_err());
     storage.heal();
     assert_eq!(keys(&storage), 1);
-    assert!(storage.keys().iter().any(|key| key.starts_with("wal/")), "nothing tells `undo` of the key");
+    // The entry is too young for a tick.
+    engine.handle(tick()).await.expect("a tick");
+    assert_eq!(keys(&storage), 1);
+    engine.handle(immediate_tick()).await.expect("a tick");
+    assert_eq!(keys(&storage), 0);
+    assert_eq!(storage.keys(), ["roles/reader"]);
+}
+
+#[tokio::test]
+async fn a_write_of_a_new_role_takes_defaults_and_a_patch_needs_a_role() {
+    let (engine, storage) = engine().await;
+    assert_eq!(storage.json("roles/reader"), Some(json!({ "scope": "read", "ttl_seconds": 3600 })));
+    let patch = |path, data| engine.handle(request(Operation::Patch, path, data));
+    // `null` sets the default.
+    assert!(patch("roles/reader", json!({ "scope": "write", "ttl": null })).await.is_ok());
+    assert_eq!(storage.json("roles/reader"), Some(json!({ "scope": "write", "ttl_seconds": 600 })));
+    let missing = patch("roles/none", json!({ "scope": "write" })).await;
+    assert!(matches!(missing, Err(Error::Status { status: 404, .. })));
+    let wrong = patch("roles/reader", json!({ "scope": "all" })).await;
+    assert!(matches!(wrong, Err(Error::InvalidRequest(text)) if text.contains("use one of")));
 }

@@ -39,9 +39,21 @@ fn a_field_of_a_missing_operation_stops_the_start() {
 }
 
 #[test]
-#[should_panic(expected = "hidden by an earlier one")]
+#[should_panic(expected = "is hidden by \"books/(?P<name>")]
 fn a_hidden_path_stops_the_start() {
     let _ = backend().path(Path::new("books/index", &[]));
+}
+
+#[test]
+#[should_panic(expected = "write the pattern as \"x/?\"")]
+fn a_list_that_no_request_reaches_stops_the_start() {
+    let _ = backend().path(Path::new("x", &[]).list(no_handler()));
+}
+
+#[test]
+fn a_list_of_the_root_and_a_list_with_a_slash_start() {
+    let path = |pattern| Path::new(pattern, &[]).list(no_handler());
+    let _ = backend().path(path("")).path(path("x/?")).path(path("y/"));
 }
 
 #[test]
@@ -65,7 +77,7 @@ fn two_types_that_take_leases_without_a_type_stop_the_start() {
 }
 
 #[test]
-#[should_panic(expected = "cannot be revoked")]
+#[should_panic(expected = "has no revoke handler")]
 fn a_lease_without_end_stops_the_start() {
     let _ = backend().secret(SecretType::new("gift"));
 }

@@ -193,7 +193,7 @@ async fn a_failed_revocation_fails() {
     assert!(matches!(error, Some(Error::Internal { .. })));
 }
 
-/// Any other kind of error would make the host give the lease up at once.
+/// The caller of a renewal made no mistake, so the status is 500 and not 400.
 #[tokio::test]
 async fn leases_of_no_known_type_are_our_fault() {
     let shelf = mounted();
@@ -248,6 +248,15 @@ async fn what_fails_is_kept_and_stops_nothing_else() {
     assert!(shelf.ask(Operation::Rollback, "", Value::Null).await.is_err());
     assert_eq!(shelf.shelf.events(), ["periodic", "undo torn"]);
     assert_eq!(shelf.storage.keys(), ["wal/b", "wal/c"]);
+}
+
+#[tokio::test]
+async fn an_entry_of_an_undeclared_kind_says_how_to_declare_it() {
+    let shelf = mounted();
+    shelf.write_wal("a", "letter", json!({}), 100).await;
+    let error = shelf.ask(Operation::Rollback, "", Value::Null).await.err().unwrap();
+    let text = "WAL kind \"letter\" is unknown; declare it with `Backend::wal`, or run the version of the plugin that wrote it";
+    assert_eq!(error.to_string(), text);
 }
 
 #[tokio::test]
