@@ -14,7 +14,7 @@ const NAME: &str = env!("CARGO_PKG_NAME");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn version_tells_version_commit_and_protocol() {
+async fn version_prints_version_commit_and_protocol() {
     let expected = Launch::astra().arg("-version").by_hand().await;
     let [name, commit, protocol] = expected.lines().collect::<Vec<_>>()[..] else { panic!("{expected}") };
     assert_eq!((name, protocol), (format!("{NAME} v{VERSION}").as_str(), "protocol: plugin API version 5"));
@@ -30,7 +30,7 @@ async fn version_tells_version_commit_and_protocol() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn help_has_the_commands_for_this_very_binary() {
+async fn help_prints_the_commands_for_this_binary() {
     let engine = plugin::binary().to_str().unwrap();
     let help = Launch::astra().arg("-help").by_hand().await;
     let program = std::fs::read(engine).unwrap();
@@ -55,7 +55,7 @@ async fn help_has_the_commands_for_this_very_binary() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn the_binary_under_test_is_the_one_that_ships() {
+fn the_binary_under_test_is_a_release_build() {
     let read =
         output("readelf", &["--wide", "--segments", "--dynamic", "--sections", plugin::binary().to_str().unwrap()]);
     let read = read.expect("readelf, which is with the linker");
@@ -81,7 +81,7 @@ fn output(program: &str, args: &[&str]) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn anything_else_is_told_how_to_go_on() {
+async fn unknown_arguments_print_advice() {
     let unknown: [&[&str]; 5] = [&[], &["version"], &["-ca-cert=/x"], &["-versions"], &["---help"]];
     for args in unknown {
         let launch = args.iter().fold(Launch::astra().without(COOKIE.0), |launch, arg| launch.arg(arg));

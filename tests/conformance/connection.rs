@@ -16,7 +16,7 @@ use crate::host::wire::first_bytes;
 use crate::host::{Host, Launch};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p06_only_the_host_that_started_it_can_connect() {
+async fn p06_only_the_host_of_the_plugin_can_connect() {
     let host = Host::start(Launch::astra()).await;
     let (socket, certificate) = (&host.handshake.socket, &host.handshake.certificate);
     let identity = host.plugin.identity();
@@ -34,7 +34,7 @@ async fn p06_only_the_host_that_started_it_can_connect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p06_a_client_that_never_speaks_does_not_hold_up_others() {
+async fn p06_a_silent_client_does_not_delay_others() {
     let host = Host::start(Launch::astra()).await;
     let mut silent = Vec::new();
     for _ in 0..8 {
@@ -46,7 +46,7 @@ async fn p06_a_client_that_never_speaks_does_not_hold_up_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p07_the_main_connection_is_tls_1_3_with_h2_and_the_certificate_of_the_line() {
+async fn p07_the_main_connection_uses_tls_1_3_and_http_2() {
     for launch in [Launch::astra(), Launch::passbook()] {
         // The host's certificate is a P-521 CA. The host's own verification also checks names, validity and usage.
         let host = Host::start(launch).await;
@@ -58,7 +58,7 @@ async fn p07_the_main_connection_is_tls_1_3_with_h2_and_the_certificate_of_the_l
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p07_each_start_has_a_certificate_of_its_own() {
+async fn p07_each_start_has_a_new_certificate() {
     let (one, other) = (Host::start(Launch::astra()).await, Host::start(Launch::astra()).await);
     assert_ne!(one.handshake.certificate, other.handshake.certificate);
     one.stop().await;
@@ -66,7 +66,7 @@ async fn p07_each_start_has_a_certificate_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p08_the_brokered_connection_is_tls_with_client_certificate_and_h2() {
+async fn p08_the_brokered_connection_uses_mutual_tls_and_http_2() {
     let host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
     mount.write("accounts/a", json!({"owner": "x"})).await;
@@ -82,7 +82,7 @@ async fn p08_the_brokered_connection_is_tls_with_client_certificate_and_h2() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p08_the_same_over_one_shared_socket() {
+async fn p08_brokered_connections_can_share_one_socket() {
     let host = Host::start(Launch::passbook().env("PLUGIN_MULTIPLEX_GRPC", "true")).await;
     assert!(host.handshake.line.ends_with("|true"), "{}", host.handshake.line);
     // Both at once, because the plugin must knock for one connection at a time.
@@ -100,7 +100,7 @@ async fn p08_the_same_over_one_shared_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p13_health_of_plugin_is_serving() {
+async fn p13_the_health_service_reports_serving() {
     let host = Host::start(Launch::astra()).await;
     let mut client = HealthClient::new(host.channel.clone());
     let reply = client.check(HealthCheckRequest { service: "plugin".into() }).await.unwrap();
@@ -125,7 +125,7 @@ async fn p14_stdio_and_broker_streams_stay_open_and_silent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p15_multiplexing_is_supported_and_asked_without_an_id() {
+async fn p15_multiplexing_is_supported_without_an_id() {
     let host = Host::start(Launch::astra()).await;
     let mut client = PluginMultiplexingClient::new(host.channel.clone());
     let call = client.multiplexing_support(MultiplexingSupportRequest {});

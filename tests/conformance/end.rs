@@ -26,7 +26,7 @@ async fn p10_sigint_is_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p10_sigterm_leaves_a_host_that_stops_as_well_the_time_for_it() {
+async fn p10_sigterm_leaves_the_host_time_to_stop_the_plugin() {
     let mut host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
     host.plugin.signal(Signal::TERM);
@@ -47,7 +47,7 @@ async fn p10_sigterm_leaves_a_host_that_stops_as_well_the_time_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p11_shutdown_is_answered_and_the_process_ends_within_1_s() {
+async fn p11_shutdown_is_answered_and_the_process_exits_within_1_s() {
     let mut host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
     // The end of the process does not wait for a running request.
@@ -66,7 +66,7 @@ async fn p11_shutdown_is_answered_and_the_process_ends_within_1_s() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p12_a_dropped_connection_ends_it() {
+async fn p12_the_plugin_exits_if_its_connection_drops() {
     for launch in [Launch::astra(), Launch::passbook().env("PLUGIN_MULTIPLEX_GRPC", "true")] {
         let host = Host::start(launch).await;
         let _mount = host.mount().await;
@@ -78,13 +78,13 @@ async fn p12_a_dropped_connection_ends_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p12_a_host_that_is_killed_takes_it_along() {
-    host_is_killed("end::p12_a_host_that_is_killed_takes_it_along", true).await;
+async fn p12_the_plugin_exits_if_its_host_is_killed() {
+    host_is_killed("end::p12_the_plugin_exits_if_its_host_is_killed", true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p12_a_host_that_is_killed_before_it_connects_takes_it_along() {
-    host_is_killed("end::p12_a_host_that_is_killed_before_it_connects_takes_it_along", false).await;
+async fn p12_the_plugin_exits_if_its_host_is_killed_before_connecting() {
+    host_is_killed("end::p12_the_plugin_exits_if_its_host_is_killed_before_connecting", false).await;
 }
 
 /// Set in the environment of the process to kill. The value is a directory: the process writes there which plugin it

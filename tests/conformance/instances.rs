@@ -38,7 +38,7 @@ async fn p16_setup_waits_up_to_5_s_for_the_address_of_the_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p17_setup_needs_neither_storage_nor_facts() {
+async fn p17_setup_needs_neither_storage_nor_system_view() {
     for launch in [Launch::astra(), Launch::passbook()] {
         // The whole registration. It has no Type, no Initialize and no Cleanup.
         let host = Host::start(launch).await;
@@ -56,7 +56,7 @@ async fn p17_setup_needs_neither_storage_nor_facts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p17_setup_waits_for_no_storage() {
+async fn p17_setup_does_not_wait_for_storage() {
     let host = Host::start(Launch::astra()).await;
     let storage = Storage::default();
     storage.delay(Duration::from_secs(15));
@@ -89,7 +89,7 @@ async fn p18_ten_instances_set_up_at_once_are_isolated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p19_cleanup_twice_does_not_disturb_the_others() {
+async fn p19_a_second_cleanup_does_not_affect_other_instances() {
     let host = Host::start(Launch::passbook()).await;
     let (one, other) = (host.mount().await, host.mount().await);
     one.write("accounts/a", json!({"owner": "x"})).await;
@@ -111,7 +111,7 @@ async fn p19_cleanup_twice_does_not_disturb_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p20_type_special_paths_and_version_are_what_hosts_accept() {
+async fn p20_hosts_accept_type_special_paths_and_version() {
     for launch in [Launch::astra(), Launch::passbook()] {
         let host = Host::start(launch).await;
         let mount = host.mount().await;

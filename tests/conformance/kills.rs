@@ -208,17 +208,17 @@ fn at_the_handover() -> Vec<(String, Left)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mint_is_killed_at_every_step() {
+async fn a_mint_killed_at_any_step_loses_nothing() {
     assert_eq!(Scene::new(Mode::Standard, Before::Nothing, Work::Mint).kill().await, at_the_handover());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mint_by_a_read_is_killed_at_every_step() {
+async fn a_mint_by_a_read_killed_at_any_step_loses_nothing() {
     assert_eq!(Scene::new(Mode::Sidecar, Before::Nothing, Work::Mint).kill().await, at_the_handover());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mint_that_undoes_itself_is_killed_at_every_step() {
+async fn a_failed_mint_killed_at_any_step_loses_nothing() {
     for trouble in [Trouble::Host("put client/"), Trouble::Host("delete wal/"), Trouble::Astra] {
         let scene = Scene::new(Mode::Standard, Before::Nothing, Work::Mint).with(trouble);
         assert_eq!(scene.kill().await, nothing());
@@ -226,7 +226,7 @@ async fn a_mint_that_undoes_itself_is_killed_at_every_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mint_that_undoes_itself_fails_at_every_step() {
+async fn a_failed_mint_with_a_second_fault_loses_nothing() {
     for trouble in [Trouble::Host("put client/"), Trouble::Host("delete wal/"), Trouble::Astra] {
         let scene = Scene::new(Mode::Sidecar, Before::Nothing, Work::Mint).with(trouble);
         assert_eq!(scene.fail().await, nothing());
@@ -236,7 +236,7 @@ async fn a_mint_that_undoes_itself_fails_at_every_step() {
 /// If the client hangs up, it gets no token, and the host creates no lease. If the mint is already complete, the engine
 /// writes a new WAL entry to undo it. Until then, the gap at the handover is open.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mint_whose_client_hangs_up_is_killed_at_every_step() {
+async fn a_cancelled_mint_killed_at_any_step_loses_nothing() {
     let mint = |call, phase| Scene::new(Mode::Standard, Before::Nothing, Work::Mint).with(Trouble::HangUp(call, phase));
     assert_eq!(mint("put client/", Phase::Before).kill().await, nothing());
     let mut expected = at_the_handover();
@@ -245,7 +245,7 @@ async fn a_mint_whose_client_hangs_up_is_killed_at_every_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mint_whose_client_hangs_up_fails_at_every_step() {
+async fn a_cancelled_mint_with_a_fault_at_any_step_loses_nothing() {
     for (call, phase) in [("put client/", Phase::Before), ("delete wal/", Phase::After)] {
         let scene = Scene::new(Mode::Sidecar, Before::Nothing, Work::Mint).with(Trouble::HangUp(call, phase));
         assert_eq!(scene.fail().await, nothing());
@@ -254,7 +254,7 @@ async fn a_mint_whose_client_hangs_up_fails_at_every_step() {
 
 /// Without a description, the engine cannot find a token whose answer was lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mint_without_description_is_killed_at_every_step() {
+async fn without_a_description_only_some_kills_lose_a_token() {
     let left = Scene::new(Mode::Undescribed, Before::Nothing, Work::Mint).kill().await;
     let lost = |call: &str| (call.to_owned(), UNKNOWN);
     let mut expected = vec![lost("before get client/"), lost("before put wal/")];
@@ -264,36 +264,36 @@ async fn a_mint_without_description_is_killed_at_every_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delete_is_killed_at_every_step() {
+async fn a_delete_killed_at_any_step_loses_nothing() {
     assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Delete).kill().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_is_killed_at_every_step() {
+async fn a_revocation_killed_at_any_step_loses_nothing() {
     assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Revoke).kill().await, nothing());
     assert_eq!(Scene::new(Mode::Sidecar, Before::Token, Work::Revoke).kill().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renewal_is_killed_at_every_step() {
+async fn a_renewal_killed_at_any_step_loses_nothing() {
     assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Renew).kill().await, nothing());
 }
 
 /// There is also a token with a lease. The remaining root token must be able to revoke it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_is_killed_at_every_step() {
+async fn a_rotation_killed_at_any_step_loses_nothing() {
     assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Rotate).kill().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_fails_at_every_step() {
+async fn a_rotation_with_a_fault_at_any_step_loses_nothing() {
     for mode in [Mode::Standard, Mode::Undescribed] {
         assert_eq!(Scene::new(mode, Before::Token, Work::Rotate).fail().await, nothing());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_undo_of_a_rotation_is_killed_at_every_step() {
+async fn the_undo_of_a_rotation_killed_at_any_step_loses_nothing() {
     // The new root token was: minted but its answer lost; minted but not stored; stored.
     for cut in [astra(2, Phase::After), host("put config/", Phase::Before), host("put config/", Phase::After)] {
         let scene = Scene::new(Mode::Standard, Before::Cut(Work::Rotate, cut), Work::Rollback);
@@ -302,7 +302,7 @@ async fn the_undo_of_a_rotation_is_killed_at_every_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_undo_of_a_mint_is_killed_at_every_step() {
+async fn the_undo_of_a_mint_killed_at_any_step_loses_nothing() {
     for cut in [astra(1, Phase::After), host("put client/", Phase::Before), host("delete wal/", Phase::Before)] {
         let scene = Scene::new(Mode::Standard, Before::Cut(Work::Mint, cut), Work::Rollback);
         assert_eq!(scene.kill().await, nothing());
@@ -310,7 +310,7 @@ async fn the_undo_of_a_mint_is_killed_at_every_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_undo_of_a_revocation_or_delete_is_killed_at_every_step() {
+async fn a_tick_killed_while_it_deletes_a_token_loses_nothing() {
     for work in [Work::Revoke, Work::Delete] {
         for phase in [Phase::Before, Phase::After] {
             let scene = Scene::new(Mode::Standard, Before::Cut(work, astra(1, phase)), Work::Rollback);
@@ -321,26 +321,26 @@ async fn the_undo_of_a_revocation_or_delete_is_killed_at_every_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sweep_is_killed_at_every_step() {
+async fn a_sweep_killed_at_any_step_loses_nothing() {
     assert_eq!(Scene::new(Mode::Standard, Before::Expired, Work::Tick).kill().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mint_fails_at_every_step() {
+async fn a_mint_with_a_fault_at_any_step_loses_nothing() {
     for mode in [Mode::Standard, Mode::Sidecar, Mode::Undescribed] {
         assert_eq!(Scene::new(mode, Before::Nothing, Work::Mint).fail().await, nothing());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delete_renewal_or_revocation_fails_at_every_step() {
+async fn a_delete_renewal_or_revocation_with_a_fault_loses_nothing() {
     for work in [Work::Delete, Work::Renew, Work::Revoke] {
         assert_eq!(Scene::new(Mode::Standard, Before::Token, work).fail().await, nothing());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_undo_fails_at_every_step() {
+async fn an_undo_with_a_fault_at_any_step_loses_nothing() {
     let cuts = [(Work::Mint, host("delete wal/", Phase::Before)), (Work::Mint, astra(1, Phase::After))];
     for (work, cut) in cuts.into_iter().chain([(Work::Revoke, astra(1, Phase::After))]) {
         let scene = Scene::new(Mode::Standard, Before::Cut(work, cut), Work::Rollback);

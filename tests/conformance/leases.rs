@@ -10,7 +10,7 @@ use crate::host::{Host, Launch, Lease};
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p31_a_lease_has_the_ttl_asked_for_capped_to_the_maximum_of_the_mount() {
+async fn p31_the_max_ttl_of_the_mount_limits_the_requested_ttl() {
     let host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
     mount.write("accounts/a", json!({"owner": "x"})).await;
@@ -40,7 +40,7 @@ async fn p31_a_lease_has_the_ttl_asked_for_capped_to_the_maximum_of_the_mount() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p31_no_lease_is_made_on_a_node_that_cannot_store_it() {
+async fn p31_a_standby_creates_no_lease() {
     let host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
     mount.write("accounts/a", json!({"owner": "x"})).await;
@@ -58,7 +58,7 @@ async fn p31_no_lease_is_made_on_a_node_that_cannot_store_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p32_a_lease_can_be_revoked_from_what_three_renewals_have_left_of_it() {
+async fn p32_a_lease_can_be_revoked_after_three_renewals() {
     let host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
     mount.write("accounts/a", json!({"owner": "x"})).await;
@@ -83,7 +83,7 @@ async fn p32_a_lease_can_be_revoked_from_what_three_renewals_have_left_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p32_a_revocation_that_fails_for_a_while_is_one_that_hosts_repeat() {
+async fn p32_hosts_repeat_a_revocation_after_a_storage_failure() {
     let host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
     mount.write("accounts/a", json!({"owner": "x"})).await;

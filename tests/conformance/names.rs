@@ -81,8 +81,8 @@ fn here() -> Vec<IpAddr> {
 }
 
 #[test]
-fn each_answer_of_a_name_server_leads_to_astra_or_to_a_clear_error() {
-    Machine::run("each_answer_of_a_name_server_leads_to_astra_or_to_a_clear_error", async {
+fn each_dns_answer_leads_to_astra_or_to_a_clear_error() {
+    Machine::run("each_dns_answer_leads_to_astra_or_to_a_clear_error", async {
         machine::resolv_conf("search domain.test\nnameserver 127.0.0.1\noptions timeout:1 attempts:1 ndots:2\n");
         let _dns = serve(vec![
             // For a name that does not exist, the server also drops questions for IPv6 addresses.
@@ -118,8 +118,8 @@ fn each_answer_of_a_name_server_leads_to_astra_or_to_a_clear_error() {
 }
 
 #[test]
-fn a_name_with_ipv6_addresses_only_leads_to_astra() {
-    Machine::run("a_name_with_ipv6_addresses_only_leads_to_astra", async {
+fn a_name_with_only_ipv6_addresses_works() {
+    Machine::run("a_name_with_only_ipv6_addresses_works", async {
         machine::resolv_conf("nameserver ::1\n");
         let zone = vec![("six.test", Behaviour::Has(vec![Ipv6Addr::LOCALHOST.into()]))];
         let _dns = Dns::start((Ipv6Addr::LOCALHOST, DNS_PORT).into(), &zone).expect("the machine's own port 53");
@@ -131,8 +131,8 @@ fn a_name_with_ipv6_addresses_only_leads_to_astra() {
 }
 
 #[test]
-fn a_dead_name_server_delays_the_first_look_up_only() {
-    Machine::run("a_dead_name_server_delays_the_first_look_up_only", async {
+fn a_silent_name_server_delays_only_the_first_look_up() {
+    Machine::run("a_silent_name_server_delays_only_the_first_look_up", async {
         // The timeout of the dead server is longer than the limit of a connection.
         machine::resolv_conf("nameserver 127.0.0.2\nnameserver 127.0.0.1\noptions timeout:11\n");
         let _silent = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), DNS_PORT)).unwrap();
@@ -147,8 +147,8 @@ fn a_dead_name_server_delays_the_first_look_up_only() {
 }
 
 #[test]
-fn files_that_change_count_without_a_restart() {
-    Machine::run("files_that_change_count_without_a_restart", async {
+fn changes_of_resolver_files_need_no_restart() {
+    Machine::run("changes_of_resolver_files_need_no_restart", async {
         let dns = serve(vec![("a.one.test", Behaviour::Has(here()))]);
         let world = World::new().await;
         // Without a `resolv.conf`, the name server is on this machine.
@@ -166,8 +166,8 @@ fn files_that_change_count_without_a_restart() {
 }
 
 #[test]
-fn without_files_and_devices_this_machine_is_known() {
-    Machine::run("without_files_and_devices_this_machine_is_known", async {
+fn localhost_resolves_without_files_and_devices() {
+    Machine::run("localhost_resolves_without_files_and_devices", async {
         machine::remove_devices();
         let world = World::new().await;
         world.works("localhost").await;
@@ -179,8 +179,8 @@ fn without_files_and_devices_this_machine_is_known() {
 }
 
 #[test]
-fn without_a_network_the_cause_is_told_at_once() {
-    Machine::without_network("without_a_network_the_cause_is_told_at_once", async {
+fn without_a_network_the_error_names_the_cause_at_once() {
+    Machine::without_network("without_a_network_the_error_names_the_cause_at_once", async {
         machine::resolv_conf("nameserver 10.1.2.3\n");
         machine::hosts("10.1.2.4 known.test\n");
         let world = World::new().await;

@@ -26,7 +26,7 @@ async fn p41_a_request_of_16_mib_is_handled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p42_each_line_on_stderr_is_one_that_hosts_can_read() {
+async fn p42_hosts_can_read_each_line_on_stderr() {
     let mut host = Host::start(Launch::passbook().env("BAO_LOG_LEVEL", "trace")).await;
     let mount = host.mount().await;
     let texts = [
@@ -58,7 +58,7 @@ async fn p42_each_line_on_stderr_is_one_that_hosts_can_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p42_a_panic_is_the_error_of_one_request_only() {
+async fn p42_a_panic_only_fails_its_own_request() {
     let mut host = Host::start(Launch::passbook()).await;
     let (one, other) = (host.mount().await, host.mount().await);
     other.write("accounts/a", json!({"owner": "x"})).await;
@@ -77,7 +77,7 @@ async fn p42_a_panic_is_the_error_of_one_request_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p42_a_host_that_does_not_read_the_log_stops_neither_requests_nor_the_end() {
+async fn p42_an_unread_log_blocks_no_request_and_no_shutdown() {
     let mut host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
     let text = json!({"text": "x".repeat(30 * 1024)});

@@ -14,7 +14,7 @@ const PATHS: [&str; 9] =
     ["", "config", "creds/org/role", "org/token", "accounts/a", "cards/a", "teller/panic", "accounts/", "no/such/path"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p22_an_unknown_operation_is_unsupported_and_touches_nothing() {
+async fn p22_an_unknown_operation_is_unsupported_and_makes_no_call() {
     for launch in [Launch::astra(), Launch::passbook()] {
         let host = Host::start(launch).await;
         let mount = quiet(&host).await;
@@ -35,7 +35,7 @@ async fn p22_an_unknown_operation_is_unsupported_and_touches_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p23_resolve_path_with_a_hostile_body_of_1_mib_costs_nothing() {
+async fn p23_resolve_path_with_a_hostile_body_makes_no_call() {
     const SIZE: usize = 1 << 20;
     let bodies = [
         ("deep arrays", "[".repeat(SIZE)),
@@ -69,7 +69,7 @@ async fn p23_resolve_path_with_a_hostile_body_of_1_mib_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p24_no_data_and_data_of_text_are_read_like_the_real_types() {
+async fn p24_text_values_work_like_typed_values() {
     let typed = json!({
         "owner": "Ada", "currency": "EUR", "limit": 500, "rate": 1.5, "active": false, "grace": 5400,
         "labels": {"a": "1", "b": "x=y"}, "notes": ["one", "two"], "tags": ["p", "q"], "branches": [3, 5],
@@ -127,7 +127,7 @@ async fn p24_no_data_and_data_of_text_are_read_like_the_real_types() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p24_values_that_no_type_can_hold_are_400_everywhere() {
+async fn p24_a_number_out_of_range_returns_400() {
     let host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
     // Vault passes numbers on as the client wrote them, first to the existence check.
@@ -210,7 +210,7 @@ async fn all_requests(mount: &Mount) -> Vec<(String, Reply)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p26_replies_hold_json_wherever_a_host_looks_for_it() {
+async fn p26_replies_hold_json_wherever_a_host_parses_json() {
     let host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
     // `Reply` panics on empty data, empty internal data and a missing issue time.
@@ -226,7 +226,7 @@ async fn p26_replies_hold_json_wherever_a_host_looks_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p27_status_and_text_are_those_of_an_engine_of_the_host() {
+async fn p27_status_and_text_match_those_of_built_in_engines() {
     let host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
     let replies = all_requests(&mount).await;
@@ -283,7 +283,7 @@ async fn p27_status_and_text_are_those_of_an_engine_of_the_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p28_no_fault_makes_a_reply_that_a_host_cannot_read() {
+async fn p28_hosts_can_read_the_reply_after_every_fault() {
     let host = Host::start(Launch::passbook()).await;
     for fault in [Fault::Missing, Fault::Error("barrier is sealed"), Fault::Write(READ_ONLY)] {
         for facts_are_missing in [false, true] {
@@ -308,7 +308,7 @@ async fn p28_no_fault_makes_a_reply_that_a_host_cannot_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p28_no_path_makes_a_reply_that_a_host_cannot_read() {
+async fn p28_hosts_can_read_the_reply_of_every_path() {
     for launch in [Launch::astra(), Launch::passbook()] {
         let host = Host::start(launch).await;
         let mount = host.mount().await;
@@ -334,7 +334,7 @@ async fn p28_no_path_makes_a_reply_that_a_host_cannot_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p28_storage_of_vault_is_enough() {
+async fn p28_the_storage_calls_of_vault_are_sufficient() {
     let host = Host::start(Launch::passbook().by_vault()).await;
     let setup = Setup { storage: Storage::of_vault(), ..Setup::default() };
     let mount = host.mount_with(setup).await.expect("Setup");
@@ -346,7 +346,7 @@ async fn p28_storage_of_vault_is_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p29_existence_checks_tell_create_from_update_and_nothing_else() {
+async fn p29_existence_checks_only_distinguish_create_and_update() {
     let host = Host::start(Launch::passbook()).await;
     let mount = host.mount().await;
     mount.write("accounts/a", json!({"owner": "x"})).await;
@@ -383,7 +383,7 @@ async fn p29_existence_checks_tell_create_from_update_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p30_help_answers_everywhere_with_a_document_that_hosts_can_read() {
+async fn p30_every_path_has_help_that_hosts_can_read() {
     for launch in [Launch::astra(), Launch::passbook()] {
         let host = Host::start(launch).await;
         let mount = quiet(&host).await;

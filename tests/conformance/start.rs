@@ -16,7 +16,7 @@ use crate::plugin;
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p01_without_the_cookie_it_says_so_on_stderr_and_exits_with_1() {
+async fn p01_without_the_cookie_the_plugin_exits_with_a_message() {
     for launch in [Launch::astra(), Launch::passbook()] {
         let mut plugin = launch.without(COOKIE.0).spawn();
         plugin.refused(ONE_SECOND).await;
@@ -26,7 +26,7 @@ async fn p01_without_the_cookie_it_says_so_on_stderr_and_exits_with_1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p02_with_the_cookie_of_a_database_plugin_it_exits_with_1() {
+async fn p02_the_plugin_refuses_the_cookie_of_a_database_plugin() {
     for versions in ["5,6", "3,4"] {
         let launch = Launch::astra().without(COOKIE.0);
         // OpenBao does this with a plugin directory whose plugins have no type (`vault/sdk` `database/dbplugin/v5`).
@@ -36,7 +36,7 @@ async fn p02_with_the_cookie_of_a_database_plugin_it_exits_with_1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p03_the_first_line_is_a_handshake_with_as_many_fields_as_the_host_knows() {
+async fn p03_the_handshake_has_as_many_fields_as_the_host_expects() {
     // `handshake` has already checked each field. Here follow the number of fields, and whether the socket exists.
     let cases = [
         (Launch::astra(), 6),
@@ -68,7 +68,7 @@ async fn p03_the_first_line_is_a_handshake_with_as_many_fields_as_the_host_knows
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p04_nothing_but_the_handshake_line_is_ever_on_stdout() {
+async fn p04_only_the_handshake_line_is_on_stdout() {
     let host = Host::start(Launch::passbook()).await;
     let expected = format!("{}\n", host.handshake.line);
     let mount = host.mount().await;
@@ -81,7 +81,7 @@ async fn p04_nothing_but_the_handshake_line_is_ever_on_stdout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p05_it_takes_version_5_from_any_list_and_refuses_lists_without_it() {
+async fn p05_the_plugin_needs_version_5_in_the_list_of_the_host() {
     for versions in ["5", "4,5", "6,5", "5,6", ""] {
         let host = Host::start(Launch::astra().env("PLUGIN_PROTOCOL_VERSIONS", versions)).await;
         host.stop().await;
@@ -97,7 +97,7 @@ async fn p05_it_takes_version_5_from_any_list_and_refuses_lists_without_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p09_the_socket_is_where_the_host_wants_it_and_for_whom_and_goes_away() {
+async fn p09_the_socket_has_the_directory_and_group_of_the_host() {
     // Root can give a file to any group. Other users can only give it to their own groups.
     let own = rustix::process::getgid().as_raw();
     let group = if rustix::process::geteuid().is_root() { 4242 } else { own };
@@ -118,7 +118,7 @@ async fn p09_the_socket_is_where_the_host_wants_it_and_for_whom_and_goes_away() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p09_without_a_wish_of_the_host_only_the_owner_can_reach_the_socket() {
+async fn p09_by_default_only_the_owner_can_reach_the_socket() {
     let host = Host::start(Launch::astra()).await;
     let temporary = host.plugin.directory(TEMPORARY);
     let socket = &host.handshake.socket;
@@ -132,7 +132,7 @@ async fn p09_without_a_wish_of_the_host_only_the_owner_can_reach_the_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p09_a_tmpdir_that_is_of_no_use_is_named_with_the_cause() {
+async fn p09_the_error_names_an_unusable_tmpdir_and_the_cause() {
     let advice = "set TMPDIR to a directory that the server can write to, with a path of at most 90 bytes";
     let parent = tempfile::tempdir().unwrap();
     let (file, long) = (parent.path().join("file"), padded(parent.path(), 102));
@@ -156,7 +156,7 @@ async fn p09_a_tmpdir_that_is_of_no_use_is_named_with_the_cause() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p09_a_tmpdir_that_takes_no_file_is_named_with_the_cause() {
+async fn p09_the_error_names_a_full_or_read_only_tmpdir() {
     const MOUNT: &str = r#"mount -t tmpfs -o "$OPTIONS" none "$TMPDIR" && exec "$0""#;
     if !has_namespaces("a full and a read-only TMPDIR") {
         return;
@@ -187,7 +187,7 @@ async fn p09_a_tmpdir_of_90_bytes_has_room_for_the_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p03_it_starts_in_a_root_with_nothing_but_itself() {
+async fn p03_the_plugin_starts_in_an_empty_root_directory() {
     if !has_namespaces("a start in an empty root") {
         return;
     }

@@ -31,7 +31,7 @@ fn templates_of_one_path_share_a_token_in_sidecar_mode() {
 }
 
 #[test]
-fn templates_of_two_roles_get_two_tokens_at_their_creds_paths() {
+fn templates_of_two_roles_get_two_tokens() {
     for mode in [Mode::Standard, Mode::Sidecar] {
         let world = World::new();
         let org = world.configured("shop", mode);
@@ -53,7 +53,7 @@ fn templates_of_two_roles_get_two_tokens_at_their_creds_paths() {
 }
 
 #[test]
-fn a_template_of_a_token_with_metadata_is_rendered() {
+fn an_agent_renders_a_token_with_metadata() {
     let world = World::new();
     let org = world.configured("shop", Mode::Sidecar);
     world.role(&org, "reader", 3600, 36000);
@@ -66,7 +66,7 @@ fn a_template_of_a_token_with_metadata_is_rendered() {
 }
 
 #[test]
-fn a_fresh_token_comes_when_the_lease_ends() {
+fn an_agent_gets_a_new_token_when_the_lease_expires() {
     let world = World::new();
     let org = world.configured("shop", Mode::Sidecar);
     world.role(&org, "reader", 4, 8);

@@ -9,7 +9,7 @@ use crate::bao::{AUDIT, Options, Server};
 use crate::world::{Mode, Token, World};
 
 #[test]
-fn the_audit_log_holds_no_secret_in_the_clear() {
+fn the_audit_log_holds_no_secret_in_clear_text() {
     let server = Arc::new(Server::dev_with(&Options { config: AUDIT, ..Options::default() }));
     let file = server.audit();
     let world = World::at_mount(&server, "astra");

@@ -146,7 +146,7 @@ fn org_token_refuses_wrong_values() {
 }
 
 #[test]
-fn what_may_be_a_slip_is_warned_about() {
+fn a_likely_mistake_gives_a_warning() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     let body = json!({"org_id": org.id, "role_name": "reader", "role_id": ROLE_ID, "tll": 60});
@@ -159,7 +159,7 @@ fn what_may_be_a_slip_is_warned_about() {
 }
 
 #[test]
-fn an_unknown_path_is_not_found() {
+fn an_unknown_path_returns_404() {
     let world = World::new();
     world.configured("shop", Mode::Standard);
     for path in ["nothing", "org", "org/token/x", "creds", "creds/shop", "creds/shop/a/b", "config/x"] {

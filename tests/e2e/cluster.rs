@@ -107,7 +107,7 @@ fn order(org: &Org, name: &str) -> Value {
 }
 
 #[test]
-fn what_changes_astra_is_passed_on_by_standbys_and_done_once() {
+fn standbys_forward_changes_and_astra_gets_each_change_once() {
     let cluster = calm();
     let (leader, standbys) = (cluster.leader(), cluster.standbys());
     assert_eq!(standbys.len(), 2);
@@ -162,7 +162,7 @@ fn what_changes_astra_is_passed_on_by_standbys_and_done_once() {
 }
 
 #[test]
-fn callers_of_all_nodes_racing_for_a_name_get_one_token() {
+fn callers_at_all_nodes_get_one_token_for_one_name() {
     let cluster = calm();
     let world = World::at_mount(&cluster.leader(), "race");
     let org = world.configured("shop", Mode::Standard);
@@ -184,7 +184,7 @@ fn callers_of_all_nodes_racing_for_a_name_get_one_token() {
 }
 
 #[test]
-fn changes_on_the_leader_are_seen_on_standbys_within_a_second() {
+fn standbys_show_changes_of_the_active_node_within_a_second() {
     let cluster = calm();
     let standbys = cluster.standbys();
     let world = World::at_mount(&cluster.leader(), "changes");
@@ -420,7 +420,7 @@ impl Failover {
 }
 
 #[test]
-fn a_new_leader_finishes_what_a_killed_one_began() {
+fn a_new_active_node_finishes_the_work_of_a_killed_node() {
     let failover = Failover::new();
     let Failover { cluster, killed, world, .. } = &failover;
     let (answered, store, astra) = failover.kill();
@@ -485,7 +485,7 @@ fn a_new_leader_finishes_what_a_killed_one_began() {
 }
 
 #[test]
-fn a_plugin_whose_server_is_killed_ends_and_leaves_the_rest_to_the_new_leader() {
+fn leases_survive_a_killed_server_and_its_plugin_stops() {
     let cluster = Cluster::start();
     let killed = cluster.leader();
     let world = World::at_mount(&killed, "astra");

@@ -77,7 +77,7 @@ fn reads_and_writes_mint_in_both_caller_modes() {
 }
 
 #[test]
-fn a_prefix_ends_the_tokens_of_one_role() {
+fn a_prefix_revocation_deletes_the_tokens_of_one_role_only() {
     let (world, org) = shop(Mode::Standard);
     let other = world.configured("shop2", Mode::Sidecar);
     world.role(&org, "reader2", 3600, 36000);
@@ -97,7 +97,7 @@ fn a_prefix_ends_the_tokens_of_one_role() {
 }
 
 #[test]
-fn a_token_ends_with_its_lease_and_a_lost_one_is_found() {
+fn expired_leases_and_lost_answers_leave_no_token() {
     let (world, org) = shop(Mode::Sidecar);
     world.configure(&org, &json!({"request_timeout": "1s"}));
     world.fault(Fault::after(Kind::Reset).route(Route::CreateToken).once());
@@ -112,7 +112,7 @@ fn a_token_ends_with_its_lease_and_a_lost_one_is_found() {
 }
 
 #[test]
-fn an_org_that_is_renamed_keeps_its_leases() {
+fn a_renamed_org_keeps_its_leases() {
     let (world, org) = shop(Mode::Standard);
     let [one, two] = [(), ()].map(|()| mint(&world, "creds/shop/reader"));
     world.patch("config", &json!({"org_id": org.id, "logical_name": "store"})).ok();
@@ -231,7 +231,7 @@ pub(crate) fn try_all(caller: &Client, path: &str) -> Vec<String> {
 }
 
 #[test]
-fn nobody_gets_a_role_that_a_policy_does_not_allow() {
+fn no_spelling_of_a_path_bypasses_a_policy() {
     let (world, org) = shop(Mode::Sidecar);
     world.role(&org, "admin2", 3600, 36000);
     let at = |path: &str| world.at(path);
@@ -254,7 +254,7 @@ fn nobody_gets_a_role_that_a_policy_does_not_allow() {
 }
 
 #[test]
-fn what_is_allowed_mints_what_its_path_says() {
+fn parameters_cannot_change_the_role_that_the_path_names() {
     let (world, org) = shop(Mode::Sidecar);
     let right = world.at("creds/shop/admin");
     // Some tricks are the real path, for policies, too.

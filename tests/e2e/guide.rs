@@ -101,7 +101,7 @@ impl Guide {
 }
 
 #[test]
-fn config_in_both_modes() {
+fn config_commands_of_the_guide_work_in_both_modes() {
     let guide = Guide::new("guide-config");
     for mode in ["standard", "sidecar"] {
         guide.config(mode);
@@ -122,7 +122,7 @@ fn config_in_both_modes() {
 }
 
 #[test]
-fn roles() {
+fn role_commands_of_the_guide_work() {
     let guide = Guide::new("guide-roles");
     guide.config("standard");
     guide.role();
@@ -153,7 +153,7 @@ fn roles() {
 }
 
 #[test]
-fn tokens_in_standard_mode() {
+fn token_commands_of_the_guide_work_in_standard_mode() {
     let guide = Guide::new("guide-standard");
     guide.config("standard");
     guide.role();
@@ -175,7 +175,7 @@ fn tokens_in_standard_mode() {
 }
 
 #[test]
-fn tokens_in_sidecar_mode() {
+fn token_commands_of_the_guide_work_in_sidecar_mode() {
     let guide = Guide::new("guide-sidecar");
     guide.config("sidecar");
     guide.role();
@@ -209,7 +209,7 @@ fn renew_and_revoke(guide: &Guide, minted: &BTreeMap<String, String>) {
 }
 
 #[test]
-fn revocation_without_waiting() {
+fn a_revocation_in_the_background_deletes_the_token() {
     let guide = Guide::new("guide-revoke");
     guide.config("standard");
     guide.role();
@@ -221,7 +221,7 @@ fn revocation_without_waiting() {
 
 /// Installs a binary, then upgrades to a newer binary: a different file, and so a different checksum and process.
 #[test]
-fn set_up_and_upgrade() {
+fn an_upgrade_keeps_config_and_leases() {
     let server = Arc::new(Server::dev());
     let run = |args: &[&str]| server.cli(args);
     let register = |command: &str, version: &str| {
@@ -259,7 +259,7 @@ fn set_up_and_upgrade() {
 
 /// The commands that `-help` prints work unchanged.
 #[test]
-fn help_of_the_binary_registers_and_upgrades_it() {
+fn the_commands_in_the_help_register_and_upgrade_the_plugin() {
     let server = Server::dev();
     let elsewhere = tempfile::Builder::new().prefix("it's else where").tempdir().expect("temporary directory");
     let binary = elsewhere.path().join("plugin's");

@@ -146,7 +146,7 @@ impl Scene {
 }
 
 #[test]
-fn ten_thousand_clients_that_hang_up_harm_nobody() {
+fn ten_thousand_hang_ups_affect_no_other_client() {
     let scene = Scene::new();
     let server = &scene.world.server;
     let plugins = server.plugins();
@@ -218,7 +218,7 @@ fn entries(log: &str) -> Vec<&str> {
 }
 
 #[test]
-fn a_list_of_errors_is_read_to_its_end() {
+fn every_error_in_a_log_entry_is_checked() {
     const LOG: &str = "==> server started\n\
         2026-11-27T18:09:58.910Z [ERROR] core: failed to run existence check: error=\"code = Canceled\"\n\
         2026-11-27T18:09:58.976Z [ERROR] core: failed to register lease: request_path=astra/org/token\n  error=\n\

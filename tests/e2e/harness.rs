@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::bao::{Server, alive};
 
 #[test]
-fn a_server_answers_by_cli_and_http_and_ends_with_its_owner() {
+fn a_server_answers_cli_and_http_and_stops_when_dropped() {
     let server = Server::dev();
     server.cli(&["secrets", "enable", "-path=store", "-version=1", "kv"]).ok();
     server.cli(&["write", "store/one", "colour=blue"]).ok();
@@ -22,7 +22,7 @@ fn a_server_answers_by_cli_and_http_and_ends_with_its_owner() {
 }
 
 #[test]
-fn a_server_with_a_seal_keeps_its_data() {
+fn a_server_keeps_its_data_after_a_seal_and_a_restart() {
     let server = Server::raft();
     server.cli(&["secrets", "enable", "-path=store", "-version=1", "kv"]).ok();
     server.cli(&["write", "store/one", "colour=blue"]).ok();

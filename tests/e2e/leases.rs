@@ -13,7 +13,7 @@ use crate::world::{Mode, Token, World};
 const SOON: Duration = Duration::from_secs(30);
 
 #[test]
-fn a_lease_is_looked_up_and_listed() {
+fn lease_lookup_and_list_show_a_lease() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -31,7 +31,7 @@ fn a_lease_is_looked_up_and_listed() {
 }
 
 #[test]
-fn renewal_goes_up_to_the_maximum_of_the_role() {
+fn a_renewal_stops_at_the_max_ttl_of_the_role() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 60, 600);
@@ -48,7 +48,7 @@ fn renewal_goes_up_to_the_maximum_of_the_role() {
 }
 
 #[test]
-fn the_maximum_of_the_mount_counts_before_astra_is_asked() {
+fn the_max_ttl_of_the_mount_limits_lease_and_token() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -69,7 +69,7 @@ fn the_maximum_of_the_mount_counts_before_astra_is_asked() {
 }
 
 #[test]
-fn a_role_that_is_lowered_counts_at_the_next_renewal() {
+fn a_lower_max_ttl_applies_at_the_next_renewal() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -113,7 +113,7 @@ fn revocation_deletes_the_token_in_astra_and_in_vault() {
 }
 
 #[test]
-fn a_lease_expires_by_itself() {
+fn the_token_of_an_expired_lease_is_deleted() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 2, 4);
@@ -126,7 +126,7 @@ fn a_lease_expires_by_itself() {
 }
 
 #[test]
-fn revocation_works_after_the_token_is_gone_in_astra() {
+fn the_lease_of_a_deleted_token_can_be_revoked() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -139,7 +139,7 @@ fn revocation_works_after_the_token_is_gone_in_astra() {
 }
 
 #[test]
-fn the_end_of_a_callers_token_ends_its_leases() {
+fn revoking_a_vault_token_revokes_its_leases() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -154,7 +154,7 @@ fn the_end_of_a_callers_token_ends_its_leases() {
 }
 
 #[test]
-fn disabling_the_mount_revokes_all_its_tokens() {
+fn disabling_a_mount_deletes_all_its_tokens() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -169,7 +169,7 @@ fn disabling_the_mount_revokes_all_its_tokens() {
 }
 
 #[test]
-fn force_revocation_drops_leases_that_astra_does_not_let_go() {
+fn a_forced_revocation_removes_leases_while_astra_is_down() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -187,7 +187,7 @@ fn force_revocation_drops_leases_that_astra_does_not_let_go() {
 }
 
 #[test]
-fn a_failed_revocation_is_told_and_can_be_tried_again() {
+fn a_failed_revocation_is_reported_and_can_be_repeated() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);

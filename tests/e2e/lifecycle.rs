@@ -58,7 +58,7 @@ fn leases_survive_a_reload_of_the_plugin() {
 }
 
 #[test]
-fn a_killed_plugin_comes_back_with_the_next_request() {
+fn the_next_request_restarts_a_killed_plugin() {
     let server = server();
     let (one, one_org, one_token) = with_token(&server, "one");
     let (two, two_org, two_token) = with_token(&server, "two");
@@ -98,7 +98,7 @@ fn leases_survive_a_seal_and_a_restart() {
 }
 
 #[test]
-fn mounts_in_one_process_know_nothing_of_each_other() {
+fn mounts_in_one_process_are_isolated() {
     let (one, two) = (World::new(), World::new());
     let org = one.configured("shop", Mode::Standard);
     one.role(&org, "reader", 3600, 36000);
@@ -150,7 +150,7 @@ fn a_mount_in_a_namespace_works() {
 }
 
 #[test]
-fn the_plugin_ends_with_its_server() {
+fn the_plugin_stops_with_its_server() {
     let server = server();
     let (_world, _org, _token) = with_token(&server, "astra");
     let plugins = server.plugins();

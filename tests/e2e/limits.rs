@@ -12,7 +12,7 @@ fn limit(world: &World, org: &Org, max_tokens: u32) {
 }
 
 #[test]
-fn the_count_outlives_kills_and_restarts() {
+fn the_token_count_survives_kills_and_restarts() {
     let server = Arc::new(Server::raft());
     let world = World::at_mount(&server, "astra");
     let org = world.configured("shop", Mode::Standard);

@@ -162,7 +162,7 @@ fn assert_loads_in_go(entry: &Value, texts: &[&str], numbers: &[&str]) {
 }
 
 #[test]
-fn a_mount_with_the_names_that_people_gave_is_taken_over_and_left_again() {
+fn a_go_mount_with_unusual_names_can_be_upgraded_and_downgraded() {
     let server = Arc::new(Server::raft());
     let template = template(&server);
     let mount = Mount::new(&server, "names", &template, false);
@@ -226,7 +226,7 @@ fn a_mount_with_the_names_that_people_gave_is_taken_over_and_left_again() {
 }
 
 #[test]
-fn a_mount_whose_leases_lost_their_data_is_taken_over_and_disabled() {
+fn a_go_mount_with_incomplete_leases_can_be_disabled() {
     let server = Arc::new(Server::raft());
     let template = template(&server);
     for is_sidecar in [false, true] {

@@ -45,7 +45,7 @@ pub(crate) fn fields(operation: &Value) -> Vec<(&str, &Value, &Value)> {
 }
 
 #[test]
-fn the_document_is_valid_and_its_operations_have_names_of_their_own() {
+fn the_document_is_valid_and_its_operation_ids_are_unique() {
     let world = World::new();
     let document = document(&world);
     let schema: Value = serde_json::from_str(SCHEMA).expect("JSON");
@@ -65,7 +65,7 @@ fn the_document_is_valid_and_its_operations_have_names_of_their_own() {
 }
 
 #[test]
-fn every_field_is_named_and_described_and_its_default_fits() {
+fn every_field_has_a_description_and_a_valid_default() {
     let world = World::new();
     let document = document(&world);
     let operations = operations(&document);

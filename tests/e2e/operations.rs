@@ -42,12 +42,12 @@ impl Scene {
 }
 
 #[test]
-fn a_role_with_a_limit_gives_no_token_more() {
+fn a_full_role_refuses_a_mint() {
     Scene::new().plays("a limit is set");
 }
 
 #[test]
-fn what_needs_no_astra_goes_on_while_it_is_down() {
+fn requests_without_a_call_to_astra_work_while_astra_is_down() {
     let scene = Scene::new();
     scene.world.refuse_connections(true);
     scene.plays("Astra is down");
@@ -58,7 +58,7 @@ fn what_needs_no_astra_goes_on_while_it_is_down() {
 }
 
 #[test]
-fn a_refused_root_token_is_replaced() {
+fn a_rejected_root_token_can_be_replaced() {
     let mut scene = Scene::new();
     scene.world.delete_token(&scene.org.client_id);
     scene.plays("root token refused");
@@ -73,7 +73,7 @@ fn a_refused_root_token_is_replaced() {
 }
 
 #[test]
-fn a_root_token_is_rotated() {
+fn a_rotation_deletes_the_old_root_token() {
     let scene = Scene::new();
     scene.plays("root token rotated");
     assert!(!scene.world.is_alive(&scene.org.client_id) && !scene.world.is_alive(&scene.token.client_id));
@@ -84,7 +84,7 @@ fn a_root_token_is_rotated() {
 }
 
 #[test]
-fn a_mount_is_disabled_by_force_while_astra_is_down() {
+fn a_mount_can_be_disabled_by_force_while_astra_is_down() {
     let scene = Scene::new();
     scene.world.refuse_connections(true);
     scene.plays("disable with Astra down");
@@ -97,7 +97,7 @@ fn a_mount_is_disabled_by_force_while_astra_is_down() {
 }
 
 #[test]
-fn a_disable_that_failed_goes_on_when_astra_is_back() {
+fn a_failed_disable_can_be_repeated_when_astra_is_back() {
     let scene = Scene::new();
     scene.world.refuse_connections(true);
     assert!(scene.world.server.delete(&format!("sys/mounts/{}", scene.world.mount)).status >= 400);
@@ -108,7 +108,7 @@ fn a_disable_that_failed_goes_on_when_astra_is_back() {
 }
 
 #[test]
-fn what_an_org_does_not_take_is_turned_off() {
+fn description_and_expiry_can_be_turned_off_for_an_org() {
     for (field, name) in [("description", "description refused"), ("tokenExpiry", "tokenExpiry refused")] {
         let scene = Scene::new();
         scene.world.knobs(|knobs| match field {
@@ -121,7 +121,7 @@ fn what_an_org_does_not_take_is_turned_off() {
 }
 
 #[test]
-fn without_a_description_a_lost_answer_is_told_as_such() {
+fn without_a_description_the_error_says_that_a_token_may_stay() {
     let scene = Scene::new();
     let fields = json!({"org_id": scene.org.id, "description": false});
     scene.world.post("config", &fields).ok();
@@ -134,7 +134,7 @@ fn without_a_description_a_lost_answer_is_told_as_such() {
 }
 
 #[test]
-fn a_lease_that_is_not_revoked_says_why() {
+fn the_error_says_why_a_lease_is_not_revoked() {
     let mut scene = Scene::new();
     scene.world.refuse_connections(true);
     scene.plays("a lease that is not revoked");
@@ -150,7 +150,7 @@ fn a_lease_that_is_not_revoked_says_why() {
 }
 
 #[test]
-fn both_caller_modes_do_what_their_page_says() {
+fn both_caller_modes_work_as_documented() {
     let scene = Scene::new();
     scene.plays_of("docs/caller-modes.md", "standard mode");
     scene.plays_of("docs/caller-modes.md", "sidecar mode");
@@ -158,6 +158,6 @@ fn both_caller_modes_do_what_their_page_says() {
 }
 
 #[test]
-fn leases_that_were_given_up_are_listed() {
+fn irrevocable_leases_are_listed() {
     Scene::new().plays("irrevocable leases");
 }

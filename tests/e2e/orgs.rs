@@ -33,7 +33,7 @@ fn each_org_mints_with_its_own_root_token() {
 }
 
 #[test]
-fn caller_modes_are_per_org() {
+fn each_org_has_its_own_caller_mode() {
     let world = World::new();
     let (standard, sidecar) = (world.configured("direct", Mode::Standard), world.configured("agents", Mode::Sidecar));
     for org in [&standard, &sidecar] {
@@ -67,7 +67,7 @@ fn caller_modes_are_per_org() {
 }
 
 #[test]
-fn another_root_token_leaves_tokens_revocable() {
+fn tokens_stay_revocable_after_a_new_root_token() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -89,7 +89,7 @@ fn another_root_token_leaves_tokens_revocable() {
 }
 
 #[test]
-fn the_inventory_tells_whose_a_token_is_and_no_secret() {
+fn the_inventory_shows_the_caller_of_a_token_and_no_secret() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);

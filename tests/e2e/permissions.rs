@@ -80,7 +80,7 @@ fn table() -> Vec<(&'static str, BTreeSet<&'static str>)> {
 }
 
 #[test]
-fn a_root_token_needs_what_the_documentation_says_and_no_more() {
+fn a_root_token_needs_exactly_the_documented_permissions() {
     let table = table();
     assert_eq!(table.len(), 4);
     std::thread::scope(|scope| {

@@ -201,7 +201,7 @@ fn query(path: &str, org: &Org) -> String {
 }
 
 #[test]
-fn each_policy_allows_what_its_table_says_and_the_rest_is_403() {
+fn each_policy_allows_its_requests_and_no_others() {
     let scene = Scene::new();
     let (engine, server) = (engine(), server());
     every_operation_has_a_row(&scene.world, &engine);
@@ -295,7 +295,7 @@ fn every_capability_is_needed<'a>(who: Who, rows: impl Iterator<Item = &'a Row> 
 }
 
 #[test]
-fn no_spelling_leads_a_workload_to_a_role_that_its_policy_does_not_name() {
+fn no_spelling_of_a_path_bypasses_the_workload_policy() {
     let world = World::new();
     let org = world.configured("shop", Mode::Sidecar);
     for role in ["reader", "admin"] {
@@ -319,7 +319,7 @@ fn no_spelling_leads_a_workload_to_a_role_that_its_policy_does_not_name() {
 }
 
 #[test]
-fn parameters_can_be_narrowed_on_creds_and_not_on_org_token() {
+fn a_policy_can_limit_parameters_of_creds_but_not_of_org_token() {
     let world = World::new();
     let org = world.configured("shop", Mode::Sidecar);
     for role in ["reader", "admin"] {

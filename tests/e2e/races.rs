@@ -131,7 +131,7 @@ fn tokens(replies: Vec<Reply>, refusals: &[u16]) -> Vec<Token> {
 }
 
 #[test]
-fn sixteen_callers_for_one_name_get_one_token_within_two_round_trips() {
+fn sixteen_callers_for_one_name_get_one_token_quickly() {
     // Much longer than the server itself needs for sixteen requests.
     const ROUND_TRIP: Duration = Duration::from_secs(2);
     let race = Race::new(Mode::Standard);
@@ -158,7 +158,7 @@ fn sixteen_callers_for_one_name_get_one_token_within_two_round_trips() {
 }
 
 #[test]
-fn a_renewal_that_meets_the_revocation_does_not_keep_the_token() {
+fn a_renewal_during_a_revocation_does_not_keep_the_token() {
     let race = Race::new(Mode::Standard);
     for round in 0..6 {
         let token = race.world.mint(&race.org, "reader", &format!("round-{round}"));
@@ -179,7 +179,7 @@ fn a_renewal_that_meets_the_revocation_does_not_keep_the_token() {
 }
 
 #[test]
-fn deletions_and_a_revocation_of_one_token_agree() {
+fn a_token_can_be_deleted_and_revoked_at_the_same_time() {
     for mode in [Mode::Standard, Mode::Sidecar] {
         let race = Race::new(mode);
         let mint = |name: String| match mode {
@@ -210,7 +210,7 @@ fn deletions_and_a_revocation_of_one_token_agree() {
 }
 
 #[test]
-fn a_new_root_token_while_mints_run_loses_none() {
+fn a_new_root_token_during_mints_loses_no_token() {
     let race = Race::new(Mode::Standard);
     // `mint` of the simulator, not of the mount.
     let new = Astra::mint(&race.world, &race.org.id, &[built_in_id("Organization Administrator")]).token;
@@ -228,7 +228,7 @@ fn a_new_root_token_while_mints_run_loses_none() {
 }
 
 #[test]
-fn another_url_while_mints_run_loses_none() {
+fn a_new_url_during_mints_loses_no_token() {
     let race = Race::new(Mode::Standard);
     let seed = Seed::new().id(&race.org.id).root_token(&race.org.root_token);
     let other = Astra::builder().seed(77_777).org(seed).spawn();
@@ -249,7 +249,7 @@ fn another_url_while_mints_run_loses_none() {
 }
 
 #[test]
-fn another_caller_mode_while_mints_run_loses_none() {
+fn a_new_caller_mode_during_mints_loses_no_token() {
     let race = Race::new(Mode::Standard);
     let flipping = AtomicBool::new(true);
     let replies = thread::scope(|scope| {
@@ -288,7 +288,7 @@ fn another_caller_mode_while_mints_run_loses_none() {
 }
 
 #[test]
-fn a_role_that_is_deleted_while_mints_run_takes_no_lease_with_it() {
+fn a_role_deleted_during_mints_leaves_every_lease_revocable() {
     let race = Race::new(Mode::Standard);
     let role = format!("role?org_id={}&role_name=reader", race.org.id);
     let tokens = tokens(race.mint_while(|| drop(race.world.delete(&role).ok())), &[400]);
@@ -297,7 +297,7 @@ fn a_role_that_is_deleted_while_mints_run_takes_no_lease_with_it() {
 }
 
 #[test]
-fn a_config_is_not_deleted_under_a_mint() {
+fn a_config_cannot_be_deleted_during_a_mint() {
     let race = Race::new(Mode::Standard);
     for round in 0..6 {
         let mints = (0..4).map(|n| race.as_request(move |race| race.order(&format!("t-{round}-{n}"))));

@@ -13,7 +13,7 @@ const QUICK_START: &str = "docs/quick-start.md";
 
 /// Runs the README, then the quick start, then the guide of the Go plugin, on one server.
 #[test]
-fn newcomers_get_their_tokens() {
+fn the_commands_of_the_readme_and_the_quick_start_work() {
     let server = Arc::new(Server::dev());
     let digest = sha256(&server.plugin_dir().join(PLUGIN));
     six_commands(&server, digest);
@@ -78,7 +78,7 @@ fn quick_start(server: &Arc<Server>) {
 
 /// `make demo` and `make dev` run this script with a release build of the plugin.
 #[test]
-fn the_demo_runs_to_its_end_and_leaves_nothing() {
+fn the_demo_succeeds_and_leaves_no_files() {
     let [temporary, logs] = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
     let output = Command::new("sh")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/demo.sh"))

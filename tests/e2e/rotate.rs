@@ -45,7 +45,7 @@ impl World {
 }
 
 #[test]
-fn a_rotation_is_asked_for_by_cli_and_shows_no_token() {
+fn a_rotation_with_the_cli_prints_no_token() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -65,7 +65,7 @@ fn a_rotation_is_asked_for_by_cli_and_shows_no_token() {
 }
 
 #[test]
-fn a_root_token_without_the_permission_says_which_one_it_lacks() {
+fn a_rejected_rotation_names_the_missing_permission() {
     let world = World::new();
     for (action, missing) in [("org-token-write", "org-token-read"), ("org-token-read", "org-token-write")] {
         let org = world.next_org();
@@ -99,7 +99,7 @@ fn trouble(round: usize, root: &str) -> Option<Fault> {
 }
 
 #[test]
-fn a_hundred_rotations_fail_no_mint() {
+fn no_mint_fails_because_of_a_rotation() {
     let world = World::new();
     let org = world.next_org();
     world.configure(&org, &json!({"logical_name": "shop", "request_timeout": "2s"}));

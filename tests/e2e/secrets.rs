@@ -76,7 +76,7 @@ fn paths(world: &World) -> Vec<String> {
 }
 
 #[test]
-fn help_is_there_for_every_path_and_holds_no_secret() {
+fn every_path_has_help_without_secrets() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -94,7 +94,7 @@ fn help_is_there_for_every_path_and_holds_no_secret() {
 }
 
 #[test]
-fn the_open_api_document_holds_no_secret() {
+fn the_openapi_document_holds_no_secret() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -107,7 +107,7 @@ fn the_open_api_document_holds_no_secret() {
 }
 
 #[test]
-fn the_examples_of_the_help_work() {
+fn the_examples_in_the_help_work() {
     let world = World::new();
     let org = world.next_org();
     // The only difference from a reader's input is the URL of Astra.

@@ -46,11 +46,11 @@ const DIFFERENCES: &[Difference] = &[
         vault: "the standby forwards every request to the active node, and runs no plugin",
         advice: "with `X-Vault-No-Request-Forwarding`, a standby of Vault returns 307 to every request",
         tests: &[
-            ("cluster.rs", "what_changes_astra_is_passed_on_by_standbys_and_done_once"),
-            ("cluster.rs", "callers_of_all_nodes_racing_for_a_name_get_one_token"),
-            ("cluster.rs", "changes_on_the_leader_are_seen_on_standbys_within_a_second"),
-            ("cluster.rs", "a_new_leader_finishes_what_a_killed_one_began"),
-            ("cluster.rs", "a_plugin_whose_server_is_killed_ends_and_leaves_the_rest_to_the_new_leader"),
+            ("cluster.rs", "standbys_forward_changes_and_astra_gets_each_change_once"),
+            ("cluster.rs", "callers_at_all_nodes_get_one_token_for_one_name"),
+            ("cluster.rs", "standbys_show_changes_of_the_active_node_within_a_second"),
+            ("cluster.rs", "a_new_active_node_finishes_the_work_of_a_killed_node"),
+            ("cluster.rs", "leases_survive_a_killed_server_and_its_plugin_stops"),
         ],
     },
     Difference {
@@ -59,7 +59,7 @@ const DIFFERENCES: &[Difference] = &[
         openbao: "the server's value wins",
         vault: "the plugin's value wins",
         advice: "with `VAULT_PLUGIN_USE_LEGACY_ENV_LAYERING=true`, the server's value also wins on Vault",
-        tests: &[("proxy/mod.rs", "variables_of_the_server_and_of_the_plugin_alone")],
+        tests: &[("proxy/mod.rs", "proxy_variables_have_the_documented_precedence")],
     },
     Difference {
         name: "namespaces",
@@ -78,9 +78,9 @@ const DIFFERENCES: &[Difference] = &[
         advice: "the settings `max_json_*` of Vault's listener set the limits",
         tests: &[
             ("servers.rs", "json_that_vault_refuses_does_not_reach_the_engine"),
-            ("attacks/callers.rs", "hostile_values_in_every_field_of_every_path"),
-            ("attacks/callers.rs", "metadata_without_end"),
-            ("attacks/callers.rs", "a_ca_cert_without_end"),
+            ("attacks/callers.rs", "hostile_values_in_any_field_change_no_other_org"),
+            ("attacks/callers.rs", "metadata_above_64_kib_is_refused"),
+            ("attacks/callers.rs", "a_ca_cert_above_512_kib_is_refused"),
         ],
     },
     Difference {
@@ -89,7 +89,7 @@ const DIFFERENCES: &[Difference] = &[
         openbao: "returns 403 if the policy does not allow it",
         vault: "returns 405: the method does not exist",
         advice: "the engine has nothing to scan",
-        tests: &[("policies.rs", "each_policy_allows_what_its_table_says_and_the_rest_is_403")],
+        tests: &[("policies.rs", "each_policy_allows_its_requests_and_no_others")],
     },
     Difference {
         name: "audit devices",
@@ -97,7 +97,7 @@ const DIFFERENCES: &[Difference] = &[
         openbao: "fails: audit devices are part of the server's configuration",
         vault: "works",
         advice: "the audit log has the same entries for the engine",
-        tests: &[("servers.rs", "audit_devices_are_enabled_by_api_on_vault_only")],
+        tests: &[("servers.rs", "only_vault_enables_audit_devices_by_api")],
     },
     Difference {
         name: "memory locking",
@@ -105,7 +105,7 @@ const DIFFERENCES: &[Difference] = &[
         openbao: "the server starts",
         vault: "the server does not start",
         advice: "set `disable_mlock` to true or false",
-        tests: &[("servers.rs", "integrated_storage_of_vault_needs_a_decision_about_memory")],
+        tests: &[("servers.rs", "integrated_storage_of_vault_needs_disable_mlock")],
     },
     Difference {
         name: "paging",
@@ -113,7 +113,7 @@ const DIFFERENCES: &[Difference] = &[
         openbao: "lists ten keys. `-after` lists the next keys",
         vault: "the CLI has no such flags",
         advice: "`vault read astra/org/tokens list=true limit=10` works on both",
-        tests: &[("servers.rs", "a_page_of_tokens_is_listed")],
+        tests: &[("servers.rs", "a_list_with_a_limit_returns_one_page_of_tokens")],
     },
     Difference {
         name: "type of the mount",
@@ -121,7 +121,7 @@ const DIFFERENCES: &[Difference] = &[
         openbao: "has no `mount_type`",
         vault: "has `mount_type`, which is the name of the plugin",
         advice: "all other members are the same",
-        tests: &[("docs/reference.rs", "the_reference_is_what_the_paths_declare_and_a_server_answers")],
+        tests: &[("docs/reference.rs", "the_reference_matches_the_paths_and_the_answers")],
     },
     Difference {
         name: "lease lookup",
@@ -129,7 +129,7 @@ const DIFFERENCES: &[Difference] = &[
         openbao: "shows the `path` of the lease",
         vault: "does not show the `path`",
         advice: "the id of the lease begins with the path",
-        tests: &[("docs/reference.rs", "the_reference_is_what_the_paths_declare_and_a_server_answers")],
+        tests: &[("docs/reference.rs", "the_reference_matches_the_paths_and_the_answers")],
     },
 ];
 
@@ -142,7 +142,7 @@ pub(crate) fn on_vault(difference: &str) -> bool {
 }
 
 #[test]
-fn the_table_in_the_documentation_is_that_of_the_tests() {
+fn the_documented_differences_match_the_tests() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e");
     let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_else(|_| panic!("{file}"));
     let mut found = String::from("| feature | OpenBao | Vault | advice | test |\n| --- | --- | --- | --- | --- |\n");
@@ -207,7 +207,7 @@ fn json_that_vault_refuses_does_not_reach_the_engine() {
 }
 
 #[test]
-fn audit_devices_are_enabled_by_api_on_vault_only() {
+fn only_vault_enables_audit_devices_by_api() {
     let server = Server::dev();
     let file = format!("file_path={}", server.plugin_dir().with_file_name("audit.log").display());
     let output = server.cli(&["audit", "enable", "file", &file]);
@@ -219,7 +219,7 @@ fn audit_devices_are_enabled_by_api_on_vault_only() {
 }
 
 #[test]
-fn integrated_storage_of_vault_needs_a_decision_about_memory() {
+fn integrated_storage_of_vault_needs_disable_mlock() {
     if !on_vault("memory locking") {
         // No OpenBao server of the tests has this line in its configuration.
         let server = Server::raft();
@@ -243,7 +243,7 @@ fn integrated_storage_of_vault_needs_a_decision_about_memory() {
 }
 
 #[test]
-fn a_page_of_tokens_is_listed() {
+fn a_list_with_a_limit_returns_one_page_of_tokens() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -262,7 +262,7 @@ fn a_page_of_tokens_is_listed() {
 }
 
 #[test]
-fn the_readme_names_the_servers_of_the_tests() {
+fn the_readme_names_the_tested_servers() {
     let readme = include_str!("../../README.md");
     let row = |product: &str| {
         let start = format!("| {product} | {product} ");

@@ -130,7 +130,7 @@ fn configured(world: &World) -> Org {
 }
 
 #[test]
-fn the_script_makes_every_role_of_every_org() {
+fn the_script_creates_every_role_of_every_org() {
     for (shell, cli) in SHELLS.into_iter().zip(["vault", "bao"]) {
         let machine = Machine::new(shell, Some(cli));
         let world = World::new();
@@ -164,7 +164,7 @@ fn the_script_makes_every_role_of_every_org() {
 }
 
 #[test]
-fn roles_are_read_in_every_style_that_was_seen() {
+fn roles_are_imported_in_every_known_json_style() {
     let world = World::new();
     let org = configured(&world);
     let mut styles = vec![RoleStyle::Lower, RoleStyle::Pascal, RoleStyle::PascalStringPolicy, RoleStyle::Spec];
@@ -179,7 +179,7 @@ fn roles_are_read_in_every_style_that_was_seen() {
 }
 
 #[test]
-fn without_a_name_the_mount_is_astra() {
+fn the_default_mount_of_the_script_is_astra() {
     let server = std::sync::Arc::new(crate::bao::Server::dev());
     let world = World::at_mount(&server, "astra");
     let org = configured(&world);
@@ -191,7 +191,7 @@ fn without_a_name_the_mount_is_astra() {
 }
 
 #[test]
-fn one_org_that_is_down_fails_the_script_after_the_others() {
+fn if_one_org_fails_the_script_imports_the_others_and_fails() {
     for shell in SHELLS {
         let machine = Machine::new(shell, Some("bao"));
         let world = World::new();
@@ -227,7 +227,7 @@ fn one_org_that_is_down_fails_the_script_after_the_others() {
 }
 
 #[test]
-fn an_astra_that_is_not_there_fails_the_script_with_the_servers_message() {
+fn if_astra_is_down_the_script_shows_the_error_of_the_server() {
     for shell in SHELLS {
         let machine = Machine::new(shell, Some("bao"));
         let world = World::new();
@@ -239,7 +239,7 @@ fn an_astra_that_is_not_there_fails_the_script_with_the_servers_message() {
 }
 
 #[test]
-fn what_is_not_imported_is_told() {
+fn the_script_warns_about_roles_that_it_does_not_import() {
     for shell in SHELLS {
         let machine = Machine::new(shell, Some("vault"));
         let world = World::new();
@@ -264,7 +264,7 @@ fn what_is_not_imported_is_told() {
 }
 
 #[test]
-fn mistakes_fail_the_script_with_a_reason() {
+fn the_script_fails_with_a_reason_for_each_mistake() {
     let world = World::new();
     let org = configured(&world);
     let empty = World::new();
@@ -307,7 +307,7 @@ fn mistakes_fail_the_script_with_a_reason() {
 
 /// If the role of the root token is deleted, Astra refuses.
 #[test]
-fn a_root_token_without_rights_is_told_which_one_is_missing() {
+fn a_rejected_import_names_the_missing_permission() {
     let astra = Astra::builder().org(Seed::new().role("no-such-role"));
     let world = World::with(astra);
     let org = world.next_org();

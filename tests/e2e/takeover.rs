@@ -204,7 +204,7 @@ fn taken_over() -> &'static (Old, Old) {
 }
 
 #[test]
-fn a_standard_mount_of_the_go_plugin_is_taken_over() {
+fn a_standard_mount_of_the_go_plugin_keeps_working() {
     let (old, _) = taken_over();
     let Old { world, org, plain, pairs, brief, .. } = old;
     let config = world.get("config?logical_name=retailOrg").data();
@@ -254,7 +254,7 @@ fn a_standard_mount_of_the_go_plugin_is_taken_over() {
 }
 
 #[test]
-fn a_sidecar_mount_of_the_go_plugin_is_taken_over() {
+fn a_sidecar_mount_of_the_go_plugin_keeps_working() {
     let (_, old) = taken_over();
     let Old { world, org, plain, pairs, brief, .. } = old;
     assert_eq!(world.get(&format!("config?org_id={}", org.id)).data()["caller_mode"], "sidecar");
@@ -280,7 +280,7 @@ fn a_sidecar_mount_of_the_go_plugin_is_taken_over() {
 }
 
 #[test]
-fn thousands_of_its_tokens_get_their_records_though_the_plugin_is_killed_meanwhile() {
+fn a_killed_plugin_completes_the_inventory_after_its_restart() {
     const TOKENS: usize = 3000;
     let server = Arc::new(Server::dev());
     let world = World::at_mount(&server, "astra");
@@ -357,7 +357,7 @@ fn register_older(server: &Server) -> String {
 }
 
 #[test]
-fn leases_live_on_while_an_operator_changes_the_version() {
+fn leases_survive_a_change_of_the_plugin_version() {
     let server = Arc::new(Server::dev());
     let older = register_older(&server);
     server.cli(&["secrets", "enable", "-path=astra", &format!("-plugin-version={older}"), PLUGIN]).ok();

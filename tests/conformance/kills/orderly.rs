@@ -47,7 +47,7 @@ async fn take_over(world: &mut World, answer: Option<Reply>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cleanup_waits_for_a_mint_and_lets_none_begin() {
+async fn cleanup_waits_for_a_mint_and_refuses_a_new_one() {
     let (mut world, node) = slow(Some(1500)).await;
     let mount = &node.mount;
     let clean_up = async {
@@ -83,7 +83,7 @@ async fn cut_short(end: impl AsyncFnOnce(&Mount, Host)) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cleanup_gives_up_on_a_mint_that_never_ends() {
+async fn cleanup_does_not_wait_forever_for_a_mint() {
     cut_short(async |mount, host| {
         let started = Instant::now();
         mount.cleanup().await.expect("Cleanup");
@@ -94,12 +94,12 @@ async fn cleanup_gives_up_on_a_mint_that_never_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shutdown_cuts_a_mint_that_never_ends() {
+async fn shutdown_interrupts_a_mint_that_never_finishes() {
     cut_short(async |_, host| host.stop().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_cuts_a_mint_that_never_ends() {
+async fn sigterm_interrupts_a_mint_that_never_finishes() {
     cut_short(async |_, mut host| {
         host.plugin.signal(Signal::TERM);
         assert!(host.plugin.exit(PATIENCE / 2).await.success());
@@ -109,7 +109,7 @@ async fn sigterm_cuts_a_mint_that_never_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_host_cuts_a_mint_that_never_ends() {
+async fn the_loss_of_the_host_interrupts_a_mint_that_never_finishes() {
     cut_short(async |_, host| {
         let mut plugin = host.hang_up();
         assert!(plugin.exit(PATIENCE / 2).await.success());
@@ -119,7 +119,7 @@ async fn a_lost_host_cuts_a_mint_that_never_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_shutdown_finds_nearly_done_is_done_before_the_end() {
+async fn shutdown_waits_for_a_mint_that_is_nearly_finished() {
     let (mut world, node) = slow(Some(300)).await;
     let Node { host, mount } = node;
     let (reply, ()) = while_minting(&world, &mount, host.stop()).await;

@@ -53,22 +53,22 @@ fn mint_meets(test: &str, world: &World, org: &Org, kind: Kind) {
 }
 
 #[test]
-fn a_redirect_to_a_host_of_the_attackers() {
+fn a_redirect_to_another_host_is_not_followed() {
     let (world, org) = ready("redirect");
     let thief = Peer::saying("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
     for code in [301, 302, 303, 307, 308] {
         let kind = Kind::Redirect { code, to: Redirect::Other(thief.url.clone()) };
-        mint_meets("a_redirect_to_a_host_of_the_attackers", &world, &org, kind);
+        mint_meets("a_redirect_to_another_host_is_not_followed", &world, &org, kind);
     }
     assert_eq!(thief.connections(), 0, "the redirect was followed");
 }
 
 #[test]
-fn an_answer_of_100_megabytes() {
+fn an_answer_of_100_mb_does_not_fill_the_memory() {
     let (world, org) = ready("huge");
     let &[plugin] = world.server.plugins().as_slice() else { panic!("one process serves all mounts") };
     let before = peak(plugin);
-    mint_meets("an_answer_of_100_megabytes", &world, &org, Kind::HugeBody { bytes: 100 << 20 });
+    mint_meets("an_answer_of_100_mb_does_not_fill_the_memory", &world, &org, Kind::HugeBody { bytes: 100 << 20 });
     let grown = peak(plugin) - before;
     assert!(grown < MEMORY_KIB, "the plugin took {grown} KiB more");
     assert_eq!(world.server.plugins(), [plugin]);
@@ -82,16 +82,16 @@ fn peak(pid: u32) -> u64 {
 }
 
 #[test]
-fn an_answer_that_drips() {
+fn a_very_slow_answer_ends_with_a_timeout() {
     let (world, org) = ready("drip");
     let start = Instant::now();
-    mint_meets("an_answer_that_drips", &world, &org, Kind::SlowBody { interval_ms: 500 });
+    mint_meets("a_very_slow_answer_ends_with_a_timeout", &world, &org, Kind::SlowBody { interval_ms: 500 });
     // A reader that waits for a byte each half a second would need minutes.
     assert!(start.elapsed() < Duration::from_secs(30));
 }
 
 #[test]
-fn a_certificate_that_is_not_astras() {
+fn a_server_with_a_wrong_certificate_gets_no_request() {
     let good = Astra::builder().tls(Certificate::Valid).spawn();
     let of_another = good.ca_pem().expect("a CA").to_owned();
     let cases = [("unknown", Certificate::Valid), ("expired", Certificate::Expired), ("host", Certificate::WrongHost)];
@@ -100,7 +100,7 @@ fn a_certificate_that_is_not_astras() {
         let trusted = if name == "unknown" { of_another.as_str() } else { world.ca_pem().expect("a CA") };
         let body = json!({"org_id": org.id, "astra_token": org.root_token, "url": world.url(), "ca_cert": trusted});
         let reply = world.post("config", &body);
-        attack("a_certificate_that_is_not_astras").is_answered_with(reply.status, &reply.errors());
+        attack("a_server_with_a_wrong_certificate_gets_no_request").is_answered_with(reply.status, &reply.errors());
         // A write without the connection check succeeds. Then the mint must fail before it sends a request.
         world.configure(&org, &json!({"logical_name": "shop", "ca_cert": trusted, "verify_connection": false}));
         world.role(&org, "reader", 60, 600);
@@ -110,14 +110,14 @@ fn a_certificate_that_is_not_astras() {
 }
 
 #[test]
-fn a_client_id_that_is_a_path() {
+fn a_client_id_cannot_change_the_path_of_a_call() {
     let (world, org) = ready("client-id");
     for id in ["../organizations/roles", "a/b", "..", ".", "a:b", "a%2fb/../..", "a\r\nb", "a\u{0}b", ""] {
         let kind = Kind::SetField { field: "clientId".into(), value: json!(id) };
-        mint_meets("a_client_id_that_is_a_path", &world, &org, kind);
+        mint_meets("a_client_id_cannot_change_the_path_of_a_call", &world, &org, kind);
     }
     let kind = Kind::SetField { field: "clientId".into(), value: json!("x".repeat(1000)) };
-    mint_meets("a_client_id_that_is_a_path", &world, &org, kind);
+    mint_meets("a_client_id_cannot_change_the_path_of_a_call", &world, &org, kind);
     let paths: Vec<String> = world.requests().into_iter().map(|call| call.path).collect();
     let known = |path: &str| {
         let id = path.strip_prefix("/v2/clientIdSecrets/");
@@ -127,7 +127,7 @@ fn a_client_id_that_is_a_path() {
 }
 
 #[test]
-fn a_token_that_breaks_out_of_the_callers_file() {
+fn a_token_with_invalid_characters_reaches_no_caller() {
     let (world, org) = ready("token");
     let meets = |token: &str, generated_on: &str| {
         let text = json!({"clientId": "EvilClient", "secret": "s", "orgId": org.id, "token": token, "roles": [],
@@ -139,7 +139,7 @@ fn a_token_that_breaks_out_of_the_callers_file() {
     let long = "x".repeat(100_000);
     for digest in ["a\nadmin: true", "a\r\nb", "a b", "a\u{0}b", "a\u{1b}[2J", "a\u{2028}b", &long] {
         let reply = meets(&format!("AstraCS:EvilClient:{digest}"), "2026-01-01T00:00:00Z");
-        attack("a_token_that_breaks_out_of_the_callers_file").is_answered_with(reply.status, &reply.errors());
+        attack("a_token_with_invalid_characters_reaches_no_caller").is_answered_with(reply.status, &reply.errors());
     }
     assert!(world.keys("org/tokens").is_empty());
     // The engine does not refuse a token with an invalid time. It shows the time of its own clock instead.
@@ -183,7 +183,7 @@ fn all_meet(test: &str, mount: &str, peers: Vec<(&str, Peer)>) {
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
 
 #[test]
-fn headers_made_to_break_the_reader() {
+fn hostile_headers_only_fail_their_own_mint() {
     let head = |lines: &str| format!("{OK}{lines}\r\n\r\n{{}}");
     let many: String = (0..20_000).map(|n| format!("x-{n}: EVIL\r\n")).collect();
     let peers = vec![
@@ -206,20 +206,20 @@ fn headers_made_to_break_the_reader() {
         ("h2", Peer::saying(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00".repeat(9))),
         ("nothing", Peer::saying("")),
     ];
-    all_meet("headers_made_to_break_the_reader", "headers", peers);
+    all_meet("hostile_headers_only_fail_their_own_mint", "headers", peers);
 }
 
 #[test]
-fn answers_that_are_never_the_last() {
+fn endless_interim_answers_end_with_a_timeout() {
     let peers = vec![
         ("interim", Peer::never_ending("", "HTTP/1.1 100 Continue\r\n\r\n")),
         ("early", Peer::never_ending("", "HTTP/1.1 103 Early Hints\r\nlink: EVIL\r\n\r\n")),
     ];
-    all_meet("answers_that_are_never_the_last", "interim", peers);
+    all_meet("endless_interim_answers_end_with_a_timeout", "interim", peers);
 }
 
 #[test]
-fn bodies_made_to_break_the_reader() {
+fn hostile_bodies_only_fail_their_own_mint() {
     let whole = |body: Vec<u8>, more: &str| {
         [format!("{OK}{more}content-length: {}\r\n\r\n", body.len()).into_bytes(), body].concat()
     };
@@ -236,11 +236,11 @@ fn bodies_made_to_break_the_reader() {
         ("page", Peer::saying(whole(b"<script>EVIL</script>".to_vec(), ""))),
         ("endless", Peer::never_ending("HTTP/1.1 200 OK\r\n\r\n", "[")),
     ];
-    all_meet("bodies_made_to_break_the_reader", "bodies", peers);
+    all_meet("hostile_bodies_only_fail_their_own_mint", "bodies", peers);
 }
 
 #[test]
-fn an_error_with_no_end_to_its_reason() {
+fn a_long_reason_is_shortened_and_cleaned() {
     let evil = "\u{1b}]0;title\u{7}\r\nforged log line ".repeat(2000);
     let mut peers = Vec::new();
     for (name, body) in [("text", evil.clone()), ("json", json!({"errors": [{"ID": 1, "message": evil}]}).to_string())]
@@ -251,7 +251,7 @@ fn an_error_with_no_end_to_its_reason() {
     let (world, _) = world("reason", Astra::builder().orgs(1));
     for (name, peer) in peers {
         let reply = mint_of(&world, name, &peer);
-        attack("an_error_with_no_end_to_its_reason").is_answered_with(reply.status, &reply.errors());
+        attack("a_long_reason_is_shortened_and_cleaned").is_answered_with(reply.status, &reply.errors());
         assert!(
             reply.errors().len() < 2000 && !reply.errors().chars().any(|c| c.is_control() && !"\n\t".contains(c)),
             "{reply}"
@@ -272,16 +272,16 @@ fn import(world: &World, org: &Org, list: &Value) -> Reply {
 }
 
 #[test]
-fn a_list_of_roles_made_to_fill_the_storage() {
+fn a_list_of_60_000_roles_is_not_imported() {
     let (world, org) = ready("roles");
     let list: Vec<Value> = (0..60_000).map(|n| json!({"id": format!("id-{n}"), "name": format!("role {n}")})).collect();
     let reply = import(&world, &org, &json!(list));
-    attack("a_list_of_roles_made_to_fill_the_storage").is_answered_with(reply.status, &reply.errors());
+    attack("a_list_of_60_000_roles_is_not_imported").is_answered_with(reply.status, &reply.errors());
     assert_eq!(world.keys("roles"), ["reader"]);
 }
 
 #[test]
-fn roles_with_names_made_to_break_out() {
+fn imported_roles_have_only_safe_names() {
     let (world, org) = ready("role-names");
     let names = ["../../config", "a/b:c", "\u{202e}\u{1b}[2J", "x\u{0}y", "...", "{{x}}", "reader", "Reader"];
     let mut list: Vec<Value> =
@@ -292,7 +292,7 @@ fn roles_with_names_made_to_break_out() {
     list.extend([json!(7), json!([]), json!(null), json!({"id": 7, "name": {}})]);
     let before = world.get(&format!("role?org_id={}&role_name=reader", org.id)).data();
     let reply = import(&world, &org, &json!(list));
-    attack("roles_with_names_made_to_break_out").is_answered_with(reply.status, &reply.warnings());
+    attack("imported_roles_have_only_safe_names").is_answered_with(reply.status, &reply.warnings());
     assert!(!reply.warnings().chars().any(|c| c.is_control() && c != '\n'), "{reply}");
     for name in world.keys("roles") {
         assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{name:?}");

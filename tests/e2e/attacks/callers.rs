@@ -164,7 +164,7 @@ fn encoded(value: &str) -> String {
 }
 
 #[test]
-fn hostile_values_in_every_field_of_every_path() {
+fn hostile_values_in_any_field_change_no_other_org() {
     let scene = Scene::new();
     let before = scene.picture();
     let document = openapi::document(&scene.world);
@@ -230,14 +230,18 @@ impl Scene {
 }
 
 #[test]
-fn metadata_without_end() {
+fn metadata_above_64_kib_is_refused() {
     let scene = Scene::new();
     let before = scene.picture();
     // Nearly as much as the server accepts.
     let keys: Map<String, Value> = (0..400).map(|n| (format!("key{n}"), json!("x".repeat(1000)))).collect();
     let list: Vec<String> = (0..400).map(|n| format!("key{n}={}", "x".repeat(1000))).collect();
     for metadata in [json!(keys), json!(list), json!({"a": "x".repeat(500 << 10)})] {
-        scene.refuses("metadata_without_end", "creds/target/reader", json!({"metadata": metadata}).to_string());
+        scene.refuses(
+            "metadata_above_64_kib_is_refused",
+            "creds/target/reader",
+            json!({"metadata": metadata}).to_string(),
+        );
     }
     // The server itself may refuse a larger body.
     let keys: Vec<String> = (0..1_000_000).map(|n| format!("\"key{n}\":\"v\"")).collect();
@@ -256,7 +260,7 @@ fn metadata_without_end() {
 }
 
 #[test]
-fn a_ca_cert_without_end() {
+fn a_ca_cert_above_512_kib_is_refused() {
     let scene = Scene::new();
     let pem = Astra::builder().tls(Certificate::Valid).spawn().ca_pem().expect("a CA").to_owned();
     let write =
@@ -266,15 +270,15 @@ fn a_ca_cert_without_end() {
         let reply = scene.world.server.send("POST", &scene.world.at("config"), Some(endless)).expect("an answer");
         assert!(refused_by_vault(&reply), "{reply}");
     } else {
-        scene.refuses("a_ca_cert_without_end", "config", endless);
+        scene.refuses("a_ca_cert_above_512_kib_is_refused", "config", endless);
     }
-    scene.refuses("a_ca_cert_without_end", "config", write(pem.repeat(1 + (512 << 10) / pem.len())));
+    scene.refuses("a_ca_cert_above_512_kib_is_refused", "config", write(pem.repeat(1 + (512 << 10) / pem.len())));
     // A shorter certificate list is accepted, so the length was the reason.
     scene.world.server.send("POST", &scene.world.at("config"), Some(write(pem.repeat(3)))).expect("an answer").ok();
 }
 
 #[test]
-fn line_ends_for_a_header_of_the_attackers() {
+fn line_ends_in_a_config_are_refused() {
     let scene = Scene::new();
     let (id, root) = (&scene.target.id, &scene.target.root_token);
     let tail = "\r\nX-Evil: 1\r\n\r\n";
@@ -287,14 +291,14 @@ fn line_ends_for_a_header_of_the_attackers() {
         let mut body = json!({"org_id": id, "astra_token": root, "url": scene.world.url(), "verify_connection": false});
         body[field] = json!(value);
         let reply = scene.world.post("config", &body);
-        attack("line_ends_for_a_header_of_the_attackers").is_answered_with(reply.status, &reply.errors());
+        attack("line_ends_in_a_config_are_refused").is_answered_with(reply.status, &reply.errors());
         scene.world.assert_no_secret("an error", &reply.errors());
     }
     assert_eq!(scene.world.get(&format!("config?org_id={id}")).data()["url"], scene.world.url());
 }
 
 #[test]
-fn a_url_that_leads_to_what_only_the_server_reaches() {
+fn a_url_inside_the_network_reveals_no_answer() {
     let scene = Scene::new();
     let write = |url: &str| json!({"org_id": scene.target.id, "astra_token": scene.target.root_token, "url": url});
     // The engine refuses URLs of files, sockets and other protocols.
@@ -311,7 +315,7 @@ fn a_url_that_leads_to_what_only_the_server_reaches() {
     );
     for peer in [&inside, &json] {
         let reply = scene.world.post("config", &write(&peer.url));
-        attack("a_url_that_leads_to_what_only_the_server_reaches").is_answered_with(reply.status, &reply.errors());
+        attack("a_url_inside_the_network_reveals_no_answer").is_answered_with(reply.status, &reply.errors());
         assert!(peer.connections() > 0 && !reply.body.to_string().contains("INSIDE"), "{reply}");
     }
     // The server itself, which accepts Vault tokens in the same header.

@@ -37,7 +37,7 @@ impl Attack {
 }
 
 #[test]
-fn the_table_in_the_documentation_is_that_of_the_tests() {
+fn the_documented_attacks_match_the_tests() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &str| std::fs::read_to_string(repository.join(path)).unwrap_or_else(|_| panic!("{path}"));
     let mut found = String::new();

@@ -37,7 +37,7 @@ impl<'a> Job<'a> {
 }
 
 #[test]
-fn every_fault_of_astra_has_the_outcome_that_the_documentation_tells() {
+fn every_fault_of_astra_has_the_documented_outcome() {
     let bench = Bench::new(World::with(Astra::builder().orgs(ORGS)));
     let late = Bench::new(World::with(Astra::builder().orgs(3).knobs(|knobs| knobs.list_delay_after_create_ms = 5000)));
     let spent = Bench::new(World::with(Astra::builder().orgs(1)));

@@ -130,7 +130,7 @@ fn pattern(text: &str) -> Regex {
 }
 
 #[test]
-fn a_masked_table_is_aligned_as_the_cli_does() {
+fn a_masked_table_stays_aligned() {
     let mut masks = Masks::default();
     masks.add("mount-10", "path");
     let told = "Path         Plugin\n----         ------\nmount-10/    astra\ncubbyhole/    kv\nend of it \n\n";

@@ -46,7 +46,7 @@ struct Parameter {
 }
 
 #[test]
-fn the_reference_is_what_the_paths_declare_and_a_server_answers() {
+fn the_reference_matches_the_paths_and_the_answers() {
     let root = Seed::new().id(ORG).root_token(format!("AstraCS:ABcDeFgHiJkLmNoPqRsTuVwX:{}", "0a".repeat(32)));
     let orgs = [root, Seed::new().id(OTHER)];
     let astra = orgs.into_iter().fold(Astra::builder(), |astra, org| astra.org(org));

@@ -37,7 +37,7 @@ fn shell(client: &Client, plugin: &Path) -> Shell {
 }
 
 #[test]
-fn a_plugin_that_does_not_start_is_explained() {
+fn the_page_explains_a_plugin_that_does_not_start() {
     let server = Server::dev();
     let (plugin, aside) = (server.plugin_dir().join(PLUGIN), server.plugin_dir().with_file_name("aside"));
     let mut shell = shell(&server, &plugin);
@@ -79,7 +79,7 @@ fn a_plugin_that_does_not_start_is_explained() {
 }
 
 #[test]
-fn a_plugin_without_a_place_for_its_socket_is_explained() {
+fn the_page_explains_a_missing_directory_for_sockets() {
     let server = Server::dev();
     let mut shell = shell(&server, &server.plugin_dir().join(PLUGIN));
     shell.set("SERVER_LOG", server.plugin_dir().with_file_name("server.log").display().to_string());
@@ -105,7 +105,7 @@ fn a_plugin_without_a_place_for_its_socket_is_explained() {
 }
 
 #[test]
-fn a_server_without_a_plugin_directory_takes_no_plugin() {
+fn the_page_explains_a_missing_plugin_directory() {
     let server = Server::dev_without_plugins();
     shell(&server, &server.plugin_dir().join(PLUGIN)).plays(PAGE, "no plugin directory");
 }

@@ -40,7 +40,7 @@ fn shell(old: &Old, new: &std::path::Path) -> Shell {
 }
 
 #[test]
-fn a_mount_of_the_go_plugin_is_upgraded_and_goes_back() {
+fn a_mount_of_the_go_plugin_can_be_upgraded_and_downgraded() {
     let server = Arc::new(Server::raft());
     let template = template(&server);
     mount_old(&server);

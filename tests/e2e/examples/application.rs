@@ -143,7 +143,7 @@ fn programs_renew_replace_and_revoke_their_tokens() {
 }
 
 #[test]
-fn programs_that_are_told_to_stop_revoke_their_tokens() {
+fn programs_revoke_their_tokens_on_sigterm() {
     let world = World::new();
     let org = world.configured("retail", Mode::Sidecar);
     world.role(&org, "reader", 3600, 36000);
@@ -162,7 +162,7 @@ fn programs_that_are_told_to_stop_revoke_their_tokens() {
 }
 
 #[test]
-fn programs_that_may_not_mint_fail() {
+fn programs_fail_without_permission_to_mint() {
     let world = World::new();
     let org = world.configured("retail", Mode::Standard);
     world.role(&org, "writer", 3600, 36000);

@@ -92,7 +92,7 @@ fn errors(object: &Value) -> Vec<String> {
 }
 
 #[test]
-fn objects_fit_their_schemas() {
+fn objects_match_their_schemas() {
     for name in ["injector.yaml", "operator.yaml", "csi.yaml"] {
         for object in objects(name) {
             assert_eq!(errors(&object), Vec::<String>::new(), "{name}");
@@ -102,7 +102,7 @@ fn objects_fit_their_schemas() {
 }
 
 #[test]
-fn a_misspelt_field_does_not_fit() {
+fn a_misspelt_field_does_not_match_the_schema() {
     let all = ["operator.yaml", "csi.yaml"].into_iter().flat_map(objects);
     for mut object in all {
         object["spec"]["misspelt"] = json!("x");
@@ -114,7 +114,7 @@ fn a_misspelt_field_does_not_fit() {
 }
 
 #[test]
-fn names_refer_to_what_is_there() {
+fn names_refer_to_existing_objects() {
     let name = |object: &Value| object["metadata"]["name"].clone();
     let operator = objects("operator.yaml");
     let [connection, auth, secret] =
@@ -136,7 +136,7 @@ fn names_refer_to_what_is_there() {
 
 /// All three examples read a path that their policy permits, and use fields that the response has.
 #[test]
-fn paths_and_fields_are_those_of_the_server() {
+fn paths_and_fields_exist_on_the_server() {
     let world = World::new();
     let org = world.configured("retail", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -174,7 +174,7 @@ fn paths_and_fields_are_those_of_the_server() {
 }
 
 #[test]
-fn the_injectors_template_is_rendered_by_an_agent() {
+fn an_agent_renders_the_template_of_the_injector() {
     let world = World::new();
     let org = world.configured("retail", Mode::Sidecar);
     world.role(&org, "reader", 3600, 36000);

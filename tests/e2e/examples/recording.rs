@@ -43,7 +43,7 @@ fn masked(text: &str) -> usize {
 }
 
 #[test]
-fn the_recording_is_a_cast_of_the_demo() {
+fn the_recording_shows_the_output_of_the_demo() {
     let text = repository("docs/demo.cast");
     assert!(text.len() < 200_000);
     let (header, events) = cast(&text);
@@ -74,7 +74,7 @@ fn the_recording_is_a_cast_of_the_demo() {
 }
 
 #[test]
-fn the_picture_shows_the_same_commands() {
+fn the_picture_shows_the_recording() {
     let picture = repository("docs/demo.svg");
     assert!(picture.len() < 200_000 && picture.starts_with("<svg ") && picture.trim_end().ends_with("</svg>"));
     let (_, events) = cast(&repository("docs/demo.cast"));
@@ -86,7 +86,7 @@ fn the_picture_shows_the_same_commands() {
 
 /// Two lines with tokens, where a pause splits the second line, and a command that fails.
 #[test]
-fn the_recorder_masks_tokens_and_fails_with_its_command() {
+fn the_recorder_masks_tokens_and_fails_if_the_command_fails() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let file = dir.path().join("cast");
     let record = |command: &str| {

@@ -84,7 +84,7 @@ fn copy_if_changed(from: &Path, to: &Path) {
 }
 
 #[test]
-fn the_template_builds_against_the_packaged_sdk_and_serves() {
+fn the_engine_template_builds_with_the_packaged_sdk_and_works() {
     const PAGE: &str = "docs/examples/second-engine/README.md";
     let binary = build();
     let server = Server::dev();

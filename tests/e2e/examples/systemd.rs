@@ -27,7 +27,7 @@ fn unit(name: &str) -> BTreeMap<(String, String), Vec<String>> {
 }
 
 #[test]
-fn units_start_something_and_keep_secrets_in() {
+fn units_start_a_program_and_protect_its_secrets() {
     for name in UNITS {
         let unit = unit(name);
         let value = |section: &str, key: &str| {
@@ -63,7 +63,7 @@ fn units_start_something_and_keep_secrets_in() {
 }
 
 #[test]
-fn systemd_takes_the_units() {
+fn systemd_accepts_the_units() {
     let Some(analyze) = find("systemd-analyze") else {
         return skip("systemd-analyze verify of the units in docs/examples", "systemd-analyze");
     };

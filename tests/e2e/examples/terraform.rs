@@ -38,7 +38,7 @@ fn keys(value: &Value) -> BTreeSet<String> {
 }
 
 #[test]
-fn all_files_are_read() {
+fn the_tests_parse_every_terraform_file() {
     let mut found: Vec<PathBuf> = Vec::new();
     for dir in ["terraform", "terraform/org"] {
         for entry in fs::read_dir(example(dir)).expect("list the files") {
@@ -59,7 +59,7 @@ fn all_files_are_read() {
 
 /// The arguments of versions 4 and 5 of the provider. The tests cannot download the provider itself.
 #[test]
-fn resources_have_only_arguments_that_exist() {
+fn resources_have_only_known_arguments() {
     let known = |kind: &str| match kind {
         "vault_mount" => vec!["path", "type", "description", "max_lease_ttl_seconds"],
         "vault_generic_endpoint" => vec!["depends_on", "path", "data_json", "disable_read", "disable_delete"],
@@ -109,7 +109,7 @@ fn the_root_token_is_ephemeral_everywhere() {
 }
 
 #[test]
-fn the_role_is_one_that_the_server_takes() {
+fn the_server_accepts_the_role() {
     let world = World::new();
     let org = world.next_org();
     world.configure(&org, &json!({"logical_name": "retail"}));
@@ -129,7 +129,7 @@ fn the_role_is_one_that_the_server_takes() {
 }
 
 #[test]
-fn files_are_formatted_and_the_module_is_applied() {
+fn the_files_are_formatted_and_terraform_applies_the_module() {
     let Some(terraform) = find("terraform") else {
         return skip("terraform fmt, validate and apply of docs/examples/terraform", "terraform");
     };

@@ -111,7 +111,7 @@ fn nobody() -> String {
 }
 
 #[test]
-fn calls_take_the_proxies_of_the_environment() {
+fn calls_use_the_proxies_of_the_environment() {
     let proxy = Proxy::start();
     let url = proxy.url("http");
     let server = server(&[("HTTP_PROXY", &url), ("HTTPS_PROXY", &url), ("NO_PROXY", "10.0.0.0/8, 0.0.0.0")]);
@@ -153,7 +153,7 @@ fn calls_take_the_proxies_of_the_environment() {
 }
 
 #[test]
-fn the_same_in_lower_case_and_a_proxy_that_is_gone() {
+fn lower_case_variables_work_and_the_error_names_the_variable() {
     let proxy = Proxy::start();
     let (url, gone) = (proxy.url("http"), format!("http://{LOGIN}@{}", nobody()));
     // A variable with an upper-case name and an empty value counts as not set.
@@ -196,7 +196,7 @@ fn a_socks5_proxy_resolves_the_name_and_gets_its_login() {
 
 /// The call must not go to port 80 of the proxy's host, or to Astra directly: it contains the root token.
 #[test]
-fn a_proxy_that_cannot_be_parsed_lets_no_call_go_anywhere() {
+fn an_invalid_proxy_stops_every_call() {
     let proxy = Proxy::start();
     let raw = proxy.url("http").replace("secret", "secret#");
     let cases = [
@@ -217,7 +217,7 @@ fn a_proxy_that_cannot_be_parsed_lets_no_call_go_anywhere() {
 }
 
 #[test]
-fn a_variable_that_cannot_be_parsed_disturbs_no_call_that_it_does_not_govern() {
+fn an_invalid_proxy_of_other_calls_has_no_effect() {
     let broken = || "http://127.0.0.1:notaport".to_owned();
     Mount::with(shared(), NEAR, "other-scheme", |_| vec![("HTTPS_PROXY", broken()), ("NO_PROXY", "10/8".into())])
         .works();
@@ -229,7 +229,7 @@ fn a_variable_that_cannot_be_parsed_disturbs_no_call_that_it_does_not_govern() {
 
 /// The entry must not be ignored, because the call would then go through the proxy.
 #[test]
-fn no_proxy_with_a_port_covers_that_port_only() {
+fn no_proxy_with_a_port_applies_to_that_port_only() {
     let proxy = Proxy::start();
     let listed = Mount::with(shared(), NEAR, "listed", |authority| {
         vec![("HTTP_PROXY", proxy.url("http")), ("NO_PROXY", format!("x.test:1, {authority}"))]
@@ -244,7 +244,7 @@ fn no_proxy_with_a_port_covers_that_port_only() {
 }
 
 #[test]
-fn no_proxy_that_cannot_be_parsed_lets_no_call_go_to_the_proxy() {
+fn an_invalid_no_proxy_stops_every_call() {
     let proxy = Proxy::start();
     let mount = Mount::with(shared(), FAR, "exceptions", |_| {
         vec![("HTTP_PROXY", proxy.url("http")), ("NO_PROXY", "10.0.0.0/8,astra.test:http".into())]
@@ -255,7 +255,7 @@ fn no_proxy_that_cannot_be_parsed_lets_no_call_go_to_the_proxy() {
 }
 
 #[test]
-fn a_proxy_that_cannot_be_parsed_is_explained() {
+fn the_page_explains_an_invalid_proxy() {
     let value = "http://127.0.0.1:notaport";
     let astra = Astra::builder().tls(Certificate::Valid);
     let mount = Mount::of(shared(), "explained", FAR, "explained", astra, |_| vec![("HTTPS_PROXY", value.to_owned())]);
@@ -263,7 +263,7 @@ fn a_proxy_that_cannot_be_parsed_is_explained() {
 }
 
 #[test]
-fn the_catalog_gives_the_plugin_a_proxy_as_documented() {
+fn the_catalog_sets_a_proxy_for_one_plugin() {
     let (server, proxy) = (server(&[]), Proxy::start());
     let mount = Mount::new(&server, FAR, "astra", Astra::builder().tls(Certificate::Valid));
     let mut shell = Shell::new(&server, "astra", mount.world.url());
@@ -295,7 +295,7 @@ fn came_through(
 
 /// The table in `docs/operations.md`.
 #[test]
-fn variables_of_the_server_and_of_the_plugin_alone() {
+fn proxy_variables_have_the_documented_precedence() {
     let proxies = [&Proxy::start(), &Proxy::start()];
     let [theirs, own] = proxies.map(|proxy| proxy.url("http"));
     let server = server(&[("HTTP_PROXY", &theirs), ("https_proxy", &theirs)]);
@@ -314,7 +314,7 @@ fn variables_of_the_server_and_of_the_plugin_alone() {
 }
 
 #[test]
-fn the_variables_of_the_server_count_first_where_vault_is_told_so() {
+fn with_legacy_layering_the_variables_of_the_server_win() {
     let proxies = [&Proxy::start(), &Proxy::start()];
     let [theirs, own] = proxies.map(|proxy| proxy.url("http"));
     let server = server(&[("HTTP_PROXY", &theirs), ("VAULT_PLUGIN_USE_LEGACY_ENV_LAYERING", "true")]);

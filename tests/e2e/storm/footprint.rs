@@ -15,7 +15,7 @@ const LENGTH: Duration = Duration::from_secs(15);
 const SOON: Duration = Duration::from_secs(30);
 
 #[test]
-fn a_storm_leaves_no_memory_and_no_descriptors_behind() {
+fn a_storm_leaks_no_memory_and_no_descriptors() {
     let mut rng = fastrand::Rng::with_seed(2);
     let scene = Scene::new(Server::dev(), &mut rng);
     let (ledger, plugins) = (Ledger::default(), scene.server.plugins());

@@ -50,7 +50,7 @@ impl Options {
 }
 
 #[test]
-fn nothing_is_lost_in_a_storm() {
+fn no_token_is_lost_in_a_storm() {
     let Options { seed, length } = Options::read();
     let mut rng = fastrand::Rng::with_seed(seed);
     let scene = Scene::new(Server::raft(), &mut rng);

@@ -71,7 +71,7 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn reads_what_hosts_read() {
+    fn lines_that_hosts_can_parse_are_accepted() {
         let good = [
             r#"{"@level":"info","@message":"m","@module":"a.b","@timestamp":"2026-01-02T03:04:05.123456Z","k":5}"#,
             r#"{"@level":"error","@message":"m","@timestamp":"2026-01-02T03:04:05.123456+02:00"}"#,
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_hosts_print_raw_or_fall_over() {
+    fn lines_that_hosts_cannot_parse_are_refused() {
         let bad = [
             "plain text",
             "[]",
