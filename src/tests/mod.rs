@@ -20,12 +20,12 @@ mod retries;
 mod role;
 mod rollback;
 mod rotate_root;
-mod scene;
 mod storage_faults;
 mod sync;
 mod takeover;
 mod tls;
 mod token;
+mod trial;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

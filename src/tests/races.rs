@@ -13,7 +13,7 @@ use vault_plugin_sdk::logical::{Answer, Entry, Error, Mount, Operation, Storage,
 use vault_plugin_sdk::testing::{HostFault, MemoryStorage, mount};
 
 use super::request;
-use super::scene::{Action, Scene, TAKEN, Trial, live, panic_text};
+use super::trial::{Action, TAKEN, Trial, TrialStart, live, panic_text};
 use super::{ORG, ROLE_ID, ROOT, World, data, eventually, lease, ok, order};
 
 /// A storage that holds back one answer until the test releases the answer.
@@ -205,9 +205,9 @@ async fn any_two_concurrent_changes_leave_a_consistent_state() {
     let mut pairs = JoinSet::new();
     for (first, has_token) in changes().into_iter().flat_map(|change| [(change.clone(), true), (change, false)]) {
         pairs.spawn(async move {
-            let scene = if has_token { Scene::new("standard").await } else { Scene::without_token().await };
+            let initial = if has_token { TrialStart::new("standard").await } else { TrialStart::without_token().await };
             let calls = {
-                let trial = scene.trial();
+                let trial = initial.trial();
                 drop(trial.ask(first.0, &first.1).await);
                 trial.world.storage.calls()
             };
@@ -215,7 +215,7 @@ async fn any_two_concurrent_changes_leave_a_consistent_state() {
             for second in changes() {
                 let places = (1..=calls).map(Some).chain(first.2.map(|_| None));
                 for place in places {
-                    let meet = meet(&scene, (&first, place), &second);
+                    let meet = meet(&initial, (&first, place), &second);
                     if let Err(payload) = AssertUnwindSafe(meet).catch_unwind().await {
                         let text = panic_text(&*payload);
                         failures
@@ -235,9 +235,9 @@ type Change = (Action, Value, Option<&'static str>);
 
 /// Holds the first request at a call of the storage or of Astra until the second request has finished or waits for the
 /// first.
-async fn meet(scene: &Scene, (first, place): (&Change, Option<usize>), second: &Change) {
+async fn meet(initial: &TrialStart, (first, place): (&Change, Option<usize>), second: &Change) {
     const LONG_ENOUGH_FOR_ASTRA: Duration = Duration::from_millis(60);
-    let mut trial = scene.trial();
+    let mut trial = initial.trial();
     // A request can turn reads into mints, so the test does not check the storage with reads.
     trial.mode = "sidecar";
     let (storage, astra) = (trial.world.storage.clone(), trial.world.astra.clone());

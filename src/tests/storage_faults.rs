@@ -17,7 +17,7 @@ use vault_plugin_sdk::logical::{Answer, Entry, Error, Operation};
 use vault_plugin_sdk::testing::{HostFault, MemoryStorage};
 
 use super::astra::Astra;
-use super::scene::{Action, SPARE, Scene, TAKEN, Trial, contents, panic_text, shape};
+use super::trial::{Action, SPARE, TAKEN, Trial, TrialStart, contents, panic_text, shape};
 use super::{ORG, ROLE_ID, ROOT, World, eventually, order, some, status};
 
 use Operation::{Create, Delete, List, Patch, Read, Update};
@@ -27,7 +27,7 @@ struct Row {
     action: Action,
     data: Value,
     mode: &'static str,
-    /// Whether no lease of the scene's token can exist any more.
+    /// Whether no lease of the token of the trial can exist any more.
     overdue: bool,
     /// Whether the request has several changes, each of which can happen without the others.
     in_parts: bool,
@@ -120,11 +120,11 @@ impl Row {
         Self { limited: true, ..self }
     }
 
-    async fn scene(&self) -> Scene {
+    async fn initial(&self) -> TrialStart {
         if self.limited {
-            return Scene::limited(self.mode).await;
+            return TrialStart::limited(self.mode).await;
         }
-        if self.overdue { Scene::overdue(self.mode).await } else { Scene::new(self.mode).await }
+        if self.overdue { TrialStart::overdue(self.mode).await } else { TrialStart::new(self.mode).await }
     }
 
     /// Whether the request mints a token. Each mint gives another token.
@@ -165,8 +165,8 @@ struct Usual {
 }
 
 impl Usual {
-    async fn of(scene: &Scene, row: &Row, warm: bool) -> Self {
-        let mut trial = begin(scene, warm).await;
+    async fn of(initial: &TrialStart, row: &Row, warm: bool) -> Self {
+        let mut trial = begin(initial, warm).await;
         let cost = |trial: &Trial| (trial.world.storage.calls(), trial.world.system.calls());
         let (before, start) = (contents(&trial.world), cost(&trial));
         let answer = trial.ask(row.action, &row.data).await;
@@ -183,8 +183,8 @@ impl Usual {
     }
 }
 
-async fn begin(scene: &Scene, warm: bool) -> Trial {
-    let trial = scene.trial();
+async fn begin(initial: &TrialStart, warm: bool) -> Trial {
+    let trial = initial.trial();
     if warm {
         trial.warm_up().await;
     }
@@ -204,8 +204,8 @@ fn heal(world: &World) {
 }
 
 /// Runs one request with one fault, and checks the state afterwards.
-async fn disturbed(scene: &Scene, row: &Row, usual: &Usual, of: Of, fault: HostFault, warm: bool) {
-    let mut trial = begin(scene, warm).await;
+async fn disturbed(initial: &TrialStart, row: &Row, usual: &Usual, of: Of, fault: HostFault, warm: bool) {
+    let mut trial = begin(initial, warm).await;
     inject(&trial.world, of, fault);
     let answer = ask(&trial, row, fault).await;
     heal(&trial.world);
@@ -340,10 +340,10 @@ fn assert_same(is: &BTreeMap<String, Value>, expected: &BTreeMap<String, Value>,
 async fn try_row(row: Row) -> Vec<String> {
     const ENOUGH: usize = 3;
     let mut failures = Vec::new();
-    let scene = row.scene().await;
+    let initial = row.initial().await;
     for warm in [false, true] {
         let place = format!("{row}, {} caches", if warm { "warm" } else { "cold" });
-        let usual = match AssertUnwindSafe(Usual::of(&scene, &row, warm)).catch_unwind().await {
+        let usual = match AssertUnwindSafe(Usual::of(&initial, &row, warm)).catch_unwind().await {
             Ok(usual) => usual,
             Err(payload) => {
                 failures.push(format!("{place}: {}", panic_text(&*payload)));
@@ -352,7 +352,7 @@ async fn try_row(row: Row) -> Vec<String> {
         };
         assert!(warm || usual.calls.0 > 0, "{place}: no call to disturb");
         for (of, fault) in faults(&usual) {
-            let trial = disturbed(&scene, &row, &usual, of, fault, warm);
+            let trial = disturbed(&initial, &row, &usual, of, fault, warm);
             if let Err(payload) = AssertUnwindSafe(trial).catch_unwind().await {
                 failures.push(format!("{place}, {of:?} {fault:?}: {}", panic_text(&*payload)));
             }
@@ -506,12 +506,12 @@ async fn a_tick_with_a_fault_leaves_the_rest_to_the_next_tick() {
 /// Interrupts a request at every storage call, and then the tick of the next process at each of its calls.
 async fn disturb_ticks(row: Row) -> (Vec<String>, usize) {
     let (mut failures, mut ticks) = (Vec::new(), 0);
-    let scene = row.scene().await;
-    let usual = Usual::of(&scene, &row, false).await;
+    let initial = row.initial().await;
+    let usual = Usual::of(&initial, &row, false).await;
     for n in 1..=usual.calls.0 {
         for fault in [HostFault::At, HostFault::AfterEffectAt] {
             for m in 1.. {
-                let trial = AssertUnwindSafe(disturbed_tick(&scene, &row, HostFault::From(n), fault(m), m));
+                let trial = AssertUnwindSafe(disturbed_tick(&initial, &row, HostFault::From(n), fault(m), m));
                 match trial.catch_unwind().await {
                     Ok(Some(true)) => ticks += 1,
                     Ok(_) => break,
@@ -527,8 +527,14 @@ async fn disturb_ticks(row: Row) -> (Vec<String>, usize) {
 }
 
 /// Returns whether the tick reached the fault at its call `m`, or `None` if the tick had nothing to do.
-async fn disturbed_tick(scene: &Scene, row: &Row, first: HostFault, second: HostFault, m: usize) -> Option<bool> {
-    let mut trial = begin(scene, false).await;
+async fn disturbed_tick(
+    initial: &TrialStart,
+    row: &Row,
+    first: HostFault,
+    second: HostFault,
+    m: usize,
+) -> Option<bool> {
+    let mut trial = begin(initial, false).await;
     trial.world.storage.inject(first);
     if let Some(answer) = ask(&trial, row, first).await {
         trial.note(row.action, &answer);

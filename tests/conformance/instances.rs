@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::host::storage::Fault;
+use crate::host::storage::StorageFault;
 use crate::host::{Host, Launch, Offer, Setup, Storage, System};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,7 +48,7 @@ async fn p17_setup_needs_neither_storage_nor_system_view() {
     }
     let host = Host::start(Launch::astra()).await;
     let storage = Storage::default();
-    storage.fail(Fault::Error("barrier is sealed"));
+    storage.fail(StorageFault::Error("barrier is sealed"));
     let setup = Setup { storage, system: System::missing(), ..Setup::default() };
     let mount = host.mount_with(setup).await.expect("Setup with broken storage");
     mount.initialize().await;

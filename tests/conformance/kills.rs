@@ -13,7 +13,7 @@ mod world;
 use serde_json::json;
 
 use self::plan::{Calls, Left, Mode, Place, Point, Work};
-use self::world::{Node, World};
+use self::world::{KillWorld, Node};
 use crate::host::gate::{Phase, When};
 
 /// The state before the work.
@@ -41,7 +41,7 @@ enum Trouble {
 }
 
 /// A piece of work, and the circumstances of the work.
-struct Scene {
+struct WorkCase {
     mode: Mode,
     before: Before,
     work: Work,
@@ -51,7 +51,7 @@ struct Scene {
 /// The last step of a mint. From here on, the host is responsible for the token.
 const HANDED_OVER: Point = Point { place: Place::Host(When::Call("delete wal/")), phase: Phase::After };
 
-impl Scene {
+impl WorkCase {
     const fn new(mode: Mode, before: Before, work: Work) -> Self {
         Self { mode, before, work, trouble: Trouble::None }
     }
@@ -61,7 +61,7 @@ impl Scene {
     }
 
     /// Returns a process that is ready for the work.
-    async fn set(&self, world: &mut World) -> Node {
+    async fn set(&self, world: &mut KillWorld) -> Node {
         world.begin();
         match &self.before {
             Before::Nothing => {}
@@ -88,7 +88,7 @@ impl Scene {
     }
 
     /// Does the work without a fault, and returns its points.
-    async fn points(&self, world: &mut World) -> Vec<Point> {
+    async fn points(&self, world: &mut KillWorld) -> Vec<Point> {
         let node = self.set(world).await;
         let Calls { host, astra, failed } = world.count(&node, self.work).await;
         assert_eq!(failed, !matches!(self.trouble, Trouble::None), "{:?} without being stopped", self.work);
@@ -116,7 +116,7 @@ impl Scene {
 
     /// Kills a process at every point. Returns the calls after which something was left, with the rest.
     async fn kill(&self) -> Vec<(String, Left)> {
-        let mut world = World::new(self.mode, json!({})).await;
+        let mut world = KillWorld::new(self.mode, json!({})).await;
         let points = self.points(&mut world).await;
         let mut left = Vec::new();
         for point in &points {
@@ -138,7 +138,7 @@ impl Scene {
 
     /// Makes the call to the host fail at every point. Returns the calls after which something was left, with the rest.
     async fn fail(&self) -> Vec<(String, Left)> {
-        let mut world = World::new(self.mode, json!({})).await;
+        let mut world = KillWorld::new(self.mode, json!({})).await;
         let mut points = self.points(&mut world).await;
         points.retain(|point| matches!(point.place, Place::Host(_)));
         let mut left = Vec::new();
@@ -162,13 +162,13 @@ fn note(left: &mut Vec<(String, Left)>, point: &Point, call: &str, found: Left) 
     }
 }
 
-async fn mint(world: &mut World) {
+async fn mint(world: &mut KillWorld) {
     let node = world.start().await;
     world.get(&node, Work::Mint).await;
     world.stop(node).await;
 }
 
-async fn cut(world: &mut World, work: Work, point: &Point) {
+async fn cut(world: &mut KillWorld, work: Work, point: &Point) {
     let node = world.start().await;
     world.kill_at(&node, work, point).await;
     world.bury(node).await;
@@ -209,27 +209,27 @@ fn at_the_handover() -> Vec<(String, Left)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mint_killed_at_any_step_loses_nothing() {
-    assert_eq!(Scene::new(Mode::Standard, Before::Nothing, Work::Mint).kill().await, at_the_handover());
+    assert_eq!(WorkCase::new(Mode::Standard, Before::Nothing, Work::Mint).kill().await, at_the_handover());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mint_by_a_read_killed_at_any_step_loses_nothing() {
-    assert_eq!(Scene::new(Mode::Sidecar, Before::Nothing, Work::Mint).kill().await, at_the_handover());
+    assert_eq!(WorkCase::new(Mode::Sidecar, Before::Nothing, Work::Mint).kill().await, at_the_handover());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_mint_killed_at_any_step_loses_nothing() {
     for trouble in [Trouble::Host("put client/"), Trouble::Host("delete wal/"), Trouble::Astra] {
-        let scene = Scene::new(Mode::Standard, Before::Nothing, Work::Mint).with(trouble);
-        assert_eq!(scene.kill().await, nothing());
+        let case = WorkCase::new(Mode::Standard, Before::Nothing, Work::Mint).with(trouble);
+        assert_eq!(case.kill().await, nothing());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_mint_with_a_second_fault_loses_nothing() {
     for trouble in [Trouble::Host("put client/"), Trouble::Host("delete wal/"), Trouble::Astra] {
-        let scene = Scene::new(Mode::Sidecar, Before::Nothing, Work::Mint).with(trouble);
-        assert_eq!(scene.fail().await, nothing());
+        let case = WorkCase::new(Mode::Sidecar, Before::Nothing, Work::Mint).with(trouble);
+        assert_eq!(case.fail().await, nothing());
     }
 }
 
@@ -237,7 +237,8 @@ async fn a_failed_mint_with_a_second_fault_loses_nothing() {
 /// writes a new WAL entry to undo it. Until then, the gap at the handover is open.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_mint_killed_at_any_step_loses_nothing() {
-    let mint = |call, phase| Scene::new(Mode::Standard, Before::Nothing, Work::Mint).with(Trouble::HangUp(call, phase));
+    let mint =
+        |call, phase| WorkCase::new(Mode::Standard, Before::Nothing, Work::Mint).with(Trouble::HangUp(call, phase));
     assert_eq!(mint("put client/", Phase::Before).kill().await, nothing());
     let mut expected = at_the_handover();
     expected.push(("before put wal/".to_owned(), UNLEASED));
@@ -247,15 +248,15 @@ async fn a_cancelled_mint_killed_at_any_step_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_mint_with_a_fault_at_any_step_loses_nothing() {
     for (call, phase) in [("put client/", Phase::Before), ("delete wal/", Phase::After)] {
-        let scene = Scene::new(Mode::Sidecar, Before::Nothing, Work::Mint).with(Trouble::HangUp(call, phase));
-        assert_eq!(scene.fail().await, nothing());
+        let case = WorkCase::new(Mode::Sidecar, Before::Nothing, Work::Mint).with(Trouble::HangUp(call, phase));
+        assert_eq!(case.fail().await, nothing());
     }
 }
 
 /// Without a description, the engine cannot find a token whose answer was lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_description_only_some_kills_lose_a_token() {
-    let left = Scene::new(Mode::Undescribed, Before::Nothing, Work::Mint).kill().await;
+    let left = WorkCase::new(Mode::Undescribed, Before::Nothing, Work::Mint).kill().await;
     let lost = |call: &str| (call.to_owned(), UNKNOWN);
     let mut expected = vec![lost("before get client/"), lost("before put wal/")];
     expected.extend(at_the_handover());
@@ -265,30 +266,30 @@ async fn without_a_description_only_some_kills_lose_a_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_killed_at_any_step_loses_nothing() {
-    assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Delete).kill().await, nothing());
+    assert_eq!(WorkCase::new(Mode::Standard, Before::Token, Work::Delete).kill().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_killed_at_any_step_loses_nothing() {
-    assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Revoke).kill().await, nothing());
-    assert_eq!(Scene::new(Mode::Sidecar, Before::Token, Work::Revoke).kill().await, nothing());
+    assert_eq!(WorkCase::new(Mode::Standard, Before::Token, Work::Revoke).kill().await, nothing());
+    assert_eq!(WorkCase::new(Mode::Sidecar, Before::Token, Work::Revoke).kill().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_killed_at_any_step_loses_nothing() {
-    assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Renew).kill().await, nothing());
+    assert_eq!(WorkCase::new(Mode::Standard, Before::Token, Work::Renew).kill().await, nothing());
 }
 
 /// There is also a token with a lease. The remaining root token must be able to revoke it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_killed_at_any_step_loses_nothing() {
-    assert_eq!(Scene::new(Mode::Standard, Before::Token, Work::Rotate).kill().await, nothing());
+    assert_eq!(WorkCase::new(Mode::Standard, Before::Token, Work::Rotate).kill().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_with_a_fault_at_any_step_loses_nothing() {
     for mode in [Mode::Standard, Mode::Undescribed] {
-        assert_eq!(Scene::new(mode, Before::Token, Work::Rotate).fail().await, nothing());
+        assert_eq!(WorkCase::new(mode, Before::Token, Work::Rotate).fail().await, nothing());
     }
 }
 
@@ -296,16 +297,16 @@ async fn a_rotation_with_a_fault_at_any_step_loses_nothing() {
 async fn the_undo_of_a_rotation_killed_at_any_step_loses_nothing() {
     // The new root token was: minted but its answer lost; minted but not stored; stored.
     for cut in [astra(2, Phase::After), host("put config/", Phase::Before), host("put config/", Phase::After)] {
-        let scene = Scene::new(Mode::Standard, Before::Cut(Work::Rotate, cut), Work::Rollback);
-        assert_eq!(scene.kill().await, nothing());
+        let case = WorkCase::new(Mode::Standard, Before::Cut(Work::Rotate, cut), Work::Rollback);
+        assert_eq!(case.kill().await, nothing());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_undo_of_a_mint_killed_at_any_step_loses_nothing() {
     for cut in [astra(1, Phase::After), host("put client/", Phase::Before), host("delete wal/", Phase::Before)] {
-        let scene = Scene::new(Mode::Standard, Before::Cut(Work::Mint, cut), Work::Rollback);
-        assert_eq!(scene.kill().await, nothing());
+        let case = WorkCase::new(Mode::Standard, Before::Cut(Work::Mint, cut), Work::Rollback);
+        assert_eq!(case.kill().await, nothing());
     }
 }
 
@@ -313,29 +314,29 @@ async fn the_undo_of_a_mint_killed_at_any_step_loses_nothing() {
 async fn a_tick_killed_while_it_deletes_a_token_loses_nothing() {
     for work in [Work::Revoke, Work::Delete] {
         for phase in [Phase::Before, Phase::After] {
-            let scene = Scene::new(Mode::Standard, Before::Cut(work, astra(1, phase)), Work::Rollback);
+            let case = WorkCase::new(Mode::Standard, Before::Cut(work, astra(1, phase)), Work::Rollback);
             // If the token was not deleted, both the token and its lease still exist.
-            assert_eq!(scene.kill().await, nothing());
+            assert_eq!(case.kill().await, nothing());
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_killed_at_any_step_loses_nothing() {
-    assert_eq!(Scene::new(Mode::Standard, Before::Expired, Work::Tick).kill().await, nothing());
+    assert_eq!(WorkCase::new(Mode::Standard, Before::Expired, Work::Tick).kill().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mint_with_a_fault_at_any_step_loses_nothing() {
     for mode in [Mode::Standard, Mode::Sidecar, Mode::Undescribed] {
-        assert_eq!(Scene::new(mode, Before::Nothing, Work::Mint).fail().await, nothing());
+        assert_eq!(WorkCase::new(mode, Before::Nothing, Work::Mint).fail().await, nothing());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_renewal_or_revocation_with_a_fault_loses_nothing() {
     for work in [Work::Delete, Work::Renew, Work::Revoke] {
-        assert_eq!(Scene::new(Mode::Standard, Before::Token, work).fail().await, nothing());
+        assert_eq!(WorkCase::new(Mode::Standard, Before::Token, work).fail().await, nothing());
     }
 }
 
@@ -343,7 +344,7 @@ async fn a_delete_renewal_or_revocation_with_a_fault_loses_nothing() {
 async fn an_undo_with_a_fault_at_any_step_loses_nothing() {
     let cuts = [(Work::Mint, host("delete wal/", Phase::Before)), (Work::Mint, astra(1, Phase::After))];
     for (work, cut) in cuts.into_iter().chain([(Work::Revoke, astra(1, Phase::After))]) {
-        let scene = Scene::new(Mode::Standard, Before::Cut(work, cut), Work::Rollback);
-        assert_eq!(scene.fail().await, nothing());
+        let case = WorkCase::new(Mode::Standard, Before::Cut(work, cut), Work::Rollback);
+        assert_eq!(case.fail().await, nothing());
     }
 }

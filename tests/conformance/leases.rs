@@ -88,12 +88,14 @@ async fn p32_hosts_repeat_a_revocation_after_a_storage_failure() {
     let mount = host.mount().await;
     mount.write("accounts/a", json!({"owner": "x"})).await;
     let lease = Lease::new("cards/a", &mount.read("cards/a").await);
-    for fault in [crate::host::storage::Fault::Missing, crate::host::storage::Fault::Error("barrier is sealed")] {
+    for fault in
+        [crate::host::storage::StorageFault::Missing, crate::host::storage::StorageFault::Error("barrier is sealed")]
+    {
         mount.storage.fail(fault);
         let kind = mount.revoke(&lease).await.error_type().expect("a revocation without storage succeeds");
         assert!(![5, 6, 7, 10].contains(&kind), "type {kind} makes the lease irrevocable");
     }
-    mount.storage.fail(crate::host::storage::Fault::None);
+    mount.storage.fail(crate::host::storage::StorageFault::None);
     assert_eq!(mount.revoke(&lease).await.error_type(), None);
     host.stop().await;
 }

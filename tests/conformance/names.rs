@@ -23,13 +23,13 @@ const DNS_PORT: u16 = 53;
 
 /// A plugin in the machine, and a simulated Astra. The plugin reaches Astra under every name that resolves to the
 /// machine.
-struct World {
+struct MachineWorld {
     astra: Astra,
     host: Host,
     mount: Mount,
 }
 
-impl World {
+impl MachineWorld {
     async fn new() -> Self {
         Self::with(|launch| launch, Astra::spawn()).await
     }
@@ -99,7 +99,7 @@ fn each_dns_answer_leads_to_astra_or_to_a_clear_error() {
             ("refused.test", Behaviour::Refuses),
             ("silent.test", Behaviour::Silent),
         ]);
-        let world = World::new().await;
+        let world = MachineWorld::new().await;
         for name in ["four.test", "both.test", "alias.test", "long.test", "drops.test", "forged.test", "four.test."] {
             world.works(name).await;
         }
@@ -124,7 +124,7 @@ fn a_name_with_only_ipv6_addresses_works() {
         let zone = vec![("six.test", Behaviour::Has(vec![Ipv6Addr::LOCALHOST.into()]))];
         let _dns = Dns::start((Ipv6Addr::LOCALHOST, DNS_PORT).into(), &zone).expect("the machine's own port 53");
         let astra = Astra::builder().listen((Ipv6Addr::LOCALHOST, 0).into()).spawn();
-        let world = World::with(|launch| launch, astra).await;
+        let world = MachineWorld::with(|launch| launch, astra).await;
         world.works("six.test").await;
         world.end().await;
     });
@@ -137,7 +137,7 @@ fn a_silent_name_server_delays_only_the_first_look_up() {
         machine::resolv_conf("nameserver 127.0.0.2\nnameserver 127.0.0.1\noptions timeout:11\n");
         let _silent = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), DNS_PORT)).unwrap();
         let _dns = serve(vec![("a.test", Behaviour::Has(here())), ("b.test", Behaviour::Has(here()))]);
-        let world = World::new().await;
+        let world = MachineWorld::new().await;
         let (reply, first) = world.write("a.test", json!({})).await;
         assert!(reply.http() < 300 && first > Duration::from_secs(10), "{} after {first:?}", reply.error());
         let (reply, next) = world.write("b.test", json!({})).await;
@@ -150,7 +150,7 @@ fn a_silent_name_server_delays_only_the_first_look_up() {
 fn changes_of_resolver_files_need_no_restart() {
     Machine::run("changes_of_resolver_files_need_no_restart", async {
         let dns = serve(vec![("a.one.test", Behaviour::Has(here()))]);
-        let world = World::new().await;
+        let world = MachineWorld::new().await;
         // Without a `resolv.conf`, the name server is on this machine.
         assert!(world.fails("a").await.contains("NXDOMAIN"));
         machine::resolv_conf("search one.test\nnameserver 127.0.0.1\n");
@@ -169,7 +169,7 @@ fn changes_of_resolver_files_need_no_restart() {
 fn localhost_resolves_without_files_and_devices() {
     Machine::run("localhost_resolves_without_files_and_devices", async {
         machine::remove_devices();
-        let world = World::new().await;
+        let world = MachineWorld::new().await;
         world.works("localhost").await;
         world.works("astra.localhost").await;
         let error = world.fails("a.test").await;
@@ -183,7 +183,7 @@ fn without_a_network_the_error_names_the_cause_at_once() {
     Machine::without_network("without_a_network_the_error_names_the_cause_at_once", async {
         machine::resolv_conf("nameserver 10.1.2.3\n");
         machine::hosts("10.1.2.4 known.test\n");
-        let world = World::new().await;
+        let world = MachineWorld::new().await;
         let error = world.fails("a.test").await;
         assert!(error.contains("name server 10.1.2.3 cannot be reached: Network is unreachable"), "{error}");
         let (reply, _) = world.write("known.test", json!({})).await;
@@ -205,7 +205,7 @@ fn no_nss_module_is_loaded() {
         let status = Command::new("getent").args(["hosts", "a.test"]).env("LD_LIBRARY_PATH", modules.path()).status();
         assert_eq!(status.expect("getent").code(), Some(99));
         let path = modules.path().to_str().unwrap();
-        let world = World::with(|launch| launch.env("LD_LIBRARY_PATH", path), Astra::spawn()).await;
+        let world = MachineWorld::with(|launch| launch.env("LD_LIBRARY_PATH", path), Astra::spawn()).await;
         world.works("a.test").await;
         assert!(world.fails("b.test").await.contains("NXDOMAIN"));
         world.end().await;

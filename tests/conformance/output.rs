@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::host::storage::Fault;
+use crate::host::storage::StorageFault;
 use crate::host::{Host, Launch, Reply};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,7 +147,7 @@ async fn answers_of_the_engine() -> Vec<Reply> {
         ("read", "creds/org/r"),
         ("delete", "config"),
     ] {
-        for fault in [Fault::None, Fault::Error("barrier is sealed")] {
+        for fault in [StorageFault::None, StorageFault::Error("barrier is sealed")] {
             mount.storage.fail(fault);
             shown.push(mount.call(operation, path, &json!({"org_id": org, "role_name": "r"})).await);
         }

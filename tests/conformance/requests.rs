@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::host::mount::request;
 use crate::host::pb::pb;
-use crate::host::storage::{Fault, READ_ONLY};
+use crate::host::storage::{READ_ONLY, StorageFault};
 use crate::host::{Host, Launch, Mount, Reply, Setup, Storage};
 
 /// Paths that exist, paths that could exist, and paths that do not exist.
@@ -285,7 +285,7 @@ async fn p27_status_and_text_match_those_of_built_in_engines() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p28_hosts_can_read_the_reply_after_every_fault() {
     let host = Host::start(Launch::passbook()).await;
-    for fault in [Fault::Missing, Fault::Error("barrier is sealed"), Fault::Write(READ_ONLY)] {
+    for fault in [StorageFault::Missing, StorageFault::Error("barrier is sealed"), StorageFault::Write(READ_ONLY)] {
         for facts_are_missing in [false, true] {
             let mount = host.mount().await;
             mount.write("accounts/z", json!({"owner": "x"})).await;
@@ -295,12 +295,12 @@ async fn p28_hosts_can_read_the_reply_after_every_fault() {
             // text.
             for (call, reply) in all_requests(&mount).await {
                 assert!((200..600).contains(&reply.http()), "{call}");
-                if fault == Fault::Write(READ_ONLY) && call == "create accounts/a" {
+                if fault == StorageFault::Write(READ_ONLY) && call == "create accounts/a" {
                     assert!(reply.is_forwarded(), "{call} on a node that may only read: {}", reply.error());
                 }
             }
             let reply = mount.read("accounts/z").await;
-            let expected = if fault == Fault::Write(READ_ONLY) { 200 } else { 500 };
+            let expected = if fault == StorageFault::Write(READ_ONLY) { 200 } else { 500 };
             assert_eq!(reply.http(), expected, "{fault:?}: {}", reply.error());
         }
     }
@@ -314,7 +314,12 @@ async fn p28_hosts_can_read_the_reply_of_every_path() {
         let mount = host.mount().await;
         let paths = declared_paths(&mount).await;
         let odd = "\u{0}/../:*";
-        for fault in [Fault::None, Fault::Missing, Fault::Error("barrier is sealed"), Fault::Write(READ_ONLY)] {
+        for fault in [
+            StorageFault::None,
+            StorageFault::Missing,
+            StorageFault::Error("barrier is sealed"),
+            StorageFault::Write(READ_ONLY),
+        ] {
             mount.storage.fail(fault);
             for path in &paths {
                 for data in [json!(null), json!({"org_id": odd, "role_name": odd, "owner": odd, "ttl": "-1"})] {
@@ -372,11 +377,11 @@ async fn p29_existence_checks_only_distinguish_create_and_update() {
 
     // A caller without the right to write sees the text of a user's mistake. So a storage failure must not be a user's
     // mistake.
-    mount.storage.fail(Fault::Error("no such key: secret/detail"));
+    mount.storage.fail(StorageFault::Error("no such key: secret/detail"));
     let err = mount.exists("accounts/a", &json!({})).await.err.expect("a check without storage succeeds");
     assert_ne!(err.err_type, 1, "{}", err.err_msg);
     assert!(err.err_type <= 10);
-    mount.storage.fail(Fault::None);
+    mount.storage.fail(StorageFault::None);
     let err = mount.exists("accounts/a", &json!({"limit": "hush-hush"})).await.err;
     assert!(err.is_none_or(|err| !err.err_msg.contains("hush-hush")), "the text quotes the value");
     host.stop().await;

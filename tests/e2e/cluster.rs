@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::astra::{Astra, Call, Fault, Kind, Route, built_in_id};
+use crate::astra::{Astra, AstraFault, Call, Kind, Route, built_in_id};
 use crate::bao::cluster::{Cluster, Kill, revive};
 use crate::bao::{Client, Reply, Server, redact, wait};
 use crate::servers::on_vault;
@@ -282,7 +282,7 @@ impl Failover {
         killed.post("store/one", &json!({"colour": "blue"})).ok();
         assert_seen(&cluster.standbys(), "a mount", "store/one", |reply| reply.status == 200);
         world.knobs(|knobs| knobs.latency_ms = Some((50, 150)));
-        let lost = |kind| Fault::after(kind).route(Route::CreateToken).org(&stormy.id);
+        let lost = |kind| AstraFault::after(kind).route(Route::CreateToken).org(&stormy.id);
         world.fault(lost(Kind::HangBeforeHeaders { for_ms: None }).chance(0.05, 1));
         world.fault(lost(Kind::Reset).chance(0.05, 2));
         Self { cluster, killed, world, stormy, hung, calm }
@@ -301,7 +301,7 @@ impl Failover {
             }
             wait("a storm", SOON, || (count() >= 50).then_some(()));
             let hang = Kind::HangBeforeHeaders { for_ms: None };
-            self.world.fault(Fault::after(hang).route(Route::CreateToken).org(&self.hung.id));
+            self.world.fault(AstraFault::after(hang).route(Route::CreateToken).org(&self.hung.id));
             let node = self.cluster.others(&self.killed).remove(0);
             scope.spawn(move || node.try_http("POST", "astra/org/token", &order(&self.hung, "hung")).map(drop));
             wait("a token without an answer", SOON, || (self.world.alive(&self.hung).len() == 1).then_some(()));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::astra::{Fault, Kind, Route};
+use crate::astra::{AstraFault, Kind, Route};
 use crate::bao::{Client, wait};
 use crate::world::{Mode, Org, Token, World};
 
@@ -100,7 +100,7 @@ fn a_prefix_revocation_deletes_the_tokens_of_one_role_only() {
 fn expired_leases_and_lost_answers_leave_no_token() {
     let (world, org) = shop(Mode::Sidecar);
     world.configure(&org, &json!({"request_timeout": "1s"}));
-    world.fault(Fault::after(Kind::Reset).route(Route::CreateToken).once());
+    world.fault(AstraFault::after(Kind::Reset).route(Route::CreateToken).once());
     world.get("creds/shop/reader").fails(502);
     wait("the lost token to be gone", SOON, || world.alive(&org).is_empty().then_some(()));
     assert_eq!((world.minted(), world.keys("org/tokens").len()), (1, 0));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::astra::{BodyForm, Fault, Kind, Route};
+use crate::astra::{AstraFault, BodyForm, Kind, Route};
 use crate::bao::{Client, Options, Reply, Server, wait};
 use crate::takeover::raw;
 use crate::world::{Org, ROLE_ID, Token, World};
@@ -88,7 +88,7 @@ fn each_change_is_logged_once_with_its_caller() {
     bob.delete(&at(&format!("org/token?org_id={}&client_id={}", org.id, two.client_id))).ok();
 
     // A token whose answer is lost.
-    world.fault(Fault::after(Kind::status(500, BodyForm::Errors)).route(Route::CreateToken).once());
+    world.fault(AstraFault::after(Kind::status(500, BodyForm::Errors)).route(Route::CreateToken).once());
     bob.post(&at("org/token"), &order("lost")).fails(502);
     let minted = world.tokens(&org.id).into_iter().filter(|token| token.creator.is_some()).map(|token| token.client_id);
     let lost = minted.into_iter().find(|id| ![&one.client_id, &two.client_id].contains(&id));
@@ -99,8 +99,10 @@ fn each_change_is_logged_once_with_its_caller() {
     let three = token_of(bob.post(&at("org/token"), &order("three")));
     let four = token_of(bob.post(&at("org/token"), &order("four")));
     overdue(&world, &org, &four);
-    world.fault(Fault::after(Kind::status(500, BodyForm::Errors)).route(Route::DeleteToken).target(&three.client_id));
-    world.fault(Fault::before(Kind::status(503, BodyForm::Errors)).route(Route::ListTokens));
+    world.fault(
+        AstraFault::after(Kind::status(500, BodyForm::Errors)).route(Route::DeleteToken).target(&three.client_id),
+    );
+    world.fault(AstraFault::before(Kind::status(503, BodyForm::Errors)).route(Route::ListTokens));
     let reply = bob.delete(&at(&format!("org/token?org_id={}&client_id={}", org.id, three.client_id)));
     assert!(reply.status >= 500, "{reply}");
     world.clear_faults();

@@ -28,7 +28,7 @@ const TICK: Duration = Duration::from_secs(120);
 type Request = (&'static str, String, Value);
 
 /// Two orgs with tokens and leases for impatient clients, and an org for a patient caller.
-struct Scene {
+struct HangUpMount {
     world: World,
     standard: Org,
     sidecar: Org,
@@ -36,7 +36,7 @@ struct Scene {
     tokens: Vec<Token>,
 }
 
-impl Scene {
+impl HangUpMount {
     fn new() -> Self {
         let server = Arc::new(Server::dev());
         let world = World::at_mount(&server, "astra");
@@ -147,8 +147,8 @@ impl Scene {
 
 #[test]
 fn ten_thousand_hang_ups_affect_no_other_client() {
-    let scene = Scene::new();
-    let server = &scene.world.server;
+    let mount = HangUpMount::new();
+    let server = &mount.world.server;
     let plugins = server.plugins();
     let over = AtomicBool::new(false);
     let rounds = thread::scope(|scope| {
@@ -156,13 +156,13 @@ fn ten_thousand_hang_ups_affect_no_other_client() {
             let mut rounds = 0;
             while !over.load(Ordering::Relaxed) {
                 rounds += 1;
-                scene.work(&format!("round-{rounds}"));
+                mount.work(&format!("round-{rounds}"));
             }
             rounds
         });
         let impatient: Vec<_> = (0..THREADS)
             .map(|thread| fastrand::Rng::with_seed(thread as u64))
-            .map(|rng| scope.spawn(|| scene.hang_up_on_everything(rng)))
+            .map(|rng| scope.spawn(|| mount.hang_up_on_everything(rng)))
             .collect();
         let ends: Vec<_> = impatient.into_iter().map(thread::ScopedJoinHandle::join).collect();
         over.store(true, Ordering::Relaxed);
@@ -170,19 +170,19 @@ fn ten_thousand_hang_ups_affect_no_other_client() {
         steady.join().expect("the steady caller")
     });
     assert!(rounds > 10, "the steady caller did only {rounds} rounds");
-    assert!(scene.world.minted() > 200, "only {} tokens were minted", scene.world.minted());
+    assert!(mount.world.minted() > 200, "only {} tokens were minted", mount.world.minted());
 
     assert_eq!(server.plugins(), plugins, "another process");
-    let known = || -> BTreeSet<String> { scene.world.keys("org/tokens").into_iter().collect() };
-    wait("Vault and Astra to know the same tokens", TICK, || (known() == scene.alive()).then_some(()));
-    scene.work("after-all");
-    assert_log(&scene);
+    let known = || -> BTreeSet<String> { mount.world.keys("org/tokens").into_iter().collect() };
+    wait("Vault and Astra to know the same tokens", TICK, || (known() == mount.alive()).then_some(()));
+    mount.work("after-all");
+    assert_log(&mount);
 }
 
 /// Checks the server's log. The only errors in it are cancelled requests.
-fn assert_log(scene: &Scene) {
-    let log = scene.world.server.log();
-    scene.world.assert_no_secret("the server's log", &log);
+fn assert_log(mount: &HangUpMount) {
+    let log = mount.world.server.log();
+    mount.world.assert_no_secret("the server's log", &log);
     let is_bad = |entry: &&str| {
         // The plugin is not responsible for a port that another process uses.
         let elsewhere = entry.contains("cluster-listener");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::astra::{BodyForm, Fault, Kind, Route};
+use crate::astra::{AstraFault, BodyForm, Kind, Route};
 use crate::bao::wait;
 use crate::world::{Mode, Token, World};
 
@@ -192,7 +192,7 @@ fn a_failed_revocation_is_reported_and_can_be_repeated() {
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
     let token = world.mint(&org, "reader", "cart");
-    let fault = world.fault(Fault::before(Kind::ProxyNotFound { html: true }).route(Route::DeleteToken).once());
+    let fault = world.fault(AstraFault::before(Kind::ProxyNotFound { html: true }).route(Route::DeleteToken).once());
     // A proxy's page does not prove that the token is gone.
     let reply = world.revoke(&token);
     assert_eq!(world.fired(fault), 1);
@@ -203,7 +203,7 @@ fn a_failed_revocation_is_reported_and_can_be_repeated() {
     assert!(world.alive(&org).is_empty());
 
     let token = world.mint(&org, "reader", "cart");
-    world.fault(Fault::before(Kind::status(403, BodyForm::Errors)).route(Route::DeleteToken));
+    world.fault(AstraFault::before(Kind::status(403, BodyForm::Errors)).route(Route::DeleteToken));
     let text = world.revoke(&token).errors();
     assert!(text.contains("403"), "{text}");
     assert_eq!(world.alive(&org).len(), 1);

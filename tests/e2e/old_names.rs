@@ -21,7 +21,7 @@ const ROOT: &str = "AstraCS:ONqZCOAAAAAAAAAAAAAAAAe:608ba9999999999999190219";
 const SOON: Duration = Duration::from_secs(30);
 
 /// A mount with entries of the Go plugin.
-struct Mount {
+struct NamedGoMount {
     world: World,
     org: Org,
     uuid: String,
@@ -29,7 +29,7 @@ struct Mount {
     is_sidecar: bool,
 }
 
-impl Mount {
+impl NamedGoMount {
     fn new(server: &Arc<Server>, mount: &str, template: &Value, is_sidecar: bool) -> Self {
         server.enable(mount);
         let seed = Seed::new().id(REAL).root_token(ROOT);
@@ -165,7 +165,7 @@ fn assert_loads_in_go(entry: &Value, texts: &[&str], numbers: &[&str]) {
 fn a_go_mount_with_unusual_names_can_be_upgraded_and_downgraded() {
     let server = Arc::new(Server::raft());
     let template = template(&server);
-    let mount = Mount::new(&server, "names", &template, false);
+    let mount = NamedGoMount::new(&server, "names", &template, false);
     let orgs: Vec<String> = labels(REAL).into_iter().chain(odd_labels()).collect();
     let mut held = Vec::new();
     for (n, org_id) in orgs.iter().enumerate() {
@@ -231,7 +231,7 @@ fn a_go_mount_with_incomplete_leases_can_be_disabled() {
     let template = template(&server);
     for is_sidecar in [false, true] {
         let name = if is_sidecar { "sidecar" } else { "standard" };
-        let mount = Mount::new(&server, name, &template, is_sidecar);
+        let mount = NamedGoMount::new(&server, name, &template, is_sidecar);
         mount.org("prod");
         let store = |client_id: &str| {
             let token = mount.named("prod", "reader", client_id, client_id);

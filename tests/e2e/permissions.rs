@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::astra::{Astra, Call, Fault, Kind, Route};
+use crate::astra::{Astra, AstraFault, Call, Kind, Route};
 use crate::bao::redact;
 use crate::world::{Org, Token, World};
 
@@ -15,14 +15,14 @@ const OF_ROLE: &str = "db-cql";
 const SOON: Duration = Duration::from_secs(30);
 
 /// An org whose root token has some permissions, and the permission of the role.
-struct Scene {
+struct LimitedOrg {
     world: World,
     org: Org,
     /// Minted while the root token still had all permissions.
     tokens: [Token; 2],
 }
 
-impl Scene {
+impl LimitedOrg {
     fn new(permissions: &BTreeSet<&str>) -> Self {
         let world = World::new();
         let org = world.next_org();
@@ -53,7 +53,7 @@ impl Scene {
             }
             "find a token whose answer was lost, and delete it" => {
                 let before = world.alive(org);
-                world.fault(Fault::after(Kind::Reset).route(Route::CreateToken).once());
+                world.fault(AstraFault::after(Kind::Reset).route(Route::CreateToken).once());
                 if world.get("creds/shop/reader").status != 502 {
                     return false;
                 }
@@ -86,10 +86,10 @@ fn a_root_token_needs_exactly_the_documented_permissions() {
     std::thread::scope(|scope| {
         for (function, permissions) in &table {
             scope.spawn(move || {
-                assert!(Scene::new(permissions).can(function), "{function} with {permissions:?}");
+                assert!(LimitedOrg::new(permissions).can(function), "{function} with {permissions:?}");
                 for one in permissions {
                     let others: BTreeSet<&str> = permissions.iter().copied().filter(|name| name != one).collect();
-                    assert!(!Scene::new(&others).can(function), "{function} without {one}");
+                    assert!(!LimitedOrg::new(&others).can(function), "{function} without {one}");
                 }
             });
         }

@@ -40,7 +40,7 @@ impl Who {
 }
 
 /// A mount at `astra/`, as in the policies.
-struct Scene {
+struct PolicyMount {
     world: World,
     /// The org with the logical name `shop`, with the roles `reader` and `admin`.
     shop: Org,
@@ -48,7 +48,7 @@ struct Scene {
     spare: Org,
 }
 
-impl Scene {
+impl PolicyMount {
     fn new() -> Self {
         let world = World::named("astra", Astra::builder().orgs(3));
         let shop = world.configured("shop", Mode::Standard);
@@ -98,7 +98,7 @@ struct Row {
     capability: &'static str,
     who: &'static [Who],
     /// Returns path and body of a request that succeeds. An empty path stands for the path of the row.
-    request: fn(&Scene) -> (String, Value),
+    request: fn(&PolicyMount) -> (String, Value),
 }
 
 fn row(
@@ -106,7 +106,7 @@ fn row(
     path: &'static str,
     capability: &'static str,
     who: &'static [Who],
-    request: fn(&Scene) -> (String, Value),
+    request: fn(&PolicyMount) -> (String, Value),
 ) -> Row {
     Row { method, path, capability, who, request }
 }
@@ -114,40 +114,40 @@ fn row(
 /// All paths and operations of the engine.
 fn engine() -> Vec<Row> {
     vec![
-        row("POST", "config", "create", &[Operator], |scene| scene.config("new")),
-        row("POST", "config", "update", &[Operator], |scene| scene.config(&scene.spare.id)),
-        row("PATCH", "config", "patch", &[Operator], |scene| scene.config(&scene.spare.id)),
-        row("GET", "config", "read", &[Operator, Auditor], |scene| (query("config", &scene.spare), Value::Null)),
-        row("DELETE", "config", "delete", &[Operator], |scene| {
-            (query("config", &scene.spare) + "&force=true", Value::Null)
+        row("POST", "config", "create", &[Operator], |mount| mount.config("new")),
+        row("POST", "config", "update", &[Operator], |mount| mount.config(&mount.spare.id)),
+        row("PATCH", "config", "patch", &[Operator], |mount| mount.config(&mount.spare.id)),
+        row("GET", "config", "read", &[Operator, Auditor], |mount| (query("config", &mount.spare), Value::Null)),
+        row("DELETE", "config", "delete", &[Operator], |mount| {
+            (query("config", &mount.spare) + "&force=true", Value::Null)
         }),
-        row("POST", "config/rotate-root", "update", &[Operator], |scene| {
-            ("astra/config/rotate-root".into(), json!({"org_id": scene.shop.id}))
+        row("POST", "config/rotate-root", "update", &[Operator], |mount| {
+            ("astra/config/rotate-root".into(), json!({"org_id": mount.shop.id}))
         }),
         row("LIST", "configs", "list", &[Operator, RoleAdmin, Auditor], |_| ("astra/configs".into(), Value::Null)),
-        row("POST", "role", "create", &[RoleAdmin], |scene| scene.role("new")),
-        row("POST", "role", "update", &[RoleAdmin], |scene| scene.role("reader")),
-        row("PATCH", "role", "patch", &[RoleAdmin], |scene| scene.role("reader")),
-        row("GET", "role", "read", &[RoleAdmin, Auditor], |scene| {
-            (query("role", &scene.spare) + "&role_name=reader", Value::Null)
+        row("POST", "role", "create", &[RoleAdmin], |mount| mount.role("new")),
+        row("POST", "role", "update", &[RoleAdmin], |mount| mount.role("reader")),
+        row("PATCH", "role", "patch", &[RoleAdmin], |mount| mount.role("reader")),
+        row("GET", "role", "read", &[RoleAdmin, Auditor], |mount| {
+            (query("role", &mount.spare) + "&role_name=reader", Value::Null)
         }),
-        row("DELETE", "role", "delete", &[RoleAdmin], |scene| {
-            (query("role", &scene.spare) + "&role_name=reader", Value::Null)
+        row("DELETE", "role", "delete", &[RoleAdmin], |mount| {
+            (query("role", &mount.spare) + "&role_name=reader", Value::Null)
         }),
         row("LIST", "roles", "list", &[Operator, RoleAdmin, Auditor], |_| ("astra/roles".into(), Value::Null)),
-        row("POST", "roles/sync", "update", &[RoleAdmin], |scene| {
-            ("astra/roles/sync".into(), json!({"org_id": scene.shop.id}))
+        row("POST", "roles/sync", "update", &[RoleAdmin], |mount| {
+            ("astra/roles/sync".into(), json!({"org_id": mount.shop.id}))
         }),
-        row("POST", "org/token", "update", &[], |scene| {
-            ("astra/org/token".into(), json!({"org_id": scene.shop.id, "role_name": "reader", "logical_name": "x"}))
+        row("POST", "org/token", "update", &[], |mount| {
+            ("astra/org/token".into(), json!({"org_id": mount.shop.id, "role_name": "reader", "logical_name": "x"}))
         }),
-        row("GET", "org/token", "read", &[], |scene| (query("org/token", &scene.shop), Value::Null)),
-        row("DELETE", "org/token", "delete", &[Operator], |scene| {
-            let token = scene.token();
-            (query("org/token", &scene.shop) + "&client_id=" + &token.client_id, Value::Null)
+        row("GET", "org/token", "read", &[], |mount| (query("org/token", &mount.shop), Value::Null)),
+        row("DELETE", "org/token", "delete", &[Operator], |mount| {
+            let token = mount.token();
+            (query("org/token", &mount.shop) + "&client_id=" + &token.client_id, Value::Null)
         }),
-        row("LIST", "org/tokens", "list", &[Operator, Auditor], |scene| {
-            scene.token();
+        row("LIST", "org/tokens", "list", &[Operator, Auditor], |mount| {
+            mount.token();
             ("astra/org/tokens".into(), Value::Null)
         }),
         row("GET", "creds/{org}/{role}", "read", &[Workload], |_| ("astra/creds/shop/reader".into(), Value::Null)),
@@ -160,13 +160,13 @@ fn engine() -> Vec<Row> {
 /// The server's own paths that concern the engine, and some paths that no policy permits.
 fn server() -> Vec<Row> {
     vec![
-        row("POST", "sys/leases/lookup", "update", &[Operator, Workload, Auditor], |scene| {
-            scene.lease("sys/leases/lookup")
+        row("POST", "sys/leases/lookup", "update", &[Operator, Workload, Auditor], |mount| {
+            mount.lease("sys/leases/lookup")
         }),
-        row("POST", "sys/leases/renew", "update", &[Workload], |scene| scene.lease("sys/leases/renew")),
-        row("POST", "sys/leases/revoke", "update", &[Operator, Workload], |scene| scene.lease("sys/leases/revoke")),
-        row("LIST", "sys/leases/lookup/astra/*", "list", &[Operator, Auditor], |scene| {
-            scene.token();
+        row("POST", "sys/leases/renew", "update", &[Workload], |mount| mount.lease("sys/leases/renew")),
+        row("POST", "sys/leases/revoke", "update", &[Operator, Workload], |mount| mount.lease("sys/leases/revoke")),
+        row("LIST", "sys/leases/lookup/astra/*", "list", &[Operator, Auditor], |mount| {
+            mount.token();
             ("sys/leases/lookup/astra/creds/shop/reader".into(), Value::Null)
         }),
         row("POST", "sys/leases/revoke-prefix/astra/*", "update", &[Operator], |_| {
@@ -202,17 +202,17 @@ fn query(path: &str, org: &Org) -> String {
 
 #[test]
 fn each_policy_allows_its_requests_and_no_others() {
-    let scene = Scene::new();
+    let mount = PolicyMount::new();
     let (engine, server) = (engine(), server());
-    every_operation_has_a_row(&scene.world, &engine);
+    every_operation_has_a_row(&mount.world, &engine);
     let mut faults = Vec::new();
     for who in Who::ALL {
-        let caller = caller(&scene.world, who.policy());
+        let caller = caller(&mount.world, who.policy());
         let mut note =
             |what: &str, reply: &Reply| faults.push(format!("{who:?}: {what}: {} {}", reply.status, reply.body));
         for row in engine.iter().chain(&server) {
-            scene.repair();
-            let (path, body) = (row.request)(&scene);
+            mount.repair();
+            let (path, body) = (row.request)(&mount);
             let path = if path.is_empty() { row.path.to_owned() } else { path };
             let reply = caller.http(row.method, &path, &body);
             let right = if row.who.contains(&who) { reply.status < 300 } else { is_refusal(&reply) };

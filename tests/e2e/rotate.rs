@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::astra::{Fault, Kind, Route, built_in_id};
+use crate::astra::{AstraFault, Kind, Route, built_in_id};
 use crate::bao::{Reply, wait};
 use crate::world::{Mode, Org, Token, World};
 
@@ -81,19 +81,19 @@ fn a_rejected_rotation_names_the_missing_permission() {
 }
 
 /// Returns the fault for every tenth rotation.
-fn trouble(round: usize, root: &str) -> Option<Fault> {
+fn trouble(round: usize, root: &str) -> Option<AstraFault> {
     let unavailable = || Kind::status(503, crate::astra::BodyForm::Text);
     Some(match round {
-        10 => Fault::after(Kind::Reset).route(Route::CreateToken).once(),
-        20 => Fault::before(unavailable()).route(Route::DeleteToken).target(root).times(4),
-        30 => Fault::after(unavailable()).route(Route::DeleteToken).target(root).times(4),
-        40 => Fault::before(Kind::null_401()).route(Route::CurrentOrg).once(),
-        50 => Fault::before(unavailable()).route(Route::CurrentOrg).times(4),
-        60 => Fault::before(Kind::HangBeforeHeaders { for_ms: None }).route(Route::CurrentOrg).once(),
-        70 => Fault::before(unavailable()).route(Route::ListTokens).times(4),
-        80 => Fault::before(Kind::Reset).route(Route::CreateToken).once(),
-        90 => Fault::after(Kind::status(500, crate::astra::BodyForm::Text)).route(Route::CreateToken).once(),
-        100 => Fault::before(Kind::Reset).route(Route::DeleteToken).target(root).once(),
+        10 => AstraFault::after(Kind::Reset).route(Route::CreateToken).once(),
+        20 => AstraFault::before(unavailable()).route(Route::DeleteToken).target(root).times(4),
+        30 => AstraFault::after(unavailable()).route(Route::DeleteToken).target(root).times(4),
+        40 => AstraFault::before(Kind::null_401()).route(Route::CurrentOrg).once(),
+        50 => AstraFault::before(unavailable()).route(Route::CurrentOrg).times(4),
+        60 => AstraFault::before(Kind::HangBeforeHeaders { for_ms: None }).route(Route::CurrentOrg).once(),
+        70 => AstraFault::before(unavailable()).route(Route::ListTokens).times(4),
+        80 => AstraFault::before(Kind::Reset).route(Route::CreateToken).once(),
+        90 => AstraFault::after(Kind::status(500, crate::astra::BodyForm::Text)).route(Route::CreateToken).once(),
+        100 => AstraFault::before(Kind::Reset).route(Route::DeleteToken).target(root).once(),
         _ => return None,
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::astra::{BodyForm, Fault, Kind, Route};
+use crate::astra::{AstraFault, BodyForm, Kind, Route};
 use crate::bao::{Options, Server};
 use crate::openapi;
 use crate::world::{Mode, ROLE_ID, World};
@@ -40,12 +40,12 @@ fn a_log_at_trace_level_holds_no_secret() {
     world.list("org/tokens").ok();
 
     // Errors often contain details. Each of these bodies quotes the request or the response.
-    world.fault(Fault::before(Kind::status(400, BodyForm::Text)).route(Route::CreateToken).once());
+    world.fault(AstraFault::before(Kind::status(400, BodyForm::Text)).route(Route::CreateToken).once());
     ask().fails(400);
-    world.fault(Fault::after(Kind::status(500, BodyForm::Errors)).route(Route::CreateToken).once());
+    world.fault(AstraFault::after(Kind::status(500, BodyForm::Errors)).route(Route::CreateToken).once());
     ask().fails(502);
     world.fault(
-        Fault::after(Kind::Malformed(crate::astra::Malformed::TrailingGarbage)).route(Route::CreateToken).once(),
+        AstraFault::after(Kind::Malformed(crate::astra::Malformed::TrailingGarbage)).route(Route::CreateToken).once(),
     );
     ask().fails(502);
     world.post("config", &json!({"org_id": org.id, "astra_token": format!("{}x:y", org.root_token)}));

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::astra::{Astra, Fault, Kind, Org, RoleStyle, Route, Seed, built_in_id};
+use crate::astra::{Astra, AstraFault, Kind, Org, RoleStyle, Route, Seed, built_in_id};
 use crate::bao::{Client, host_binary, redact};
 use crate::world::World;
 
@@ -197,7 +197,7 @@ fn if_one_org_fails_the_script_imports_the_others_and_fails() {
         let world = World::new();
         let (one, down, two) = (configured(&world), configured(&world), configured(&world));
         let fault = world.fault(
-            Fault::before(Kind::Error { code: 403, id: 340_003, message: "not for you".into() })
+            AstraFault::before(Kind::Error { code: 403, id: 340_003, message: "not for you".into() })
                 .route(Route::ListRoles)
                 .org(&down.id),
         );

@@ -18,7 +18,7 @@ const SOON: Duration = Duration::from_secs(30);
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 /// A mount with entries of the Go plugin.
-pub(crate) struct Old {
+pub(crate) struct GoMount {
     pub(crate) world: World,
     pub(crate) org: Org,
     pub(crate) uuid: String,
@@ -32,7 +32,7 @@ pub(crate) struct Old {
     junk: Token,
 }
 
-impl Old {
+impl GoMount {
     /// Writes the entries of a mount. They take effect after a restart of the server.
     pub(crate) fn new(server: &Arc<Server>, mount: &str, fixtures: &Fixtures, template: &Value) -> Self {
         let config = parsed(fixtures.config);
@@ -189,15 +189,15 @@ pub(crate) fn template(server: &Arc<Server>) -> Value {
 }
 
 /// Mounts of both caller modes, on a server that was restarted after the writes.
-fn taken_over() -> &'static (Old, Old) {
-    static MOUNTS: OnceLock<(Old, Old)> = OnceLock::new();
+fn taken_over() -> &'static (GoMount, GoMount) {
+    static MOUNTS: OnceLock<(GoMount, GoMount)> = OnceLock::new();
     MOUNTS.get_or_init(|| {
         let server = Arc::new(Server::raft());
         let template = template(&server);
         server.enable("standard");
         server.enable("sidecar");
-        let standard = Old::new(&server, "standard", &STANDARD, &template);
-        let sidecar = Old::new(&server, "sidecar", &SIDECAR, &template);
+        let standard = GoMount::new(&server, "standard", &STANDARD, &template);
+        let sidecar = GoMount::new(&server, "sidecar", &SIDECAR, &template);
         server.restart();
         (standard, sidecar)
     })
@@ -206,7 +206,7 @@ fn taken_over() -> &'static (Old, Old) {
 #[test]
 fn a_standard_mount_of_the_go_plugin_keeps_working() {
     let (old, _) = taken_over();
-    let Old { world, org, plain, pairs, brief, .. } = old;
+    let GoMount { world, org, plain, pairs, brief, .. } = old;
     let config = world.get("config?logical_name=retailOrg").data();
     assert_eq!((&config["org_id"], &config["caller_mode"]), (&json!(org.id), &json!("standard")));
     let role = world.get(&format!("role?org_id={}&role_name=r_w_user", org.id)).data();
@@ -256,7 +256,7 @@ fn a_standard_mount_of_the_go_plugin_keeps_working() {
 #[test]
 fn a_sidecar_mount_of_the_go_plugin_keeps_working() {
     let (_, old) = taken_over();
-    let Old { world, org, plain, pairs, brief, .. } = old;
+    let GoMount { world, org, plain, pairs, brief, .. } = old;
     assert_eq!(world.get(&format!("config?org_id={}", org.id)).data()["caller_mode"], "sidecar");
     old.wait_for_inventory();
     wait("the brief token to be gone in Astra", SOON, || (!world.is_alive(&brief.client_id)).then_some(()));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::astra::{Astra, Certificate, Fault, Kind, Route, built_in_id};
+use crate::astra::{Astra, AstraFault, Certificate, Kind, Route, built_in_id};
 use crate::client::{CURRENT_ORG, Client, ROLES, TOKENS};
 
 async fn control(astra: &Astra, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
@@ -146,12 +146,12 @@ async fn faults_work_over_tls() {
     let client = reqwest::Client::builder().tls_certs_only([ca]).build().unwrap();
     let request = || client.get(format!("{}{CURRENT_ORG}", astra.url())).bearer_auth(&astra.org().root_token);
     let get = || request().timeout(Duration::from_secs(10)).send();
-    let slow = astra.fault(Fault::before(Kind::SlowTls { delay_ms: 60_000 }).once());
+    let slow = astra.fault(AstraFault::before(Kind::SlowTls { delay_ms: 60_000 }).once());
     assert!(request().timeout(Duration::from_millis(300)).send().await.unwrap_err().is_timeout());
     assert_eq!((astra.fired(slow), astra.connections()), (1, 1));
     assert_eq!(get().await.unwrap().status(), 200);
     for kind in [Kind::Reset, Kind::CleanClose] {
-        astra.fault(Fault::after(kind).once());
+        astra.fault(AstraFault::after(kind).once());
         assert!(!get().await.unwrap_err().is_timeout());
         assert_eq!(get().await.unwrap().status(), 200);
     }

@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use serde_json::{Value, json};
 
-use crate::astra::{Astra, BodyForm, Empty, Fault, Kind, Malformed, Phase, Redirect, RetryAfter, Route, built_in_id};
+use crate::astra::{
+    Astra, AstraFault, BodyForm, Empty, Kind, Malformed, Phase, Redirect, RetryAfter, Route, built_in_id,
+};
 use crate::client::{Answer, CURRENT_ORG, Client, TOKENS};
 
 type Outcome = Result<Answer, reqwest::Error>;
@@ -18,7 +20,7 @@ async fn in_both_phases(kind: Kind, check: impl Fn(Outcome)) {
     for phase in [Phase::Before, Phase::After] {
         let astra = Astra::spawn();
         let client = Client::new(&astra);
-        let mut fault = Fault::before(kind.clone()).route(Route::CreateToken).once();
+        let mut fault = AstraFault::before(kind.clone()).route(Route::CreateToken).once();
         fault.phase = phase;
         let fault = astra.fault(fault);
         check(client.try_create(built_in_id("RO User")).await);
@@ -137,7 +139,7 @@ async fn a_hang_lasts_forever_or_for_a_time() {
         for kind in [Kind::HangBeforeHeaders { for_ms: None }, Kind::HangAfterHeaders { for_ms: None }] {
             let astra = Astra::spawn();
             let client = Client::new(&astra);
-            let mut fault = Fault::before(kind.clone()).route(Route::CreateToken).once();
+            let mut fault = AstraFault::before(kind.clone()).route(Route::CreateToken).once();
             fault.phase = phase;
             let fault = astra.fault(fault);
             let (call, cancel) = futures_util::future::abortable(client.try_create("x"));
@@ -152,7 +154,7 @@ async fn a_hang_lasts_forever_or_for_a_time() {
     }
     for kind in [Kind::HangBeforeHeaders { for_ms: Some(60) }, Kind::HangAfterHeaders { for_ms: Some(60) }] {
         let astra = Astra::spawn();
-        astra.fault(Fault::after(kind).once());
+        astra.fault(AstraFault::after(kind).once());
         let begin = Instant::now();
         let (client_id, _) = Client::new(&astra).mint("x").await;
         assert!(begin.elapsed() >= Duration::from_millis(60));
@@ -163,7 +165,7 @@ async fn a_hang_lasts_forever_or_for_a_time() {
 #[tokio::test]
 async fn a_hang_ends_when_the_simulator_stops() {
     let astra = Astra::spawn();
-    astra.fault(Fault::before(Kind::HangBeforeHeaders { for_ms: None }));
+    astra.fault(AstraFault::before(Kind::HangBeforeHeaders { for_ms: None }));
     let client = Client::new(&astra);
     let call = tokio::spawn(async move { client.try_get(CURRENT_ORG).await.map(|answer| answer.status) });
     astra.until(DEADLINE, |astra| astra.calls(Route::CurrentOrg) == 1).await;
@@ -175,7 +177,7 @@ async fn a_hang_ends_when_the_simulator_stops() {
 async fn latency_comes_before_or_after_the_effect() {
     for (phase, effect) in [(Phase::Before, 0), (Phase::After, 1)] {
         let astra = Astra::spawn();
-        let mut fault = Fault::before(Kind::Latency { min_ms: 5_000, max_ms: 5_000 }).route(Route::CreateToken);
+        let mut fault = AstraFault::before(Kind::Latency { min_ms: 5_000, max_ms: 5_000 }).route(Route::CreateToken);
         fault.phase = phase;
         let fault = astra.fault(fault);
         let client = Client::new(&astra);
@@ -185,8 +187,8 @@ async fn latency_comes_before_or_after_the_effect() {
         call.abort();
     }
     let astra = Astra::spawn();
-    astra.fault(Fault::after(Kind::Latency { min_ms: 30, max_ms: 40 }));
-    astra.fault(Fault::after(Kind::status(500, BodyForm::Text)));
+    astra.fault(AstraFault::after(Kind::Latency { min_ms: 30, max_ms: 40 }));
+    astra.fault(AstraFault::after(Kind::status(500, BodyForm::Text)));
     let begin = Instant::now();
     assert_eq!(Client::new(&astra).get(CURRENT_ORG).await.status, 500, "latency and another fault occur together");
     assert!(begin.elapsed() >= Duration::from_millis(30));
@@ -196,7 +198,7 @@ async fn latency_comes_before_or_after_the_effect() {
 async fn a_create_cancelled_during_latency_counts_as_undelivered() {
     let astra = Astra::spawn();
     let latency = Kind::Latency { min_ms: 500, max_ms: 500 };
-    let fault = astra.fault(Fault::after(latency).route(Route::CreateToken));
+    let fault = astra.fault(AstraFault::after(latency).route(Route::CreateToken));
     let client = Client::new(&astra);
     let call = tokio::spawn(async move { client.try_create("x").await.is_ok() });
     astra.until(DEADLINE, |astra| astra.fired(fault) == 1).await;
@@ -212,7 +214,7 @@ async fn a_slow_body_arrives_one_byte_at_a_time() {
     })
     .await;
     let astra = Astra::spawn();
-    astra.fault(Fault::after(Kind::SlowBody { interval_ms: 20 }));
+    astra.fault(AstraFault::after(Kind::SlowBody { interval_ms: 20 }));
     let client = Client::new(&astra);
     let request = client.request(reqwest::Method::GET, TOKENS).timeout(Duration::from_millis(200));
     assert!(client.try_send(request).await.unwrap_err().is_timeout());
@@ -296,7 +298,7 @@ async fn a_proxy_can_answer_instead_of_the_api() {
         let astra = Astra::spawn();
         let client = Client::new(&astra);
         let (client_id, _) = client.mint("x").await;
-        astra.fault(Fault::before(Kind::ProxyNotFound { html }).route(Route::DeleteToken));
+        astra.fault(AstraFault::before(Kind::ProxyNotFound { html }).route(Route::DeleteToken));
         let answer = client.try_delete(&client_id).await.unwrap();
         assert_eq!((answer.status, answer.header("content-type")), (404, content_type));
         assert_eq!(astra.live(&astra.org().id).len(), 1);
@@ -317,7 +319,7 @@ async fn a_proxy_can_answer_instead_of_the_api() {
 
 #[tokio::test]
 async fn a_delete_can_take_effect_although_its_answer_is_lost() {
-    for (fault, is_deleted) in [(Fault::before(Kind::Reset), false), (Fault::after(Kind::Reset), true)] {
+    for (fault, is_deleted) in [(AstraFault::before(Kind::Reset), false), (AstraFault::after(Kind::Reset), true)] {
         let astra = Astra::spawn();
         let client = Client::new(&astra);
         let (client_id, _) = client.mint("x").await;
@@ -331,7 +333,7 @@ async fn a_delete_can_take_effect_although_its_answer_is_lost() {
 #[tokio::test]
 async fn clock_skew_changes_the_date_header() {
     let astra = Astra::spawn();
-    astra.fault(Fault::after(Kind::ClockSkew { seconds: -7200 }));
+    astra.fault(AstraFault::after(Kind::ClockSkew { seconds: -7200 }));
     let answer = Client::new(&astra).get(CURRENT_ORG).await;
     let behind = Timestamp::now().as_second() - date(answer.header("date"));
     assert!((7199..7300).contains(&behind), "{behind}");
@@ -342,7 +344,7 @@ async fn clock_skew_changes_the_date_header() {
 async fn a_fault_affects_only_matching_requests() {
     let astra = Astra::builder().orgs(2).spawn();
     let (one, two) = (Client::new(&astra), Client::with_token(&astra, &astra.orgs()[1].root_token));
-    let teapot = || Fault::before(Kind::status(418, BodyForm::Empty));
+    let teapot = || AstraFault::before(Kind::status(418, BodyForm::Empty));
 
     let fault = astra.fault(teapot().org(&astra.org().id));
     assert_eq!((status(&one).await, status(&two).await), (418, 200));

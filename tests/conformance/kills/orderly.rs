@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::plan::{Left, Mode, Work};
-use super::world::{Node, World, hang, until};
+use super::world::{KillWorld, Node, hang, until};
 use crate::host::gate::Phase;
 use crate::host::process::PATIENCE;
 use crate::host::{Host, Mount, Reply};
@@ -16,8 +16,8 @@ use crate::host::{Host, Mount, Reply};
 const CLEANUP: Duration = Duration::from_secs(10);
 
 /// Returns a mount and its process. Astra answers the next mint slowly, or never.
-async fn slow(for_ms: Option<u64>) -> (World, Node) {
-    let mut world = World::new(Mode::Standard, json!({})).await;
+async fn slow(for_ms: Option<u64>) -> (KillWorld, Node) {
+    let mut world = KillWorld::new(Mode::Standard, json!({})).await;
     world.begin();
     let node = world.start().await;
     world.astra.fault(hang(Phase::After, for_ms).once());
@@ -25,7 +25,7 @@ async fn slow(for_ms: Option<u64>) -> (World, Node) {
 }
 
 /// Asks for a token. When Astra has minted it but has not answered, runs `then`.
-async fn while_minting<T>(world: &World, mount: &Mount, then: impl Future<Output = T>) -> (Option<Reply>, T) {
+async fn while_minting<T>(world: &KillWorld, mount: &Mount, then: impl Future<Output = T>) -> (Option<Reply>, T) {
     let minted = world.astra.minted();
     let then = async {
         world.astra.until(PATIENCE, |astra| astra.minted() > minted).await;
@@ -36,7 +36,7 @@ async fn while_minting<T>(world: &World, mount: &Mount, then: impl Future<Output
 }
 
 /// Starts the next process, and checks that nothing is lost.
-async fn take_over(world: &mut World, answer: Option<Reply>) {
+async fn take_over(world: &mut KillWorld, answer: Option<Reply>) {
     if let Some(reply) = answer {
         world.hear(Work::Mint, &reply);
     }

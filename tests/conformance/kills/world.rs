@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use super::plan::{Calls, Left, Mode, Place, Point, Work};
-use crate::astra::{Astra, Fault, Kind, Knobs, Phase as AstraPhase, built_in_id};
+use crate::astra::{Astra, AstraFault, Kind, Knobs, Phase as AstraPhase, built_in_id};
 use crate::host::gate::{Act, Phase, When};
 use crate::host::mount::{request, tick};
 use crate::host::pb::pb;
@@ -22,7 +22,7 @@ use crate::host::{Gate, Host, Launch, Lease, Mount, Reply, Setup, Storage, Syste
 const ROLE: &str = "reader";
 const ROLE_ID: &str = "946cfbde-24cc-4953-9355-d57bfd61bf39";
 
-pub struct World {
+pub struct KillWorld {
     pub astra: Arc<Astra>,
     pub gate: Gate,
     pub storage: Storage,
@@ -42,7 +42,7 @@ pub struct Node {
     pub mount: Mount,
 }
 
-impl World {
+impl KillWorld {
     /// Returns a world with a config and a role. `config` has additional fields of the config.
     pub async fn new(mode: Mode, config: Value) -> Self {
         let gate = Gate::default();
@@ -394,10 +394,10 @@ impl World {
 }
 
 /// A call to Astra that hangs, forever or for a time: before it reaches Astra, or before its answer returns.
-pub fn hang(phase: Phase, for_ms: Option<u64>) -> Fault {
+pub fn hang(phase: Phase, for_ms: Option<u64>) -> AstraFault {
     let kind = Kind::HangBeforeHeaders { for_ms };
     let phase = if phase == Phase::Before { AstraPhase::Before } else { AstraPhase::After };
-    Fault { phase, ..Fault::before(kind) }
+    AstraFault { phase, ..AstraFault::before(kind) }
 }
 
 /// Waits for a condition.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::attack;
 use super::peer::Peer;
-use crate::astra::{Astra, Certificate, Fault, Kind, Redirect, Route};
+use crate::astra::{Astra, AstraFault, Certificate, Kind, Redirect, Route};
 use crate::bao::{Reply, Server};
 use crate::world::{Org, ROLE_ID, World};
 
@@ -39,7 +39,7 @@ fn ready(mount: &str) -> (World, Org) {
 /// works.
 #[track_caller]
 fn mint_meets(test: &str, world: &World, org: &Org, kind: Kind) {
-    let fault = world.fault(Fault::after(kind).route(Route::CreateToken));
+    let fault = world.fault(AstraFault::after(kind).route(Route::CreateToken));
     let reply = world.get("creds/shop/reader");
     assert!(world.fired(fault) > 0);
     world.clear_faults();
@@ -133,7 +133,7 @@ fn a_token_with_invalid_characters_reaches_no_caller() {
         let text = json!({"clientId": "EvilClient", "secret": "s", "orgId": org.id, "token": token, "roles": [],
             "generatedOn": generated_on});
         let body = Kind::Body { content_type: "application/json".into(), text: text.to_string() };
-        world.fault(Fault::before(body).route(Route::CreateToken).once());
+        world.fault(AstraFault::before(body).route(Route::CreateToken).once());
         world.get("creds/shop/reader")
     };
     let long = "x".repeat(100_000);
@@ -267,7 +267,7 @@ fn a_long_reason_is_shortened_and_cleaned() {
 /// Lets Astra return this list of roles, and returns the answer to an import.
 fn import(world: &World, org: &Org, list: &Value) -> Reply {
     let body = Kind::Body { content_type: "application/json".into(), text: list.to_string() };
-    world.fault(Fault::before(body).route(Route::ListRoles).once());
+    world.fault(AstraFault::before(body).route(Route::ListRoles).once());
     world.post("roles/sync", &json!({"org_id": org.id}))
 }
 

@@ -58,22 +58,22 @@ fn hostile() -> Vec<String> {
 }
 
 /// Two orgs with a role each: a target of the attacks, and a bystander that must stay unchanged.
-struct Scene {
+struct AttackedMount {
     world: World,
     target: Org,
     bystander: Org,
 }
 
-impl Scene {
+impl AttackedMount {
     fn new() -> Self {
         let world = World::with(Astra::builder().orgs(2));
         let target = world.configured("target", Mode::Standard);
         let bystander = world.configured("bystander", Mode::Standard);
-        let scene = Self { world, target, bystander };
-        scene.repair();
-        scene.world.role(&scene.bystander, "reader", 3600, 36000);
-        scene.world.mint(&scene.bystander, "reader", "cart");
-        scene
+        let mount = Self { world, target, bystander };
+        mount.repair();
+        mount.world.role(&mount.bystander, "reader", 3600, 36000);
+        mount.world.mint(&mount.bystander, "reader", "cart");
+        mount
     }
 
     /// Restores the settings of the target after a successful request.
@@ -165,9 +165,9 @@ fn encoded(value: &str) -> String {
 
 #[test]
 fn hostile_values_in_any_field_change_no_other_org() {
-    let scene = Scene::new();
-    let before = scene.picture();
-    let document = openapi::document(&scene.world);
+    let mount = AttackedMount::new();
+    let before = mount.picture();
+    let document = openapi::document(&mount.world);
     let mut operations = Vec::new();
     for (path, method, operation) in openapi::operations(&document) {
         let mut fields: Vec<&str> = openapi::fields(operation).into_iter().map(|(name, ..)| name).collect();
@@ -185,13 +185,13 @@ fn hostile_values_in_any_field_change_no_other_org() {
     let (mut refused, mut taken) = (0, 0);
     for (path, method, field) in &operations {
         for value in &values {
-            let Some(reply) = scene.send(method, path, field, value) else {
+            let Some(reply) = mount.send(method, path, field, value) else {
                 assert!(value.len() >= 1000, "{method} {path} {field}={value:.60}: the server hung up");
                 continue;
             };
             let case = format!("{method} {path} {field}={value:.60}");
             let text = reply.body.to_string();
-            scene.world.assert_no_secret(&case, &text.replace(&scene.minted(&reply), ""));
+            mount.world.assert_no_secret(&case, &text.replace(&mount.minted(&reply), ""));
             match reply.status {
                 200..300 => taken += 1,
                 // The server redirects a path that it would spell differently.
@@ -200,7 +200,7 @@ fn hostile_values_in_any_field_change_no_other_org() {
                 status => faults.push(format!("{case}: {status} {text:.300}")),
             }
             if reply.status < 300 && (path.starts_with("config") || path.starts_with("role")) {
-                scene.repair();
+                mount.repair();
             }
             if text.len() > 20_000 && reply.status >= 300 {
                 faults.push(format!("{case}: an error of {} bytes", text.len()));
@@ -210,11 +210,11 @@ fn hostile_values_in_any_field_change_no_other_org() {
     assert!(faults.is_empty(), "{} cases\n{}", faults.len(), faults.join("\n"));
     // Most values are invalid for every field, but some are valid.
     assert!(refused > taken && taken > 100, "{refused} refused, {taken} taken");
-    assert_eq!(scene.picture(), before, "something happened to another org");
-    scene.world.assert_no_secret("the log", &scene.world.server.log());
+    assert_eq!(mount.picture(), before, "something happened to another org");
+    mount.world.assert_no_secret("the log", &mount.world.server.log());
 }
 
-impl Scene {
+impl AttackedMount {
     /// Returns the token in the answer to a mint, or a placeholder for another answer.
     fn minted(&self, reply: &Reply) -> String {
         reply.body["data"]["token"].as_str().unwrap_or("there is none").to_owned()
@@ -231,13 +231,13 @@ impl Scene {
 
 #[test]
 fn metadata_above_64_kib_is_refused() {
-    let scene = Scene::new();
-    let before = scene.picture();
+    let mount = AttackedMount::new();
+    let before = mount.picture();
     // Nearly as much as the server accepts.
     let keys: Map<String, Value> = (0..400).map(|n| (format!("key{n}"), json!("x".repeat(1000)))).collect();
     let list: Vec<String> = (0..400).map(|n| format!("key{n}={}", "x".repeat(1000))).collect();
     for metadata in [json!(keys), json!(list), json!({"a": "x".repeat(500 << 10)})] {
-        scene.refuses(
+        mount.refuses(
             "metadata_above_64_kib_is_refused",
             "creds/target/reader",
             json!({"metadata": metadata}).to_string(),
@@ -246,66 +246,66 @@ fn metadata_above_64_kib_is_refused() {
     // The server itself may refuse a larger body.
     let keys: Vec<String> = (0..1_000_000).map(|n| format!("\"key{n}\":\"v\"")).collect();
     for metadata in [format!("{{{}}}", keys.join(",")), json!({"a": "x".repeat(20 << 20)}).to_string()] {
-        let path = scene.world.at("creds/target/reader");
+        let path = mount.world.at("creds/target/reader");
         let reply =
-            scene.world.server.send("POST", &path, Some(format!("{{\"metadata\":{metadata}}}"))).expect("an answer");
+            mount.world.server.send("POST", &path, Some(format!("{{\"metadata\":{metadata}}}"))).expect("an answer");
         if on_vault("limits of JSON") {
             assert!(refused_by_vault(&reply), "{reply}");
         } else {
             assert!((400..500).contains(&reply.status), "{reply}");
         }
     }
-    assert_eq!(scene.picture(), before);
-    assert!(scene.world.alive(&scene.target).is_empty());
+    assert_eq!(mount.picture(), before);
+    assert!(mount.world.alive(&mount.target).is_empty());
 }
 
 #[test]
 fn a_ca_cert_above_512_kib_is_refused() {
-    let scene = Scene::new();
+    let mount = AttackedMount::new();
     let pem = Astra::builder().tls(Certificate::Valid).spawn().ca_pem().expect("a CA").to_owned();
     let write =
-        |pem: String| json!({"org_id": scene.target.id, "ca_cert": pem, "verify_connection": false}).to_string();
+        |pem: String| json!({"org_id": mount.target.id, "ca_cert": pem, "verify_connection": false}).to_string();
     let endless = write(pem.repeat(1 + (16 << 20) / pem.len()));
     if on_vault("limits of JSON") {
-        let reply = scene.world.server.send("POST", &scene.world.at("config"), Some(endless)).expect("an answer");
+        let reply = mount.world.server.send("POST", &mount.world.at("config"), Some(endless)).expect("an answer");
         assert!(refused_by_vault(&reply), "{reply}");
     } else {
-        scene.refuses("a_ca_cert_above_512_kib_is_refused", "config", endless);
+        mount.refuses("a_ca_cert_above_512_kib_is_refused", "config", endless);
     }
-    scene.refuses("a_ca_cert_above_512_kib_is_refused", "config", write(pem.repeat(1 + (512 << 10) / pem.len())));
+    mount.refuses("a_ca_cert_above_512_kib_is_refused", "config", write(pem.repeat(1 + (512 << 10) / pem.len())));
     // A shorter certificate list is accepted, so the length was the reason.
-    scene.world.server.send("POST", &scene.world.at("config"), Some(write(pem.repeat(3)))).expect("an answer").ok();
+    mount.world.server.send("POST", &mount.world.at("config"), Some(write(pem.repeat(3)))).expect("an answer").ok();
 }
 
 #[test]
 fn line_ends_in_a_config_are_refused() {
-    let scene = Scene::new();
-    let (id, root) = (&scene.target.id, &scene.target.root_token);
+    let mount = AttackedMount::new();
+    let (id, root) = (&mount.target.id, &mount.target.root_token);
     let tail = "\r\nX-Evil: 1\r\n\r\n";
     for (field, value) in [
-        ("url", format!("{}{tail}", scene.world.url())),
+        ("url", format!("{}{tail}", mount.world.url())),
         ("url", "http://127.0.0.1\r\n.evil.example".to_owned()),
         ("astra_token", format!("{root}{tail}")),
         ("org_id", format!("{id}{tail}")),
     ] {
-        let mut body = json!({"org_id": id, "astra_token": root, "url": scene.world.url(), "verify_connection": false});
+        let mut body = json!({"org_id": id, "astra_token": root, "url": mount.world.url(), "verify_connection": false});
         body[field] = json!(value);
-        let reply = scene.world.post("config", &body);
+        let reply = mount.world.post("config", &body);
         attack("line_ends_in_a_config_are_refused").is_answered_with(reply.status, &reply.errors());
-        scene.world.assert_no_secret("an error", &reply.errors());
+        mount.world.assert_no_secret("an error", &reply.errors());
     }
-    assert_eq!(scene.world.get(&format!("config?org_id={id}")).data()["url"], scene.world.url());
+    assert_eq!(mount.world.get(&format!("config?org_id={id}")).data()["url"], mount.world.url());
 }
 
 #[test]
 fn a_url_inside_the_network_reveals_no_answer() {
-    let scene = Scene::new();
-    let write = |url: &str| json!({"org_id": scene.target.id, "astra_token": scene.target.root_token, "url": url});
+    let mount = AttackedMount::new();
+    let write = |url: &str| json!({"org_id": mount.target.id, "astra_token": mount.target.root_token, "url": url});
     // The engine refuses URLs of files, sockets and other protocols.
     for url in
         ["file:///etc/passwd", "unix:///tmp/plugin.sock", "gopher://127.0.0.1:70/", "http+unix://%2Ftmp%2Fx", "//x"]
     {
-        assert!(scene.world.post("config", &write(url)).fails(400).contains("url"), "{url}");
+        assert!(mount.world.post("config", &write(url)).fails(400).contains("url"), "{url}");
     }
     // A service that ignores the path, such as a cloud's service for the machine's credentials.
     let inside =
@@ -314,12 +314,12 @@ fn a_url_inside_the_network_reveals_no_answer() {
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 28\r\n\r\n{\"SecretKey\":\"INSIDE-SECRET\"}",
     );
     for peer in [&inside, &json] {
-        let reply = scene.world.post("config", &write(&peer.url));
+        let reply = mount.world.post("config", &write(&peer.url));
         attack("a_url_inside_the_network_reveals_no_answer").is_answered_with(reply.status, &reply.errors());
         assert!(peer.connections() > 0 && !reply.body.to_string().contains("INSIDE"), "{reply}");
     }
     // The server itself, which accepts Vault tokens in the same header.
-    let reply = scene.world.post("config", &write(scene.world.server.address()));
+    let reply = mount.world.post("config", &write(mount.world.server.address()));
     assert_eq!(reply.status, 400, "{reply}");
-    assert_eq!(scene.world.get(&format!("config?org_id={}", scene.target.id)).data()["url"], scene.world.url());
+    assert_eq!(mount.world.get(&format!("config?org_id={}", mount.target.id)).data()["url"], mount.world.url());
 }

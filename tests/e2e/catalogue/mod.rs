@@ -1,7 +1,7 @@
 //! All faults of Astra against each operation of the engine. The tables in `docs/operations.md` show the results.
 
-mod bench;
 mod faults;
+mod mount;
 mod table;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,10 +9,10 @@ use std::sync::Mutex;
 
 use serde_json::json;
 
-use self::bench::{Bench, End, Seen, is_late};
 use self::faults::{Reach, anything, ending, minting};
+use self::mount::{End, FaultMount, Seen, is_late};
 use self::table::{AS_ABOVE, Row};
-use crate::astra::{Astra, Certificate, DeleteSuccess, Fault, Kind, Phase, UnknownId};
+use crate::astra::{Astra, AstraFault, Certificate, DeleteSuccess, Kind, Phase, UnknownId};
 use crate::world::{Mode, World};
 
 /// More than the number of mints that need their own org.
@@ -38,10 +38,11 @@ impl<'a> Job<'a> {
 
 #[test]
 fn every_fault_of_astra_has_the_documented_outcome() {
-    let bench = Bench::new(World::with(Astra::builder().orgs(ORGS)));
-    let late = Bench::new(World::with(Astra::builder().orgs(3).knobs(|knobs| knobs.list_delay_after_create_ms = 5000)));
-    let spent = Bench::new(World::with(Astra::builder().orgs(1)));
-    let apart = Bench::new(World::with(
+    let mount = FaultMount::new(World::with(Astra::builder().orgs(ORGS)));
+    let late =
+        FaultMount::new(World::with(Astra::builder().orgs(3).knobs(|knobs| knobs.list_delay_after_create_ms = 5000)));
+    let spent = FaultMount::new(World::with(Astra::builder().orgs(1)));
+    let apart = FaultMount::new(World::with(
         Astra::builder().orgs(3).tls(Certificate::Valid).knobs(|knobs| knobs.connection_close = true),
     ));
     let mut mints: Vec<Row> = minting().into_iter().map(Row::of).collect();
@@ -58,16 +59,16 @@ fn every_fault_of_astra_has_the_documented_outcome() {
     else {
         panic!("as many were pushed")
     };
-    let mut jobs = case_jobs(&mints, &bench, mint);
-    jobs.extend(case_jobs(&ends, &bench, end));
+    let mut jobs = case_jobs(&mints, &mount, mint);
+    jobs.extend(case_jobs(&ends, &mount, end));
     jobs.push(Job::new("a list that lags", true, || slow_list(&late, lagging)));
     jobs.push(Job::new("unreachable", false, || unreachable_astra(&apart, [refused, no_tls], [not_ended, nor_so])));
     jobs.push(Job::new("ways of success", false, || ways_of_success(&spent, confirmed, unknown, failing)));
-    jobs.push(Job::new("renewals", false, || renewals(&bench)));
+    jobs.push(Job::new("renewals", false, || renewals(&mount)));
     run(jobs);
 
-    for bench in [&bench, &late, &spent, &apart] {
-        bench.assert_cleaned_up();
+    for mount in [&mount, &late, &spent, &apart] {
+        mount.assert_cleaned_up();
     }
     table::compare(&mints, &ends);
 }
@@ -77,19 +78,19 @@ fn unreachable() -> [Row; 2] {
     ["refuses the connection", "does not finish the TLS handshake within `request_timeout`"].map(Row::new)
 }
 
-fn mint(bench: &Bench, kind: &Kind, phase: Phase, reach: Reach) -> Vec<Seen> {
-    vec![bench.mint(kind, phase, reach)]
+fn mint(mount: &FaultMount, kind: &Kind, phase: Phase, reach: Reach) -> Vec<Seen> {
+    vec![mount.mint(kind, phase, reach)]
 }
 
-fn end(bench: &Bench, kind: &Kind, phase: Phase, reach: Reach) -> Vec<Seen> {
-    [End::Delete, End::Revoke].map(|end| bench.end(end, kind, phase, reach)).into()
+fn end(mount: &FaultMount, kind: &Kind, phase: Phase, reach: Reach) -> Vec<Seen> {
+    [End::Delete, End::Revoke].map(|end| mount.end(end, kind, phase, reach)).into()
 }
 
 /// Returns a job for each fault of each family.
 fn case_jobs<'a>(
     rows: &'a [Row],
-    bench: &'a Bench,
-    case: fn(&Bench, &Kind, Phase, Reach) -> Vec<Seen>,
+    mount: &'a FaultMount,
+    case: fn(&FaultMount, &Kind, Phase, Reach) -> Vec<Seen>,
 ) -> Vec<Job<'a>> {
     let mut jobs = Vec::new();
     for (row, family) in rows.iter().filter_map(|row| Some((row, row.family.as_ref()?))) {
@@ -98,7 +99,7 @@ fn case_jobs<'a>(
                 let first = family.reach == Reach::Org || is_late(kind);
                 let name = format!("{phase:?} {kind:?}");
                 Job::new(format!("{}: {name}", family.what), first, move || {
-                    row.add(phase, name, case(bench, kind, phase, family.reach));
+                    row.add(phase, name, case(mount, kind, phase, family.reach));
                 })
             }));
         }
@@ -129,30 +130,30 @@ fn run(mut jobs: Vec<Job<'_>>) {
 }
 
 /// If Astra's list is delayed, the undo of a lost answer finds no token at first.
-fn slow_list(bench: &Bench, row: &Row) {
+fn slow_list(mount: &FaultMount, row: &Row) {
     for kind in [Kind::Reset, Kind::HangBeforeHeaders { for_ms: None }] {
-        row.add(Phase::After, format!("{kind:?}"), mint(bench, &kind, Phase::After, Reach::Call));
+        row.add(Phase::After, format!("{kind:?}"), mint(mount, &kind, Phase::After, Reach::Call));
     }
 }
 
 /// Faults of the whole simulator.
-fn unreachable_astra(bench: &Bench, mints: [&Row; 2], ends: [&Row; 2]) {
-    let refuse = |cut: bool| bench.world.refuse_connections(cut);
+fn unreachable_astra(mount: &FaultMount, mints: [&Row; 2], ends: [&Row; 2]) {
+    let refuse = |cut: bool| mount.world.refuse_connections(cut);
     let slow_tls = |cut: bool| match cut {
-        true => drop(bench.world.fault(Fault::before(Kind::SlowTls { delay_ms: 4000 }))),
-        false => bench.world.clear_faults(),
+        true => drop(mount.world.fault(AstraFault::before(Kind::SlowTls { delay_ms: 4000 }))),
+        false => mount.world.clear_faults(),
     };
     let cuts: [&dyn Fn(bool); 2] = [&refuse, &slow_tls];
     for (cut, (mint, end)) in cuts.into_iter().zip(mints.into_iter().zip(ends)) {
-        let org = bench.org(Mode::Sidecar);
+        let org = mount.org(Mode::Sidecar);
         cut(true);
-        let seen = bench.minted(&org, &[]);
+        let seen = mount.minted(&org, &[]);
         cut(false);
         mint.add(Phase::Before, "minting", vec![seen]);
         let both = [End::Delete, End::Revoke].map(|end| {
-            let token = bench.token(&bench.ends);
+            let token = mount.token(&mount.ends);
             cut(true);
-            let seen = bench.ended(end, &bench.ends, &token);
+            let seen = mount.ended(end, &mount.ends, &token);
             cut(false);
             seen
         });
@@ -161,17 +162,17 @@ fn unreachable_astra(bench: &Bench, mints: [&Row; 2], ends: [&Row; 2]) {
 }
 
 /// Answers to a delete that succeeded or was not necessary.
-fn ways_of_success(bench: &Bench, confirmed: &Row, unknown: &Row, failing: &Row) {
+fn ways_of_success(mount: &FaultMount, confirmed: &Row, unknown: &Row, failing: &Row) {
     let end = |row: &Row, name: String, gone: bool| {
         let both = [End::Delete, End::Revoke].map(|end| {
-            let token = bench.token(&bench.ends);
-            assert!(!gone || bench.world.delete_token(&token.client_id));
-            bench.ended(end, &bench.ends, &token)
+            let token = mount.token(&mount.ends);
+            assert!(!gone || mount.world.delete_token(&token.client_id));
+            mount.ended(end, &mount.ends, &token)
         });
         row.add(Phase::After, name, both.into());
     };
     for success in [DeleteSuccess::NoContent, DeleteSuccess::OkEmpty, DeleteSuccess::OkJson, DeleteSuccess::Accepted] {
-        bench.world.knobs(|knobs| knobs.delete_success = success);
+        mount.world.knobs(|knobs| knobs.delete_success = success);
         end(confirmed, format!("{success:?}"), false);
     }
     for unknown_id in [
@@ -181,24 +182,24 @@ fn ways_of_success(bench: &Bench, confirmed: &Row, unknown: &Row, failing: &Row)
         UnknownId::NoContent,
         UnknownId::ServerErrorString,
     ] {
-        bench.world.knobs(|knobs| knobs.unknown_id = unknown_id);
+        mount.world.knobs(|knobs| knobs.unknown_id = unknown_id);
         let row = if unknown_id == UnknownId::ServerErrorString { failing } else { unknown };
         end(row, format!("{unknown_id:?}"), true);
     }
 }
 
 /// A renewal does not call Astra, so no fault of Astra affects it.
-fn renewals(bench: &Bench) {
-    let org = bench.org(Mode::Standard);
-    let token = bench.token(&org);
-    let calls = || bench.world.requests().iter().filter(|call| call.org.as_ref() == Some(&org.id)).count();
+fn renewals(mount: &FaultMount) {
+    let org = mount.org(Mode::Standard);
+    let token = mount.token(&org);
+    let calls = || mount.world.requests().iter().filter(|call| call.org.as_ref() == Some(&org.id)).count();
     let before = calls();
     for kind in anything() {
-        let fault = bench.world.fault(Fault::before(bench.real(&kind)).org(&org.id));
-        let renewed = bench.world.server.post("sys/leases/renew", &json!({"lease_id": token.lease_id})).ok();
+        let fault = mount.world.fault(AstraFault::before(mount.real(&kind)).org(&org.id));
+        let renewed = mount.world.server.post("sys/leases/renew", &json!({"lease_id": token.lease_id})).ok();
         assert_eq!(renewed["lease_duration"], 3600);
-        bench.world.clear_fault(fault);
+        mount.world.clear_fault(fault);
     }
     assert_eq!(calls(), before, "a renewal called Astra");
-    bench.world.revoke(&token).ok();
+    mount.world.revoke(&token).ok();
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Mutex;
 
-use super::bench::{Calls, Left, Seen};
 use super::faults::{Family, Reach};
+use super::mount::{Calls, Left, Seen};
 use crate::astra::Phase;
 use crate::docs::agrees;
 

@@ -130,7 +130,7 @@ impl Shell {
 
     /// Runs a block of a document as one script, which must succeed.
     #[track_caller]
-    pub(crate) fn runs(&self, document: &str, name: &str) -> Ran {
+    pub(crate) fn run_block(&self, document: &str, name: &str) -> Ran {
         let ran = self.run(&block(document, name));
         let told = || redact::clean(&format!("{}\n{}", ran.stdout, ran.stderr));
         assert!(ran.code == 0, "{document}, {name:?} fails with {}:\n{}", ran.code, told());
@@ -140,7 +140,7 @@ impl Shell {
     /// Runs the commands of a sample. Compares the sample with the output, or writes the output into the document if
     /// DOCS_WRITE is set. A command that prints an error must fail, and any other command must succeed.
     #[track_caller]
-    pub(crate) fn plays(&mut self, document: &str, name: &str) -> Vec<Ran> {
+    pub(crate) fn run_sample(&mut self, document: &str, name: &str) -> Vec<Ran> {
         let mut found = String::new();
         let mut runs = Vec::new();
         for command in commands(document, name) {

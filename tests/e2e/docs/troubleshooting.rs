@@ -41,30 +41,30 @@ fn the_page_explains_a_plugin_that_does_not_start() {
     let server = Server::dev();
     let (plugin, aside) = (server.plugin_dir().join(PLUGIN), server.plugin_dir().with_file_name("aside"));
     let mut shell = shell(&server, &plugin);
-    shell.plays(PAGE, "run by hand");
-    shell.plays(PAGE, "old server");
-    shell.plays(PAGE, "no file");
-    shell.plays(PAGE, "another version");
-    shell.plays(PAGE, "not registered");
+    shell.run_sample(PAGE, "run by hand");
+    shell.run_sample(PAGE, "old server");
+    shell.run_sample(PAGE, "no file");
+    shell.run_sample(PAGE, "another version");
+    shell.run_sample(PAGE, "not registered");
     let outside = server.plugin_dir().with_file_name("outside");
     install(&outside);
     symlink(&outside, server.plugin_dir().join("linked")).expect("link the plugin");
-    shell.plays(PAGE, "link");
+    shell.run_sample(PAGE, "link");
 
     register(&server, "hello", "v3.0.1", b"#!/bin/sh\necho hello\n", 0o755);
-    shell.plays(PAGE, "another program");
+    shell.run_sample(PAGE, "another program");
     register(&server, "locked", "v3.0.2", b"#!/bin/sh\n", 0o644);
-    shell.plays(PAGE, "not executable");
+    shell.run_sample(PAGE, "not executable");
     register(&server, "garbage", "v3.0.3", b"\x7fELF of another world", 0o755);
-    shell.plays(PAGE, "no program");
+    shell.run_sample(PAGE, "no program");
     for version in ["v3.0.1", "v3.0.2", "v3.0.3"] {
         server.cli(&["plugin", "deregister", &format!("-version={version}"), "secret", PLUGIN]).ok();
     }
 
     replace(&plugin, &aside);
-    shell.plays(PAGE, "checksum");
+    shell.run_sample(PAGE, "checksum");
     shell.mask(&sha256(&plugin), "another sha256");
-    shell.plays(PAGE, "compare checksums");
+    shell.run_sample(PAGE, "compare checksums");
     fs::rename(&aside, &plugin).expect("put the plugin back");
     server.enable("astra");
     replace(&plugin, &aside);
@@ -73,9 +73,9 @@ fn the_page_explains_a_plugin_that_does_not_start() {
     wait("the server to start the plugin again", Duration::from_secs(60), || {
         server.list("astra/configs").errors().contains("checksums did not match").then_some(())
     });
-    shell.plays(PAGE, "checksum of a mount");
+    shell.run_sample(PAGE, "checksum of a mount");
     fs::rename(&aside, &plugin).expect("put the plugin back");
-    shell.plays(PAGE, "checksum mended");
+    shell.run_sample(PAGE, "checksum mended");
 }
 
 #[test]
@@ -85,9 +85,9 @@ fn the_page_explains_a_missing_directory_for_sockets() {
     shell.set("SERVER_LOG", server.plugin_dir().with_file_name("server.log").display().to_string());
     let temporary = server.plugin_dir().with_file_name("tmp");
     fs::remove_dir(&temporary).expect("remove the empty directory");
-    shell.plays(PAGE, "no socket");
+    shell.run_sample(PAGE, "no socket");
     wait("the cause in the log", Duration::from_secs(10), || server.log().contains("No such file").then_some(()));
-    shell.plays(PAGE, "no socket in the log");
+    shell.run_sample(PAGE, "no socket in the log");
 
     fs::write(&temporary, "").expect("write a file");
     let enabled = server.cli(&["secrets", "enable", "-path=astra", PLUGIN]).fails();
@@ -98,7 +98,7 @@ fn the_page_explains_a_missing_directory_for_sockets() {
     server.enable("first");
 
     fs::remove_dir_all(&temporary).expect("remove the directory");
-    shell.plays(PAGE, "no socket of the server");
+    shell.run_sample(PAGE, "no socket of the server");
     assert!(server.log().contains("acceptAndServe error"), "{}", server.log_tail());
     fs::create_dir(&temporary).expect("make the directory again");
     server.enable("astra");
@@ -107,5 +107,5 @@ fn the_page_explains_a_missing_directory_for_sockets() {
 #[test]
 fn the_page_explains_a_missing_plugin_directory() {
     let server = Server::dev_without_plugins();
-    shell(&server, &server.plugin_dir().join(PLUGIN)).plays(PAGE, "no plugin directory");
+    shell(&server, &server.plugin_dir().join(PLUGIN)).run_sample(PAGE, "no plugin directory");
 }

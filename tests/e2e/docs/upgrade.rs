@@ -10,7 +10,7 @@ use super::Shell;
 use crate::bao::{PLUGIN, Server, redact, sha256, wait};
 use crate::go_plugin::{Fixtures, ROLE, STANDARD, parsed};
 use crate::plugin::example;
-use crate::takeover::{Old, raw, stored_lease, template};
+use crate::takeover::{GoMount, raw, stored_lease, template};
 use crate::world::Token;
 
 const PAGE: &str = "docs/upgrade.md";
@@ -28,7 +28,7 @@ fn mount_old(server: &Server) {
     server.post("sys/mounts/astra", &json!({"type": PLUGIN, "config": {"plugin_version": VERSIONS.1}})).ok();
 }
 
-fn shell(old: &Old, new: &std::path::Path) -> Shell {
+fn shell(old: &GoMount, new: &std::path::Path) -> Shell {
     let (world, server) = (&old.world, &old.world.server);
     let mut shell = Shell::new(server, "astra", world.url());
     shell.stands_for(VERSIONS.0, VERSIONS.1);
@@ -44,29 +44,29 @@ fn a_mount_of_the_go_plugin_can_be_upgraded_and_downgraded() {
     let server = Arc::new(Server::raft());
     let template = template(&server);
     mount_old(&server);
-    let old = Old::new(&server, "astra", &STANDARD, &template);
+    let old = GoMount::new(&server, "astra", &STANDARD, &template);
     server.restart();
     let new = server.plugin_dir().with_file_name("downloaded");
     crate::bao::install(&new);
     let mut shell = shell(&old, &new);
 
-    shell.plays(PAGE, "upgrade, before");
+    shell.run_sample(PAGE, "upgrade, before");
     assert!(old.world.list("configs").fails(404).contains("unsupported path"), "the old plugin runs");
-    shell.runs(PAGE, "upgrade, install");
-    shell.runs(PAGE, "upgrade, register");
+    shell.run_block(PAGE, "upgrade, install");
+    shell.run_block(PAGE, "upgrade, register");
     assert_eq!(old.world.list("configs").status, 404, "the old plugin runs");
-    shell.runs(PAGE, "upgrade, reload");
+    shell.run_block(PAGE, "upgrade, reload");
     old.wait_for_inventory();
-    shell.plays(PAGE, "upgrade, check");
-    shell.runs(PAGE, "upgrade, mint");
+    shell.run_sample(PAGE, "upgrade, check");
+    shell.run_block(PAGE, "upgrade, mint");
     let order = json!({"org_id": old.org.id, "role_name": "r_w_user", "logical_name": "kept"});
     let kept = Token::of(old.world.post("org/token", &order).ok());
     assert_written_for_the_go_plugin(&old, &kept);
 
-    shell.runs(PAGE, "upgrade, back");
+    shell.run_block(PAGE, "upgrade, back");
     assert!(old.world.list("configs").fails(404).contains("unsupported path"), "the old plugin runs");
     shell.set("SHA256", sha256(&new));
-    shell.runs(PAGE, "upgrade, reload");
+    shell.run_block(PAGE, "upgrade, reload");
     for token in [&old.plain, &kept] {
         old.assert_revokes(token);
     }
@@ -75,17 +75,17 @@ fn a_mount_of_the_go_plugin_can_be_upgraded_and_downgraded() {
 
 /// Follows `docs/operations.md`: a restore takes Vault back to an older state, but not Astra, and every lease can still be
 /// revoked.
-fn back_up_and_restore(old: &Old, shell: &mut Shell) {
+fn back_up_and_restore(old: &GoMount, shell: &mut Shell) {
     let (world, server) = (&old.world, &old.world.server);
     let mint = |name: &str| {
         let order = json!({"org_id": old.org.id, "role_name": "r_w_user", "logical_name": name});
         Token::of(world.post("org/token", &order).ok())
     };
     let ended = mint("ended");
-    shell.plays("docs/operations.md", "backup");
+    shell.run_sample("docs/operations.md", "backup");
     world.revoke(&ended).ok();
     let unknown = mint("unknown");
-    shell.plays("docs/operations.md", "restore");
+    shell.run_sample("docs/operations.md", "restore");
     let listed = wait("the older state to be back", Duration::from_secs(60), || {
         let reply = server.try_http("LIST", &world.at("org/tokens"), &Value::Null).ok()?;
         let keys = reply.body["data"]["keys"].to_string();
@@ -101,7 +101,7 @@ fn back_up_and_restore(old: &Old, shell: &mut Shell) {
 }
 
 /// Checks that each stored entry has the members that 2.0.0 reads, with the same types.
-fn assert_written_for_the_go_plugin(old: &Old, token: &Token) {
+fn assert_written_for_the_go_plugin(old: &GoMount, token: &Token) {
     let Fixtures { config, tokens: [(go_token, go_lease), ..], .. } = &STANDARD;
     let (world, org) = (&old.world, &old.org.id);
     // The new version writes each entry again.

@@ -91,8 +91,8 @@ fn the_engine_template_builds_with_the_packaged_sdk_and_works() {
     fs::copy(binary, server.plugin_dir().join(NAME)).expect("copy the engine");
     let mut shell = Shell::new(&server, "astra", "");
     shell.set("PLUGIN_DIR", server.plugin_dir().display().to_string());
-    shell.runs(PAGE, "second engine, register");
-    shell.runs(PAGE, "second engine, use");
+    shell.run_block(PAGE, "second engine, register");
+    shell.run_block(PAGE, "second engine, use");
 
     assert_eq!(server.get("keys/roles/reader").data(), json!({"scope": "read", "ttl": "1h0m0s"}));
     assert_eq!(server.keys("keys/roles"), ["reader"]);

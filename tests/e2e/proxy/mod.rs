@@ -36,12 +36,12 @@ fn shared() -> &'static Arc<Server> {
 }
 
 /// A mount whose config names Astra's host.
-struct Mount {
+struct ProxyMount {
     world: World,
     authority: String,
 }
 
-impl Mount {
+impl ProxyMount {
     fn new(server: &Arc<Server>, host: &str, name: &str, astra: Builder) -> Self {
         Self::of(server, PLUGIN, host, name, astra, |_| Vec::new())
     }
@@ -116,7 +116,7 @@ fn calls_use_the_proxies_of_the_environment() {
     let url = proxy.url("http");
     let server = server(&[("HTTP_PROXY", &url), ("HTTPS_PROXY", &url), ("NO_PROXY", "10.0.0.0/8, 0.0.0.0")]);
 
-    let plain = Mount::new(&server, FAR, "plain", Astra::builder());
+    let plain = ProxyMount::new(&server, FAR, "plain", Astra::builder());
     plain.works();
     let lines = proxy.lines();
     let wanted = [
@@ -126,7 +126,7 @@ fn calls_use_the_proxies_of_the_environment() {
     assert!(lines.len() == 2 && lines.iter().zip(&wanted).all(|(line, wanted)| line.starts_with(wanted)), "{lines:?}");
 
     proxy.sent();
-    let tls = Mount::new(&server, FAR, "tls", Astra::builder().tls(Certificate::Valid));
+    let tls = ProxyMount::new(&server, FAR, "tls", Astra::builder().tls(Certificate::Valid));
     tls.works();
     let lines = proxy.lines();
     let tunnel = format!("CONNECT {} HTTP/1.1", tls.authority);
@@ -135,16 +135,16 @@ fn calls_use_the_proxies_of_the_environment() {
     assert!(sent.contains("CONNECT") && !sent.contains("AstraCS") && !sent.contains("clientIdSecrets"), "in the clear");
     tls.world.assert_no_secret("what the proxy saw", &sent);
 
-    let direct = Mount::new(&server, NEAR, "direct", Astra::builder());
+    let direct = ProxyMount::new(&server, NEAR, "direct", Astra::builder());
     direct.works();
     assert!(proxy.lines().is_empty(), "NO_PROXY was not honoured");
     for host in ["localhost", "127.0.0.1"] {
-        Mount::new(&server, host, host, Astra::builder().tls(Certificate::Valid)).works();
+        ProxyMount::new(&server, host, host, Astra::builder().tls(Certificate::Valid)).works();
         assert!(proxy.lines().is_empty(), "a call to {host} took a proxy");
     }
 
     proxy.refuse();
-    for mount in [&plain, &Mount::new(&server, FAR, "new", Astra::builder().tls(Certificate::Valid))] {
+    for mount in [&plain, &ProxyMount::new(&server, FAR, "new", Astra::builder().tls(Certificate::Valid))] {
         let text = mount.fails(if mount.world.mount == "plain" { 502 } else { 503 });
         assert!(text.contains("proxy"), "{text}");
     }
@@ -165,13 +165,13 @@ fn lower_case_variables_work_and_the_error_names_the_variable() {
         ("NO_PROXY", ""),
     ]);
 
-    let plain = Mount::new(&server, FAR, "plain", Astra::builder());
+    let plain = ProxyMount::new(&server, FAR, "plain", Astra::builder());
     plain.works();
     assert_eq!(proxy.lines().len(), 2);
-    let tls = Mount::new(&server, FAR, "tls", Astra::builder().tls(Certificate::Valid));
+    let tls = ProxyMount::new(&server, FAR, "tls", Astra::builder().tls(Certificate::Valid));
     let text = tls.fails(503);
     assert!(text.contains("Astra cannot be reached") && text.contains("through the proxy in https_proxy"), "{text}");
-    Mount::new(&server, NEAR, "direct", Astra::builder()).works();
+    ProxyMount::new(&server, NEAR, "direct", Astra::builder()).works();
     assert!(proxy.lines().is_empty(), "no_proxy was not honoured");
     assert_no_login(&server);
 }
@@ -184,7 +184,7 @@ fn a_socks5_proxy_resolves_the_name_and_gets_its_login() {
         let variables = [("ALL_PROXY", proxy.url(scheme))];
         for (kind, astra) in [("plain", Astra::builder()), ("tls", Astra::builder().tls(Certificate::Valid))] {
             let name = format!("{scheme}-{kind}");
-            let mount = Mount::of(server, &name, FAR, &name, astra, |_| variables.to_vec());
+            let mount = ProxyMount::of(server, &name, FAR, &name, astra, |_| variables.to_vec());
             mount.works();
             let lines = proxy.lines();
             let wanted = format!("SOCKS {}", mount.authority);
@@ -208,7 +208,7 @@ fn an_invalid_proxy_stops_every_call() {
     ];
     for (number, (variable, value)) in cases.into_iter().enumerate() {
         let name = format!("broken-{number}");
-        let mount = Mount::with(shared(), NEAR, &name, |_| vec![(variable, value.to_owned())]);
+        let mount = ProxyMount::with(shared(), NEAR, &name, |_| vec![(variable, value.to_owned())]);
         let text = mount.fails(503);
         assert!(text.contains(variable) && !text.contains(value), "{text}");
         assert!(!text.contains("notaport") && !text.contains("127.0.0.1"), "{text}");
@@ -219,24 +219,28 @@ fn an_invalid_proxy_stops_every_call() {
 #[test]
 fn an_invalid_proxy_of_other_calls_has_no_effect() {
     let broken = || "http://127.0.0.1:notaport".to_owned();
-    Mount::with(shared(), NEAR, "other-scheme", |_| vec![("HTTPS_PROXY", broken()), ("NO_PROXY", "10/8".into())])
+    ProxyMount::with(shared(), NEAR, "other-scheme", |_| vec![("HTTPS_PROXY", broken()), ("NO_PROXY", "10/8".into())])
         .works();
-    Mount::with(shared(), NEAR, "excepted", |_| vec![("HTTP_PROXY", broken()), ("NO_PROXY", format!("10/8,{NEAR}"))])
-        .works();
-    Mount::with(shared(), "127.0.0.1", "loopback", |_| vec![("HTTP_PROXY", broken()), ("NO_PROXY", "10/8".into())])
-        .works();
+    ProxyMount::with(shared(), NEAR, "excepted", |_| {
+        vec![("HTTP_PROXY", broken()), ("NO_PROXY", format!("10/8,{NEAR}"))]
+    })
+    .works();
+    ProxyMount::with(shared(), "127.0.0.1", "loopback", |_| {
+        vec![("HTTP_PROXY", broken()), ("NO_PROXY", "10/8".into())]
+    })
+    .works();
 }
 
 /// The entry must not be ignored, because the call would then go through the proxy.
 #[test]
 fn no_proxy_with_a_port_applies_to_that_port_only() {
     let proxy = Proxy::start();
-    let listed = Mount::with(shared(), NEAR, "listed", |authority| {
+    let listed = ProxyMount::with(shared(), NEAR, "listed", |authority| {
         vec![("HTTP_PROXY", proxy.url("http")), ("NO_PROXY", format!("x.test:1, {authority}"))]
     });
     listed.works();
     assert!(proxy.lines().is_empty(), "NO_PROXY was not honoured");
-    let other = Mount::with(shared(), NEAR, "other", |_| {
+    let other = ProxyMount::with(shared(), NEAR, "other", |_| {
         vec![("HTTP_PROXY", proxy.url("http")), ("NO_PROXY", format!("{NEAR}:1"))]
     });
     other.works();
@@ -246,7 +250,7 @@ fn no_proxy_with_a_port_applies_to_that_port_only() {
 #[test]
 fn an_invalid_no_proxy_stops_every_call() {
     let proxy = Proxy::start();
-    let mount = Mount::with(shared(), FAR, "exceptions", |_| {
+    let mount = ProxyMount::with(shared(), FAR, "exceptions", |_| {
         vec![("HTTP_PROXY", proxy.url("http")), ("NO_PROXY", "10.0.0.0/8,astra.test:http".into())]
     });
     let text = mount.fails(503);
@@ -258,21 +262,22 @@ fn an_invalid_no_proxy_stops_every_call() {
 fn the_page_explains_an_invalid_proxy() {
     let value = "http://127.0.0.1:notaport";
     let astra = Astra::builder().tls(Certificate::Valid);
-    let mount = Mount::of(shared(), "explained", FAR, "explained", astra, |_| vec![("HTTPS_PROXY", value.to_owned())]);
-    Shell::new(shared(), "explained", mount.world.url()).plays("docs/troubleshooting.md", "proxy");
+    let mount =
+        ProxyMount::of(shared(), "explained", FAR, "explained", astra, |_| vec![("HTTPS_PROXY", value.to_owned())]);
+    Shell::new(shared(), "explained", mount.world.url()).run_sample("docs/troubleshooting.md", "proxy");
 }
 
 #[test]
 fn the_catalog_sets_a_proxy_for_one_plugin() {
     let (server, proxy) = (server(&[]), Proxy::start());
-    let mount = Mount::new(&server, FAR, "astra", Astra::builder().tls(Certificate::Valid));
+    let mount = ProxyMount::new(&server, FAR, "astra", Astra::builder().tls(Certificate::Valid));
     let mut shell = Shell::new(&server, "astra", mount.world.url());
     shell.set("SHA256", sha256(&server.plugin_dir().join(PLUGIN)));
     shell.stands_for("http://proxy.corp.example:3128", proxy.url("http").leak());
-    shell.runs("docs/operations.md", "a proxy for the plugin alone");
+    shell.run_block("docs/operations.md", "a proxy for the plugin alone");
     mount.works();
     assert!(!proxy.lines().is_empty(), "the call took no proxy");
-    Mount::new(&server, NEAR, "other", Astra::builder()).works();
+    ProxyMount::new(&server, NEAR, "other", Astra::builder()).works();
     assert!(proxy.lines().is_empty(), "a call took the proxy of another scheme");
 }
 
@@ -285,7 +290,7 @@ fn came_through(
     astra: Builder,
     variables: &[(&'static str, String)],
 ) -> &'static str {
-    Mount::of(server, name, FAR, name, astra, |_| variables.to_vec()).works();
+    ProxyMount::of(server, name, FAR, name, astra, |_| variables.to_vec()).works();
     match proxies.map(|proxy| !proxy.lines().is_empty()) {
         [true, false] => "server",
         [false, true] => "plugin",

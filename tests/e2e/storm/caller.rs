@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::ledger::{Handed, Ledger, Scope};
-use super::scene::{BRIEF, Place, STEADY, Scene};
+use super::setup::{BRIEF, Place, STEADY, Storm};
 use crate::bao::Reply;
 use crate::world::Mode;
 
@@ -16,7 +16,7 @@ const PATIENCE_MS: std::ops::RangeInclusive<u64> = 5..=80;
 const CONTENDED: usize = 4;
 
 pub(super) struct Caller<'a> {
-    pub(super) scene: &'a Scene,
+    pub(super) storm: &'a Storm,
     pub(super) ledger: &'a Ledger,
     pub(super) rng: fastrand::Rng,
     /// Number of this caller.
@@ -116,7 +116,7 @@ impl Caller<'_> {
     }
 
     fn list(&mut self) {
-        let place = self.rng.choice(&self.scene.places).expect("places").clone();
+        let place = self.rng.choice(&self.storm.places).expect("places").clone();
         let path = match self.rng.u8(..5) {
             0 => format!("{}/configs", place.mount),
             1 => format!("{}/roles", place.mount),
@@ -161,7 +161,7 @@ impl Caller<'_> {
     }
 
     fn write_role(&mut self) {
-        let place = self.rng.choice(&self.scene.places).expect("places").clone();
+        let place = self.rng.choice(&self.storm.places).expect("places").clone();
         let body = if self.rng.u8(..4) == 0 {
             place.role(BRIEF, self.rng.u32(3..6), 8)
         } else {
@@ -171,13 +171,13 @@ impl Caller<'_> {
     }
 
     fn write_config(&mut self) {
-        let place = self.rng.choice(&self.scene.places).expect("places").clone();
-        let body = place.config(self.scene.world.url(), self.rng.u8(..16));
+        let place = self.rng.choice(&self.storm.places).expect("places").clone();
+        let body = place.config(self.storm.world.url(), self.rng.u8(..16));
         self.ask("write config", "POST", &format!("{}/config", place.mount), &body);
     }
 
     fn revoke_prefix(&mut self) {
-        let (mount, sync) = (self.scene.squall().to_owned(), self.rng.bool());
+        let (mount, sync) = (self.storm.squall().to_owned(), self.rng.bool());
         let asked = Instant::now();
         let path = format!("sys/leases/revoke-prefix/{mount}/org/token");
         let what = if sync { "revoke prefix" } else { "revoke prefix later" };
@@ -187,7 +187,7 @@ impl Caller<'_> {
 
     /// Sends a request. Returns `None` if the client hung up, because the result is then unknown.
     fn ask(&mut self, what: &'static str, method: &str, path: &str, body: &Value) -> Option<Reply> {
-        let server = &self.scene.server;
+        let server = &self.storm.server;
         if self.rng.u8(..3) == 0 {
             let patience = Duration::from_millis(self.rng.u64(PATIENCE_MS));
             let early = server.hang_up(method, path, body, patience);
@@ -208,12 +208,12 @@ impl Caller<'_> {
     }
 
     fn place(&mut self, mode: Mode) -> Place {
-        let places: Vec<&Place> = self.scene.places.iter().filter(|place| place.mode == mode).collect();
+        let places: Vec<&Place> = self.storm.places.iter().filter(|place| place.mode == mode).collect();
         (*self.rng.choice(places).expect("a place of each mode")).clone()
     }
 
     fn standard_token(&mut self) -> Option<Handed> {
-        self.ledger.pick(&mut self.rng).filter(|token| !self.scene.mints_by_read(&token.org_id))
+        self.ledger.pick(&mut self.rng).filter(|token| !self.storm.mints_by_read(&token.org_id))
     }
 
     fn contended(&mut self) -> String {

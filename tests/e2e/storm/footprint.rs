@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::ledger::Ledger;
-use super::scene::Scene;
+use super::setup::Storm;
 use super::{DRAIN, blow, weather};
 use crate::bao::{Server, wait};
 
@@ -17,26 +17,26 @@ const SOON: Duration = Duration::from_secs(30);
 #[test]
 fn a_storm_leaks_no_memory_and_no_descriptors() {
     let mut rng = fastrand::Rng::with_seed(2);
-    let scene = Scene::new(Server::dev(), &mut rng);
-    let (ledger, plugins) = (Ledger::default(), scene.server.plugins());
+    let storm = Storm::new(Server::dev(), &mut rng);
+    let (ledger, plugins) = (Ledger::default(), storm.server.plugins());
     let &[plugin] = plugins.as_slice() else { panic!("one process serves all mounts, not {plugins:?}") };
-    scene.rest(0);
+    storm.rest(0);
     let open = descriptors(plugin);
     assert!(!open.is_empty(), "no descriptors of the plugin are seen");
 
     // The first storm fills memory that stays filled: caches, pools, the allocator's arenas.
-    let mut storm = |number: u8| {
-        weather::brew(&scene, &mut rng);
-        blow(&scene, &ledger, &mut rng, LENGTH, false);
-        scene.world.clear_faults();
-        scene.rest(number);
+    let mut run_storm = |number: u8| {
+        weather::brew(&storm, &mut rng);
+        blow(&storm, &ledger, &mut rng, LENGTH, false);
+        storm.world.clear_faults();
+        storm.rest(number);
         let closed = || (descriptors(plugin) == open).then_some(());
         wait("connections and files to be closed", SOON, closed);
         ledger.handed()
     };
-    let first = storm(1);
+    let first = run_storm(1);
     let before = memory(plugin);
-    let both = storm(2);
+    let both = run_storm(2);
     assert!(first > 60 && both > first + 60, "the storms were none: {first} tokens, then {both} in both");
 
     let mut after = before;
@@ -47,10 +47,10 @@ fn a_storm_leaks_no_memory_and_no_descriptors() {
     };
     wait(&format!("the plugin to take no more than {limit} KiB, after {before} KiB"), SOON, fits);
     super::show(&format!("{both} tokens; {before} KiB before the storm, {after} KiB after it; {open:?}"));
-    assert_eq!(scene.server.plugins(), plugins, "another process");
+    assert_eq!(storm.server.plugins(), plugins, "another process");
 }
 
-impl Scene {
+impl Storm {
     /// Ends all leases and all connections to Astra.
     fn rest(&self, number: u8) {
         self.revoke_all(DRAIN);

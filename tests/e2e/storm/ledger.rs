@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::scene::Scene;
+use super::setup::Storm;
 
 /// How long a request with an unknown result may still take effect.
 const LINGERS: Duration = Duration::from_secs(20);
@@ -146,10 +146,10 @@ impl Ledger {
     }
 
     /// Compares the callers' knowledge with Astra and Vault.
-    pub(super) fn compare(&self, scene: &Scene) -> Findings {
+    pub(super) fn compare(&self, storm: &Storm) -> Findings {
         // Vault first: a token that is minted and undone in the meantime is then in neither list.
-        let known = scene.known();
-        let alive = scene.alive();
+        let known = storm.known();
+        let alive = storm.alive();
         let book = self.book();
         let mut findings = Findings {
             orphans: alive.difference(&known).cloned().collect(),
@@ -165,7 +165,7 @@ impl Ledger {
             if lives && (token.brief || book.endings.iter().any(|ending| ending.has_met(token))) {
                 findings.undead.push(id.clone());
             }
-            let named = !scene.mints_by_read(&token.org_id);
+            let named = !storm.mints_by_read(&token.org_id);
             if lives && named && !names.insert((&token.mount, &token.org_id, token.role, &token.name)) {
                 findings.twins.push(id.clone());
             }
@@ -174,8 +174,8 @@ impl Ledger {
     }
 
     /// Panics if a caller got an answer that callers must not get, or a token that Astra does not know.
-    pub(super) fn assert_answers(&self, scene: &Scene) {
-        let secrets: HashSet<String> = scene.world.secrets().into_iter().collect();
+    pub(super) fn assert_answers(&self, storm: &Storm) {
+        let secrets: HashSet<String> = storm.world.secrets().into_iter().collect();
         let book = self.book();
         let wrong: Vec<&str> =
             book.handed.iter().filter(|token| !secrets.contains(&token.token)).map(|token| &*token.client_id).collect();

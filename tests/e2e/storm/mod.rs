@@ -6,7 +6,7 @@
 mod caller;
 mod footprint;
 mod ledger;
-mod scene;
+mod setup;
 mod weather;
 
 use std::thread;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use caller::Caller;
 use ledger::{Findings, Ledger};
-use scene::Scene;
+use setup::Storm;
 
 use crate::bao::Server;
 
@@ -53,62 +53,62 @@ impl Options {
 fn no_token_is_lost_in_a_storm() {
     let Options { seed, length } = Options::read();
     let mut rng = fastrand::Rng::with_seed(seed);
-    let scene = Scene::new(Server::raft(), &mut rng);
+    let storm = Storm::new(Server::raft(), &mut rng);
     let ledger = Ledger::default();
-    weather::brew(&scene, &mut rng);
-    let kills = blow(&scene, &ledger, &mut rng, length, true);
-    scene.world.clear_faults();
+    weather::brew(&storm, &mut rng);
+    let kills = blow(&storm, &ledger, &mut rng, length, true);
+    storm.world.clear_faults();
 
     let begun = Instant::now();
-    let worst = ledger.compare(&scene);
-    let findings = settle(&scene, &ledger);
+    let worst = ledger.compare(&storm);
+    let findings = settle(&storm, &ledger);
     let report = format!(
         "storm of {length:?} with seed {seed}: {kills} kills, {} tokens minted in Astra, {} handed out, {} hang-ups\n\
          {ledger}faults: {}\nat its end: {}\nafter {:?}: {}",
-        scene.world.minted(),
+        storm.world.minted(),
         ledger.handed(),
         ledger.total_of_all(|end| end == "hung up"),
-        scene.world.counters()["faults"],
+        storm.world.counters()["faults"],
         worst.counts(),
         begun.elapsed(),
         findings.counts()
     );
     show(&report);
-    assert!(findings.is_clean(), "seed {seed}: {findings:#?}\n{report}\n{}", traces(&scene, &findings));
-    ledger.assert_answers(&scene);
-    assert_eq!(scene.irrevocable(), 0, "leases that became irrevocable\n{report}");
-    assert_worked(&scene, &ledger, kills, length, &report);
+    assert!(findings.is_clean(), "seed {seed}: {findings:#?}\n{report}\n{}", traces(&storm, &findings));
+    ledger.assert_answers(&storm);
+    assert_eq!(storm.irrevocable(), 0, "leases that became irrevocable\n{report}");
+    assert_worked(&storm, &ledger, kills, length, &report);
 
-    let left = leave_nothing(&scene, &ledger);
+    let left = leave_nothing(&storm, &ledger);
     // If the client hangs up while an answer is on its way to the host, the host drops the answer without notice.
     let given_up = ledger.given_up();
-    let (unheard, cut): (Vec<_>, Vec<_>) = left.into_iter().partition(|id| given_up.contains(&scene.name_of(id)));
+    let (unheard, cut): (Vec<_>, Vec<_>) = left.into_iter().partition(|id| given_up.contains(&storm.name_of(id)));
     let (hang_ups, unheard, cut) = (given_up.len(), unheard.len(), cut.len());
     show(&format!("left after revoking every lease: {cut} of {kills} kills, {unheard} of {hang_ups} mints hung up on"));
     assert!(cut <= kills, "{cut} tokens are left of {kills} kills\n{report}");
     assert!(unheard <= hang_ups / UNHEARD, "{unheard} tokens are left of {hang_ups} mints hung up on\n{report}");
-    assert_log(&scene);
+    assert_log(&storm);
 }
 
 /// Runs the callers, and returns the number of kills.
-fn blow(scene: &Scene, ledger: &Ledger, rng: &mut fastrand::Rng, length: Duration, deadly: bool) -> usize {
+fn blow(storm: &Storm, ledger: &Ledger, rng: &mut fastrand::Rng, length: Duration, deadly: bool) -> usize {
     let end = Instant::now() + length;
     thread::scope(|scope| {
         for number in 0..CALLERS {
-            let caller = Caller { scene, ledger, rng: rng.fork(), number, names: 0 };
+            let caller = Caller { storm, ledger, rng: rng.fork(), number, names: 0 };
             scope.spawn(move || caller.run(end));
         }
         let mut bolts = rng.fork();
-        if deadly { weather::lightning(scene, &mut bolts, end) } else { 0 }
+        if deadly { weather::lightning(storm, &mut bolts, end) } else { 0 }
     })
 }
 
 /// Waits until there are no differences for some time. Returns the remaining differences.
-fn settle(scene: &Scene, ledger: &Ledger) -> Findings {
+fn settle(storm: &Storm, ledger: &Ledger) -> Findings {
     let begun = Instant::now();
     let mut clean_since = None;
     loop {
-        let findings = ledger.compare(scene);
+        let findings = ledger.compare(storm);
         clean_since = if findings.is_clean() { clean_since.or(Some(Instant::now())) } else { None };
         let calm = clean_since.is_some_and(|since: Instant| since.elapsed() >= CALM);
         if (calm && begun.elapsed() >= TICK) || begun.elapsed() >= DRAIN {
@@ -119,20 +119,20 @@ fn settle(scene: &Scene, ledger: &Ledger) -> Findings {
 }
 
 /// Revokes every lease and returns the client ids of the remaining tokens. No caller may have got any of them.
-fn leave_nothing(scene: &Scene, ledger: &Ledger) -> Vec<String> {
-    scene.revoke_all(DRAIN);
-    let left = scene.alive();
-    assert_eq!(scene.known(), left, "Vault's inventory and Astra after revoking every lease");
+fn leave_nothing(storm: &Storm, ledger: &Ledger) -> Vec<String> {
+    storm.revoke_all(DRAIN);
+    let left = storm.alive();
+    assert_eq!(storm.known(), left, "Vault's inventory and Astra after revoking every lease");
     let handed: Vec<_> = ledger.client_ids().intersection(&left).cloned().collect();
     assert!(handed.is_empty(), "tokens of callers without a lease: {handed:?}");
     left.into_iter().collect()
 }
 
 /// Panics if the storm was too calm to be a test.
-fn assert_worked(scene: &Scene, ledger: &Ledger, kills: usize, length: Duration, report: &str) {
+fn assert_worked(storm: &Storm, ledger: &Ledger, kills: usize, length: Duration, report: &str) {
     let seconds = length.as_secs();
     let faults =
-        scene.world.counters()["faults"].as_object().map_or(0, |faults| faults.values().flat_map(|n| n.as_u64()).sum());
+        storm.world.counters()["faults"].as_object().map_or(0, |faults| faults.values().flat_map(|n| n.as_u64()).sum());
     let ok = |what: &str| ledger.total(what, |end| end.starts_with('2'));
     for (what, count, least) in [
         ("tokens handed out", ledger.handed() as u64, seconds * 2),
@@ -157,23 +157,23 @@ fn assert_worked(scene: &Scene, ledger: &Ledger, kills: usize, length: Duration,
     }
 }
 
-fn assert_log(scene: &Scene) {
-    let log = scene.server.log();
-    scene.world.assert_no_secret("the server's log", &log);
+fn assert_log(storm: &Storm) {
+    let log = storm.server.log();
+    storm.world.assert_no_secret("the server's log", &log);
     let panics: Vec<&str> = log.lines().filter(|line| line.contains("panic")).collect();
     assert!(panics.is_empty(), "{}", crate::bao::redact::clean(&panics.join("\n")));
 }
 
 /// Returns the data of Astra and the lines of the log about the first tokens that differ.
-fn traces(scene: &Scene, findings: &Findings) -> String {
+fn traces(storm: &Storm, findings: &Findings) -> String {
     let Findings { orphans, ghosts, lost, undead, twins } = findings;
     let ids: Vec<&String> =
         [orphans, ghosts, lost, undead, twins].into_iter().flat_map(|ids| ids.iter().take(3)).collect();
-    let log = scene.server.log();
+    let log = storm.server.log();
     let mut text = String::new();
     for id in ids {
         let lines: Vec<&str> = log.lines().filter(|line| line.contains(&**id)).collect();
-        text += &format!("{:?}\n{}\n", scene.world.token(id), lines.join("\n"));
+        text += &format!("{:?}\n{}\n", storm.world.token(id), lines.join("\n"));
     }
     crate::bao::redact::clean(&text)
 }

@@ -4,18 +4,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::scene::Scene;
-use crate::astra::{BodyForm, Empty, Fault, Kind, Malformed, Redirect, RetryAfter, Route};
+use super::setup::Storm;
+use crate::astra::{AstraFault, BodyForm, Empty, Kind, Malformed, Redirect, RetryAfter, Route};
 
 /// Delays in milliseconds: calls succeed after SHORT, and always fail after LONG.
 const SHORT: u64 = 200;
 const LONG: u64 = 2500;
 
 /// Sets the faults. Each has a small chance of occurring.
-pub(super) fn brew(scene: &Scene, rng: &mut fastrand::Rng) {
-    let mut set = |route: Route, chance: f64, faults: Vec<Fault>| {
+pub(super) fn brew(storm: &Storm, rng: &mut fastrand::Rng) {
+    let mut set = |route: Route, chance: f64, faults: Vec<AstraFault>| {
         for fault in faults {
-            scene.world.fault(fault.route(route).chance(chance, rng.u64(..)));
+            storm.world.fault(fault.route(route).chance(chance, rng.u64(..)));
         }
     };
     set(Route::CreateToken, 0.004, mint_faults());
@@ -23,15 +23,15 @@ pub(super) fn brew(scene: &Scene, rng: &mut fastrand::Rng) {
     set(Route::DeleteToken, 0.008, delete_faults());
     set(Route::ListTokens, 0.01, list_faults());
     set(Route::CurrentOrg, 0.01, list_faults());
-    for org in scene.world.orgs() {
+    for org in storm.world.orgs() {
         // If an answer names the root token, the engine must not delete the root token.
         let root = Kind::SetField { field: "clientId".into(), value: json!(org.client_id) };
-        scene.world.fault(Fault::after(root).route(Route::CreateToken).org(&org.id).chance(0.005, rng.u64(..)));
+        storm.world.fault(AstraFault::after(root).route(Route::CreateToken).org(&org.id).chance(0.005, rng.u64(..)));
     }
 }
 
 /// Kills the plugin every three to eight seconds until the end. Returns the number of killed plugins.
-pub(super) fn lightning(scene: &Scene, rng: &mut fastrand::Rng, end: Instant) -> usize {
+pub(super) fn lightning(storm: &Storm, rng: &mut fastrand::Rng, end: Instant) -> usize {
     let mut kills = 0;
     loop {
         let pause = Duration::from_millis(rng.u64(3000..=8000));
@@ -40,7 +40,7 @@ pub(super) fn lightning(scene: &Scene, rng: &mut fastrand::Rng, end: Instant) ->
         if pause >= left {
             return kills;
         }
-        kills += scene.server.strike_plugins();
+        kills += storm.server.strike_plugins();
     }
 }
 
@@ -100,7 +100,7 @@ fn empties() -> Vec<Kind> {
     [Empty::Nothing, Empty::Null, Empty::Object, Empty::Array, Empty::String].map(Kind::Empty).into()
 }
 
-fn mint_faults() -> Vec<Fault> {
+fn mint_faults() -> Vec<AstraFault> {
     let field = |name: &str, value| Kind::SetField { field: name.into(), value };
     let drop = |name: &str| Kind::DropFields(vec![name.into()]);
     // Only after the effect: without a real token, these answers would describe tokens that never existed.
@@ -122,17 +122,17 @@ fn mint_faults() -> Vec<Fault> {
     ];
     let before = [failures(), refusals(), garbage(), empties()].concat();
     let after = [failures(), garbage(), empties(), odd].concat();
-    before.into_iter().map(Fault::before).chain(after.into_iter().map(Fault::after)).collect()
+    before.into_iter().map(AstraFault::before).chain(after.into_iter().map(AstraFault::after)).collect()
 }
 
-fn delete_faults() -> Vec<Fault> {
+fn delete_faults() -> Vec<AstraFault> {
     let page = Kind::Body { content_type: "text/html".into(), text: "<html>log in</html>".into() };
     let proxies = vec![Kind::ProxyNotFound { html: true }, Kind::ProxyNotFound { html: false }, page];
     let before =
         [failures(), proxies, vec![Kind::too_many_requests(RetryAfter::Seconds(1)), Kind::null_401()]].concat();
-    before.into_iter().map(Fault::before).chain(failures().into_iter().map(Fault::after)).collect()
+    before.into_iter().map(AstraFault::before).chain(failures().into_iter().map(AstraFault::after)).collect()
 }
 
-fn list_faults() -> Vec<Fault> {
-    [failures(), garbage(), empties()].concat().into_iter().map(Fault::before).collect()
+fn list_faults() -> Vec<AstraFault> {
+    [failures(), garbage(), empties()].concat().into_iter().map(AstraFault::before).collect()
 }

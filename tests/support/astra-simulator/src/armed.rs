@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::fault::{Fault, Kind};
+use super::fault::{AstraFault, Kind};
 use super::routes::Route;
 use super::state::{Rng, later};
 
@@ -33,23 +33,23 @@ pub struct Context {
 }
 
 #[derive(Default)]
-pub struct Faults {
+pub struct ArmedFaults {
     armed: Vec<Armed>,
     last_id: u64,
 }
 
 struct Armed {
     id: u64,
-    fault: Fault,
+    fault: AstraFault,
     seen: u64,
     fired: u64,
     rng: Rng,
     since: Timestamp,
 }
 
-impl Faults {
+impl ArmedFaults {
     /// Sets a fault and returns its id.
-    pub fn add(&mut self, fault: Fault, since: Timestamp) -> u64 {
+    pub fn add(&mut self, fault: AstraFault, since: Timestamp) -> u64 {
         self.last_id += 1;
         let rng = Rng::new(fault.on.seed);
         self.armed.push(Armed { id: self.last_id, fault, seen: 0, fired: 0, rng, since });

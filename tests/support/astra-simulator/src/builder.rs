@@ -89,10 +89,10 @@ impl Seed {
             status: "active",
             roles: vec![built_in_id("Organization Administrator").into()],
         };
-        state.world.tokens.insert(root.client_id.clone(), root);
-        state.world.users.insert(id.clone(), vec![user]);
+        state.data.tokens.insert(root.client_id.clone(), root);
+        state.data.users.insert(id.clone(), vec![user]);
         let (name, enterprise, max_token_age) = (self.name, self.enterprise, self.max_token_age);
-        state.world.orgs.push(Organization { id, name, enterprise, max_token_age });
+        state.data.orgs.push(Organization { id, name, enterprise, max_token_age });
         org
     }
 }
@@ -176,7 +176,7 @@ impl Builder {
             self.seeds.push(Seed::new());
         }
         let orgs: Vec<Org> = self.seeds.into_iter().map(|seed| seed.plant(&mut state)).collect();
-        state.initial.0 = state.world.clone();
+        state.initial.0 = state.data.clone();
         state.listening = true;
         let shared = Arc::new(Shared::new(state));
 

@@ -21,7 +21,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::fault::Fault;
+use super::fault::AstraFault;
 use super::http::{Connection, Framing, Request, Response};
 use super::server::accept;
 use super::state::{Shared, State, later};
@@ -59,13 +59,13 @@ fn route(state: &mut State, request: &Request, body: Value) -> Result<Option<Val
     let segments: Vec<&str> = request.path.trim_start_matches('/').split('/').collect();
     let found = |found: bool| found.then(|| json!({}));
     Ok(match (request.method.as_str(), segments.as_slice()) {
-        ("GET", ["tokens"]) => Some(json!({ "tokens": state.views(None), "minted": state.world.minted })),
+        ("GET", ["tokens"]) => Some(json!({ "tokens": state.views(None), "minted": state.data.minted })),
         ("GET", ["requests"]) => Some(json!({ "requests": state.log.calls().collect::<Vec<_>>() })),
         ("GET", ["counters"]) => Some(state.log.counters()),
         ("GET", ["faults"]) => Some(json!({ "faults": state.faults.list() })),
         ("GET", ["knobs"]) => Some(serde_json::to_value(&state.knobs).map_err(text)?),
         ("POST", ["faults"]) => {
-            let fault: Fault = serde_json::from_value(body).map_err(text)?;
+            let fault: AstraFault = serde_json::from_value(body).map_err(text)?;
             let now = state.now();
             Some(json!({ "id": state.faults.add(fault, now) }))
         }
@@ -88,7 +88,7 @@ fn route(state: &mut State, request: &Request, body: Value) -> Result<Option<Val
         ("DELETE", ["tokens", client_id]) => found(state.remove_token(client_id)),
         ("POST", ["tokens", client_id, "expire"]) => {
             let now = state.now();
-            let token = state.world.tokens.get_mut(*client_id);
+            let token = state.data.tokens.get_mut(*client_id);
             found(token.map(|token| token.token_expiry = Some(now)).is_some())
         }
         ("DELETE", ["roles", org_id, role_id]) => found(state.remove_role(org_id, role_id)),

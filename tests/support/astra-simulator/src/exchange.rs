@@ -113,9 +113,9 @@ impl State {
         self.fresh = None;
         if let Some(kind) = before.main {
             // The fault alters the answer of a success, but the operation must not take effect.
-            let world = self.world.clone();
+            let data = self.data.clone();
             let success = self.operate(&checked);
-            self.world = world;
+            self.data = data;
             self.fresh = None;
             return self.altered(&kind, success, request);
         }
@@ -167,7 +167,7 @@ impl State {
     fn note_delivery(&mut self, seq: u64, answer: &Answer, sent: bool) {
         let Some(call) = self.log.find(seq) else { return };
         let is_altered = call.faults.iter().any(|name| !HARMLESS.contains(&name.as_str()));
-        if let Some(token) = answer.minted.as_ref().and_then(|id| self.world.tokens.get_mut(id)) {
+        if let Some(token) = answer.minted.as_ref().and_then(|id| self.data.tokens.get_mut(id)) {
             token.delivered = sent && !is_altered && answer.delivery.completes();
         }
     }
@@ -175,7 +175,7 @@ impl State {
     fn context(&self, request: &Request) -> Context {
         let route = Route::of(&request.method, &request.path);
         let caller = request.bearer().and_then(|text| text.strip_prefix("AstraCS:")?.split(':').next());
-        let caller = caller.and_then(|client_id| self.world.tokens.get(client_id));
+        let caller = caller.and_then(|client_id| self.data.tokens.get(client_id));
         Context {
             route: route.map(|(route, _)| route),
             method: request.method.clone(),

@@ -10,7 +10,7 @@ use super::routes::Route;
 /// A fault: its kind, the requests that it affects, and whether the operation takes effect before it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Fault {
+pub struct AstraFault {
     #[serde(rename = "match", default)]
     pub on: Match,
     #[serde(default)]
@@ -18,7 +18,7 @@ pub struct Fault {
     pub kind: Kind,
 }
 
-impl Fault {
+impl AstraFault {
     /// Returns a fault that occurs instead of the operation.
     pub fn before(kind: Kind) -> Self {
         Self { on: Match::default(), phase: Phase::Before, kind }

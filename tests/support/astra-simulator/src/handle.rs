@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::builder::Builder;
-use super::fault::Fault;
+use super::fault::AstraFault;
 use super::inspect::{Call, TokenView};
 use super::knobs::Knobs;
 use super::roles;
@@ -109,7 +109,7 @@ impl Astra {
     }
 
     /// Sets a fault and returns its id.
-    pub fn fault(&self, fault: Fault) -> u64 {
+    pub fn fault(&self, fault: AstraFault) -> u64 {
         self.shared.update(|state| {
             let now = state.now();
             state.faults.add(fault, now)
@@ -168,12 +168,12 @@ impl Astra {
 
     pub fn token(&self, client_id: &str) -> Option<TokenView> {
         let state = self.shared.lock();
-        state.world.tokens.get(client_id).map(|token| TokenView::of(token, state.now()))
+        state.data.tokens.get(client_id).map(|token| TokenView::of(token, state.now()))
     }
 
     /// Returns the number of tokens minted through the API, including deleted tokens.
     pub fn minted(&self) -> u64 {
-        self.shared.lock().world.minted
+        self.shared.lock().data.minted
     }
 
     /// Returns the number of requests of a route, with or without an answer.
@@ -205,7 +205,7 @@ impl Astra {
         let (client_id, digest) = (parts.next().expect("a client id"), parts.next().expect("a digest"));
         self.shared.update(|state| {
             let token = Token { client_id, digest, ..state.generate_token(org_id, Vec::new()) };
-            state.world.tokens.insert(token.client_id.clone(), token);
+            state.data.tokens.insert(token.client_id.clone(), token);
         });
     }
 
@@ -218,7 +218,7 @@ impl Astra {
     pub fn secrets(&self) -> Vec<String> {
         let state = self.shared.lock();
         let of = |token: &Token| [token.text(), token.secret.clone(), token.digest.clone()];
-        state.world.tokens.values().flat_map(of).collect()
+        state.data.tokens.values().flat_map(of).collect()
     }
 
     /// Deletes a token outside the API. Returns false if the token does not exist.
@@ -230,7 +230,7 @@ impl Astra {
     pub fn expire_token(&self, client_id: &str) -> bool {
         self.shared.update(|state| {
             let now = state.now();
-            let token = state.world.tokens.get_mut(client_id);
+            let token = state.data.tokens.get_mut(client_id);
             token.map(|token| token.token_expiry = Some(now)).is_some()
         })
     }
@@ -241,7 +241,7 @@ impl Astra {
             let id = state.rng.uuid();
             let mut role = roles::custom(id.clone(), name, org_id, actions);
             role.updated = Some(state.now());
-            state.world.roles.entry(org_id.to_owned()).or_default().push(role);
+            state.data.roles.entry(org_id.to_owned()).or_default().push(role);
             id
         })
     }
@@ -249,7 +249,7 @@ impl Astra {
     /// Changes the actions of a custom role outside the API.
     pub fn edit_role(&self, org_id: &str, role_id: &str, actions: &[&str]) -> bool {
         self.shared.update(|state| {
-            let roles = state.world.roles.get_mut(org_id);
+            let roles = state.data.roles.get_mut(org_id);
             let role = roles.and_then(|roles| roles.iter_mut().find(|role| role.id == role_id));
             let actions = actions.iter().map(|&action| action.to_owned()).collect();
             role.map(|role| (role.actions, role.previous) = (actions, None)).is_some()
@@ -293,7 +293,7 @@ impl Astra {
             token.enterprise = enterprise;
             let minted =
                 Minted { client_id: token.client_id.clone(), secret: token.secret.clone(), token: token.text() };
-            state.world.tokens.insert(token.client_id.clone(), token);
+            state.data.tokens.insert(token.client_id.clone(), token);
             minted
         })
     }

@@ -161,7 +161,7 @@ impl State {
     /// Returns all tokens of one organization, or of all organizations.
     pub fn views(&self, org_id: Option<&str>) -> Vec<TokenView> {
         let now = self.now();
-        let tokens = self.world.tokens.values().filter(|token| org_id.is_none_or(|org_id| token.org_id == org_id));
+        let tokens = self.data.tokens.values().filter(|token| org_id.is_none_or(|org_id| token.org_id == org_id));
         tokens.map(|token| TokenView::of(token, now)).collect()
     }
 }

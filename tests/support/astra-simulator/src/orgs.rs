@@ -17,7 +17,7 @@ impl State {
     }
 
     pub fn list_users(&self, caller: &Caller) -> Response {
-        let users = self.world.users.get(&caller.org_id).into_iter().flatten();
+        let users = self.data.users.get(&caller.org_id).into_iter().flatten();
         let users: Vec<Value> = users.map(|user| self.render_user(user, &caller.org_id)).collect();
         let name = self.org_name(&caller.org_id);
         Response::json(
@@ -34,17 +34,17 @@ impl State {
             return self.bad_body("email and roles are required");
         };
         let user = User { id: self.rng.uuid(), email: email.to_owned(), status: "invited", roles };
-        self.world.users.entry(caller.org_id.clone()).or_default().push(user);
+        self.data.users.entry(caller.org_id.clone()).or_default().push(user);
         Response::empty(200)
     }
 
     pub fn read_user(&self, caller: &Caller, id: &str) -> Response {
-        let user = self.world.users.get(&caller.org_id).and_then(|users| users.iter().find(|user| user.id == id));
+        let user = self.data.users.get(&caller.org_id).and_then(|users| users.iter().find(|user| user.id == id));
         user.map_or_else(unknown_user, |user| Response::json(200, &self.render_user(user, &caller.org_id)))
     }
 
     pub fn delete_user(&mut self, caller: &Caller, id: &str) -> Response {
-        let users = self.world.users.entry(caller.org_id.clone()).or_default();
+        let users = self.data.users.entry(caller.org_id.clone()).or_default();
         let before = users.len();
         users.retain(|user| user.id != id);
         if users.len() < before { Response::empty(204) } else { unknown_user() }
@@ -54,7 +54,7 @@ impl State {
         let Some(roles) = strings(&body["roles"]) else {
             return self.bad_body("roles are required");
         };
-        let users = self.world.users.entry(caller.org_id.clone()).or_default();
+        let users = self.data.users.entry(caller.org_id.clone()).or_default();
         let Some(user) = users.iter_mut().find(|user| user.id == id) else {
             return unknown_user();
         };
@@ -70,7 +70,7 @@ impl State {
         let id = self.rng.uuid();
         let now = format!("{:.3}", self.now());
         let enterprise = Some(caller.org_id.clone());
-        self.world.orgs.push(Organization { id: id.clone(), name: name.clone(), enterprise, max_token_age: None });
+        self.data.orgs.push(Organization { id: id.clone(), name: name.clone(), enterprise, max_token_age: None });
         Response::json(
             201,
             &json!({
@@ -81,7 +81,7 @@ impl State {
     }
 
     fn org_name(&self, org_id: &str) -> &str {
-        self.world.org(org_id).map_or("", |org| &org.name)
+        self.data.org(org_id).map_or("", |org| &org.name)
     }
 
     fn render_user(&self, user: &User, org_id: &str) -> Value {

@@ -65,7 +65,7 @@ impl Role {
 
 impl State {
     pub fn list_roles(&self, caller: &Caller) -> Response {
-        let custom = self.world.roles.get(&caller.org_id).into_iter().flatten();
+        let custom = self.data.roles.get(&caller.org_id).into_iter().flatten();
         let roles = built_in().iter().chain(custom);
         let roles: Vec<Value> = roles.map(|role| role.render(self.knobs.role_style, &caller.org_id)).collect();
         Response::json(200, &roles.into())
@@ -82,7 +82,7 @@ impl State {
         let Some(mut role) = parse(body) else {
             return Response::error(400, BodyForm::JsonString, None, "invalid role");
         };
-        let roles = self.world.roles.entry(caller.org_id.clone()).or_default();
+        let roles = self.data.roles.entry(caller.org_id.clone()).or_default();
         if built_in().iter().chain(&*roles).any(|other| other.name == role.name) {
             return Response::error(409, BodyForm::JsonString, None, "unable to create role");
         }
@@ -90,7 +90,7 @@ impl State {
         role.updated_by.clone_from(&caller.client_id);
         role.updated = Some(self.now());
         let answer = role.render(self.knobs.role_create_style, &caller.org_id);
-        self.world.roles.entry(caller.org_id.clone()).or_default().push(role);
+        self.data.roles.entry(caller.org_id.clone()).or_default().push(role);
         Response::json(201, &answer)
     }
 
@@ -104,7 +104,7 @@ impl State {
         let now = self.now();
         let until = self.after_ms(self.knobs.role_edit_delay_ms);
         let style = self.knobs.role_style;
-        let roles = self.world.roles.entry(caller.org_id.clone()).or_default();
+        let roles = self.data.roles.entry(caller.org_id.clone()).or_default();
         let Some(role) = roles.iter_mut().find(|role| role.id == id) else {
             return unknown_role();
         };
@@ -123,7 +123,7 @@ impl State {
 
     /// Deletes a custom role. Tokens with the role stay in the list, and lose its permissions.
     pub fn remove_role(&mut self, org_id: &str, id: &str) -> bool {
-        let Some(roles) = self.world.roles.get_mut(org_id) else {
+        let Some(roles) = self.data.roles.get_mut(org_id) else {
             return false;
         };
         let before = roles.len();

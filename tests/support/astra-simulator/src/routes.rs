@@ -136,7 +136,7 @@ impl State {
             return refuse(401, 340_002, "no bearer token in request");
         };
         let client_id = text.strip_prefix("AstraCS:").and_then(|rest| rest.split(':').next()).unwrap_or_default();
-        let known = self.world.tokens.get(client_id).filter(|token| token.text() == text);
+        let known = self.data.tokens.get(client_id).filter(|token| token.text() == text);
         // A root token of a test can have any shape, like the samples in users' guides.
         if known.is_none() && !well_formed(text) {
             return match self.knobs.malformed_token {

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::armed::Faults;
+use super::armed::ArmedFaults;
 use super::inspect::Log;
 use super::knobs::{Knobs, RateLimit};
 use super::roles::{self, Role};
@@ -54,9 +54,9 @@ impl Shared {
 }
 
 pub struct State {
-    pub world: World,
+    pub data: AstraData,
     pub knobs: Knobs,
-    pub faults: Faults,
+    pub faults: ArmedFaults,
     pub log: Log,
     pub rng: Rng,
     /// How far [`State::now`] is ahead of the real clock.
@@ -68,17 +68,17 @@ pub struct State {
     /// The client id of the token that the current operation minted.
     pub fresh: Option<String>,
     /// The state that a reset restores.
-    pub initial: (World, Knobs),
+    pub initial: (AstraData, Knobs),
     buckets: HashMap<String, (f64, Timestamp)>,
 }
 
 impl State {
     pub fn new(seed: u64, knobs: Knobs) -> Self {
         Self {
-            world: World::default(),
-            initial: (World::default(), knobs.clone()),
+            data: AstraData::default(),
+            initial: (AstraData::default(), knobs.clone()),
             knobs,
-            faults: Faults::default(),
+            faults: ArmedFaults::default(),
             log: Log::default(),
             rng: Rng::new(seed),
             clock: SignedDuration::ZERO,
@@ -91,7 +91,7 @@ impl State {
 
     /// Restores the state right after the start. Does not reset the generator, so no token is generated twice.
     pub fn reset(&mut self) {
-        (self.world, self.knobs) = self.initial.clone();
+        (self.data, self.knobs) = self.initial.clone();
         self.faults.clear();
         self.log = Log::default();
         self.clock = SignedDuration::ZERO;
@@ -121,7 +121,7 @@ impl State {
 
     /// Finds a role of an organization by its id.
     pub fn role(&self, org_id: &str, id: &str) -> Option<&Role> {
-        let custom = self.world.roles.get(org_id).and_then(|roles| roles.iter().find(|role| role.id == id));
+        let custom = self.data.roles.get(org_id).and_then(|roles| roles.iter().find(|role| role.id == id));
         custom.or_else(|| roles::built_in().iter().find(|role| role.id == id))
     }
 
@@ -138,7 +138,7 @@ impl State {
 
 /// The data that the operations of the API read and change.
 #[derive(Clone, Default)]
-pub struct World {
+pub struct AstraData {
     pub orgs: Vec<Organization>,
     /// By client id.
     pub tokens: BTreeMap<String, Token>,
@@ -149,7 +149,7 @@ pub struct World {
     pub minted: u64,
 }
 
-impl World {
+impl AstraData {
     pub fn org(&self, id: &str) -> Option<&Organization> {
         self.orgs.iter().find(|org| org.id == id)
     }

@@ -14,9 +14,9 @@ impl State {
             Err(refusal) => refusal,
             Ok(token) => {
                 let answer = self.create_answer(&token);
-                self.world.minted += 1;
+                self.data.minted += 1;
                 self.fresh = Some(token.client_id.clone());
-                self.world.tokens.insert(token.client_id.clone(), token);
+                self.data.tokens.insert(token.client_id.clone(), token);
                 answer
             }
         }
@@ -31,7 +31,7 @@ impl State {
                 && (self.knobs.list_expired || !token.expired(now))
         };
         let mut clients: Vec<Value> =
-            self.world.tokens.values().filter(listed).map(|token| list_entry(token, self.knobs.list_unset)).collect();
+            self.data.tokens.values().filter(listed).map(|token| list_entry(token, self.knobs.list_unset)).collect();
         if self.knobs.list_shuffle {
             for last in (1..clients.len()).rev() {
                 clients.swap(last, self.rng.below(last as u64 + 1) as usize);
@@ -41,7 +41,7 @@ impl State {
     }
 
     pub fn delete_token(&mut self, caller: &Caller, client_id: &str) -> Response {
-        let own = self.world.tokens.get(client_id).is_some_and(|token| token.org_id == caller.org_id);
+        let own = self.data.tokens.get(client_id).is_some_and(|token| token.org_id == caller.org_id);
         if !own || !self.remove_token(client_id) {
             let message = "token not found";
             return match self.knobs.unknown_id {
@@ -64,7 +64,7 @@ impl State {
     pub fn remove_token(&mut self, client_id: &str) -> bool {
         let listed_until = self.after_ms(self.knobs.list_delay_after_delete_ms);
         let usable_until = self.after_ms(self.knobs.auth_delay_after_delete_ms);
-        let Some(token) = self.world.tokens.get_mut(client_id).filter(|token| !token.deleted) else {
+        let Some(token) = self.data.tokens.get_mut(client_id).filter(|token| !token.deleted) else {
             return false;
         };
         token.deleted = true;
@@ -136,7 +136,7 @@ impl State {
         if org_id == caller.org_id {
             return Ok((org_id.to_owned(), caller.enterprise));
         }
-        let Some(org) = self.world.org(org_id) else {
+        let Some(org) = self.data.org(org_id) else {
             return Err(Response::error(404, BodyForm::Text, None, "organization not found"));
         };
         if caller.enterprise && org.enterprise.as_ref() == Some(&caller.org_id) {
@@ -162,7 +162,7 @@ impl State {
 
     fn requested_expiry(&self, org_id: &str, body: &Value) -> Result<Option<Timestamp>, Response> {
         let now = self.now();
-        let longest = self.world.org(org_id).and_then(|org| org.max_token_age);
+        let longest = self.data.org(org_id).and_then(|org| org.max_token_age);
         let longest = longest.map(|age| now.saturating_add(age).expect("a signed duration can be added"));
         let Some(wanted) = body.get("tokenExpiry").filter(|value| !value.is_null()) else {
             return Ok(longest);

@@ -17,7 +17,7 @@ pub const READ_ONLY: &str = "cannot write to readonly storage";
 
 /// The current fault.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Fault {
+pub enum StorageFault {
     /// Nothing.
     #[default]
     None,
@@ -40,7 +40,7 @@ struct State {
     calls: Vec<String>,
     /// Number of calls that named a transaction that was closed or never existed.
     stray: usize,
-    fault: Fault,
+    fault: StorageFault,
     vault: bool,
     delay: Duration,
     gate: Gate,
@@ -64,7 +64,7 @@ impl Storage {
     /// Storage during registration: every call fails.
     pub fn missing() -> Self {
         let storage = Self::default();
-        storage.fail(Fault::Missing);
+        storage.fail(StorageFault::Missing);
         storage
     }
 
@@ -78,7 +78,7 @@ impl Storage {
     }
 
     /// Sets a fault for all calls from now on.
-    pub fn fail(&self, fault: Fault) {
+    pub fn fail(&self, fault: StorageFault) {
         self.state().fault = fault;
     }
 
@@ -131,9 +131,11 @@ impl Storage {
         };
         tokio::time::sleep(delay).await;
         match fault {
-            Fault::Missing => Err(Status::unknown("missing storage implementation: this method should not be called")),
-            Fault::Error(text) => Ok(Some(text.into())),
-            Fault::Write(text) if writes => Ok(Some(text.into())),
+            StorageFault::Missing => {
+                Err(Status::unknown("missing storage implementation: this method should not be called"))
+            }
+            StorageFault::Error(text) => Ok(Some(text.into())),
+            StorageFault::Write(text) if writes => Ok(Some(text.into())),
             _ => Ok(None),
         }
     }

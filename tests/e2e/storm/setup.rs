@@ -1,4 +1,4 @@
-//! The scene of the storm: one Astra with three orgs, and a server with two mounts of the plugin.
+//! The setup of the storm: one Astra with three orgs, and a server with two mounts of the plugin.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,13 +50,13 @@ impl Place {
     }
 }
 
-pub(super) struct Scene {
+pub(super) struct Storm {
     pub(super) server: Arc<Server>,
     pub(super) world: World,
     pub(super) places: Vec<Place>,
 }
 
-impl Scene {
+impl Storm {
     /// Sets up configs and roles before the faults. The generator chooses the variants of Astra's behaviour.
     pub(super) fn new(server: Server, rng: &mut fastrand::Rng) -> Self {
         let server = Arc::new(server);

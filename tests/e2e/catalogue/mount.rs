@@ -9,7 +9,7 @@ use regex_lite::Regex;
 use serde_json::json;
 
 use super::faults::{OTHER, Reach};
-use crate::astra::{Astra, Call, Fault, Kind, Phase, Redirect, Route};
+use crate::astra::{Astra, AstraFault, Call, Kind, Phase, Redirect, Route};
 use crate::bao::Reply;
 use crate::world::{Mode, Org, Token, World};
 
@@ -69,7 +69,7 @@ pub(super) enum Left {
 }
 
 /// A mount with unused orgs, and the state that it must still clean up.
-pub(super) struct Bench {
+pub(super) struct FaultMount {
     pub(super) world: World,
     /// The org of tokens that are deleted.
     pub(super) ends: Org,
@@ -86,11 +86,11 @@ pub(super) struct Bench {
     names: AtomicUsize,
 }
 
-impl Bench {
+impl FaultMount {
     pub(super) fn new(world: World) -> Self {
         let mut spare: VecDeque<Org> = world.orgs().to_vec().into();
         let ends = spare.pop_front().expect("an org");
-        let bench = Self {
+        let mount = Self {
             world,
             ends,
             elsewhere: Astra::builder().seed(1).spawn(),
@@ -101,8 +101,8 @@ impl Bench {
             orphans: Mutex::default(),
             names: AtomicUsize::new(0),
         };
-        bench.set_up(&bench.ends, Mode::Standard);
-        bench
+        mount.set_up(&mount.ends, Mode::Standard);
+        mount
     }
 
     /// Returns a configured org with a role. No other case uses the org.
@@ -149,7 +149,7 @@ impl Bench {
             *value = token.client_id.clone().into();
             bystanders.push(token);
         }
-        let fault = Fault { phase, ..Fault::before(kind.clone()) }.org(&org.id);
+        let fault = AstraFault { phase, ..AstraFault::before(kind.clone()) }.org(&org.id);
         let fault = if reach == Reach::Org { fault } else { fault.route(Route::CreateToken) };
         let fault = self.world.fault(if reach == Reach::Once { fault.once() } else { fault });
         let ids: Vec<&str> = bystanders.iter().map(|token| token.client_id.as_str()).collect();
@@ -206,7 +206,7 @@ impl Bench {
     pub(super) fn end(&self, end: End, kind: &Kind, phase: Phase, reach: Reach) -> Seen {
         let org = if reach == Reach::Org { self.org(Mode::Standard) } else { self.ends.clone() };
         let token = self.token(&org);
-        let fault = Fault { phase, ..Fault::before(self.real(kind)) };
+        let fault = AstraFault { phase, ..AstraFault::before(self.real(kind)) };
         let fault = match reach {
             Reach::Org => fault.org(&org.id),
             Reach::Call | Reach::Once => fault.route(Route::DeleteToken).target(&token.client_id),

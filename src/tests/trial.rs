@@ -24,7 +24,7 @@ pub(super) const TAKEN: &str = "DTEUyKUZZrvFzzLzPGCb0001";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The state at the start of a trial.
-pub(super) struct Scene {
+pub(super) struct TrialStart {
     pub(super) mode: &'static str,
     pub(super) lease: Secret,
     entries: Vec<Entry>,
@@ -39,11 +39,11 @@ pub(super) enum Action {
     Client(Operation, &'static str),
     /// The existence check of a path.
     Exists(&'static str),
-    /// A renewal of the scene's lease.
+    /// A renewal of the lease of the trial.
     Renew,
-    /// A renewal of the scene's lease in the form of the Go plugin.
+    /// A renewal of the lease of the trial in the form of the Go plugin.
     RenewOld,
-    /// A revocation of the scene's lease.
+    /// A revocation of the lease of the trial.
     Revoke,
     /// The host's tick.
     Tick,
@@ -58,7 +58,7 @@ pub(super) struct Trial {
     pub(super) leases: BTreeMap<String, Secret>,
 }
 
-impl Scene {
+impl TrialStart {
     /// Two orgs, two roles, and the token [`TAKEN`] with the logical name `taken`.
     pub(super) async fn new(mode: &'static str) -> Self {
         let world = World::with_role(mode).await;
@@ -79,31 +79,31 @@ impl Scene {
 
     /// The same, but no lease of the token can exist any more.
     pub(super) async fn overdue(mode: &'static str) -> Self {
-        let mut scene = Self::new(mode).await;
+        let mut initial = Self::new(mode).await;
         let key = format!("client/{ORG}/{TAKEN}");
-        let entry = scene.entries.iter_mut().find(|entry| entry.key == key).expect("the token has a record");
+        let entry = initial.entries.iter_mut().find(|entry| entry.key == key).expect("the token has a record");
         let mut record: Value = entry.decode().expect("the record is JSON");
         record["expires_at"] = json!("2020-01-01T00:00:00Z");
         *entry = Entry::json(key, &record).expect("has a JSON form");
-        scene
+        initial
     }
 
     /// The same, with a limit on the number of tokens of the role.
     pub(super) async fn limited(mode: &'static str) -> Self {
-        let mut scene = Self::new(mode).await;
-        let trial = scene.trial();
+        let mut initial = Self::new(mode).await;
+        let trial = initial.trial();
         trial.world.write_role(json!({"max_tokens": 2})).await;
-        scene.entries = trial.world.storage.entries();
-        scene
+        initial.entries = trial.world.storage.entries();
+        initial
     }
 
     /// The same, without the token. Its lease still exists.
     pub(super) async fn without_token() -> Self {
-        let mut scene = Self::new("standard").await;
-        let trial = scene.trial();
-        ok(trial.world.revoke(&scene.lease).await);
-        (scene.entries, scene.saved) = (trial.world.storage.entries(), trial.world.astra.save());
-        scene
+        let mut initial = Self::new("standard").await;
+        let trial = initial.trial();
+        ok(trial.world.revoke(&initial.lease).await);
+        (initial.entries, initial.saved) = (trial.world.storage.entries(), trial.world.astra.save());
+        initial
     }
 
     /// Starts a trial with a new process.
