@@ -103,7 +103,7 @@ impl Fixture {
         self.host.shutdown().await.expect("Shutdown");
         let status = self.host.plugin.exit(LONGEST).await;
         assert!(status.success(), "ended with {status}");
-        self.host.plugin.check();
+        self.host.plugin.check_output();
     }
 }
 

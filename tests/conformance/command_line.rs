@@ -20,7 +20,11 @@ async fn version_prints_version_commit_and_protocol() {
     assert_eq!((name, protocol), (format!("{NAME} v{VERSION}").as_str(), "protocol: plugin API version 5"));
     let commit = commit.strip_prefix("commit: ").unwrap();
     // A binary that was built from uncommitted files has the suffix `-dirty`.
-    assert_eq!(commit.trim_end_matches("-dirty"), checked_out(), "PLUGIN is of another commit: run `make bin`");
+    assert_eq!(
+        commit.trim_end_matches("-dirty"),
+        checked_out(),
+        "PLUGIN was built from another commit: run `make bin`"
+    );
     for flag in ["-version", "--version", "-v"] {
         assert_eq!(Launch::astra().arg(flag).by_hand().await, expected, "{flag}");
         assert_eq!(Launch::astra().arg("-x").arg(flag).arg("-help").by_hand().await, expected, "{flag}");
@@ -58,12 +62,15 @@ async fn help_prints_the_commands_for_this_binary() {
 fn the_binary_under_test_is_a_release_build() {
     let read =
         output("readelf", &["--wide", "--segments", "--dynamic", "--sections", plugin::binary().to_str().unwrap()]);
-    let read = read.expect("readelf, which is with the linker");
-    assert!(!read.contains(".symtab") && !read.contains(".debug_"), "it has symbols, so it is no release build");
+    let read = read.expect("readelf, which comes with the linker");
+    assert!(
+        !read.contains(".symtab") && !read.contains(".debug_"),
+        "the binary has symbols, so it is not a release build"
+    );
     // As in packaging/build.sh: without a static C library, the binary is linked dynamically.
     let library = output("cc", &["-print-file-name=libc.a"]).expect("a C compiler");
     if cfg!(target_env = "gnu") && Path::new(&library).is_absolute() {
-        assert!(!read.contains("INTERP") && !read.contains("(NEEDED)"), "it is linked dynamically:\n{read}");
+        assert!(!read.contains("INTERP") && !read.contains("(NEEDED)"), "the binary is linked dynamically:\n{read}");
     }
 }
 
@@ -86,7 +93,7 @@ async fn unknown_arguments_print_advice() {
     for args in unknown {
         let launch = args.iter().fold(Launch::astra().without(COOKIE.0), |launch, arg| launch.arg(arg));
         let mut plugin = launch.spawn();
-        plugin.refused(Duration::from_secs(1)).await;
+        plugin.assert_start_fails(Duration::from_secs(1)).await;
         let told = plugin.stderr();
         for part in [NAME, VERSION, "is a plugin", "not meant to be run by hand", "-help"] {
             assert!(told.contains(part), "{args:?}: no {part:?} in:\n{told}");

@@ -20,15 +20,15 @@ async fn p06_only_the_host_of_the_plugin_can_connect() {
     let host = Host::start(Launch::astra()).await;
     let (socket, certificate) = (&host.handshake.socket, &host.handshake.certificate);
     let identity = host.plugin.identity();
-    let refused = [
+    let strangers = [
         ("another certificate of the same kind", Identity::generate().client(certificate)),
         ("the right certificate without its key", identity.client_without_key(certificate)),
         ("no certificate", anonymous_client(certificate)),
     ];
-    for (who, config) in refused {
-        assert_eq!(first_bytes(socket, config).await, b"", "answered a client with {who}");
+    for (who, config) in strangers {
+        assert_eq!(first_bytes(socket, config).await, b"", "the plugin answered a client with {who}");
     }
-    // The host's own identity is accepted, so the refusals above are not a fault of `first_bytes`.
+    // The host's own identity is accepted, so the rejections above are not a fault of `first_bytes`.
     assert_ne!(first_bytes(socket, identity.client(certificate)).await, b"");
     host.stop().await;
 }

@@ -36,14 +36,14 @@ async fn p10_sigterm_leaves_the_host_time_to_stop_the_plugin() {
     mount.cleanup().await.expect("Cleanup");
     host.shutdown().await.expect("Shutdown");
     assert!(host.plugin.exit(Duration::from_secs(1)).await.success());
-    host.plugin.ended().await;
+    host.plugin.assert_clean_exit().await;
 
     // Here, only the signal stops the plugin.
     let mut host = Host::start(Launch::passbook()).await;
     let _mount = host.mount().await;
     host.plugin.signal(Signal::TERM);
     assert!(host.plugin.exit(Duration::from_secs(10)).await.success());
-    host.plugin.ended().await;
+    host.plugin.assert_clean_exit().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,9 +60,9 @@ async fn p11_shutdown_is_answered_and_the_process_exits_within_1_s() {
     let took = answered.elapsed();
     assert!(status.success(), "ended with {status}");
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert!(!host.handshake.socket.exists(), "the socket is left behind");
-    host.plugin.ended().await;
-    assert!(!sleeping.await.unwrap(), "a request of a minute is answered at once");
+    assert!(!host.handshake.socket.exists(), "the socket file still exists");
+    host.plugin.assert_clean_exit().await;
+    assert!(!sleeping.await.unwrap(), "a request of one minute was answered at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +73,7 @@ async fn p12_the_plugin_exits_if_its_connection_drops() {
         let mut plugin = host.hang_up();
         let status = plugin.exit(Duration::from_secs(5)).await;
         assert!(status.success(), "ended with {status}");
-        plugin.ended().await;
+        plugin.assert_clean_exit().await;
     }
 }
 
@@ -118,10 +118,10 @@ async fn host_is_killed(test: &str, connects: bool) {
     host.wait().await.unwrap();
     let killed = Instant::now();
     wait_for(|| (!is_alive(pid)).then_some(())).await;
-    assert!(killed.elapsed() < Duration::from_secs(5), "ended only after {:?}", killed.elapsed());
-    assert!(!socket.exists(), "the socket is left behind");
+    assert!(killed.elapsed() < Duration::from_secs(5), "the plugin exited only after {:?}", killed.elapsed());
+    assert!(!socket.exists(), "the socket file still exists");
     let temporary = socket.ancestors().find(|path| path.ends_with(TEMPORARY)).unwrap();
-    assert_eq!(files(temporary), Vec::<PathBuf>::new(), "left behind in the directory for sockets");
+    assert_eq!(files(temporary), Vec::<PathBuf>::new(), "files are left in the directory for sockets");
 }
 
 /// A host that writes down which plugin it has started, and then waits until it is killed.
@@ -149,7 +149,7 @@ async fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited in vain");
+        assert!(Instant::now() < deadline, "timed out after {PATIENCE:?}");
         sleep(Duration::from_millis(10)).await;
     }
 }

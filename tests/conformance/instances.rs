@@ -28,9 +28,9 @@ async fn p16_setup_waits_up_to_5_s_for_the_address_of_the_host() {
         assert_eq!(mount.write("accounts/a", json!({"owner": "x"})).await.http(), 204);
         assert!(mount.storage.value("accounts/a").is_some());
     }
-    let text = never.err().expect("Setup without an address succeeds");
+    let text = never.err().expect("Setup succeeded without an address");
     assert!(!text.starts_with("gRPC status"), "{text}");
-    assert!((4.5..8.0).contains(&waited.as_secs_f64()), "gave up after {waited:?}");
+    assert!((4.5..8.0).contains(&waited.as_secs_f64()), "Setup gave up after {waited:?}");
     // A failed `Setup` does not affect the next `Setup`.
     let mount = host.mount().await;
     assert_eq!(mount.list("accounts").await.http(), 404);
@@ -63,7 +63,7 @@ async fn p17_setup_does_not_wait_for_storage() {
     let setup = Setup { storage, ..Setup::default() };
     let started = Instant::now();
     host.mount_with(setup).await.expect("Setup");
-    assert!(started.elapsed() < Duration::from_secs(10), "Setup has waited for storage");
+    assert!(started.elapsed() < Duration::from_secs(10), "Setup waited for storage");
     host.stop().await;
 }
 
@@ -98,7 +98,7 @@ async fn p19_a_second_cleanup_does_not_affect_other_instances() {
     // The second call finds no instance. An error status is as good as a success.
     let _ = one.cleanup().await;
     let gone = one.send(crate::host::mount::request("read", "accounts/a", &json!(null))).await;
-    assert!(gone.is_err(), "an instance answers behind its Cleanup");
+    assert!(gone.is_err(), "an instance answered after its Cleanup");
     // Vault's client crashes on an error of Version, even after the Cleanup of the instance.
     assert!(is_version(&one.version().await));
     assert_eq!(other.read("accounts/b").await.data()["owner"], "y");
@@ -117,7 +117,7 @@ async fn p20_hosts_accept_type_special_paths_and_version() {
         let mount = host.mount().await;
         assert_eq!(mount.kind().await, 1);
         let paths = mount.special_paths().await;
-        assert_eq!(paths.unauthenticated, Vec::<String>::new(), "a token engine has no path without a token");
+        assert_eq!(paths.unauthenticated, Vec::<String>::new(), "the engine has a path that needs no Vault token");
         for path in paths.root.iter().chain(&paths.unauthenticated) {
             assert!(is_pattern(path), "{path}");
         }

@@ -23,7 +23,7 @@ enum Before {
     /// A token with its lease.
     Token,
     /// Other work, which was killed at this point.
-    Cut(Work, Point),
+    Killed(Work, Point),
     /// A token whose answer was lost after the last step of its mint, so long ago that its lease would have expired.
     Expired,
 }
@@ -61,20 +61,20 @@ impl WorkCase {
     }
 
     /// Returns a process that is ready for the work.
-    async fn set(&self, world: &mut KillWorld) -> Node {
-        world.begin();
+    async fn prepare(&self, world: &mut KillWorld) -> Node {
+        world.reset();
         match &self.before {
             Before::Nothing => {}
-            Before::Token => mint(world).await,
-            Before::Cut(work, point) => {
+            Before::Token => start_and_mint(world).await,
+            Before::Killed(work, point) => {
                 if *work != Work::Mint {
-                    mint(world).await;
+                    start_and_mint(world).await;
                 }
-                cut(world, *work, point).await;
+                start_and_kill(world, *work, point).await;
             }
             Before::Expired => {
-                cut(world, Work::Mint, &HANDED_OVER).await;
-                world.expire();
+                start_and_kill(world, Work::Mint, &HANDED_OVER).await;
+                world.expire_records();
             }
         }
         let node = world.start().await;
@@ -88,14 +88,14 @@ impl WorkCase {
     }
 
     /// Does the work without a fault, and returns its points.
-    async fn points(&self, world: &mut KillWorld) -> Vec<Point> {
-        let node = self.set(world).await;
+    async fn find_points(&self, world: &mut KillWorld) -> Vec<Point> {
+        let node = self.prepare(world).await;
         let Calls { host, astra, failed } = world.count(&node, self.work).await;
-        assert_eq!(failed, !matches!(self.trouble, Trouble::None), "{:?} without being stopped", self.work);
+        assert_eq!(failed, !matches!(self.trouble, Trouble::None), "wrong outcome of {:?} without a kill", self.work);
         world.stop(node).await;
         let node = world.start().await;
-        world.get(&node, Work::Rollback).await;
-        assert_eq!(world.check(node).await, NOTHING, "left by {:?} that was not stopped", self.work);
+        world.ask_ok(&node, Work::Rollback).await;
+        assert_eq!(world.check_nothing_lost(node).await, NOTHING, "{:?} without a kill left something", self.work);
 
         let mut points = Vec::new();
         let mut first = true;
@@ -115,63 +115,63 @@ impl WorkCase {
     }
 
     /// Kills a process at every point. Returns the calls after which something was left, with the rest.
-    async fn kill(&self) -> Vec<(String, Left)> {
+    async fn kill_everywhere(&self) -> Vec<(String, Left)> {
         let mut world = KillWorld::new(self.mode, json!({})).await;
-        let points = self.points(&mut world).await;
+        let points = self.find_points(&mut world).await;
         let mut left = Vec::new();
         for point in &points {
             let mut at = At(format!("{:?} is killed at {point}", self.work));
-            let node = self.set(&mut world).await;
+            let node = self.prepare(&mut world).await;
             let call = world.kill_at(&node, self.work, point).await;
             at.0 = format!("{}: {call}", at.0);
-            world.bury(node).await;
+            world.wait_for_kill(node).await;
 
             let node = world.start().await;
-            world.get(&node, Work::Rollback).await;
+            world.ask_ok(&node, Work::Rollback).await;
             if self.work == Work::Renew {
-                world.get(&node, Work::Renew).await;
+                world.ask_ok(&node, Work::Renew).await;
             }
-            note(&mut left, point, &call, world.check(node).await);
+            add_finding(&mut left, point, &call, world.check_nothing_lost(node).await);
         }
         left
     }
 
     /// Makes the call to the host fail at every point. Returns the calls after which something was left, with the rest.
-    async fn fail(&self) -> Vec<(String, Left)> {
+    async fn fail_everywhere(&self) -> Vec<(String, Left)> {
         let mut world = KillWorld::new(self.mode, json!({})).await;
-        let mut points = self.points(&mut world).await;
+        let mut points = self.find_points(&mut world).await;
         points.retain(|point| matches!(point.place, Place::Host(_)));
         let mut left = Vec::new();
         for point in &points {
             let mut at = At(format!("{:?} fails at {point}", self.work));
-            let node = self.set(&mut world).await;
+            let node = self.prepare(&mut world).await;
             let call = world.fail_at(&node, self.work, point).await;
             at.0 = format!("{}: {call}", at.0);
             world.settle(&node, matches!(self.trouble, Trouble::HangUp(..))).await;
-            note(&mut left, point, &call, world.check(node).await);
+            add_finding(&mut left, point, &call, world.check_nothing_lost(node).await);
         }
         left
     }
 }
 
 /// Adds a finding, named by its call up to the first id.
-fn note(left: &mut Vec<(String, Left)>, point: &Point, call: &str, found: Left) {
+fn add_finding(left: &mut Vec<(String, Left)>, point: &Point, call: &str, found: Left) {
     if found != NOTHING {
         let call = call.split_once('/').map_or(call.to_owned(), |(start, _)| format!("{start}/"));
         left.push((format!("{} {call}", point.phase), found));
     }
 }
 
-async fn mint(world: &mut KillWorld) {
+async fn start_and_mint(world: &mut KillWorld) {
     let node = world.start().await;
-    world.get(&node, Work::Mint).await;
+    world.ask_ok(&node, Work::Mint).await;
     world.stop(node).await;
 }
 
-async fn cut(world: &mut KillWorld, work: Work, point: &Point) {
+async fn start_and_kill(world: &mut KillWorld, work: Work, point: &Point) {
     let node = world.start().await;
     world.kill_at(&node, work, point).await;
-    world.bury(node).await;
+    world.wait_for_kill(node).await;
 }
 
 /// Prints the place if a test fails.
@@ -209,19 +209,19 @@ fn at_the_handover() -> Vec<(String, Left)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mint_killed_at_any_step_loses_nothing() {
-    assert_eq!(WorkCase::new(Mode::Standard, Before::Nothing, Work::Mint).kill().await, at_the_handover());
+    assert_eq!(WorkCase::new(Mode::Standard, Before::Nothing, Work::Mint).kill_everywhere().await, at_the_handover());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mint_by_a_read_killed_at_any_step_loses_nothing() {
-    assert_eq!(WorkCase::new(Mode::Sidecar, Before::Nothing, Work::Mint).kill().await, at_the_handover());
+    assert_eq!(WorkCase::new(Mode::Sidecar, Before::Nothing, Work::Mint).kill_everywhere().await, at_the_handover());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_mint_killed_at_any_step_loses_nothing() {
     for trouble in [Trouble::Host("put client/"), Trouble::Host("delete wal/"), Trouble::Astra] {
         let case = WorkCase::new(Mode::Standard, Before::Nothing, Work::Mint).with(trouble);
-        assert_eq!(case.kill().await, nothing());
+        assert_eq!(case.kill_everywhere().await, nothing());
     }
 }
 
@@ -229,7 +229,7 @@ async fn a_failed_mint_killed_at_any_step_loses_nothing() {
 async fn a_failed_mint_with_a_second_fault_loses_nothing() {
     for trouble in [Trouble::Host("put client/"), Trouble::Host("delete wal/"), Trouble::Astra] {
         let case = WorkCase::new(Mode::Sidecar, Before::Nothing, Work::Mint).with(trouble);
-        assert_eq!(case.fail().await, nothing());
+        assert_eq!(case.fail_everywhere().await, nothing());
     }
 }
 
@@ -239,24 +239,24 @@ async fn a_failed_mint_with_a_second_fault_loses_nothing() {
 async fn a_cancelled_mint_killed_at_any_step_loses_nothing() {
     let mint =
         |call, phase| WorkCase::new(Mode::Standard, Before::Nothing, Work::Mint).with(Trouble::HangUp(call, phase));
-    assert_eq!(mint("put client/", Phase::Before).kill().await, nothing());
+    assert_eq!(mint("put client/", Phase::Before).kill_everywhere().await, nothing());
     let mut expected = at_the_handover();
     expected.push(("before put wal/".to_owned(), UNLEASED));
-    assert_eq!(mint("delete wal/", Phase::After).kill().await, expected);
+    assert_eq!(mint("delete wal/", Phase::After).kill_everywhere().await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_mint_with_a_fault_at_any_step_loses_nothing() {
     for (call, phase) in [("put client/", Phase::Before), ("delete wal/", Phase::After)] {
         let case = WorkCase::new(Mode::Sidecar, Before::Nothing, Work::Mint).with(Trouble::HangUp(call, phase));
-        assert_eq!(case.fail().await, nothing());
+        assert_eq!(case.fail_everywhere().await, nothing());
     }
 }
 
 /// Without a description, the engine cannot find a token whose answer was lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_description_only_some_kills_lose_a_token() {
-    let left = WorkCase::new(Mode::Undescribed, Before::Nothing, Work::Mint).kill().await;
+    let left = WorkCase::new(Mode::Undescribed, Before::Nothing, Work::Mint).kill_everywhere().await;
     let lost = |call: &str| (call.to_owned(), UNKNOWN);
     let mut expected = vec![lost("before get client/"), lost("before put wal/")];
     expected.extend(at_the_handover());
@@ -266,30 +266,30 @@ async fn without_a_description_only_some_kills_lose_a_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_killed_at_any_step_loses_nothing() {
-    assert_eq!(WorkCase::new(Mode::Standard, Before::Token, Work::Delete).kill().await, nothing());
+    assert_eq!(WorkCase::new(Mode::Standard, Before::Token, Work::Delete).kill_everywhere().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_killed_at_any_step_loses_nothing() {
-    assert_eq!(WorkCase::new(Mode::Standard, Before::Token, Work::Revoke).kill().await, nothing());
-    assert_eq!(WorkCase::new(Mode::Sidecar, Before::Token, Work::Revoke).kill().await, nothing());
+    assert_eq!(WorkCase::new(Mode::Standard, Before::Token, Work::Revoke).kill_everywhere().await, nothing());
+    assert_eq!(WorkCase::new(Mode::Sidecar, Before::Token, Work::Revoke).kill_everywhere().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_killed_at_any_step_loses_nothing() {
-    assert_eq!(WorkCase::new(Mode::Standard, Before::Token, Work::Renew).kill().await, nothing());
+    assert_eq!(WorkCase::new(Mode::Standard, Before::Token, Work::Renew).kill_everywhere().await, nothing());
 }
 
 /// There is also a token with a lease. The remaining root token must be able to revoke it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_killed_at_any_step_loses_nothing() {
-    assert_eq!(WorkCase::new(Mode::Standard, Before::Token, Work::Rotate).kill().await, nothing());
+    assert_eq!(WorkCase::new(Mode::Standard, Before::Token, Work::Rotate).kill_everywhere().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_with_a_fault_at_any_step_loses_nothing() {
     for mode in [Mode::Standard, Mode::Undescribed] {
-        assert_eq!(WorkCase::new(mode, Before::Token, Work::Rotate).fail().await, nothing());
+        assert_eq!(WorkCase::new(mode, Before::Token, Work::Rotate).fail_everywhere().await, nothing());
     }
 }
 
@@ -297,16 +297,16 @@ async fn a_rotation_with_a_fault_at_any_step_loses_nothing() {
 async fn the_undo_of_a_rotation_killed_at_any_step_loses_nothing() {
     // The new root token was: minted but its answer lost; minted but not stored; stored.
     for cut in [astra(2, Phase::After), host("put config/", Phase::Before), host("put config/", Phase::After)] {
-        let case = WorkCase::new(Mode::Standard, Before::Cut(Work::Rotate, cut), Work::Rollback);
-        assert_eq!(case.kill().await, nothing());
+        let case = WorkCase::new(Mode::Standard, Before::Killed(Work::Rotate, cut), Work::Rollback);
+        assert_eq!(case.kill_everywhere().await, nothing());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_undo_of_a_mint_killed_at_any_step_loses_nothing() {
     for cut in [astra(1, Phase::After), host("put client/", Phase::Before), host("delete wal/", Phase::Before)] {
-        let case = WorkCase::new(Mode::Standard, Before::Cut(Work::Mint, cut), Work::Rollback);
-        assert_eq!(case.kill().await, nothing());
+        let case = WorkCase::new(Mode::Standard, Before::Killed(Work::Mint, cut), Work::Rollback);
+        assert_eq!(case.kill_everywhere().await, nothing());
     }
 }
 
@@ -314,29 +314,29 @@ async fn the_undo_of_a_mint_killed_at_any_step_loses_nothing() {
 async fn a_tick_killed_while_it_deletes_a_token_loses_nothing() {
     for work in [Work::Revoke, Work::Delete] {
         for phase in [Phase::Before, Phase::After] {
-            let case = WorkCase::new(Mode::Standard, Before::Cut(work, astra(1, phase)), Work::Rollback);
+            let case = WorkCase::new(Mode::Standard, Before::Killed(work, astra(1, phase)), Work::Rollback);
             // If the token was not deleted, both the token and its lease still exist.
-            assert_eq!(case.kill().await, nothing());
+            assert_eq!(case.kill_everywhere().await, nothing());
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_killed_at_any_step_loses_nothing() {
-    assert_eq!(WorkCase::new(Mode::Standard, Before::Expired, Work::Tick).kill().await, nothing());
+    assert_eq!(WorkCase::new(Mode::Standard, Before::Expired, Work::Tick).kill_everywhere().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mint_with_a_fault_at_any_step_loses_nothing() {
     for mode in [Mode::Standard, Mode::Sidecar, Mode::Undescribed] {
-        assert_eq!(WorkCase::new(mode, Before::Nothing, Work::Mint).fail().await, nothing());
+        assert_eq!(WorkCase::new(mode, Before::Nothing, Work::Mint).fail_everywhere().await, nothing());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_renewal_or_revocation_with_a_fault_loses_nothing() {
     for work in [Work::Delete, Work::Renew, Work::Revoke] {
-        assert_eq!(WorkCase::new(Mode::Standard, Before::Token, work).fail().await, nothing());
+        assert_eq!(WorkCase::new(Mode::Standard, Before::Token, work).fail_everywhere().await, nothing());
     }
 }
 
@@ -344,7 +344,7 @@ async fn a_delete_renewal_or_revocation_with_a_fault_loses_nothing() {
 async fn an_undo_with_a_fault_at_any_step_loses_nothing() {
     let cuts = [(Work::Mint, host("delete wal/", Phase::Before)), (Work::Mint, astra(1, Phase::After))];
     for (work, cut) in cuts.into_iter().chain([(Work::Revoke, astra(1, Phase::After))]) {
-        let case = WorkCase::new(Mode::Standard, Before::Cut(work, cut), Work::Rollback);
-        assert_eq!(case.fail().await, nothing());
+        let case = WorkCase::new(Mode::Standard, Before::Killed(work, cut), Work::Rollback);
+        assert_eq!(case.fail_everywhere().await, nothing());
     }
 }

@@ -35,7 +35,7 @@ async fn p31_the_max_ttl_of_the_mount_limits_the_requested_ttl() {
     mount.system.set(|facts| facts.missing = true);
     let before = mount.storage.keys();
     assert_eq!(mount.read("cards/a").await.http(), 500);
-    assert_eq!(mount.storage.keys(), before, "lent a card without knowing for how long");
+    assert_eq!(mount.storage.keys(), before, "a card was lent although the max TTL is unknown");
     host.stop().await;
 }
 
@@ -49,7 +49,11 @@ async fn p31_a_standby_creates_no_lease() {
     mount.system.set(|facts| facts.replication_state = STANDBY);
     let reply = mount.read("cards/a").await;
     assert!(reply.is_forwarded(), "{}", reply.error());
-    assert_eq!(mount.storage.take_calls(), Vec::<String>::new(), "touched storage before saying so");
+    assert_eq!(
+        mount.storage.take_calls(),
+        Vec::<String>::new(),
+        "the standby called storage before it forwarded the request"
+    );
     assert_eq!(mount.storage.keys(), before);
     assert_eq!(mount.read("accounts/a").await.http(), 200);
     mount.system.set(|facts| facts.replication_state = ACTIVE);
@@ -92,7 +96,7 @@ async fn p32_hosts_repeat_a_revocation_after_a_storage_failure() {
         [crate::host::storage::StorageFault::Missing, crate::host::storage::StorageFault::Error("barrier is sealed")]
     {
         mount.storage.fail(fault);
-        let kind = mount.revoke(&lease).await.error_type().expect("a revocation without storage succeeds");
+        let kind = mount.revoke(&lease).await.error_type().expect("a revocation succeeded without storage");
         assert!(![5, 6, 7, 10].contains(&kind), "type {kind} makes the lease irrevocable");
     }
     mount.storage.fail(crate::host::storage::StorageFault::None);

@@ -52,7 +52,7 @@ async fn p42_hosts_can_read_each_line_on_stderr() {
             line["@level"] == "error" && line.values().any(|v| v.as_str().is_some_and(|text| text.contains("plain")))
         })
         .await;
-    assert!(panicked["@message"].as_str().unwrap().contains("panic"), "a panic that does not say so");
+    assert!(panicked["@message"].as_str().unwrap().contains("panic"), "the log line does not say that it is a panic");
     // Stopping also checks every line.
     host.stop().await;
 }
@@ -98,7 +98,7 @@ async fn p42_an_unread_log_blocks_no_request_and_no_shutdown() {
     host.shutdown().await.expect("Shutdown");
     // A host waits this long before it kills. The pipe is read to its end, so the last line may be incomplete.
     assert!(host.plugin.exit(Duration::from_secs(2)).await.success());
-    host.plugin.cut_off();
+    host.plugin.check_cut_output();
 }
 
 const ROOT: &str = "AstraCS:qHxZdWkLpVbNcRtYsMfG:0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
@@ -116,7 +116,7 @@ const ENVIRONMENT: [(&str, &str); 4] = [
 const SECRETS: [&str; 4] = [ROOT, DIGEST, PIN, "environmentPasswordOfTheProxy"];
 
 /// Makes a plugin log everything. The host then fails if a secret is on stdout or stderr.
-fn talkative(mut launch: Launch) -> Launch {
+fn with_trace_log(mut launch: Launch) -> Launch {
     launch = launch.env("BAO_LOG_LEVEL", "trace").env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
     for (name, value) in ENVIRONMENT {
         launch = launch.env(name, value).secret(value);
@@ -128,7 +128,7 @@ fn talkative(mut launch: Launch) -> Launch {
 async fn answers_of_the_engine() -> Vec<Reply> {
     let mut shown = Vec::new();
     let org = "2dc8ba1f-5a4e-4a0e-8a0c-2f5f0a9f4b11";
-    let host = Host::start(talkative(Launch::astra())).await;
+    let host = Host::start(with_trace_log(Launch::astra())).await;
     let mount = host.mount().await;
     // Nobody listens at this URL. So the check of the token fails, but a write without the check succeeds.
     let config = json!({"org_id": org, "astra_token": ROOT, "url": "http://127.0.0.1:1", "logical_name": "org"});
@@ -160,7 +160,7 @@ async fn answers_of_the_engine() -> Vec<Reply> {
 /// Returns the answers of the example engine, whose fields have every type, to requests with a secret.
 async fn answers_of_the_example() -> Vec<Reply> {
     let mut shown = Vec::new();
-    let host = Host::start(talkative(Launch::passbook())).await;
+    let host = Host::start(with_trace_log(Launch::passbook())).await;
     let mount = host.mount().await;
     shown.push(mount.write("accounts/a", json!({"owner": "x", "pin": PIN})).await);
     shown.push(mount.read("accounts/a").await);

@@ -296,7 +296,7 @@ async fn p28_hosts_can_read_the_reply_after_every_fault() {
             for (call, reply) in all_requests(&mount).await {
                 assert!((200..600).contains(&reply.http()), "{call}");
                 if fault == StorageFault::Write(READ_ONLY) && call == "create accounts/a" {
-                    assert!(reply.is_forwarded(), "{call} on a node that may only read: {}", reply.error());
+                    assert!(reply.is_forwarded(), "{call} on a read-only node is not forwarded: {}", reply.error());
                 }
             }
             let reply = mount.read("accounts/z").await;
@@ -378,7 +378,7 @@ async fn p29_existence_checks_only_distinguish_create_and_update() {
     // A caller without the right to write sees the text of a user's mistake. So a storage failure must not be a user's
     // mistake.
     mount.storage.fail(StorageFault::Error("no such key: secret/detail"));
-    let err = mount.exists("accounts/a", &json!({})).await.err.expect("a check without storage succeeds");
+    let err = mount.exists("accounts/a", &json!({})).await.err.expect("the check succeeded without storage");
     assert_ne!(err.err_type, 1, "{}", err.err_msg);
     assert!(err.err_type <= 10);
     mount.storage.fail(StorageFault::None);
@@ -469,7 +469,7 @@ fn check_members(path: &str, object: &Value) {
             "schema" | "responses" | "requestBody" | "x-vault-displayAttrs" => value.is_object(),
             _ => true,
         };
-        assert!(right, "{path}: {name} is of the wrong type");
+        assert!(right, "{path}: {name} has the wrong type");
     }
 }
 

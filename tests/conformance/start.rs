@@ -19,10 +19,10 @@ const ONE_SECOND: Duration = Duration::from_secs(1);
 async fn p01_without_the_cookie_the_plugin_exits_with_a_message() {
     for launch in [Launch::astra(), Launch::passbook()] {
         let mut plugin = launch.without(COOKIE.0).spawn();
-        plugin.refused(ONE_SECOND).await;
-        assert!(plugin.stderr().contains("plugin"), "no word about what this binary is");
+        plugin.assert_start_fails(ONE_SECOND).await;
+        assert!(plugin.stderr().contains("plugin"), "the text does not say what this binary is");
     }
-    Launch::astra().env(COOKIE.0, "something else").spawn().refused(ONE_SECOND).await;
+    Launch::astra().env(COOKIE.0, "something else").spawn().assert_start_fails(ONE_SECOND).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,7 +31,7 @@ async fn p02_the_plugin_refuses_the_cookie_of_a_database_plugin() {
         let launch = Launch::astra().without(COOKIE.0);
         // OpenBao does this with a plugin directory whose plugins have no type (`vault/sdk` `database/dbplugin/v5`).
         let launch = launch.env("VAULT_DATABASE_PLUGIN", "926a0820-aea2-be28-51d6-83cdf00e8edb");
-        launch.env("PLUGIN_PROTOCOL_VERSIONS", versions).spawn().refused(ONE_SECOND).await;
+        launch.env("PLUGIN_PROTOCOL_VERSIONS", versions).spawn().assert_start_fails(ONE_SECOND).await;
     }
 }
 
@@ -62,7 +62,7 @@ async fn p03_the_handshake_has_as_many_fields_as_the_host_expects() {
         }
         assert!(host.handshake.socket.is_absolute());
         assert!(host.handshake.socket.metadata().unwrap().file_type().is_socket());
-        assert!(!fields[5].contains(['=', '-', '_']), "base64 is padded or URL-safe");
+        assert!(!fields[5].contains(['=', '-', '_']), "the certificate is not unpadded standard base64");
         host.stop().await;
     }
 }
@@ -90,9 +90,9 @@ async fn p05_the_plugin_needs_version_5_in_the_list_of_the_host() {
         // The second attempt of a host: an older version, without a certificate.
         let launch = Launch::astra().without("PLUGIN_CLIENT_CERT");
         let mut plugin = launch.env("PLUGIN_PROTOCOL_VERSIONS", versions).spawn();
-        plugin.refused(ONE_SECOND).await;
+        plugin.assert_start_fails(ONE_SECOND).await;
         let text = plugin.stderr();
-        assert!(text.contains("version") && text.contains('5'), "no word about versions");
+        assert!(text.contains("version") && text.contains('5'), "the text does not name the version");
     }
 }
 
@@ -145,14 +145,14 @@ async fn p09_the_error_names_an_unusable_tmpdir_and_the_cause() {
     ];
     for (directory, cause) in cases {
         let mut plugin = Launch::astra().env("TMPDIR", directory.to_str().unwrap()).spawn();
-        plugin.refused(ONE_SECOND).await;
+        plugin.assert_start_fails(ONE_SECOND).await;
         let text = plugin.stderr();
         let line = text.lines().next().unwrap();
         for part in ["plugin cannot start", directory.to_str().unwrap(), cause, advice] {
             assert!(line.contains(part), "no {part:?} in {line}");
         }
     }
-    assert_eq!(files(&long), Vec::<PathBuf>::new(), "left behind");
+    assert_eq!(files(&long), Vec::<PathBuf>::new(), "files are left");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,7 +164,7 @@ async fn p09_the_error_names_a_full_or_read_only_tmpdir() {
     for (options, cause) in [("ro", "Read-only file system"), ("nr_inodes=1", "No space left on device")] {
         let args = ["sh", "-c", MOUNT, plugin::binary().to_str().unwrap()];
         let mut plugin = in_namespaces(&args).env("OPTIONS", options).spawn();
-        plugin.refused(ONE_SECOND).await;
+        plugin.assert_start_fails(ONE_SECOND).await;
         let text = plugin.stderr();
         let line = text.lines().next().unwrap();
         for part in ["plugin cannot start", TEMPORARY, cause, "set TMPDIR"] {
@@ -182,7 +182,7 @@ async fn p09_a_tmpdir_of_90_bytes_has_room_for_the_socket() {
         assert!(host.handshake.socket.starts_with(&directory), "{}", host.handshake.line);
         host.mount().await;
         host.stop().await;
-        assert_eq!(files(&directory), Vec::<PathBuf>::new(), "left behind");
+        assert_eq!(files(&directory), Vec::<PathBuf>::new(), "files are left");
     }
 }
 
@@ -200,8 +200,8 @@ async fn p03_the_plugin_starts_in_an_empty_root_directory() {
     assert!(root.path().join(socket.strip_prefix("/").unwrap()).exists());
     plugin.signal(Signal::TERM);
     assert!(plugin.exit(PATIENCE).await.success());
-    plugin.check();
-    assert_eq!(files(&root.path().join("tmp")), Vec::<PathBuf>::new(), "left behind");
+    plugin.check_output();
+    assert_eq!(files(&root.path().join("tmp")), Vec::<PathBuf>::new(), "files are left");
 }
 
 /// Starts a program as root of a user namespace and a mount namespace.

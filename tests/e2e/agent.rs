@@ -77,7 +77,7 @@ fn an_agent_gets_a_new_token_when_the_lease_expires() {
     for _ in 0..3 {
         let text = agent.rendered(0, SOON, |text| text.contains("AstraCS:") && !seen.contains(&client_id(text)));
         let id = client_id(&text);
-        assert!(world.is_alive(&id), "a dead token was rendered");
+        assert!(world.is_alive(&id), "the agent rendered a deleted token");
         seen.push(id);
     }
     assert!(agent.runs());

@@ -31,7 +31,7 @@ fn the_audit_log_holds_no_secret_in_clear_text() {
     for listed in ["org/tokens", "configs", "roles"] {
         world.list(listed).ok();
     }
-    // A token that Astra refuses, and a token in the wrong field.
+    // A token that Astra rejects, and a token in the wrong field.
     world
         .post("config", &json!({"org_id": standard.id, "astra_token": format!("{}x:y", standard.root_token)}))
         .fails(400);
@@ -49,10 +49,13 @@ fn the_audit_log_holds_no_secret_in_clear_text() {
         assert!(values.iter().all(|value| value.starts_with("hmac-sha256:")), "{path} {pointer} is not hashed");
         values.len()
     };
-    assert_eq!(hashed("org/token", "/response/data/token"), 3, "a write, a read that fetches, a read that mints");
+    assert_eq!(hashed("org/token", "/response/data/token"), 3, "one write, one fetch and one read that mints");
     assert!(hashed("config", "/request/data/astra_token") >= 4);
     assert!(hashed("config", "/response/data/astra_token") >= 1);
     let renewed = entries.iter().filter(|entry| entry["request"]["path"] == "sys/leases/renew");
     let tokens: Vec<&str> = renewed.filter_map(|entry| entry.pointer("/response/data/token")?.as_str()).collect();
-    assert!(tokens.len() == 2 && tokens.iter().all(|token| token.starts_with("hmac-sha256:")), "renewals show tokens");
+    assert!(
+        tokens.len() == 2 && tokens.iter().all(|token| token.starts_with("hmac-sha256:")),
+        "the log of a renewal holds a token that is not hashed"
+    );
 }

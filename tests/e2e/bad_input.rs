@@ -18,7 +18,7 @@ fn case(method: &'static str, path: impl Into<String>, body: Value, names: &'sta
 }
 
 /// Returns the whole visible state of the mount.
-fn picture(world: &World) -> Value {
+fn state(world: &World) -> Value {
     let ids = world.keys("configs");
     let configs: Vec<Value> = ids.iter().map(|id| world.get(&format!("config?org_id={id}")).data()).collect();
     let roles: Vec<Value> =
@@ -38,27 +38,27 @@ fn plugins(server: &Server) -> Value {
 }
 
 /// Sends every case to a mount with one org of each mode, a role and a token.
-fn refuse(cases: impl FnOnce(&World, &str, &str) -> Vec<Case>) {
+fn assert_refused(cases: impl FnOnce(&World, &str, &str) -> Vec<Case>) {
     let world = World::new();
     let (standard, sidecar) = (world.configured("direct", Mode::Standard), world.configured("agents", Mode::Sidecar));
     for org in [&standard, &sidecar] {
         world.role(org, "reader", 60, 600);
     }
     world.mint(&standard, "reader", "cart");
-    let before = picture(&world);
+    let before = state(&world);
     let mut faults = Vec::new();
     for case in cases(&world, &standard.id, &sidecar.id) {
         let reply = world.server.http(case.method, &world.at(&case.path), &case.body);
         let text = reply.errors();
         if !(400..500).contains(&reply.status) || !text.contains(case.names) {
-            faults.push(format!("must be refused with a text that names {:?}:\n{reply}", case.names));
+            faults.push(format!("not refused, or the error does not name {:?}:\n{reply}", case.names));
         }
         world.assert_no_secret("an error", &text);
     }
     let faults: Vec<String> =
         faults.iter().map(|text| text.split("server log").next().unwrap_or_default().to_owned()).collect();
     assert!(faults.is_empty(), "{} cases\n{}", faults.len(), faults.join("\n"));
-    assert_eq!(picture(&world), before, "something changed");
+    assert_eq!(state(&world), before, "a refused request changed something");
 }
 
 /// Ids and names that could escape from their storage key. Each is a valid name with one change.
@@ -68,7 +68,7 @@ fn bad_names() -> Vec<String> {
 
 #[test]
 fn config_refuses_wrong_values() {
-    refuse(|world, org_id, _| {
+    assert_refused(|world, org_id, _| {
         let token = "AstraCS:aaaaaaaaaaaaaaaaaaaaaaaa:0123456789abcdef";
         let new = |field: &str, value: Value| {
             let mut body = json!({
@@ -119,7 +119,7 @@ fn config_refuses_wrong_values() {
 /// The host parses these values from a query or a body. `src/tests/input.rs` tests the other values.
 #[test]
 fn org_token_refuses_wrong_values() {
-    refuse(|_, org_id, sidecar| {
+    assert_refused(|_, org_id, sidecar| {
         let mint = |field: &str, value: Value| {
             let mut body = json!({"org_id": org_id, "role_name": "reader", "logical_name": "new"});
             body[field] = value;

@@ -30,7 +30,7 @@ const BEHIND: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_secs(75);
 
 /// The cluster of the tests that kill no node.
-fn calm() -> &'static Cluster {
+fn shared_cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(Cluster::start)
 }
@@ -85,7 +85,7 @@ fn assert_only_read(node: &Server, mount: &str, since: usize) {
         assert!(node.plugins().is_empty(), "{} runs a plugin", node.address());
         let log = node.log().split_off(since);
         let lines: Vec<_> = log.lines().filter(|line| line.contains(PLUGIN_LINE)).map(redact::clean).collect();
-        assert!(lines.is_empty(), "the plugin of {} says something:\n{lines:#?}", node.address());
+        assert!(lines.is_empty(), "the plugin of {} wrote to the log:\n{lines:#?}", node.address());
         return;
     }
     let is_read = |line: &&String| line.contains(": read token: ");
@@ -99,7 +99,7 @@ fn assert_only_read(node: &Server, mount: &str, since: usize) {
     assert!(other.is_empty(), "{} did more than read:\n{other:#?}", node.address());
     let complaint = |line: &&str| line.contains(PLUGIN_LINE) && (line.contains("[ERROR]") || line.contains("[WARN]"));
     let complaints: Vec<_> = log.lines().filter(complaint).map(redact::clean).collect();
-    assert!(complaints.is_empty(), "the plugin of {} complains:\n{complaints:#?}", node.address());
+    assert!(complaints.is_empty(), "the plugin of {} logged errors or warnings:\n{complaints:#?}", node.address());
 }
 
 fn order(org: &Org, name: &str) -> Value {
@@ -108,7 +108,7 @@ fn order(org: &Org, name: &str) -> Value {
 
 #[test]
 fn standbys_forward_changes_and_astra_gets_each_change_once() {
-    let cluster = calm();
+    let cluster = shared_cluster();
     let (leader, standbys) = (cluster.leader(), cluster.standbys());
     assert_eq!(standbys.len(), 2);
     let world = World::at_mount(&leader, "passed-on");
@@ -154,7 +154,7 @@ fn standbys_forward_changes_and_astra_gets_each_change_once() {
         assert_eq!(world.calls(Route::DeleteToken), minted);
         assert_seen(&standbys, "the end of a token", &path, |reply| [400, 404].contains(&reply.status));
     }
-    wait("the leader to tell of all tokens", SOON, || {
+    wait("the active node to log all tokens", SOON, || {
         let lines = plugin_lines(&leader.log(), "passed-on");
         (lines.iter().filter(|line| line.contains(": created token: ")).count() == 4).then_some(())
     });
@@ -163,7 +163,7 @@ fn standbys_forward_changes_and_astra_gets_each_change_once() {
 
 #[test]
 fn callers_at_all_nodes_get_one_token_for_one_name() {
-    let cluster = calm();
+    let cluster = shared_cluster();
     let world = World::at_mount(&cluster.leader(), "race");
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -185,7 +185,7 @@ fn callers_at_all_nodes_get_one_token_for_one_name() {
 
 #[test]
 fn standbys_show_changes_of_the_active_node_within_a_second() {
-    let cluster = calm();
+    let cluster = shared_cluster();
     let standbys = cluster.standbys();
     let world = World::at_mount(&cluster.leader(), "changes");
     let org = world.configured("shop", Mode::Standard);
@@ -299,7 +299,7 @@ impl Failover {
                 let (stop, answered) = (&stop, &answered);
                 scope.spawn(move || self.storm(caller, stop, answered));
             }
-            wait("a storm", SOON, || (count() >= 50).then_some(()));
+            wait("the first mints of the storm", SOON, || (count() >= 50).then_some(()));
             let hang = Kind::HangBeforeHeaders { for_ms: None };
             self.world.fault(AstraFault::after(hang).route(Route::CreateToken).org(&self.hung.id));
             let node = self.cluster.others(&self.killed).remove(0);
@@ -310,7 +310,7 @@ impl Failover {
             self.world.knobs(|knobs| knobs.latency_ms = Some((400, 600)));
             let begin = Instant::now();
             while self.in_flight() < CALLERS - 1 {
-                assert!(begin.elapsed() < Duration::from_secs(15), "too few mints at a time");
+                assert!(begin.elapsed() < Duration::from_secs(15), "too few mints run at the same time");
             }
             let times = self.outage();
             let before = count();
@@ -352,7 +352,7 @@ impl Failover {
         let served = |node: &Server, path: &str, body: &dyn Fn(&str) -> Value| {
             // A new name each time, because a failed mint may have used its name.
             let mut names = (0..).map(|number| format!("probe-{}-{number}", node.pid()));
-            wait("a new leader", SOON, || {
+            wait("a new active node", SOON, || {
                 let body = body(&names.next().expect("endless"));
                 let reply = node.try_http("POST", path, &body).ok()?;
                 (200..300).contains(&reply.status).then(|| begin.elapsed())
@@ -411,7 +411,7 @@ impl Failover {
     /// Describes a node's actions since it became active. If the node is no longer active, its tick did nothing.
     fn describe(&self, node: &Server) -> String {
         let lines = plugin_lines(&node.log(), "astra").join("\n");
-        format!("{} led then, {} leads now\n{lines}", node.address(), self.cluster.leader().address())
+        format!("{} was active then, {} is active now\n{lines}", node.address(), self.cluster.leader().address())
     }
 
     fn alive(&self) -> BTreeSet<String> {
@@ -436,7 +436,7 @@ fn a_new_active_node_finishes_the_work_of_a_killed_node() {
     let standby = cluster.standbys().remove(0);
     assert_ne!(leader.address(), killed.address());
     for token in &answered {
-        assert!(world.is_alive(&token.client_id), "a token that was handed out is gone");
+        assert!(world.is_alive(&token.client_id), "the token of a caller is gone");
         assert_eq!(leader.get(&failover.path_of(token)).data(), token.data);
     }
     let newest = answered.last().expect("tokens");
@@ -444,14 +444,18 @@ fn a_new_active_node_finishes_the_work_of_a_killed_node() {
     failover.assert_killed_node_reads(&leader, &answered);
 
     let leased = failover.leased(&leader);
-    assert!(answered.iter().all(|token| leased.contains(&token.client_id)), "a token that was handed out has no lease");
+    assert!(answered.iter().all(|token| leased.contains(&token.client_id)), "the token of a caller has no lease");
     let begin = Instant::now();
     while !world.alive(&failover.hung).is_empty() {
-        assert!(begin.elapsed() < TICK, "the new leader did not end what hung\n{}", failover.describe(&leader));
+        assert!(
+            begin.elapsed() < TICK,
+            "the new active node did not delete the token of the hanging mint\n{}",
+            failover.describe(&leader)
+        );
         thread::sleep(Duration::from_millis(50));
     }
     let undone = format!(" client_id={} ", hung[0]);
-    wait("the new leader to tell of it", SOON, || {
+    wait("the new active node to log the undo", SOON, || {
         let lines = plugin_lines(&leader.log(), "astra");
         lines.iter().any(|line| line.contains(": rolled back token: ") && line.contains(&undone)).then_some(())
     });
@@ -467,10 +471,10 @@ fn a_new_active_node_finishes_the_work_of_a_killed_node() {
     for node in cluster.others(killed) {
         let made = plugin_lines(&node.log(), "astra").into_iter().filter(|line| line.contains(": created token: "));
         let lost: Vec<_> = made.filter(|line| left.iter().any(|id| line.contains(id))).collect();
-        assert!(lost.is_empty(), "a node that lives made a token without a lease:\n{lost:#?}");
+        assert!(lost.is_empty(), "a running node minted a token without a lease:\n{lost:#?}");
     }
     let known = || leader.keys("astra/org/tokens").into_iter().collect::<BTreeSet<_>>();
-    wait("Vault to know what Astra knows", SOON, || (known() == failover.alive()).then_some(()));
+    wait("the inventory to agree with Astra", SOON, || (known() == failover.alive()).then_some(()));
     // The ticks of the standby left all this to the active node.
     assert_only_read(&standby, "astra", 0);
 

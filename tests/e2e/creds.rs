@@ -12,7 +12,7 @@ use crate::world::{Mode, Org, Token, World};
 /// Long enough for the server to revoke expired leases on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A world with the org `shop`, which has the roles `reader` and `admin`.
+/// A mount with the org `shop`, which has the roles `reader` and `admin`.
 fn shop(mode: Mode) -> (World, Org) {
     let world = World::new();
     let org = world.configured("shop", mode);
@@ -90,7 +90,7 @@ fn a_prefix_revocation_deletes_the_tokens_of_one_role_only() {
     assert_eq!(world.server.keys(&format!("sys/leases/lookup/{prefix}")).len(), 2);
     world.server.cli(&["lease", "revoke", "-sync", "-prefix", &prefix]).ok();
     gone.sort();
-    assert!(gone.iter().all(|id| !world.is_alive(id)), "a token of the role is left");
+    assert!(gone.iter().all(|id| !world.is_alive(id)), "a token of the role is still live");
     for token in kept.iter().chain([&named]) {
         assert!(world.is_alive(&token.client_id) && world.lease_exists(token), "{}", token.lease_id);
     }
@@ -224,7 +224,7 @@ pub(crate) fn try_all(caller: &Client, path: &str) -> Vec<String> {
     let ways =
         [("GET", Value::Null), ("LIST", Value::Null), ("POST", Value::Null), ("POST", body.clone()), ("PUT", body)];
     let lease = |(method, body): (&str, Value)| {
-        let answer = caller.as_it_is(method, path, &body);
+        let answer = caller.send_raw_path(method, path, &body);
         answer.body["lease_id"].as_str().filter(|id| !id.is_empty()).map(str::to_owned)
     };
     ways.into_iter().filter_map(lease).collect()
@@ -247,7 +247,7 @@ fn no_spelling_of_a_path_bypasses_a_policy() {
         let caller = caller(&world, &policy);
         for path in tricks(&world, &org) {
             let leases = try_all(&caller, &path);
-            assert!(leases.is_empty(), "{path} got {leases:?} in spite of\n{policy}");
+            assert!(leases.is_empty(), "{path} got {leases:?} despite\n{policy}");
         }
         assert_eq!(world.calls(Route::CreateToken), 0, "{policy}");
     }

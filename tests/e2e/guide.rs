@@ -95,7 +95,7 @@ impl Guide {
         assert_eq!(row["metadata"], "<nil>");
         assert_eq!(row["orgId"], ORG);
         assert_eq!(row["roleName"], "r_w_user");
-        assert!(row["token"].starts_with(&format!("AstraCS:{}:", row["clientId"])), "token and client id disagree");
+        assert!(row["token"].starts_with(&format!("AstraCS:{}:", row["clientId"])), "the token has another client id");
         assert!(self.0.is_alive(&row["clientId"]));
     }
 }
@@ -163,7 +163,7 @@ fn token_commands_of_the_guide_work_in_standard_mode() {
     for by in [format!("client_id=\"{client_id}\""), "role_name=\"r_w_user\" logical_name=\"org1\"".into()] {
         let row = guide.row(&format!("vault read astra/org/token {by} org_id=\"{ORG}\""));
         guide.assert_token(&row);
-        assert!(row["token"] == minted["token"], "another token was read");
+        assert!(row["token"] == minted["token"], "the read returned another token");
         assert!(!row.contains_key("lease_id"));
     }
     // The combination of names must be unique.

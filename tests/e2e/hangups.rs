@@ -94,13 +94,13 @@ impl HangUpMount {
                 return ("POST", "sys/leases/renew".into(), renewal);
             }
             28..30 => ("DELETE", format!("org/token?org_id={shop}&role_name=reader&logical_name=new-{name}"), null),
-            _ => return self.end(rng),
+            _ => return self.deletion(rng),
         };
         (method, self.world.at(&path), body)
     }
 
     /// Mints a token, and returns a random request that deletes or revokes it.
-    fn end(&self, rng: &mut fastrand::Rng) -> Request {
+    fn deletion(&self, rng: &mut fastrand::Rng) -> Request {
         let (name, shop) = (format!("doomed-{:x}", rng.u64(..)), &self.standard.id);
         let Token { client_id, lease_id, .. } = self.world.mint(&self.standard, "reader", &name);
         match rng.u8(..4) {
@@ -123,7 +123,7 @@ impl HangUpMount {
     }
 
     /// Works as a patient caller, and panics at the first failure.
-    fn work(&self, name: &str) {
+    fn assert_works(&self, name: &str) {
         let (world, org) = (&self.world, &self.steady);
         let token = world.mint(org, "reader", name);
         assert_eq!(world.fetch(org, &token).data()["token"], token.data["token"]);
@@ -156,7 +156,7 @@ fn ten_thousand_hang_ups_affect_no_other_client() {
             let mut rounds = 0;
             while !over.load(Ordering::Relaxed) {
                 rounds += 1;
-                mount.work(&format!("round-{rounds}"));
+                mount.assert_works(&format!("round-{rounds}"));
             }
             rounds
         });
@@ -172,10 +172,10 @@ fn ten_thousand_hang_ups_affect_no_other_client() {
     assert!(rounds > 10, "the steady caller did only {rounds} rounds");
     assert!(mount.world.minted() > 200, "only {} tokens were minted", mount.world.minted());
 
-    assert_eq!(server.plugins(), plugins, "another process");
+    assert_eq!(server.plugins(), plugins, "the plugin was restarted");
     let known = || -> BTreeSet<String> { mount.world.keys("org/tokens").into_iter().collect() };
     wait("Vault and Astra to know the same tokens", TICK, || (known() == mount.alive()).then_some(()));
-    mount.work("after-all");
+    mount.assert_works("after-all");
     assert_log(&mount);
 }
 
@@ -191,7 +191,7 @@ fn assert_log(mount: &HangUpMount) {
     let entries = entries(&log);
     let bad: Vec<&str> = entries.into_iter().filter(is_bad).collect();
     let some = bad[..bad.len().min(20)].join("\n");
-    assert!(bad.is_empty(), "{} entries of trouble:\n{}", bad.len(), crate::bao::redact::clean(&some));
+    assert!(bad.is_empty(), "{} unexpected errors in the log:\n{}", bad.len(), crate::bao::redact::clean(&some));
 }
 
 /// Whether an entry of the log only reports cancelled requests. This must be true for each error that the entry lists.
@@ -230,5 +230,5 @@ fn every_error_in_a_log_entry_is_checked() {
     assert_eq!(parts.concat(), LOG);
     assert!(is_cancelled(parts[1]) && is_cancelled(parts[2]) && !is_cancelled(parts[3]));
     let another = parts[2].replace("failed to delete lease entry: context canceled", "the secret could not be revoked");
-    assert!(!is_cancelled(&another), "one of the errors is another one");
+    assert!(!is_cancelled(&another), "an error that is not a cancelled request was accepted");
 }

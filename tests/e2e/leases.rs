@@ -57,14 +57,17 @@ fn the_max_ttl_of_the_mount_limits_lease_and_token() {
     let reply = world.post("org/token", &body);
     assert!(reply.warnings().contains("was cut to 5m0s"), "{reply}");
     let lease = reply.ok();
-    assert_eq!(lease["lease_duration"], 300, "the host has nothing left to cut");
+    assert_eq!(lease["lease_duration"], 300, "the engine did not limit the TTL to the max TTL of the mount");
     let token = Token::of(lease);
-    assert_ends_with_its_lease(&world, &token, 300);
+    assert_expires_after_its_lease(&world, &token, 300);
     // A higher limit later does not extend a lease beyond the expiry in Astra.
     world.server.post(&format!("sys/mounts/{}/tune", world.mount), &json!({"max_lease_ttl": "100h"})).ok();
     world.role(&org, "reader", 3600, 360_000);
     let granted = world.renew(&token, 360_000).body["lease_duration"].as_i64().unwrap_or_default();
-    assert!((3800..=3900).contains(&granted), "{granted}: 300 s and the hour by which Astra keeps the token longer");
+    assert!(
+        (3800..=3900).contains(&granted),
+        "{granted}: expected 300 s and one hour, because the token expires in Astra an hour after its lease"
+    );
     world.revoke(&token).ok();
 }
 
@@ -74,7 +77,7 @@ fn a_lower_max_ttl_applies_at_the_next_renewal() {
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
     let token = world.mint(&org, "reader", "cart");
-    assert_ends_with_its_lease(&world, &token, 36000);
+    assert_expires_after_its_lease(&world, &token, 36000);
     world.role(&org, "reader", 60, 600);
     let granted = world.renew(&token, 7200).body["lease_duration"].as_i64().unwrap_or_default();
     assert!((500..=600).contains(&granted), "{granted}");
@@ -87,7 +90,7 @@ fn a_lower_max_ttl_applies_at_the_next_renewal() {
 /// Checks that the token expires in Astra an hour after the longest lease, and that the inventory shows the lease's
 /// end.
 #[track_caller]
-fn assert_ends_with_its_lease(world: &World, token: &Token, max_ttl: i64) {
+fn assert_expires_after_its_lease(world: &World, token: &Token, max_ttl: i64) {
     let expiry = world.token(&token.client_id).and_then(|token| token.token_expiry).expect("an expiry");
     let left = expiry.duration_since(Timestamp::now()).as_secs();
     assert!((max_ttl + 3500..=max_ttl + 3600).contains(&left), "{left}");
@@ -176,8 +179,8 @@ fn a_forced_revocation_removes_leases_while_astra_is_down() {
     let token = world.mint(&org, "reader", "cart");
 
     world.refuse_connections(true);
-    let refused = world.revoke(&token);
-    assert!(refused.status >= 400, "{refused}");
+    let reply = world.revoke(&token);
+    assert!(reply.status >= 400, "{reply}");
     assert!(world.lease_exists(&token));
 
     let prefix = format!("{}/org/token", world.mount);

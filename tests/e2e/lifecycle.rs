@@ -40,7 +40,7 @@ fn leases_survive_a_reload_of_the_plugin() {
     let before = server.plugins();
     server.cli(&["plugin", "reload", "-plugin", PLUGIN]).ok();
     assert_works(&world, &org, &token, "reloaded");
-    assert!(before.iter().all(|pid| !server.plugins().contains(pid)), "the plugin was not started anew");
+    assert!(before.iter().all(|pid| !server.plugins().contains(pid)), "the plugin was not restarted");
 
     // This form of the command names the mount.
     let by_mount = server.cli(&["plugin", "reload", "-mounts", "astra/"]);
@@ -52,7 +52,7 @@ fn leases_survive_a_reload_of_the_plugin() {
     let before = server.plugins();
     server.reload("astra");
     assert_works(&world, &org, &token, "reloaded-again");
-    assert!(before.iter().all(|pid| !server.plugins().contains(pid)), "the plugin was not started anew");
+    assert!(before.iter().all(|pid| !server.plugins().contains(pid)), "the plugin was not restarted");
     world.revoke(&token).ok();
     assert!(world.alive(&org).is_empty());
 }
@@ -156,5 +156,5 @@ fn the_plugin_stops_with_its_server() {
     let plugins = server.plugins();
     assert!(!plugins.is_empty());
     server.kill();
-    wait("the plugin to end", Duration::from_secs(5), || plugins.iter().all(|&pid| !alive(pid)).then_some(()));
+    wait("the plugin to stop", Duration::from_secs(5), || plugins.iter().all(|&pid| !alive(pid)).then_some(()));
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::bao::Server;
 use crate::world::{Mode, Org, World};
 
-fn limit(world: &World, org: &Org, max_tokens: u32) {
+fn set_limit(world: &World, org: &Org, max_tokens: u32) {
     world.patch("role", &json!({"org_id": org.id, "role_name": "reader", "max_tokens": max_tokens})).ok();
 }
 
@@ -18,7 +18,7 @@ fn the_token_count_survives_kills_and_restarts() {
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
     let first = world.mint(&org, "reader", "before");
-    limit(&world, &org, 3);
+    set_limit(&world, &org, 3);
     world.mint(&org, "reader", "after");
     let order = |name: &str| json!({"org_id": org.id, "role_name": "reader", "logical_name": name});
 

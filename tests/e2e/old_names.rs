@@ -264,7 +264,7 @@ fn a_go_mount_with_incomplete_leases_can_be_disabled() {
         // The engine cannot find the tokens of these leases, or Astra cannot be reached. The mount can still be
         // deleted.
         server.delete(&format!("sys/mounts/{name}")).ok();
-        assert!(mount.world.is_alive("GoLost"), "a token was taken for that of a lease that names none");
+        assert!(mount.world.is_alive("GoLost"), "a lease without a client id deleted a token");
         assert!(!mount.world.lease_exists(&lost) && !mount.world.lease_exists(&odd));
         let log = server.log();
         assert!(log.contains("revoked a lease that did not identify a token"));

@@ -72,7 +72,7 @@ fn every_field_has_a_description_and_a_valid_default() {
     let paths: BTreeSet<&String> = operations.iter().map(|(path, ..)| path).collect();
     assert!(paths.len() >= 6, "{paths:?}");
     for path in paths {
-        let mut named = captured(path);
+        let mut named = path_parameters(path);
         for (_, method, operation) in operations.iter().filter(|(of, ..)| of == path) {
             let place = format!("{method} {path}");
             for text in ["summary", "description"] {
@@ -94,18 +94,18 @@ fn every_field_has_a_description_and_a_valid_default() {
         }
         // The host adds this parameter to lists.
         named.remove("list");
-        assert_eq!(named, helped(&world, path), "{path}");
+        assert_eq!(named, fields_in_help(&world, path), "{path}");
     }
 }
 
 /// Returns the parameters in a path.
-fn captured(path: &str) -> BTreeSet<String> {
+fn path_parameters(path: &str) -> BTreeSet<String> {
     let parts = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     parts.map(str::to_owned).collect()
 }
 
 /// Returns the fields that the help of a path contains.
-fn helped(world: &World, path: &str) -> BTreeSet<String> {
+fn fields_in_help(world: &World, path: &str) -> BTreeSet<String> {
     let example = path.replace(['{', '}'], "");
     let help = world.get(&format!("{example}?help=1")).ok();
     let text = help["help"].as_str().or_else(|| help["data"]["help"].as_str()).expect("help");

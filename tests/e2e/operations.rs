@@ -1,4 +1,4 @@
-//! Runs the transcripts of `docs/operations.md`.
+//! Runs the samples of `docs/operations.md`.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::bao::redact;
 use crate::docs::Shell;
 use crate::world::{Org, Token, World};
 
-/// A mount with a token, and the values of the variables in the transcripts.
+/// A mount with a token, and the values of the variables in the samples.
 struct SampleMount {
     world: World,
     org: Org,
@@ -24,7 +24,7 @@ impl SampleMount {
         Self { world, org, token }
     }
 
-    /// Runs the commands of a transcript and compares their output.
+    /// Runs the commands of a sample and compares their output.
     #[track_caller]
     fn run_sample(&self, name: &str) {
         self.run_sample_of("docs/operations.md", name);
@@ -61,7 +61,7 @@ fn requests_without_a_call_to_astra_work_while_astra_is_down() {
 fn a_rejected_root_token_can_be_replaced() {
     let mut mount = SampleMount::new();
     mount.world.delete_token(&mount.org.client_id);
-    mount.run_sample("root token refused");
+    mount.run_sample("root token rejected");
     let role = crate::astra::built_in_id("Organization Administrator");
     let root = Astra::mint(&mount.world, &mount.org.id, &[role]);
     redact::hide(&root.token);
@@ -101,7 +101,7 @@ fn a_failed_disable_can_be_repeated_when_astra_is_back() {
     let mount = SampleMount::new();
     mount.world.refuse_connections(true);
     assert!(mount.world.server.delete(&format!("sys/mounts/{}", mount.world.mount)).status >= 400);
-    assert_eq!(mount.world.list("configs").status, 404, "the mount answers");
+    assert_eq!(mount.world.list("configs").status, 404, "the mount still answers");
     mount.world.refuse_connections(false);
     mount.run_sample("disable again");
     assert!(mount.world.alive(&mount.org).is_empty());
@@ -109,11 +109,11 @@ fn a_failed_disable_can_be_repeated_when_astra_is_back() {
 
 #[test]
 fn description_and_expiry_can_be_turned_off_for_an_org() {
-    for (field, name) in [("description", "description refused"), ("tokenExpiry", "tokenExpiry refused")] {
+    for (field, name) in [("description", "description rejected"), ("tokenExpiry", "tokenExpiry rejected")] {
         let mount = SampleMount::new();
         mount.world.knobs(|knobs| match field {
-            "description" => knobs.description = FieldPolicy::Refuse,
-            _ => knobs.token_expiry = FieldPolicy::Refuse,
+            "description" => knobs.description = FieldPolicy::Reject,
+            _ => knobs.token_expiry = FieldPolicy::Reject,
         });
         mount.run_sample(name);
         assert_eq!(mount.world.alive(&mount.org).len(), 2, "{field}");

@@ -57,13 +57,13 @@ impl LimitedOrg {
                 if world.get("creds/shop/reader").status != 502 {
                     return false;
                 }
-                let is_refused = |call: &Call| call.route == Some(Route::ListTokens) && call.status == Some(403);
+                let is_rejected = |call: &Call| call.route == Some(Route::ListTokens) && call.status == Some(403);
                 let is_gone = |astra: &Astra| astra.live(&org.id).len() == before.len();
-                world.wait_for(SOON, |astra| is_gone(astra) || astra.requests().iter().any(is_refused));
+                world.wait_for(SOON, |astra| is_gone(astra) || astra.requests().iter().any(is_rejected));
                 is_gone(world)
             }
             "`config/rotate-root`" => world.post("config/rotate-root", &json!({"org_id": org.id})).status == 200,
-            other => panic!("{other:?} is in the table, and nothing tries it"),
+            other => panic!("no test tries {other:?}, which is in the table"),
         }
     }
 }
@@ -86,10 +86,10 @@ fn a_root_token_needs_exactly_the_documented_permissions() {
     std::thread::scope(|scope| {
         for (function, permissions) in &table {
             scope.spawn(move || {
-                assert!(LimitedOrg::new(permissions).can(function), "{function} with {permissions:?}");
+                assert!(LimitedOrg::new(permissions).can(function), "{function} fails with {permissions:?}");
                 for one in permissions {
                     let others: BTreeSet<&str> = permissions.iter().copied().filter(|name| name != one).collect();
-                    assert!(!LimitedOrg::new(&others).can(function), "{function} without {one}");
+                    assert!(!LimitedOrg::new(&others).can(function), "{function} succeeds without {one}");
                 }
             });
         }

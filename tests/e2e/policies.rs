@@ -268,7 +268,7 @@ fn every_operation_has_a_row(world: &World, rows: &[Row]) {
         })
         .collect();
     let in_table: BTreeSet<(String, &str)> = rows.iter().map(|row| (row.path.to_owned(), row.method)).collect();
-    assert_eq!(in_table, declared, "the table of policies is not about what the engine has");
+    assert_eq!(in_table, declared, "the table (left) does not have the operations of the engine (right)");
 }
 
 /// Checks that each line and capability of a policy is needed by a request in the table.
@@ -288,7 +288,7 @@ fn every_capability_is_needed<'a>(who: Who, rows: impl Iterator<Item = &'a Row> 
             };
             assert!(
                 rows.clone().any(needs),
-                "{who:?} has {capability:?} on {path:?}, and nothing in the table needs it"
+                "{who:?} has {capability:?} on {path:?}, but no request in the table needs it"
             );
         }
     }
@@ -310,7 +310,7 @@ fn no_spelling_of_a_path_bypasses_the_workload_policy() {
         let caller = caller(&world, &policy);
         for path in tricks(&world, &org) {
             let leases = try_all(&caller, &path);
-            assert!(leases.is_empty(), "{path} got {leases:?} in spite of\n{policy}");
+            assert!(leases.is_empty(), "{path} got {leases:?} despite\n{policy}");
         }
         assert_eq!(world.calls(Route::CreateToken), minted, "{policy}");
         // Only the role is refused, not every request.

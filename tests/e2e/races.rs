@@ -70,7 +70,7 @@ impl Race {
 
     /// Checks that Astra and the inventory contain exactly the tokens of these callers.
     #[track_caller]
-    fn check_books(&self, tokens: &[Token], others: &[&Astra]) {
+    fn check_inventory(&self, tokens: &[Token], others: &[&Astra]) {
         let mut expected: Vec<_> = tokens.iter().map(|token| token.client_id.clone()).collect();
         expected.sort();
         let alive = || {
@@ -80,7 +80,7 @@ impl Race {
             alive
         };
         // The tick undoes tokens that could not be undone at once.
-        wait("the books to balance", TICK, || {
+        wait("the inventory to agree with Astra", TICK, || {
             let mut known = self.world.keys("org/tokens");
             known.sort();
             (known == expected && alive() == expected).then_some(())
@@ -89,12 +89,12 @@ impl Race {
 
     /// Revokes all leases, and checks that nothing is left.
     #[track_caller]
-    fn end(&self, tokens: &[Token]) {
+    fn revoke_all(&self, tokens: &[Token]) {
         for token in tokens {
             self.world.revoke(token).ok();
-            assert!(!self.world.is_alive(&token.client_id), "{} outlives its lease", token.client_id);
+            assert!(!self.world.is_alive(&token.client_id), "{} is live after its revocation", token.client_id);
         }
-        self.check_books(&[], &[]);
+        self.check_inventory(&[], &[]);
         self.world.server.delete(&format!("sys/mounts/{}", self.world.mount)).ok();
     }
 }
@@ -102,7 +102,7 @@ impl Race {
 type Request<'a> = Box<dyn FnOnce() -> Reply + Send + 'a>;
 
 /// Starts all requests at the same time.
-fn together(requests: Vec<Request<'_>>) -> Vec<Reply> {
+fn send_together(requests: Vec<Request<'_>>) -> Vec<Reply> {
     let start = &Barrier::new(requests.len());
     thread::scope(|scope| {
         let mut running = Vec::new();
@@ -140,12 +140,12 @@ fn sixteen_callers_for_one_name_get_one_token_quickly() {
     let before = race.world.requests().len();
 
     let start = Instant::now();
-    let replies = together((0..16).map(|_| race.as_request(|race| race.order("cart"))).collect());
+    let replies = send_together((0..16).map(|_| race.as_request(|race| race.order("cart"))).collect());
     let took = start.elapsed();
 
     let calls: Vec<_> = race.world.requests().into_iter().skip(before).map(|call| call.route).collect();
-    assert_eq!(calls, [Some(Route::CreateToken)], "Astra was called once");
-    assert!(took < ROUND_TRIP * 2, "all answers were there after {took:?}, two round trips take {:?}", ROUND_TRIP * 2);
+    assert_eq!(calls, [Some(Route::CreateToken)], "Astra was not called exactly once");
+    assert!(took < ROUND_TRIP * 2, "the answers took {took:?}, but two round trips take {:?}", ROUND_TRIP * 2);
     let refusals: Vec<_> = replies.iter().filter(|reply| reply.status != 200).map(Reply::errors).collect();
     let tokens = tokens(replies, &[400]);
     assert_eq!((tokens.len(), refusals.len()), (1, 15));
@@ -153,8 +153,8 @@ fn sixteen_callers_for_one_name_get_one_token_quickly() {
         assert!(text.contains("\"cart\"") && text.contains(&tokens[0].client_id), "{text}");
     }
     race.world.knobs(|knobs| knobs.latency_ms = None);
-    race.check_books(&tokens, &[]);
-    race.end(&tokens);
+    race.check_inventory(&tokens, &[]);
+    race.revoke_all(&tokens);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_renewal_during_a_revocation_does_not_keep_the_token() {
     let race = Race::new(Mode::Standard);
     for round in 0..6 {
         let token = race.world.mint(&race.org, "reader", &format!("round-{round}"));
-        let replies = together(vec![
+        let replies = send_together(vec![
             Box::new(|| race.world.revoke(&token)),
             Box::new(|| race.world.renew(&token, 600)),
             Box::new(|| race.world.renew(&token, 0)),
@@ -172,10 +172,10 @@ fn a_renewal_during_a_revocation_does_not_keep_the_token() {
         for renewal in replies {
             assert!(renewal.status == 200 || renewal.status == 400, "{renewal}");
         }
-        assert!(!race.world.lease_exists(&token), "the lease is back");
-        race.check_books(&[], &[]);
+        assert!(!race.world.lease_exists(&token), "the renewal restored the lease");
+        race.check_inventory(&[], &[]);
     }
-    race.end(&[]);
+    race.revoke_all(&[]);
 }
 
 #[test]
@@ -197,15 +197,15 @@ fn a_token_can_be_deleted_and_revoked_at_the_same_time() {
             if round % 3 > 1 {
                 requests.swap(0, 2);
             }
-            for reply in together(requests) {
+            for reply in send_together(requests) {
                 let is_refusal = reply.status == 400 && reply.errors().contains("no live token");
                 assert!((200..300).contains(&reply.status) || is_refusal, "{reply}");
             }
             assert!(!race.world.is_alive(&token.client_id));
             race.world.revoke(&token).ok();
-            race.check_books(&[], &[]);
+            race.check_inventory(&[], &[]);
         }
-        race.end(&[]);
+        race.revoke_all(&[]);
     }
 }
 
@@ -218,13 +218,13 @@ fn a_new_root_token_during_mints_loses_no_token() {
     let replies = race.mint_while(|| {
         let change = json!({"org_id": race.org.id, "astra_token": new});
         race.world.post("config", &change).ok();
-        assert!(race.world.delete_token(&race.org.client_id), "the old root token was there");
+        assert!(race.world.delete_token(&race.org.client_id), "the old root token did not exist");
     });
     // If the old root token is gone, the mint is repeated with the new root token.
     let tokens = tokens(replies, &[]);
     assert_eq!(tokens.len(), 24);
-    race.check_books(&tokens, &[]);
-    race.end(&tokens);
+    race.check_inventory(&tokens, &[]);
+    race.revoke_all(&tokens);
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn a_new_url_during_mints_loses_no_token() {
     let replies = race.mint_while(|| point_to(other.url()));
     let tokens = tokens(replies, &[]);
     assert_eq!(tokens.len(), 24);
-    race.check_books(&tokens, &[&other]);
+    race.check_inventory(&tokens, &[&other]);
     // The config must name the Astra in which a token is revoked.
     let (there, here): (Vec<_>, Vec<_>) = tokens.into_iter().partition(|token| other.token(&token.client_id).is_some());
     assert!(!there.is_empty() && !here.is_empty(), "{} tokens there, {} here", there.len(), here.len());
@@ -245,7 +245,7 @@ fn a_new_url_during_mints_loses_no_token() {
     }
     assert!(other.live(&race.org.id).is_empty());
     point_to(race.world.url());
-    race.end(&here);
+    race.revoke_all(&here);
 }
 
 #[test]
@@ -283,8 +283,8 @@ fn a_new_caller_mode_during_mints_loses_no_token() {
     // In standard mode a read fetches, without a lease.
     let minted = |reply: &Reply| reply.status != 200 || reply.body["lease_id"] != "";
     let tokens = tokens(replies.into_iter().filter(minted).collect(), &[400]);
-    race.check_books(&tokens, &[]);
-    race.end(&tokens);
+    race.check_inventory(&tokens, &[]);
+    race.revoke_all(&tokens);
 }
 
 #[test]
@@ -292,8 +292,8 @@ fn a_role_deleted_during_mints_leaves_every_lease_revocable() {
     let race = Race::new(Mode::Standard);
     let role = format!("role?org_id={}&role_name=reader", race.org.id);
     let tokens = tokens(race.mint_while(|| drop(race.world.delete(&role).ok())), &[400]);
-    race.check_books(&tokens, &[]);
-    race.end(&tokens);
+    race.check_inventory(&tokens, &[]);
+    race.revoke_all(&tokens);
 }
 
 #[test]
@@ -310,19 +310,19 @@ fn a_config_cannot_be_deleted_during_a_mint() {
             }
             race.world.delete(&config)
         });
-        let mut replies = together(std::iter::once(delete).chain(mints).collect());
+        let mut replies = send_together(std::iter::once(delete).chain(mints).collect());
         let deleted = replies.remove(0);
         let tokens = tokens(replies, &[400]);
         match deleted.status {
-            204 => assert!(tokens.is_empty(), "the config of {} tokens was deleted", tokens.len()),
+            204 => assert!(tokens.is_empty(), "the config was deleted although {} tokens are live", tokens.len()),
             _ => assert!(deleted.errors().contains("org_id"), "{deleted}"),
         }
         let body: Value = json!({"org_id": race.org.id, "astra_token": race.org.root_token, "url": race.world.url()});
         race.world.post("config", &body).ok();
-        race.check_books(&tokens, &[]);
+        race.check_inventory(&tokens, &[]);
         for token in &tokens {
             race.world.revoke(token).ok();
         }
     }
-    race.end(&[]);
+    race.revoke_all(&[]);
 }

@@ -104,9 +104,9 @@ fn the_demo_succeeds_and_leaves_no_files() {
     }
     let lines: Vec<&str> = told.lines().collect();
     for (before, command) in lines.iter().zip(&lines[1..]).filter(|(_, line)| line.starts_with("$ ")) {
-        assert!(before.starts_with("# "), "nothing is said of {command}");
+        assert!(before.starts_with("# "), "no comment explains {command}");
     }
     let log = logs.path().join("server.log");
-    assert!(log.is_file() && told.contains(&log.display().to_string()), "where the log is");
+    assert!(log.is_file() && told.contains(&log.display().to_string()), "the output does not name the log");
     assert!(told.trim_end().lines().last().is_some_and(|line| line.contains("make dev")), "{told}");
 }

@@ -104,7 +104,7 @@ fn no_mint_fails_because_of_a_rotation() {
     let org = world.next_org();
     world.configure(&org, &json!({"logical_name": "shop", "request_timeout": "2s"}));
     world.role(&org, "reader", 3600, 36000);
-    // Astra refuses a new token for a moment.
+    // Astra rejects a new token for a moment.
     world.knobs(|knobs| knobs.auth_delay_after_create_ms = 30);
     let (going, done) = (AtomicBool::new(true), AtomicUsize::new(0));
     let (replies, kept) = thread::scope(|scope| {
@@ -124,7 +124,7 @@ fn no_mint_fails_because_of_a_rotation() {
             });
         }
         going.store(false, Ordering::SeqCst);
-        assert!(made.len() >= ROTATIONS - 8, "{} rotations succeeded", made.len());
+        assert!(made.len() >= ROTATIONS - 8, "only {} rotations succeeded", made.len());
         let (mut failed, mut kept) = (Vec::new(), Vec::new());
         for caller in callers {
             let (its_failed, its_kept) = caller.join().expect("the caller");
@@ -154,7 +154,10 @@ fn no_mint_fails_because_of_a_rotation() {
 /// Rotates once and checks the answer. Adds the new root token to `made`, if there is one.
 fn rotate_once(world: &World, org: &Org, round: usize, made: &mut BTreeSet<String>) {
     let shown = world.get(&format!("config?org_id={}", org.id)).data()["astra_token"].clone();
-    let prefix = shown.as_str().and_then(|text| text.strip_prefix("AstraCS:")?.strip_suffix("...")).expect("its form");
+    let prefix = shown
+        .as_str()
+        .and_then(|text| text.strip_prefix("AstraCS:")?.strip_suffix("..."))
+        .expect("a masked root token");
     let roots = world.roots(org);
     let root = roots.iter().find(|id| id.starts_with(prefix)).expect("the config holds a live root token");
     let fault = trouble(round, root).map(|fault| world.fault(fault));

@@ -11,14 +11,14 @@ use crate::openapi;
 use crate::world::{Mode, ROLE_ID, World};
 
 /// A server that logs at the most detailed level, and so does its plugin.
-fn talkative() -> Arc<Server> {
+fn trace_logging_server() -> Arc<Server> {
     let env = vec![("DATASTAX_ASTRA_VAULT_LOG_LEVEL".to_owned(), "trace".to_owned())];
     Arc::new(Server::dev_with(&Options { log_level: "trace", env, ..Options::default() }))
 }
 
 #[test]
 fn a_log_at_trace_level_holds_no_secret() {
-    let server = talkative();
+    let server = trace_logging_server();
     let world = World::at_mount(&server, "astra");
     let org = world.configured("shop", Mode::Standard);
     let sidecar = world.configured("agents", Mode::Sidecar);
@@ -57,11 +57,11 @@ fn a_log_at_trace_level_holds_no_secret() {
     let log = server.log();
     // Checks that the log is complete, so that the search for secrets is meaningful.
     for wanted in ["created token", "revoked token", &token.client_id, "[TRACE]"] {
-        assert!(log.contains(wanted), "the log lacks {wanted:?}\n{}", server.log_tail());
+        assert!(log.contains(wanted), "the log does not contain {wanted:?}\n{}", server.log_tail());
     }
     world.assert_no_secret("the log", &log);
     for secret in secrets {
-        assert!(!log.contains(&secret), "the log holds a token that was answered");
+        assert!(!log.contains(&secret), "the log holds a token from an answer");
     }
 }
 

@@ -137,7 +137,7 @@ const DIFFERENCES: &[Difference] = &[
 #[track_caller]
 pub(crate) fn on_vault(difference: &str) -> bool {
     let known = DIFFERENCES.iter().any(|row| row.name == difference);
-    assert!(known, "{difference:?} is no row of the table in tests/e2e/servers.rs");
+    assert!(known, "{difference:?} is not a row of the table in tests/e2e/servers.rs");
     Product::of_host() == Product::Vault
 }
 
@@ -149,7 +149,7 @@ fn the_documented_differences_match_the_tests() {
     let mut names = BTreeSet::new();
     let sources = sources(&folder);
     for Difference { name, what, openbao, vault, advice, tests } in DIFFERENCES {
-        assert!(names.insert(name), "{name:?} is there twice");
+        assert!(names.insert(name), "two rows have the name {name:?}");
         assert!(sources.contains(&format!("on_vault({name:?})")), "no test asks for {name:?}");
         let mut cells = Vec::new();
         for (file, test) in *tests {

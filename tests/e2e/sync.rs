@@ -85,7 +85,7 @@ impl Run {
 fn find(tool: &str) -> PathBuf {
     let path = std::env::var_os("PATH").expect("a search path");
     let found = std::env::split_paths(&path).map(|dir| dir.join(tool)).find(|file| file.is_file());
-    found.unwrap_or_else(|| panic!("no {tool} in PATH, which this test needs; install it"))
+    found.unwrap_or_else(|| panic!("this test needs {tool}, which is not in PATH; install it"))
 }
 
 fn line(org: &Org, role: &str) -> String {
@@ -305,7 +305,7 @@ fn the_script_fails_with_a_reason_for_each_mistake() {
     assert_eq!(machine.run(&allowed, &[("ASTRA_MOUNT", &world.mount)]).ok(), lines(&org, &built_in()));
 }
 
-/// If the role of the root token is deleted, Astra refuses.
+/// If the role of the root token is deleted, Astra rejects.
 #[test]
 fn a_rejected_import_names_the_missing_permission() {
     let astra = Astra::builder().org(Seed::new().role("no-such-role"));

@@ -311,7 +311,7 @@ fn a_killed_plugin_completes_the_inventory_after_its_restart() {
         assert!(world.fetch(&org, &missing).fails(503).contains("still being built"));
         assert!(world.list("org/tokens").warnings().contains("still being built"));
         let known = wait("a part of the inventory", SOON, || Some(records()).filter(|known| *known >= share));
-        assert!(known < TOKENS, "the inventory was built too fast to be cut short");
+        assert!(known < TOKENS, "the inventory was complete before the kill");
     }
     server.kill_plugins();
     start_again();
@@ -375,7 +375,10 @@ fn leases_survive_a_change_of_the_plugin_version() {
         server.reload("astra");
         assert_eq!(running(), version);
         for token in &kept {
-            assert!(world.fetch(&org, token).data()["token"] == token.data["token"], "another token");
+            assert!(
+                world.fetch(&org, token).data()["token"] == token.data["token"],
+                "the fetch returned another token"
+            );
             assert_eq!(world.renew(token, 0).ok()["lease_duration"], 3600);
         }
         wait("the brief token to be gone in Astra", SOON, || (!world.is_alive(&brief.client_id)).then_some(()));

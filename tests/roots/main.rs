@@ -61,7 +61,7 @@ fn a_config_whose_url_has_a_host_name_works_on_every_machine() {
         for hosts in HOSTS {
             root.write(Path::new("/etc/nsswitch.conf"), &format!("passwd: files\nhosts: {hosts}\n"));
             for host in ["astra-of-hosts", by_dns] {
-                assert!(root.resolves(host), "{suite}, {hosts:?}: its own programs do not find {host}");
+                assert!(root.resolves(host), "{suite}, {hosts:?}: its own programs do not resolve {host}");
                 let world = world(&root, Astra::builder());
                 table.row(suite, hosts, host, mint_and_revoke(&world, host));
             }

@@ -13,7 +13,7 @@ impl Root {
     /// Returns a root with Debian, made by `roots.sh`.
     pub(crate) fn debian(suite: &str) -> Self {
         let root = roots().join(suite);
-        assert!(root.is_dir(), "no {}: `make test-roots` makes it", root.display());
+        assert!(root.is_dir(), "{} is missing: run `make test-roots`", root.display());
         Self(root).mounted()
     }
 

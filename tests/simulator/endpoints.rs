@@ -126,8 +126,8 @@ async fn delete_takes_effect_at_once_and_only_in_the_callers_organization() {
     let deleted = client.delete(&path).await;
     assert_eq!((deleted.status, deleted.body.len()), (204, 0));
     assert!(!client.listed().await.contains(&client_id));
-    let refused = Client::with_token(&astra, &token).get(CURRENT_ORG).await;
-    assert_eq!((refused.status, refused.error_id()), (401, 340_018));
+    let rejected = Client::with_token(&astra, &token).get(CURRENT_ORG).await;
+    assert_eq!((rejected.status, rejected.error_id()), (401, 340_018));
     assert_eq!(client.delete(&path).await.status, 404);
     assert!(astra.live(&astra.org().id).is_empty());
 }
@@ -205,8 +205,8 @@ async fn expiry_follows_the_simulated_clock_and_the_maximum_of_the_organization(
     assert_eq!(client.create(too_late).await.status, 400);
 
     astra.advance(Duration::from_secs(2 * 3600 + 1));
-    let refused = Client::with_token(&astra, &token).get(CURRENT_ORG).await;
-    assert_eq!((refused.status, refused.error_id()), (401, 340_018));
+    let rejected = Client::with_token(&astra, &token).get(CURRENT_ORG).await;
+    assert_eq!((rejected.status, rejected.error_id()), (401, 340_018));
     assert!(client.listed().await.contains(&by_default), "an expired token stays in the list");
     assert!(astra.live(&astra.org().id).is_empty());
 }

@@ -40,9 +40,9 @@ async fn description_and_expiry_can_be_rejected_or_ignored() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);
     let body = json!({ "roles": ["x"], "description": "d", "tokenExpiry": "2099-01-31T12:00:00Z" });
-    astra.knobs(|knobs| knobs.description = FieldPolicy::Refuse);
+    astra.knobs(|knobs| knobs.description = FieldPolicy::Reject);
     assert_eq!(client.create(body.clone()).await.status, 400);
-    astra.knobs(|knobs| (knobs.description, knobs.token_expiry) = (FieldPolicy::Ignore, FieldPolicy::Refuse));
+    astra.knobs(|knobs| (knobs.description, knobs.token_expiry) = (FieldPolicy::Ignore, FieldPolicy::Reject));
     assert_eq!(client.create(body.clone()).await.status, 400);
     assert_eq!(astra.minted(), 0);
     astra.knobs(|knobs| knobs.token_expiry = FieldPolicy::Ignore);
@@ -239,9 +239,9 @@ async fn a_rate_limit_is_per_organization_or_per_token() {
         let other = Client::with_token(&astra, &astra.mint(&astra.org().id, &["x"]).token);
         let first = [root.get(CURRENT_ORG).await, root.get(CURRENT_ORG).await, other.get(CURRENT_ORG).await];
         assert_eq!(first.each_ref().map(|answer| answer.status), expected);
-        let refused = root.get(CURRENT_ORG).await;
-        assert_eq!(refused.status, 429);
-        let wait: u64 = refused.header("retry-after").parse().unwrap();
+        let rejected = root.get(CURRENT_ORG).await;
+        assert_eq!(rejected.status, 429);
+        let wait: u64 = rejected.header("retry-after").parse().unwrap();
         astra.advance(Duration::from_secs(wait));
         assert_eq!(root.get(CURRENT_ORG).await.status, 200);
     }

@@ -43,7 +43,7 @@ pub struct Node {
 }
 
 impl KillWorld {
-    /// Returns a world with a config and a role. `config` has additional fields of the config.
+    /// Returns a mount with a config and a role. `config` has additional fields of the config.
     pub async fn new(mode: Mode, config: Value) -> Self {
         let gate = Gate::default();
         let configured = Storage::default();
@@ -76,9 +76,9 @@ impl KillWorld {
     }
 
     /// Starts over with storage from before the first mint.
-    pub fn begin(&mut self) {
-        assert_eq!(self.alive(), BTreeSet::new(), "alive in Astra before anything was asked for");
-        assert!(self.leases.is_empty(), "a lease from before");
+    pub fn reset(&mut self) {
+        assert_eq!(self.alive(), BTreeSet::new(), "a token is live in Astra before the work");
+        assert!(self.leases.is_empty(), "a lease exists before the work");
         // A previous run may have rotated the root token.
         let config = self.config();
         self.storage = self.configured.copy(&self.gate);
@@ -110,20 +110,20 @@ impl KillWorld {
     }
 
     /// Waits for the end of a process that was killed.
-    pub async fn bury(&self, node: Node) {
+    pub async fn wait_for_kill(&self, node: Node) {
         let Node { host, mount } = node;
         drop(mount);
         let mut plugin = host.hang_up();
         let status = plugin.exit(PATIENCE).await;
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "ended with {status}");
-        plugin.cut_off();
+        plugin.check_cut_output();
         self.check_secrets(&plugin);
-        self.calm();
+        self.heal_astra();
         self.gate.open();
     }
 
-    /// Removes all faults of Astra.
-    fn calm(&self) {
+    /// Removes all faults of Astra and resets its behaviour.
+    fn heal_astra(&self) {
         self.astra.clear_faults();
         self.astra.knobs(|knobs| *knobs = Knobs::default());
     }
@@ -139,17 +139,17 @@ impl KillWorld {
                 tokio::select! {
                     reply = node.mount.send(self.request(work)) => reply?,
                     () = self.gate.held() => {
-                        return Err(self.gone(node, given_up).await);
+                        return Err(self.finish_hang_up(node, given_up).await);
                     }
                 }
             }
         };
-        self.hear(work, &reply);
+        self.keep_lease(work, &reply);
         Ok(reply)
     }
 
     /// Waits until the process has seen the hang-up, then releases the call.
-    async fn gone(&self, node: &Node, given_up: u64) -> Status {
+    async fn finish_hang_up(&self, node: &Node, given_up: u64) -> Status {
         node.host.resets.exceed(given_up).await;
         for _ in 0..3 {
             node.mount.kind().await;
@@ -159,7 +159,7 @@ impl KillWorld {
     }
 
     /// Passes a reply to the lease manager.
-    pub fn hear(&mut self, work: Work, reply: &Reply) {
+    pub fn keep_lease(&mut self, work: Work, reply: &Reply) {
         match work {
             Work::Mint if reply.http() == 200 => self.leases.push(Lease::new("org/token", reply)),
             Work::Revoke if reply.err.is_none() => drop(self.leases.pop()),
@@ -168,7 +168,7 @@ impl KillWorld {
     }
 
     /// Asks for work, and checks that it succeeded.
-    pub async fn get(&mut self, node: &Node, work: Work) {
+    pub async fn ask_ok(&mut self, node: &Node, work: Work) {
         let reply = self.ask(node, work).await.unwrap_or_else(|status| panic!("{work:?}: {status}"));
         assert!(reply.err.is_none() && reply.error().is_empty(), "{work:?}: {}", reply.error());
     }
@@ -179,7 +179,7 @@ impl KillWorld {
         let reply = self.ask(node, work).await;
         // Cleanup waits for running work.
         node.mount.cleanup().await.expect("Cleanup");
-        self.calm();
+        self.heal_astra();
         let astra = self.astra.requests().split_off(before);
         Calls {
             host: self.gate.calls(),
@@ -221,7 +221,7 @@ impl KillWorld {
                 }
             }
         };
-        hit.or_else(|| self.gate.hit()).unwrap_or_else(|| panic!("{work:?} never comes to {point}"))
+        hit.or_else(|| self.gate.hit()).unwrap_or_else(|| panic!("{work:?} never reaches {point}"))
     }
 
     /// Asks for work and makes the call at a point fail. Returns this call.
@@ -230,7 +230,7 @@ impl KillWorld {
         self.gate.stop(when.clone(), point.phase, Act::Fail);
         let _ = self.ask(node, work).await;
         // The work may continue after its answer.
-        until("the work comes to the point", || self.gate.hit().is_some()).await;
+        until("the work reaches the point", || self.gate.hit().is_some()).await;
         let hit = self.gate.hit().unwrap_or_default();
         self.gate.open();
         hit
@@ -239,10 +239,10 @@ impl KillWorld {
     /// Repeats the tick until nothing is left to undo. The process may still work on an undo. If `taken_back` is set,
     /// this also waits until no token is alive, because an undo may not have written its WAL entry yet.
     pub async fn settle(&mut self, node: &Node, taken_back: bool) {
-        self.calm();
+        self.heal_astra();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let _ = self.ask(node, Work::Rollback).await.expect("a tick is answered");
+            let _ = self.ask(node, Work::Rollback).await.expect("the tick got no answer");
             let alive = self.alive();
             let busy =
                 self.keys("wal/").next().is_some() || alive != self.inventory() || (taken_back && !alive.is_empty());
@@ -255,59 +255,59 @@ impl KillWorld {
 
     /// Checks that nothing is lost. Then revokes all leases, and checks that the state is the same as at the start.
     /// Stops the process.
-    pub async fn check(&mut self, mut node: Node) -> Left {
-        assert_eq!(self.keys("wal/").count(), 0, "entries of the log");
+    pub async fn check_nothing_lost(&mut self, mut node: Node) -> Left {
+        assert_eq!(self.keys("wal/").count(), 0, "WAL entries are left");
         assert_eq!(
             self.roots(),
             BTreeSet::from([self.root()]),
-            "live root tokens (left) and that of the config (right)"
+            "live root tokens (left) and the root token of the config (right)"
         );
         let (alive, known) = (self.alive(), self.inventory());
-        assert_eq!(known, self.listed(&node).await, "the inventory (left) and the list of it (right)");
-        assert_eq!(known, self.stored(), "the inventory (left) and the tokens (right)");
-        let ghosts: Vec<_> = known.difference(&alive).collect();
-        assert!(ghosts.is_empty(), "known to Vault, gone in Astra: {ghosts:?}");
+        assert_eq!(known, self.listed(&node).await, "the inventory (left) and the list that users see (right)");
+        assert_eq!(known, self.stored(), "the inventory (left) and the stored tokens (right)");
+        let deleted: Vec<_> = known.difference(&alive).collect();
+        assert!(deleted.is_empty(), "in the inventory, but not live in Astra: {deleted:?}");
         let unknown: Vec<_> = alive.difference(&known).collect();
         if self.mode != Mode::Undescribed {
-            assert!(unknown.is_empty(), "alive in Astra, unknown to Vault: {unknown:?}");
+            assert!(unknown.is_empty(), "live in Astra, but not in the inventory: {unknown:?}");
         }
         // Only a person can find these tokens.
         assert!(unknown.iter().all(|client_id| self.astra.delete_token(client_id)));
 
         while !self.leases.is_empty() {
-            self.get(&node, Work::Revoke).await;
+            self.ask_ok(&node, Work::Revoke).await;
         }
         let left = Left { unleased: self.alive().len(), unknown: unknown.len() };
         if left.unleased > 0 {
             // A running process rarely checks a record before its expiry. A new process checks at once.
             self.stop(node).await;
-            self.expire();
+            self.expire_records();
             node = self.start().await;
-            self.get(&node, Work::Tick).await;
+            self.ask_ok(&node, Work::Tick).await;
         }
         self.check_empty();
 
-        self.get(&node, Work::Mint).await;
-        self.get(&node, Work::Revoke).await;
+        self.ask_ok(&node, Work::Mint).await;
+        self.ask_ok(&node, Work::Revoke).await;
         self.check_empty();
         self.stop(node).await;
         left
     }
 
     /// Makes all records look expired, so that no lease of them can exist.
-    pub fn expire(&self) {
+    pub fn expire_records(&self) {
         for key in self.keys("client/").collect::<Vec<_>>() {
             let mut record: Value = serde_json::from_slice(&self.storage.value(&key).unwrap()).unwrap();
-            assert!(record["expires_at"].as_str().is_some_and(|time| !time.is_empty()), "{key} has no end");
+            assert!(record["expires_at"].as_str().is_some_and(|time| !time.is_empty()), "{key} has no expiry");
             record["expires_at"] = "2020-01-01T00:00:00Z".into();
             self.storage.insert(&key, record.to_string().as_bytes());
         }
     }
 
     fn check_empty(&self) {
-        assert_eq!(self.alive(), BTreeSet::new(), "alive in Astra at the end");
+        assert_eq!(self.alive(), BTreeSet::new(), "a token is live in Astra at the end");
         for prefix in ["token/", "client/", "wal/"] {
-            assert_eq!(self.keys(prefix).collect::<Vec<_>>(), Vec::<String>::new(), "stored at the end");
+            assert_eq!(self.keys(prefix).collect::<Vec<_>>(), Vec::<String>::new(), "an entry is stored at the end");
         }
     }
 
@@ -349,7 +349,7 @@ impl KillWorld {
     /// The client ids of the inventory.
     fn inventory(&self) -> BTreeSet<String> {
         let org = format!("client/{}/", self.astra.org().id);
-        self.keys("client/").map(|key| key.strip_prefix(&org).expect("a record of another org").to_owned()).collect()
+        self.keys("client/").map(|key| key.strip_prefix(&org).expect("a record of this org").to_owned()).collect()
     }
 
     /// The client ids of the stored tokens.
@@ -404,7 +404,7 @@ pub fn hang(phase: Phase, for_ms: Option<u64>) -> AstraFault {
 pub async fn until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out after {PATIENCE:?} waiting until {what}");
         sleep(Duration::from_millis(2)).await;
     }
 }

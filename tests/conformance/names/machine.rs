@@ -61,7 +61,7 @@ impl Machine {
             .output()
             .expect("unshare");
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("1 passed"), "in its machine:\n{text}");
+        assert!(output.status.success() && text.contains("1 passed"), "the test failed in its machine:\n{text}");
     }
 }
 

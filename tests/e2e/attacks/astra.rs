@@ -38,7 +38,7 @@ fn ready(mount: &str) -> (World, Org) {
 /// Mints under a fault and compares the answer with the table. Then checks that no token is left and that the next mint
 /// works.
 #[track_caller]
-fn mint_meets(test: &str, world: &World, org: &Org, kind: Kind) {
+fn mint_under_fault(test: &str, world: &World, org: &Org, kind: Kind) {
     let fault = world.fault(AstraFault::after(kind).route(Route::CreateToken));
     let reply = world.get("creds/shop/reader");
     assert!(world.fired(fault) > 0);
@@ -58,7 +58,7 @@ fn a_redirect_to_another_host_is_not_followed() {
     let thief = Peer::saying("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
     for code in [301, 302, 303, 307, 308] {
         let kind = Kind::Redirect { code, to: Redirect::Other(thief.url.clone()) };
-        mint_meets("a_redirect_to_another_host_is_not_followed", &world, &org, kind);
+        mint_under_fault("a_redirect_to_another_host_is_not_followed", &world, &org, kind);
     }
     assert_eq!(thief.connections(), 0, "the redirect was followed");
 }
@@ -68,16 +68,16 @@ fn an_answer_of_100_mb_does_not_fill_the_memory() {
     let (world, org) = ready("huge");
     let &[plugin] = world.server.plugins().as_slice() else { panic!("one process serves all mounts") };
     let before = peak(plugin);
-    mint_meets("an_answer_of_100_mb_does_not_fill_the_memory", &world, &org, Kind::HugeBody { bytes: 100 << 20 });
+    mint_under_fault("an_answer_of_100_mb_does_not_fill_the_memory", &world, &org, Kind::HugeBody { bytes: 100 << 20 });
     let grown = peak(plugin) - before;
-    assert!(grown < MEMORY_KIB, "the plugin took {grown} KiB more");
+    assert!(grown < MEMORY_KIB, "the memory of the plugin grew by {grown} KiB");
     assert_eq!(world.server.plugins(), [plugin]);
 }
 
 /// Returns the highest memory use of a process so far, in KiB.
 fn peak(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status of the plugin");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak memory");
     line.trim().trim_end_matches("kB").trim().parse().expect("a number")
 }
 
@@ -85,7 +85,7 @@ fn peak(pid: u32) -> u64 {
 fn a_very_slow_answer_ends_with_a_timeout() {
     let (world, org) = ready("drip");
     let start = Instant::now();
-    mint_meets("a_very_slow_answer_ends_with_a_timeout", &world, &org, Kind::SlowBody { interval_ms: 500 });
+    mint_under_fault("a_very_slow_answer_ends_with_a_timeout", &world, &org, Kind::SlowBody { interval_ms: 500 });
     // A reader that waits for a byte each half a second would need minutes.
     assert!(start.elapsed() < Duration::from_secs(30));
 }
@@ -114,10 +114,10 @@ fn a_client_id_cannot_change_the_path_of_a_call() {
     let (world, org) = ready("client-id");
     for id in ["../organizations/roles", "a/b", "..", ".", "a:b", "a%2fb/../..", "a\r\nb", "a\u{0}b", ""] {
         let kind = Kind::SetField { field: "clientId".into(), value: json!(id) };
-        mint_meets("a_client_id_cannot_change_the_path_of_a_call", &world, &org, kind);
+        mint_under_fault("a_client_id_cannot_change_the_path_of_a_call", &world, &org, kind);
     }
     let kind = Kind::SetField { field: "clientId".into(), value: json!("x".repeat(1000)) };
-    mint_meets("a_client_id_cannot_change_the_path_of_a_call", &world, &org, kind);
+    mint_under_fault("a_client_id_cannot_change_the_path_of_a_call", &world, &org, kind);
     let paths: Vec<String> = world.requests().into_iter().map(|call| call.path).collect();
     let known = |path: &str| {
         let id = path.strip_prefix("/v2/clientIdSecrets/");
@@ -162,14 +162,14 @@ fn mint_of(world: &World, name: &str, peer: &Peer) -> Reply {
 }
 
 /// Lets each peer answer a mint, all at the same time, and compares the answers with the table.
-fn all_meet(test: &str, mount: &str, peers: Vec<(&str, Peer)>) {
+fn mint_at_each_peer(test: &str, mount: &str, peers: Vec<(&str, Peer)>) {
     let (world, _) = world(mount, Astra::builder().orgs(1));
     std::thread::scope(|scope| {
         for (name, peer) in &peers {
             let world = &world;
             scope.spawn(move || {
                 let reply = mint_of(world, name, peer);
-                assert!(peer.connections() > 0, "{name} was not asked");
+                assert!(peer.connections() > 0, "{name} got no request");
                 assert!(reply.errors().len() < 2000 && !reply.errors().contains("EVIL"), "{name}: {reply}");
                 attack(test).is_answered_with(reply.status, &format!("{name}: {}", reply.errors()));
             });
@@ -206,7 +206,7 @@ fn hostile_headers_only_fail_their_own_mint() {
         ("h2", Peer::saying(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00".repeat(9))),
         ("nothing", Peer::saying("")),
     ];
-    all_meet("hostile_headers_only_fail_their_own_mint", "headers", peers);
+    mint_at_each_peer("hostile_headers_only_fail_their_own_mint", "headers", peers);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn endless_interim_answers_end_with_a_timeout() {
         ("interim", Peer::never_ending("", "HTTP/1.1 100 Continue\r\n\r\n")),
         ("early", Peer::never_ending("", "HTTP/1.1 103 Early Hints\r\nlink: EVIL\r\n\r\n")),
     ];
-    all_meet("endless_interim_answers_end_with_a_timeout", "interim", peers);
+    mint_at_each_peer("endless_interim_answers_end_with_a_timeout", "interim", peers);
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn hostile_bodies_only_fail_their_own_mint() {
         ("page", Peer::saying(whole(b"<script>EVIL</script>".to_vec(), ""))),
         ("endless", Peer::never_ending("HTTP/1.1 200 OK\r\n\r\n", "[")),
     ];
-    all_meet("hostile_bodies_only_fail_their_own_mint", "bodies", peers);
+    mint_at_each_peer("hostile_bodies_only_fail_their_own_mint", "bodies", peers);
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn a_long_reason_is_shortened_and_cleaned() {
     let log = world.server.log();
     assert!(
         !log.contains('\u{1b}') && !log.lines().any(|line| line.trim_start().starts_with("forged")),
-        "a forged line"
+        "the log contains a forged line"
     );
 }
 
@@ -300,7 +300,7 @@ fn imported_roles_have_only_safe_names() {
     assert_eq!(
         world.get(&format!("role?org_id={}&role_name=reader", org.id)).data(),
         before,
-        "a collision is left alone"
+        "an import changed an existing role"
     );
     assert_eq!(world.keys("configs"), std::slice::from_ref(&org.id));
 }

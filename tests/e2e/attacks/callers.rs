@@ -11,7 +11,7 @@ use crate::servers::on_vault;
 use crate::world::{Mode, Org, ROLE_ID, World};
 
 /// Values that break careless programs, as JSON.
-fn hostile() -> Vec<String> {
+fn hostile_values() -> Vec<String> {
     let texts = [
         "x".repeat(1 << 20),
         String::new(),
@@ -92,7 +92,7 @@ impl AttackedMount {
     }
 
     /// Returns the whole state of the bystander.
-    fn picture(&self) -> Value {
+    fn state(&self) -> Value {
         let id = &self.bystander.id;
         json!({
             "config": self.world.get(&format!("config?org_id={id}")).data(),
@@ -104,7 +104,7 @@ impl AttackedMount {
     }
 
     /// Returns the fields of a valid request.
-    fn right(&self, path: &str) -> Value {
+    fn valid_fields(&self, path: &str) -> Value {
         let id = &self.target.id;
         match path {
             "config" => json!({"org_id": id, "astra_token": self.target.root_token, "url": self.world.url(),
@@ -120,7 +120,7 @@ impl AttackedMount {
     ///
     /// Returns `None` if the server hangs up, as it does if a line is too long.
     fn send(&self, method: &str, path: &str, field: &str, value: &str) -> Option<Reply> {
-        let mut right = self.right(path);
+        let mut right = self.valid_fields(path);
         let mut place = path.to_owned();
         for (name, is) in [("org", "target"), ("role", "reader")] {
             let with = if name == field { encoded(value) } else { is.to_owned() };
@@ -166,7 +166,7 @@ fn encoded(value: &str) -> String {
 #[test]
 fn hostile_values_in_any_field_change_no_other_org() {
     let mount = AttackedMount::new();
-    let before = mount.picture();
+    let before = mount.state();
     let document = openapi::document(&mount.world);
     let mut operations = Vec::new();
     for (path, method, operation) in openapi::operations(&document) {
@@ -180,7 +180,7 @@ fn hostile_values_in_any_field_change_no_other_org() {
     }
     assert!(operations.len() > 50, "{operations:?}");
 
-    let values = hostile();
+    let values = hostile_values();
     let mut faults = Vec::new();
     let (mut refused, mut taken) = (0, 0);
     for (path, method, field) in &operations {
@@ -209,8 +209,8 @@ fn hostile_values_in_any_field_change_no_other_org() {
     }
     assert!(faults.is_empty(), "{} cases\n{}", faults.len(), faults.join("\n"));
     // Most values are invalid for every field, but some are valid.
-    assert!(refused > taken && taken > 100, "{refused} refused, {taken} taken");
-    assert_eq!(mount.picture(), before, "something happened to another org");
+    assert!(refused > taken && taken > 100, "{refused} values were refused, {taken} were accepted");
+    assert_eq!(mount.state(), before, "a request changed another org");
     mount.world.assert_no_secret("the log", &mount.world.server.log());
 }
 
@@ -220,7 +220,7 @@ impl AttackedMount {
         reply.body["data"]["token"].as_str().unwrap_or("there is none").to_owned()
     }
 
-    fn refuses(&self, test: &str, path: &str, body: String) {
+    fn assert_refused(&self, test: &str, path: &str, body: String) {
         let before = self.world.calls(crate::astra::Route::CreateToken);
         let reply = self.world.server.send("POST", &self.world.at(path), Some(body)).expect("an answer");
         attack(test).is_answered_with(reply.status, &reply.errors());
@@ -232,12 +232,12 @@ impl AttackedMount {
 #[test]
 fn metadata_above_64_kib_is_refused() {
     let mount = AttackedMount::new();
-    let before = mount.picture();
+    let before = mount.state();
     // Nearly as much as the server accepts.
     let keys: Map<String, Value> = (0..400).map(|n| (format!("key{n}"), json!("x".repeat(1000)))).collect();
     let list: Vec<String> = (0..400).map(|n| format!("key{n}={}", "x".repeat(1000))).collect();
     for metadata in [json!(keys), json!(list), json!({"a": "x".repeat(500 << 10)})] {
-        mount.refuses(
+        mount.assert_refused(
             "metadata_above_64_kib_is_refused",
             "creds/target/reader",
             json!({"metadata": metadata}).to_string(),
@@ -255,7 +255,7 @@ fn metadata_above_64_kib_is_refused() {
             assert!((400..500).contains(&reply.status), "{reply}");
         }
     }
-    assert_eq!(mount.picture(), before);
+    assert_eq!(mount.state(), before);
     assert!(mount.world.alive(&mount.target).is_empty());
 }
 
@@ -270,9 +270,13 @@ fn a_ca_cert_above_512_kib_is_refused() {
         let reply = mount.world.server.send("POST", &mount.world.at("config"), Some(endless)).expect("an answer");
         assert!(refused_by_vault(&reply), "{reply}");
     } else {
-        mount.refuses("a_ca_cert_above_512_kib_is_refused", "config", endless);
+        mount.assert_refused("a_ca_cert_above_512_kib_is_refused", "config", endless);
     }
-    mount.refuses("a_ca_cert_above_512_kib_is_refused", "config", write(pem.repeat(1 + (512 << 10) / pem.len())));
+    mount.assert_refused(
+        "a_ca_cert_above_512_kib_is_refused",
+        "config",
+        write(pem.repeat(1 + (512 << 10) / pem.len())),
+    );
     // A shorter certificate list is accepted, so the length was the reason.
     mount.world.server.send("POST", &mount.world.at("config"), Some(write(pem.repeat(3)))).expect("an answer").ok();
 }

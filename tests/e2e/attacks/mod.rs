@@ -54,21 +54,21 @@ fn the_documented_attacks_match_the_tests() {
         let text = read(&file);
         let tests = text.split("#[test]\nfn ").skip(1).filter_map(|rest| rest.split('(').next());
         for test in tests {
-            assert_eq!(attack(test).file, file, "{test} has a row");
+            assert_eq!(attack(test).file, file, "the row of {test} names another file");
         }
     }
     let path = "docs/security.md";
     let text = read(path);
-    let (head, rest) = text.split_once(START).expect("where the table starts");
-    let (committed, tail) = rest.split_once(END).expect("where the table ends");
+    let (head, rest) = text.split_once(START).expect("the start of the table");
+    let (committed, tail) = rest.split_once(END).expect("the end of the table");
     if std::env::var_os("DOCS_WRITE").is_some() {
         std::fs::write(repository.join(path), format!("{head}{START}{found}{END}{tail}")).expect("write the table");
     } else {
         let differs = committed.lines().zip(found.lines()).find(|(committed, found)| committed != found);
         assert!(
             committed == found,
-            "{path} is not what the tests say, from here on:\n{differs:#?}\n\
-            DOCS_WRITE=1 cargo test --test e2e attacks writes it anew"
+            "{path} differs from the table of the tests (committed, expected):\n{differs:#?}\n\
+            to update the document: DOCS_WRITE=1 cargo test --test e2e attacks"
         );
     }
 }

@@ -282,7 +282,7 @@ const HOSTILE_ASTRA: &[Attack] = &[
         "an_unusable_answer_of_astra_changes_nothing",
     ),
     row(
-        "answers a deletion with \"not found\" in the form of a proxy, or with a refusal that contains this text",
+        "answers a deletion with \"not found\" in the form of a proxy, or with a rejection that contains this text",
         "the lease stays, and Vault retries its revocation",
         "the record of a live token",
         "src/tests/lease.rs",

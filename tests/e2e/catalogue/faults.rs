@@ -37,7 +37,7 @@ pub(super) fn minting() -> Vec<Family> {
     let without = |fields: &[&str]| Kind::DropFields(fields.iter().map(|&field| field.into()).collect());
     vec![
         call("rejects the request: 400, 404, 409 or 422 in Astra's own format", own(&[400, 404, 409, 422]), BEFORE),
-        call("rejects the root token: 401 or 403 in any format", refusals(), BEFORE),
+        call("rejects the root token: 401 or 403 in any format", rejections(), BEFORE),
         call("limits the rate (429) of every attempt, without a usable `Retry-After`", throttled(), BEFORE),
         call("limits the rate (429), with a `Retry-After` longer than `request_timeout`", throttled_for_long(), BEFORE),
         once(
@@ -105,7 +105,7 @@ pub(super) fn ending() -> Vec<Family> {
         call("rejects the request: 400, 409 or 422 in Astra's own format", own(&[400, 409, 422]), BOTH),
         call(
             "rejects the root token: 401 or 403 in any format, also error 340018 with the text \"404\" and \"not found\"",
-            [refusals(), vec![gone]].concat(),
+            [rejections(), vec![gone]].concat(),
             BEFORE,
         ),
         call("limits the rate (429) of every attempt, without a usable `Retry-After`", throttled(), BEFORE),
@@ -159,7 +159,7 @@ fn own(codes: &[u16]) -> Vec<Kind> {
     codes.iter().flat_map(|&code| forms.map(|form| Kind::status(code, form))).collect()
 }
 
-fn refusals() -> Vec<Kind> {
+fn rejections() -> Vec<Kind> {
     statuses(&[401]).into_iter().chain(statuses(&[403])).collect()
 }
 

@@ -188,7 +188,7 @@ impl FaultMount {
         }
         let posts = self.calls(org, Route::CreateToken).split_off(earlier);
         let unclear = posts.iter().take(posts.len().saturating_sub(1)).any(|call| call.status != Some(429));
-        assert!(!unclear, "a second token was ordered after an unclear outcome: {}", reply.status);
+        assert!(!unclear, "the engine minted again although the first outcome was unclear: {}", reply.status);
         let clean = || self.world.alive(org) == others && self.inventory(org) == others;
         let left = if posts.iter().all(|call| call.minted.is_none()) {
             assert!(clean(), "a record without a token\n{reply}");
@@ -233,7 +233,7 @@ impl FaultMount {
         let leased = self.world.lease_exists(token);
         self.leased.lock().unwrap().push(token.clone());
         let left = if reply.status < 300 {
-            assert!(!alive, "a token lives that was said to be gone\n{reply}");
+            assert!(!alive, "a token is live although its deletion succeeded\n{reply}");
             assert!(!known && leased == matches!(end, End::Delete), "known {known}, leased {leased}\n{reply}");
             Left::Done
         } else {
@@ -265,13 +265,13 @@ impl FaultMount {
         let known = records.iter().filter(|(org, token)| self.world.fetch(org, token).status == 200).count();
         assert!(
             in_time,
-            "left are {known} records without a token, and among these tokens some without a record: {left:?}"
+            "{known} records of deleted tokens are left, or one of these live tokens has no caller: {left:?}"
         );
         for token in leased.iter() {
             self.world.revoke(token).ok();
         }
         for org in self.used.lock().unwrap().iter() {
-            assert!(self.world.alive(org).is_empty(), "tokens that nobody knows");
+            assert!(self.world.alive(org).is_empty(), "tokens are live after every lease was revoked");
         }
         assert!(self.world.keys("org/tokens").is_empty());
         assert!(self.world.server.keys(&format!("sys/leases/lookup/{}/org/token/", self.world.mount)).is_empty());

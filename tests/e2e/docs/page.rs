@@ -31,7 +31,7 @@ pub(super) fn commands(document: &str, name: &str) -> Vec<String> {
             (Some(command), _) => commands.push(command.to_owned()),
             (None, Some(command)) if continued => *command = format!("{command}\n{line}"),
             (None, Some(_)) => {}
-            (None, None) => panic!("{document}, {name:?}: a sample starts with a command"),
+            (None, None) => panic!("{document}, {name:?}: the sample does not start with a command"),
         }
         continued = line.ends_with('\\');
     }
@@ -55,7 +55,7 @@ pub(crate) fn agrees(document: &str, start: &str, end: &str, found: &str, test: 
     let differs = committed.lines().zip(found.lines()).find(|(committed, found)| committed != found);
     assert!(
         committed == found,
-        "{document}, behind {start:?}, is not what was found, from here on (committed, found):\n{differs:#?}\n\
+        "{document} differs from the output behind {start:?} (committed, found):\n{differs:#?}\n\
          to update the document: DOCS_WRITE=1 cargo test --test e2e {test}"
     );
 }

@@ -144,7 +144,7 @@ impl Parameter {
             (Some("integer"), _) => "integer",
             (Some("boolean"), _) => "bool",
             (Some("string"), _) => "string",
-            other => panic!("a type without a word: {other:?}"),
+            other => panic!("no name for the type {other:?}"),
         };
         let default = match (&schema["default"], kind) {
             _ if !demands.is_empty() => "<required>".to_owned(),
@@ -194,8 +194,8 @@ fn configs(recorder: &mut Recorder) {
     let (root, other) = (recorder.world.orgs()[0].clone(), recorder.world.orgs()[1].clone());
     recorder.mask(&root.root_token, "root token");
     recorder.mask(&other.root_token, "root token");
-    recorder.refusals("configs", &[("without a config", Call("list", "configs", &[]))]);
-    recorder.refusals("roles/sync", &[("without a config", Call("write", "roles/sync", &[]))]);
+    recorder.error_table("configs", &[("without a config", Call("list", "configs", &[]))]);
+    recorder.error_table("roles/sync", &[("without a config", Call("write", "roles/sync", &[]))]);
     let org = ("org_id", json!(ORG));
     let token = ("astra_token", json!(root.root_token));
     recorder.twice(
@@ -208,15 +208,15 @@ fn configs(recorder: &mut Recorder) {
     recorder.twice("config/rotate-root write", &Call("write", "config/rotate-root", from_ref(&org)));
 
     let theirs = ("org_id", json!(OTHER));
-    refusals_of_configs(recorder);
-    recorder.refusals(
+    config_errors(recorder);
+    recorder.error_table(
         "config/rotate-root",
         &[("without a config", Call("write", "config/rotate-root", from_ref(&theirs)))],
     );
     recorder.world.refuse_connections(true);
     let call = Call("write", "config", &[org.clone(), ("verify_connection", json!(true))]);
-    recorder.refusals("config", &[("while Astra is down", call)]);
-    recorder.refusals(
+    recorder.error_table("config", &[("while Astra is down", call)]);
+    recorder.error_table(
         "config/rotate-root",
         &[("while Astra is down", Call("write", "config/rotate-root", from_ref(&org)))],
     );
@@ -228,19 +228,19 @@ fn write<'a>(parameters: &'a [(&'a str, Value)]) -> Call<'a> {
 }
 
 /// Captures refused writes and reads of a config. Only the first organization has a config.
-fn refusals_of_configs(recorder: &mut Recorder) {
+fn config_errors(recorder: &mut Recorder) {
     let [root, other] = [0, 1].map(|which| recorder.world.orgs()[which].root_token.clone());
     let unknown = format!("AstraCS:{}:{}", "abcdefghijklmnopqrstuvwx", "0".repeat(64));
     redact::hide(&unknown);
     let (org, theirs) = (("org_id", json!(ORG)), ("org_id", json!(OTHER)));
     let token = |token: &str| ("astra_token", json!(token));
-    recorder.refusals(
+    recorder.error_table(
         "config",
         &[
             ("without `org_id`", write(&[token(&root)])),
             ("without `astra_token`, of a new config", write(from_ref(&theirs))),
             ("with a malformed `astra_token`", write(&[theirs.clone(), token("AstraCS:abc")])),
-            ("with an `astra_token` that Astra refuses", write(&[theirs.clone(), token(&unknown)])),
+            ("with an `astra_token` that Astra rejects", write(&[theirs.clone(), token(&unknown)])),
             ("with a root token of another organization", write(&[org.clone(), token(&other)])),
             (
                 "with a `logical_name` of another organization",
@@ -261,7 +261,7 @@ fn refusals_of_configs(recorder: &mut Recorder) {
 /// Captures the paths of roles. Keeps the role `reader`.
 fn roles(recorder: &mut Recorder) {
     let org = ("org_id", json!(ORG));
-    recorder.refusals("roles", &[("without a role", Call("list", "roles", &[]))]);
+    recorder.error_table("roles", &[("without a role", Call("list", "roles", &[]))]);
     let reader = [org.clone(), ("role_name", json!("reader"))];
     let times = [("role_id", json!(ROLE_ID)), ("ttl", json!("1h")), ("max_ttl", json!("24h"))];
     let write: Vec<(&str, Value)> = reader.iter().chain(&times).cloned().collect();
@@ -270,7 +270,7 @@ fn roles(recorder: &mut Recorder) {
     recorder.twice("role patch", &Call("patch", "role", &[org.clone(), reader[1].clone(), ("max_tokens", json!(100))]));
     recorder.twice("roles list", &Call("list", "roles", from_ref(&org)));
     let role = |name: &str| [org.clone(), ("role_name", json!(name))];
-    recorder.refusals(
+    recorder.error_table(
         "role",
         &[
             ("without `role_name`", Call("write", "role", from_ref(&org))),
@@ -299,7 +299,7 @@ fn roles(recorder: &mut Recorder) {
         recorder.world.delete(&format!("role?org_id={ORG}&role_name={name}")).ok();
     }
     recorder.world.refuse_connections(true);
-    recorder.refusals("roles/sync", &[("while Astra is down", Call("write", "roles/sync", from_ref(&org)))]);
+    recorder.error_table("roles/sync", &[("while Astra is down", Call("write", "roles/sync", from_ref(&org)))]);
     recorder.world.refuse_connections(false);
 }
 
@@ -310,7 +310,7 @@ fn of_name(name: &str) -> [(&'static str, Value); 3] {
 /// Captures named tokens and their leases. Keeps no token.
 fn named_tokens(recorder: &mut Recorder) {
     let org = ("org_id", json!(ORG));
-    recorder.refusals("org/tokens", &[("without a token", Call("list", "org/tokens", &[]))]);
+    recorder.error_table("org/tokens", &[("without a token", Call("list", "org/tokens", &[]))]);
     let order = of_name("checkout");
     let mut write = order.to_vec();
     write.push(("metadata", json!({"owner": "ann", "team": "shop"})));
@@ -324,11 +324,11 @@ fn named_tokens(recorder: &mut Recorder) {
     let lease = [("lease_id", json!(lease))];
     recorder.twice("lease lookup", &Call("write", "sys/leases/lookup", &lease));
     recorder.twice("lease renew", &Call("write", "sys/leases/renew", &[lease[0].clone(), ("increment", json!("2h"))]));
-    recorder.refusals("config", &[("with live tokens", Call("delete", "config", from_ref(&org)))]);
+    recorder.error_table("config", &[("with live tokens", Call("delete", "config", from_ref(&org)))]);
 
     let nobody = ("client_id", json!("abcdefghijklmnopqrstuvwx"));
     let role = |name: &str, label: &str| [org.clone(), ("role_name", json!(name)), ("logical_name", json!(label))];
-    recorder.refusals(
+    recorder.error_table(
         "org/token",
         &[
             ("with the `logical_name` of a live token", Call("write", "org/token", &of_name("checkout"))),
@@ -349,12 +349,12 @@ fn named_tokens(recorder: &mut Recorder) {
         ],
     );
     recorder
-        .refusals("org/tokens", &[("with a negative `limit`", Call("list", "org/tokens", &[("limit", json!(-1))]))]);
+        .error_table("org/tokens", &[("with a negative `limit`", Call("list", "org/tokens", &[("limit", json!(-1))]))]);
     recorder.world.patch("role", &json!({"org_id": ORG, "role_name": "reader", "max_tokens": 1})).ok();
-    recorder.refusals("org/token", &[("for a role that is full", Call("write", "org/token", &of_name("billing")))]);
+    recorder.error_table("org/token", &[("for a role that is full", Call("write", "org/token", &of_name("billing")))]);
     recorder.world.patch("role", &json!({"org_id": ORG, "role_name": "reader", "max_tokens": 0})).ok();
     recorder.world.refuse_connections(true);
-    recorder.refusals("org/token", &[("while Astra is down", Call("write", "org/token", &of_name("billing")))]);
+    recorder.error_table("org/token", &[("while Astra is down", Call("write", "org/token", &of_name("billing")))]);
     recorder.world.refuse_connections(false);
     recorder.sample("org/token delete", &Call("delete", "org/token", &order), |recorder| {
         recorder
@@ -372,7 +372,7 @@ fn sidecar_and_creds(recorder: &mut Recorder) {
     recorder.twice("creds write", &Call("write", creds, &label));
     let lease = [("lease_id", minted["lease_id"].clone()), ("sync", json!(true))];
     recorder.twice("lease revoke", &Call("write", "sys/leases/revoke", &lease));
-    recorder.refusals(
+    recorder.error_table(
         "creds/{org}/{role}",
         &[
             ("by `org_id`, of an organization with a logical name", Call("read", &format!("creds/{ORG}/reader"), &[])),
@@ -384,7 +384,7 @@ fn sidecar_and_creds(recorder: &mut Recorder) {
     recorder.world.post("config", &json!({"org_id": ORG, "caller_mode": "sidecar"})).ok();
     recorder.twice("org/token read, sidecar", &Call("read", "org/token", &of_name("nightly")));
     let client = [("org_id", json!(ORG)), ("client_id", json!("abcdefghijklmnopqrstuvwx"))];
-    recorder.refusals(
+    recorder.error_table(
         "org/token",
         &[
             ("in sidecar mode", Call("write", "org/token", &of_name("billing"))),

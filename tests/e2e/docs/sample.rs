@@ -89,7 +89,7 @@ impl Recorder {
     }
 
     /// Makes calls that must fail, and adds a table of the errors. Each call has a text that names the mistake.
-    pub(super) fn refusals(&mut self, name: &str, calls: &[(&str, Call)]) {
+    pub(super) fn error_table(&mut self, name: &str, calls: &[(&str, Call)]) {
         let place = format!("seen: errors of {name}");
         let head = "| request | status | error |\n| --- | --- | --- |\n";
         for (what, call) in calls {
@@ -144,7 +144,7 @@ impl Recorder {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/api.md")).expect("the reference");
         for place in text.lines().filter_map(|line| line.strip_prefix("<!-- ")?.strip_suffix(" -->")) {
             let known = self.found.contains_key(place) || place == "end" || !place.contains(": ");
-            assert!(known, "{API} has the place {place:?}, for which nothing was found");
+            assert!(known, "{API} has the place {place:?}, but no test fills it");
         }
         let comparable = speaks_as_documented(API);
         for (place, found) in self.found {

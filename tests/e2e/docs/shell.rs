@@ -70,7 +70,7 @@ impl Shell {
         for name in ["vault", "bao"] {
             let script = bin.path().join(name);
             std::fs::write(&script, CLI).expect("write the CLI");
-            std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("make it a program");
+            std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
         }
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/update_roles.sh");
         std::os::unix::fs::symlink(script, bin.path().join("update_roles.sh")).expect("link a script");

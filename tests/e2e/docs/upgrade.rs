@@ -51,10 +51,10 @@ fn a_mount_of_the_go_plugin_can_be_upgraded_and_downgraded() {
     let mut shell = shell(&old, &new);
 
     shell.run_sample(PAGE, "upgrade, before");
-    assert!(old.world.list("configs").fails(404).contains("unsupported path"), "the old plugin runs");
+    assert!(old.world.list("configs").fails(404).contains("unsupported path"), "the old plugin does not run");
     shell.run_block(PAGE, "upgrade, install");
     shell.run_block(PAGE, "upgrade, register");
-    assert_eq!(old.world.list("configs").status, 404, "the old plugin runs");
+    assert_eq!(old.world.list("configs").status, 404, "the old plugin does not run");
     shell.run_block(PAGE, "upgrade, reload");
     old.wait_for_inventory();
     shell.run_sample(PAGE, "upgrade, check");
@@ -64,7 +64,7 @@ fn a_mount_of_the_go_plugin_can_be_upgraded_and_downgraded() {
     assert_written_for_the_go_plugin(&old, &kept);
 
     shell.run_block(PAGE, "upgrade, back");
-    assert!(old.world.list("configs").fails(404).contains("unsupported path"), "the old plugin runs");
+    assert!(old.world.list("configs").fails(404).contains("unsupported path"), "the old plugin does not run");
     shell.set("SHA256", sha256(&new));
     shell.run_block(PAGE, "upgrade, reload");
     for token in [&old.plain, &kept] {
@@ -121,6 +121,6 @@ fn assert_written_for_the_go_plugin(old: &GoMount, token: &Token) {
 fn assert_has(entry: &Value, of_go: &Value) {
     for (name, value) in of_go.as_object().expect("an object") {
         let (ours, theirs) = (std::mem::discriminant(&entry[name]), std::mem::discriminant(value));
-        assert!(ours == theirs, "{name} is not as 2.0.0 has it: {}", redact::clean(&entry.to_string()));
+        assert!(ours == theirs, "{name} does not have the type of 2.0.0: {}", redact::clean(&entry.to_string()));
     }
 }

@@ -32,7 +32,7 @@ fn machine(world: &World) -> PathBuf {
     }
     let systemctl = dir.join("bin/systemctl");
     fs::write(&systemctl, SYSTEMCTL).expect("write a program");
-    fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).expect("make it one");
+    fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).expect("make it executable");
     dir
 }
 
@@ -66,12 +66,12 @@ fn tokens_of_two_roles_are_rendered_renewed_and_replaced() {
     });
     let other = |text: &str| whole(text) && client_id(text) != first;
     let second = client_id(&agent.file("run/reader.env", SOON, other));
-    assert!(world.is_alive(&second), "a dead token was rendered");
+    assert!(world.is_alive(&second), "the agent rendered a deleted token");
     agent.file("systemctl.log", SOON, |log| log.matches("try-reload-or-restart shop-reader.service\n").count() >= 2);
 
     // The token of the other role is unchanged, and its service was reloaded once.
     assert_eq!(client_id(&agent.file("run/writer.env", SOON, whole)), writer);
-    let log = fs::read_to_string(dir.join("systemctl.log")).expect("what systemd was told");
+    let log = fs::read_to_string(dir.join("systemctl.log")).expect("the calls of systemctl");
     assert_eq!(log.matches("try-reload-or-restart shop-writer.service\n").count(), 1, "{log}");
     let mode = fs::metadata(dir.join("run/reader.env")).expect("the file").permissions().mode();
     assert_eq!(mode & 0o777, 0o640);

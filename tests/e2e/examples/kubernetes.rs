@@ -29,7 +29,7 @@ fn objects(name: &str) -> Vec<Value> {
 fn object(objects: &[Value], kind: &str) -> Value {
     let mut found = objects.iter().filter(|object| object["kind"] == kind);
     let object = found.next().unwrap_or_else(|| panic!("no {kind}"));
-    assert!(found.next().is_none(), "two of {kind}");
+    assert!(found.next().is_none(), "more than one {kind}");
     object.clone()
 }
 
@@ -186,7 +186,7 @@ fn an_agent_renders_the_template_of_the_injector() {
         let name = name.strip_prefix(ANNOTATION).expect("an annotation of the injector");
         let file = named.iter().find_map(|prefix| name.strip_prefix(prefix));
         assert!(known.contains(&name) || file == Some("astra.env"), "{name}");
-        assert!(value.is_string(), "{name} is no text");
+        assert!(value.is_string(), "{name} is not a text");
     }
     let template = annotations[&format!("{ANNOTATION}agent-inject-template-astra.env")].as_str().expect("a template");
     let path = annotations[&format!("{ANNOTATION}agent-inject-secret-astra.env")].as_str().expect("a path");

@@ -79,7 +79,7 @@ fn skip(what: &str, program: &str) {
 fn block(document: &str, name: &str) -> String {
     let text = text(document);
     let block = text.split_once(&format!("<!-- tested: {name} -->\n```sh\n")).expect("the commands").1;
-    block.split_once("```").expect("their end").0.to_owned()
+    block.split_once("```").expect("the end of the commands").0.to_owned()
 }
 
 /// Runs commands of a document in a directory, as a caller of the server. `vault` is in the search path.
@@ -128,13 +128,13 @@ fn every_example_is_listed() {
         .collect();
     entries.sort();
     for entry in entries {
-        assert!(list.contains(&format!("]({entry}")), "docs/examples/README.md says nothing of {entry}");
+        assert!(list.contains(&format!("]({entry}")), "docs/examples/README.md does not name {entry}");
         let dir = example(&entry);
         if let (true, Ok(readme)) = (dir.is_dir(), fs::read_to_string(dir.join("README.md"))) {
             for file in fs::read_dir(&dir).expect("list an example") {
                 let name = file.expect("entry").file_name().to_string_lossy().into_owned();
                 let told = name == "README.md" || readme.contains(&format!("]({name}")) || name.ends_with(".tf");
-                assert!(told, "docs/examples/{entry}/README.md says nothing of {name}");
+                assert!(told, "docs/examples/{entry}/README.md does not name {name}");
             }
         }
     }

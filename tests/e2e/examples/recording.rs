@@ -38,7 +38,7 @@ fn masked(text: &str) -> usize {
     }
     let hex = text.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64).count();
     // The digest of the plugin is the only text with this length.
-    assert!(hex <= 1, "{hex} texts as long as a secret");
+    assert!(hex <= 1, "{hex} texts have the length of a secret");
     tokens.len()
 }
 
@@ -50,13 +50,13 @@ fn the_recording_shows_the_output_of_the_demo() {
     assert_eq!(header["version"], 2);
     assert!(header["width"].as_u64().is_some_and(|width| (80..=120).contains(&width)));
     assert!(header["height"].as_u64().is_some_and(|height| (24..=40).contains(&height)));
-    assert!(events.windows(2).all(|pair| pair[0].0 <= pair[1].0), "time goes back");
+    assert!(events.windows(2).all(|pair| pair[0].0 <= pair[1].0), "the times are not in order");
     assert!(
         events.last().is_some_and(|event| (20.0..120.0).contains(&event.0)),
-        "nobody can read that fast, or waits so long"
+        "the recording is too fast or too long"
     );
 
-    assert!(text.contains("\\u001b[1m# ") && text.contains("\\u001b[36m$ "), "no colours on a terminal");
+    assert!(text.contains("\\u001b[1m# ") && text.contains("\\u001b[36m$ "), "the recording has no colours");
 
     // The recording must show the output of the current demo, so both change together.
     let told = plain(&events.iter().map(|event| event.1.as_str()).collect::<String>());
@@ -69,7 +69,7 @@ fn the_recording_shows_the_output_of_the_demo() {
 
     assert!(masked(&told) >= 4);
     for part in ["/home/", "/root", "/work", "/tmp/"] {
-        assert!(!told.contains(part), "a path of the machine it was made on: {part}");
+        assert!(!told.contains(part), "the recording shows a path of the machine: {part}");
     }
 }
 
@@ -80,7 +80,7 @@ fn the_picture_shows_the_recording() {
     let (_, events) = cast(&repository("docs/demo.cast"));
     let told = plain(&events.iter().map(|event| event.1.as_str()).collect::<String>());
     let client_id = told.lines().find_map(|line| line.strip_prefix("clientId ")).expect("a token").trim();
-    assert!(picture.contains(client_id), "the picture is of another recording");
+    assert!(picture.contains(client_id), "the picture shows another recording");
     assert!(masked(&picture) >= 1);
 }
 
@@ -102,10 +102,10 @@ fn the_recorder_masks_tokens_and_fails_if_the_command_fails() {
     let text = fs::read_to_string(&file).expect("the cast");
     let (_, events) = cast(&text);
     assert_eq!(masked(&text), 2);
-    assert!(events.windows(2).any(|pair| pair[1].0 - pair[0].0 >= 0.1), "no time passed");
+    assert!(events.windows(2).any(|pair| pair[1].0 - pair[0].0 >= 0.1), "the recording has no pause");
     assert_eq!(events.iter().filter(|event| event.1.contains(&format!("AstraCS:{id}:***"))).count(), 2);
 
-    fs::remove_file(&file).expect("remove it");
+    fs::remove_file(&file).expect("remove the cast");
     assert!(!record("echo begun; exit 3").status.success());
     assert!(!file.exists());
 }

@@ -40,7 +40,7 @@ fn unpacked_sdk() -> PathBuf {
     let package = work().join("target/package");
     let found = fs::read_dir(&package).expect("the folder of the packages").flatten().map(|entry| entry.path());
     let crates: Vec<PathBuf> = found.filter(|path| path.extension().is_some_and(|kind| kind == "crate")).collect();
-    let [packed] = crates.as_slice() else { panic!("one package is expected, not {crates:?}") };
+    let [packed] = crates.as_slice() else { panic!("expected one package, found {crates:?}") };
 
     let (folder, mark) = (work().join("sdk"), work().join("sdk.sha256"));
     let digest = sha256(packed);

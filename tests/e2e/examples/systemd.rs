@@ -33,7 +33,7 @@ fn units_start_a_program_and_protect_its_secrets() {
         let value = |section: &str, key: &str| {
             let values = unit.get(&(section.to_owned(), key.to_owned()));
             let values = values.unwrap_or_else(|| panic!("{name} has no {key} in [{section}]"));
-            assert_eq!(values.len(), 1, "{name}: {key} is there twice");
+            assert_eq!(values.len(), 1, "{name}: {key} is set twice");
             values[0].clone()
         };
         assert!(value("Service", "ExecStart").starts_with("/usr/bin/vault "));

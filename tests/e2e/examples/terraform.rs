@@ -65,7 +65,7 @@ fn resources_have_only_known_arguments() {
         "vault_generic_endpoint" => vec!["depends_on", "path", "data_json", "disable_read", "disable_delete"],
         "vault_policy" => vec!["name", "policy"],
         "vault_policy_document" => vec!["rule"],
-        _ => panic!("{kind} is not known to this test"),
+        _ => panic!("this test does not know {kind}"),
     };
     let main = file("main.tf");
     for (kind, body) in blocks(&main, "resource").into_iter().chain(blocks(&main, "data")) {
@@ -179,7 +179,10 @@ fn the_files_are_formatted_and_terraform_applies_the_module() {
     for entry in fs::read_dir(dir.path()).expect("list the files") {
         let path = entry.expect("entry").path();
         if path.is_file() {
-            world.assert_no_secret("a file of Terraform", &String::from_utf8_lossy(&fs::read(&path).expect("read it")));
+            world.assert_no_secret(
+                "a file of Terraform",
+                &String::from_utf8_lossy(&fs::read(&path).expect("read the file")),
+            );
         }
     }
     // Terraform writes another token only if its number is raised. Then a wrong token fails.

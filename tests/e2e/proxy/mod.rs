@@ -99,13 +99,13 @@ impl ProxyMount {
 
 fn assert_no_login(server: &Server) {
     let log = server.log();
-    assert!(log.contains("created token") && log.contains("[TRACE]"), "the log is another one");
+    assert!(log.contains("created token") && log.contains("[TRACE]"), "the log does not show the mints of this test");
     let line = log.lines().find(|line| line.contains("proxy-secret") || line.contains(BASIC));
     assert!(line.is_none(), "the log holds the login of a proxy: {line:?}");
 }
 
 /// Returns a port on which nobody listens.
-fn nobody() -> String {
+fn unused_address() -> String {
     let gone = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
     gone.to_string()
 }
@@ -132,15 +132,18 @@ fn calls_use_the_proxies_of_the_environment() {
     let tunnel = format!("CONNECT {} HTTP/1.1", tls.authority);
     assert!(!lines.is_empty() && lines.iter().all(|line| *line == tunnel), "{lines:?}");
     let sent = proxy.sent();
-    assert!(sent.contains("CONNECT") && !sent.contains("AstraCS") && !sent.contains("clientIdSecrets"), "in the clear");
+    assert!(
+        sent.contains("CONNECT") && !sent.contains("AstraCS") && !sent.contains("clientIdSecrets"),
+        "the proxy saw clear text"
+    );
     tls.world.assert_no_secret("what the proxy saw", &sent);
 
     let direct = ProxyMount::new(&server, NEAR, "direct", Astra::builder());
     direct.works();
-    assert!(proxy.lines().is_empty(), "NO_PROXY was not honoured");
+    assert!(proxy.lines().is_empty(), "the call ignored NO_PROXY");
     for host in ["localhost", "127.0.0.1"] {
         ProxyMount::new(&server, host, host, Astra::builder().tls(Certificate::Valid)).works();
-        assert!(proxy.lines().is_empty(), "a call to {host} took a proxy");
+        assert!(proxy.lines().is_empty(), "a call to {host} used a proxy");
     }
 
     proxy.refuse();
@@ -155,7 +158,7 @@ fn calls_use_the_proxies_of_the_environment() {
 #[test]
 fn lower_case_variables_work_and_the_error_names_the_variable() {
     let proxy = Proxy::start();
-    let (url, gone) = (proxy.url("http"), format!("http://{LOGIN}@{}", nobody()));
+    let (url, gone) = (proxy.url("http"), format!("http://{LOGIN}@{}", unused_address()));
     // A variable with an upper-case name and an empty value counts as not set.
     let server = server(&[
         ("http_proxy", &url),
@@ -172,7 +175,7 @@ fn lower_case_variables_work_and_the_error_names_the_variable() {
     let text = tls.fails(503);
     assert!(text.contains("Astra cannot be reached") && text.contains("through the proxy in https_proxy"), "{text}");
     ProxyMount::new(&server, NEAR, "direct", Astra::builder()).works();
-    assert!(proxy.lines().is_empty(), "no_proxy was not honoured");
+    assert!(proxy.lines().is_empty(), "the call ignored no_proxy");
     assert_no_login(&server);
 }
 
@@ -239,7 +242,7 @@ fn no_proxy_with_a_port_applies_to_that_port_only() {
         vec![("HTTP_PROXY", proxy.url("http")), ("NO_PROXY", format!("x.test:1, {authority}"))]
     });
     listed.works();
-    assert!(proxy.lines().is_empty(), "NO_PROXY was not honoured");
+    assert!(proxy.lines().is_empty(), "the call ignored NO_PROXY");
     let other = ProxyMount::with(shared(), NEAR, "other", |_| {
         vec![("HTTP_PROXY", proxy.url("http")), ("NO_PROXY", format!("{NEAR}:1"))]
     });
@@ -276,9 +279,9 @@ fn the_catalog_sets_a_proxy_for_one_plugin() {
     shell.stands_for("http://proxy.corp.example:3128", proxy.url("http").leak());
     shell.run_block("docs/operations.md", "a proxy for the plugin alone");
     mount.works();
-    assert!(!proxy.lines().is_empty(), "the call took no proxy");
+    assert!(!proxy.lines().is_empty(), "the call used no proxy");
     ProxyMount::new(&server, NEAR, "other", Astra::builder()).works();
-    assert!(proxy.lines().is_empty(), "a call took the proxy of another scheme");
+    assert!(proxy.lines().is_empty(), "a call used the proxy of another scheme");
 }
 
 /// Returns the proxy that a new mount uses: the `server`'s proxy, or the proxy of this `plugin` only.
@@ -294,7 +297,7 @@ fn came_through(
     match proxies.map(|proxy| !proxy.lines().is_empty()) {
         [true, false] => "server",
         [false, true] => "plugin",
-        both => panic!("calls through both proxies, or none: {both:?}"),
+        both => panic!("calls used both proxies, or no proxy: {both:?}"),
     }
 }
 

@@ -82,7 +82,7 @@ impl Proxy {
         }
         let known =
             headers.lines().any(|line| line.to_lowercase().starts_with("proxy-authorization") && line.ends_with(BASIC));
-        assert!(known, "the proxy was not given its login: {line}");
+        assert!(known, "the proxy got no login: {line}");
         let mut words = line.split(' ');
         let (method, target) = (words.next().expect("a method"), words.next().expect("a target"));
         let server = if method == "CONNECT" {
@@ -103,11 +103,11 @@ impl Proxy {
     /// Handles SOCKS5 (RFC 1928 and 1929).
     fn socks(&self, mut client: TcpStream, mut reader: BufReader<TcpStream>) -> std::io::Result<()> {
         assert_eq!(bytes(&mut reader, 1)?, [5], "another version of SOCKS");
-        assert!(counted(&mut reader)?.contains(&2), "no login is offered");
+        assert!(counted(&mut reader)?.contains(&2), "the client offers no login");
         client.write_all(&[5, 2])?;
         assert_eq!(bytes(&mut reader, 1)?, [1], "another version of the login");
         let login = [counted(&mut reader)?, counted(&mut reader)?].join(&b':');
-        assert!(login == LOGIN.as_bytes(), "the proxy was not given its login");
+        assert!(login == LOGIN.as_bytes(), "the proxy got no login");
         client.write_all(&[1, 0])?;
         assert_eq!(bytes(&mut reader, 4)?, [5, 1, 0, 3], "not a connection to a host name");
         let host = String::from_utf8(counted(&mut reader)?).expect("a host name");

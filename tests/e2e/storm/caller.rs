@@ -85,7 +85,7 @@ impl Caller<'_> {
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let data = &reply.body["data"];
-        self.ledger.hand(Handed {
+        self.ledger.add_token(Handed {
             client_id: text(&data["clientId"]),
             lease_id: text(&reply.body["lease_id"]),
             token: text(&data["token"]),
@@ -104,7 +104,7 @@ impl Caller<'_> {
         let path = format!("{}/org/token?org_id={}&client_id={}", token.mount, token.org_id, token.client_id);
         let Some(reply) = self.ask("read", "GET", &path, &Value::Null) else { return };
         if reply.status == 200 && reply.body["data"]["token"] != token.token.as_str() {
-            self.ledger.object(format!("the read of {} gave another token", token.client_id));
+            self.ledger.add_fault(format!("the read of {} returned another token", token.client_id));
         }
     }
 
@@ -140,7 +140,7 @@ impl Caller<'_> {
         let body = json!({"lease_id": token.lease_id, "sync": sync});
         let what = if sync { "revoke" } else { "revoke later" };
         let reply = self.ask(what, "POST", "sys/leases/revoke", &body);
-        self.ended(Scope::Token(token.client_id), asked, reply);
+        self.record_end(Scope::Token(token.client_id), asked, reply);
     }
 
     fn delete_by_client_id(&mut self) {
@@ -148,7 +148,7 @@ impl Caller<'_> {
         let asked = Instant::now();
         let path = format!("{}/org/token?org_id={}&client_id={}", token.mount, token.org_id, token.client_id);
         let reply = self.ask("delete", "DELETE", &path, &Value::Null);
-        self.ended(Scope::Token(token.client_id), asked, reply);
+        self.record_end(Scope::Token(token.client_id), asked, reply);
     }
 
     fn delete_by_name(&mut self) {
@@ -157,7 +157,7 @@ impl Caller<'_> {
         let (mount, org_id) = (place.mount, place.org.id);
         let path = format!("{mount}/org/token?org_id={org_id}&role_name={STEADY}&logical_name={name}");
         let reply = self.ask("delete by name", "DELETE", &path, &Value::Null);
-        self.ended(Scope::Named { org_id, mount, role: STEADY, name }, asked, reply);
+        self.record_end(Scope::Named { org_id, mount, role: STEADY, name }, asked, reply);
     }
 
     fn write_role(&mut self) {
@@ -182,7 +182,7 @@ impl Caller<'_> {
         let path = format!("sys/leases/revoke-prefix/{mount}/org/token");
         let what = if sync { "revoke prefix" } else { "revoke prefix later" };
         let reply = self.ask(what, "POST", &path, &json!({"sync": sync}));
-        self.ended(Scope::Mount(mount), asked, reply);
+        self.record_end(Scope::Mount(mount), asked, reply);
     }
 
     /// Sends a request. Returns `None` if the client hung up, because the result is then unknown.
@@ -197,12 +197,12 @@ impl Caller<'_> {
         let reply = server.http(method, path, body);
         self.ledger.count(what, reply.status.to_string());
         if reply.errors().contains("AstraCS:") || reply.warnings().contains("AstraCS:") {
-            self.ledger.object(format!("the error text of {what:?} holds a token"));
+            self.ledger.add_fault(format!("the error text of {what:?} holds a token"));
         }
         Some(reply)
     }
 
-    fn ended(&self, scope: Scope, asked: Instant, reply: Option<Reply>) {
+    fn record_end(&self, scope: Scope, asked: Instant, reply: Option<Reply>) {
         let confirmed = reply.is_some_and(|reply| (200..300).contains(&reply.status));
         self.ledger.end(scope, asked, confirmed);
     }

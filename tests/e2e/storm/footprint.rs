@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::ledger::Ledger;
 use super::setup::Storm;
-use super::{DRAIN, blow, weather};
+use super::{DRAIN, run_callers, weather};
 use crate::bao::{Server, wait};
 
 const LENGTH: Duration = Duration::from_secs(15);
@@ -19,17 +19,17 @@ fn a_storm_leaks_no_memory_and_no_descriptors() {
     let mut rng = fastrand::Rng::with_seed(2);
     let storm = Storm::new(Server::dev(), &mut rng);
     let (ledger, plugins) = (Ledger::default(), storm.server.plugins());
-    let &[plugin] = plugins.as_slice() else { panic!("one process serves all mounts, not {plugins:?}") };
-    storm.rest(0);
+    let &[plugin] = plugins.as_slice() else { panic!("expected one process for all mounts, found {plugins:?}") };
+    storm.disconnect(0);
     let open = descriptors(plugin);
-    assert!(!open.is_empty(), "no descriptors of the plugin are seen");
+    assert!(!open.is_empty(), "the test sees no descriptors of the plugin");
 
     // The first storm fills memory that stays filled: caches, pools, the allocator's arenas.
     let mut run_storm = |number: u8| {
-        weather::brew(&storm, &mut rng);
-        blow(&storm, &ledger, &mut rng, LENGTH, false);
+        weather::set_faults(&storm, &mut rng);
+        run_callers(&storm, &ledger, &mut rng, LENGTH, false);
         storm.world.clear_faults();
-        storm.rest(number);
+        storm.disconnect(number);
         let closed = || (descriptors(plugin) == open).then_some(());
         wait("connections and files to be closed", SOON, closed);
         ledger.handed()
@@ -37,7 +37,7 @@ fn a_storm_leaks_no_memory_and_no_descriptors() {
     let first = run_storm(1);
     let before = memory(plugin);
     let both = run_storm(2);
-    assert!(first > 60 && both > first + 60, "the storms were none: {first} tokens, then {both} in both");
+    assert!(first > 60 && both > first + 60, "the storms were too calm: {first} tokens in the first, {both} in both");
 
     let mut after = before;
     let limit = before + before / 5;
@@ -47,12 +47,12 @@ fn a_storm_leaks_no_memory_and_no_descriptors() {
     };
     wait(&format!("the plugin to take no more than {limit} KiB, after {before} KiB"), SOON, fits);
     super::show(&format!("{both} tokens; {before} KiB before the storm, {after} KiB after it; {open:?}"));
-    assert_eq!(storm.server.plugins(), plugins, "another process");
+    assert_eq!(storm.server.plugins(), plugins, "the plugin was restarted");
 }
 
 impl Storm {
     /// Ends all leases and all connections to Astra.
-    fn rest(&self, number: u8) {
+    fn disconnect(&self, number: u8) {
         self.revoke_all(DRAIN);
         for place in &self.places {
             // After new settings without a check, the engine drops its connections.

@@ -90,7 +90,7 @@ struct Book {
 }
 
 impl Ledger {
-    pub(super) fn hand(&self, token: Handed) {
+    pub(super) fn add_token(&self, token: Handed) {
         self.book().handed.push(token);
     }
 
@@ -113,7 +113,7 @@ impl Ledger {
         *self.book().tally.entry((what, end.into())).or_default() += 1;
     }
 
-    pub(super) fn object(&self, what: String) {
+    pub(super) fn add_fault(&self, what: String) {
         self.book().faults.push(what);
     }
 
@@ -152,8 +152,8 @@ impl Ledger {
         let alive = storm.alive();
         let book = self.book();
         let mut findings = Findings {
-            orphans: alive.difference(&known).cloned().collect(),
-            ghosts: known.difference(&alive).cloned().collect(),
+            unknown: alive.difference(&known).cloned().collect(),
+            missing: known.difference(&alive).cloned().collect(),
             ..Findings::default()
         };
         let mut names = HashSet::new();
@@ -163,11 +163,11 @@ impl Ledger {
                 findings.lost.push(id.clone());
             }
             if lives && (token.brief || book.endings.iter().any(|ending| ending.has_met(token))) {
-                findings.undead.push(id.clone());
+                findings.not_deleted.push(id.clone());
             }
             let named = !storm.mints_by_read(&token.org_id);
             if lives && named && !names.insert((&token.mount, &token.org_id, token.role, &token.name)) {
-                findings.twins.push(id.clone());
+                findings.duplicates.push(id.clone());
             }
         }
         findings
@@ -179,7 +179,7 @@ impl Ledger {
         let book = self.book();
         let wrong: Vec<&str> =
             book.handed.iter().filter(|token| !secrets.contains(&token.token)).map(|token| &*token.client_id).collect();
-        assert!(wrong.is_empty(), "handed out with a text that is no token of Astra's: {wrong:?}");
+        assert!(wrong.is_empty(), "callers got tokens that Astra does not know: {wrong:?}");
         assert!(book.faults.is_empty(), "answers that no caller may get:\n{}", book.faults.join("\n"));
     }
 
@@ -203,15 +203,15 @@ impl fmt::Display for Ledger {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Findings {
     /// Alive in Astra, but unknown to Vault.
-    pub(super) orphans: Vec<String>,
+    pub(super) unknown: Vec<String>,
     /// Known to Vault, but gone in Astra.
-    pub(super) ghosts: Vec<String>,
+    pub(super) missing: Vec<String>,
     /// Gone, although nobody deleted or revoked the token of a caller.
     pub(super) lost: Vec<String>,
     /// Alive, although deleted or revoked.
-    pub(super) undead: Vec<String>,
+    pub(super) not_deleted: Vec<String>,
     /// Alive together with another token of the same name.
-    pub(super) twins: Vec<String>,
+    pub(super) duplicates: Vec<String>,
 }
 
 impl Findings {
@@ -221,14 +221,14 @@ impl Findings {
 
     /// Returns the number of differences of each kind.
     pub(super) fn counts(&self) -> String {
-        let Self { orphans, ghosts, lost, undead, twins } = self;
+        let Self { unknown, missing, lost, not_deleted, duplicates } = self;
         format!(
-            "orphans {}, ghosts {}, lost {}, undead {}, twins {}",
-            orphans.len(),
-            ghosts.len(),
+            "unknown {}, missing {}, lost {}, not deleted {}, duplicates {}",
+            unknown.len(),
+            missing.len(),
             lost.len(),
-            undead.len(),
-            twins.len()
+            not_deleted.len(),
+            duplicates.len()
         )
     }
 }

@@ -55,8 +55,8 @@ fn no_token_is_lost_in_a_storm() {
     let mut rng = fastrand::Rng::with_seed(seed);
     let storm = Storm::new(Server::raft(), &mut rng);
     let ledger = Ledger::default();
-    weather::brew(&storm, &mut rng);
-    let kills = blow(&storm, &ledger, &mut rng, length, true);
+    weather::set_faults(&storm, &mut rng);
+    let kills = run_callers(&storm, &ledger, &mut rng, length, true);
     storm.world.clear_faults();
 
     let begun = Instant::now();
@@ -76,30 +76,30 @@ fn no_token_is_lost_in_a_storm() {
     show(&report);
     assert!(findings.is_clean(), "seed {seed}: {findings:#?}\n{report}\n{}", traces(&storm, &findings));
     ledger.assert_answers(&storm);
-    assert_eq!(storm.irrevocable(), 0, "leases that became irrevocable\n{report}");
-    assert_worked(&storm, &ledger, kills, length, &report);
+    assert_eq!(storm.irrevocable(), 0, "some leases became irrevocable\n{report}");
+    assert_busy(&storm, &ledger, kills, length, &report);
 
-    let left = leave_nothing(&storm, &ledger);
+    let left = revoke_everything(&storm, &ledger);
     // If the client hangs up while an answer is on its way to the host, the host drops the answer without notice.
     let given_up = ledger.given_up();
     let (unheard, cut): (Vec<_>, Vec<_>) = left.into_iter().partition(|id| given_up.contains(&storm.name_of(id)));
     let (hang_ups, unheard, cut) = (given_up.len(), unheard.len(), cut.len());
-    show(&format!("left after revoking every lease: {cut} of {kills} kills, {unheard} of {hang_ups} mints hung up on"));
-    assert!(cut <= kills, "{cut} tokens are left of {kills} kills\n{report}");
-    assert!(unheard <= hang_ups / UNHEARD, "{unheard} tokens are left of {hang_ups} mints hung up on\n{report}");
+    show(&format!("left after revoking every lease: {cut} of {kills} kills, {unheard} of {hang_ups} cancelled mints"));
+    assert!(cut <= kills, "{cut} tokens are left after {kills} kills\n{report}");
+    assert!(unheard <= hang_ups / UNHEARD, "{unheard} tokens are left after {hang_ups} cancelled mints\n{report}");
     assert_log(&storm);
 }
 
 /// Runs the callers, and returns the number of kills.
-fn blow(storm: &Storm, ledger: &Ledger, rng: &mut fastrand::Rng, length: Duration, deadly: bool) -> usize {
+fn run_callers(storm: &Storm, ledger: &Ledger, rng: &mut fastrand::Rng, length: Duration, deadly: bool) -> usize {
     let end = Instant::now() + length;
     thread::scope(|scope| {
         for number in 0..CALLERS {
             let caller = Caller { storm, ledger, rng: rng.fork(), number, names: 0 };
             scope.spawn(move || caller.run(end));
         }
-        let mut bolts = rng.fork();
-        if deadly { weather::lightning(storm, &mut bolts, end) } else { 0 }
+        let mut kill_rng = rng.fork();
+        if deadly { weather::kill_plugins_until(storm, &mut kill_rng, end) } else { 0 }
     })
 }
 
@@ -119,17 +119,17 @@ fn settle(storm: &Storm, ledger: &Ledger) -> Findings {
 }
 
 /// Revokes every lease and returns the client ids of the remaining tokens. No caller may have got any of them.
-fn leave_nothing(storm: &Storm, ledger: &Ledger) -> Vec<String> {
+fn revoke_everything(storm: &Storm, ledger: &Ledger) -> Vec<String> {
     storm.revoke_all(DRAIN);
     let left = storm.alive();
-    assert_eq!(storm.known(), left, "Vault's inventory and Astra after revoking every lease");
+    assert_eq!(storm.known(), left, "the inventory (left) and Astra (right) differ after every lease was revoked");
     let handed: Vec<_> = ledger.client_ids().intersection(&left).cloned().collect();
-    assert!(handed.is_empty(), "tokens of callers without a lease: {handed:?}");
+    assert!(handed.is_empty(), "callers got tokens that have no lease: {handed:?}");
     left.into_iter().collect()
 }
 
 /// Panics if the storm was too calm to be a test.
-fn assert_worked(storm: &Storm, ledger: &Ledger, kills: usize, length: Duration, report: &str) {
+fn assert_busy(storm: &Storm, ledger: &Ledger, kills: usize, length: Duration, report: &str) {
     let seconds = length.as_secs();
     let faults =
         storm.world.counters()["faults"].as_object().map_or(0, |faults| faults.values().flat_map(|n| n.as_u64()).sum());
@@ -140,7 +140,7 @@ fn assert_worked(storm: &Storm, ledger: &Ledger, kills: usize, length: Duration,
         ("faults", faults, seconds),
         ("kills", kills as u64, seconds / 10),
         ("contended mints", ok("mint contended"), seconds / 4),
-        ("refused contended mints", ledger.total("mint contended", |end| end == "400"), seconds / 4),
+        ("contended mints with 400", ledger.total("mint contended", |end| end == "400"), seconds / 4),
         ("mints by read", ok("mint by read"), seconds / 2),
         ("revocations", ok("revoke"), seconds / 4),
         ("queued revocations", ok("revoke later"), seconds / 4),
@@ -153,7 +153,7 @@ fn assert_worked(storm: &Storm, ledger: &Ledger, kills: usize, length: Duration,
         ("writes of roles", ok("write role"), seconds / 8),
         ("prefix revocations", ok("revoke prefix later"), seconds / 30),
     ] {
-        assert!(count >= least, "the storm was none: {count} {what}, at least {least} were expected\n{report}");
+        assert!(count >= least, "the storm was too calm: {count} {what}, expected at least {least}\n{report}");
     }
 }
 
@@ -166,9 +166,9 @@ fn assert_log(storm: &Storm) {
 
 /// Returns the data of Astra and the lines of the log about the first tokens that differ.
 fn traces(storm: &Storm, findings: &Findings) -> String {
-    let Findings { orphans, ghosts, lost, undead, twins } = findings;
+    let Findings { unknown, missing, lost, not_deleted, duplicates } = findings;
     let ids: Vec<&String> =
-        [orphans, ghosts, lost, undead, twins].into_iter().flat_map(|ids| ids.iter().take(3)).collect();
+        [unknown, missing, lost, not_deleted, duplicates].into_iter().flat_map(|ids| ids.iter().take(3)).collect();
     let log = storm.server.log();
     let mut text = String::new();
     for id in ids {
@@ -178,7 +178,7 @@ fn traces(storm: &Storm, findings: &Findings) -> String {
     crate::bao::redact::clean(&text)
 }
 
-#[expect(clippy::print_stdout, reason = "the numbers are what one runs a storm for")]
+#[expect(clippy::print_stdout, reason = "a storm is run for its numbers")]
 fn show(text: &str) {
     println!("{}", crate::bao::redact::clean(text));
 }

@@ -12,7 +12,7 @@ const SHORT: u64 = 200;
 const LONG: u64 = 2500;
 
 /// Sets the faults. Each has a small chance of occurring.
-pub(super) fn brew(storm: &Storm, rng: &mut fastrand::Rng) {
+pub(super) fn set_faults(storm: &Storm, rng: &mut fastrand::Rng) {
     let mut set = |route: Route, chance: f64, faults: Vec<AstraFault>| {
         for fault in faults {
             storm.world.fault(fault.route(route).chance(chance, rng.u64(..)));
@@ -31,7 +31,7 @@ pub(super) fn brew(storm: &Storm, rng: &mut fastrand::Rng) {
 }
 
 /// Kills the plugin every three to eight seconds until the end. Returns the number of killed plugins.
-pub(super) fn lightning(storm: &Storm, rng: &mut fastrand::Rng, end: Instant) -> usize {
+pub(super) fn kill_plugins_until(storm: &Storm, rng: &mut fastrand::Rng, end: Instant) -> usize {
     let mut kills = 0;
     loop {
         let pause = Duration::from_millis(rng.u64(3000..=8000));
@@ -40,7 +40,7 @@ pub(super) fn lightning(storm: &Storm, rng: &mut fastrand::Rng, end: Instant) ->
         if pause >= left {
             return kills;
         }
-        kills += storm.server.strike_plugins();
+        kills += storm.server.kill_plugins_unnoticed();
     }
 }
 
@@ -58,8 +58,8 @@ fn failures() -> Vec<Kind> {
     ]
 }
 
-/// Refusals, which have no effect.
-fn refusals() -> Vec<Kind> {
+/// Rejections, which have no effect.
+fn rejections() -> Vec<Kind> {
     let after = [
         RetryAfter::Seconds(0),
         RetryAfter::Seconds(1),
@@ -120,7 +120,7 @@ fn mint_faults() -> Vec<AstraFault> {
         Kind::HugeBody { bytes: 2 << 20 },
         Kind::HangAfterHeaders { for_ms: Some(SHORT) },
     ];
-    let before = [failures(), refusals(), garbage(), empties()].concat();
+    let before = [failures(), rejections(), garbage(), empties()].concat();
     let after = [failures(), garbage(), empties(), odd].concat();
     before.into_iter().map(AstraFault::before).chain(after.into_iter().map(AstraFault::after)).collect()
 }

@@ -55,7 +55,7 @@ impl Agent {
     pub(crate) fn file(&self, name: &str, limit: Duration, wanted: impl Fn(&str) -> bool) -> String {
         let file = self.dir.join(name);
         let found = wait_or(limit, || fs::read_to_string(&file).ok().filter(|text| wanted(text)));
-        found.unwrap_or_else(|| panic!("{name} was not rendered as wanted\n{}", self.log_tail()))
+        found.unwrap_or_else(|| panic!("the agent did not render {name} as expected\n{}", self.log_tail()))
     }
 
     /// Returns whether the agent still runs.
@@ -73,7 +73,7 @@ impl Agent {
 
 fn wait_or<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = std::time::Instant::now() + limit;
-    wait("a condition or the end of its time", limit + Duration::from_secs(1), || match condition() {
+    wait("the file, or the time limit", limit + Duration::from_secs(1), || match condition() {
         Some(found) => Some(Some(found)),
         None => (std::time::Instant::now() >= deadline).then_some(None),
     })

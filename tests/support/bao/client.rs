@@ -104,7 +104,7 @@ impl Client {
     }
 
     /// Sends a request without normalizing its path. Null means no body. Redirections are not followed.
-    pub(crate) fn as_it_is(&self, method: &str, path: &str, body: &Value) -> Reply {
+    pub(crate) fn send_raw_path(&self, method: &str, path: &str, body: &Value) -> Reply {
         let host = self.address.trim_start_matches("http://");
         let sent = if body.is_null() { String::new() } else { body.to_string() };
         // In this version of HTTP, responses have no chunks. A response has a length, or ends with the connection.

@@ -60,7 +60,7 @@ impl Cluster {
 
     /// Waits until a node is active, and returns it.
     pub(crate) fn leader(&self) -> Arc<Server> {
-        wait("a leader", START, || self.nodes.iter().find(|node| state(node) == Some(ACTIVE)).cloned())
+        wait("an active node", START, || self.nodes.iter().find(|node| state(node) == Some(ACTIVE)).cloned())
     }
 
     /// Returns the standbys.
@@ -83,7 +83,7 @@ impl Kill {
             plugins.iter().for_each(|&pid| process::signal(pid, Signal::KILL));
         }
         let gone = || !alive(node.pid()) && !plugins.iter().any(|&pid| alive(pid));
-        wait("server and plugins to end", Duration::from_secs(10), || gone().then_some(()));
+        wait("server and plugins to stop", Duration::from_secs(10), || gone().then_some(()));
     }
 }
 

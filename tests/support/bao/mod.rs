@@ -276,11 +276,11 @@ impl Server {
         }
         // After that line, the server syncs its log and then gives the process up (go-plugin `client.go`,
         // `Client.Start`). No event shows that. But when the server is idle, it has done so.
-        wait("the server to rest", Duration::from_secs(10), || process::rests(self.pid()).then_some(()));
+        wait("the server to be idle", Duration::from_secs(10), || process::is_idle(self.pid()).then_some(()));
     }
 
     /// Kills all plugins and returns their number. Requests meet a dead process until the server notices.
-    pub(crate) fn strike_plugins(&self) -> usize {
+    pub(crate) fn kill_plugins_unnoticed(&self) -> usize {
         let plugins = self.plugins();
         plugins.iter().for_each(|&pid| process::signal(pid, Signal::KILL));
         plugins.len()
@@ -344,7 +344,7 @@ pub(crate) fn wait<T>(what: &str, limit: Duration, mut condition: impl FnMut() -
         if let Some(found) = condition() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {limit:?} in vain for {what}");
+        assert!(Instant::now() < deadline, "timed out after {limit:?} waiting for {what}");
         std::thread::sleep(Duration::from_millis(30));
     }
 }

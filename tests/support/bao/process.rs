@@ -105,7 +105,7 @@ pub(crate) fn alive(pid: u32) -> bool {
 }
 
 /// Returns whether no thread of a process runs or waits for a disk.
-pub(crate) fn rests(pid: u32) -> bool {
+pub(crate) fn is_idle(pid: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("list the threads");
     let ids = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     // A thread that has ended in the meantime has no state.

@@ -98,13 +98,13 @@ impl State {
     fn faulty_answer(&mut self, request: &Request, seq: u64) -> Answer {
         let checked = match self.check(request) {
             Ok(checked) => checked,
-            Err(refusal) => return self.plain(refusal),
+            Err(rejection) => return self.plain(rejection),
         };
         if let Some(limit) = self.knobs.rate_limit {
             let key = if limit.per_token { &checked.caller.client_id } else { &checked.caller.org_id };
             if let Some(seconds) = self.throttle(key, limit) {
-                let refusal = Response::error(429, BodyForm::Errors, Some(429), "too many requests");
-                return self.plain(refusal.with_header("retry-after", seconds.to_string()));
+                let rejection = Response::error(429, BodyForm::Errors, Some(429), "too many requests");
+                return self.plain(rejection.with_header("retry-after", seconds.to_string()));
             }
         }
         let context = self.context(request);

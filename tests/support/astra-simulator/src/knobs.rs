@@ -136,7 +136,7 @@ choices! {
     FieldPolicy {
         Accept,
         /// Returns 400.
-        Refuse,
+        Reject,
         /// Accepts the key and does not store it.
         Ignore,
     }

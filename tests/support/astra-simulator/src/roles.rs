@@ -95,8 +95,8 @@ impl State {
     }
 
     pub fn update_role(&mut self, caller: &Caller, id: &str, body: &Value) -> Response {
-        if let Some(refusal) = self.refuse_built_in(id) {
-            return refusal;
+        if let Some(rejection) = self.reject_built_in(id) {
+            return rejection;
         }
         let Some(new) = parse(body) else {
             return Response::error(400, BodyForm::JsonString, None, "invalid role");
@@ -115,8 +115,8 @@ impl State {
     }
 
     pub fn delete_role(&mut self, caller: &Caller, id: &str) -> Response {
-        if let Some(refusal) = self.refuse_built_in(id) {
-            return refusal;
+        if let Some(rejection) = self.reject_built_in(id) {
+            return rejection;
         }
         if self.remove_role(&caller.org_id, id) { Response::empty(204) } else { unknown_role() }
     }
@@ -131,7 +131,7 @@ impl State {
         roles.len() < before
     }
 
-    fn refuse_built_in(&self, id: &str) -> Option<Response> {
+    fn reject_built_in(&self, id: &str) -> Option<Response> {
         let built_in = built_in().iter().any(|role| role.id == id);
         let status = self.knobs.built_in_role_status;
         built_in.then(|| Response::error(status, BodyForm::JsonString, None, "unable to change default role"))

@@ -131,26 +131,26 @@ impl State {
     }
 
     fn authenticate(&self, request: &Request) -> Result<Caller, Response> {
-        let refuse = |status, id, message| Err(Response::error(status, BodyForm::Errors, Some(id), message));
+        let reject = |status, id, message| Err(Response::error(status, BodyForm::Errors, Some(id), message));
         let Some(text) = request.bearer().filter(|text| !text.is_empty()) else {
-            return refuse(401, 340_002, "no bearer token in request");
+            return reject(401, 340_002, "no bearer token in request");
         };
         let client_id = text.strip_prefix("AstraCS:").and_then(|rest| rest.split(':').next()).unwrap_or_default();
         let known = self.data.tokens.get(client_id).filter(|token| token.text() == text);
         // A root token of a test can have any shape, like the samples in users' guides.
         if known.is_none() && !well_formed(text) {
             return match self.knobs.malformed_token {
-                MalformedToken::Id340016 => refuse(401, 340_016, MALFORMED),
-                MalformedToken::Id340012 => refuse(401, 340_012, "invalid token format"),
-                MalformedToken::Id340017 => refuse(403, 340_017, MALFORMED_2023),
+                MalformedToken::Id340016 => reject(401, 340_016, MALFORMED),
+                MalformedToken::Id340012 => reject(401, 340_012, "invalid token format"),
+                MalformedToken::Id340017 => reject(403, 340_017, MALFORMED_2023),
             };
         }
         let now = self.now();
         let Some(token) = known.filter(|token| token.usable(now)) else {
-            return refuse(401, 340_018, UNKNOWN_CALLER);
+            return reject(401, 340_018, UNKNOWN_CALLER);
         };
         if token.expired(now) {
-            return refuse(401, self.knobs.expired_token_id, UNKNOWN_CALLER);
+            return reject(401, self.knobs.expired_token_id, UNKNOWN_CALLER);
         }
         Ok(Caller {
             client_id: token.client_id.clone(),

@@ -11,7 +11,7 @@ use super::state::{LETTERS, SECRET_ALPHABET, State, Token, later, sha256_hex};
 impl State {
     pub fn create_token(&mut self, caller: &Caller, body: &Value) -> Response {
         match self.prepare_token(caller, body) {
-            Err(refusal) => refusal,
+            Err(rejection) => rejection,
             Ok(token) => {
                 let answer = self.create_answer(&token);
                 self.data.minted += 1;
@@ -151,7 +151,7 @@ impl State {
         };
         let description = description.as_str().ok_or_else(|| self.bad_body("description must be a string"))?;
         match self.knobs.description {
-            FieldPolicy::Refuse => Err(self.bad_body("unknown field description")),
+            FieldPolicy::Reject => Err(self.bad_body("unknown field description")),
             FieldPolicy::Ignore => Ok(None),
             FieldPolicy::Accept if self.knobs.description_max.is_some_and(|max| description.chars().count() > max) => {
                 Err(self.bad_body("description is too long"))
@@ -168,7 +168,7 @@ impl State {
             return Ok(longest);
         };
         match self.knobs.token_expiry {
-            FieldPolicy::Refuse => return Err(self.bad_body("unknown field tokenExpiry")),
+            FieldPolicy::Reject => return Err(self.bad_body("unknown field tokenExpiry")),
             FieldPolicy::Ignore => return Ok(longest),
             FieldPolicy::Accept => {}
         }

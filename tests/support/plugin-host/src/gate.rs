@@ -42,7 +42,7 @@ pub enum Act {
 }
 
 /// Text of the error of a call that fails at the gate.
-pub const REFUSED: &str = "the call was chosen to fail";
+pub const INJECTED_ERROR: &str = "the test injected this error";
 
 /// A gate. Clones share the state.
 #[derive(Clone, Default)]
@@ -127,7 +127,7 @@ impl Gate {
         let act = self.state().due(number, call, phase);
         match act {
             None => Ok(()),
-            Some(Act::Fail) => Err(REFUSED),
+            Some(Act::Fail) => Err(INJECTED_ERROR),
             Some(Act::Kill(process)) => {
                 kill_process(process, Signal::KILL).unwrap();
                 pending().await

@@ -136,7 +136,7 @@ impl Mount {
     pub async fn initialize(&self) {
         let reply = self.client.clone().initialize(self.tagged(pb::InitializeArgs {})).await.expect("Initialize");
         let err = reply.into_inner().err;
-        assert!(err.is_none(), "Initialize fails: {}", err.unwrap_or_default().err_msg);
+        assert!(err.is_none(), "Initialize failed: {}", err.unwrap_or_default().err_msg);
     }
 
     /// Calls `Version`.

@@ -215,7 +215,8 @@ impl Plugin {
         let complete = |output: &Output| output.closed || output.bytes.contains(&b'\n');
         let output =
             timeout(PATIENCE, self.stdout.wait_for(complete)).await.expect("no handshake line in time").unwrap();
-        let end = output.bytes.iter().position(|byte| *byte == b'\n').expect("exit before the handshake line");
+        let end =
+            output.bytes.iter().position(|byte| *byte == b'\n').expect("the plugin exited before the handshake line");
         String::from_utf8(output.bytes[..end].to_vec()).unwrap()
     }
 
@@ -226,7 +227,7 @@ impl Plugin {
         self.hold_stderr(false);
         for output in [&mut self.stdout, &mut self.stderr] {
             let closed = timeout(GRACE, output.wait_for(|output| output.closed)).await;
-            drop(closed.expect("something else holds the plugin's output open").unwrap());
+            drop(closed.expect("another process keeps the plugin's output open").unwrap());
         }
         self.status = Some(status);
         status
@@ -239,7 +240,8 @@ impl Plugin {
             text.lines().filter_map(|line| log::parse(line).ok()).find(|members| fits(members))
         };
         let found = timeout(PATIENCE, self.stderr.wait_for(|output| find(output).is_some())).await;
-        let output = found.expect("no such line on stderr in time").expect("exit without such a line on stderr");
+        let output =
+            found.expect("no such line on stderr in time").expect("the plugin exited without such a line on stderr");
         find(&output).unwrap()
     }
 
@@ -289,40 +291,40 @@ impl Plugin {
     }
 
     /// Waits for a clean end: in time, with status 0, and without files left behind.
-    pub async fn ended(&mut self) {
+    pub async fn assert_clean_exit(&mut self) {
         let status = self.exit(GRACE).await;
         assert!(status.success(), "ended with {status}");
-        self.check();
+        self.check_output();
         for name in [TEMPORARY, SOCKETS] {
             assert_eq!(files(&self.directory(name)), Vec::<PathBuf>::new(), "left behind in the directory {name}");
         }
     }
 
     /// Checks the output of any start that reached the handshake.
-    pub fn check(&mut self) {
+    pub fn check_output(&mut self) {
         self.checked = true;
         let stdout = self.stdout();
-        assert_eq!(stdout.matches('\n').count(), 1, "stdout holds something beside the handshake line");
-        assert!(stdout.ends_with('\n'), "stdout holds something behind the handshake line");
+        assert_eq!(stdout.matches('\n').count(), 1, "stdout contains more than the handshake line");
+        assert!(stdout.ends_with('\n'), "stdout contains text after the handshake line");
         Self::check_lines(&self.stderr());
         self.check_secrets();
     }
 
     /// Checks the output of a process whose last line may be incomplete.
-    pub fn cut_off(&mut self) {
+    pub fn check_cut_output(&mut self) {
         let whole = self.stderr().rfind('\n').map_or(0, |end| end + 1);
         Self::check_lines(&self.stderr()[..whole]);
         self.check_secrets();
         self.checked = true;
     }
 
-    /// Checks a refused start: exit status 1, nothing on stdout, a text on stderr.
-    pub async fn refused(&mut self, within: Duration) {
+    /// Checks that the plugin does not start: exit status 1, nothing on stdout, a text on stderr.
+    pub async fn assert_start_fails(&mut self, within: Duration) {
         self.checked = true;
         let status = self.exit(within).await;
         assert_eq!(status.code(), Some(1), "ended with {status}");
         assert_eq!(self.stdout(), "");
-        assert!(!self.stderr().trim().is_empty(), "no word about why");
+        assert!(!self.stderr().trim().is_empty(), "stderr does not say why the plugin stopped");
         self.check_secrets();
     }
 
@@ -348,7 +350,7 @@ impl Plugin {
 impl Drop for Plugin {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert!(self.checked, "the test ends without a look at what the plugin printed");
+            assert!(self.checked, "the test did not check the output of the plugin");
             return;
         }
         let mut report = format!(

@@ -95,21 +95,24 @@ impl Reply {
             assert!(data.is_object() || data.is_null(), "data is neither an object nor null");
             drop(self.error_response());
             if let Some(keys) = data.get("keys").filter(|_| self.operation == "list") {
-                assert!(keys.as_array().expect("keys is an array").iter().all(Value::is_string), "a key is no string");
+                assert!(
+                    keys.as_array().expect("keys is an array").iter().all(Value::is_string),
+                    "a key is not a string"
+                );
             }
             if let Some(secret) = &response.secret {
                 let internal: Value = serde_json::from_str(&secret.internal_data).expect("valid JSON in internal_data");
-                assert!(internal.is_object(), "internal_data is no object");
+                assert!(internal.is_object(), "internal_data is not an object");
                 let options = secret.lease_options.as_ref().expect("lease options");
                 assert!(options.issue_time.is_some(), "no issue_time");
-                assert_eq!(secret.lease_id, "", "a lease id of the plugin's own");
+                assert_eq!(secret.lease_id, "", "the plugin set a lease id");
             }
         }
         if let Some(err) = &self.err {
-            assert!(err.err_type <= 10, "error type {} reads as success", err.err_type);
+            assert!(err.err_type <= 10, "the host reads error type {} as success", err.err_type);
             if err.err_type == 3 {
                 assert!((400..600).contains(&err.err_code), "coded error with status {}", err.err_code);
-                assert!(self.response.is_none(), "a coded error beside a response");
+                assert!(self.response.is_none(), "a coded error together with a response");
             }
         }
     }

@@ -111,8 +111,8 @@ impl Storage {
     /// Checks that no transaction was left open or used after its end.
     pub fn check(&self) {
         let state = self.state();
-        assert_eq!(state.transactions.len(), 0, "transactions without an end");
-        assert_eq!(state.stray, 0, "calls with the id of an ended transaction");
+        assert_eq!(state.transactions.len(), 0, "a transaction was not finished");
+        assert_eq!(state.stray, 0, "a call used the id of a finished transaction");
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

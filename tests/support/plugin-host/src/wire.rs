@@ -223,7 +223,7 @@ impl Host {
         let mut controller = GrpcControllerClient::new(channel);
         let _ = timeout(PATIENCE, controller.shutdown(Empty {})).await.expect("Shutdown is not answered");
         cut(&cables);
-        plugin.ended().await;
+        plugin.assert_clean_exit().await;
     }
 
     /// Drops the connection without notice, as a dying host does.
@@ -247,7 +247,7 @@ pub async fn first_bytes(socket: &Path, config: ClientConfig) -> Vec<u8> {
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
         stream.read(&mut answer).await
     };
-    let count = timeout(PATIENCE, exchange).await.expect("neither an answer nor a refusal").unwrap_or(0);
+    let count = timeout(PATIENCE, exchange).await.expect("neither an answer nor a closed connection").unwrap_or(0);
     answer.truncate(count);
     answer
 }
