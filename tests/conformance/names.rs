@@ -133,7 +133,7 @@ fn a_name_with_only_ipv6_addresses_works() {
 #[test]
 fn a_silent_name_server_delays_only_the_first_look_up() {
     Machine::run("a_silent_name_server_delays_only_the_first_look_up", async {
-        // The timeout of the dead server is longer than the limit of a connection.
+        // The timeout of the silent server is longer than the limit of a connection.
         machine::resolv_conf("nameserver 127.0.0.2\nnameserver 127.0.0.1\noptions timeout:11\n");
         let _silent = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), DNS_PORT)).unwrap();
         let _dns = serve(vec![("a.test", Behaviour::Has(here())), ("b.test", Behaviour::Has(here()))]);

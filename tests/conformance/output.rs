@@ -58,7 +58,7 @@ async fn p42_hosts_can_read_each_line_on_stderr() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p42_a_panic_only_fails_its_own_request() {
+async fn p42_only_the_request_that_panics_fails() {
     let mut host = Host::start(Launch::passbook()).await;
     let (one, other) = (host.mount().await, host.mount().await);
     other.write("accounts/a", json!({"owner": "x"})).await;

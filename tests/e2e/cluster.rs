@@ -109,9 +109,9 @@ fn order(org: &Org, name: &str) -> Value {
 #[test]
 fn standbys_forward_changes_and_astra_gets_each_change_once() {
     let cluster = shared_cluster();
-    let (leader, standbys) = (cluster.leader(), cluster.standbys());
+    let (active, standbys) = (cluster.active_node(), cluster.standbys());
     assert_eq!(standbys.len(), 2);
-    let world = World::at_mount(&leader, "passed-on");
+    let world = World::at_mount(&active, "passed-on");
     let (shop, cart) = (world.configured("shop", Mode::Standard), world.configured("cart", Mode::Sidecar));
     for org in [&shop, &cart] {
         world.role(org, "reader", 3600, 36000);
@@ -155,7 +155,7 @@ fn standbys_forward_changes_and_astra_gets_each_change_once() {
         assert_seen(&standbys, "the end of a token", &path, |reply| [400, 404].contains(&reply.status));
     }
     wait("the active node to log all tokens", SOON, || {
-        let lines = plugin_lines(&leader.log(), "passed-on");
+        let lines = plugin_lines(&active.log(), "passed-on");
         (lines.iter().filter(|line| line.contains(": created token: ")).count() == 4).then_some(())
     });
     standbys.iter().for_each(|node| assert_only_read(node, "passed-on", 0));
@@ -164,7 +164,7 @@ fn standbys_forward_changes_and_astra_gets_each_change_once() {
 #[test]
 fn callers_at_all_nodes_get_one_token_for_one_name() {
     let cluster = shared_cluster();
-    let world = World::at_mount(&cluster.leader(), "race");
+    let world = World::at_mount(&cluster.active_node(), "race");
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
     let role = world.at(&format!("role?org_id={}&role_name=reader", org.id));
@@ -187,7 +187,7 @@ fn callers_at_all_nodes_get_one_token_for_one_name() {
 fn standbys_show_changes_of_the_active_node_within_a_second() {
     let cluster = shared_cluster();
     let standbys = cluster.standbys();
-    let world = World::at_mount(&cluster.leader(), "changes");
+    let world = World::at_mount(&cluster.active_node(), "changes");
     let org = world.configured("shop", Mode::Standard);
     let at = |path: &str| world.at(&path.replace("ORG", &org.id));
     let (config, role) = (at("config?org_id=ORG"), at("role?org_id=ORG&role_name=reader"));
@@ -269,7 +269,7 @@ struct Failover {
 impl Failover {
     fn new() -> Self {
         let cluster = Cluster::start();
-        let killed = cluster.leader();
+        let killed = cluster.active_node();
         let world = World::at_mount(&killed, "astra");
         let org = |timeout: &str| {
             let org = world.next_org();
@@ -376,10 +376,10 @@ impl Failover {
     }
 
     /// Starts the killed node again, and checks that it shows the changes since the kill.
-    fn assert_killed_node_reads(&self, leader: &Server, answered: &[Token]) {
+    fn assert_killed_node_reads(&self, active: &Server, answered: &[Token]) {
         let role = json!({"org_id": self.calm.id, "role_name": "reader", "ttl": 120});
-        leader.patch("astra/role", &role).ok();
-        leader.post("store/late", &json!({"colour": "red"})).ok();
+        active.patch("astra/role", &role).ok();
+        active.post("store/late", &json!({"colour": "red"})).ok();
         let seen_before = self.killed.log().len();
         revive(&self.killed);
         let back = [self.killed.clone()];
@@ -411,7 +411,7 @@ impl Failover {
     /// Describes a node's actions since it became active. If the node is no longer active, its tick did nothing.
     fn describe(&self, node: &Server) -> String {
         let lines = plugin_lines(&node.log(), "astra").join("\n");
-        format!("{} was active then, {} is active now\n{lines}", node.address(), self.cluster.leader().address())
+        format!("{} was active then, {} is active now\n{lines}", node.address(), self.cluster.active_node().address())
     }
 
     fn alive(&self) -> BTreeSet<String> {
@@ -432,31 +432,31 @@ fn a_new_active_node_finishes_the_work_of_a_killed_node() {
     );
     world.clear_faults();
     world.knobs(|knobs| knobs.latency_ms = None);
-    let leader = cluster.leader();
+    let active = cluster.active_node();
     let standby = cluster.standbys().remove(0);
-    assert_ne!(leader.address(), killed.address());
+    assert_ne!(active.address(), killed.address());
     for token in &answered {
         assert!(world.is_alive(&token.client_id), "the token of a caller is gone");
-        assert_eq!(leader.get(&failover.path_of(token)).data(), token.data);
+        assert_eq!(active.get(&failover.path_of(token)).data(), token.data);
     }
     let newest = answered.last().expect("tokens");
     assert_seen(std::slice::from_ref(&standby), "a token", &failover.path_of(newest), |reply| reply.status == 200);
-    failover.assert_killed_node_reads(&leader, &answered);
+    failover.assert_killed_node_reads(&active, &answered);
 
-    let leased = failover.leased(&leader);
+    let leased = failover.leased(&active);
     assert!(answered.iter().all(|token| leased.contains(&token.client_id)), "the token of a caller has no lease");
     let begin = Instant::now();
     while !world.alive(&failover.hung).is_empty() {
         assert!(
             begin.elapsed() < TICK,
             "the new active node did not delete the token of the hanging mint\n{}",
-            failover.describe(&leader)
+            failover.describe(&active)
         );
         thread::sleep(Duration::from_millis(50));
     }
     let undone = format!(" client_id={} ", hung[0]);
     wait("the new active node to log the undo", SOON, || {
-        let lines = plugin_lines(&leader.log(), "astra");
+        let lines = plugin_lines(&active.log(), "astra");
         lines.iter().any(|line| line.contains(": rolled back token: ") && line.contains(&undone)).then_some(())
     });
     // If an answer left the plugin before its lease was stored, the token stays until its lease would have expired.
@@ -473,7 +473,7 @@ fn a_new_active_node_finishes_the_work_of_a_killed_node() {
         let lost: Vec<_> = made.filter(|line| left.iter().any(|id| line.contains(id))).collect();
         assert!(lost.is_empty(), "a running node minted a token without a lease:\n{lost:#?}");
     }
-    let known = || leader.keys("astra/org/tokens").into_iter().collect::<BTreeSet<_>>();
+    let known = || active.keys("astra/org/tokens").into_iter().collect::<BTreeSet<_>>();
     wait("the inventory to agree with Astra", SOON, || (known() == failover.alive()).then_some(()));
     // The ticks of the standby left all this to the active node.
     assert_only_read(&standby, "astra", 0);
@@ -483,15 +483,15 @@ fn a_new_active_node_finishes_the_work_of_a_killed_node() {
         let body = json!({"lease_id": token.lease_id, "sync": true});
         cluster.nodes()[place % 3].post("sys/leases/revoke", &body).ok();
     }
-    leader.post("sys/leases/revoke-prefix/astra/org/token", &json!({"sync": true})).ok();
+    active.post("sys/leases/revoke-prefix/astra/org/token", &json!({"sync": true})).ok();
     assert_eq!(failover.alive().into_iter().collect::<Vec<_>>(), left);
-    assert_eq!(leader.keys("astra/org/tokens"), left);
+    assert_eq!(active.keys("astra/org/tokens"), left);
 }
 
 #[test]
-fn leases_survive_a_killed_server_and_its_plugin_stops() {
+fn a_plugin_of_a_killed_server_stops_and_its_leases_survive() {
     let cluster = Cluster::start();
-    let killed = cluster.leader();
+    let killed = cluster.active_node();
     let world = World::at_mount(&killed, "astra");
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);
@@ -501,9 +501,9 @@ fn leases_survive_a_killed_server_and_its_plugin_stops() {
     assert_seen(&survivors, "a token", &path, |reply| reply.status == 200);
 
     Kill::Server.at(&killed);
-    let leader = cluster.leader();
-    assert_eq!(leader.get(&path).data(), token.data);
-    let after = Token::of(leader.post("astra/org/token", &order(&org, "after")).ok());
+    let active = cluster.active_node();
+    assert_eq!(active.get(&path).data(), token.data);
+    let after = Token::of(active.post("astra/org/token", &order(&org, "after")).ok());
     for (node, token) in survivors.iter().zip([&token, &after]) {
         node.post("sys/leases/revoke", &json!({"lease_id": token.lease_id, "sync": true})).ok();
     }

@@ -67,7 +67,7 @@ fn each_org_has_its_own_caller_mode() {
 }
 
 #[test]
-fn tokens_stay_revocable_after_a_new_root_token() {
+fn tokens_can_be_revoked_after_a_change_of_the_root_token() {
     let world = World::new();
     let org = world.configured("shop", Mode::Standard);
     world.role(&org, "reader", 3600, 36000);

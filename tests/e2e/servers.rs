@@ -50,7 +50,7 @@ const DIFFERENCES: &[Difference] = &[
             ("cluster.rs", "callers_at_all_nodes_get_one_token_for_one_name"),
             ("cluster.rs", "standbys_show_changes_of_the_active_node_within_a_second"),
             ("cluster.rs", "a_new_active_node_finishes_the_work_of_a_killed_node"),
-            ("cluster.rs", "leases_survive_a_killed_server_and_its_plugin_stops"),
+            ("cluster.rs", "a_plugin_of_a_killed_server_stops_and_its_leases_survive"),
         ],
     },
     Difference {

@@ -49,7 +49,7 @@ const HOSTS: [&str; 6] = [
 ];
 
 #[test]
-fn a_config_whose_url_has_a_host_name_works_on_every_machine() {
+fn a_host_name_in_a_url_resolves_on_every_machine() {
     let by_dns = "dns.astra.test";
     let zone = vec![(by_dns, Behaviour::Has(vec![Ipv4Addr::LOCALHOST.into()]))];
     let _dns = Dns::start((Ipv4Addr::LOCALHOST, 53).into(), &zone).expect("port 53 of a network of its own");

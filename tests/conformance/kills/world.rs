@@ -236,16 +236,17 @@ impl KillWorld {
         hit
     }
 
-    /// Repeats the tick until nothing is left to undo. The process may still work on an undo. If `taken_back` is set,
+    /// Repeats the tick until nothing is left to undo. The process may still work on an undo. If `until_none_alive` is set,
     /// this also waits until no token is alive, because an undo may not have written its WAL entry yet.
-    pub async fn settle(&mut self, node: &Node, taken_back: bool) {
+    pub async fn settle(&mut self, node: &Node, until_none_alive: bool) {
         self.heal_astra();
         let deadline = Instant::now() + PATIENCE;
         loop {
             let _ = self.ask(node, Work::Rollback).await.expect("the tick got no answer");
             let alive = self.alive();
-            let busy =
-                self.keys("wal/").next().is_some() || alive != self.inventory() || (taken_back && !alive.is_empty());
+            let busy = self.keys("wal/").next().is_some()
+                || alive != self.inventory()
+                || (until_none_alive && !alive.is_empty());
             if !busy || Instant::now() > deadline {
                 return;
             }

@@ -183,7 +183,7 @@ fn mint_at_each_peer(test: &str, mount: &str, peers: Vec<(&str, Peer)>) {
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
 
 #[test]
-fn hostile_headers_only_fail_their_own_mint() {
+fn only_the_mint_with_hostile_headers_fails() {
     let head = |lines: &str| format!("{OK}{lines}\r\n\r\n{{}}");
     let many: String = (0..20_000).map(|n| format!("x-{n}: EVIL\r\n")).collect();
     let peers = vec![
@@ -206,7 +206,7 @@ fn hostile_headers_only_fail_their_own_mint() {
         ("h2", Peer::saying(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00".repeat(9))),
         ("nothing", Peer::saying("")),
     ];
-    mint_at_each_peer("hostile_headers_only_fail_their_own_mint", "headers", peers);
+    mint_at_each_peer("only_the_mint_with_hostile_headers_fails", "headers", peers);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn endless_interim_answers_end_with_a_timeout() {
 }
 
 #[test]
-fn hostile_bodies_only_fail_their_own_mint() {
+fn only_the_mint_with_a_hostile_body_fails() {
     let whole = |body: Vec<u8>, more: &str| {
         [format!("{OK}{more}content-length: {}\r\n\r\n", body.len()).into_bytes(), body].concat()
     };
@@ -236,7 +236,7 @@ fn hostile_bodies_only_fail_their_own_mint() {
         ("page", Peer::saying(whole(b"<script>EVIL</script>".to_vec(), ""))),
         ("endless", Peer::never_ending("HTTP/1.1 200 OK\r\n\r\n", "[")),
     ];
-    mint_at_each_peer("hostile_bodies_only_fail_their_own_mint", "bodies", peers);
+    mint_at_each_peer("only_the_mint_with_a_hostile_body_fails", "bodies", peers);
 }
 
 #[test]

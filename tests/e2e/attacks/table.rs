@@ -229,7 +229,7 @@ const HOSTILE_ASTRA: &[Attack] = &[
         "502 `failed to mint a token: …`",
         "other organizations. The engine quotes nothing of the answer",
         ASTRA,
-        "hostile_headers_only_fail_their_own_mint",
+        "only_the_mint_with_hostile_headers_fails",
     ),
     row(
         "sends endless interim answers (1xx)",
@@ -244,7 +244,7 @@ const HOSTILE_ASTRA: &[Attack] = &[
         "502 `failed to mint a token: …the answer of Astra cannot be used`",
         "the stack, memory, other organizations. The engine quotes nothing of the answer",
         ASTRA,
-        "hostile_bodies_only_fail_their_own_mint",
+        "only_the_mint_with_a_hostile_body_fails",
     ),
     row(
         "sends an endless reason, with escape sequences and line ends for the reader's terminal and log",

@@ -220,7 +220,7 @@ fn an_invalid_proxy_stops_every_call() {
 }
 
 #[test]
-fn an_invalid_proxy_of_other_calls_has_no_effect() {
+fn an_invalid_proxy_for_other_calls_has_no_effect() {
     let broken = || "http://127.0.0.1:notaport".to_owned();
     ProxyMount::with(shared(), NEAR, "other-scheme", |_| vec![("HTTPS_PROXY", broken()), ("NO_PROXY", "10/8".into())])
         .works();
@@ -236,7 +236,7 @@ fn an_invalid_proxy_of_other_calls_has_no_effect() {
 
 /// The entry must not be ignored, because the call would then go through the proxy.
 #[test]
-fn no_proxy_with_a_port_applies_to_that_port_only() {
+fn a_no_proxy_entry_with_a_port_applies_to_that_port_only() {
     let proxy = Proxy::start();
     let listed = ProxyMount::with(shared(), NEAR, "listed", |authority| {
         vec![("HTTP_PROXY", proxy.url("http")), ("NO_PROXY", format!("x.test:1, {authority}"))]
@@ -251,7 +251,7 @@ fn no_proxy_with_a_port_applies_to_that_port_only() {
 }
 
 #[test]
-fn an_invalid_no_proxy_stops_every_call() {
+fn an_invalid_no_proxy_variable_stops_every_call() {
     let proxy = Proxy::start();
     let mount = ProxyMount::with(shared(), FAR, "exceptions", |_| {
         vec![("HTTP_PROXY", proxy.url("http")), ("NO_PROXY", "10.0.0.0/8,astra.test:http".into())]
@@ -262,7 +262,7 @@ fn an_invalid_no_proxy_stops_every_call() {
 }
 
 #[test]
-fn the_page_explains_an_invalid_proxy() {
+fn the_troubleshooting_page_explains_an_invalid_proxy() {
     let value = "http://127.0.0.1:notaport";
     let astra = Astra::builder().tls(Certificate::Valid);
     let mount =

@@ -59,7 +59,7 @@ impl Cluster {
     }
 
     /// Waits until a node is active, and returns it.
-    pub(crate) fn leader(&self) -> Arc<Server> {
+    pub(crate) fn active_node(&self) -> Arc<Server> {
         wait("an active node", START, || self.nodes.iter().find(|node| state(node) == Some(ACTIVE)).cloned())
     }
 

@@ -1,6 +1,6 @@
 //! A real Vault or OpenBao server with the plugin in its plugin directory.
 //!
-//! Every server has its own directory, home and port. It dies with the tests, however they end.
+//! Every server has its own directory, home and port. It stops with the tests, however they end.
 
 mod agent;
 mod answer;
@@ -279,7 +279,7 @@ impl Server {
         wait("the server to be idle", Duration::from_secs(10), || process::is_idle(self.pid()).then_some(()));
     }
 
-    /// Kills all plugins and returns their number. Requests meet a dead process until the server notices.
+    /// Kills all plugins and returns their number. Requests reach a killed process until the server notices.
     pub(crate) fn kill_plugins_unnoticed(&self) -> usize {
         let plugins = self.plugins();
         plugins.iter().for_each(|&pid| process::signal(pid, Signal::KILL));
