@@ -32,11 +32,11 @@ const AFTER: &[Phase] = &[Phase::After];
 const BOTH: &[Phase] = &[Phase::Before, Phase::After];
 
 /// Faults of the call that mints.
-pub(super) fn minting() -> Vec<Family> {
+pub(super) fn mint_families() -> Vec<Family> {
     let field = |field: &str, value: Value| Kind::SetField { field: field.into(), value };
     let without = |fields: &[&str]| Kind::DropFields(fields.iter().map(|&field| field.into()).collect());
     vec![
-        call("rejects the request: 400, 404, 409 or 422 in Astra's own format", own(&[400, 404, 409, 422]), BEFORE),
+        call("rejects the request: 400, 404, 409 or 422 in Astra's own format", api(&[400, 404, 409, 422]), BEFORE),
         call("rejects the root token: 401 or 403 in any format", rejections(), BEFORE),
         call("limits the rate (429) of every attempt, without a usable `Retry-After`", throttled(), BEFORE),
         call("limits the rate (429), with a `Retry-After` longer than `request_timeout`", throttled_for_long(), BEFORE),
@@ -53,7 +53,7 @@ pub(super) fn minting() -> Vec<Family> {
         call("is silent, or slower than `request_timeout`", silent(), BOTH),
         call("creates the token after `request_timeout`", vec![Kind::HangBeforeHeaders { for_ms: Some(3500) }], BEFORE),
         call("is slow within `request_timeout`, or its clock is wrong", harmless(), AFTER),
-        call("answers with broken JSON, or with other data", [garbage(), mislabelled(), odd()].concat(), BOTH),
+        call("answers with broken JSON, or with other data", [garbage(), mislabelled(), flaws()].concat(), BOTH),
         call("answers with success and an empty body", empty(), BOTH),
         call(
             "omits a required field of the token, or sends it with another type",
@@ -85,13 +85,13 @@ pub(super) fn minting() -> Vec<Family> {
         call("names other roles than the request", vec![field("roles", json!(["another"]))], AFTER),
         call("answers with more than 1 MiB", vec![Kind::HugeBody { bytes: 2 << 20 }], BOTH),
         call("redirects, to the same host or another host", redirects(), BOTH),
-        call("is not reached: a proxy's 404", not_astras(), BOTH),
+        call("is not reached: a proxy's 404", foreign_answers(), BOTH),
         org("creates the token, and then fails every call for a while", outage(), AFTER),
     ]
 }
 
 /// Faults of the call that deletes. Not included: a success without effect, because the engine cannot detect it.
-pub(super) fn ending() -> Vec<Family> {
+pub(super) fn deletion_families() -> Vec<Family> {
     let transient = [statuses(&[500, 502, 503, 504]), broken(), throttled()].concat();
     let gone = "Resource not found: token with identifier: auth-manager returned 404 for call %s/v2/admin/tokens?%s";
     let gone = Kind::Error { code: 401, id: 340_018, message: gone.into() };
@@ -102,7 +102,7 @@ pub(super) fn ending() -> Vec<Family> {
             [statuses(&[500, 502, 503, 504]), broken()].concat(),
             AFTER,
         ),
-        call("rejects the request: 400, 409 or 422 in Astra's own format", own(&[400, 409, 422]), BOTH),
+        call("rejects the request: 400, 409 or 422 in Astra's own format", api(&[400, 409, 422]), BOTH),
         call(
             "rejects the root token: 401 or 403 in any format, also error 340018 with the text \"404\" and \"not found\"",
             [rejections(), vec![gone]].concat(),
@@ -120,14 +120,15 @@ pub(super) fn ending() -> Vec<Family> {
         call("answers with success and a body that is not JSON", [garbage(), mislabelled()].concat(), BOTH),
         call("answers with more than 1 MiB", vec![Kind::HugeBody { bytes: 2 << 20 }], BOTH),
         call("redirects, to the same host or another host", redirects(), BOTH),
-        call("is not reached: a proxy's 404", not_astras(), BOTH),
+        call("is not reached: a proxy's 404", foreign_answers(), BOTH),
         org("fails every call for a while", outage(), BOTH),
     ]
 }
 
 /// All faults of any call.
-pub(super) fn anything() -> Vec<Kind> {
-    let mut all: Vec<Kind> = minting().into_iter().chain(ending()).flat_map(|family| family.kinds).collect();
+pub(super) fn every_fault() -> Vec<Kind> {
+    let mut all: Vec<Kind> =
+        mint_families().into_iter().chain(deletion_families()).flat_map(|family| family.kinds).collect();
     all.push(Kind::Latency { min_ms: 5000, max_ms: 5000 });
     all
 }
@@ -154,7 +155,7 @@ fn statuses(codes: &[u16]) -> Vec<Kind> {
 }
 
 /// Answers in the formats of Astra's API.
-fn own(codes: &[u16]) -> Vec<Kind> {
+fn api(codes: &[u16]) -> Vec<Kind> {
     let forms = [BodyForm::Errors, BodyForm::JsonString];
     codes.iter().flat_map(|&code| forms.map(|form| Kind::status(code, form))).collect()
 }
@@ -224,7 +225,7 @@ fn garbage() -> Vec<Kind> {
 }
 
 /// Defects that only matter if the engine reads the content.
-fn odd() -> Vec<Kind> {
+fn flaws() -> Vec<Kind> {
     [Malformed::ByteOrderMark, Malformed::WrongTopLevel].map(Kind::Malformed).into()
 }
 
@@ -247,7 +248,7 @@ fn redirects() -> Vec<Kind> {
     [301, 302, 307].into_iter().flat_map(to).collect()
 }
 
-fn not_astras() -> Vec<Kind> {
+fn foreign_answers() -> Vec<Kind> {
     [true, false].map(|html| Kind::ProxyNotFound { html }).into()
 }
 

@@ -9,8 +9,8 @@ use std::sync::Mutex;
 
 use serde_json::json;
 
-use self::faults::{Reach, anything, ending, minting};
-use self::mount::{End, FaultMount, Seen, is_late};
+use self::faults::{Reach, deletion_families, every_fault, mint_families};
+use self::mount::{Deletion, FaultMount, Seen, is_late};
 use self::table::{AS_ABOVE, Row};
 use crate::astra::{Astra, AstraFault, Certificate, DeleteSuccess, Kind, Phase, UnknownId};
 use crate::world::{Mode, World};
@@ -45,24 +45,28 @@ fn every_fault_of_astra_has_the_documented_outcome() {
     let apart = FaultMount::new(World::with(
         Astra::builder().orgs(3).tls(Certificate::Valid).knobs(|knobs| knobs.connection_close = true),
     ));
-    let mut mints: Vec<Row> = minting().into_iter().map(Row::of).collect();
+    let mut mints: Vec<Row> = mint_families().into_iter().map(Row::of).collect();
     mints.extend(unreachable());
     mints.push(Row::mixed("lists a new token only seconds later, and the answer of the mint is lost", AS_ABOVE));
-    let mut ends: Vec<Row> = ending().into_iter().map(Row::of).collect();
-    ends.extend(unreachable());
-    ends.push(Row::new("confirms with another status: 200, 202 or 204"));
-    ends.push(Row::new("no longer has the token: 204, 400 or 404"));
-    ends.push(Row::new("no longer has the token, and answers 500 for this reason"));
+    let mut deletions: Vec<Row> = deletion_families().into_iter().map(Row::of).collect();
+    deletions.extend(unreachable());
+    deletions.push(Row::new("confirms with another status: 200, 202 or 204"));
+    deletions.push(Row::new("no longer has the token: 204, 400 or 404"));
+    deletions.push(Row::new("no longer has the token, and answers 500 for this reason"));
 
-    let ([.., refused, no_tls, lagging], [.., not_ended, nor_so, confirmed, unknown, failing]) =
-        (&mints[..], &ends[..])
+    let (
+        [.., refused, without_tls, delayed_list],
+        [.., deletion_refused, deletion_without_tls, confirmed, unknown, failing],
+    ) = (&mints[..], &deletions[..])
     else {
-        panic!("as many were pushed")
+        panic!("a row is missing")
     };
     let mut jobs = case_jobs(&mints, &mount, mint);
-    jobs.extend(case_jobs(&ends, &mount, end));
-    jobs.push(Job::new("a list that lags", true, || slow_list(&late, lagging)));
-    jobs.push(Job::new("unreachable", false, || unreachable_astra(&apart, [refused, no_tls], [not_ended, nor_so])));
+    jobs.extend(case_jobs(&deletions, &mount, delete));
+    jobs.push(Job::new("a delayed list", true, || slow_list(&late, delayed_list)));
+    jobs.push(Job::new("unreachable", false, || {
+        unreachable_astra(&apart, [refused, without_tls], [deletion_refused, deletion_without_tls])
+    }));
     jobs.push(Job::new("ways of success", false, || ways_of_success(&spent, confirmed, unknown, failing)));
     jobs.push(Job::new("renewals", false, || renewals(&mount)));
     run(jobs);
@@ -70,7 +74,7 @@ fn every_fault_of_astra_has_the_documented_outcome() {
     for mount in [&mount, &late, &spent, &apart] {
         mount.assert_cleaned_up();
     }
-    table::compare(&mints, &ends);
+    table::compare(&mints, &deletions);
 }
 
 /// The cases in which calls do not reach Astra.
@@ -79,11 +83,11 @@ fn unreachable() -> [Row; 2] {
 }
 
 fn mint(mount: &FaultMount, kind: &Kind, phase: Phase, reach: Reach) -> Vec<Seen> {
-    vec![mount.mint(kind, phase, reach)]
+    vec![mount.mint_under_fault(kind, phase, reach)]
 }
 
-fn end(mount: &FaultMount, kind: &Kind, phase: Phase, reach: Reach) -> Vec<Seen> {
-    [End::Delete, End::Revoke].map(|end| mount.end(end, kind, phase, reach)).into()
+fn delete(mount: &FaultMount, kind: &Kind, phase: Phase, reach: Reach) -> Vec<Seen> {
+    [Deletion::Delete, Deletion::Revoke].map(|deletion| mount.delete_under_fault(deletion, kind, phase, reach)).into()
 }
 
 /// Returns a job for each fault of each family.
@@ -137,37 +141,37 @@ fn slow_list(mount: &FaultMount, row: &Row) {
 }
 
 /// Faults of the whole simulator.
-fn unreachable_astra(mount: &FaultMount, mints: [&Row; 2], ends: [&Row; 2]) {
+fn unreachable_astra(mount: &FaultMount, mints: [&Row; 2], deletions: [&Row; 2]) {
     let refuse = |cut: bool| mount.world.refuse_connections(cut);
     let slow_tls = |cut: bool| match cut {
         true => drop(mount.world.fault(AstraFault::before(Kind::SlowTls { delay_ms: 4000 }))),
         false => mount.world.clear_faults(),
     };
     let cuts: [&dyn Fn(bool); 2] = [&refuse, &slow_tls];
-    for (cut, (mint, end)) in cuts.into_iter().zip(mints.into_iter().zip(ends)) {
+    for (cut, (mint, deletion)) in cuts.into_iter().zip(mints.into_iter().zip(deletions)) {
         let org = mount.org(Mode::Sidecar);
         cut(true);
-        let seen = mount.minted(&org, &[]);
+        let seen = mount.observe_mint(&org, &[]);
         cut(false);
         mint.add(Phase::Before, "minting", vec![seen]);
-        let both = [End::Delete, End::Revoke].map(|end| {
-            let token = mount.token(&mount.ends);
+        let both = [Deletion::Delete, Deletion::Revoke].map(|way| {
+            let token = mount.token(&mount.deletion_org);
             cut(true);
-            let seen = mount.ended(end, &mount.ends, &token);
+            let seen = mount.observe_deletion(way, &mount.deletion_org, &token);
             cut(false);
             seen
         });
-        end.add(Phase::Before, "ending", both.into());
+        deletion.add(Phase::Before, "deleting", both.into());
     }
 }
 
 /// Answers to a delete that succeeded or was not necessary.
 fn ways_of_success(mount: &FaultMount, confirmed: &Row, unknown: &Row, failing: &Row) {
     let end = |row: &Row, name: String, gone: bool| {
-        let both = [End::Delete, End::Revoke].map(|end| {
-            let token = mount.token(&mount.ends);
+        let both = [Deletion::Delete, Deletion::Revoke].map(|way| {
+            let token = mount.token(&mount.deletion_org);
             assert!(!gone || mount.world.delete_token(&token.client_id));
-            mount.ended(end, &mount.ends, &token)
+            mount.observe_deletion(way, &mount.deletion_org, &token)
         });
         row.add(Phase::After, name, both.into());
     };
@@ -194,7 +198,7 @@ fn renewals(mount: &FaultMount) {
     let token = mount.token(&org);
     let calls = || mount.world.requests().iter().filter(|call| call.org.as_ref() == Some(&org.id)).count();
     let before = calls();
-    for kind in anything() {
+    for kind in every_fault() {
         let fault = mount.world.fault(AstraFault::before(mount.real(&kind)).org(&org.id));
         let renewed = mount.world.server.post("sys/leases/renew", &json!({"lease_id": token.lease_id})).ok();
         assert_eq!(renewed["lease_duration"], 3600);

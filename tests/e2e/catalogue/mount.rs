@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_secs(100);
 
 /// How a token is deleted.
 #[derive(Clone, Copy)]
-pub(super) enum End {
+pub(super) enum Deletion {
     Delete,
     Revoke,
 }
@@ -72,7 +72,7 @@ pub(super) enum Left {
 pub(super) struct FaultMount {
     pub(super) world: World,
     /// The org of tokens that are deleted.
-    pub(super) ends: Org,
+    pub(super) deletion_org: Org,
     /// Another host. The engine must never call it.
     elsewhere: Astra,
     spare: Mutex<VecDeque<Org>>,
@@ -89,10 +89,10 @@ pub(super) struct FaultMount {
 impl FaultMount {
     pub(super) fn new(world: World) -> Self {
         let mut spare: VecDeque<Org> = world.orgs().to_vec().into();
-        let ends = spare.pop_front().expect("an org");
+        let deletion_org = spare.pop_front().expect("an org");
         let mount = Self {
             world,
-            ends,
+            deletion_org,
             elsewhere: Astra::builder().seed(1).spawn(),
             spare: Mutex::new(spare),
             used: Mutex::default(),
@@ -101,7 +101,7 @@ impl FaultMount {
             orphans: Mutex::default(),
             names: AtomicUsize::new(0),
         };
-        mount.set_up(&mount.ends, Mode::Standard);
+        mount.set_up(&mount.deletion_org, Mode::Standard);
         mount
     }
 
@@ -138,7 +138,7 @@ impl FaultMount {
     }
 
     /// Mints under a fault.
-    pub(super) fn mint(&self, kind: &Kind, phase: Phase, reach: Reach) -> Seen {
+    pub(super) fn mint_under_fault(&self, kind: &Kind, phase: Phase, reach: Reach) -> Seen {
         let org = self.org(Mode::Sidecar);
         let mut kind = self.real(kind);
         let mut bystanders = Vec::new();
@@ -154,7 +154,7 @@ impl FaultMount {
         let fault = self.world.fault(if reach == Reach::Once { fault.once() } else { fault });
         let ids: Vec<&str> = bystanders.iter().map(|token| token.client_id.as_str()).collect();
         let late = is_late(&kind).then_some(fault);
-        let seen = self.minted_under(&org, &ids, late);
+        let seen = self.observe_mint_under(&org, &ids, late);
         assert!(self.world.fired(fault) > 0, "the fault did not happen: {kind:?}");
         self.world.clear_fault(fault);
         self.leased.lock().unwrap().extend(bystanders);
@@ -166,11 +166,11 @@ impl FaultMount {
     }
 
     /// Asks for a token. Only the tokens in `others` are alive in the org.
-    pub(super) fn minted(&self, org: &Org, others: &[&str]) -> Seen {
-        self.minted_under(org, others, None)
+    pub(super) fn observe_mint(&self, org: &Org, others: &[&str]) -> Seen {
+        self.observe_mint_under(org, others, None)
     }
 
-    fn minted_under(&self, org: &Org, others: &[&str], late: Option<u64>) -> Seen {
+    fn observe_mint_under(&self, org: &Org, others: &[&str], late: Option<u64>) -> Seen {
         let earlier = self.calls(org, Route::CreateToken).len();
         let started = Instant::now();
         let reply = self.ask(org);
@@ -203,8 +203,8 @@ impl FaultMount {
     }
 
     /// Mints a token, and deletes it under a fault.
-    pub(super) fn end(&self, end: End, kind: &Kind, phase: Phase, reach: Reach) -> Seen {
-        let org = if reach == Reach::Org { self.org(Mode::Standard) } else { self.ends.clone() };
+    pub(super) fn delete_under_fault(&self, deletion: Deletion, kind: &Kind, phase: Phase, reach: Reach) -> Seen {
+        let org = if reach == Reach::Org { self.org(Mode::Standard) } else { self.deletion_org.clone() };
         let token = self.token(&org);
         let fault = AstraFault { phase, ..AstraFault::before(self.real(kind)) };
         let fault = match reach {
@@ -212,18 +212,20 @@ impl FaultMount {
             Reach::Call | Reach::Once => fault.route(Route::DeleteToken).target(&token.client_id),
         };
         let fault = self.world.fault(if reach == Reach::Once { fault.once() } else { fault });
-        let seen = self.ended(end, &org, &token);
+        let seen = self.observe_deletion(deletion, &org, &token);
         assert!(self.world.fired(fault) > 0, "the fault did not happen: {kind:?}");
         self.world.clear_fault(fault);
         seen
     }
 
     /// Deletes a token. The delete may fail.
-    pub(super) fn ended(&self, end: End, org: &Org, token: &Token) -> Seen {
+    pub(super) fn observe_deletion(&self, deletion: Deletion, org: &Org, token: &Token) -> Seen {
         let started = Instant::now();
-        let reply = match end {
-            End::Revoke => self.world.revoke(token),
-            End::Delete => self.world.delete(&format!("org/token?org_id={}&client_id={}", org.id, token.client_id)),
+        let reply = match deletion {
+            Deletion::Revoke => self.world.revoke(token),
+            Deletion::Delete => {
+                self.world.delete(&format!("org/token?org_id={}&client_id={}", org.id, token.client_id))
+            }
         };
         // If the response is not a proof, the engine also asks for the list.
         assert!(started.elapsed() < 2 * REQUEST_TIMEOUT + SLACK, "took {:?}\n{reply}", started.elapsed());
@@ -234,7 +236,10 @@ impl FaultMount {
         self.leased.lock().unwrap().push(token.clone());
         let left = if reply.status < 300 {
             assert!(!alive, "a token is live although its deletion succeeded\n{reply}");
-            assert!(!known && leased == matches!(end, End::Delete), "known {known}, leased {leased}\n{reply}");
+            assert!(
+                !known && leased == matches!(deletion, Deletion::Delete),
+                "known {known}, leased {leased}\n{reply}"
+            );
             Left::Done
         } else {
             assert!(known && leased, "known {known}, leased {leased}\n{reply}");

@@ -80,7 +80,7 @@ impl Row {
 }
 
 /// Compares the tables with the document, or writes them to the document.
-pub(super) fn compare(mints: &[Row], ends: &[Row]) {
+pub(super) fn compare(mints: &[Row], deletions: &[Row]) {
     let mut faults = String::new();
     let mut rows = |rows: &[Row], cell: fn(&[Seen]) -> [String; 3]| -> String {
         rows.iter()
@@ -92,7 +92,7 @@ pub(super) fn compare(mints: &[Row], ends: &[Row]) {
             })
             .collect()
     };
-    let (mints, ends) = (rows(mints, mint_cells), rows(ends, end_cells));
+    let (mints, deletions) = (rows(mints, mint_cells), rows(deletions, deletion_cells));
     assert!(faults.is_empty(), "{faults}");
     let found = format!(
         "\n### Mint a token\n\n\
@@ -100,7 +100,7 @@ pub(super) fn compare(mints: &[Row], ends: &[Row]) {
          | --- | --- | --- | --- | --- |\n{mints}\n\
          ### Delete a token or revoke its lease\n\n\
          | Astra … | token deleted? | calls | answer to the caller | remains |\n\
-         | --- | --- | --- | --- | --- |\n{ends}\n\
+         | --- | --- | --- | --- | --- |\n{deletions}\n\
          ### Renew a lease\n\n\
          | Astra … | answer to the caller | remains |\n| --- | --- | --- |\n\
          | shows any failure of the tables above | the renewed lease | nothing: a renewal does not call Astra |\n\n"
@@ -120,7 +120,7 @@ fn mint_cells(seen: &[Seen]) -> [String; 3] {
     [calls(seen.calls).into(), answer(seen, "a token"), left.into()]
 }
 
-fn end_cells(seen: &[Seen]) -> [String; 3] {
+fn deletion_cells(seen: &[Seen]) -> [String; 3] {
     let [delete, revoke] = seen else { unreachable!("two ways to end a token") };
     assert_eq!((delete.calls, delete.left, &delete.text), (revoke.calls, revoke.left, &revoke.text));
     let left = match delete.left {

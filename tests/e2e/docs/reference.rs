@@ -51,18 +51,18 @@ fn the_reference_matches_the_paths_and_the_answers() {
     let orgs = [root, Seed::new().id(OTHER)];
     let astra = orgs.into_iter().fold(Astra::builder(), |astra, org| astra.org(org));
     let mut recorder = Recorder::new(World::with(astra));
-    declared(&mut recorder);
-    demands(&recorder.world);
+    declarations(&mut recorder);
+    assert_required_parameters(&recorder.world);
     configs(&mut recorder);
     roles(&mut recorder);
     named_tokens(&mut recorder);
     sidecar_and_creds(&mut recorder);
-    ends(&mut recorder);
+    config_deletion(&mut recorder);
     recorder.compare();
 }
 
 /// Captures the operations and parameters of each path.
-fn declared(recorder: &mut Recorder) {
+fn declarations(recorder: &mut Recorder) {
     let document = document(&recorder.world);
     let operations = operations(&document);
     let paths: BTreeSet<&String> = operations.iter().map(|(path, ..)| path).collect();
@@ -78,7 +78,7 @@ fn declared(recorder: &mut Recorder) {
         let mut parameters: BTreeMap<String, Parameter> = BTreeMap::new();
         let mut order: Vec<String> = Vec::new();
         let item = &document["paths"][format!("/{}/{path}", recorder.world.mount)];
-        for (name, verb) in captured(item) {
+        for (name, verb) in path_parameters(item) {
             order.push(name.clone());
             parameters.insert(name, verb);
         }
@@ -120,7 +120,7 @@ fn declared(recorder: &mut Recorder) {
 }
 
 /// Returns the parameters in the path itself.
-fn captured(item: &Value) -> Vec<(String, Parameter)> {
+fn path_parameters(item: &Value) -> Vec<(String, Parameter)> {
     let of_path = item["parameters"].as_array().into_iter().flatten();
     of_path
         .map(|field| {
@@ -174,7 +174,7 @@ impl Parameter {
 }
 
 /// Checks each required parameter: a request without it fails, and the error names the parameter.
-fn demands(world: &World) {
+fn assert_required_parameters(world: &World) {
     world.configure(&world.orgs()[1], &json!({}));
     for (path, method, field) in DEMANDED {
         let mut body = json!({"org_id": OTHER, "role_name": "none", "logical_name": "none"});
@@ -227,7 +227,7 @@ fn write<'a>(parameters: &'a [(&'a str, Value)]) -> Call<'a> {
     Call("write", "config", parameters)
 }
 
-/// Captures refused writes and reads of a config. Only the first organization has a config.
+/// Captures the errors of writes and reads of a config. Only the first organization has a config.
 fn config_errors(recorder: &mut Recorder) {
     let [root, other] = [0, 1].map(|which| recorder.world.orgs()[which].root_token.clone());
     let unknown = format!("AstraCS:{}:{}", "abcdefghijklmnopqrstuvwx", "0".repeat(64));
@@ -394,7 +394,7 @@ fn sidecar_and_creds(recorder: &mut Recorder) {
 }
 
 /// Captures the deletion of a config with live tokens.
-fn ends(recorder: &mut Recorder) {
+fn config_deletion(recorder: &mut Recorder) {
     let call = [("org_id", json!(ORG)), ("force", json!(true))];
     recorder.twice("config delete", &Call("delete", "config", &call));
 }
