@@ -305,7 +305,7 @@ fn the_script_fails_with_a_reason_for_each_mistake() {
     assert_eq!(machine.run(&allowed, &[("ASTRA_MOUNT", &world.mount)]).ok(), lines(&org, &built_in()));
 }
 
-/// If the role of the root token is deleted, Astra rejects.
+/// If the role of the root token is deleted, Astra rejects the import.
 #[test]
 fn a_rejected_import_names_the_missing_permission() {
     let astra = Astra::builder().org(Seed::new().role("no-such-role"));

@@ -236,7 +236,7 @@ impl KillWorld {
         hit
     }
 
-    /// Repeats the tick until nothing is left to undo. The process may still work on an undo. If `until_none_alive` is set,
+    /// Repeats the tick until nothing is left to undo. The process may still work on an undo. With `until_none_alive`,
     /// this also waits until no token is alive, because an undo may not have written its WAL entry yet.
     pub async fn settle(&mut self, node: &Node, until_none_alive: bool) {
         self.heal_astra();
