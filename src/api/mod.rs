@@ -2,10 +2,12 @@
 //!
 //! Architecture invariant: knows nothing of Vault. Of an answer, an error contains only the status and Astra's message.
 
+mod answer;
 mod body;
 mod connect;
 mod description;
 mod error;
+mod list;
 mod proxy;
 mod resolve;
 mod retry;
@@ -15,33 +17,37 @@ mod types;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Method, Request, Response};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::{Certificate, Method, Request};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use self::body::{Body, quote};
+use self::answer::Answer;
+use self::body::Body;
 pub(crate) use self::description::describe;
 pub(crate) use self::error::{Case, Error, LIST_ROLES, MINT};
+use self::list::ListedToken;
 pub(crate) use self::proxy::Proxies;
 pub(crate) use self::roles::{AstraRole, RoleList};
+use self::types::is_org_id;
 pub(crate) use self::types::{CreatedToken, MAX_TOKEN, NewToken, TOKEN_PREFIX};
-use self::types::{ListedToken, TokenList, is_org_id};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{
-    error::fuzz::fuzz_astra_error,
-    retry::fuzz::fuzz_retry_after,
-    types::fuzz::{fuzz_astra_list, fuzz_astra_token},
+    error::fuzz::fuzz_astra_error, list::fuzz::fuzz_astra_list, retry::fuzz::fuzz_retry_after,
+    types::fuzz::fuzz_astra_token,
 };
 
 /// The most bytes of an answer that is not a list.
 const ANSWER_LIMIT: usize = 1 << 20;
 
-/// The most bytes of a list, which covers a whole org.
-const LIST_LIMIT: usize = 64 << 20;
+/// The most bytes of a list of roles.
+const ROLES_LIMIT: usize = 64 << 20;
+
+/// The most tokens that one look into the list of tokens can be for. A gateway can repeat a mint, but not this often.
+const MOST_FOUND: usize = 1000;
 
 /// The call that makes a client.
 pub(crate) const PREPARE: &str = "prepare calls to Astra";
@@ -53,7 +59,7 @@ const MAX_URL: usize = 2048;
 /// How many requests of one org run at the same time. The others wait for a permit.
 const CONCURRENT: usize = 64;
 
-/// How many of these requests may be lists of tokens. Each list can take more memory than [`LIST_LIMIT`].
+/// How many of these requests may be lists of tokens. For each list, Astra reads and sends all tokens of the org.
 const CONCURRENT_LISTS: usize = 4;
 
 /// How to reach one org. No `Debug`: it holds the root token.
@@ -64,7 +70,8 @@ pub(crate) struct Settings {
     pub(crate) token: SecretString,
     /// PEM of CA certificates to trust, in addition to those of the system; may be empty.
     pub(crate) ca_cert: String,
-    /// Time limit of each call. It includes the wait for a permit, all attempts and the last byte of the answer.
+    /// Time limit of each call. It includes the wait for a permit, all attempts and the last byte of the answer. A list of
+    /// tokens may take longer, as long as it makes progress.
     pub(crate) timeout: Duration,
     /// The `User-Agent` of each request.
     pub(crate) user_agent: String,
@@ -123,7 +130,7 @@ impl Client {
     /// Returns Astra's id of the organization that the root token belongs to.
     pub(crate) async fn current_org(&self) -> Result<String, Error> {
         const CALL: &str = "ask whose token this is";
-        let answer = self.call(CALL, Method::GET, &["currentOrg"], None, ANSWER_LIMIT).await?;
+        let answer = self.call(CALL, Method::GET, &["currentOrg"], None, |answer| answer.json(ANSWER_LIMIT)).await?;
         match object(CALL, &answer)?.remove("id") {
             Some(Value::String(id)) if is_org_id(&id) => Ok(id),
             _ => Err(Error::garbled(CALL, "it has no id of an organization")),
@@ -132,7 +139,9 @@ impl Client {
 
     /// Mints a token. Not idempotent: see [`Error::may_have_happened`].
     pub(crate) async fn create_token(&self, token: &NewToken) -> Result<CreatedToken, Error> {
-        let answer = self.call(MINT, Method::POST, &["clientIdSecrets"], Some(token), ANSWER_LIMIT).await?;
+        let answer = self
+            .call(MINT, Method::POST, &["clientIdSecrets"], Some(token), |answer| answer.json(ANSWER_LIMIT))
+            .await?;
         Ok(CreatedToken::read(object(MINT, &answer)?))
     }
 
@@ -142,7 +151,10 @@ impl Client {
         if !can_name(client_id) {
             return Err(Error::bad_settings(CALL, "the client id fits no URL"));
         }
-        let error = match self.call(CALL, Method::DELETE, &["clientIdSecrets", client_id], None, ANSWER_LIMIT).await {
+        let error = match self
+            .call(CALL, Method::DELETE, &["clientIdSecrets", client_id], None, |answer| answer.json(ANSWER_LIMIT))
+            .await
+        {
             Ok(answer) if answer.is_empty() || confirms_success(&answer) => return Ok(()),
             Ok(_) => Error::garbled(CALL, "it is not JSON, or tells of errors"),
             Err(error) if error.is_not_found() => return Ok(()),
@@ -161,18 +173,32 @@ impl Client {
     /// # Errors
     /// When this is not certain: the list is empty, or one of its entries cannot be parsed.
     pub(crate) async fn has_token(&self, client_id: &str) -> Result<bool, Error> {
-        let answer = self.list().await?;
-        Ok(tokens(&answer)?.iter().any(|token| token.client_id == client_id))
+        let found = self.tokens(MOST_FOUND, |token| (token.client_id == client_id).then_some(())).await?;
+        Ok(!found.is_empty())
     }
 
-    /// Returns the client id of the token whose description ends with ` id=` and this marker.
+    /// Returns the client ids of the tokens whose description ends with ` id=` and this marker. There can be several: a
+    /// gateway can repeat the request of a mint.
     ///
     /// # Errors
-    /// When it is not certain whether there is such a token, as in [`Client::has_token`].
-    pub(crate) async fn find_token(&self, marker: &str) -> Result<Option<String>, Error> {
-        let answer = self.list().await?;
-        let found = tokens(&answer)?.into_iter().find(|token| token.is_marked(marker));
-        Ok(found.map(|token| token.client_id.into_owned()))
+    /// When it is not certain which tokens these are, as in [`Client::has_token`].
+    pub(crate) async fn find_tokens(&self, marker: &str) -> Result<Vec<String>, Error> {
+        let of_marker = |token: ListedToken<'_>| token.is_marked(marker).then(|| token.client_id.into_owned());
+        self.tokens(MOST_FOUND, of_marker).await
+    }
+
+    /// Lists the tokens of the org. Returns what `pick` returns for each token, so that only this is kept in memory.
+    ///
+    /// # Errors
+    /// When the list is empty or one of its entries cannot be parsed, so that a missing token proves nothing. Also when
+    /// `pick` picks more than `most` tokens.
+    pub(crate) async fn tokens<T: Send>(
+        &self,
+        most: usize,
+        pick: impl Fn(ListedToken<'_>) -> Option<T> + Sync,
+    ) -> Result<Vec<T>, Error> {
+        let pick = &pick;
+        self.call(LIST, Method::GET, &["clientIdSecrets"], None, |answer| answer.tokens(most, pick)).await
     }
 
     /// Returns the roles of the org, built-in and custom.
@@ -181,7 +207,7 @@ impl Client {
     /// Also when the list is empty. For a root token with permission to list roles, the list is never empty.
     pub(crate) async fn roles(&self) -> Result<RoleList, Error> {
         let path = ["organizations", "roles"];
-        let answer = self.call(LIST_ROLES, Method::GET, &path, None, LIST_LIMIT).await?;
+        let answer = self.call(LIST_ROLES, Method::GET, &path, None, |answer| answer.json(ROLES_LIMIT)).await?;
         RoleList::read(&answer)
     }
 
@@ -190,23 +216,25 @@ impl Client {
     /// # Errors
     /// When it is not certain which roles the token has.
     pub(crate) async fn roles_of(&self, client_id: &str) -> Result<Option<Vec<String>>, Error> {
-        let answer = self.list().await?;
-        types::roles_of(&answer, client_id).map_err(|reason| Error::garbled(LIST, reason))
+        let of_token = |token: ListedToken<'_>| (token.client_id == client_id).then(|| token.into_roles());
+        match self.tokens(MOST_FOUND, of_token).await?.into_iter().next() {
+            Some(None) => Err(Error::garbled(LIST, "the roles of the token are not a list of ids")),
+            found => Ok(found.flatten()),
+        }
     }
 
-    async fn list(&self) -> Result<Vec<u8>, Error> {
-        self.call(LIST, Method::GET, &["clientIdSecrets"], None, LIST_LIMIT).await
-    }
-
-    /// Calls Astra. Retries until the deadline, if a retry does no harm.
-    async fn call(
+    /// Calls Astra. Retries until the deadline, if a retry does no harm. `read` reads a successful answer.
+    async fn call<T, F>(
         &self,
         call: &'static str,
         method: Method,
         path: &[&str],
         body: Option<&NewToken>,
-        limit: usize,
-    ) -> Result<Vec<u8>, Error> {
+        read: impl Fn(Answer) -> F + Sync,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>> + Send,
+    {
         let deadline = Instant::now() + self.timeout;
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -226,33 +254,25 @@ impl Client {
             };
             // Held during the attempt, but not during the pause before the next one. The semaphore is never closed.
             let _permit = timeout_at(deadline, self.permits.acquire()).await.map_err(no_permit)?;
-            let answer = timeout_at(deadline, self.exchange(call, request, limit)).await;
-            answer.unwrap_or_else(|_| Err(Error::no_answer(call, self.timeout)))
+            read(self.exchange(call, request, deadline).await?).await
         });
         connect::within(deadline, attempts).await
     }
 
-    /// Sends a request once, and reads the answer.
-    async fn exchange(&self, call: &'static str, request: Request, limit: usize) -> Result<Vec<u8>, Error> {
-        let transport = |error: reqwest::Error| Error::from_transport(call, &error).through(self.proxy);
-        let mut response = self.http.execute(request).await.map_err(transport)?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(transport)? {
-            if body.len() + chunk.len() > limit {
-                return Err(Error::garbled(call, format_args!("it is longer than {limit} bytes")));
-            }
-            body.extend_from_slice(&chunk);
+    /// Sends a request once. Returns the beginning of a successful answer.
+    async fn exchange(&self, call: &'static str, request: Request, deadline: Instant) -> Result<Answer, Error> {
+        let (timeout, proxy) = (self.timeout, self.proxy);
+        let sent = timeout_at(deadline, self.http.execute(request)).await;
+        let sent = sent.map_err(|_| Error::no_answer(call, timeout))?;
+        let response = sent.map_err(|error| Error::from_transport(call, &error).through(proxy))?;
+        let status = response.status();
+        let wait = if matches!(status.as_u16(), 429 | 503) { retry::retry_after(response.headers()) } else { None };
+        let mut answer = Answer { response, call, timeout, deadline, proxy };
+        if status.is_success() {
+            return Ok(answer);
         }
-        let (status, media_type) = (response.status(), media_type(&response));
-        if !status.is_success() {
-            let wait = if matches!(status.as_u16(), 429 | 503) { retry::retry_after(response.headers()) } else { None };
-            let body = Body::parse(&body, media_type.contains("html"));
-            return Err(Error::from_answer(call, status.as_u16(), body).with_retry_after(wait));
-        }
-        if body.is_empty() || is_json(&media_type) {
-            return Ok(body);
-        }
-        Err(Error::garbled(call, format_args!("its content type is {:?}, not JSON", quote(&media_type))))
+        let body = Body::parse(&answer.bytes(ANSWER_LIMIT).await?, answer.media_type().contains("html"));
+        Err(Error::from_answer(call, status.as_u16(), body).with_retry_after(wait))
     }
 }
 
@@ -321,20 +341,6 @@ fn headers(token: &SecretString) -> Result<HeaderMap, &'static str> {
     Ok(HeaderMap::from_iter([(AUTHORIZATION, authorization), (ACCEPT, HeaderValue::from_static("application/json"))]))
 }
 
-/// Returns the content type in lower case and without parameters. It is empty if there is no content type.
-fn media_type(response: &Response) -> String {
-    let value = response.headers().get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
-    value.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
-/// Whether this is the content type of JSON (RFC 8259, section 11; RFC 6839, section 3.1), or empty.
-fn is_json(media_type: &str) -> bool {
-    match media_type.split_once('/') {
-        Some((kind, name)) => (kind, name) == ("application", "json") || (!kind.is_empty() && name.ends_with("+json")),
-        None => media_type.is_empty(),
-    }
-}
-
 /// Parses a JSON object.
 fn object(call: &'static str, body: &[u8]) -> Result<Map<String, Value>, Error> {
     match serde_json::from_slice(body) {
@@ -343,10 +349,6 @@ fn object(call: &'static str, body: &[u8]) -> Result<Map<String, Value>, Error> 
         Err(_) if body.is_empty() => Err(Error::garbled(call, "it is empty")),
         Err(_) => Err(Error::garbled(call, "it is not JSON")),
     }
-}
-
-fn tokens(list: &[u8]) -> Result<Vec<ListedToken<'_>>, Error> {
-    TokenList::read(list).map(|list| list.clients).map_err(|reason| Error::garbled(LIST, reason))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod inventory;
 mod labels;
 mod lease;
 mod limits;
+mod listing;
 mod logs;
 mod old_leases;
 mod old_names;

@@ -23,6 +23,19 @@ pub(super) enum Act {
     Hang,
     /// Send one byte of an answer every 100 ms, without end.
     Drip,
+    /// Send this list of tokens.
+    List(List),
+}
+
+/// A list of tokens that is too long to be kept in memory.
+#[derive(Clone)]
+pub(super) struct List {
+    /// How many tokens come before the last one.
+    pub(super) tokens: usize,
+    /// The last entry and the end of the list.
+    pub(super) end: &'static str,
+    /// The pause before each thousand tokens.
+    pub(super) pause: Duration,
 }
 
 /// One request.
@@ -112,6 +125,7 @@ async fn serve(connection: TcpStream, number: usize, act: &(dyn Fn(&Seen, usize)
             Act::Reset => return connection.get_ref().set_zero_linger().unwrap(),
             Act::Hang => return std::future::pending().await,
             Act::Drip => return drip(&mut connection).await,
+            Act::List(list) => return drop(send(&mut connection, &list).await),
         };
         // A client that reads the answer can send the next request at once.
         log.lock().unwrap().in_flight -= 1;
@@ -152,6 +166,20 @@ async fn drip(connection: &mut BufReader<TcpStream>) {
         tokio::time::sleep(Duration::from_millis(100)).await;
         sent = connection.write_all(b"x").await;
     }
+}
+
+/// Sends a list of tokens, then closes the connection. Each token takes 240 bytes.
+async fn send(connection: &mut BufReader<TcpStream>, list: &List) -> std::io::Result<()> {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{\"clients\": [";
+    connection.write_all(head.as_bytes()).await?;
+    for first in (0..list.tokens).step_by(1000) {
+        let tokens = (first..list.tokens.min(first + 1000)).map(|n| {
+            format!("{{\"clientId\": \"id{n}\", \"roles\": [\"r\"], \"description\": \"{:164}id={n:07}\"}},\n", "")
+        });
+        tokio::time::sleep(list.pause).await;
+        connection.write_all(tokens.collect::<String>().as_bytes()).await?;
+    }
+    connection.write_all(list.end.as_bytes()).await
 }
 
 /// Returns an answer with a status, headers (each with its line end) and a body.

@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const METHODS: [&str; 3] = ["GET", "DELETE", "POST"];
 const MADE: &str = r#"{"clientId": "abc", "secret": "s", "orgId": "o", "token": "AstraCS:abc:d"}"#;
 
-fn client(url: &str, timeout: Duration) -> Arc<Client> {
+pub(super) fn client(url: &str, timeout: Duration) -> Arc<Client> {
     let settings = Settings {
         url: url.to_owned(),
         token: ROOT.into(),
@@ -258,7 +258,7 @@ async fn few_listings_run_at_the_same_time_and_they_block_no_other_call() {
     let mut calls = JoinSet::new();
     for _ in 0..100 {
         let client = client.clone();
-        calls.spawn(async move { client.find_token("m1").await });
+        calls.spawn(async move { client.find_tokens("m1").await });
     }
     eventually(|| peer.count("GET") == 4).await;
     call(&client, "DELETE").await.unwrap();
@@ -320,12 +320,12 @@ async fn a_token_is_found_by_its_marker_or_client_id() {
     let list = r#"{"clients": [{"clientId": "root"}, {"clientId": "abc", "description": "vault mount=astra/ id=m1"}]}"#;
     let peer = Peer::always(Act::Answer(json(200, list))).await;
     let found = client(&peer.url, DEADLINE);
-    assert_eq!(found.find_token("m1").await.unwrap().as_deref(), Some("abc"));
-    assert_eq!(found.find_token("m2").await.unwrap(), None);
+    assert_eq!(found.find_tokens("m1").await.unwrap(), ["abc"]);
+    assert_eq!(found.find_tokens("m2").await.unwrap(), [""; 0]);
     assert!(found.has_token("abc").await.unwrap() && !found.has_token("ABC").await.unwrap());
     let empty = Peer::always(Act::Answer(json(200, r#"{"clients": []}"#))).await;
     let empty = client(&empty.url, DEADLINE);
-    assert!(empty.find_token("m1").await.is_err() && empty.has_token("abc").await.is_err());
+    assert!(empty.find_tokens("m1").await.is_err() && empty.has_token("abc").await.is_err());
 }
 
 #[tokio::test]

@@ -150,6 +150,23 @@ async fn an_entry_is_undone_only_when_no_process_can_still_work_on_it() {
 }
 
 #[tokio::test]
+async fn all_tokens_of_a_repeated_mint_are_undone() {
+    let world = World::with_role("standard").await;
+    let minted = some(world.ask(Operation::Update, "org/token", order("kept")).await);
+    // A gateway repeated the request of an unfinished mint, and Astra lists the tokens of other mints, too.
+    for client_id in ["first", "second", "third"] {
+        world.planted(client_id, &format!("vault mount=astra/ role=r_w_user name= by= id={MARKER}"));
+    }
+    world.planted("other", " id=another");
+    world.noted("1", 60, json!({})).await;
+    ok(world.tick(false).await);
+    assert_eq!(world.keys("wal/"), [""; 0]);
+    let live: Vec<String> = world.astra.state().live.keys().cloned().collect();
+    assert_eq!(live, [text(&minted, "clientId"), "other".to_owned()]);
+    assert_eq!(world.keys("client/").len(), 1);
+}
+
+#[tokio::test]
 async fn the_undo_of_a_mint_removes_the_stored_token_and_record() {
     for mode in ["standard", "sidecar"] {
         let world = World::with_role(mode).await;

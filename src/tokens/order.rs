@@ -284,25 +284,31 @@ fn nothing_identifies(note: &impl OrderNote) -> bool {
     note.client_id().is_none() && !note.is_described()
 }
 
-/// Finds the token of an order and deletes it.
+/// Finds the token of an order and deletes it. If a gateway repeated the request, Astra has several tokens with the
+/// marker of the order, and all of them are deleted.
 ///
 /// # Errors
-/// If it is not certain that the token is deleted.
+/// If it is not certain that the tokens are deleted.
 async fn undo<N: OrderNote>(engine: &Engine, config: &Arc<Config>, note: &N) -> Result<Outcome, Error> {
-    let client_id = match note.client_id() {
-        Some(client_id) => client_id.clone(),
-        None => match engine.call(config, |client| async move { client.find_token(note.marker()).await }).await? {
-            Some(client_id) => ClientId::stored(client_id),
-            None => return Ok(Outcome::NotFound),
-        },
+    let found = match note.client_id() {
+        Some(client_id) => vec![client_id.clone()],
+        None => {
+            let found = engine.call(config, |client| async move { client.find_tokens(note.marker()).await }).await?;
+            found.into_iter().map(ClientId::stored).collect()
+        }
     };
-    if note.is_of_another(engine, config, &client_id).await? {
-        note.log(Event::OfAnother(&client_id));
-    } else {
+    if found.is_empty() {
+        return Ok(Outcome::NotFound);
+    }
+    for client_id in &found {
+        if note.is_of_another(engine, config, client_id).await? {
+            note.log(Event::OfAnother(client_id));
+            continue;
+        }
         // Storage comes first: without the marker, which is deleted with the token in Astra, a retry could not find the
         // record.
-        note.remove_stored(engine, &client_id, None).await?;
-        note.delete(engine, config, &client_id).await?;
+        note.remove_stored(engine, client_id, None).await?;
+        note.delete(engine, config, client_id).await?;
     }
     Ok(Outcome::Gone)
 }
