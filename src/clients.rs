@@ -1,4 +1,7 @@
 //! The clients of Astra: one for each org, created at its first call.
+//!
+//! A client is small. The connections are in pools that the orgs share, so a client is created again after each change
+//! of its config.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -7,28 +10,42 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
-use vault_plugin_sdk::logical::SystemView;
+use vault_plugin_sdk::logical::{self, SystemView};
 
 use super::api;
 use super::names::{ClientId, OrgId};
 use super::store::{Config, Store};
 
-/// Connections of at most this many orgs are kept.
-const KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+/// Clients of at most this many orgs are kept. A client takes about 1 KiB.
+const KEPT: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+
+/// Clients of at most this many configs of an org are kept: the current config, and configs of earlier calls.
+const KEPT_CONFIGS: usize = 4;
 
 /// The clients of a mount.
 pub(crate) struct Clients {
-    slots: Mutex<LruCache<OrgId, Arc<Slot>>>,
+    orgs: Mutex<LruCache<OrgId, Org>>,
     /// Client ids of root tokens that a rotation deletes or has deleted. No config may hold these root tokens again.
     retired: Mutex<HashSet<ClientId>>,
     system: Arc<dyn SystemView>,
-    proxies: Arc<api::Proxies>,
+    user_agent: OnceCell<String>,
+    pools: Arc<api::Pools>,
 }
 
-/// The client of one org.
+/// The clients of one org.
+#[derive(Default)]
+struct Org {
+    /// Shared by all clients of the org: a call with an earlier config counts against the same limit.
+    queue: Arc<api::Queue>,
+    /// One slot for each config in use. A call that started with an earlier config must not replace the client of the
+    /// current config.
+    slots: Vec<Arc<Slot>>,
+}
+
+/// The client of one config.
 struct Slot {
-    /// The config that the client was created from. If the config changes, a new slot replaces this slot.
     config: Arc<Config>,
+    queue: Arc<api::Queue>,
     client: OnceCell<Arc<api::Client>>,
     /// The calls that have not finished.
     calls: TaskTracker,
@@ -36,8 +53,11 @@ struct Slot {
 
 impl Clients {
     /// Returns the clients of a mount, without creating a client.
-    pub(crate) fn new(system: Arc<dyn SystemView>, proxies: Arc<api::Proxies>) -> Self {
-        Self { slots: Mutex::new(LruCache::new(KEPT)), retired: Mutex::default(), system, proxies }
+    pub(crate) fn new(system: Arc<dyn SystemView>, pools: Arc<api::Pools>) -> Self {
+        // A bounded cache would allocate its memory for all orgs at once.
+        let mut orgs = LruCache::unbounded();
+        orgs.resize(KEPT);
+        Self { orgs: Mutex::new(orgs), retired: Mutex::default(), system, user_agent: OnceCell::new(), pools }
     }
 
     /// Calls Astra for an org. If Astra rejects the root token and the config holds another root token by then, repeats
@@ -79,22 +99,28 @@ impl Clients {
 
     /// Creates a client for a config, which may be stored or not.
     pub(crate) async fn make(&self, config: &Config) -> Result<Arc<api::Client>, api::Error> {
+        self.make_with(config, Arc::default()).await
+    }
+
+    async fn make_with(&self, config: &Config, queue: Arc<api::Queue>) -> Result<Arc<api::Client>, api::Error> {
         let settings = api::Settings {
             url: config.url.clone(),
             token: config.astra_token.clone(),
             ca_cert: config.ca_cert.clone(),
             timeout: config.request_timeout,
             user_agent: self.user_agent().await,
-            proxies: self.proxies.clone(),
         };
-        // Creating a client reads CA certificates from disk, which would block the runtime.
-        let made = tokio::task::spawn_blocking(move || api::Client::new(&settings)).await;
+        let pools = self.pools.clone();
+        // Creating a client can read CA certificates from disk, which would block the runtime.
+        let made = tokio::task::spawn_blocking(move || api::Client::new(&settings, &pools, queue)).await;
         made.unwrap_or_else(|_| Err(api::Error::stopping(api::PREPARE))).map(Arc::new)
     }
 
-    /// Closes the connections of an org whose config changed.
+    /// Drops the clients of an org whose config changed. Their connections stay, for the next client.
     pub(crate) fn forget(&self, org: &OrgId) {
-        self.slots().pop(org);
+        if let Some(org) = self.orgs().get_mut(org) {
+            org.slots.clear();
+        }
     }
 
     /// Rejects later writes of this root token to a config.
@@ -108,34 +134,41 @@ impl Clients {
     }
 
     async fn client_in(&self, slot: &Slot) -> Result<Arc<api::Client>, api::Error> {
-        Ok(slot.client.get_or_try_init(|| self.make(&slot.config)).await?.clone())
+        let make = || self.make_with(&slot.config, slot.queue.clone());
+        Ok(slot.client.get_or_try_init(make).await?.clone())
     }
 
     fn slot(&self, config: &Arc<Config>) -> Arc<Slot> {
-        let mut slots = self.slots();
-        if let Some(slot) = slots.get(&config.org_id).filter(|slot| slot.config.same_connection(config)) {
+        let mut orgs = self.orgs();
+        let Org { queue, slots } = orgs.get_or_insert_mut(config.org_id.clone(), Org::default);
+        if let Some(slot) = slots.iter().find(|slot| slot.config.same_connection(config)) {
             return slot.clone();
         }
-        let slot = Arc::new(Slot { config: config.clone(), client: OnceCell::new(), calls: TaskTracker::new() });
-        slots.put(config.org_id.clone(), slot.clone());
+        if slots.len() == KEPT_CONFIGS {
+            slots.remove(0);
+        }
+        let (config, queue) = (config.clone(), queue.clone());
+        let slot = Arc::new(Slot { config, queue, client: OnceCell::new(), calls: TaskTracker::new() });
+        slots.push(slot.clone());
         slot
     }
 
-    fn slots(&self) -> MutexGuard<'_, LruCache<OrgId, Arc<Slot>>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn orgs(&self) -> MutexGuard<'_, LruCache<OrgId, Org>> {
+        self.orgs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn retired(&self) -> MutexGuard<'_, HashSet<ClientId>> {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the `User-Agent`. Asks the host for its version once: the plugin never outlives its host.
     async fn user_agent(&self) -> String {
         let plugin = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
-        match self.system.host_version().await {
-            Ok(host) if !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic()) => {
-                format!("{plugin} vault/{host}")
-            }
-            _ => plugin.to_owned(),
-        }
+        let ask = async || {
+            let host = self.system.host_version().await?;
+            let is_word = !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic());
+            Ok::<_, logical::Error>(if is_word { format!("{plugin} vault/{host}") } else { plugin.to_owned() })
+        };
+        self.user_agent.get_or_try_init(ask).await.cloned().unwrap_or_else(|_| plugin.to_owned())
     }
 }

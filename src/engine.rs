@@ -35,12 +35,12 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Returns the state of a mount. Calls neither the storage nor the host.
-    pub(crate) fn new(mount: &Mount, proxies: Arc<api::Proxies>) -> Self {
+    pub(crate) fn new(mount: &Mount, pools: Arc<api::Pools>) -> Self {
         Self {
             store: Store::new(mount),
             system: mount.system.clone(),
             locks: Locks::default(),
-            clients: Clients::new(mount.system.clone(), proxies),
+            clients: Clients::new(mount.system.clone(), pools),
             backoff: Backoff::default(),
             tasks: mount.tasks.clone(),
             storage: mount.storage.clone(),

@@ -67,8 +67,9 @@ pub const PLUGIN: Plugin = Plugin::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_V
 
 /// Returns the factory of backends. All mounts share one declaration.
 pub fn factory() -> logical::Factory {
-    let proxies = Arc::new(api::Proxies::new(&vault_plugin_sdk::proxy_variables()));
-    backend().factory(move |mount| Engine::new(mount, proxies.clone()))
+    let proxies = api::Proxies::new(&vault_plugin_sdk::proxy_variables());
+    let pools = Arc::new(api::Pools::new(proxies));
+    backend().factory(move |mount| Engine::new(mount, pools.clone()))
 }
 
 /// Declares the engine.

@@ -9,6 +9,9 @@ use super::resolve::Failure;
 /// The call that mints a token.
 pub(crate) const MINT: &str = "mint a token";
 
+/// The call that makes a client.
+pub(crate) const PREPARE: &str = "prepare calls to Astra";
+
 /// The call that lists the roles.
 pub(crate) const LIST_ROLES: &str = "list the roles";
 
@@ -172,8 +175,12 @@ impl Error {
 
     /// Returns the error for a client or a request that cannot be created.
     pub(super) fn from_setup(call: &'static str, error: &reqwest::Error) -> Self {
-        let what = format!("no TLS client can be set up: {}", innermost(error));
-        Self::new(Case::NoTls, call, what, Progress::NotSent)
+        Self::no_tls(call, innermost(error))
+    }
+
+    /// Returns the error for a machine or a config with which no TLS client can be set up.
+    pub(super) fn no_tls(call: &'static str, reason: impl Display) -> Self {
+        Self::new(Case::NoTls, call, format!("no TLS client can be set up: {reason}"), Progress::NotSent)
     }
 
     /// Returns the error for a proxy variable that cannot be used.

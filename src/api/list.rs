@@ -362,7 +362,7 @@ mod tests {
             r#"{"clients": [{"clientId": "a"}], "clients": [{"clientId": "b"}]}"#,
             r#"{"clients": [{"clientId": "a"}], "x"}"#,
             r#"{"clients": [{"clientId": "a"}], "x":}"#,
-            r#"{"clients": [{"clientId": "a"}], "x": tru}"#,
+            r#"{"clients": [{"clientId": "a"}], "x": no}"#,
             r#"{"clients": [{"clientId": "a"}],}"#,
             r#"{"clients": [{"clientId": "a"}]}}"#,
             r#"{"clients": [{"clientId": "a"}]} {}"#,

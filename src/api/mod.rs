@@ -8,6 +8,7 @@ mod connect;
 mod description;
 mod error;
 mod list;
+mod pool;
 mod proxy;
 mod resolve;
 mod retry;
@@ -17,8 +18,8 @@ mod types;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Method, Request};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
+use reqwest::{Method, Request};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
@@ -28,8 +29,10 @@ use url::Url;
 use self::answer::Answer;
 use self::body::Body;
 pub(crate) use self::description::describe;
-pub(crate) use self::error::{Case, Error, LIST_ROLES, MINT};
+pub(crate) use self::error::{Case, Error, LIST_ROLES, MINT, PREPARE};
 use self::list::ListedToken;
+use self::pool::Pool;
+pub(crate) use self::pool::{Pools, are_certificates};
 pub(crate) use self::proxy::Proxies;
 pub(crate) use self::roles::{AstraRole, RoleList};
 use self::types::is_org_id;
@@ -48,9 +51,6 @@ const ROLES_LIMIT: usize = 64 << 20;
 
 /// The most tokens that one look into the list of tokens can be for. A gateway can repeat a mint, but not this often.
 const MOST_FOUND: usize = 1000;
-
-/// The call that makes a client.
-pub(crate) const PREPARE: &str = "prepare calls to Astra";
 
 const LIST: &str = "list the tokens";
 
@@ -75,56 +75,46 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     /// The `User-Agent` of each request.
     pub(crate) user_agent: String,
-    /// The proxies that the environment names.
-    pub(crate) proxies: Arc<Proxies>,
 }
 
-/// Calls Astra with the root token of one org. Each client has its own pool of connections and its own queue.
-pub(crate) struct Client {
-    http: reqwest::Client,
-    base: Url,
-    /// Permits for requests. Waiting requests get them in the order of arrival.
+/// The calls of one org. Waiting calls get their permits in the order of arrival.
+pub(crate) struct Queue {
+    /// Permits for requests.
     permits: Semaphore,
     /// Additional permits for lists of tokens, acquired first.
     list_permits: Semaphore,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { permits: Semaphore::new(CONCURRENT), list_permits: Semaphore::new(CONCURRENT_LISTS) }
+    }
+}
+
+/// Calls Astra with the root token of one org.
+pub(crate) struct Client {
+    pool: Pool,
+    base: Url,
+    /// The headers of each request. They hold the root token.
+    headers: HeaderMap,
+    queue: Arc<Queue>,
     timeout: Duration,
-    /// Name of the environment variable with the proxy for the calls.
-    proxy: Option<&'static str>,
 }
 
 impl Client {
-    /// Returns a client. Reads the system's CA certificates from disk, so this blocks for some milliseconds.
+    /// Returns a client. Can block for some milliseconds, because it can read the CA certificates of the machine from
+    /// disk.
     ///
     /// # Errors
-    /// When `ca_cert` is not PEM, when there is no CA certificate to trust for an `https` URL, or when the proxy in the
-    /// environment cannot be used.
-    pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
-        const CALL: &str = PREPARE;
-        let setup = |error: reqwest::Error| Error::from_setup(CALL, &error);
-        let base = parse_url(&settings.url)
-            .map_err(|reason| Error::bad_settings(CALL, format_args!("the url of the config {reason}")))?;
-        let proxy = settings.proxies.for_url(&base).map_err(|reason| Error::from_proxy(CALL, &reason))?;
-        let roots = certificates(&settings.ca_cert).map_err(setup)?;
-        let builder = proxy::apply(proxy.as_ref(), reqwest::Client::builder())
-            .map_err(setup)?
-            .user_agent(&settings.user_agent)
-            .default_headers(headers(&settings.token).map_err(|reason| Error::bad_settings(CALL, reason))?)
-            .redirect(reqwest::redirect::Policy::none())
-            // Only `retry` decides which requests are sent again.
-            .retry(reqwest::retry::never())
-            .dns_resolver(resolve::Names::of_machine())
-            .connector_layer(connect::Limit { through_proxy: proxy.is_some() });
-        // A machine without CA certificates can still use plain HTTP. The platform's verifier would fail on such a
-        // machine.
-        let builder = if base.scheme() == "https" || proxy.as_ref().is_some_and(proxy::Proxy::uses_tls) {
-            builder.tls_certs_merge(roots)
-        } else {
-            builder.tls_certs_only(roots)
-        };
-        let http = builder.build().map_err(setup)?;
-        let (permits, list_permits) = (Semaphore::new(CONCURRENT), Semaphore::new(CONCURRENT_LISTS));
-        let proxy = proxy.map(|proxy| proxy.variable);
-        Ok(Self { http, base, permits, list_permits, timeout: settings.timeout, proxy })
+    /// When the settings cannot be used, when there is no CA certificate to trust for an `https` URL, or when the proxy
+    /// in the environment cannot be used.
+    pub(crate) fn new(settings: &Settings, pools: &Pools, queue: Arc<Queue>) -> Result<Self, Error> {
+        let bad_settings = |reason| Error::bad_settings(PREPARE, reason);
+        let base =
+            parse_url(&settings.url).map_err(|reason| bad_settings(format!("the url of the config {reason}")))?;
+        let headers = headers(settings).map_err(|reason| bad_settings(reason.to_owned()))?;
+        let pool = pools.pool(&base, &settings.ca_cert)?;
+        Ok(Self { pool, base, headers, queue, timeout: settings.timeout })
     }
 
     /// Returns Astra's id of the organization that the root token belongs to.
@@ -242,18 +232,19 @@ impl Client {
         }
         let is_idempotent = method.is_idempotent();
         let request = || match body {
-            Some(body) => self.http.request(method.clone(), url.clone()).json(body),
-            None => self.http.request(method.clone(), url.clone()),
+            Some(body) => self.pool.http.request(method.clone(), url.clone()).json(body),
+            None => self.pool.http.request(method.clone(), url.clone()),
         };
         let attempts = retry::until(deadline, is_idempotent, || async {
-            let request = request().build().map_err(|error| Error::from_setup(call, &error))?;
+            let request = request().headers(self.headers.clone()).build();
+            let request = request.map_err(|error| Error::from_setup(call, &error))?;
             let no_permit = |_| Error::no_permit(call, self.timeout);
             let _list_permit = match call {
-                LIST => Some(timeout_at(deadline, self.list_permits.acquire()).await.map_err(no_permit)?),
+                LIST => Some(timeout_at(deadline, self.queue.list_permits.acquire()).await.map_err(no_permit)?),
                 _ => None,
             };
             // Held during the attempt, but not during the pause before the next one. The semaphore is never closed.
-            let _permit = timeout_at(deadline, self.permits.acquire()).await.map_err(no_permit)?;
+            let _permit = timeout_at(deadline, self.queue.permits.acquire()).await.map_err(no_permit)?;
             read(self.exchange(call, request, deadline).await?).await
         });
         connect::within(deadline, attempts).await
@@ -261,8 +252,8 @@ impl Client {
 
     /// Sends a request once. Returns the beginning of a successful answer.
     async fn exchange(&self, call: &'static str, request: Request, deadline: Instant) -> Result<Answer, Error> {
-        let (timeout, proxy) = (self.timeout, self.proxy);
-        let sent = timeout_at(deadline, self.http.execute(request)).await;
+        let (timeout, proxy) = (self.timeout, self.pool.proxy);
+        let sent = timeout_at(deadline, self.pool.http.execute(request)).await;
         let sent = sent.map_err(|_| Error::no_answer(call, timeout))?;
         let response = sent.map_err(|error| Error::from_transport(call, &error).through(proxy))?;
         let status = response.status();
@@ -319,26 +310,13 @@ pub(crate) fn parse_url(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// Parses CA certificates.
-///
-/// # Errors
-/// When the text is not PEM.
-fn certificates(pem: &str) -> Result<Vec<Certificate>, reqwest::Error> {
-    if pem.is_empty() { Ok(Vec::new()) } else { Certificate::from_pem_bundle(pem.as_bytes()) }
-}
-
-/// Whether the text is PEM with usable CA certificates. Rejects a private key, because reading the config shows the
-/// text.
-pub(crate) fn are_certificates(pem: &str) -> bool {
-    let trusted = |roots| reqwest::Client::builder().no_proxy().tls_certs_only(roots).build().is_ok();
-    !pem.contains("PRIVATE KEY") && certificates(pem).is_ok_and(|roots| !roots.is_empty() && trusted(roots))
-}
-
-fn headers(token: &SecretString) -> Result<HeaderMap, &'static str> {
-    let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
+fn headers(settings: &Settings) -> Result<HeaderMap, &'static str> {
+    let mut authorization = HeaderValue::from_str(&format!("Bearer {}", settings.token.expose_secret()))
         .map_err(|_| "the root token has characters that no header can hold")?;
     authorization.set_sensitive(true);
-    Ok(HeaderMap::from_iter([(AUTHORIZATION, authorization), (ACCEPT, HeaderValue::from_static("application/json"))]))
+    let user_agent = HeaderValue::from_str(&settings.user_agent).map_err(|_| "the user agent fits no header")?;
+    let accept = HeaderValue::from_static("application/json");
+    Ok(HeaderMap::from_iter([(AUTHORIZATION, authorization), (ACCEPT, accept), (USER_AGENT, user_agent)]))
 }
 
 /// Parses a JSON object.
@@ -379,17 +357,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_gets_no_permit_is_not_sent() {
-        let client = Client::new(&Settings {
+        let settings = Settings {
             // No server listens there: a sent request would fail at once, not after the time limit.
             url: "http://127.0.0.1:1".to_owned(),
             token: "t".into(),
             ca_cert: String::new(),
             timeout: Duration::from_secs(30),
             user_agent: "test".to_owned(),
-            proxies: Arc::default(),
-        })
-        .unwrap();
-        let _permits = client.permits.acquire_many(CONCURRENT as u32).await.unwrap();
+        };
+        let client = Client::new(&settings, &Pools::default(), Arc::default()).unwrap();
+        let _permits = client.queue.permits.acquire_many(CONCURRENT as u32).await.unwrap();
         let start = Instant::now();
         let token = NewToken { roles: vec![], description: None, token_expiry: None };
         let error = client.create_token(&token).await.err().unwrap();

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, crypto::aws_lc_rs};
 
 use super::{ORG, ROOT};
-use crate::api::{Client, Error, Proxies, Settings};
+use crate::api::{Client, Error, Pools, Proxies, Settings};
 
 /// Names below `.test` cannot be resolved, so a call reaches this host only through a proxy.
 const NAME: &str = "astra.test";
@@ -45,14 +45,14 @@ fn trusting(
     proxy: String,
 ) -> Result<Client, Error> {
     let der = STANDARD.encode(trusted.cert.der());
-    Client::new(&Settings {
+    let settings = Settings {
         url: url.to_owned(),
         token: ROOT.into(),
         ca_cert: format!("-----BEGIN CERTIFICATE-----\n{der}\n-----END CERTIFICATE-----\n"),
         timeout: Duration::from_secs(30),
         user_agent: "test".to_owned(),
-        proxies: Arc::new(Proxies::new(&[(variable, proxy)])),
-    })
+    };
+    Client::new(&settings, &Pools::new(Proxies::new(&[(variable, proxy)])), Arc::default())
 }
 
 /// Starts a proxy that serves one connection. Returns its address, and a task that returns the result of `serve`.

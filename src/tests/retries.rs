@@ -11,8 +11,11 @@ use tokio::task::JoinSet;
 use super::ROOT;
 use super::eventually;
 use super::peer::{Act, Peer, answer, json};
-use crate::api::{Client, Error, NewToken, Settings};
+use crate::api::{Client, Error, NewToken, Pools, Settings};
+use crate::engine::Engine;
 use crate::error;
+use crate::names::OrgId;
+use crate::store::Config;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const METHODS: [&str; 3] = ["GET", "DELETE", "POST"];
@@ -25,9 +28,8 @@ pub(super) fn client(url: &str, timeout: Duration) -> Arc<Client> {
         ca_cert: String::new(),
         timeout,
         user_agent: "test".to_owned(),
-        proxies: Arc::default(),
     };
-    Arc::new(Client::new(&settings).unwrap())
+    Arc::new(Client::new(&settings, &Pools::default(), Arc::default()).unwrap())
 }
 
 /// Makes the call with this method.
@@ -238,6 +240,38 @@ async fn at_most_64_requests_of_an_org_run_at_the_same_time_and_the_others_queue
         eventually(|| peer.seen().len() > n).await;
         assert_eq!(peer.seen()[n].path, format!("/v2/clientIdSecrets/id{n}"));
     }
+    gate.add_permits(200);
+    while let Some(outcome) = calls.join_next().await {
+        outcome.unwrap().unwrap();
+    }
+    assert_eq!((peer.seen().len(), peer.most()), (200, 64));
+}
+
+#[tokio::test]
+async fn calls_with_an_earlier_config_count_against_the_same_limit() {
+    let gate = Arc::new(Semaphore::new(0));
+    let held = gate.clone();
+    let peer = Peer::start(move |_, _| Act::When(held.clone(), answer(204, "", ""))).await;
+    let (mount, _, _) = vault_plugin_sdk::testing::mount();
+    let engine = Arc::new(Engine::new(&mount, Arc::default()));
+    let config = |token: &str| {
+        let mut config = Config::new(OrgId::stored("org"), "");
+        (config.url, config.astra_token) = (peer.url.clone(), token.into());
+        Arc::new(config)
+    };
+    // The callers with the earlier root token call before, during and after the change.
+    let (old, new) = (config("AstraCS:old:d"), config("AstraCS:new:d"));
+    let mut calls = JoinSet::new();
+    for n in 0..200 {
+        let (engine, config) = (engine.clone(), if n % 3 == 0 { &old } else { &new }.clone());
+        if n == 50 {
+            engine.clients.forget(&config.org_id);
+        }
+        calls.spawn(async move {
+            engine.call(&config, |client| async move { client.delete_token(&format!("id{n}")).await }).await
+        });
+    }
+    eventually(|| peer.seen().len() == 64).await;
     gate.add_permits(200);
     while let Some(outcome) = calls.join_next().await {
         outcome.unwrap().unwrap();
