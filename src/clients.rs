@@ -106,6 +106,7 @@ impl Clients {
         let settings = api::Settings {
             url: config.url.clone(),
             token: config.astra_token.clone(),
+            astra_org_id: config.astra_org_id.clone(),
             ca_cert: config.ca_cert.clone(),
             timeout: config.request_timeout,
             user_agent: self.user_agent().await,
@@ -141,14 +142,18 @@ impl Clients {
     fn slot(&self, config: &Arc<Config>) -> Arc<Slot> {
         let mut orgs = self.orgs();
         let Org { queue, slots } = orgs.get_or_insert_mut(config.org_id.clone(), Org::default);
-        if let Some(slot) = slots.iter().find(|slot| slot.config.same_connection(config)) {
-            return slot.clone();
-        }
-        if slots.len() == KEPT_CONFIGS {
+        let mut calls = TaskTracker::new();
+        if let Some(index) = slots.iter().position(|slot| slot.config.same_connection(config)) {
+            if slots[index].config.astra_org_id == config.astra_org_id || config.astra_org_id.is_empty() {
+                return slots[index].clone();
+            }
+            // The engine has learned the organization of the root token.
+            calls = slots.remove(index).calls.clone();
+        } else if slots.len() == KEPT_CONFIGS {
             slots.remove(0);
         }
         let (config, queue) = (config.clone(), queue.clone());
-        let slot = Arc::new(Slot { config, queue, client: OnceCell::new(), calls: TaskTracker::new() });
+        let slot = Arc::new(Slot { config, queue, client: OnceCell::new(), calls });
         slots.push(slot.clone());
         slot
     }

@@ -159,7 +159,7 @@ impl From<Error> for logical::Error {
 /// Returns the HTTP status for a failed call of Astra.
 pub(crate) fn status(case: Case) -> u16 {
     match case {
-        Case::RequestRefused { .. } => 400,
+        Case::RequestRefused { .. } | Case::IsRootToken | Case::OtherOrganization => 400,
         Case::RootTokenRefused => 403,
         Case::RateLimited => 429,
         Case::ProxyLogin
@@ -198,6 +198,8 @@ fn advice(error: &api::Error) -> &'static str {
             "check that the astra_token of the config is live and has the permission org-role-read"
         }
         Case::RootTokenRefused => "check that the astra_token of the config is live and may manage tokens and the role",
+        Case::IsRootToken => "first write another astra_token to the config",
+        Case::OtherOrganization => "write an astra_token of the organization of the tokens to the config",
         // The published API of Astra does not list these two members of the request.
         Case::RequestRefused { names_description, names_expiry } if error.call() == MINT => {
             match (names_description, names_expiry) {

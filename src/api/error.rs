@@ -44,6 +44,10 @@ pub(crate) enum Case {
     UnusableAnswer,
     /// Astra rejected the root token.
     RootTokenRefused,
+    /// The token to delete is the root token.
+    IsRootToken,
+    /// The root token belongs to another organization than the config.
+    OtherOrganization,
     /// Astra rejected the request. The answer may name a member of the request.
     RequestRefused {
         /// Whether the answer names the member `description`.
@@ -135,6 +139,18 @@ impl Error {
     /// Returns the error for settings or names that make the call impossible.
     pub(super) fn bad_settings(call: &'static str, reason: impl Display) -> Self {
         Self::new(Case::BadSettings, call, reason.to_string(), Progress::NotSent)
+    }
+
+    /// Returns the error for a deletion of the root token itself.
+    pub(super) fn is_root_token(call: &'static str) -> Self {
+        let what = "the token is the root token of the config".to_owned();
+        Self::new(Case::IsRootToken, call, what, Progress::NotSent)
+    }
+
+    /// Returns the error for a root token of another organization, which says nothing about the tokens of this one.
+    pub(super) fn other_organization(call: &'static str, named: &str, expected: &str) -> Self {
+        let what = format!("the root token belongs to organization {named:?}, not to {expected:?}");
+        Self::new(Case::OtherOrganization, call, what, Progress::NotSent)
     }
 
     /// Returns the error for a call that was cancelled because the plugin is stopping.
@@ -275,6 +291,11 @@ impl Error {
             Progress::Answer(status, _) => !matches!(status, 401 | 403 | 407 | 429 | 503),
             Progress::NotSent | Progress::NoConnection | Progress::NoAnswer => false,
         }
+    }
+
+    /// Whether Astra answered that it does not carry out the call, for whatever reason.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self.progress, Progress::Answer(400..=407 | 409..=428 | 430..=499, _))
     }
 
     /// Whether Astra answered 401 without a reason: the token is invalid, or it lacks a permission.

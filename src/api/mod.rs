@@ -16,6 +16,7 @@ mod roles;
 mod types;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
@@ -68,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) url: String,
     /// The root token.
     pub(crate) token: SecretString,
+    /// Astra's id of the organization that the root token should belong to; empty if this is not known.
+    pub(crate) astra_org_id: String,
     /// PEM of CA certificates to trust, in addition to those of the system; may be empty.
     pub(crate) ca_cert: String,
     /// Time limit of each call. It includes the wait for a permit, all attempts and the last byte of the answer. A list of
@@ -97,6 +100,12 @@ pub(crate) struct Client {
     base: Url,
     /// The headers of each request. They hold the root token.
     headers: HeaderMap,
+    /// Client id of the root token.
+    root_id: String,
+    /// Astra's id of the organization whose tokens the client manages; empty if this is not known.
+    astra_org_id: String,
+    /// Whether Astra has confirmed that the root token belongs to this organization.
+    is_own_org: AtomicBool,
     queue: Arc<Queue>,
     timeout: Duration,
 }
@@ -114,7 +123,9 @@ impl Client {
             parse_url(&settings.url).map_err(|reason| bad_settings(format!("the url of the config {reason}")))?;
         let headers = headers(settings).map_err(|reason| bad_settings(reason.to_owned()))?;
         let pool = pools.pool(&base, &settings.ca_cert)?;
-        Ok(Self { pool, base, headers, queue, timeout: settings.timeout })
+        let root_id = settings.token.expose_secret().split(':').nth(1).unwrap_or_default().to_owned();
+        let (astra_org_id, is_own_org) = (settings.astra_org_id.clone(), AtomicBool::new(false));
+        Ok(Self { pool, base, headers, root_id, astra_org_id, is_own_org, queue, timeout: settings.timeout })
     }
 
     /// Returns Astra's id of the organization that the root token belongs to.
@@ -122,7 +133,10 @@ impl Client {
         const CALL: &str = "ask whose token this is";
         let answer = self.call(CALL, Method::GET, &["currentOrg"], None, |answer| answer.json(ANSWER_LIMIT)).await?;
         match object(CALL, &answer)?.remove("id") {
-            Some(Value::String(id)) if is_org_id(&id) => Ok(id),
+            Some(Value::String(id)) if is_org_id(&id) => {
+                self.note_org(&id);
+                Ok(id)
+            }
             _ => Err(Error::garbled(CALL, "it has no id of an organization")),
         }
     }
@@ -132,14 +146,22 @@ impl Client {
         let answer = self
             .call(MINT, Method::POST, &["clientIdSecrets"], Some(token), |answer| answer.json(ANSWER_LIMIT))
             .await?;
-        Ok(CreatedToken::read(object(MINT, &answer)?))
+        let created = CreatedToken::read(object(MINT, &answer)?);
+        self.note_org(&created.org_id);
+        Ok(created)
     }
 
-    /// Deletes a token. Succeeds if Astra no longer has the token.
+    /// Deletes a token. Succeeds if Astra no longer has the token. Never deletes the root token.
+    ///
+    /// # Errors
+    /// Also when Astra does not have the token because the root token belongs to another organization.
     pub(crate) async fn delete_token(&self, client_id: &str) -> Result<(), Error> {
         const CALL: &str = "delete a token";
         if !can_name(client_id) {
             return Err(Error::bad_settings(CALL, "the client id fits no URL"));
+        }
+        if client_id == self.root_id {
+            return Err(Error::is_root_token(CALL));
         }
         let error = match self
             .call(CALL, Method::DELETE, &["clientIdSecrets", client_id], None, |answer| answer.json(ANSWER_LIMIT))
@@ -147,23 +169,31 @@ impl Client {
         {
             Ok(answer) if answer.is_empty() || confirms_success(&answer) => return Ok(()),
             Ok(_) => Error::garbled(CALL, "it is not JSON, or tells of errors"),
-            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) if error.is_not_found() => return self.require_own_org(CALL).await,
             Err(error) => error,
         };
         // Astra's answer for an unknown token is not documented, and a proxy can send any answer. Only the list of
         // tokens is certain.
-        if error.is_unclear() && self.has_token(client_id).await.is_ok_and(|exists| !exists) {
-            return Ok(());
+        if !error.is_unclear() {
+            return Err(error);
         }
-        Err(error)
+        match self.has_token(client_id).await {
+            Ok(false) => Ok(()),
+            Err(other) if other.case() == Case::OtherOrganization => Err(other),
+            Ok(true) | Err(_) => Err(error),
+        }
     }
 
     /// Whether Astra has a token.
     ///
     /// # Errors
-    /// When this is not certain: the list is empty, or one of its entries cannot be parsed.
+    /// When this is not certain: the list is empty, one of its entries cannot be parsed, or the root token belongs to
+    /// another organization.
     pub(crate) async fn has_token(&self, client_id: &str) -> Result<bool, Error> {
         let found = self.tokens(MOST_FOUND, |token| (token.client_id == client_id).then_some(())).await?;
+        if found.is_empty() {
+            self.require_own_org(LIST).await?;
+        }
         Ok(!found.is_empty())
     }
 
@@ -174,7 +204,11 @@ impl Client {
     /// When it is not certain which tokens these are, as in [`Client::has_token`].
     pub(crate) async fn find_tokens(&self, marker: &str) -> Result<Vec<String>, Error> {
         let of_marker = |token: ListedToken<'_>| token.is_marked(marker).then(|| token.client_id.into_owned());
-        self.tokens(MOST_FOUND, of_marker).await
+        let found = self.tokens(MOST_FOUND, of_marker).await?;
+        if found.is_empty() {
+            self.require_own_org(LIST).await?;
+        }
+        Ok(found)
     }
 
     /// Lists the tokens of the org. Returns what `pick` returns for each token, so that only this is kept in memory.
@@ -210,6 +244,29 @@ impl Client {
         match self.tokens(MOST_FOUND, of_token).await?.into_iter().next() {
             Some(None) => Err(Error::garbled(LIST, "the roles of the token are not a list of ids")),
             found => Ok(found.flatten()),
+        }
+    }
+
+    /// Fails if the root token belongs to another organization. Astra does not find the tokens of this organization then,
+    /// although they are live. Asks Astra until it has confirmed the organization once. If Astra refuses the question,
+    /// nothing more can be known.
+    async fn require_own_org(&self, call: &'static str) -> Result<(), Error> {
+        if self.astra_org_id.is_empty() || self.is_own_org.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.current_org().await {
+            Ok(named) if !named.eq_ignore_ascii_case(&self.astra_org_id) => {
+                Err(Error::other_organization(call, &named, &self.astra_org_id))
+            }
+            Err(error) if !error.is_refusal() => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Notes the organization that an answer names.
+    fn note_org(&self, named: &str) {
+        if named.eq_ignore_ascii_case(&self.astra_org_id) {
+            self.is_own_org.store(true, Ordering::Relaxed);
         }
     }
 
@@ -361,6 +418,7 @@ mod tests {
             // No server listens there: a sent request would fail at once, not after the time limit.
             url: "http://127.0.0.1:1".to_owned(),
             token: "t".into(),
+            astra_org_id: String::new(),
             ca_cert: String::new(),
             timeout: Duration::from_secs(30),
             user_agent: "test".to_owned(),

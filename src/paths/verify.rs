@@ -4,6 +4,7 @@ use crate::api::Case;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::identity::is_uuid;
+use crate::names::ClientId;
 use crate::store::Config;
 
 /// The field with the root token.
@@ -72,6 +73,28 @@ fn require_same_org(config: &Config, named: &str) -> Result<Option<String>, Erro
     Err(Error::field(
         ASTRA_TOKEN,
         format!("belongs to org_id {named:?}, not to {expected:?}; give a root token of this organization{or}"),
+    ))
+}
+
+/// Fails if a write replaces the root token by a token that this mount minted. The new root token would be deleted when
+/// its lease ends.
+pub(super) async fn require_not_minted(engine: &Engine, old: Option<&Config>, new: &Config) -> Result<(), Error> {
+    let Some(id) = new.root_id() else { return Ok(()) };
+    if old.and_then(Config::root_id) == Some(id) {
+        return Ok(());
+    }
+    let client_id = ClientId::stored(id);
+    // A token without a logical name is stored under its client id, whatever its org.
+    let is_minted = engine.store.record(&new.org_id, &client_id).await?.is_some()
+        || engine.store.readable_token(id).await?.is_some();
+    if !is_minted {
+        return Ok(());
+    }
+    Err(Error::field(
+        ASTRA_TOKEN,
+        format!(
+            "is a token that this mount minted (client id {id:?}), and is deleted when its lease ends; give another root token"
+        ),
     ))
 }
 

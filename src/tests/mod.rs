@@ -20,6 +20,7 @@ mod races;
 mod retries;
 mod role;
 mod rollback;
+mod root_token;
 mod rotate_root;
 mod storage_faults;
 mod sync;

@@ -48,6 +48,7 @@ fn trusting(
     let settings = Settings {
         url: url.to_owned(),
         token: ROOT.into(),
+        astra_org_id: String::new(),
         ca_cert: format!("-----BEGIN CERTIFICATE-----\n{der}\n-----END CERTIFICATE-----\n"),
         timeout: Duration::from_secs(30),
         user_agent: "test".to_owned(),

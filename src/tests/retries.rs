@@ -25,6 +25,7 @@ pub(super) fn client(url: &str, timeout: Duration) -> Arc<Client> {
     let settings = Settings {
         url: url.to_owned(),
         token: ROOT.into(),
+        astra_org_id: String::new(),
         ca_cert: String::new(),
         timeout,
         user_agent: "test".to_owned(),

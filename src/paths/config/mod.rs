@@ -10,7 +10,7 @@ use vault_plugin_sdk::logical::{self, Operation, Request, Response};
 use self::settings::{ASTRA_TOKEN, FIELDS, FORCE, LOGICAL_NAME, VERIFY_CONNECTION, changed, shown};
 use super::org;
 use super::shared::{Answered, ORG_ID, detached, handler, mount, no_config, org_id, require_config, written};
-use super::verify::{Verified, settle_org, verify};
+use super::verify::{Verified, require_not_minted, settle_org, verify};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::journal;
@@ -78,6 +78,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
         let (mut new, remarks) = changed(old.as_deref(), &org, &fields)?;
         org::require_free_names(&engine, old.as_deref(), &new).await?;
         require_in_use(&engine, &new)?;
+        require_not_minted(&engine, old.as_deref(), &new).await?;
         let known = verified.take().filter(|(known, _)| known.same_endpoint(&new)).map(|(_, found)| found);
         if known.is_some() || !must_verify(old.as_deref(), &new, &fields) {
             if let Some(Verified::Org(named)) = &known {
