@@ -9,9 +9,9 @@ use vault_plugin_sdk::logical::{Mount, Storage, StorageError, StorageExt, System
 
 use super::cache::{Cache, Cached};
 use super::client_index::{CLIENT_INDEX, Cursor, Inventory};
-use super::directory::Directory;
+use super::directory::LiveDirectory;
 use super::entries::{Config, Role, Token};
-use super::keys::{CONFIGS, ROLES, config_key, has_one_colon, role_key, token_key};
+use super::keys::{CONFIGS, ROLES, has_one_colon, role_key, token_key};
 use super::roster::Live;
 use crate::error::Error;
 use crate::names::{OrgId, RoleName, fits_key};
@@ -22,7 +22,7 @@ pub(crate) struct Store {
     system: Arc<dyn SystemView>,
     pub(super) configs: Cache<Config>,
     pub(super) roles: Cache<Role>,
-    pub(super) directory: Cache<Directory>,
+    pub(super) directory: LiveDirectory,
     pub(super) live: Live,
     /// Whether the operator allows caching. The store asks the host only once.
     caching: OnceCell<bool>,
@@ -41,7 +41,7 @@ impl Store {
             system: mount.system.clone(),
             configs: Cache::new(CONFIGS_KEPT),
             roles: Cache::new(ROLES_KEPT),
-            directory: Cache::new(NonZeroUsize::MIN),
+            directory: LiveDirectory::default(),
             live: Live::default(),
             caching: OnceCell::new(),
             inventory: Inventory::default(),
@@ -49,17 +49,17 @@ impl Store {
         }
     }
 
-    /// Drops the cached entries of a key that another node changed. For an empty key or a folder, drops all
-    /// configs and roles.
+    /// Drops the cached entries of a key that another node changed. For an empty key or a folder, drops all caches.
     pub(crate) fn invalidate(&self, key: &str) {
         if key.is_empty() || key.ends_with('/') {
             self.configs.clear();
             self.directory.clear();
             self.roles.clear();
+            self.inventory.forget();
             self.live.invalidate(key);
-        } else if key.starts_with(CONFIGS) {
+        } else if let Some(org) = key.strip_prefix(CONFIGS) {
             self.configs.forget(key);
-            self.directory.clear();
+            self.directory.mark(&OrgId::stored(org));
         } else if key.starts_with(ROLES) {
             self.roles.forget(key);
             self.live.invalidate(key);
@@ -68,41 +68,6 @@ impl Store {
         } else {
             self.live.invalidate(key);
         }
-    }
-
-    /// Returns the config of an org.
-    pub(crate) async fn config(&self, org: &OrgId) -> Result<Option<Arc<Config>>, Error> {
-        self.load(&self.configs, &config_key(org)).await
-    }
-
-    /// Returns the config of an org from storage, not from the cache. Callers that delete tokens need the latest root
-    /// token.
-    pub(crate) async fn stored_config(&self, org: &OrgId) -> Result<Option<Arc<Config>>, Error> {
-        self.configs.forget(&config_key(org));
-        self.config(org).await
-    }
-
-    /// Writes a config.
-    pub(crate) async fn put_config(&self, config: &Config) -> Result<(), Error> {
-        let key = config_key(&config.org_id);
-        let result = self.storage.put_json(&key, config).await;
-        self.invalidate(&key);
-        Ok(result?)
-    }
-
-    /// Deletes a config.
-    pub(crate) async fn delete_config(&self, org: &OrgId) -> Result<(), Error> {
-        let key = config_key(org);
-        let result = self.storage.delete(&key).await;
-        self.invalidate(&key);
-        Ok(result?)
-    }
-
-    /// Returns the orgs that have a config, in sorted order. Includes orgs whose config cannot be parsed.
-    pub(crate) async fn orgs(&self) -> Result<Vec<OrgId>, Error> {
-        let mut orgs: Vec<OrgId> = self.names_in(CONFIGS).await?.into_iter().map(OrgId::stored).collect();
-        orgs.sort();
-        Ok(orgs)
     }
 
     /// Returns a role.
@@ -183,7 +148,7 @@ impl Store {
         Ok(names)
     }
 
-    async fn load<T: DeserializeOwned>(&self, cache: &Cache<T>, key: &str) -> Result<Option<Arc<T>>, Error> {
+    pub(super) async fn load<T: DeserializeOwned>(&self, cache: &Cache<T>, key: &str) -> Result<Option<Arc<T>>, Error> {
         // The name can come from a lease, and may not fit a key.
         if !fits_key(key) {
             return Ok(None);

@@ -1,30 +1,73 @@
-//! Finds the orgs of a mount by their names.
+//! Finds the orgs of a mount by their names, and keeps the names up to date.
+//!
+//! A process reads all configs once, at the first use. After that, each change of a config is one change of the
+//! directory. If a change is not known, such as a change by another node, the org is marked, and the next use reads this
+//! org again.
+//!
+//! Architecture invariant: reads and writes no storage.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::entries::Config;
 use crate::names::OrgId;
 
 /// The orgs of all configs, by their names.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Directory {
-    pub(super) ids: BTreeSet<OrgId>,
+    /// The names of each org that has a config.
+    orgs: BTreeMap<OrgId, Names>,
     /// By the current logical name.
-    pub(super) named: BTreeMap<String, BTreeSet<OrgId>>,
+    named: BTreeMap<String, BTreeSet<OrgId>>,
     /// By a former logical name.
-    pub(super) formerly_named: BTreeMap<String, BTreeSet<OrgId>>,
+    formerly_named: BTreeMap<String, BTreeSet<OrgId>>,
     /// By Astra's id of the organization, in lower case. If the organization is not known, the key is the empty text.
-    pub(super) astra: BTreeMap<String, BTreeSet<OrgId>>,
+    astra: BTreeMap<String, BTreeSet<OrgId>>,
+}
+
+/// The names in a config. The names of a config that cannot be parsed are not known, but its `org_id` stays in use.
+#[derive(Clone, Default)]
+pub(super) struct Names {
+    logical_name: String,
+    former_names: Vec<String>,
+    /// Astra's id of the organization, in lower case; `None` if the config cannot be parsed.
+    astra_org_id: Option<String>,
+}
+
+impl From<&Config> for Names {
+    fn from(config: &Config) -> Self {
+        Self {
+            logical_name: config.logical_name.clone(),
+            former_names: config.former_names.clone(),
+            astra_org_id: Some(config.astra_org_id.to_ascii_lowercase()),
+        }
+    }
 }
 
 impl Directory {
     /// Whether an org has a config.
     pub(super) fn has(&self, org: &OrgId) -> bool {
-        self.ids.contains(org)
+        self.orgs.contains_key(org)
     }
 
     /// Returns all orgs that have a config.
     pub(super) fn ids(&self) -> impl Iterator<Item = &OrgId> {
-        self.ids.iter()
+        self.orgs.keys()
+    }
+
+    /// Returns the orgs with this logical name.
+    pub(super) fn named(&self, name: &str) -> impl Iterator<Item = &OrgId> + use<'_> {
+        self.named.get(name).into_iter().flatten()
+    }
+
+    /// Returns the orgs with this former logical name.
+    pub(super) fn formerly_named(&self, name: &str) -> impl Iterator<Item = &OrgId> + use<'_> {
+        self.formerly_named.get(name).into_iter().flatten()
+    }
+
+    /// Returns all logical names with their orgs.
+    pub(super) fn all_named(&self) -> impl Iterator<Item = (&String, &BTreeSet<OrgId>)> {
+        self.named.iter()
     }
 
     /// Returns the orgs whose configs belong to this organization of Astra.
@@ -36,5 +79,154 @@ impl Directory {
     /// Returns the orgs whose configs have no known organization.
     pub(super) fn not_known(&self) -> impl Iterator<Item = &OrgId> {
         self.astra.get("").into_iter().flatten()
+    }
+
+    /// Replaces the names of an org. `None` removes the org.
+    pub(super) fn set(&mut self, org: &OrgId, names: Option<Names>) {
+        if let Some(old) = self.orgs.remove(org) {
+            self.each_name(&old, |index, name| {
+                if let Some(orgs) = index.get_mut(name)
+                    && orgs.remove(org)
+                    && orgs.is_empty()
+                {
+                    index.remove(name);
+                }
+            });
+        }
+        if let Some(names) = names {
+            self.each_name(&names, |index, name| {
+                index.entry(name.to_owned()).or_default().insert(org.clone());
+            });
+            self.orgs.insert(org.clone(), names);
+        }
+    }
+
+    fn each_name(&mut self, names: &Names, mut change: impl FnMut(&mut BTreeMap<String, BTreeSet<OrgId>>, &str)) {
+        if !names.logical_name.is_empty() {
+            change(&mut self.named, &names.logical_name);
+        }
+        for name in &names.former_names {
+            change(&mut self.formerly_named, name);
+        }
+        if let Some(id) = &names.astra_org_id {
+            change(&mut self.astra, id);
+        }
+    }
+}
+
+/// The directory of this process, and which parts of it may be outdated.
+#[derive(Default)]
+pub(super) struct LiveDirectory {
+    state: Mutex<State>,
+    /// Held while configs are read, so that concurrent callers wait for one read.
+    pub(super) read_lock: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    /// `None` until all configs were read.
+    directory: Option<Arc<Directory>>,
+    /// The orgs that must be read again, each with the time of its latest change.
+    changed: BTreeMap<OrgId, Time>,
+    /// When all configs may have changed.
+    all_changed: Time,
+    /// Increases with each change.
+    now: Time,
+}
+
+/// Orders the changes of configs and the reads of configs.
+#[derive(Clone, Copy, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Time(u64);
+
+/// What a caller needs before it can use the directory.
+pub(super) enum Wanted {
+    /// Nothing: no config has changed since it was read.
+    Nothing(Arc<Directory>),
+    /// The names of these orgs.
+    Some(Time, Vec<OrgId>),
+    /// The names of all orgs.
+    All(Time),
+}
+
+impl LiveDirectory {
+    /// Returns the directory, or what to read first. Pass what was read to [`LiveDirectory::put`] or
+    /// [`LiveDirectory::put_all`].
+    pub(super) fn get(&self) -> Wanted {
+        let state = self.lock();
+        match &state.directory {
+            None => Wanted::All(state.now),
+            Some(directory) if state.changed.is_empty() => Wanted::Nothing(directory.clone()),
+            Some(_) => Wanted::Some(state.now, state.changed.keys().cloned().collect()),
+        }
+    }
+
+    /// Stores the names of orgs that were read after `start`. Skips orgs that have changed since.
+    pub(super) fn put(&self, start: Time, orgs: Vec<(OrgId, Option<Names>)>) {
+        let mut state = self.lock();
+        for (org, names) in orgs {
+            if state.changed.get(&org).is_some_and(|time| *time <= start) {
+                state.set(&org, names);
+            }
+        }
+    }
+
+    /// Stores a directory that was read after `start`, unless all configs have changed since. The orgs that have changed
+    /// since are read again.
+    pub(super) fn put_all(&self, start: Time, directory: Arc<Directory>) {
+        let mut state = self.lock();
+        if state.all_changed <= start {
+            state.changed.retain(|_, time| *time > start);
+            state.directory = Some(directory);
+        }
+    }
+
+    /// Marks an org whose config may have changed.
+    pub(super) fn mark(&self, org: &OrgId) {
+        self.lock().mark(org);
+    }
+
+    /// Drops the directory: all configs may have changed.
+    pub(super) fn clear(&self) {
+        let mut state = self.lock();
+        state.now.0 += 1;
+        state.all_changed = state.now;
+        state.directory = None;
+        state.changed.clear();
+    }
+
+    /// Returns the time at which a write of a config starts. Pass it to [`LiveDirectory::written`].
+    pub(super) fn time(&self) -> Time {
+        self.lock().now
+    }
+
+    /// Applies a write of a config by this process. `None` means that the config was deleted. If the config may have
+    /// changed again since `start`, marks the org instead.
+    pub(super) fn written(&self, org: &OrgId, names: Option<Names>, start: Time) {
+        let mut state = self.lock();
+        let has_changed = state.all_changed > start || state.changed.get(org).is_some_and(|time| *time > start);
+        // While all configs are being read, the old config may have been read already.
+        if has_changed || state.directory.is_none() {
+            state.mark(org);
+        } else {
+            state.set(org, names);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn mark(&mut self, org: &OrgId) {
+        self.now.0 += 1;
+        self.changed.insert(org.clone(), self.now);
+    }
+
+    fn set(&mut self, org: &OrgId, names: Option<Names>) {
+        self.changed.remove(org);
+        if let Some(directory) = &mut self.directory {
+            Arc::make_mut(directory).set(org, names);
+        }
     }
 }

@@ -12,6 +12,7 @@ mod lease;
 mod limits;
 mod listing;
 mod logs;
+mod many_orgs;
 mod old_leases;
 mod old_names;
 mod peer;
