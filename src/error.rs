@@ -55,6 +55,9 @@ pub(crate) enum Error {
     /// The request failed for every org. Never empty.
     #[error("the import failed for every organization: {}", list_failures(.0))]
     EveryOrg(Vec<(OrgId, Error)>),
+    /// A stored entry cannot be read: it is damaged, or a newer version wrote it. The text names its key.
+    #[error("{0}")]
+    Unreadable(String),
     /// The host's storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -84,7 +87,7 @@ impl Error {
             Self::EveryOrg(errors) => errors.iter().any(|(_, error)| error.is_failure()),
             Self::Unfinished { cause, .. } => cause.status().is_some(),
             Self::Field { .. } | Self::Refused(_) | Self::NotFound(_) | Self::NotYet(_) => false,
-            Self::Storage(_) | Self::Host(_) => false,
+            Self::Unreadable(_) | Self::Storage(_) | Self::Host(_) => false,
         }
     }
 
@@ -103,7 +106,7 @@ impl Error {
             Self::OutOfTime(_) => Some(504),
             Self::Unfinished { cause, .. } => cause.status(),
             Self::EveryOrg(errors) => errors.first().and_then(|(_, error)| error.status()),
-            Self::Storage(_) | Self::Host(_) => None,
+            Self::Unreadable(_) | Self::Storage(_) | Self::Host(_) => None,
         }
     }
 
@@ -127,6 +130,16 @@ impl Error {
             }
             _ => logical::Error::internal(message),
         }
+    }
+}
+
+/// Separates an entry that cannot be read from other failures, so that the entry harms only its own object. Returns the
+/// entry, and the reason why it cannot be read.
+pub(crate) fn readable<T>(entry: Result<Option<T>, Error>) -> Result<(Option<T>, Option<Error>), Error> {
+    match entry {
+        Ok(entry) => Ok((entry, None)),
+        Err(reason @ Error::Storage(StorageError::Encoding { .. })) => Ok((None, Some(reason))),
+        Err(error) => Err(error),
     }
 }
 

@@ -62,7 +62,7 @@ impl Engine {
     /// organization to the `org_id` of the config.
     pub(crate) async fn adopt_org(&self, config: &mut Config, named: &str) -> Result<(), Error> {
         let stray = OrgId::stored(named);
-        if stray != config.org_id && self.store.config(&stray).await?.is_none() {
+        if stray != config.org_id && !self.store.has_config(&stray).await? {
             // Records move before the config is stored: if moving fails, the next answer of Astra repeats it.
             self.store.move_records(&stray, &config.org_id).await?;
         }

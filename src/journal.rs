@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use vault_plugin_sdk::framework::{Wal, WalEntry};
 
-use super::error::Error;
+use super::error::{Error, readable};
 use super::names::{ClientId, OrgId, RoleName};
+use super::store::log_skipped;
 
 /// Kind of the entries of mints.
 pub(crate) const MINT: &str = "token-mint";
@@ -115,7 +116,10 @@ pub(crate) fn longest(entry: &WalEntry) -> Duration {
 /// Whether a mint or a rotation of this org is unfinished, so that a token may be left in Astra.
 pub(crate) async fn is_unfinished(wal: Wal<'_>, org: &OrgId) -> Result<bool, Error> {
     for id in wal.list().await? {
-        if let Some(entry) = wal.get(&id).await?
+        let (entry, reason) = readable(wal.get(&id).await.map_err(Error::from))?;
+        // Nothing tells the org of an entry that cannot be read, and the tick cannot process such an entry.
+        reason.iter().for_each(log_skipped);
+        if let Some(entry) = entry
             && matches!(entry.kind.as_str(), MINT | ROTATION)
             && entry.data["org_id"] == org.as_str()
         {

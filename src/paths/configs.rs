@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use vault_plugin_sdk::framework::{Call, Path};
 use vault_plugin_sdk::logical::Response;
 
-use super::shared::{Answered, CONCURRENT_READS, handler, object};
+use super::shared::{Answered, CONCURRENT_READS, handler, object, unreadable_entries};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::names::OrgId;
-use crate::store::Config;
+use crate::store::{Config, config_key, log_skipped};
 
 pub(crate) fn path() -> Path<Engine> {
     Path::new("configs/?", &[])
@@ -32,12 +32,19 @@ async fn list(engine: Arc<Engine>, _call: Call) -> Answered {
     let read = |org: OrgId| {
         let engine = &engine;
         async move {
-            let config = engine.store.config(&org).await?;
-            Ok::<_, Error>(config.map(|config| (org.to_string(), shown(&config))))
+            let (config, reason) = readable(engine.store.config(&org).await)?;
+            reason.iter().for_each(log_skipped);
+            Ok::<_, Error>((config.is_some() || reason.is_some()).then_some((org, config)))
         }
     };
     let configs: Vec<Option<_>> = stream::iter(orgs).map(read).buffered(CONCURRENT_READS).try_collect().await?;
-    Ok(Some(Response::list_with_info(configs.into_iter().flatten())))
+    let configs: Vec<_> = configs.into_iter().flatten().collect();
+    let unreadable: Vec<_> =
+        configs.iter().filter(|(_, config)| config.is_none()).map(|(org, _)| config_key(org)).collect();
+    let shown = |(org, config): (OrgId, Option<Arc<Config>>)| {
+        (org.to_string(), config.map_or_else(|| json!({}), |config| shown(&config)))
+    };
+    Ok(Some(Response::list_with_info(configs.into_iter().map(shown)).warnings(unreadable_entries(&unreadable))))
 }
 
 fn shown(config: &Config) -> Value {

@@ -8,11 +8,11 @@ use vault_plugin_sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, 
 use vault_plugin_sdk::logical::{self, Caller, Map, Operation, Response};
 
 use super::shared::{
-    self, Answered, ORG_ID, ROLE_NAME, Setting, detached, handler, missing, no_config, no_role, org_id, role_name,
-    written,
+    self, Answered, ORG_ID, REPLACED, ROLE_NAME, Setting, detached, handler, missing, no_config, no_role, org_id,
+    role_name, unreadable_role, written,
 };
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::names::{OrgId, RoleName};
 use crate::store::{DEFAULT_TTL, Role};
 
@@ -132,14 +132,20 @@ pub(crate) fn path() -> Path<Engine> {
 async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error> {
     // Every caller can reach this check, so errors in the request are reported later, to callers that can write.
     match names(&call.fields) {
-        Ok((org, name)) => Ok(engine.store.role(&org, &name).await?.is_some()),
+        Ok((org, name)) => {
+            let (role, damage) = readable(engine.store.role(&org, &name).await)?;
+            Ok(role.is_some() || damage.is_some())
+        }
         Err(_) => Ok(false),
     }
 }
 
 async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     let (org, name) = names(&call.fields)?;
-    let role = engine.store.role(&org, &name).await?;
+    let (role, damage) = readable(engine.store.role(&org, &name).await)?;
+    if let Some(reason) = damage {
+        return Err(Error::Unreadable(unreadable_role(&org, &name, &reason)));
+    }
     let Some(role) = role else {
         require_new(&org, &name)?;
         return Err(Error::Refused(no_role(&call.request, &org, &name)));
@@ -159,18 +165,31 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
     let (org, name) = names(&fields)?;
     let _lock = engine.locks.role(&org, &name).await;
-    let old = engine.store.role(&org, &name).await?;
-    if old.is_none() {
+    let (old, damage) = readable(engine.store.role(&org, &name).await)?;
+    if let Some(reason) = damage.as_ref()
+        && (request.operation == Operation::Patch || !fields.is_given(&ROLE_ID))
+    {
+        return Err(Error::Refused(unreadable_role(&org, &name, reason)));
+    }
+    let is_new = old.is_none() && damage.is_none();
+    if is_new {
         require_new(&org, &name)?;
     }
-    if old.is_none() && request.operation == Operation::Patch {
+    if is_new && request.operation == Operation::Patch {
         return Err(Error::NotFound(no_role(&request, &org, &name)));
     }
     let (role, mut warnings) = changed(old.as_deref(), org, name, &fields)?;
-    if old.is_none() && engine.store.config(&role.org_id).await?.is_none() {
+    if old.is_none() && !engine.store.has_config(&role.org_id).await? {
         warnings.push(no_config(&request, &role.org_id));
     }
     put(&engine, old.as_deref(), &role, &request.caller).await?;
+    if damage.is_some() {
+        if role.max_tokens == 0 {
+            // The replaced role may have had a limit.
+            engine.store.end_count(&role).await;
+        }
+        warnings.push(REPLACED.to_owned());
+    }
     Ok(written(warnings))
 }
 
@@ -178,10 +197,12 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
     let (org, name) = names(&fields)?;
     let _lock = engine.locks.role(&org, &name).await;
-    if let Some(role) = engine.store.role(&org, &name).await? {
+    let (role, damage) = readable(engine.store.role(&org, &name).await)?;
+    if role.is_some() || damage.is_some() {
         engine.store.delete_role(&org, &name).await?;
-        if role.max_tokens > 0 {
-            engine.store.end_count(&role).await;
+        // A role that cannot be read may have a limit.
+        if role.is_none_or(|role| role.max_tokens > 0) {
+            engine.store.end_count(&Role::new(org.clone(), name.clone(), String::new())).await;
         }
         tracing::info!(org_id = %org, role_name = %name, display_name = request.caller.display_name,
             entity_id = request.caller.entity_id, "deleted role");

@@ -9,10 +9,11 @@ use vault_plugin_sdk::framework::{Call, FieldSpec, Path};
 use vault_plugin_sdk::logical::{Map, Response};
 
 use super::role;
-use super::shared::{Answered, CONCURRENT_READS, ORG_ID, handler, optional_org_id};
+use super::shared::{Answered, CONCURRENT_READS, ORG_ID, handler, optional_org_id, unreadable_entries};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::names::{OrgId, RoleName};
+use crate::store::{log_skipped, role_key};
 
 const FIELDS: &[FieldSpec] = &[ORG_ID.spec()];
 
@@ -32,7 +33,7 @@ pub(crate) fn path() -> Path<Engine> {
 
 async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     let org = optional_org_id(&call.fields)?;
-    let mut names = engine.store.roles().await?;
+    let (mut names, mut unreadable) = engine.store.roles().await?;
     names.retain(|(owner, _)| org.as_ref().is_none_or(|org| org == owner));
     if let Some(org) = org.filter(|_| names.is_empty()) {
         org.require_new(ORG_ID.name())?;
@@ -40,15 +41,20 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     let read = |(org, name): (OrgId, RoleName)| {
         let engine = &engine;
         async move {
-            let role = engine.store.role(&org, &name).await?;
-            Ok::<_, Error>(role.map(|role| (org, name, role)))
+            let (role, damage) = readable(engine.store.role(&org, &name).await)?;
+            damage.iter().for_each(log_skipped);
+            Ok::<_, Error>((role.is_some() || damage.is_some()).then_some((org, name, role)))
         }
     };
     let roles: Vec<Option<_>> = stream::iter(names).map(read).buffered(CONCURRENT_READS).try_collect().await?;
     let mut info: BTreeMap<String, Map> = BTreeMap::new();
     for (org, name, role) in roles.into_iter().flatten() {
-        let shown = role::settings(&role);
-        info.entry(name.to_string()).or_default().insert(org.to_string(), Value::Object(shown));
+        let shown = info.entry(name.to_string()).or_default();
+        match role {
+            Some(role) => drop(shown.insert(org.to_string(), Value::Object(role::settings(&role)))),
+            None => unreadable.push(role_key(&org, &name)),
+        }
     }
-    Ok(Some(Response::list_with_info(info.into_iter().map(|(name, orgs)| (name, Value::Object(orgs))))))
+    let listed = Response::list_with_info(info.into_iter().map(|(name, orgs)| (name, Value::Object(orgs))));
+    Ok(Some(listed.warnings(unreadable_entries(&unreadable))))
 }

@@ -8,7 +8,7 @@ use vault_plugin_sdk::framework::{Call, Field, FieldSpec, Fields, Handler};
 use vault_plugin_sdk::logical::{Map, Request, Response};
 
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::names::{OrgId, RoleName};
 use crate::store::Config;
 
@@ -80,8 +80,12 @@ pub(super) fn missing(field: &'static str) -> Error {
 /// Returns the config of an org. If the org has no config, fails with status 400, because clients hide the text of a
 /// 404.
 pub(super) async fn require_config(engine: &Engine, request: &Request, org: &OrgId) -> Result<Arc<Config>, Error> {
-    if let Some(config) = engine.store.config(org).await? {
+    let (config, reason) = readable(engine.store.config(org).await)?;
+    if let Some(config) = config {
         return Ok(config);
+    }
+    if let Some(reason) = reason {
+        return Err(Error::Unreadable(unreadable_config(org, &reason)));
     }
     org.require_new(ORG_ID.name())?;
     Err(Error::Refused(no_config(request, org)))
@@ -91,6 +95,41 @@ pub(super) fn no_config(request: &Request, org: &OrgId) -> String {
     let (org, mount) = (org.as_str(), mount(request));
     format!("no config for org_id {org:?}; write one with \"vault write {mount}/config org_id={org} astra_token=...\"")
 }
+
+/// Returns the text about a config that cannot be read, for this reason.
+pub(super) fn unreadable_config(org: &OrgId, reason: &Error) -> String {
+    format!(
+        "the config of org_id {:?} cannot be read: {reason}; write the config again with astra_token and with all settings, \
+         or delete it with force=true",
+        org.as_str()
+    )
+}
+
+/// Returns the text about a role that cannot be read, for this reason.
+pub(super) fn unreadable_role(org: &OrgId, role: &RoleName, reason: &Error) -> String {
+    format!(
+        "the role {:?} of org_id {:?} cannot be read: {reason}; write the role again with role_id and with all settings, or \
+         delete it",
+        role.as_str(),
+        org.as_str()
+    )
+}
+
+/// Returns the warning of a list or an import about entries that cannot be read.
+pub(super) fn unreadable_entries(keys: &[String]) -> Option<String> {
+    const NAMED: usize = 20;
+    let named = keys.iter().take(NAMED).map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
+    let more = match keys.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let text = format!("these stored entries cannot be read: {named}{more}; write or delete these objects again");
+    Some(text).filter(|_| !keys.is_empty())
+}
+
+/// The warning of a write that replaced an entry that could not be read.
+pub(super) const REPLACED: &str =
+    "the stored entry could not be read and was replaced; settings that were not given have their defaults";
 
 pub(super) fn no_role(request: &Request, org: &OrgId, role: &RoleName) -> String {
     let mount = mount(request);

@@ -12,12 +12,14 @@ use vault_plugin_sdk::framework::{Call, FieldSpec, Path};
 use vault_plugin_sdk::logical::{Caller, Operation, Request, Response};
 
 use super::role;
-use super::shared::{Answered, ORG_ID, ROLE_NAME, handler, mount, object, optional_org_id, require_config};
+use super::shared::{
+    Answered, ORG_ID, ROLE_NAME, handler, mount, object, optional_org_id, require_config, unreadable_entries,
+};
 use crate::api::{AstraRole, RoleList};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::names::{OrgId, RoleName};
-use crate::store::Role;
+use crate::store::{Role, log_skipped};
 
 const FIELDS: &[FieldSpec] = &[ORG_ID.spec()];
 
@@ -65,6 +67,8 @@ struct Report {
     /// Astra's names of the roles that have another name in Vault.
     renamed: BTreeMap<RoleName, String>,
     vanished: Vec<RoleName>,
+    /// Roles whose stored entries cannot be read.
+    damaged: Vec<RoleName>,
     /// Entries of Astra's list that cannot be imported.
     unreadable: usize,
 }
@@ -74,6 +78,8 @@ enum Imported {
     Created,
     Updated,
     Unchanged,
+    /// The stored role cannot be read, and stays as it is: an import does not know its other settings.
+    Damaged,
 }
 
 /// Astra roles by their names in Vault, each id once.
@@ -97,7 +103,8 @@ async fn sync(engine: Arc<Engine>, call: Call) -> Answered {
     // One listing for all orgs, because a listing of the storage covers all orgs. Each role is read again before its
     // write.
     let mut known: BTreeMap<OrgId, Vec<RoleName>> = BTreeMap::new();
-    for (org, name) in engine.store.roles().await? {
+    let (roles, skipped) = engine.store.roles().await?;
+    for (org, name) in roles {
         known.entry(org).or_default().push(name);
     }
     let request = Arc::new(request);
@@ -111,7 +118,7 @@ async fn sync(engine: Arc<Engine>, call: Call) -> Answered {
     // If an org fails, the imports of the other orgs continue.
     let mut outcomes: Outcomes = stream::iter(work).buffer_unordered(ORGS_AT_ONCE).collect().await;
     outcomes.sort_by(|(one, _), (other, _)| one.cmp(other));
-    answer(outcomes).map(Some)
+    Ok(Some(answer(outcomes)?.warnings(unreadable_entries(&skipped))))
 }
 
 /// Imports the roles of one org. If the caller hangs up during the call of Astra, the import stops. After that call,
@@ -151,6 +158,7 @@ async fn import(
             (name, Ok(Imported::Created)) => report.created.push(name),
             (name, Ok(Imported::Updated)) => report.updated.push(name),
             (name, Ok(Imported::Unchanged)) => report.unchanged.push(name),
+            (name, Ok(Imported::Damaged)) => report.damaged.push(name),
             (name, Err(roles)) => drop(report.collisions.insert(name, labels(&roles))),
         }
     }
@@ -166,7 +174,11 @@ async fn write_role(
     role_id: String,
 ) -> Result<Imported, Error> {
     let _lock = engine.locks.role(org, name).await;
-    let old = engine.store.role(org, name).await?;
+    let (old, damage) = readable(engine.store.role(org, name).await)?;
+    if let Some(reason) = damage {
+        log_skipped(&reason);
+        return Ok(Imported::Damaged);
+    }
     let (role, imported) = match old.as_deref() {
         Some(old) if old.role_id == role_id => return Ok(Imported::Unchanged),
         Some(old) => (Role { role_id, ..old.clone() }, Imported::Updated),
@@ -189,7 +201,13 @@ async fn compare(engine: &Engine, org: &OrgId, wanted: &Wanted, known: Vec<RoleN
     let mut others = stream::iter(others.map(read)).buffered(ROLES_AT_ONCE);
     let mut report = Report::default();
     while let Some((role, name)) = others.next().await {
-        let Some(role) = role? else { continue };
+        let (role, damage) = readable(role)?;
+        if let Some(reason) = damage {
+            log_skipped(&reason);
+            report.damaged.push(name);
+            continue;
+        }
+        let Some(role) = role else { continue };
         let has_id = |astra: &AstraRole| astra.id.eq_ignore_ascii_case(&role.role_id);
         if wanted.get(&name).is_some_and(|roles| roles.iter().any(has_id)) {
             continue;
@@ -287,7 +305,7 @@ fn per_org<T: Serialize>(reports: &BTreeMap<OrgId, Report>, kind: impl Fn(&Repor
 
 /// Returns the warnings for the operator.
 fn remarks(org: &OrgId, report: &Report) -> Vec<String> {
-    let Report { collisions, renamed, vanished, unreadable, .. } = report;
+    let Report { collisions, renamed, vanished, damaged, unreadable, .. } = report;
     let org = org.as_str();
     let mut remarks = Vec::new();
     for (name, roles) in collisions {
@@ -309,6 +327,13 @@ fn remarks(org: &OrgId, report: &Report) -> Vec<String> {
         let names = quoted(vanished.iter().map(RoleName::as_str));
         remarks.push(format!(
             "org_id {org:?}: Astra does not list the role_id of these roles, which were not changed: {names}"
+        ));
+    }
+    if !damaged.is_empty() {
+        let names = quoted(damaged.iter().map(RoleName::as_str));
+        remarks.push(format!(
+            "org_id {org:?}: these roles were not changed, because their stored entries cannot be read: {names}; write or \
+             delete these roles again"
         ));
     }
     if *unreadable > 0 {

@@ -126,19 +126,30 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
     let org = org_id(&fields)?;
     require_config(&engine, &request, &org).await?;
-    let (token_id, token) = find(&engine, &request, &fields, &org).await?;
-    let (client_id, role_name) = (token.client_id, token.role_name);
-    let target = Target {
-        org_id: org.clone(),
-        client_id: client_id.clone(),
-        role_name: role_name.clone(),
-        token_id,
-        may_be_old: token.org_id != org,
+    let target = match find(&engine, &request, &fields, &org).await {
+        Ok((token_id, token)) => {
+            let may_be_old = token.org_id != org;
+            Target { org_id: org.clone(), client_id: token.client_id, role_name: token.role_name, token_id, may_be_old }
+        }
+        Err(error @ Error::Unreadable(_)) => without_record(&fields, org.clone()).ok_or(error)?,
+        Err(error) => return Err(error),
     };
+    let (client_id, role_name) = (target.client_id.clone(), target.role_name.clone());
     tokens::delete(engine, target).await?;
     tracing::info!(org_id = %org, role_name = %role_name, client_id = %client_id,
         display_name = request.caller.display_name, entity_id = request.caller.entity_id, "deleted token");
     Ok(None)
+}
+
+/// Returns the token of a deletion by client id alone, if the record of the token cannot be read. Without this deletion,
+/// the record would stay for ever. The entry of a named token stays until its lease is revoked.
+fn without_record(fields: &Fields, org_id: OrgId) -> Option<Target> {
+    if fields.is_given(&ROLE_NAME) || fields.is_given(&LOGICAL_NAME) {
+        return None;
+    }
+    let client_id = ClientId::find(CLIENT_ID.name(), &fields.get(&CLIENT_ID)?).ok()?;
+    let token_id = client_id.to_string();
+    Some(Target { org_id, client_id, role_name: RoleName::default(), token_id, may_be_old: true })
 }
 
 /// Mints a token from the fields of a request.
@@ -240,6 +251,11 @@ async fn by_client_id(
     match engine.store.token_of(org, client_id).await? {
         Lookup::Found(id, token) => return Ok((id, *token)),
         Lookup::Missing => {}
+        Lookup::Unreadable(reason) => {
+            return Err(Error::Unreadable(format!(
+                "{reason}; give role_name and logical_name instead of client_id, or delete the token by client_id alone"
+            )));
+        }
         Lookup::Unknown => {
             return Err(Error::NotYet(
                 "the inventory of tokens is still being built; try again later, or give role_name and logical_name"

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use vault_plugin_sdk::framework::{Call, Field, FieldSpec, Path};
 use vault_plugin_sdk::logical::{Map, Response};
 
-use super::shared::{Answered, ORG_ID, handler, object, optional_org_id};
+use super::shared::{Answered, ORG_ID, handler, object, optional_org_id, unreadable_entries};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::names::OrgId;
-use crate::store::{DETAILS, Record};
+use crate::names::{ClientId, OrgId};
+use crate::store::{DETAILS, Record, record_key};
 use crate::tokens::lease_end;
 
 const AFTER: Field<String> =
@@ -53,8 +53,13 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
         org.require_new(ORG_ID.name())?;
     }
     let last = page.detailed.last().map(|(_, client, _)| client.clone());
-    let entries = page.detailed.into_iter().map(|(org, client, record)| (client.to_string(), shown(&org, record)));
-    let mut response = Response::list_with_info(entries);
+    let is_unreadable =
+        |(org, client, record): &(OrgId, ClientId, Option<Record>)| record.is_none().then(|| record_key(org, client));
+    let unreadable: Vec<String> = page.detailed.iter().filter_map(is_unreadable).collect();
+    let entries = page.detailed.into_iter().map(|(org, client, record)| {
+        (client.to_string(), record.map_or_else(|| json!({}), |record| shown(&org, record)))
+    });
+    let mut response = Response::list_with_info(entries).warnings(unreadable_entries(&unreadable));
     if let (Some(last), Some(Value::Array(keys))) = (last, response.data.as_mut().and_then(|data| data.get_mut("keys")))
         && !page.others.is_empty()
     {

@@ -13,8 +13,8 @@ use super::directory::LiveDirectory;
 use super::entries::{Config, Role, Token};
 use super::keys::{CONFIGS, ROLES, has_one_colon, role_key, token_key};
 use super::roster::Live;
-use crate::error::Error;
-use crate::names::{OrgId, RoleName, fits_key};
+use crate::error::{Error, readable};
+use crate::names::{ClientId, OrgId, RoleName, fits_key};
 
 /// The stored entries of one mount.
 pub(crate) struct Store {
@@ -95,18 +95,25 @@ impl Store {
         Ok(result?)
     }
 
-    /// Returns all roles as pairs of org and role name, in no particular order.
-    pub(crate) async fn roles(&self) -> Result<Vec<(OrgId, RoleName)>, Error> {
-        let mut roles = Vec::new();
+    /// Returns all roles as pairs of org and role name, in no particular order. Also returns the keys of the entries whose
+    /// names are not known.
+    pub(crate) async fn roles(&self) -> Result<(Vec<(OrgId, RoleName)>, Vec<String>), Error> {
+        let (mut roles, mut skipped) = (Vec::new(), Vec::new());
         for name in self.names_in(ROLES).await? {
             if has_one_colon(&name) {
                 roles.extend(name.split_once(':').map(|(org, name)| (OrgId::stored(org), RoleName::stored(name))));
-            } else if let Some(role) = self.load(&self.roles, &format!("{ROLES}{name}")).await? {
-                // With several colons, only the entry shows which colon separates the org from the role name.
-                roles.push((role.org_id.clone(), role.role_name.clone()));
+                continue;
+            }
+            // With several colons, only the entry shows which colon separates the org from the role name.
+            let key = format!("{ROLES}{name}");
+            let (role, reason) = readable(self.load(&self.roles, &key).await)?;
+            roles.extend(role.map(|role| (role.org_id.clone(), role.role_name.clone())));
+            if let Some(reason) = reason {
+                log_skipped(&reason);
+                skipped.push(key);
             }
         }
-        Ok(roles)
+        Ok((roles, skipped))
     }
 
     /// Returns a live token. The id may be any text, because it can come from a lease.
@@ -128,6 +135,12 @@ impl Store {
             }
             token => token,
         }
+    }
+
+    /// Whether the token with this client id is stored. If the entry of the token cannot be read, it may be this token.
+    pub(super) async fn may_store(&self, id: &str, client: &ClientId) -> Result<bool, Error> {
+        let (token, reason) = readable(self.token(id).await)?;
+        Ok(reason.is_some() || token.is_some_and(|token| token.client_id == *client))
     }
 
     /// Returns the names in a folder of the Go plugin. Storage lists a name with a slash as a subfolder.
@@ -169,4 +182,9 @@ impl Store {
         let ask = || async { self.system.caching_disabled().await.map(|disabled| !disabled) };
         self.caching.get_or_try_init(ask).await.copied().unwrap_or(false)
     }
+}
+
+/// Logs that an entry is left out because it cannot be read.
+pub(crate) fn log_skipped(reason: &Error) {
+    tracing::warn!(error = %reason, "skipped a stored entry that cannot be read");
 }

@@ -14,7 +14,7 @@ use super::entries::{Record, Token};
 use super::index::{CONCURRENT, PAGE};
 use super::keys::{TOKENS, token_key};
 use super::owner::Owners;
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::names::{ClientId, OrgId, fits_key};
 
 /// How many tokens without a record the entry `client-index` names.
@@ -128,21 +128,21 @@ impl Store {
             return Ok(Outcome::LeftOut);
         }
         let outcome = if owner.is_some() { Outcome::Recorded(org.clone()) } else { Outcome::Stray(org.clone()) };
-        self.record_missing(&org, &token, &Record::of(id, &token)).await?;
+        self.record_missing(&org, &token.client_id, &Record::of(id, &token)).await?;
         Ok(outcome)
     }
 
     /// Writes this record of a token, unless the token already has a record in the org.
-    async fn record_missing(&self, org: &OrgId, token: &Token, record: &Record) -> Result<(), Error> {
-        if self.record(org, &token.client_id).await?.is_some() {
+    async fn record_missing(&self, org: &OrgId, client: &ClientId, record: &Record) -> Result<(), Error> {
+        // A record that cannot be read is written again.
+        if readable(self.record(org, client).await)?.0.is_some() {
             return Ok(());
         }
-        self.put_record(org, &token.client_id, record).await?;
+        self.put_record(org, client, record).await?;
         // Deleting a token removes its entry first, then its record. If the entry is gone now, the record may have been
         // written after that removal, so the record is removed again.
-        let stored = self.token(&record.token_id).await?;
-        if stored.is_none_or(|stored| stored.client_id != token.client_id) {
-            self.delete_record(org, &token.client_id).await?;
+        if !self.may_store(&record.token_id, client).await? {
+            self.delete_record(org, client).await?;
         }
         Ok(())
     }
@@ -161,9 +161,9 @@ impl Store {
     }
 
     async fn move_record(&self, stray: &OrgId, org: &OrgId, client: ClientId, record: Record) -> Result<(), Error> {
-        if let Some(token) = self.token(&record.token_id).await?.filter(|token| token.client_id == client) {
-            self.record_missing(org, &token, &record).await?;
-            self.count_found(org, &token).await?;
+        if self.may_store(&record.token_id, &client).await? {
+            self.record_missing(org, &client, &record).await?;
+            self.count_in_role(org, &record.role_name, &client).await?;
         }
         self.delete_record(stray, &client).await
     }

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use vault_plugin_sdk::logical::StorageExt as _;
 
-use super::base::Store;
+use super::base::{Store, log_skipped};
 use super::client_index::{CLIENT_INDEX, ClientIndex, Cursor};
 use super::entries::{Record, Token};
 use super::keys::{RECORDS, record_key, records_folder, token_key};
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::names::{ClientId, OrgId, fits_key, from_segment, segment};
 
 /// How many keys one list call returns while all tokens or records are read.
@@ -30,8 +30,8 @@ pub(super) const CONCURRENT: usize = 32;
 
 /// A page of the inventory.
 pub(crate) struct Page {
-    /// The first tokens, with their records.
-    pub(crate) detailed: Vec<(OrgId, ClientId, Record)>,
+    /// The first tokens, with their records. A record is `None` if its entry cannot be read.
+    pub(crate) detailed: Vec<(OrgId, ClientId, Option<Record>)>,
     /// The client ids of the remaining tokens.
     pub(crate) others: Vec<ClientId>,
 }
@@ -42,6 +42,8 @@ pub(crate) enum Lookup {
     Found(String, Box<Token>),
     /// There is no such token.
     Missing,
+    /// The record of the token cannot be read, for this reason, and the token is not stored under its client id.
+    Unreadable(Error),
     /// The inventory is not complete, so the token may be there.
     Unknown,
 }
@@ -71,30 +73,30 @@ impl Store {
     /// Looks for a live token by its client id.
     pub(crate) async fn token_of(&self, org: &OrgId, client: &ClientId) -> Result<Lookup, Error> {
         let was_complete = self.inventory.known().is_some();
-        if let Some((id, token)) = self.look_up(org, client).await? {
-            return Ok(Lookup::Found(id, Box::new(token)));
-        }
-        if was_complete {
-            return Ok(Lookup::Missing);
+        match self.look_up(org, client).await? {
+            Lookup::Missing if !was_complete => {}
+            found => return Ok(found),
         }
         if self.client_index().await?.is_none() {
             return Ok(Lookup::Unknown);
         }
         // The record may have been written after the first look-up and before the inventory was completed.
-        let found = self.look_up(org, client).await?;
-        Ok(found.map_or(Lookup::Missing, |(id, token)| Lookup::Found(id, Box::new(token))))
+        self.look_up(org, client).await
     }
 
-    async fn look_up(&self, org: &OrgId, client: &ClientId) -> Result<Option<(String, Token)>, Error> {
-        if let Some(record) = self.record(org, client).await? {
+    async fn look_up(&self, org: &OrgId, client: &ClientId) -> Result<Lookup, Error> {
+        let (record, reason) = readable(self.record(org, client).await)?;
+        if let Some(record) = record {
             let token = self.token(&record.token_id).await?.filter(|token| token.client_id == *client);
-            return Ok(token.map(|token| (record.token_id, token)));
+            return Ok(token.map_or(Lookup::Missing, |token| Lookup::Found(record.token_id, Box::new(token))));
         }
         // A token that a read minted is found without a record: its id is the client id.
         let id = client.as_str();
         match self.token(id).await?.filter(|token| token.client_id == *client) {
-            Some(token) if self.owner(id, &token).await?.as_ref() == Some(org) => Ok(Some((id.to_owned(), token))),
-            _ => Ok(None),
+            Some(token) if self.owner(id, &token).await?.as_ref() == Some(org) => {
+                Ok(Lookup::Found(id.to_owned(), Box::new(token)))
+            }
+            _ => Ok(reason.map_or(Lookup::Missing, Lookup::Unreadable)),
         }
     }
 
@@ -103,7 +105,7 @@ impl Store {
     pub(crate) async fn records_named(&self, client: &ClientId) -> Result<Vec<(OrgId, Record)>, Error> {
         let page = self.orgs_with_tokens().await?.into_iter().map(|org| (client.clone(), org)).collect();
         let records = self.read_records(page).await?;
-        Ok(records.into_iter().map(|(org, _, record)| (org, record)).collect())
+        Ok(records.into_iter().filter_map(|(org, _, record)| Some((org, record?))).collect())
     }
 
     /// Returns a page of the inventory, sorted by client id: up to `limit` tokens (0 means all) that come after
@@ -145,7 +147,8 @@ impl Store {
             }
         }
         let last = if page.len() < limit { None } else { page.last().cloned() };
-        Ok((self.read_records(page).await?, last))
+        let records = self.read_records(page).await?;
+        Ok((records.into_iter().filter_map(|(org, client, record)| Some((org, client, record?))).collect(), last))
     }
 
     /// Waits for the cursor of the sweep, and locks it.
@@ -153,17 +156,22 @@ impl Store {
         self.cursor.lock().await
     }
 
-    /// Reads records. Skips tokens that were deleted since they were listed.
-    async fn read_records(&self, page: Vec<(ClientId, OrgId)>) -> Result<Vec<(OrgId, ClientId, Record)>, Error> {
+    /// Reads records. Skips tokens that were deleted since they were listed. A record is `None` if its entry cannot be
+    /// read.
+    async fn read_records(
+        &self,
+        page: Vec<(ClientId, OrgId)>,
+    ) -> Result<Vec<(OrgId, ClientId, Option<Record>)>, Error> {
         let read = |(client, org): (ClientId, OrgId)| async move {
-            let record = self.record(&org, &client).await?;
-            Ok::<_, Error>(record.map(|record| (org, client, record)))
+            let (record, reason) = readable(self.record(&org, &client).await)?;
+            reason.iter().for_each(log_skipped);
+            Ok::<_, Error>((record.is_some() || reason.is_some()).then_some((org, client, record)))
         };
         let records: Vec<Option<_>> = stream::iter(page).map(read).buffered(CONCURRENT).try_collect().await?;
         Ok(records.into_iter().flatten().collect())
     }
 
-    /// Returns a page of the records of an org that come after `after`. Also returns the next `after`, if more records
+    /// Returns a page of the records of an org that come after `after`, without entries that cannot be read. Also returns the next `after`, if more records
     /// may follow.
     pub(super) async fn records_of(
         &self,
@@ -175,7 +183,7 @@ impl Store {
         let next = if clients.len() == PAGE { clients.last().cloned() } else { None };
         let page = clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())).collect();
         let records = self.read_records(page).await?;
-        Ok((records.into_iter().map(|(_, client, record)| (client, record)).collect(), next))
+        Ok((records.into_iter().filter_map(|(_, client, record)| Some((client, record?))).collect(), next))
     }
 
     /// Whether the org has live tokens.

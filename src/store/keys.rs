@@ -24,11 +24,11 @@ pub(crate) fn named_token_id(org: &OrgId, role: &RoleName, name: &LogicalName) -
     })
 }
 
-pub(super) fn config_key(org: &OrgId) -> String {
+pub(crate) fn config_key(org: &OrgId) -> String {
     format!("{CONFIGS}{org}")
 }
 
-pub(super) fn role_key(org: &OrgId, name: &RoleName) -> String {
+pub(crate) fn role_key(org: &OrgId, name: &RoleName) -> String {
     format!("{ROLES}{org}:{name}")
 }
 
@@ -48,7 +48,7 @@ pub(super) fn leaves(keys: Vec<String>) -> impl Iterator<Item = String> {
 }
 
 /// Returns the key of a record.
-pub(super) fn record_key(org: &OrgId, client: &ClientId) -> String {
+pub(crate) fn record_key(org: &OrgId, client: &ClientId) -> String {
     format!("{}{}", records_folder(org), segment(client.as_str()))
 }
 

@@ -20,12 +20,12 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::json;
 use vault_plugin_sdk::logical::StorageExt as _;
 
-use super::base::Store;
+use super::base::{Store, log_skipped};
 use super::entries::{Role, Token};
 use super::keys::{RoleKey, leaves, live_folder, live_key};
 use super::roster::{Place, Reserved};
-use crate::error::Error;
-use crate::names::{ClientId, OrgId, from_segment};
+use crate::error::{Error, readable};
+use crate::names::{ClientId, OrgId, RoleName, from_segment};
 
 /// How many entries are read or written at the same time.
 const CONCURRENT: usize = 32;
@@ -84,8 +84,15 @@ impl Store {
 
     /// Counts a stored token that this engine did not mint, if the role of the token has a limit.
     pub(crate) async fn count_found(&self, org: &OrgId, token: &Token) -> Result<(), Error> {
-        match self.role(org, &token.role_name).await? {
-            Some(role) if role.max_tokens > 0 => self.count_unverified(&key_of(&role), token.client_id.clone()).await,
+        self.count_in_role(org, &token.role_name, &token.client_id).await
+    }
+
+    pub(super) async fn count_in_role(&self, org: &OrgId, role: &RoleName, client: &ClientId) -> Result<(), Error> {
+        let (role, reason) = readable(self.role(org, role).await)?;
+        // The limit of a role that cannot be read is not known. When the role is written again, its tokens are counted.
+        reason.iter().for_each(log_skipped);
+        match role {
+            Some(role) if role.max_tokens > 0 => self.count_unverified(&key_of(&role), client.clone()).await,
             _ => Ok(()),
         }
     }
@@ -145,8 +152,10 @@ impl Store {
 
     async fn is_live(&self, org: &OrgId, client: &ClientId) -> Result<bool, Error> {
         // A live token always has a record.
-        let Some(record) = self.record(org, client).await? else { return Ok(false) };
-        Ok(self.token(&record.token_id).await?.is_some_and(|token| token.client_id == *client))
+        let (record, reason) = readable(self.record(org, client).await)?;
+        // A token whose entries cannot be read may be live.
+        let Some(record) = record else { return Ok(reason.is_some()) };
+        self.may_store(&record.token_id, client).await
     }
 
     /// Counts the tokens of a role that have a record.

@@ -29,11 +29,11 @@ mod owner;
 mod roster;
 mod tokens;
 
-pub(crate) use self::base::Store;
+pub(crate) use self::base::{Store, log_skipped};
 pub(crate) use self::client_index::Cursor;
 pub(crate) use self::entries::{CallerMode, Config, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token};
 pub(crate) use self::index::{DETAILS, Lookup};
-pub(crate) use self::keys::named_token_id;
+pub(crate) use self::keys::{config_key, named_token_id, record_key, role_key};
 pub(crate) use self::roster::{Place, Reserved};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{entries::fuzz::fuzz_entries, keys::fuzz::fuzz_names};

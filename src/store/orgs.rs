@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use vault_plugin_sdk::logical::{StorageError, StorageExt as _};
+use vault_plugin_sdk::logical::StorageExt as _;
 
-use super::base::Store;
+use super::base::{Store, log_skipped};
 use super::directory::{Directory, Names, Time, Wanted};
 use super::entries::Config;
 use super::keys::{CONFIGS, config_key};
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::names::OrgId;
 
 /// How many configs are read at the same time.
@@ -40,6 +40,12 @@ impl Store {
     /// Returns the config of an org.
     pub(crate) async fn config(&self, org: &OrgId) -> Result<Option<Arc<Config>>, Error> {
         self.load(&self.configs, &config_key(org)).await
+    }
+
+    /// Whether an org has a config. The config may be an entry that cannot be read.
+    pub(crate) async fn has_config(&self, org: &OrgId) -> Result<bool, Error> {
+        let (config, reason) = readable(self.config(org).await)?;
+        Ok(config.is_some() || reason.is_some())
     }
 
     /// Returns the config of an org from storage, not from the cache. Callers that delete tokens need the latest root
@@ -134,14 +140,10 @@ impl Store {
     /// Reads the names of orgs. Does not use the cache of the configs, because many orgs would evict the configs in use.
     async fn read_names(&self, orgs: Vec<OrgId>) -> Result<Vec<(OrgId, Option<Names>)>, Error> {
         let read = |org: OrgId| async move {
-            let names = match self.storage.get_json::<Config>(&config_key(&org)).await {
-                // A config that cannot be parsed must not harm other orgs.
-                Err(error @ StorageError::Encoding { .. }) => {
-                    tracing::warn!(error = %error, "skipped a stored entry that cannot be read");
-                    Some(Names::default())
-                }
-                config => config?.as_ref().map(Names::from),
-            };
+            let stored = self.storage.get_json::<Config>(&config_key(&org)).await;
+            let (config, reason) = readable(stored.map_err(Error::from))?;
+            reason.iter().for_each(log_skipped);
+            let names = config.as_ref().map(Names::from).or(reason.map(|_| Names::default()));
             Ok::<_, Error>((org, names))
         };
         stream::iter(orgs).map(read).buffer_unordered(CONCURRENT).try_collect().await
@@ -168,8 +170,9 @@ mod tests {
         let (mount, storage, _) = mount();
         let store = Store::new(&mount);
         let org = OrgId::stored("org");
+        let orgs = [org.clone()];
         store.put_config(&config("old")).await.unwrap();
-        assert_eq!(store.orgs_named("old").await.unwrap(), [org.clone()]);
+        assert_eq!(store.orgs_named("old").await.unwrap(), orgs);
         assert!(store.config(&org).await.unwrap().is_some_and(|config| config.logical_name == "old"));
 
         storage.inject(HostFault::HangsAt(1));
@@ -177,7 +180,7 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(5), store.put_config(&new)).await.is_err());
         storage.heal();
         assert!(store.config(&org).await.unwrap().is_some_and(|config| config.logical_name == "new"));
-        assert_eq!(store.orgs_named("new").await.unwrap(), [org]);
+        assert_eq!(store.orgs_named("new").await.unwrap(), orgs);
         assert!(store.orgs_named("old").await.unwrap().is_empty());
     }
 
@@ -186,10 +189,10 @@ mod tests {
     async fn a_write_does_not_hide_a_later_change_of_another_node() {
         let (mount, storage, _) = mount();
         let store = Store::new(&mount);
-        let org = OrgId::stored("org");
+        let orgs = [OrgId::stored("org")];
         for key in ["config/org", ""] {
             store.put_config(&config("old")).await.unwrap();
-            assert_eq!(store.orgs_named("old").await.unwrap(), [org.clone()]);
+            assert_eq!(store.orgs_named("old").await.unwrap(), orgs);
             storage.inject(HostFault::HangsAt(1));
             let written = config("written");
             let write = store.put_config(&written);
@@ -200,12 +203,12 @@ mod tests {
                 store.invalidate(key);
                 if key.is_empty() {
                     // The next caller reads all configs before the write has ended.
-                    assert_eq!(store.orgs_named("other").await.unwrap(), [org.clone()]);
+                    assert_eq!(store.orgs_named("other").await.unwrap(), orgs);
                 }
             };
             let (written, ()) = tokio::join!(write, other);
             written.unwrap();
-            assert_eq!(store.orgs_named("other").await.unwrap(), [org.clone()], "{key:?}");
+            assert_eq!(store.orgs_named("other").await.unwrap(), orgs, "{key:?}");
             assert!(store.orgs_named("written").await.unwrap().is_empty(), "{key:?}");
         }
     }

@@ -24,7 +24,7 @@ pub(super) struct Owners {
 impl Store {
     /// Returns the org of a token: the `org_id` of its config; `None` if its organization has no known config.
     pub(crate) async fn owner(&self, id: &str, token: &Token) -> Result<Option<OrgId>, Error> {
-        let has_config = self.config(&token.org_id).await?.is_some();
+        let has_config = self.has_config(&token.org_id).await?;
         if has_config && (id.len() != 64 || is_named(&token.org_id, id, token)) {
             return Ok(Some(token.org_id.clone()));
         }

@@ -6,7 +6,7 @@ use super::base::Store;
 use super::entries::{Record, Token};
 use super::keys::token_key;
 use super::roster::Place;
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::names::{ClientId, OrgId, fits_key};
 
 /// How many tokens of an org [`Store::org_of_tokens`] reads.
@@ -18,6 +18,7 @@ impl Store {
     pub(crate) async fn org_of_tokens(&self, org: &OrgId, named: &str) -> Result<Option<OrgId>, Error> {
         let mut found: Option<OrgId> = None;
         for (_, client, record) in self.inventory(Some(org), "", TOKENS_READ).await?.detailed {
+            let Some(record) = record else { continue };
             let token = self.readable_token(&record.token_id).await?.filter(|token| token.client_id == client);
             // Tokens of this engine hold the `org_id` of their config, not Astra's id of the organization.
             let Some(id) = token.map(|token| token.org_id).filter(|id| id != org && !id.as_str().is_empty()) else {
@@ -31,10 +32,10 @@ impl Store {
         Ok(found)
     }
 
-    /// Whether a token is still stored, or still has a record.
+    /// Whether a token is still stored, or still has a record. An entry that cannot be read counts.
     pub(crate) async fn has_traces(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<bool, Error> {
-        let is_stored = self.token(id).await?.is_some_and(|token| token.client_id == *client);
-        Ok(is_stored || self.record(org, client).await?.is_some())
+        let (record, reason) = readable(self.record(org, client).await)?;
+        Ok(record.is_some() || reason.is_some() || self.may_store(id, client).await?)
     }
 
     /// Writes a token and its record. If the role of the token has a limit, `place` is the reservation of the token.

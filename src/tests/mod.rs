@@ -3,6 +3,7 @@
 mod astra;
 mod config;
 mod creds;
+mod damaged;
 mod failures;
 mod help;
 mod input;

@@ -9,10 +9,12 @@ use vault_plugin_sdk::logical::{self, Operation, Request, Response};
 
 use self::settings::{ASTRA_TOKEN, FIELDS, FORCE, LOGICAL_NAME, VERIFY_CONNECTION, changed, shown};
 use super::org;
-use super::shared::{Answered, ORG_ID, detached, handler, mount, no_config, org_id, require_config, written};
+use super::shared::{
+    Answered, ORG_ID, REPLACED, detached, handler, mount, no_config, org_id, require_config, unreadable_config, written,
+};
 use super::verify::{Verified, require_not_minted, settle_org, verify};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::journal;
 use crate::names::OrgId;
 use crate::store::Config;
@@ -45,7 +47,7 @@ pub(crate) fn path() -> Path<Engine> {
 async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error> {
     // Every caller can reach this check, so errors in the request are reported later, to callers that can write.
     match org_id(&call.fields) {
-        Ok(org) => Ok(engine.store.config(&org).await?.is_some()),
+        Ok(org) => Ok(engine.store.has_config(&org).await?),
         Err(_) => Ok(false),
     }
 }
@@ -68,11 +70,17 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     let mut verified: Option<(Config, Verified)> = None;
     loop {
         let lock = engine.locks.configs().await;
-        let old = engine.store.config(&org).await?;
-        if old.is_none() {
+        let (old, damage) = readable(engine.store.config(&org).await)?;
+        let is_new = old.is_none() && damage.is_none();
+        if let Some(reason) = damage.as_ref()
+            && (request.operation == Operation::Patch || !fields.is_given(&ASTRA_TOKEN))
+        {
+            return Err(Error::Refused(unreadable_config(&org, reason)));
+        }
+        if is_new {
             org.require_new(ORG_ID.name())?;
         }
-        if old.is_none() && request.operation == Operation::Patch {
+        if is_new && request.operation == Operation::Patch {
             return Err(Error::NotFound(no_config(&request, &org)));
         }
         let (mut new, remarks) = changed(old.as_deref(), &org, &fields)?;
@@ -82,12 +90,13 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
         let known = verified.take().filter(|(known, _)| known.same_endpoint(&new)).map(|(_, found)| found);
         if known.is_some() || !must_verify(old.as_deref(), &new, &fields) {
             if let Some(Verified::Org(named)) = &known {
-                warnings.extend(settle_org(&engine, &mut new, named, old.is_none()).await?);
+                warnings.extend(settle_org(&engine, &mut new, named, is_new).await?);
             }
             engine.store.put_config(&new).await?;
             engine.clients.forget(&org);
             log_written(&request, &new);
             warnings.extend(remarks);
+            warnings.extend(damage.map(|_| REPLACED.to_owned()));
             return Ok(written(warnings));
         }
         // The lock is released during the call of Astra. If another write changes the verified settings, the loop
@@ -109,12 +118,17 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
     let org = org_id(&fields)?;
     let _lock = engine.locks.configs().await;
-    if engine.store.config(&org).await?.is_none() {
+    let (config, damage) = readable(engine.store.config(&org).await)?;
+    if config.is_none() && damage.is_none() {
         org.require_new(ORG_ID.name())?;
         return Ok(None);
     }
+    let is_forced = fields.get(&FORCE).unwrap_or(false);
+    if let Some(reason) = damage.filter(|_| !is_forced) {
+        return Err(Error::Refused(unreadable_config(&org, &reason)));
+    }
     let _no_token_stored = engine.locks.no_token_stored().await;
-    if !fields.get(&FORCE).unwrap_or(false) {
+    if !is_forced {
         require_no_tokens(&engine, &request, &org).await?;
     }
     engine.store.delete_config(&org).await?;
