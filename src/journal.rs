@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use vault_plugin_sdk::framework::{Wal, WalEntry};
@@ -28,6 +29,9 @@ pub(crate) const MARGIN: Duration = Duration::from_secs(10);
 
 /// The tick gives up on entries that are older.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(30 * 86400);
+
+/// How many entries are read at the same time.
+const CONCURRENT: usize = 32;
 
 /// An unfinished mint.
 #[derive(Clone, Serialize, Deserialize)]
@@ -115,14 +119,16 @@ pub(crate) fn longest(entry: &WalEntry) -> Duration {
 
 /// Whether a mint or a rotation of this org is unfinished, so that a token may be left in Astra.
 pub(crate) async fn is_unfinished(wal: Wal<'_>, org: &OrgId) -> Result<bool, Error> {
-    for id in wal.list().await? {
-        let (entry, reason) = readable(wal.get(&id).await.map_err(Error::from))?;
+    let wal = &wal;
+    let read = |id: String| async move { readable(wal.get(&id).await.map_err(Error::from)) };
+    let mut entries = stream::iter(wal.list().await?).map(read).buffer_unordered(CONCURRENT);
+    while let Some(entry) = entries.next().await {
+        let (entry, reason) = entry?;
         // Nothing tells the org of an entry that cannot be read, and the tick cannot process such an entry.
         reason.iter().for_each(log_skipped);
-        if let Some(entry) = entry
-            && matches!(entry.kind.as_str(), MINT | ROTATION)
-            && entry.data["org_id"] == org.as_str()
-        {
+        let is_of =
+            |entry: WalEntry| matches!(entry.kind.as_str(), MINT | ROTATION) && entry.data["org_id"] == org.as_str();
+        if entry.is_some_and(is_of) {
             return Ok(true);
         }
     }

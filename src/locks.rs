@@ -6,12 +6,11 @@
 //! | [`rotation`](Locks::rotation) | the rotations of one org | a rotation of the root token, from the first call to the last | yes, of this org |
 //! | [`role`](Locks::role) | one stored role | each change of a role, from the read to the write | no |
 //! | [`token`](Locks::token) | one stored token and its record | the mint of a named token until the caller has the token, the revocation and deletion of a token, an undo, a change of the record | yes, of this org |
+//! | [`storing_token`](Locks::storing_token) | the set of stored tokens of one org | shared: a mint while it stores its token; alone: the deletion of a config, and a role that gets a limit | no |
 //! | [`configs`](Locks::configs) | all configs, because no two configs may have the same logical name | each change of a config, from the read to the write | no |
-//! | [`storing_token`](Locks::storing_token) | the set of stored tokens | shared: a mint while it stores its token; exclusive: the deletion of a config, and a role that gets a limit | no |
 //!
 //! To prevent deadlocks, a task that needs several locks takes them in the order of this table.
 
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use vault_plugin_sdk::locks::{KeyedGuard, KeyedLocks};
 
 use super::names::{OrgId, RoleName};
@@ -20,7 +19,6 @@ use super::names::{OrgId, RoleName};
 #[derive(Default)]
 pub(crate) struct Locks {
     keyed: KeyedLocks,
-    stored_tokens: RwLock<()>,
 }
 
 impl Locks {
@@ -44,13 +42,13 @@ impl Locks {
         self.keyed.lock("configs").await
     }
 
-    /// Locks the set of stored tokens, shared. No config is deleted until the guard is dropped.
-    pub(crate) async fn storing_token(&self) -> RwLockReadGuard<'_, ()> {
-        self.stored_tokens.read().await
+    /// Locks the set of stored tokens of an org, shared. Its config is not deleted until the guard is dropped.
+    pub(crate) async fn storing_token(&self, org: &OrgId) -> KeyedGuard {
+        self.keyed.share(format!("stored/{org}")).await
     }
 
-    /// Locks the set of stored tokens, exclusively. No token is stored until the guard is dropped.
-    pub(crate) async fn no_token_stored(&self) -> RwLockWriteGuard<'_, ()> {
-        self.stored_tokens.write().await
+    /// Locks the set of stored tokens of an org, alone. No token of the org is stored until the guard is dropped.
+    pub(crate) async fn no_token_stored(&self, org: &OrgId) -> KeyedGuard {
+        self.keyed.lock(format!("stored/{org}")).await
     }
 }

@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-type Held = HashMap<String, Arc<tokio::sync::Mutex<()>>>;
+type Held = HashMap<String, Arc<RwLock<()>>>;
 
 /// Locks by name. Clones share them.
 ///
@@ -27,24 +27,39 @@ pub struct KeyedLocks {
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct KeyedGuard {
     // Dropped before the claim: the claim then checks whether there are other holders or waiters.
-    _lock: OwnedMutexGuard<()>,
+    _lock: Lock,
     _claim: Claim,
+}
+
+#[expect(dead_code, reason = "the guards are only held")]
+enum Lock {
+    Exclusive(OwnedRwLockWriteGuard<()>),
+    Shared(OwnedRwLockReadGuard<()>),
 }
 
 /// A holder of a lock, or a waiter.
 struct Claim {
     locks: KeyedLocks,
     name: String,
-    lock: Arc<tokio::sync::Mutex<()>>,
+    lock: Arc<RwLock<()>>,
 }
 
 impl KeyedLocks {
-    /// Waits for the lock of this name.
+    /// Waits for the lock of this name, and holds it alone.
     pub async fn lock(&self, name: impl Into<String>) -> KeyedGuard {
-        let name = name.into();
+        let claim = self.claim(name.into());
+        KeyedGuard { _lock: Lock::Exclusive(claim.lock.clone().write_owned().await), _claim: claim }
+    }
+
+    /// Waits for the lock of this name, and holds it together with other callers of `share`.
+    pub async fn share(&self, name: impl Into<String>) -> KeyedGuard {
+        let claim = self.claim(name.into());
+        KeyedGuard { _lock: Lock::Shared(claim.lock.clone().read_owned().await), _claim: claim }
+    }
+
+    fn claim(&self, name: String) -> Claim {
         let lock = self.held().entry(name.clone()).or_default().clone();
-        let claim = Claim { locks: self.clone(), name, lock };
-        KeyedGuard { _lock: claim.lock.clone().lock_owned().await, _claim: claim }
+        Claim { locks: self.clone(), name, lock }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -84,5 +99,19 @@ mod tests {
         drop(first);
         drop(waiter.await.unwrap());
         assert_eq!(locks.held().keys().collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[tokio::test]
+    async fn a_shared_name_excludes_only_the_callers_that_hold_it_alone() {
+        let locks = KeyedLocks::default();
+        let is_free = async |name| tokio::time::timeout(Duration::from_millis(5), locks.lock(name)).await.is_ok();
+        let shared = (locks.share("a").await, locks.share("a").await);
+        assert!(!is_free("a").await && is_free("b").await);
+        drop(shared);
+        let alone = locks.lock("a").await;
+        assert!(tokio::time::timeout(Duration::from_millis(5), locks.share("a")).await.is_err());
+        drop(alone);
+        drop(locks.share("a").await);
+        assert!(locks.held().is_empty());
     }
 }

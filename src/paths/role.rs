@@ -222,7 +222,7 @@ pub(super) async fn put(engine: &Engine, old: Option<&Role>, role: &Role, caller
         }
         {
             // After this lock, all stored tokens are in the inventory, and each later token is counted.
-            let _no_token_stored = engine.locks.no_token_stored().await;
+            let _no_token_stored = engine.locks.no_token_stored(&role.org_id).await;
             engine.store.begin_count(role);
         }
         engine.store.count(role).await?;

@@ -228,3 +228,95 @@ async fn a_new_a_renamed_and_a_deleted_org_are_found_by_their_names_at_once() {
     let minted = some(world.read("creds/newer/reader", Value::Null).await);
     assert_eq!(text(&minted, "orgId"), nth(1));
 }
+
+impl World {
+    /// A mount with another org without tokens, and with this many WAL entries of `ORG`.
+    async fn with_log(entries: usize) -> Self {
+        let world = Self::with_orgs(1).await;
+        world.mint_creds().await;
+        for n in 0..entries {
+            let data = json!({"org_id": ORG, "role_name": "r_w_user", "marker": format!("m{n}"), "described": true,
+                "timeout_seconds": 30});
+            let entry = json!({"type": "token-mint", "data": data, "created_at": jiff::Timestamp::now().as_second()});
+            world.stored(&format!("wal/{n}"), entry).await;
+        }
+        world
+    }
+
+    fn deleting(&self) -> tokio::task::JoinHandle<vault_plugin_sdk::logical::Answer> {
+        let (backend, delete) =
+            (self.backend.clone(), super::request(Operation::Delete, "config", json!({"org_id": nth(0)})));
+        tokio::spawn(async move { backend.handle(delete).await })
+    }
+}
+
+/// Each storage call of the deletion hangs once.
+#[tokio::test]
+async fn no_storage_call_of_a_config_deletion_stops_the_mints_of_another_org() {
+    for n in 1.. {
+        let world = World::with_log(3).await;
+        let before = world.storage.calls();
+        world.storage.inject(HostFault::HangsAt(n));
+        let delete = world.deleting();
+        super::eventually(|| delete.is_finished() || world.storage.calls() - before >= n).await;
+        if delete.is_finished() {
+            assert!(n > 6, "a deletion of a config makes {n} storage calls");
+            ok(delete.await.expect("does not panic"));
+            return;
+        }
+        let mint = world.mint_creds();
+        let minted = tokio::time::timeout(std::time::Duration::from_secs(5), mint).await;
+        assert!(minted.is_ok(), "a mint of another org waits for storage call {n} of the deletion");
+        world.storage.heal();
+        ok(delete.await.expect("does not panic"));
+        assert!(world.keys(&format!("config/{}", nth(0))).is_empty());
+    }
+}
+
+/// Prints how long the slowest mint of another org takes during a deletion of a config, and without one. Only the test
+/// above has a bar, because times depend on the machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_config_is_deleted_beside_mints_of_another_org() {
+    let world = World::with_log(2_000).await;
+    world.storage.inject(HostFault::Slow(std::time::Duration::from_millis(1)));
+    let timed = || async {
+        let start = std::time::Instant::now();
+        world.mint_creds().await;
+        start.elapsed()
+    };
+    let mut usual = std::time::Duration::ZERO;
+    for _ in 0..20 {
+        usual = usual.max(timed().await);
+    }
+    let delete = world.deleting();
+    let mut slowest = std::time::Duration::ZERO;
+    while !delete.is_finished() {
+        slowest = slowest.max(timed().await);
+    }
+    ok(delete.await.expect("does not panic"));
+    println!("slowest mint of another org: {usual:?} usually, {slowest:?} during a deletion of a config");
+}
+
+#[tokio::test]
+async fn a_config_with_an_unfinished_mint_is_not_deleted() {
+    let world = World::with_log(300).await;
+    for kind in ["token-mint", "root-rotate"] {
+        let data = json!({"org_id": nth(0), "marker": "m", "timeout_seconds": 30});
+        world.stored("wal/own", json!({"type": kind, "data": data, "created_at": 0})).await;
+        let (code, text) = super::status(world.deleting().await.expect("does not panic"));
+        assert!(code == 503 && text.contains("unfinished"), "{code} {text}");
+    }
+    world.storage.delete("wal/own").await.expect("deletes");
+    ok(world.deleting().await.expect("does not panic"));
+}
+
+/// The mint passed its first steps before the deletion began. It finds no config when it stores its token.
+#[tokio::test]
+async fn a_mint_that_a_forced_deletion_overtakes_is_undone() {
+    let world = World::with_role("standard").await;
+    let caller = world.minting("one", std::time::Duration::from_millis(200)).await;
+    ok(world.ask(Operation::Delete, "config", json!({"org_id": ORG, "force": true})).await);
+    let error = failed(caller.await.expect("does not panic")).to_string();
+    assert!(error.contains("was deleted during the mint"), "{error}");
+    assert_eq!((world.astra.live(), world.keys("token/").len(), world.keys("client/").len()), (0, 0, 0));
+}

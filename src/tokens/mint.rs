@@ -180,7 +180,7 @@ impl Mint {
 
     async fn store(&self, token: &Token, place: Option<Place>) -> Result<(), Error> {
         let (engine, org_id) = (&self.engine, &self.request.config.org_id);
-        let _config_stays = engine.locks.storing_token().await;
+        let _config_stays = engine.locks.storing_token(org_id).await;
         if engine.store.config(org_id).await?.is_none() {
             return Err(Error::Refused(format!(
                 "the config of org_id {:?} was deleted during the mint",

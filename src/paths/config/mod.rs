@@ -117,17 +117,23 @@ fn log_written(request: &Request, config: &Config) {
 async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
     let org = org_id(&fields)?;
+    let is_forced = fields.get(&FORCE).unwrap_or(false);
+    if !is_forced && readable(engine.store.config(&org).await)?.0.is_some() {
+        require_no_tokens(&engine, &request, &org).await?;
+        // The log can be long, so it is read before the locks are taken. A mint that begins later either stores its token
+        // before the next check of the tokens, or finds no config and is undone.
+        require_no_unfinished(&engine, &org).await?;
+    }
+    let _no_token_stored = engine.locks.no_token_stored(&org).await;
     let _lock = engine.locks.configs().await;
     let (config, damage) = readable(engine.store.config(&org).await)?;
     if config.is_none() && damage.is_none() {
         org.require_new(ORG_ID.name())?;
         return Ok(None);
     }
-    let is_forced = fields.get(&FORCE).unwrap_or(false);
     if let Some(reason) = damage.filter(|_| !is_forced) {
         return Err(Error::Refused(unreadable_config(&org, &reason)));
     }
-    let _no_token_stored = engine.locks.no_token_stored().await;
     if !is_forced {
         require_no_tokens(&engine, &request, &org).await?;
     }
@@ -136,6 +142,17 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     tracing::info!(org_id = %org, display_name = request.caller.display_name, entity_id = request.caller.entity_id,
         "deleted config");
     Ok(None)
+}
+
+async fn require_no_unfinished(engine: &Engine, org: &OrgId) -> Result<(), Error> {
+    if !journal::is_unfinished(engine.wal(), org).await? {
+        return Ok(());
+    }
+    Err(Error::NotYet(format!(
+        "org_id {:?} has an unfinished mint or rotation, which needs the config; try again in a minute, or delete with \
+         force=true",
+        org.as_str()
+    )))
 }
 
 async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> Result<(), Error> {
@@ -147,13 +164,6 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
              list {}/org/tokens\"), or delete with force=true",
             org.as_str(),
             mount(request)
-        )));
-    }
-    if journal::is_unfinished(engine.wal(), org).await? {
-        return Err(Error::NotYet(format!(
-            "org_id {:?} has an unfinished mint or rotation, which needs the config; try again in a minute, or delete with \
-             force=true",
-            org.as_str()
         )));
     }
     if !is_complete {
