@@ -3,6 +3,7 @@
 //! Architecture invariant: reads and writes no storage.
 
 use std::collections::{BTreeSet, HashMap};
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::keys::{RoleKey, role_key};
@@ -11,8 +12,12 @@ use crate::names::{ClientId, OrgId, RoleName, from_segment};
 /// The rosters of the roles that have a limit.
 #[derive(Default)]
 pub(super) struct Live {
-    rosters: Mutex<HashMap<RoleKey, Roster>>,
+    rosters: Mutex<Rosters>,
 }
+
+/// By org, so that a deletion looks only at the roles of its org.
+#[derive(Default)]
+struct Rosters(HashMap<OrgId, HashMap<RoleName, Roster>>);
 
 /// The live tokens of one role.
 #[derive(Default)]
@@ -44,6 +49,23 @@ pub(crate) enum Reserved {
     },
 }
 
+/// A deletion of a token. The host can drop its future at any time.
+#[must_use = "the token is marked when the deletion is dropped"]
+pub(super) struct Deleting<'a> {
+    live: &'a Live,
+    org: &'a OrgId,
+    client: &'a ClientId,
+}
+
+/// The verification of the unverified tokens of a role. The host can drop its future at any time.
+#[must_use = "the tokens are unverified again when the verification is dropped"]
+pub(super) struct Verification<'a> {
+    live: &'a Live,
+    key: &'a RoleKey,
+    /// The tokens that are not verified yet.
+    left: Mutex<BTreeSet<ClientId>>,
+}
+
 impl Live {
     /// Marks as unverified, or drops, the data that another node may have changed with this key.
     pub(super) fn invalidate(&self, key: &str) {
@@ -55,13 +77,14 @@ impl Live {
             }
             // The role may have no limit any more. If it has one, the next mint loads its entries again.
             (Some("role"), Some(_), _) => {
-                let is_changed = |role: &RoleKey| role_key(&role.0, &role.1) == key;
-                self.lock().retain(|key, roster| !is_changed(key) || Arc::strong_count(&roster.places) > 1);
+                for (org, roles) in &mut self.lock().0 {
+                    roles.retain(|role, roster| role_key(org, role) != key || Arc::strong_count(&roster.places) > 1);
+                }
             }
             (Some("client"), Some(org), Some(client)) => {
                 self.mark_unverified(&OrgId::stored(from_segment(org)), &ClientId::stored(from_segment(client)));
             }
-            _ => self.lock().values_mut().for_each(Roster::require_reload),
+            _ => self.lock().0.values_mut().flat_map(HashMap::values_mut).for_each(Roster::require_reload),
         }
     }
 
@@ -90,21 +113,33 @@ impl Live {
 
     pub(super) fn role_of(&self, org: &OrgId, client: &ClientId) -> Option<RoleKey> {
         let rosters = self.lock();
-        let mut found = rosters.iter().filter(|(key, roster)| key.0 == *org && roster.ids.contains(client));
-        found.next().map(|(key, _)| key.clone())
+        let mut found = rosters.0.get(org)?.iter().filter(|(_, roster)| roster.ids.contains(client));
+        found.next().map(|(role, _)| (org.clone(), role.clone()))
     }
 
-    pub(super) fn mark_unverified(&self, org: &OrgId, client: &ClientId) {
-        for (key, roster) in &mut *self.lock() {
-            if key.0 == *org && roster.ids.contains(client) {
+    /// Starts the deletion of a token. However the deletion ends, the token counts as unverified if it still counts.
+    pub(super) fn deleting<'a>(&'a self, org: &'a OrgId, client: &'a ClientId) -> Deleting<'a> {
+        Deleting { live: self, org, client }
+    }
+
+    fn mark_unverified(&self, org: &OrgId, client: &ClientId) {
+        for roster in self.lock().0.get_mut(org).into_iter().flat_map(HashMap::values_mut) {
+            if roster.ids.contains(client) {
                 roster.unverified.insert(client.clone());
             }
         }
     }
 
+    /// Takes the unverified tokens of a role. The tokens that are not verified then stay unverified.
+    pub(super) fn verify<'a>(&'a self, key: &'a RoleKey) -> Verification<'a> {
+        let taken = self.change(key, |roster| mem::take(&mut roster.unverified)).unwrap_or_default();
+        Verification { live: self, key, left: Mutex::new(taken) }
+    }
+
     /// Starts tracking the live tokens of a role. Returns the mutex to hold while they are loaded or verified.
     pub(super) fn track(&self, key: &RoleKey) -> Arc<tokio::sync::Mutex<()>> {
-        self.lock().entry(key.clone()).or_default().load_lock.clone()
+        let (org, role) = key.clone();
+        self.lock().0.entry(org).or_default().entry(role).or_default().load_lock.clone()
     }
 
     pub(super) fn has_unverified(&self, key: &RoleKey) -> bool {
@@ -116,11 +151,62 @@ impl Live {
     }
 
     pub(super) fn forget(&self, key: &RoleKey) {
-        self.lock().remove(key);
+        let mut rosters = self.lock();
+        if let Some(roles) = rosters.0.get_mut(&key.0) {
+            roles.remove(&key.1);
+            if roles.is_empty() {
+                rosters.0.remove(&key.0);
+            }
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RoleKey, Roster>> {
+    fn lock(&self) -> MutexGuard<'_, Rosters> {
         self.rosters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rosters {
+    fn get(&self, key: &RoleKey) -> Option<&Roster> {
+        self.0.get(&key.0)?.get(&key.1)
+    }
+
+    fn get_mut(&mut self, key: &RoleKey) -> Option<&mut Roster> {
+        self.0.get_mut(&key.0)?.get_mut(&key.1)
+    }
+}
+
+impl Drop for Deleting<'_> {
+    fn drop(&mut self) {
+        self.live.mark_unverified(self.org, self.client);
+    }
+}
+
+impl Verification<'_> {
+    /// Returns the tokens to verify.
+    pub(super) fn tokens(&self) -> Vec<ClientId> {
+        self.left().iter().cloned().collect()
+    }
+
+    /// Notes that a token was verified. A deleted token does not count any more.
+    pub(super) fn done(&self, client: &ClientId, is_live: bool) {
+        self.left().remove(client);
+        if !is_live {
+            self.live.change(self.key, |roster| roster.remove(client));
+        }
+    }
+
+    fn left(&self) -> MutexGuard<'_, BTreeSet<ClientId>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Verification<'_> {
+    fn drop(&mut self) {
+        let left = mem::take(&mut *self.left());
+        self.live.change(self.key, |roster| {
+            let left = left.into_iter().filter(|client| roster.ids.contains(client));
+            roster.unverified.extend(left);
+        });
     }
 }
 

@@ -56,9 +56,10 @@ impl Store {
 
     /// Deletes the entries of a token. Keeps the entry of a newer token with the same name.
     pub(crate) async fn delete_token(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
-        let deleted = self.delete_entries(id, org, client).await;
-        self.uncount(org, client, deleted.is_ok()).await;
-        deleted
+        let _deleting = self.live.deleting(org, client);
+        self.delete_entries(id, org, client).await?;
+        self.uncount(org, client).await;
+        Ok(())
     }
 
     async fn delete_entries(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
