@@ -3,7 +3,6 @@
 //! A client is small. The connections are in pools that the orgs share, so a client is created again after each change
 //! of its config.
 
-use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,8 +24,9 @@ const KEPT_CONFIGS: usize = 4;
 /// The clients of a mount.
 pub(crate) struct Clients {
     orgs: Mutex<LruCache<OrgId, Org>>,
-    /// Client ids of root tokens that a rotation deletes or has deleted. No config may hold these root tokens again.
-    retired: Mutex<HashSet<ClientId>>,
+    /// Client ids of root tokens that a rotation deletes or has deleted, at least the latest ones. No config may hold these
+    /// root tokens again. A config remembers those that it held.
+    retired: Mutex<LruCache<ClientId, ()>>,
     system: Arc<dyn SystemView>,
     user_agent: OnceCell<String>,
     pools: Arc<api::Pools>,
@@ -55,9 +55,11 @@ impl Clients {
     /// Returns the clients of a mount, without creating a client.
     pub(crate) fn new(system: Arc<dyn SystemView>, pools: Arc<api::Pools>) -> Self {
         // A bounded cache would allocate its memory for all orgs at once.
-        let mut orgs = LruCache::unbounded();
+        let (mut orgs, mut retired) = (LruCache::unbounded(), LruCache::unbounded());
         orgs.resize(KEPT);
-        Self { orgs: Mutex::new(orgs), retired: Mutex::default(), system, user_agent: OnceCell::new(), pools }
+        retired.resize(KEPT);
+        let (orgs, retired) = (Mutex::new(orgs), Mutex::new(retired));
+        Self { orgs, retired, system, user_agent: OnceCell::new(), pools }
     }
 
     /// Calls Astra for an org. If Astra rejects the root token and the config holds another root token by then, repeats
@@ -126,7 +128,7 @@ impl Clients {
 
     /// Rejects later writes of this root token to a config.
     pub(crate) fn retire(&self, root: &ClientId) {
-        self.retired().insert(root.clone());
+        self.retired().put(root.clone(), ());
     }
 
     /// Whether a rotation deletes or has deleted the root token of a config.
@@ -162,7 +164,7 @@ impl Clients {
         self.orgs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn retired(&self) -> MutexGuard<'_, HashSet<ClientId>> {
+    fn retired(&self) -> MutexGuard<'_, LruCache<ClientId, ()>> {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -158,7 +158,11 @@ impl Rotation<'_> {
         let (engine, org_id) = (self.engine, &self.config.org_id);
         let lock = engine.locks.configs().await;
         let config = match engine.store.stored_config(org_id).await {
-            Ok(Some(now)) if now.same_endpoint(self.config) => Config { astra_token: created.token, ..(*now).clone() },
+            Ok(Some(now)) if now.same_endpoint(self.config) => {
+                let mut config = (*now).clone();
+                config.replace_root(created.token, &self.order.note.old);
+                config
+            }
             Ok(_) => {
                 drop(lock);
                 let changed =

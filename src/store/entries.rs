@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+use super::caller_mode::CallerMode;
 use super::json;
 use crate::names::{ClientId, LogicalName, OrgId, RoleName, fits_path};
 
@@ -20,56 +21,14 @@ pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(86400);
 /// Time limit of one call to Astra, if the config sets none.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How many replaced root tokens a config remembers.
+const FORMER_ROOTS_KEPT: usize = 10;
+
 /// How many former logical names a config keeps.
 const FORMER_NAMES_KEPT: usize = 8;
 
 /// The key-value pairs that a caller attached to a token.
 pub(crate) type Metadata = BTreeMap<String, String>;
-
-/// How callers get tokens of an org.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) enum CallerMode {
-    /// A write mints, a read fetches.
-    #[default]
-    Standard,
-    /// A read mints. Callers cannot fetch tokens.
-    Sidecar,
-}
-
-impl CallerMode {
-    /// Returns the mode of this name, in any letter case.
-    pub(crate) fn parse(name: &str) -> Option<Self> {
-        match name.to_ascii_lowercase().as_str() {
-            "standard" => Some(Self::Standard),
-            "sidecar" => Some(Self::Sidecar),
-            _ => None,
-        }
-    }
-
-    /// Returns the name of this mode.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Standard => "standard",
-            Self::Sidecar => "sidecar",
-        }
-    }
-}
-
-impl Serialize for CallerMode {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u8(match self {
-            Self::Standard => 1,
-            Self::Sidecar => 2,
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for CallerMode {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // For Go's zero value, and for any unknown value, a read must not mint.
-        Ok(if u64::deserialize(deserializer)? == 2 { Self::Sidecar } else { Self::Standard })
-    }
-}
 
 /// `config/<org_id>`. No `Debug`: it holds the root token.
 #[derive(Clone, Serialize, Deserialize)]
@@ -91,6 +50,9 @@ pub(crate) struct Config {
     /// The former logical names, the latest one last. An error for a former name tells the caller the new name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) former_names: Vec<String>,
+    /// Client ids of the root tokens that rotations replaced, the latest one last. The config never holds one of them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) former_roots: Vec<ClientId>,
     /// How callers get tokens.
     #[serde(default)]
     pub(crate) caller_mode: CallerMode,
@@ -118,6 +80,7 @@ impl Config {
             astra_org_id: astra_org_id.to_owned(),
             logical_name: String::new(),
             former_names: Vec::new(),
+            former_roots: Vec::new(),
             caller_mode: CallerMode::default(),
             ca_cert: String::new(),
             request_timeout: DEFAULT_TIMEOUT,
@@ -149,6 +112,20 @@ impl Config {
         }
         let surplus = self.former_names.len().saturating_sub(FORMER_NAMES_KEPT);
         self.former_names.drain(..surplus);
+    }
+
+    /// Replaces the root token in a rotation, and remembers the client id of the former one.
+    pub(crate) fn replace_root(&mut self, astra_token: SecretString, former: &ClientId) {
+        self.astra_token = astra_token;
+        self.former_roots.retain(|root| root != former);
+        self.former_roots.push(former.clone());
+        let surplus = self.former_roots.len().saturating_sub(FORMER_ROOTS_KEPT);
+        self.former_roots.drain(..surplus);
+    }
+
+    /// Whether a rotation replaced this root token.
+    pub(crate) fn has_replaced(&self, root_id: &str) -> bool {
+        self.former_roots.iter().any(|root| root.as_str() == root_id)
     }
 
     /// Whether one client can serve both configs: they have the same endpoint, root token and time limit.
@@ -441,7 +418,7 @@ mod tests {
     fn new_config_members_are_stored_if_they_differ_from_their_defaults() {
         round_trip::<Config>(&json!({
             "astra_token": "AstraCS:abc:def", "url": "http://x", "org_id": "o1", "logical_name": "", "caller_mode": 1,
-            "astra_org_id": "u1", "former_names": ["a"], "ca_cert": "PEM", "request_timeout": 5_000_000_000_i64, "description": false, "token_expiry": false,
+            "astra_org_id": "u1", "former_names": ["a"], "former_roots": ["c1"], "ca_cert": "PEM", "request_timeout": 5_000_000_000_i64, "description": false, "token_expiry": false,
         }));
     }
 

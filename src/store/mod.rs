@@ -17,6 +17,7 @@
 mod base;
 mod build;
 mod cache;
+mod caller_mode;
 mod client_index;
 mod directory;
 mod entries;
@@ -30,8 +31,9 @@ mod roster;
 mod tokens;
 
 pub(crate) use self::base::{Store, log_skipped};
+pub(crate) use self::caller_mode::CallerMode;
 pub(crate) use self::client_index::Cursor;
-pub(crate) use self::entries::{CallerMode, Config, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token};
+pub(crate) use self::entries::{Config, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token};
 pub(crate) use self::index::{DETAILS, Lookup};
 pub(crate) use self::keys::{config_key, named_token_id, record_key, role_key};
 pub(crate) use self::roster::{Place, Reserved};

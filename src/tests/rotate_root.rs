@@ -253,9 +253,15 @@ async fn a_token_that_the_config_holds_is_never_deleted() {
     let back = json!({"org_id": ORG, "astra_token": ROOT, "verify_connection": false});
     let message = refused(world.write("config", back.clone()).await);
     assert!(message.contains("astra_token was replaced by a rotation"), "{message}");
-    // Another process does not know that the old root token was replaced.
+    // A new process reads this from the config.
     let world = world.remounted().await;
-    ok(world.write("config", back).await);
+    refused(world.write("config", back).await);
+    // A server that is restored from a backup has the old config.
+    let mut config = world.storage.json(&format!("config/{ORG}")).expect("the config is stored");
+    config["astra_token"] = json!(ROOT);
+    config.as_object_mut().expect("an object").remove("former_roots");
+    world.stored(&format!("config/{ORG}"), config).await;
+    world.backend.invalidate(&format!("config/{ORG}"));
     world.astra.heal();
     ok(world.tick(true).await);
     assert_eq!(world.held(), first());
@@ -382,4 +388,28 @@ async fn one_fault(nth: usize, effective: bool, lasting: bool, code: u16) {
     let world = world.remounted().await;
     ok(world.tick(true).await);
     world.check_one(when).await;
+}
+
+/// Also after a restart, and without asking Astra.
+#[tokio::test]
+async fn a_config_knows_its_last_ten_replaced_root_tokens() {
+    let mut world = World::new().await;
+    world.write_config("standard").await;
+    let mut roots = vec![world.astra.root()];
+    for _ in 0..11 {
+        some(world.write("config/rotate-root", json!({"org_id": ORG})).await);
+        roots.push(world.astra.root());
+    }
+    world = world.remounted().await;
+    let stored = world.storage.json(&format!("config/{ORG}")).expect("the config is stored");
+    let ids: Vec<&str> = roots[1..11].iter().map(|root| root.split(':').nth(1).expect("a client id")).collect();
+    assert_eq!(stored["former_roots"], json!(ids));
+    let write = |root: &str| json!({"org_id": ORG, "astra_token": root, "verify_connection": false});
+    for root in &roots[1..11] {
+        let text = refused(world.write("config", write(root)).await);
+        assert!(text.contains("astra_token was replaced by a rotation"), "{text}");
+    }
+    ok(world.write("config", write(&roots[11])).await);
+    // The first root token is forgotten.
+    ok(world.write("config", write(&roots[0])).await);
 }

@@ -139,6 +139,7 @@ const LAYERS: &[Layers] = &[
         module: &["store"],
         order: &[
             "json",
+            "caller_mode",
             "entries",
             "keys",
             "cache",

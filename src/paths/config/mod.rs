@@ -185,7 +185,7 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
 /// Fails if a rotation deletes or has deleted the root token. A write that comes late must not store this root token
 /// again.
 fn require_in_use(engine: &Engine, config: &Config) -> Result<(), Error> {
-    if !engine.clients.is_retired(config) {
+    if !engine.clients.is_retired(config) && !config.root_id().is_some_and(|id| config.has_replaced(id)) {
         return Ok(());
     }
     Err(Error::field(ASTRA_TOKEN.name(), "was replaced by a rotation and is deleted in Astra; give another root token"))
