@@ -27,23 +27,36 @@ for name; do
 done
 [ -n "$cli" ] || fail 'neither "vault" nor "bao" is in PATH: install one of them'
 
-# The CLI prints errors and warnings itself. The table has one line for each kind of outcome.
-answer=$("$cli" write -force -format=table "$mount/roles/sync")
-
 # Prints the part of a line between "map[" and "]".
 outcome() {
     printf '%s\n' "$answer" | sed -n "s/^$1  *map\[\(.*\)\]\$/\1/p"
 }
 
-# Each organization is "<id>:[<role> <role>]".
-outcome created | tr ']' '\n' | while IFS=: read -r org roles; do
-    for role in ${roles#'['}; do
-        echo "created role $role for org_id ${org# }"
-    done
-done
+# Each page has 16 organizations, because the server stops a request after 90 seconds, and the engine asks Astra for 8
+# organizations at a time, with 30 seconds for each.
+after=
+failed=
+while :; do
+    # The CLI reads a file if a value begins with "@".
+    case $after in @*) value="\\$after" ;; *) value=$after ;; esac
+    # The CLI prints errors and warnings itself. The table has one line for each kind of outcome.
+    answer=$("$cli" write -format=table "$mount/roles/sync" limit=16 after="$value" </dev/null)
 
-case $answer in
-    *errors*map\[*) ;;
-    *) fail "the answer of $mount/roles/sync has an unknown format" ;;
-esac
-[ -z "$(outcome errors)" ] || fail 'could not import the roles of some organizations: see above'
+    # Each organization is "<id>:[<role> <role>]".
+    outcome created | tr ']' '\n' | while IFS=: read -r org roles; do
+        for role in ${roles#'['}; do
+            echo "created role $role for org_id ${org# }"
+        done
+    done
+
+    case $answer in
+        *errors*map\[*) ;;
+        *) fail "the answer of $mount/roles/sync has an unknown format" ;;
+    esac
+    [ -z "$(outcome errors)" ] || failed=yes
+    next=$(printf '%s\n' "$answer" | sed -n 's/^next  *//p')
+    [ -n "$next" ] || break
+    [ "$next" != "$after" ] || fail "the import did not get past org_id $after: import each further org_id alone"
+    after=$next
+done
+[ -z "$failed" ] || fail 'could not import the roles of some organizations: see above'

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _};
 use serde::Serialize;
 use serde_json::{Value, json};
-use vault_plugin_sdk::framework::{Call, FieldSpec, Path};
+use vault_plugin_sdk::framework::{Call, Field, FieldSpec, Path};
 use vault_plugin_sdk::logical::{Caller, Operation, Request, Response};
 
 use super::role;
@@ -21,7 +21,13 @@ use crate::error::{Error, readable};
 use crate::names::{OrgId, RoleName};
 use crate::store::{Role, log_skipped};
 
-const FIELDS: &[FieldSpec] = &[ORG_ID.spec()];
+const AFTER: Field<String> =
+    Field::string("after", "Imports only organizations whose org_id comes after this text, in byte order.");
+
+const LIMIT: Field<i64> =
+    Field::int("limit", "Imports at most this many organizations. Without limit, or with 0, all organizations.");
+
+const FIELDS: &[FieldSpec] = &[ORG_ID.spec(), AFTER.spec(), LIMIT.spec()];
 
 /// How many orgs are imported at the same time. Their lists of roles are in memory during the import.
 const ORGS_AT_ONCE: usize = 8;
@@ -41,6 +47,7 @@ pub(crate) fn path() -> Path<Engine> {
         ("renamed", "For each organization, the roles whose Astra role has another name, and that name."),
         ("vanished", "For each organization, the names of the roles whose role_id Astra does not list."),
         ("errors", "For each organization that failed, the reason."),
+        ("next", "The next value of after. Missing if the last organization was reached."),
     ];
     Path::new("roles/sync", FIELDS)
         .operation(Operation::Update, handler("Import the roles of Astra", sync).on_active_node().returns(returns))
@@ -51,7 +58,9 @@ pub(crate) fn path() -> Path<Engine> {
              \"_\" for each run of characters other than letters and digits: \"R/W User\" becomes \"r_w_user\". An existing \
              role keeps its ttl and max_ttl, and gets the role_id of the Astra role. Nothing is deleted. If several Astra \
              roles would have the same name, none of them is imported. If some organizations fail, the others are imported, \
-             and the answer lists the failures in errors. If all organizations fail, the request fails. The root token needs the permission org-role-read.\n\nExample:\n    \
+             and the answer lists the failures in errors. If all organizations fail, and no further page follows, the request fails. The server stops a request after \
+             90 seconds, which can be too short for many organizations. Then import pages: set limit, and repeat the request \
+             with after set to next until next is missing. The root token needs the permission org-role-read.\n\nExample:\n    \
              vault write <mount>/roles/sync org_id=$ORG_ID",
         )
 }
@@ -89,11 +98,17 @@ type Outcomes = Vec<(OrgId, Result<Report, Error>)>;
 
 async fn sync(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
-    let orgs = match optional_org_id(&fields)? {
-        Some(org) => vec![org],
-        None => engine.store.orgs().await?,
+    let after = fields.get(&AFTER).unwrap_or_default();
+    let limit = fields.get(&LIMIT).unwrap_or(0);
+    let limit = usize::try_from(limit).map_err(|_| Error::field(LIMIT.name(), "must not be negative"))?;
+    let (orgs, next) = match optional_org_id(&fields)? {
+        Some(_) if limit > 0 || !after.is_empty() => {
+            return Err(Error::field(ORG_ID.name(), "cannot be used with after or limit; leave org_id out"));
+        }
+        Some(org) => (vec![org], None),
+        None => page(engine.store.orgs().await?, &after, limit),
     };
-    if orgs.is_empty() {
+    if orgs.is_empty() && after.is_empty() {
         let mount = mount(&request);
         let text = format!(
             "no organization has a config; write one with \"vault write {mount}/config org_id=... astra_token=...\""
@@ -118,7 +133,18 @@ async fn sync(engine: Arc<Engine>, call: Call) -> Answered {
     // If an org fails, the imports of the other orgs continue.
     let mut outcomes: Outcomes = stream::iter(work).buffer_unordered(ORGS_AT_ONCE).collect().await;
     outcomes.sort_by(|(one, _), (other, _)| one.cmp(other));
-    Ok(Some(answer(outcomes)?.warnings(unreadable_entries(&skipped))))
+    Ok(Some(answer(outcomes, next)?.warnings(unreadable_entries(&skipped))))
+}
+
+/// Returns the orgs of one page, in sorted order. Also returns where the next page starts, if there is one.
+fn page(mut orgs: Vec<OrgId>, after: &str, limit: usize) -> (Vec<OrgId>, Option<OrgId>) {
+    orgs.retain(|org| org.as_str() > after);
+    let has_more = limit > 0 && orgs.len() > limit;
+    if has_more {
+        orgs.truncate(limit);
+    }
+    let next = orgs.last().filter(|_| has_more).cloned();
+    (orgs, next)
 }
 
 /// Imports the roles of one org. If the caller hangs up during the call of Astra, the import stops. After that call,
@@ -262,8 +288,8 @@ fn labels(roles: &[AstraRole]) -> Vec<String> {
 /// Returns the answer for all orgs.
 ///
 /// # Errors
-/// If all orgs failed, or if the host failed.
-fn answer(outcomes: Outcomes) -> Result<Response, Error> {
+/// If all orgs failed and there is no next page, or if the host failed.
+fn answer(outcomes: Outcomes, next: Option<OrgId>) -> Result<Response, Error> {
     let (mut reports, mut errors) = (BTreeMap::new(), Vec::new());
     for (org, outcome) in outcomes {
         match outcome {
@@ -273,7 +299,8 @@ fn answer(outcomes: Outcomes) -> Result<Response, Error> {
             Err(error) => errors.push((org, error)),
         }
     }
-    if reports.is_empty() {
+    // With a next page, the caller needs to know where to go on.
+    if reports.is_empty() && !errors.is_empty() && next.is_none() {
         return Err(match <[(OrgId, Error); 1]>::try_from(errors) {
             Ok([(_, error)]) => error,
             Err(errors) => Error::EveryOrg(errors),
@@ -286,7 +313,7 @@ fn answer(outcomes: Outcomes) -> Result<Response, Error> {
     }
     warnings.extend(reports.iter().flat_map(|(org, report)| remarks(org, report)));
     let errors: BTreeMap<OrgId, String> = errors.into_iter().map(|(org, error)| (org, error.to_string())).collect();
-    let data = object([
+    let mut data = object([
         ("created", per_org(&reports, |report| &report.created)),
         ("updated", per_org(&reports, |report| &report.updated)),
         ("unchanged", per_org(&reports, |report| &report.unchanged)),
@@ -295,6 +322,7 @@ fn answer(outcomes: Outcomes) -> Result<Response, Error> {
         ("vanished", per_org(&reports, |report| &report.vanished)),
         ("errors", json!(errors)),
     ]);
+    data.extend(next.map(|next| ("next".to_owned(), json!(next))));
     Ok(Response::new(data).warnings(warnings))
 }
 

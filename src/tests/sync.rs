@@ -353,3 +353,70 @@ async fn after_a_hang_up_each_role_is_imported_or_unchanged() {
     let stored = stored(&world, ORG);
     assert!(stored.is_empty() || stored == map(&[("reader", "1"), ("writer", "2")]), "{stored:?}");
 }
+
+/// A mount with this many orgs of one Astra, whose `org_id`s are labels.
+async fn many_orgs(count: usize) -> World {
+    let world = World::new().await;
+    for n in 0..count {
+        let config = json!({"astra_token": ROOT, "url": world.astra.url(), "org_id": format!("org{n:02}"),
+            "logical_name": "", "caller_mode": 1, "astra_org_id": ORG});
+        world.stored(&format!("config/org{n:02}"), config).await;
+    }
+    world
+}
+
+fn orgs_in(response: &Response, kind: &str) -> Vec<String> {
+    response.data.as_ref().unwrap()[kind].as_object().unwrap().keys().cloned().collect()
+}
+
+fn next(response: &Response) -> Option<String> {
+    response.data.as_ref().unwrap().get("next").map(|next| next.as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn the_pages_of_an_import_reach_each_org_once() {
+    let world = many_orgs(10).await;
+    let (mut after, mut pages) = (String::new(), Vec::new());
+    loop {
+        let asked = world.astra.count("GET");
+        let page = some(world.write("roles/sync", json!({"after": after, "limit": 4})).await);
+        let orgs = orgs_in(&page, "created");
+        assert_eq!(world.astra.count("GET") - asked, orgs.len(), "one call for each org");
+        pages.push(orgs);
+        match next(&page) {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    let all: Vec<String> = (0..10).map(|n| format!("org{n:02}")).collect();
+    assert_eq!(pages, [&all[..4], &all[4..8], &all[8..]]);
+    // Without a limit, an import has no next page. A place does not need to exist, and can be past the end.
+    assert_eq!(next(&sync(&world).await), None);
+    let rest = some(world.write("roles/sync", json!({"after": "org07x"})).await);
+    assert_eq!((orgs_in(&rest, "unchanged"), next(&rest)), (all[8..].to_vec(), None));
+    let none = some(world.write("roles/sync", json!({"after": "z", "limit": 1})).await);
+    assert_eq!((orgs_in(&none, "unchanged"), orgs_in(&none, "errors"), next(&none)), (vec![], vec![], None));
+    let exact = some(world.write("roles/sync", json!({"limit": 10})).await);
+    assert_eq!((orgs_in(&exact, "unchanged").len(), next(&exact)), (10, None));
+}
+
+#[tokio::test]
+async fn a_page_whose_orgs_all_fail_names_the_next_page() {
+    let world = many_orgs(4).await;
+    world.astra.answer_all("GET", ResponseTemplate::new(403));
+    let page = some(world.write("roles/sync", json!({"limit": 3})).await);
+    assert_eq!((orgs_in(&page, "errors").len(), next(&page).as_deref()), (3, Some("org02")));
+    let (code, text) = status(world.write("roles/sync", json!({"limit": 3, "after": "org02"})).await);
+    assert!(code == 403 && text.contains("Astra rejected"), "{code} {text}");
+}
+
+#[tokio::test]
+async fn a_page_of_an_import_has_a_limit_and_no_org() {
+    let world = many_orgs(1).await;
+    let text = refused(world.write("roles/sync", json!({"limit": -1})).await);
+    assert!(text.contains("limit"), "{text}");
+    for page in [json!({"org_id": "org00", "limit": 1}), json!({"org_id": "org00", "after": "a"})] {
+        let text = refused(world.write("roles/sync", page).await);
+        assert!(text.contains("org_id"), "{text}");
+    }
+}

@@ -164,6 +164,25 @@ fn the_script_creates_every_role_of_every_org() {
 }
 
 #[test]
+fn the_script_imports_more_organizations_than_one_page_has() {
+    for (shell, cli) in SHELLS.into_iter().zip(["vault", "bao"]) {
+        let machine = Machine::new(shell, Some(cli));
+        let world = World::new();
+        // Labels of one organization. The CLI takes a value that begins with "@" for the name of a file.
+        let one = world.next_org();
+        let orgs: Vec<Org> = (0..35).map(|n| Org { id: format!("@team {n:02}"), ..one.clone() }).collect();
+        for org in &orgs {
+            world.configure(org, &json!({"verify_connection": false}));
+        }
+        let mut expected: Vec<String> = orgs.iter().flat_map(|org| lines(org, &built_in())).collect();
+        expected.sort();
+        let mount = [("ASTRA_MOUNT", world.mount.as_str())];
+        assert_eq!(machine.run(&world.server, &mount).ok(), expected, "{shell}");
+        assert_eq!(machine.run(&world.server, &mount).ok(), Vec::<String>::new(), "{shell}");
+    }
+}
+
+#[test]
 fn roles_are_imported_in_every_known_json_style() {
     let world = World::new();
     let org = configured(&world);

@@ -96,7 +96,8 @@ const TOKEN_EXPIRY: Field<bool> = Field::bool(
 
 pub(super) const FORCE: Field<bool> = Field::bool(
     "force",
-    "Whether to delete the config although the organization has live tokens or an unfinished mint or rotation. The engine \
+    "Whether to delete the config although the organization has live tokens or an unfinished mint or rotation, or although \
+     the stored config cannot be read. The engine \
      cannot revoke the leases or undo the mint until the config is written again.",
 )
 .default("false")

@@ -299,7 +299,14 @@ fn roles(recorder: &mut Recorder) {
         recorder.world.delete(&format!("role?org_id={ORG}&role_name={name}")).ok();
     }
     recorder.world.refuse_connections(true);
-    recorder.error_table("roles/sync", &[("while Astra is down", Call("write", "roles/sync", from_ref(&org)))]);
+    recorder.error_table(
+        "roles/sync",
+        &[
+            ("with a negative `limit`", Call("write", "roles/sync", &[("limit", "-1".into())])),
+            ("with `org_id` and `limit`", Call("write", "roles/sync", &[org.clone(), ("limit", "16".into())])),
+            ("while Astra is down", Call("write", "roles/sync", from_ref(&org))),
+        ],
+    );
     recorder.world.refuse_connections(false);
 }
 
