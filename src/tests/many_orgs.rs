@@ -320,3 +320,24 @@ async fn a_mint_that_a_forced_deletion_overtakes_is_undone() {
     assert!(error.contains("was deleted during the mint"), "{error}");
     assert_eq!((world.astra.live(), world.keys("token/").len(), world.keys("client/").len()), (0, 0, 0));
 }
+
+/// The table "Many organizations" and the table of calls in the document have the bars of these tests.
+#[tokio::test]
+async fn the_document_about_performance_has_the_counts_of_the_tests() {
+    let document = include_str!("../../docs/performance.md");
+    for row in [
+        format!("| `creds` mint right after a config write or a rotation | {MINT} |"),
+        format!("| the same, for each of 64 concurrent callers | {MINT} |"),
+        format!("| config write after another config write | {CONFIG_WRITE} |"),
+    ] {
+        assert!(document.contains(&row), "the document has no row {row:?}");
+    }
+    let row = document.lines().find(|line| line.starts_with("| revoke | ours |")).expect("a row for a revocation");
+    let documented: usize = row.split('|').nth(3).and_then(|calls| calls.trim().parse().ok()).expect("a count");
+    let world = World::with_orgs(10).await;
+    let minted = some(world.read("creds/retailOrg/r_w_user", Value::Null).await);
+    let before = world.storage.calls();
+    ok(world.revoke(&super::lease(&minted)).await);
+    let calls = world.storage.calls() - before;
+    assert!(calls <= documented, "a revocation makes {calls} storage calls, and the document says {documented}");
+}
