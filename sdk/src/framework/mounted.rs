@@ -12,7 +12,7 @@ use super::fields::Fields;
 use super::help;
 use super::path::{Call, Captures, Path};
 use super::secret::{LeaseCall, SecretType, is_of_type, is_untyped, mark};
-use super::wal::Wal;
+use super::wal::{Undo, Wal};
 use crate::logical::{self, Answer, Error, Mount, Operation, Request, Response, SpecialPaths};
 
 /// How many WAL entries are undone at the same time, so that a slow undo delays few others.
@@ -227,8 +227,10 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         if !immediate && entry.age() < kind.minimum_age(&entry) {
             return Ok(());
         }
-        (kind.rollback)(self.engine.clone(), entry).await?;
-        Ok(wal.remove(id).await?)
+        match (kind.rollback)(self.engine.clone(), entry).await? {
+            Undo::Done => Ok(wal.remove(id).await?),
+            Undo::Again => Ok(()),
+        }
     }
 }
 

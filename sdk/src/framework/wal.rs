@@ -70,8 +70,7 @@ fn open() -> MutexGuard<'static, HashSet<String>> {
 }
 
 impl OpenEntry {
-    fn new(kind: &'static str) -> Self {
-        let id = Uuid::new_v4().to_string();
+    fn new(id: String, kind: &'static str) -> Self {
         open().insert(id.clone());
         Self { id, kind }
     }
@@ -105,7 +104,21 @@ impl<'a> Wal<'a> {
     /// # Errors
     /// If storage fails. The caller must not make the change then.
     pub async fn put<T: Serialize + Sync>(&self, kind: &'static str, data: &T) -> Result<OpenEntry, StorageError> {
-        let entry = OpenEntry::new(kind);
+        self.put_as(&Uuid::new_v4().to_string(), kind, data).await
+    }
+
+    /// Writes an entry with this id, so that the entry of a repeated change replaces the earlier one. The caller makes
+    /// sure that two changes with one id do not run at the same time.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub async fn put_as<T: Serialize + Sync>(
+        &self,
+        id: &str,
+        kind: &'static str,
+        data: &T,
+    ) -> Result<OpenEntry, StorageError> {
+        let entry = OpenEntry::new(id.to_owned(), kind);
         self.update(&entry, data).await?;
         Ok(entry)
     }
@@ -115,14 +128,31 @@ impl<'a> Wal<'a> {
     /// # Errors
     /// If storage fails. The old data stays then.
     pub async fn update<T: Serialize + Sync>(&self, entry: &OpenEntry, data: &T) -> Result<(), StorageError> {
+        self.write(&entry.id, entry.kind, data, Timestamp::now().as_second()).await
+    }
+
+    /// Replaces the data of an entry during its undo. The age of the entry stays.
+    ///
+    /// # Errors
+    /// If storage fails. The old data stays then.
+    pub async fn rewrite<T: Serialize + Sync>(&self, entry: &WalEntry, data: &T) -> Result<(), StorageError> {
+        self.write(&entry.id, &entry.kind, data, entry.created_at).await
+    }
+
+    async fn write<T: Serialize + Sync>(
+        &self,
+        id: &str,
+        kind: &str,
+        data: &T,
+        created_at: i64,
+    ) -> Result<(), StorageError> {
         #[derive(Serialize)]
         struct Stored<'a, T> {
             r#type: &'a str,
             data: &'a T,
             created_at: i64,
         }
-        let stored = Stored { r#type: entry.kind, data, created_at: Timestamp::now().as_second() };
-        self.storage.put_json(&key(&entry.id), &stored).await
+        self.storage.put_json(&key(id), &Stored { r#type: kind, data, created_at }).await
     }
 
     /// Deletes an entry, after its change is complete.
@@ -164,7 +194,22 @@ fn key(id: &str) -> String {
     format!("{PREFIX}{id}")
 }
 
-type RollbackFn<E> = Arc<dyn Fn(Arc<E>, WalEntry) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
+/// The outcome of a rollback that did not fail.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Undo {
+    /// Nothing is left of the change. The entry is deleted.
+    Done,
+    /// The change can still take effect. The entry stays, and a later tick undoes it again.
+    Again,
+}
+
+impl From<()> for Undo {
+    fn from((): ()) -> Self {
+        Self::Done
+    }
+}
+
+type RollbackFn<E> = Arc<dyn Fn(Arc<E>, WalEntry) -> BoxFuture<'static, Result<Undo, Error>> + Send + Sync>;
 type AgeFn = fn(&WalEntry) -> Duration;
 
 /// A kind of WAL entry, with the undo of an interrupted change.
@@ -178,15 +223,17 @@ pub struct WalKind<E> {
 impl<E: Send + Sync + 'static> WalKind<E> {
     /// Declares a kind. Entries younger than `minimum_age` are left alone, because another process may still work on
     /// their change. So `minimum_age` must exceed the longest duration of such a change. The undo may run several times
-    /// for one entry. If the undo succeeds, the entry is deleted; if it fails, the next tick retries.
-    pub fn new<F, Fut, Failure>(name: &'static str, minimum_age: Duration, rollback: F) -> Self
+    /// for one entry. If the undo succeeds, the entry is deleted; if it fails, the next tick retries. An undo that
+    /// returns [`Undo`] instead of `()` can keep the entry without an error.
+    pub fn new<F, Fut, Outcome, Failure>(name: &'static str, minimum_age: Duration, rollback: F) -> Self
     where
         F: Fn(Arc<E>, WalEntry) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+        Fut: Future<Output = Result<Outcome, Failure>> + Send + 'static,
+        Outcome: Into<Undo> + 'static,
         Failure: Into<Error> + 'static,
     {
         let rollback: RollbackFn<E> =
-            Arc::new(move |engine, entry| Box::pin(rollback(engine, entry).map_err(Into::into)));
+            Arc::new(move |engine, entry| Box::pin(rollback(engine, entry).map_ok(Into::into).map_err(Into::into)));
         Self { name, rollback, minimum_age, longer_for: None }
     }
 
@@ -249,6 +296,17 @@ mod tests {
         wal.delete(&dune).await.unwrap();
         assert!(wal.get(dune.id()).await.unwrap().is_none());
         assert_eq!(storage.keys(), [format!("wal/{}", emma.id())]);
+    }
+
+    #[tokio::test]
+    async fn a_rewritten_entry_keeps_its_kind_and_age() {
+        let (mount, storage, _) = mount();
+        let wal = Wal::new(&*mount.storage);
+        let open = wal.put_as("1", "print", &print("dune")).await.unwrap();
+        let entry = WalEntry { created_at: 7, ..wal.get(open.id()).await.unwrap().unwrap() };
+        wal.rewrite(&entry, &print("dune ii")).await.unwrap();
+        let expected = json!({ "type": "print", "data": { "name": "dune ii" }, "created_at": 7 });
+        assert_eq!(storage.json("wal/1"), Some(expected));
     }
 
     #[tokio::test]

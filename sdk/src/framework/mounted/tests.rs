@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::framework::sample::{Mounted, mounted};
-use crate::framework::{Handler, WalKind};
+use crate::framework::{Handler, Undo, WalKind};
 use crate::logical::{Entry, Map, ReplicationState, Secret, Storage, StorageExt};
 use crate::testing::request;
 
@@ -348,7 +348,7 @@ async fn every_callback_can_fail_with_an_error_of_the_engine() {
                 .exists(|_, _| async { Err(Jammed) }),
         )
         .secret(SecretType::new("loan").renew(|_, _| async { Err(Jammed) }).revoke(|_, _| async { Err(Jammed) }))
-        .wal(WalKind::new("print", Duration::ZERO, |_, _| async { Err(Jammed) }))
+        .wal(WalKind::new("print", Duration::ZERO, |_, _| async { Err::<(), _>(Jammed) }))
         .periodic(|_| async { Err(Jammed) })
         .on_initialize(|_| async { Err(Jammed) })
         .on_cleanup(|_| async { Err(Jammed) });
@@ -372,6 +372,19 @@ async fn every_callback_can_fail_with_an_error_of_the_engine() {
     assert_eq!(failed.len(), 6);
     assert!(failed.iter().all(|result| matches!(result, Err(Error::Status { status: 409, .. }))));
     assert_eq!(storage.keys(), ["wal/a"]);
+}
+
+#[tokio::test]
+async fn an_undo_can_keep_its_entry_for_a_later_tick() {
+    for (undo, left) in [(Undo::Again, vec!["wal/a".to_owned()]), (Undo::Done, Vec::new())] {
+        let kind = WalKind::new("print", Duration::ZERO, move |_, _| async move { Ok::<_, Error>(undo) });
+        let (mount, storage, _) = crate::testing::mount();
+        let entry = json!({ "type": "print", "data": {}, "created_at": 0 });
+        storage.put_json("wal/a", &entry).await.unwrap();
+        let backend = Backend::<()>::new("").wal(kind).factory(|_| ())(mount).unwrap();
+        backend.handle(request(Operation::Rollback, "", Value::Null)).await.unwrap();
+        assert_eq!(storage.keys(), left);
+    }
 }
 
 /// An engine whose handler waits until the test releases it, and then counts.
