@@ -27,6 +27,12 @@ pub(crate) const ROTATION: &str = "root-rotate";
 /// A request of another node can take effect until this long after the deadline of its call.
 pub(crate) const MARGIN: Duration = Duration::from_secs(10);
 
+/// No entry is undone earlier. With the default `request_timeout`, this is the longest time of a mint.
+const FLOOR: Duration = Duration::from_secs(55);
+
+/// A request whose answer was lost can take effect for at least this long: a gateway may send it late, and twice.
+const LATE: Duration = Duration::from_secs(15 * 60);
+
 /// The tick gives up on entries that are older.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(30 * 86400);
 
@@ -53,6 +59,15 @@ pub(crate) struct MintNote {
     /// When the token expires in Astra (RFC 3339), if Astra is told an expiry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) dies_at: Option<String>,
+    /// What the tick has found so far.
+    #[serde(default, skip_serializing_if = "Looked::is_never")]
+    pub(crate) looked: Looked,
+    /// Display name of the caller.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) display_name: String,
+    /// Entity id of the caller.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) entity_id: String,
     /// Deadline of one call to Astra.
     pub(crate) timeout_seconds: u64,
 }
@@ -98,8 +113,30 @@ pub(crate) struct RotationNote {
     /// Whether the config may have held the new root token. If so, the old root token must be deleted.
     #[serde(default)]
     pub(crate) stored: bool,
+    /// What the tick has found so far.
+    #[serde(default, skip_serializing_if = "Looked::is_never")]
+    pub(crate) looked: Looked,
     /// Deadline of one call to Astra.
     pub(crate) timeout_seconds: u64,
+}
+
+/// What the engine found when it looked in Astra's list for the token of an order.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Looked {
+    /// The engine has not looked yet.
+    #[default]
+    Never,
+    /// Astra did not list a token.
+    NotFound,
+    /// Astra listed a token, and the engine deleted it.
+    Found,
+}
+
+impl Looked {
+    fn is_never(&self) -> bool {
+        *self == Self::Never
+    }
 }
 
 /// The outcome of an undo.
@@ -113,11 +150,21 @@ pub(crate) enum Outcome {
 
 /// Returns how long another process may still work on an entry.
 pub(crate) fn longest(entry: &WalEntry) -> Duration {
-    let timeout = Duration::from_secs(entry.data["timeout_seconds"].as_u64().unwrap_or(0));
-    timeout.saturating_mul(3) / 2 + MARGIN
+    (timeout(entry).saturating_mul(3) / 2 + MARGIN).max(FLOOR)
 }
 
-/// Whether a mint or a rotation of this org is unfinished, so that a token may be left in Astra.
+/// Whether the request of an entry can still take effect, although the engine has looked for its token.
+pub(crate) fn can_take_effect_late(entry: &WalEntry) -> bool {
+    entry.age() < timeout(entry).saturating_mul(10).max(LATE)
+}
+
+/// Returns the deadline of one call to Astra.
+fn timeout(entry: &WalEntry) -> Duration {
+    Duration::from_secs(entry.data["timeout_seconds"].as_u64().unwrap_or(0))
+}
+
+/// Whether a mint or a rotation of this org is unfinished, so that a token may be left in Astra. Entries whose token
+/// the engine has looked for do not count.
 pub(crate) async fn is_unfinished(wal: Wal<'_>, org: &OrgId) -> Result<bool, Error> {
     let wal = &wal;
     let read = |id: String| async move { readable(wal.get(&id).await.map_err(Error::from)) };
@@ -126,8 +173,11 @@ pub(crate) async fn is_unfinished(wal: Wal<'_>, org: &OrgId) -> Result<bool, Err
         let (entry, reason) = entry?;
         // Nothing tells the org of an entry that cannot be read, and the tick cannot process such an entry.
         reason.iter().for_each(log_skipped);
-        let is_of =
-            |entry: WalEntry| matches!(entry.kind.as_str(), MINT | ROTATION) && entry.data["org_id"] == org.as_str();
+        let is_of = |entry: WalEntry| {
+            matches!(entry.kind.as_str(), MINT | ROTATION)
+                && entry.data["org_id"] == org.as_str()
+                && entry.data.get("looked").is_none()
+        };
         if entry.is_some_and(is_of) {
             return Ok(true);
         }

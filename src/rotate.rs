@@ -12,7 +12,7 @@ use vault_plugin_sdk::locks::KeyedGuard;
 use super::api::{self, Case, CreatedToken, NewToken, describe};
 use super::engine::Engine;
 use super::error::Error;
-use super::journal::{ROTATION, RotationNote};
+use super::journal::{Looked, ROTATION, RotationNote};
 use super::names::{ClientId, OrgId};
 use super::store::Config;
 use super::tokens::{Event, Failure, Found, Order, OrderNote};
@@ -77,6 +77,7 @@ pub(crate) async fn rotate(engine: &Arc<Engine>, config: &Arc<Config>, mount_poi
         described: config.description,
         new: None,
         stored: false,
+        looked: Looked::Never,
         timeout_seconds: config.request_timeout.as_secs(),
     };
     let order = Order::begin(engine, config, note).await?;
@@ -263,6 +264,14 @@ impl OrderNote for RotationNote {
 
     async fn is_of_another(&self, engine: &Engine, _config: &Config, client_id: &ClientId) -> Result<bool, Error> {
         Ok(engine.store.record(&self.org_id, client_id).await?.is_some())
+    }
+
+    fn looked(&self) -> Looked {
+        self.looked
+    }
+
+    fn set_looked(&mut self, looked: Looked) {
+        self.looked = looked;
     }
 
     /// Does nothing: a root token is stored only in the config, and a rotation never reverts the config.

@@ -62,17 +62,21 @@ impl Store {
         Ok(())
     }
 
+    /// Deletes the entry of the token even if it is not there: a put that timed out can take effect later.
     async fn delete_entries(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
-        if !id.is_empty()
-            && fits_key(id)
-            && let Some(entry) = self.storage.get(&token_key(id)).await?
-        {
-            // An entry that cannot be parsed is deleted, too. It must not block the revocation of a lease.
-            let is_newer = entry.decode::<Token>().is_ok_and(|token| token.is_live() && token.client_id != *client);
-            if !is_newer {
-                self.storage.delete(&token_key(id)).await?;
-            }
+        if !id.is_empty() && fits_key(id) && !self.holds_newer(id, client).await? {
+            self.storage.delete(&token_key(id)).await?;
         }
         self.delete_record(org, client).await
+    }
+
+    /// Whether the name of a token belongs to a newer token.
+    async fn holds_newer(&self, id: &str, client: &ClientId) -> Result<bool, Error> {
+        if id == client.as_str() {
+            return Ok(false);
+        }
+        let Some(entry) = self.storage.get(&token_key(id)).await? else { return Ok(false) };
+        // An entry that cannot be parsed is deleted, too. It must not block the revocation of a lease.
+        Ok(entry.decode::<Token>().is_ok_and(|token| token.is_live() && token.client_id != *client))
     }
 }

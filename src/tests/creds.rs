@@ -279,7 +279,7 @@ async fn an_unfinished_mint_is_undone_and_a_token_without_a_lease_is_swept() {
     world.astra.answer_after("POST", ResponseTemplate::new(200).set_body_string("{"));
     failed(world.read(READER, Value::Null).await);
     world.astra.heal();
-    eventually(|| world.astra.live() == 0 && world.keys("wal/").is_empty()).await;
+    eventually(|| world.astra.live() == 0 && world.unfinished().is_empty()).await;
 
     let client_id = text(&some(world.read(READER, Value::Null).await), "clientId");
     let fetched = data(world.read("org/token", json!({"org_id": ORG, "client_id": client_id})).await);

@@ -36,15 +36,25 @@ impl World {
     /// Waits for the background work, and until the tick has undone the rest.
     pub(super) async fn until_undone(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while !self.keys("wal/").is_empty() {
+        while !self.unfinished().is_empty() {
             assert!(Instant::now() < deadline, "the log is not empty");
             ok(self.tick(true).await);
             tokio::task::yield_now().await;
         }
     }
 
+    /// Keys of the WAL entries whose token the engine has not looked for yet. The others stay for a while, because a
+    /// request can take effect late.
+    pub(super) fn unfinished(&self) -> Vec<String> {
+        let is_looked_for =
+            |key: &String| self.storage.json(key).is_some_and(|entry| entry["data"].get("looked").is_some());
+        self.keys("wal/").into_iter().filter(|key| !is_looked_for(key)).collect()
+    }
+
     pub(super) fn is_clean(&self) -> bool {
-        self.astra.live() == 0 && ["token/", "client/", "wal/"].iter().all(|prefix| self.keys(prefix).is_empty())
+        self.astra.live() == 0
+            && self.unfinished().is_empty()
+            && ["token/", "client/"].iter().all(|prefix| self.keys(prefix).is_empty())
     }
 }
 
@@ -145,7 +155,7 @@ async fn an_entry_is_undone_only_when_no_process_can_still_work_on_it() {
     world.noted("1", 53, json!({"marker": "young"})).await;
     world.noted("2", 57, json!({})).await;
     ok(world.tick(false).await);
-    assert_eq!(world.keys("wal/"), ["wal/1"]);
+    assert_eq!(world.unfinished(), ["wal/1"]);
     assert_eq!(world.astra.state().live.keys().collect::<Vec<_>>(), ["young"]);
 }
 
@@ -160,10 +170,61 @@ async fn all_tokens_of_a_repeated_mint_are_undone() {
     world.planted("other", " id=another");
     world.noted("1", 60, json!({})).await;
     ok(world.tick(false).await);
-    assert_eq!(world.keys("wal/"), [""; 0]);
+    assert_eq!(world.unfinished(), [""; 0]);
     let live: Vec<String> = world.astra.state().live.keys().cloned().collect();
     assert_eq!(live, [text(&minted, "clientId"), "other".to_owned()]);
     assert_eq!(world.keys("client/").len(), 1);
+}
+
+#[tokio::test]
+async fn a_mint_that_takes_effect_late_is_undone() {
+    let world = World::with_role("standard").await;
+    let description = format!("vault mount=astra/ role=r_w_user name= by= id={MARKER}");
+    world.noted("1", 60, json!({})).await;
+    for client_id in ["late", "twice"] {
+        ok(world.tick(false).await);
+        assert_eq!((world.keys("wal/").len(), world.unfinished().len()), (1, 0), "{client_id}");
+        world.planted(client_id, &description);
+    }
+    ok(world.tick(false).await);
+    assert!(world.is_clean());
+    for (age, timeout, entries) in [(890, 30, 1), (910, 30, 0), (2990, 300, 1), (3010, 300, 0)] {
+        world.noted("1", age, json!({"timeout_seconds": timeout})).await;
+        ok(world.tick(false).await);
+        assert_eq!(world.keys("wal/").len(), entries, "{age} s after a call with {timeout} s");
+    }
+}
+
+#[tokio::test]
+async fn a_mint_blocks_the_deletion_of_its_config_until_the_first_look() {
+    let world = World::with_role("standard").await;
+    world.noted("1", 60, json!({})).await;
+    let (code, message) = status(world.ask(Operation::Delete, "config", json!({"org_id": ORG})).await);
+    assert!(code == 503 && message.contains("unfinished"), "{code}: {message}");
+    ok(world.tick(false).await);
+    ok(world.ask(Operation::Delete, "config", json!({"org_id": ORG})).await);
+    // Without a config, nobody can look again.
+    ok(world.tick(false).await);
+    assert!(world.keys("wal/").is_empty());
+}
+
+#[tokio::test]
+async fn a_token_that_the_storage_stores_late_is_removed() {
+    let world = World::with_role("standard").await;
+    let minted = world.mint("a").await;
+    let (key, entry) = world.keys("token/").first().map(|key| (key.clone(), world.storage.json(key).unwrap())).unwrap();
+    ok(world.revoke(&lease(&minted)).await);
+    let put_of_token = 4;
+    world.storage.fail_nth(put_of_token);
+    let (_, message) = status(world.write("org/token", order("a")).await);
+    assert!(message.contains("the token could not be stored"), "{message}");
+    let client_id = world.storage.json(&world.keys("wal/")[0]).unwrap()["data"]["client_id"].clone();
+    let mut late = entry;
+    late["clientId"] = client_id;
+    world.stored(&key, late).await;
+    ok(world.tick(true).await);
+    assert!(world.is_clean() && world.keys("wal/").is_empty(), "{:?}", world.storage.keys());
+    world.mint("a").await;
 }
 
 #[tokio::test]
@@ -208,7 +269,7 @@ async fn a_crash_at_any_call_of_a_mint_before_the_inventory_is_built_leaves_no_t
             entry.key = "wal/killed".into();
         }
         let next = World::with(Arc::new(MemoryStorage::holding(left)), world.astra.clone());
-        let is_minted = next.keys("wal/").is_empty() && !next.keys("token/").is_empty();
+        let is_minted = next.unfinished().is_empty() && !next.keys("token/").is_empty();
         next.initialize().await;
         ok(next.tick(true).await);
         assert!(is_minted || next.is_clean(), "killed at call {n}: {:?}", next.storage.keys());
@@ -223,7 +284,7 @@ async fn a_token_in_use_is_never_undone() {
     world.noted("2", 60, json!({"client_id": ROOT.split(':').nth(1)})).await;
     world.noted("3", 60, json!({})).await;
     ok(world.tick(false).await);
-    assert_eq!((world.astra.live(), world.keys("wal/").len(), world.astra.count("DELETE")), (1, 0, 0));
+    assert_eq!((world.astra.live(), world.unfinished().len(), world.astra.count("DELETE")), (1, 0, 0));
     some(world.read("org/token", order("a")).await);
 }
 
@@ -236,7 +297,7 @@ async fn an_answer_that_names_a_token_in_use_deletes_no_token() {
     for name in ["b", "c"] {
         let (code, message) = status(world.write("org/token", order(name)).await);
         assert!(code == 502 && message.contains("its clientId belongs to"), "{message}");
-        eventually(|| world.astra.live() == 1 && world.keys("wal/").is_empty()).await;
+        eventually(|| world.astra.live() == 1 && world.unfinished().is_empty()).await;
     }
     assert_eq!(text(&some(world.read("org/token", order("a")).await), "token"), text(&first, "token"));
 }

@@ -44,7 +44,7 @@ impl World {
     async fn check_one(&self, when: &str) {
         self.check_held(when);
         assert_eq!(self.astra.roots(), [self.held()], "{when}");
-        assert!(self.keys("wal/").is_empty(), "{when}: the log is not empty");
+        assert!(self.unfinished().is_empty(), "{when}: the log is not empty");
         let minted = self.mint("probe").await;
         ok(self.revoke(&lease(&minted)).await);
     }
@@ -113,7 +113,7 @@ async fn errors_of_a_rotation_name_the_missing_permission_or_role() {
             world.astra.answer(method, ResponseTemplate::new(status_code).set_body_string("null"));
             let (code, message) = status(world.rotate().await);
             assert!(code == 403 && message.contains(permission), "{code} {message}");
-            assert!(world.keys("wal/").is_empty());
+            assert!(world.unfinished().is_empty());
         }
     }
     world.astra.answer("POST", ResponseTemplate::new(400).set_body_json(json!("no description, please")));
@@ -235,7 +235,7 @@ async fn an_old_token_that_cannot_be_deleted_is_named_and_deleted_later() {
     let second = world.held();
     // Neither another rotation nor a write of the config hides the old token.
     assert_eq!(some(world.rotate().await).warnings.len(), 1);
-    assert_eq!((world.astra.roots().len(), world.keys("wal/").len()), (3, 2));
+    assert_eq!((world.astra.roots().len(), world.unfinished().len()), (3, 2));
     assert_ne!(world.held(), second);
     world.astra.heal();
     let world = world.remounted().await;
@@ -274,7 +274,7 @@ async fn the_entry_of_a_rotation_stays_without_a_config_or_astra() {
     world.storage.inject(HostFault::From(4));
     failed(world.rotate().await);
     world.storage.heal();
-    assert_eq!((world.astra.roots().len(), world.keys("wal/").len()), (2, 1));
+    assert_eq!((world.astra.roots().len(), world.unfinished().len()), (2, 1));
     // A young entry stays, and the config that the entry needs cannot be deleted.
     ok(world.tick(false).await);
     let (code, message) = status(world.ask(Operation::Delete, "config", org()).await);
@@ -283,7 +283,7 @@ async fn the_entry_of_a_rotation_stays_without_a_config_or_astra() {
     world.astra.answer_all("DELETE", ResponseTemplate::new(403));
     failed(world.tick(true).await);
     world.astra.heal();
-    assert_eq!((world.astra.roots().len(), world.keys("wal/").len()), (2, 1));
+    assert_eq!((world.astra.roots().len(), world.unfinished().len()), (2, 1));
     ok(world.ask(Operation::Delete, "config", json!({"org_id": ORG, "force": true})).await);
     let world = world.remounted().await;
     let error = failed(world.tick(true).await).to_string();
@@ -380,7 +380,7 @@ async fn one_fault(nth: usize, effective: bool, lasting: bool, code: u16) {
     match &answer {
         Ok(response) => {
             let warnings = &response.as_ref().unwrap().warnings;
-            assert_eq!(warnings.is_empty(), world.keys("wal/").is_empty(), "{when}: {warnings:?}");
+            assert_eq!(warnings.is_empty(), world.unfinished().is_empty(), "{when}: {warnings:?}");
         }
         Err(error) => assert!(!error.detail().contains("s3cret") && !error.detail().contains("AstraCS"), "{when}"),
     }

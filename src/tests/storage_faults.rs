@@ -541,7 +541,7 @@ async fn disturbed_tick(
     }
     trial.world.storage.heal();
     trial.succeed();
-    if trial.world.keys("wal/").is_empty() {
+    if trial.world.unfinished().is_empty() {
         return None;
     }
     let before = trial.world.storage.calls();

@@ -190,7 +190,8 @@ impl Trial {
             assert!(answer.is_ok(), "the lease of {client_id} cannot be revoked");
         }
         balance(&self.world, None).await;
-        let left: Vec<String> = ["token/", "client/", "wal/"].iter().flat_map(|kind| self.world.keys(kind)).collect();
+        let mut left: Vec<String> = ["token/", "client/"].iter().flat_map(|kind| self.world.keys(kind)).collect();
+        left.extend(self.world.unfinished());
         let alive = live(&self.world);
         assert!(left.is_empty() && alive.is_empty(), "left in storage: {left:?}, in Astra: {alive:?}");
     }
@@ -201,7 +202,7 @@ async fn balance(world: &World, leases: Option<&BTreeMap<String, Secret>>) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let tick = world.backend.handle(request(Operation::Rollback, "", json!({"immediate": true}))).await;
-        let wal = world.keys("wal/");
+        let wal = world.unfinished();
         let (live, known, stored) = (live(world), known(world), stored(world));
         let is_leased = |id: &String| leases.is_none_or(|leases| leases.contains_key(id));
         let agree = live == known && known == stored && live.iter().all(is_leased);
@@ -298,7 +299,9 @@ pub(super) fn shape(answer: &Answer) -> Value {
 /// Returns the stored entries without times. The entries hold secrets. Entries that count tokens are left out, because
 /// more of them than needed can exist.
 pub(super) fn contents(world: &World) -> BTreeMap<String, Value> {
-    let keys = world.storage.keys().into_iter().filter(|key| !key.starts_with("live/"));
+    let unfinished = world.unfinished();
+    let is_counted = |key: &String| !key.starts_with("live/") && (!key.starts_with("wal/") || unfinished.contains(key));
+    let keys = world.storage.keys().into_iter().filter(is_counted);
     keys.map(|key| (key.clone(), timeless(world.storage.json(&key).unwrap_or_default()))).collect()
 }
 

@@ -16,7 +16,7 @@ use super::time::rfc3339;
 use crate::api::{self, CreatedToken, NewToken};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::journal::{MINT, MintNote};
+use crate::journal::{Looked, MINT, MintNote};
 use crate::names::{ClientId, OrgId};
 use crate::store::{Config, Place, Record, Token, named_token_id};
 
@@ -118,6 +118,9 @@ impl Mint {
             token_id,
             client_id: None,
             dies_at: config.token_expiry.then(|| rfc3339(ttls.expiry)),
+            looked: Looked::Never,
+            display_name: request.caller.display_name.clone(),
+            entity_id: request.caller.entity_id.clone(),
             timeout_seconds: config.request_timeout.as_secs(),
         };
         let order = Order::begin(&engine, config, note).await?;
@@ -147,6 +150,9 @@ impl Mint {
         }
         let place = self.place.take();
         if let Err(cause) = self.store(&token, place).await {
+            if matches!(cause, Error::Storage(_)) {
+                self.order.repeat_undo();
+            }
             return Err(self.undo("the token could not be stored", client_id, cause).await);
         }
         if answer.is_closed() {
@@ -230,7 +236,9 @@ impl Mint {
             tracing::error!(org_id = %org_id, client_id = %client_id, error = %error, "failed to write the WAL entry of an undo");
         }
         if order.undo(client_id, self.lock.as_ref()).await.is_ok() {
-            tracing::warn!(org_id = %org_id, client_id = %client_id, "undid a mint whose caller hung up");
+            let (caller, role) = (&self.request.caller, &self.request.role.role_name);
+            tracing::warn!(org_id = %org_id, role_name = %role, client_id = %client_id,
+                display_name = caller.display_name, entity_id = caller.entity_id, "undid a mint whose caller hung up");
         }
     }
 
@@ -302,6 +310,14 @@ impl OrderNote for MintNote {
         self.client_id = Some(client_id);
     }
 
+    fn looked(&self) -> Looked {
+        self.looked
+    }
+
+    fn set_looked(&mut self, looked: Looked) {
+        self.looked = looked;
+    }
+
     fn has_expired(&self) -> bool {
         MintNote::has_expired(self)
     }
@@ -328,7 +344,8 @@ impl OrderNote for MintNote {
     async fn delete(&self, engine: &Engine, config: &Arc<Config>, client_id: &ClientId) -> Result<(), Error> {
         let id = client_id.as_str();
         engine.call(config, |client: Arc<api::Client>| async move { client.delete_token(id).await }).await?;
-        tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %client_id, "rolled back token");
+        tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %client_id,
+            display_name = self.display_name, entity_id = self.entity_id, "rolled back token");
         Ok(())
     }
 

@@ -12,6 +12,7 @@
 //! | Astra may have minted a token ([`Failure::Unclear`]) | [`Order::look_for_token`] deletes the token if Astra lists it |
 //! | a later step fails | [`Order::undo`] deletes the token |
 //! | neither succeeds, or the process stops | the entry stays, and the periodic tick repeats the undo ([`finish`]) |
+//! | the answer was lost | the entry stays for at least 15 minutes, because the request can take effect late, and twice |
 //! | the entry is older than [`GIVE_UP`] | the tick logs that and removes the entry |
 //!
 //! Architecture invariant: while an entry exists, no caller has the token. So an undo may delete the token.
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vault_plugin_sdk::framework::{OpenEntry, WalEntry, WalKind};
+use vault_plugin_sdk::framework::{OpenEntry, Undo, WalEntry, WalKind};
 use vault_plugin_sdk::locks::KeyedGuard;
 use vault_plugin_sdk::logical;
 
@@ -28,7 +29,7 @@ use crate::api::{self, CreatedToken, NewToken};
 use crate::backoff::in_tick;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::journal::{GIVE_UP, MARGIN, Outcome, longest};
+use crate::journal::{GIVE_UP, Looked, MARGIN, Outcome, can_take_effect_late, longest};
 use crate::names::{ClientId, OrgId};
 use crate::store::Config;
 
@@ -54,6 +55,12 @@ pub(crate) trait OrderNote: Serialize + DeserializeOwned + Send + Sync + 'static
 
     /// Sets the client id of the token.
     fn set_client_id(&mut self, client_id: ClientId);
+
+    /// What the engine found when it looked for the token.
+    fn looked(&self) -> Looked;
+
+    /// Notes what the engine found when it looked for the token.
+    fn set_looked(&mut self, looked: Looked);
 
     /// Whether the token has expired.
     fn has_expired(&self) -> bool {
@@ -117,6 +124,8 @@ pub(crate) struct Order<N> {
     config: Arc<Config>,
     pub(crate) note: N,
     entry: OpenEntry,
+    /// Whether a tick repeats the undo, although it succeeded.
+    repeats_undo: bool,
 }
 
 /// Why an order failed.
@@ -142,7 +151,7 @@ impl<N: OrderNote> Order<N> {
     /// Writes the WAL entry of an order.
     pub(crate) async fn begin(engine: &Arc<Engine>, config: &Arc<Config>, note: N) -> Result<Self, Error> {
         let entry = engine.wal().put(N::KIND, &note).await?;
-        Ok(Self { engine: engine.clone(), config: config.clone(), note, entry })
+        Ok(Self { engine: engine.clone(), config: config.clone(), note, entry, repeats_undo: false })
     }
 
     /// Asks Astra for the token.
@@ -193,11 +202,20 @@ impl<N: OrderNote> Order<N> {
         Ok(self.engine.wal().update(&self.entry, &self.note).await?)
     }
 
+    /// Lets a tick repeat the undo. Call this if the storage failed: it may store the token after the undo.
+    pub(crate) fn repeat_undo(&mut self) {
+        self.repeats_undo = true;
+    }
+
     /// Deletes an accepted token. If the deletion fails, the tick repeats it.
     pub(crate) async fn undo(&mut self, client_id: &ClientId, held: Option<&KeyedGuard>) -> Result<(), Error> {
         let undone = self.remove(client_id, held).await;
         self.note.set_client_id(client_id.clone());
         match &undone {
+            Ok(()) if self.repeats_undo => {
+                self.note.set_looked(Looked::Found);
+                let _ = self.update().await;
+            }
             Ok(()) => self.close().await,
             Err(error) => {
                 self.note.log(Event::UndoFailed(error));
@@ -237,8 +255,14 @@ impl<N: OrderNote> Order<N> {
         }
         let undone = undo(&self.engine, &self.config, &self.note).await;
         match undone {
-            Ok(Outcome::Gone) => {
+            Ok(Outcome::Gone) if self.note.client_id().is_some() => {
                 self.close().await;
+                Found::Deleted
+            }
+            // A gateway may have sent the request twice.
+            Ok(Outcome::Gone) => {
+                self.note.set_looked(Looked::Found);
+                let _ = self.update().await;
                 Found::Deleted
             }
             // The request may not have reached Astra yet.
@@ -314,11 +338,11 @@ async fn undo<N: OrderNote>(engine: &Engine, config: &Arc<Config>, note: &N) -> 
 }
 
 /// Undoes an order at a tick.
-async fn finish<N: OrderNote>(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
-    let note: N = entry.decode()?;
+async fn finish<N: OrderNote>(engine: Arc<Engine>, entry: WalEntry) -> Result<Undo, logical::Error> {
+    let mut note: N = entry.decode()?;
     if nothing_identifies(&note) {
         note.log(Event::Lost);
-        return Ok(());
+        return Ok(Undo::Done);
     }
     let undone = in_tick(async {
         let config = engine.config_for_undo(note.org_id()).await?;
@@ -327,13 +351,41 @@ async fn finish<N: OrderNote>(engine: Arc<Engine>, entry: WalEntry) -> Result<()
     let undone = undone.await;
     engine.backoff.note(note.org_id(), undone.as_ref().err());
     match undone {
-        Ok(Outcome::Gone) => note.log(Event::Undone),
-        Ok(Outcome::NotFound) => note.log(Event::NotFound),
+        Ok(outcome) => {
+            if outcome == Outcome::Gone {
+                note.log(Event::Undone);
+            }
+            return Ok(look_again(&engine, &entry, &mut note, outcome).await?);
+        }
+        // Such an entry does not keep the config from being deleted.
+        Err(Error::Refused(_)) if note.looked() != Looked::Never => return Ok(Undo::Done),
         Err(error) if note.has_expired() => note.log(Event::Expired(&error)),
         Err(error) if entry.age() > GIVE_UP => note.log(Event::GaveUp(&error)),
         Err(error) => return Err(logical::Error::internal(format!("{}: {error}", note.left()))),
     }
-    Ok(())
+    Ok(Undo::Done)
+}
+
+/// Decides whether a later tick looks for the token again. Only the marker leads to a token that Astra mints late.
+async fn look_again<N: OrderNote>(
+    engine: &Engine,
+    entry: &WalEntry,
+    note: &mut N,
+    outcome: Outcome,
+) -> Result<Undo, Error> {
+    let by_marker = note.client_id().is_none();
+    if by_marker && can_take_effect_late(entry) {
+        let looked = if outcome == Outcome::Gone { Looked::Found } else { Looked::NotFound };
+        if note.looked() == Looked::Never || looked == Looked::Found && note.looked() != looked {
+            note.set_looked(looked);
+            engine.wal().rewrite(entry, note).await?;
+        }
+        return Ok(Undo::Again);
+    }
+    if outcome == Outcome::NotFound && note.looked() != Looked::Found {
+        note.log(Event::NotFound);
+    }
+    Ok(Undo::Done)
 }
 
 #[cfg(test)]
@@ -359,6 +411,7 @@ mod tests {
                 described,
                 new: None,
                 stored: false,
+                looked: Looked::Never,
                 timeout_seconds: 30,
             };
             let mut order = Order::begin(&engine, &config, note).await.unwrap();
