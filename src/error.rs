@@ -91,6 +91,11 @@ impl Error {
         }
     }
 
+    /// Whether the storage or the host failed.
+    pub(crate) fn is_of_host(&self) -> bool {
+        matches!(self, Self::Storage(_) | Self::Host(_))
+    }
+
     /// Whether the caller made the mistake. The host then adds nothing to the text.
     fn is_callers(&self) -> bool {
         matches!(self, Self::Field { .. } | Self::Refused(_))

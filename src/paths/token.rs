@@ -36,6 +36,14 @@ pub(super) const TTL: Field<Duration> = Field::duration(
      of the role or the maximum of the mount is cut to that limit.",
 );
 
+const FORCE: Field<bool> = Field::bool(
+    "force",
+    "Whether to delete the token in Vault even if the engine cannot delete it in Astra, for example because the organization \
+     has no config any more. Then delete the token in Astra's portal.",
+)
+.only(&[Operation::Delete])
+.default("false");
+
 const FIELDS: &[FieldSpec] = &[
     ORG_ID.required().spec(),
     ROLE_NAME.spec(),
@@ -43,6 +51,7 @@ const FIELDS: &[FieldSpec] = &[
     METADATA.only(MINTS).spec(),
     CLIENT_ID.only(&[Operation::Read, Operation::Delete]).spec(),
     TTL.only(MINTS).spec(),
+    FORCE.spec(),
 ];
 
 /// A limit keeps the inventory readable, which shows the metadata of all tokens.
@@ -125,17 +134,24 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
 async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
     let org = org_id(&fields)?;
-    require_config(&engine, &request, &org).await?;
+    let force = fields.get(&FORCE).unwrap_or_default();
+    if !force {
+        require_config(&engine, &request, &org).await?;
+    }
     let target = match find(&engine, &request, &fields, &org).await {
-        Ok((token_id, token)) => {
-            let may_be_old = token.org_id != org;
-            Target { org_id: org.clone(), client_id: token.client_id, role_name: token.role_name, token_id, may_be_old }
-        }
+        Ok((token_id, token)) => Target {
+            may_be_old: token.org_id != org,
+            org_id: org.clone(),
+            client_id: token.client_id,
+            role_name: token.role_name,
+            token_id,
+            expiry: None,
+        },
         Err(error @ Error::Unreadable(_)) => without_record(&fields, org.clone()).ok_or(error)?,
         Err(error) => return Err(error),
     };
     let (client_id, role_name) = (target.client_id.clone(), target.role_name.clone());
-    tokens::delete(engine, target).await?;
+    tokens::delete(engine, target, force).await?;
     tracing::info!(org_id = %org, role_name = %role_name, client_id = %client_id,
         display_name = request.caller.display_name, entity_id = request.caller.entity_id, "deleted token");
     Ok(None)
@@ -149,7 +165,7 @@ fn without_record(fields: &Fields, org_id: OrgId) -> Option<Target> {
     }
     let client_id = ClientId::find(CLIENT_ID.name(), &fields.get(&CLIENT_ID)?).ok()?;
     let token_id = client_id.to_string();
-    Some(Target { org_id, client_id, role_name: RoleName::default(), token_id, may_be_old: true })
+    Some(Target { org_id, client_id, role_name: RoleName::default(), token_id, may_be_old: true, expiry: None })
 }
 
 /// Mints a token from the fields of a request.

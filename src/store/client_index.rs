@@ -1,9 +1,10 @@
 //! The entry `client-index`, whose presence says that the inventory is complete, and the cursor of the sweep.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::names::{ClientId, OrgId};
 
@@ -14,7 +15,13 @@ pub(super) const CLIENT_INDEX: &str = "client-index";
 #[derive(Default)]
 pub(crate) struct Cursor {
     /// The last token that the sweep has checked; `None` at the start of a pass.
-    pub(crate) last: Option<(ClientId, OrgId)>,
+    pub(crate) last: Option<(OrgId, ClientId)>,
+    /// The orgs of this pass. `None` means all.
+    pub(crate) orgs: Option<BTreeSet<OrgId>>,
+    /// The orgs whose tokens could not be deleted in this pass.
+    pub(crate) missed: BTreeSet<OrgId>,
+    /// Whether this pass began at the first org. The first pass of a process begins at any org.
+    pub(crate) is_whole: bool,
     /// When the next pass starts.
     pub(crate) rest_until: Option<Instant>,
 }

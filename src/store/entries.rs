@@ -256,6 +256,9 @@ pub(crate) struct Record {
     /// One hour after the latest end of the lease (RFC 3339): the expiry in Astra, if Astra is told an expiry. Empty if it
     /// is not known.
     pub(crate) expires_at: String,
+    /// Whether the token expires in Astra at `expires_at`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) expires_in_astra: bool,
     /// The marker of the token, as in the WAL entry of its mint; empty for tokens of the Go plugin.
     pub(crate) marker: String,
 }

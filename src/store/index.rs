@@ -128,29 +128,6 @@ impl Store {
         Ok(Page { detailed: self.read_records(page).await?, others })
     }
 
-    /// Returns the records of up to `limit` tokens that come after the token `last`, sorted by org and client id. Also
-    /// returns the last of these tokens, if more tokens may follow.
-    pub(crate) async fn records_after(
-        &self,
-        last: Option<&(ClientId, OrgId)>,
-        limit: usize,
-    ) -> Result<(Vec<(OrgId, ClientId, Record)>, Option<(ClientId, OrgId)>), Error> {
-        let mut orgs = self.orgs_with_tokens().await?;
-        orgs.sort();
-        let mut page = Vec::new();
-        for org in orgs.into_iter().filter(|org| last.is_none_or(|(_, last)| org >= last)) {
-            let after = last.filter(|(_, last)| *last == org).map_or("", |(client, _)| client.as_str());
-            let clients = self.storage.list_page(&records_folder(&org), &segment(after), limit - page.len()).await?;
-            page.extend(clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())));
-            if page.len() >= limit {
-                break;
-            }
-        }
-        let last = if page.len() < limit { None } else { page.last().cloned() };
-        let records = self.read_records(page).await?;
-        Ok((records.into_iter().filter_map(|(org, client, record)| Some((org, client, record?))).collect(), last))
-    }
-
     /// Waits for the cursor of the sweep, and locks it.
     pub(crate) async fn sweep_cursor(&self) -> tokio::sync::MutexGuard<'_, Cursor> {
         self.cursor.lock().await
@@ -171,9 +148,9 @@ impl Store {
         Ok(records.into_iter().flatten().collect())
     }
 
-    /// Returns a page of the records of an org that come after `after`, without entries that cannot be read. Also returns the next `after`, if more records
-    /// may follow.
-    pub(super) async fn records_of(
+    /// Returns a page of the records of an org that come after `after`, without entries that cannot be read. Also returns
+    /// the next `after`, if more records may follow.
+    pub(crate) async fn records_of(
         &self,
         org: &OrgId,
         after: &str,
@@ -226,7 +203,8 @@ impl Store {
         Ok(left_out)
     }
 
-    async fn orgs_with_tokens(&self) -> Result<Vec<OrgId>, Error> {
+    /// Returns the orgs that have records.
+    pub(crate) async fn orgs_with_tokens(&self) -> Result<Vec<OrgId>, Error> {
         let folders = self.storage.list(RECORDS).await?;
         let orgs = folders.iter().filter_map(|folder| folder.strip_suffix('/'));
         Ok(orgs.map(|org| OrgId::stored(from_segment(org))).collect())

@@ -234,7 +234,7 @@ mod tests {
         for n in 1.. {
             let (store, storage) = full().await;
             if !is_dropped_at(n, &storage, delete(&store, "client")).await {
-                assert!(n > 4, "a deletion makes {n} storage calls");
+                assert!(n > 3, "a deletion makes {n} storage calls");
                 break;
             }
             if storage.keys().iter().any(|key| key.starts_with("token/") || key.starts_with("client/")) {

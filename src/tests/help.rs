@@ -45,7 +45,7 @@ async fn every_path_is_in_the_openapi_document() {
     assert_eq!(parameters("/config", "get"), ["org_id", "logical_name"], "no root token in a query");
     assert_eq!(parameters("/config", "delete"), ["org_id", "force"]);
     assert_eq!(parameters("/role", "get"), ["org_id", "role_name"]);
-    assert_eq!(parameters("/org/token", "delete"), ["org_id", "role_name", "logical_name", "client_id"]);
+    assert_eq!(parameters("/org/token", "delete"), ["org_id", "role_name", "logical_name", "client_id", "force"]);
     assert_eq!(parameters("/creds/{org}/{role}", "get"), ["logical_name", "metadata", "ttl"]);
     insta::assert_json_snapshot!("openapi", document);
     assert_eq!(world.storage.calls(), 0, "neither making a mount nor help needs storage");

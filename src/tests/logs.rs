@@ -149,16 +149,14 @@ async fn a_sweep_logs_each_failing_org_once() {
     for name in ["a", "b", "c"] {
         world.mint(name).await;
     }
-    for key in world.keys("client/") {
-        let mut record = world.storage.json(&key).unwrap();
-        record["expires_at"] = json!("2022-01-01T00:00:00Z");
-        world.stored(&key, record).await;
-    }
+    world.make_overdue().await;
     world.astra.answer_all("DELETE", ResponseTemplate::new(403));
     ok(world.tick(false).await);
     let lines = capture.0.lock().unwrap().clone();
-    let failures = lines.iter().filter(|line| line.contains("failed to delete a token without a lease")).count();
-    assert_eq!((failures, world.astra.count("DELETE"), world.keys("client/").len()), (1, 1, 3));
+    let failures: Vec<_> =
+        lines.iter().filter(|line| line.contains("failed to delete tokens without a lease")).collect();
+    assert!(failures.len() == 1 && failures[0].contains("tokens=3"), "{failures:?}");
+    assert_eq!((world.astra.count("DELETE"), world.keys("client/").len()), (1, 3));
 }
 
 #[tokio::test]

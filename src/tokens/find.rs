@@ -4,9 +4,11 @@
 //! instead of the `org_id` of the config, and may have lost its internal data. Architecture invariant: a token belongs
 //! to a lease only if both have the same client id.
 
+use jiff::Timestamp;
 use vault_plugin_sdk::logical::Map;
 
 use super::lease::{LeaseData, SECRET_TYPE};
+use super::time::{EXPIRY_MARGIN, later};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::names::{ClientId, OrgId, RoleName};
@@ -20,6 +22,15 @@ pub(crate) struct Target {
     pub(crate) token_id: String,
     /// Whether the Go plugin may have minted the token. Its entries hold Astra's id of the organization.
     pub(crate) may_be_old: bool,
+    /// When the token expires in Astra; `None` if that is not known, or never.
+    pub(crate) expiry: Option<Timestamp>,
+}
+
+impl Target {
+    /// Whether the token has certainly expired in Astra: an hour ago, because clocks differ.
+    pub(super) fn has_expired(&self) -> bool {
+        self.expiry.is_some_and(|expiry| later(expiry, EXPIRY_MARGIN) < Timestamp::now())
+    }
 }
 
 /// Finds the token of a lease; `None` if nothing identifies the token.
@@ -61,7 +72,8 @@ fn of(lease: &LeaseData, org_id: OrgId, token_id: &str) -> Target {
     let (client_id, role_name) = (lease.client_id.clone(), lease.role_name.clone());
     // Leases of the Go plugin have no times.
     let may_be_old = lease.expires_at.is_none() && lease.ttl_seconds.is_none();
-    Target { org_id, client_id, role_name, token_id: token_id.to_owned(), may_be_old }
+    let expiry = lease.expires_at.as_deref().and_then(|time| time.parse().ok());
+    Target { org_id, client_id, role_name, token_id: token_id.to_owned(), may_be_old, expiry }
 }
 
 /// Returns the org of a stored token. If no config is known for it, returns the `org_id` of the lease or the token;

@@ -252,6 +252,7 @@ impl Mint {
             display_name: self.request.caller.display_name.clone(),
             entity_id: self.request.caller.entity_id.clone(),
             expires_at: rfc3339(self.ttls.expiry),
+            expires_in_astra: self.order.note.dies_at.is_some(),
             marker: self.order.note.marker.clone(),
             ..Record::of(self.token_id(&token.client_id), token)
         }

@@ -12,6 +12,7 @@ use crate::backoff::in_tick;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, longest};
+use crate::names::segment;
 use crate::store::Config;
 
 /// Revokes the token of a lease.
@@ -34,7 +35,7 @@ pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), l
             "revoked a lease that did not identify a token: look for a token of that time without a lease");
         return Ok(());
     };
-    let done = delete_target(engine, target).await.map_err(|error| lease.failed("revoke", error))?;
+    let done = delete_target(engine, target, Repeat::ByHost).await.map_err(|error| lease.failed("revoke", error))?;
     let caller = request.caller;
     tracing::info!(org_id = %done.org_id, role_name = %done.role_name, client_id = %done.client_id,
         display_name = caller.display_name, entity_id = caller.entity_id, "revoked token");
@@ -46,26 +47,50 @@ fn has_empty_client_id(data: &Map) -> bool {
     data.get("clientId").is_some_and(|id| id == "")
 }
 
-/// Deletes a token before its lease expires. The revocation of that lease then succeeds without a call of Astra.
+/// Deletes a token before its lease expires. The revocation of that lease then succeeds without a call of Astra. With
+/// `force`, deletes the token in Vault even if Astra cannot delete it.
 ///
 /// # Errors
 /// If it is not certain that the token is deleted.
-pub(crate) async fn delete(engine: Arc<Engine>, target: Target) -> Result<(), Error> {
-    delete_target(engine, target).await.map(drop)
+pub(crate) async fn delete(engine: Arc<Engine>, target: Target, force: bool) -> Result<(), Error> {
+    let repeat = if force { Repeat::Never } else { Repeat::ByTick };
+    delete_target(engine, target, repeat).await.map(drop)
+}
+
+/// Who repeats a deletion whose outcome is unknown.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Repeat {
+    /// The host, which repeats the revocation of a lease.
+    ByHost,
+    /// The tick, which finds a WAL entry.
+    ByTick,
+    /// Nobody. The token is deleted in Vault, whatever Astra answers.
+    Never,
 }
 
 /// Deletes a token in Astra, then in Vault. If the caller hangs up, the deletion continues.
-pub(super) async fn delete_target(engine: Arc<Engine>, target: Target) -> Result<Target, Error> {
+pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, repeat: Repeat) -> Result<Target, Error> {
     let work = {
         let engine = engine.clone();
         async move {
             let _lock = engine.locks.token(&target.token_id).await;
-            match engine.store.config(&target.org_id).await? {
-                Some(config) => delete_both(&engine, &config, &target).await?,
-                None => {
-                    require_deleted(&engine, &target).await?;
-                    engine.store.delete_token(&target.token_id, &target.org_id, &target.client_id).await?;
+            let deleted = match engine.store.config(&target.org_id).await? {
+                Some(config) => delete_both(&engine, &config, &target, repeat).await,
+                None => match require_deleted(&engine, &target).await {
+                    Ok(()) => delete_in_vault(&engine, &target).await,
+                    error => error,
+                },
+            };
+            match deleted {
+                Err(error) if error.is_of_host() => return Err(error),
+                Err(error)
+                    if repeat == Repeat::Never || target.has_expired() || !is_stored(&engine, &target).await? =>
+                {
+                    delete_in_vault(&engine, &target).await?;
+                    tracing::warn!(org_id = %target.org_id, role_name = %target.role_name, client_id = %target.client_id,
+                        error = %error, "deleted a token only in Vault");
                 }
+                other => other?,
             }
             Ok(target)
         }
@@ -73,38 +98,60 @@ pub(super) async fn delete_target(engine: Arc<Engine>, target: Target) -> Result
     engine.tasks.run(work).await?
 }
 
-/// Deletes a token in Astra, then in Vault. A WAL entry exists until both deletions are complete.
-async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target) -> Result<(), Error> {
+/// Whether Vault still has the token. If not, a caller deleted the token with `force`.
+async fn is_stored(engine: &Engine, target: &Target) -> Result<bool, Error> {
+    engine.store.has_traces(&target.token_id, &target.org_id, &target.client_id).await
+}
+
+async fn delete_in_vault(engine: &Engine, target: &Target) -> Result<(), Error> {
+    engine.store.delete_token(&target.token_id, &target.org_id, &target.client_id).await
+}
+
+/// Deletes a token in Astra, then in Vault. If the tick repeats the deletion, a WAL entry exists until both are
+/// complete.
+async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target, repeat: Repeat) -> Result<(), Error> {
     let Target { org_id, client_id, role_name, token_id, .. } = target;
     if !api::can_name(client_id.as_str()) {
         tracing::error!(org_id = %org_id, role_name = %role_name, client_id = %client_id,
             "deleted a token only in Vault: the client id did not fit into a URL");
-        return engine.store.delete_token(token_id, org_id, client_id).await;
+        return delete_in_vault(engine, target).await;
     }
     require_own_root(engine, config, target).await?;
     engine.clients.prepare(config).await?;
     let wal = engine.wal();
-    let note = DeletionNote {
-        org_id: org_id.clone(),
-        client_id: client_id.clone(),
-        token_id: token_id.clone(),
-        role_name: role_name.clone(),
-        timeout_seconds: config.request_timeout.as_secs(),
+    let entry = match repeat {
+        Repeat::ByTick => {
+            let note = DeletionNote {
+                org_id: org_id.clone(),
+                client_id: client_id.clone(),
+                token_id: token_id.clone(),
+                role_name: role_name.clone(),
+                timeout_seconds: config.request_timeout.as_secs(),
+            };
+            Some(wal.put_as(&entry_id(target), DELETION, &note).await?)
+        }
+        Repeat::ByHost | Repeat::Never => None,
     };
-    let entry = wal.put(DELETION, &note).await?;
     let deleted = engine.call(config, |client| async move { client.delete_token(client_id.as_str()).await }).await;
     if deleted.as_ref().is_err_and(api::Error::may_have_happened) {
         // The entry stays: the tick asks Astra whether the token is deleted.
         return Ok(deleted?);
     }
     if deleted.is_ok() {
-        engine.store.delete_token(token_id, org_id, client_id).await?;
+        delete_in_vault(engine, target).await?;
     }
-    if let Err(error) = wal.delete(&entry).await {
+    if let Some(entry) = entry
+        && let Err(error) = wal.delete(&entry).await
+    {
         // Either both deletions are complete or the token is unchanged. The next tick finds out which.
         tracing::warn!(org_id = %org_id, client_id = %client_id, error = %error, "failed to delete a WAL entry, will retry");
     }
     Ok(deleted?)
+}
+
+/// Returns the id of the WAL entry of a deletion. All deletions of one token have the same entry.
+fn entry_id(target: &Target) -> String {
+    format!("{DELETION}.{}.{}", segment(target.org_id.as_str()), segment(target.client_id.as_str()))
 }
 
 /// Fails if the root token belongs to another organization than the token. Astra would not find the token in that

@@ -5,45 +5,119 @@
 //! the Go plugin deletes a token during a downgrade, the record of this token stays, because the Go plugin does not
 //! know records.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
+use uuid::Uuid;
 use vault_plugin_sdk::logical;
 
 use super::find::Target;
-use super::revoke::delete_target;
+use super::revoke::{Repeat, delete_target};
 use crate::backoff::in_tick;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::names::{ClientId, OrgId};
+use crate::names::{ClientId, OrgId, segment};
 use crate::store::{Cursor, Record};
 
-/// Records that one tick checks, so that the work of a tick does not grow with the number of tokens.
-const PAGE: usize = 256;
+/// How long one tick checks records. The host cancels a tick after 90 seconds, and the last token may take 45 seconds.
+const BUDGET: Duration = Duration::from_secs(30);
 
 /// Pause between two passes over all records.
 const REST: Duration = Duration::from_secs(3600);
 
+/// Pause before a pass over the orgs whose tokens could not be deleted.
+const SHORT_REST: Duration = Duration::from_secs(300);
+
+/// The tokens of one org that a tick could not delete: their number, and the first error.
+type Failures = BTreeMap<OrgId, (usize, Error)>;
+
 /// Checks the next records and deletes the tokens without a lease.
 ///
 /// # Errors
-/// If the storage fails. A token that cannot be deleted is logged, and the next pass tries again.
+/// If the storage fails. A token that cannot be deleted is logged, and a later pass tries again.
 pub(crate) async fn sweep(engine: Arc<Engine>) -> Result<(), logical::Error> {
     let mut cursor = engine.store.sweep_cursor().await;
     if cursor.rest_until.is_some_and(|time| Instant::now() < time) {
         return Ok(());
     }
-    let (page, last) = engine.store.records_after(cursor.last.as_ref(), PAGE).await.map_err(logical::Error::from)?;
-    let rest_until = if last.is_none() { Instant::now().checked_add(REST) } else { None };
-    *cursor = Cursor { last, rest_until };
-    for (org, client, record) in page {
-        if let Err(error) = in_tick(delete_if_unleased(&engine, &org, &client, &record)).await {
-            tracing::error!(org_id = %org, client_id = %client, error = %error, "failed to delete a token without a lease");
-            engine.backoff.note(&org, Some(&error));
+    let mut failures = Failures::new();
+    let swept = check_passes(&engine, &mut cursor, &mut failures).await;
+    for (org, (tokens, error)) in failures {
+        tracing::error!(org_id = %org, tokens, error = %error, "failed to delete tokens without a lease, will retry");
+    }
+    Ok(swept?)
+}
+
+/// Checks records until the time of the tick is used up, or until a pass that began at the first record is complete.
+async fn check_passes(engine: &Arc<Engine>, cursor: &mut Cursor, failures: &mut Failures) -> Result<(), Error> {
+    let deadline = Instant::now() + BUDGET;
+    while check_records(engine, cursor, failures, deadline).await? {
+        let is_whole = cursor.is_whole;
+        cursor.missed.extend(failures.keys().cloned());
+        end_pass(cursor);
+        if is_whole {
+            return Ok(());
+        }
+        // The whole pass counts them again.
+        failures.clear();
+    }
+    cursor.missed.extend(failures.keys().cloned());
+    Ok(())
+}
+
+/// Checks records until `deadline`. Returns whether the pass is complete.
+async fn check_records(
+    engine: &Arc<Engine>,
+    cursor: &mut Cursor,
+    failures: &mut Failures,
+    deadline: Instant,
+) -> Result<bool, Error> {
+    let mut orgs: BTreeSet<OrgId> = engine.store.orgs_with_tokens().await?.into_iter().collect();
+    if let Some(missed) = &cursor.orgs {
+        orgs.retain(|org| missed.contains(org));
+    }
+    if cursor.last.is_none() && !cursor.is_whole {
+        // A process that is often restarted must not check the first orgs only.
+        let index = Uuid::new_v4().as_u128() % orgs.len().max(1) as u128;
+        cursor.is_whole = index == 0;
+        cursor.last = orgs.iter().nth(index as usize).map(|org| (org.clone(), ClientId::stored("")));
+    }
+    let first = cursor.last.as_ref().map(|(org, _)| org.clone());
+    for org in orgs.into_iter().filter(|org| first.as_ref().is_none_or(|first| org >= first)) {
+        let mut after = match &cursor.last {
+            Some((last, client)) if *last == org => Some(segment(client.as_str()).into_owned()),
+            _ => Some(String::new()),
+        };
+        while let Some(last) = after {
+            let (page, next) = engine.store.records_of(&org, &last).await?;
+            for (client, record) in page {
+                if let Err(error) = in_tick(delete_if_unleased(engine, &org, &client, &record)).await {
+                    engine.backoff.note(&org, Some(&error));
+                    failures.entry(org.clone()).or_insert((0, error)).0 += 1;
+                }
+                cursor.last = Some((org.clone(), client));
+                if Instant::now() > deadline {
+                    return Ok(false);
+                }
+            }
+            after = next;
         }
     }
-    Ok(())
+    Ok(true)
+}
+
+fn end_pass(cursor: &mut Cursor) {
+    let missed = std::mem::take(&mut cursor.missed);
+    let (orgs, rest) = match (cursor.is_whole, missed.is_empty()) {
+        // The first pass of a process begins at any org.
+        (false, _) => (None, Duration::ZERO),
+        (true, true) => (None, REST),
+        (true, false) => (Some(missed), SHORT_REST),
+    };
+    *cursor = Cursor { orgs, is_whole: true, rest_until: Instant::now().checked_add(rest), ..Cursor::default() };
 }
 
 async fn delete_if_unleased(
@@ -55,10 +129,6 @@ async fn delete_if_unleased(
     if !cannot_have_lease(engine, client, record).await? {
         return Ok(());
     }
-    if engine.backoff.require_over(org).is_err() {
-        // Astra failed for this org a moment ago, which was logged. The next pass deletes the token.
-        return Ok(());
-    }
     // The lease may have been renewed after the page was read.
     let Some(record) = engine.store.record(org, client).await? else { return Ok(()) };
     if !cannot_have_lease(engine, client, &record).await? {
@@ -67,11 +137,15 @@ async fn delete_if_unleased(
     let target = Target {
         org_id: org.clone(),
         client_id: client.clone(),
-        role_name: record.role_name,
-        token_id: record.token_id,
+        token_id: record.token_id.clone(),
         may_be_old: record.created_at.is_empty(),
+        expiry: record.expires_at.parse().ok().filter(|_| record.expires_in_astra),
+        role_name: record.role_name,
     };
-    let deleted = delete_target(engine.clone(), target).await?;
+    if !target.has_expired() {
+        engine.backoff.require_over(org)?;
+    }
+    let deleted = delete_target(engine.clone(), target, Repeat::ByTick).await?;
     tracing::warn!(org_id = %deleted.org_id, role_name = %deleted.role_name, client_id = %deleted.client_id,
         "deleted a token without a lease");
     Ok(())
