@@ -151,6 +151,8 @@ fn changes_of_resolver_files_need_no_restart() {
     Machine::run("changes_of_resolver_files_need_no_restart", async {
         let dns = serve(vec![("a.one.test", Behaviour::Has(here()))]);
         let world = MachineWorld::new().await;
+        // A request on an open connection needs no look-up.
+        world.astra.knobs(|knobs| knobs.connection_close = true);
         // Without a `resolv.conf`, the name server is on this machine.
         assert!(world.fails("a").await.contains("NXDOMAIN"));
         machine::resolv_conf("search one.test\nnameserver 127.0.0.1\n");
