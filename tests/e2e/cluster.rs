@@ -13,7 +13,7 @@ use crate::astra::{Astra, AstraFault, Call, Kind, Route, built_in_id};
 use crate::bao::cluster::{Cluster, Kill, revive};
 use crate::bao::{Client, Reply, Server, redact, wait};
 use crate::servers::on_vault;
-use crate::world::{Mode, Org, Token, World};
+use crate::world::{Mode, Org, TICK, Token, World};
 
 /// How long a node may take to see a change of another node.
 const SEEN: Duration = Duration::from_secs(1);
@@ -24,10 +24,6 @@ const SOON: Duration = Duration::from_secs(30);
 /// How much later than a built-in engine the plugin may serve on a new active node: the time of a mint on a busy
 /// machine.
 const BEHIND: Duration = Duration::from_secs(3);
-
-/// The server's tick comes once a minute. By then, an unfinished mint of the storm is older than 11.5 s, so the tick
-/// can undo it.
-const TICK: Duration = Duration::from_secs(75);
 
 /// The cluster of the tests that kill no node.
 fn shared_cluster() -> &'static Cluster {

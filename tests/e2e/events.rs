@@ -1,17 +1,13 @@
 //! The plugin's log: one line for each change, with the name of the caller.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::astra::{AstraFault, BodyForm, Kind, Route};
 use crate::bao::{Client, Options, Reply, Server, wait};
 use crate::takeover::raw;
-use crate::world::{Org, ROLE_ID, Token, World};
-
-/// The host ticks once a minute. An uncertain delete stays open for some time, because it can still take effect.
-const TICKS: Duration = Duration::from_secs(150);
+use crate::world::{Org, ROLE_ID, TICK, Token, World};
 
 /// A server whose log is JSON.
 fn server() -> Arc<Server> {
@@ -93,7 +89,7 @@ fn each_change_is_logged_once_with_its_caller() {
     let minted = world.tokens(&org.id).into_iter().filter(|token| token.creator.is_some()).map(|token| token.client_id);
     let lost = minted.into_iter().find(|id| ![&one.client_id, &two.client_id].contains(&id));
     let seen = |message: &str| server.log().contains(message).then_some(());
-    wait("the undo", TICKS, || seen("rolled back token"));
+    wait("the undo", TICK, || seen("rolled back token"));
 
     // Token three: its delete takes effect, but Astra's answer is an error. Token four: no lease will revoke it.
     let three = token_of(bob.post(&at("org/token"), &order("three")));
@@ -108,7 +104,7 @@ fn each_change_is_logged_once_with_its_caller() {
     world.clear_faults();
     // A new process checks all records again.
     server.reload("astra");
-    wait("the tick", TICKS, || seen("finished the deletion of a token").and(seen("deleted a token without a lease")));
+    wait("the tick", TICK, || seen("finished the deletion of a token").and(seen("deleted a token without a lease")));
     bob.delete(&at(&format!("role?org_id={}&role_name=reader", org.id))).ok();
     bob.delete(&at(&format!("config?org_id={}", org.id))).ok();
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::bao::{Server, wait};
-use crate::world::{Mode, Org, ROLE_ID, Token, World};
+use crate::world::{Mode, Org, ROLE_ID, TICK, Token, World};
 
 const REQUESTS: usize = 10_000;
 
@@ -20,9 +20,6 @@ const NAMES: u8 = 40;
 
 /// The longest time that a client waits for an answer, in microseconds.
 const PATIENCE_US: f64 = 5000.0;
-
-/// The host's tick comes once a minute. It undoes interrupted requests that are older than the longest mint.
-const TICK: Duration = Duration::from_secs(120);
 
 /// Method, path and body.
 type Request = (&'static str, String, Value);

@@ -12,13 +12,10 @@ use serde_json::{Value, json};
 
 use crate::astra::{Astra, Org, Route, Seed, built_in_id};
 use crate::bao::{Reply, redact, wait};
-use crate::world::{Mode, Token, World};
+use crate::world::{Mode, TICK, Token, World};
 
 /// Long enough that requests meet in Astra.
 const LATENCY_MS: u64 = 150;
-
-/// The host ticks once a minute.
-const TICK: Duration = Duration::from_secs(90);
 
 /// A mount with one org and one role.
 struct Race {

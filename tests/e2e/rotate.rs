@@ -9,13 +9,10 @@ use serde_json::json;
 
 use crate::astra::{AstraFault, Kind, Route, built_in_id};
 use crate::bao::{Reply, wait};
-use crate::world::{Mode, Org, Token, World};
+use crate::world::{Mode, Org, TICK, Token, World};
 
 const ROTATIONS: usize = 100;
 const CALLERS: usize = 8;
-
-/// The host ticks once a minute. The tick only handles entries older than some seconds.
-const TICK: Duration = Duration::from_secs(90);
 
 impl World {
     fn rotate(&self, org: &Org) -> Reply {

@@ -4,12 +4,17 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 pub(crate) use crate::astra::Org;
 use crate::astra::{Astra, Builder};
 use crate::bao::{Reply, Server, redact, wait};
+
+/// After this time, the tick has undone a change: its minimum age of 55 s, the minute between two ticks, and some time to
+/// spare.
+pub(crate) const TICK: Duration = Duration::from_secs(150);
 
 /// The id of an Astra role, from the user's guide. The real service does not check it.
 pub(crate) const ROLE_ID: &str = "946cfbde-24cc-4953-9355-d57bfd61bf39";

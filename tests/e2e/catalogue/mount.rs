@@ -11,7 +11,7 @@ use serde_json::json;
 use super::faults::{OTHER, Reach};
 use crate::astra::{Astra, AstraFault, Call, Kind, Phase, Redirect, Route};
 use crate::bao::Reply;
-use crate::world::{Mode, Org, Token, World};
+use crate::world::{Mode, Org, TICK, Token, World};
 
 /// Short, but long enough for all attempts and the pauses between them.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -19,11 +19,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Additional time on a busy machine.
 const SLACK: Duration = Duration::from_secs(4);
 
-/// Long enough for the undo right after a failure, and too short for the tick, whose minimum age is 13 s.
+/// Long enough for the undo right after a failure, and too short for the tick, whose minimum age is 55 s.
 const AT_ONCE: Duration = Duration::from_secs(6);
-
-/// The minimum age, the minute between two ticks, and some time to spare.
-const TICK: Duration = Duration::from_secs(100);
 
 /// How a token is deleted.
 #[derive(Clone, Copy)]

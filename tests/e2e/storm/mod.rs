@@ -17,12 +17,9 @@ use ledger::{Findings, Ledger};
 use setup::Storm;
 
 use crate::bao::Server;
+use crate::world::TICK;
 
 const CALLERS: usize = 8;
-
-/// After this time, an interrupted request must not leave a trace. The host's tick comes once a minute. It handles
-/// entries that are older than one and a half request timeouts plus ten seconds.
-const TICK: Duration = Duration::from_secs(75);
 
 /// How long the host may need for failed revocations. The third attempt comes after 40 to 120 seconds.
 const DRAIN: Duration = Duration::from_secs(300);
