@@ -306,10 +306,6 @@ async fn the_count_is_right_after_a_crash_at_any_call() {
             world.storage.heal();
             let world = World::with(world.storage.clone(), world.astra.clone());
             world.until_undone().await;
-            if change == "revoke" {
-                // The host repeats a failed revocation.
-                ok(world.revoke(&secret).await);
-            }
             if change == "limit" {
                 world.limit(LIMIT).await;
             }

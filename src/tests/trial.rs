@@ -4,7 +4,6 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -57,8 +56,6 @@ pub(super) struct Trial {
     /// Whether [`TAKEN`] was live at the start.
     pub(super) had_token: bool,
     pub(super) leases: BTreeMap<String, Secret>,
-    /// Whether the host has begun to revoke the lease of [`TAKEN`]. It repeats a failed revocation.
-    is_revoking: AtomicBool,
 }
 
 impl TrialStart {
@@ -115,13 +112,7 @@ impl TrialStart {
         let storage = Arc::new(MemoryStorage::holding(self.entries.iter().cloned()));
         let world = World::with(storage, self.astra.clone());
         let leases = BTreeMap::from([(TAKEN.to_owned(), self.lease.clone())]);
-        Trial {
-            had_token: live(&world).contains(TAKEN),
-            world,
-            mode: self.mode,
-            leases,
-            is_revoking: AtomicBool::default(),
-        }
+        Trial { had_token: live(&world).contains(TAKEN), world, mode: self.mode, leases }
     }
 }
 
@@ -143,7 +134,6 @@ impl Trial {
     /// Returns the future of a request, which does not borrow the trial.
     pub(super) fn ask(&self, action: Action, data: &Value) -> impl Future<Output = Answer> + Send + use<> {
         let (backend, data, lease) = (self.world.backend.clone(), data.clone(), self.leases.get(TAKEN).cloned());
-        self.is_revoking.fetch_or(action == Action::Revoke, Ordering::Relaxed);
         async move {
             let of_lease = |operation, secret: &Secret| lease_request(operation, secret, Value::Null);
             let lease = || lease.clone().expect("the host has the lease");
@@ -177,25 +167,15 @@ impl Trial {
         }
     }
 
-    /// Repeats a failed revocation, and runs ticks until the state is consistent.
+    /// Runs ticks until the state is consistent.
     pub(super) async fn settle(&self) {
-        if let Some(lease) = self.leases.get(TAKEN).filter(|_| self.is_revoking.load(Ordering::Relaxed)) {
-            // Without a config, for example, it fails each time.
-            drop(self.world.revoke(lease).await);
-        }
         balance(&self.world, Some(&self.leases)).await;
     }
 
     /// Checks that the caches of the process agree with the reads of a new process.
     pub(super) async fn check_caches(&self) {
         let world = World::with(self.world.storage.clone(), self.world.astra.clone());
-        let fresh = Self {
-            world,
-            mode: self.mode,
-            had_token: self.had_token,
-            leases: BTreeMap::new(),
-            is_revoking: AtomicBool::default(),
-        };
+        let fresh = Self { world, mode: self.mode, had_token: self.had_token, leases: BTreeMap::new() };
         for ((view, seen), (_, stored)) in views(self).await.into_iter().zip(views(&fresh).await) {
             assert!(seen == stored, "the caches do not agree with the storage: {view}");
         }

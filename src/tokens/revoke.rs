@@ -60,9 +60,10 @@ pub(crate) async fn delete(engine: Arc<Engine>, target: Target, force: bool) -> 
 /// Who repeats a deletion whose outcome is unknown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Repeat {
-    /// The host, which repeats the revocation of a lease.
+    /// The host, which repeats the revocation of a lease, and the tick: the host does not repeat a revocation for which a
+    /// caller waits.
     ByHost,
-    /// The tick, which finds a WAL entry.
+    /// The tick.
     ByTick,
     /// Nobody. The token is deleted in Vault, whatever Astra answers.
     Never,
@@ -107,8 +108,7 @@ async fn delete_in_vault(engine: &Engine, target: &Target) -> Result<(), Error> 
     engine.store.delete_token(&target.token_id, &target.org_id, &target.client_id).await
 }
 
-/// Deletes a token in Astra, then in Vault. If the tick repeats the deletion, a WAL entry exists until both are
-/// complete.
+/// Deletes a token in Astra, then in Vault. If the outcome is unknown, a WAL entry stays for the tick.
 async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target, repeat: Repeat) -> Result<(), Error> {
     let Target { org_id, client_id, role_name, token_id, .. } = target;
     if !api::can_name(client_id.as_str()) {
@@ -119,18 +119,16 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target, rep
     require_own_root(engine, config, target).await?;
     engine.clients.prepare(config).await?;
     let wal = engine.wal();
+    let note = DeletionNote {
+        org_id: org_id.clone(),
+        client_id: client_id.clone(),
+        token_id: token_id.clone(),
+        role_name: role_name.clone(),
+        timeout_seconds: config.request_timeout.as_secs(),
+    };
     let entry = match repeat {
-        Repeat::ByTick => {
-            let note = DeletionNote {
-                org_id: org_id.clone(),
-                client_id: client_id.clone(),
-                token_id: token_id.clone(),
-                role_name: role_name.clone(),
-                timeout_seconds: config.request_timeout.as_secs(),
-            };
-            Some(wal.put_as(&entry_id(target), DELETION, &note).await?)
-        }
-        Repeat::ByHost | Repeat::Never => None,
+        Repeat::ByHost | Repeat::ByTick => Some(wal.put_as(&entry_id(target), DELETION, &note).await?),
+        Repeat::Never => None,
     };
     let deleted = engine.call(config, |client| async move { client.delete_token(client_id.as_str()).await }).await;
     if deleted.as_ref().is_err_and(api::Error::may_have_happened) {

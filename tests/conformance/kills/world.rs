@@ -31,8 +31,6 @@ pub struct KillWorld {
     pub leases: Vec<Lease>,
     /// The call during which the next client hangs up.
     pub hang_up: Option<(When, Phase)>,
-    /// Whether the host has begun to revoke a lease. It repeats a failed revocation.
-    is_revoking: bool,
     /// Storage before the first mint.
     configured: Storage,
     uuid: String,
@@ -56,7 +54,6 @@ impl KillWorld {
             mode,
             leases: Vec::new(),
             hang_up: None,
-            is_revoking: false,
             configured,
             uuid: uuid::Uuid::new_v4().to_string(),
         };
@@ -134,7 +131,6 @@ impl KillWorld {
     /// Asks for work. The lease manager only learns of a returned reply.
     pub async fn ask(&mut self, node: &Node, work: Work) -> Result<Reply, Status> {
         let hang_up = self.hang_up.take();
-        self.is_revoking |= work == Work::Revoke;
         let reply = match hang_up {
             None => node.mount.send(self.request(work)).await?,
             Some((when, phase)) => {
@@ -166,10 +162,7 @@ impl KillWorld {
     pub fn keep_lease(&mut self, work: Work, reply: &Reply) {
         match work {
             Work::Mint if reply.http() == 200 => self.leases.push(Lease::new("org/token", reply)),
-            Work::Revoke if reply.err.is_none() => {
-                self.leases.pop();
-                self.is_revoking = false;
-            }
+            Work::Revoke if reply.err.is_none() => drop(self.leases.pop()),
             _ => {}
         }
     }
@@ -247,7 +240,6 @@ impl KillWorld {
     /// this also waits until no token is alive, because an undo may not have written its WAL entry yet.
     pub async fn settle(&mut self, node: &Node, until_none_alive: bool) {
         self.heal_astra();
-        self.repeat_revocation(node).await;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let _ = self.ask(node, Work::Rollback).await.expect("the tick got no answer");
@@ -260,17 +252,9 @@ impl KillWorld {
         }
     }
 
-    /// Revokes the lease again whose revocation failed, as the host does.
-    async fn repeat_revocation(&mut self, node: &Node) {
-        if self.is_revoking {
-            self.ask_ok(node, Work::Revoke).await;
-        }
-    }
-
     /// Checks that nothing is lost. Then revokes all leases, and checks that the state is the same as at the start.
     /// Stops the process.
     pub async fn check_nothing_lost(&mut self, mut node: Node) -> Left {
-        self.repeat_revocation(&node).await;
         assert!(!self.has_unfinished(), "WAL entries are left");
         assert_eq!(
             self.roots(),

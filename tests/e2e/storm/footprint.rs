@@ -20,23 +20,23 @@ fn a_storm_leaks_no_memory_and_no_descriptors() {
     let storm = Storm::new(Server::dev(), &mut rng);
     let (ledger, plugins) = (Ledger::default(), storm.server.plugins());
     let &[plugin] = plugins.as_slice() else { panic!("expected one process for all mounts, found {plugins:?}") };
-    storm.disconnect(0);
+    storm.disconnect();
     let open = descriptors(plugin);
     assert!(!open.is_empty(), "the test sees no descriptors of the plugin");
 
     // The first storm fills memory that stays filled: caches, pools, the allocator's arenas.
-    let mut run_storm = |number: u8| {
+    let mut run_storm = || {
         weather::set_faults(&storm, &mut rng);
         run_callers(&storm, &ledger, &mut rng, LENGTH, false);
         storm.world.clear_faults();
-        storm.disconnect(number);
+        storm.disconnect();
         let closed = || (descriptors(plugin) == open).then_some(());
         wait("connections and files to be closed", SOON, closed);
         ledger.handed()
     };
-    let first = run_storm(1);
+    let first = run_storm();
     let before = memory(plugin);
-    let both = run_storm(2);
+    let both = run_storm();
     assert!(first > 60 && both > first + 60, "the storms were too calm: {first} tokens in the first, {both} in both");
 
     let mut after = before;
@@ -52,12 +52,10 @@ fn a_storm_leaks_no_memory_and_no_descriptors() {
 
 impl Storm {
     /// Ends all leases and all connections to Astra.
-    fn disconnect(&self, number: u8) {
+    fn disconnect(&self) {
         self.revoke_all(DRAIN);
-        for place in &self.places {
-            // After new settings without a check, the engine drops its connections.
-            let config = place.config(self.world.url(), 8 | (number % 2) << 1);
-            self.server.post(&format!("{}/config", place.mount), &config).ok();
+        for refuse in [true, false] {
+            self.world.refuse_connections(refuse);
         }
     }
 }
