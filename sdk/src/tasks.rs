@@ -5,16 +5,20 @@
 //! tasks of a mount before it is unmounted. The process waits about a second for the tasks of all mounts before it
 //! ends.
 //!
+//! The host cleans up its mounts one after the other when it seals, steps down or stops. All tasks go on while it waits
+//! for one mount, so the mounts of a process share one [`Budget`].
+//!
 //! Architecture invariant: knows neither requests nor engines.
 
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::pin::Pin;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
@@ -39,7 +43,45 @@ static ALL: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
 /// }
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Tasks(TaskTracker);
+pub struct Tasks {
+    tracker: TaskTracker,
+    budget: Budget,
+}
+
+/// After this time without a cleanup, the next cleanup belongs to another seal, and the [`Budget`] is full again.
+const RENEWAL: Duration = Duration::from_secs(30);
+
+/// How long the cleanups of several mounts have waited. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Budget(Arc<Mutex<Spent>>);
+
+#[derive(Debug, Default)]
+struct Spent {
+    waited: Duration,
+    /// The end of the last cleanup.
+    last: Option<Instant>,
+}
+
+impl Budget {
+    fn lock(&self) -> MutexGuard<'_, Spent> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns how much of `patience` is left.
+    fn left(&self, patience: Duration) -> Duration {
+        let mut spent = self.lock();
+        if spent.last.is_none_or(|last| last.elapsed() >= RENEWAL) {
+            spent.waited = Duration::ZERO;
+        }
+        patience.saturating_sub(spent.waited)
+    }
+
+    fn spend(&self, waited: Duration) {
+        let mut spent = self.lock();
+        spent.waited += waited;
+        spent.last = Some(Instant::now());
+    }
+}
 
 /// The work was not started, or did not finish, because the mount is being unmounted or the process ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -56,6 +98,11 @@ pub struct Stopping;
 pub struct Task<T>(JoinHandle<T>);
 
 impl Tasks {
+    /// Returns the tasks of a mount that shares its patience at cleanup with other mounts.
+    pub(crate) fn sharing(budget: Budget) -> Self {
+        Self { tracker: TaskTracker::default(), budget }
+    }
+
     /// Starts work. Log lines of the work carry the fields of the current request.
     ///
     /// # Errors
@@ -66,12 +113,12 @@ impl Tasks {
         W: Future<Output = T> + Send + 'static,
     {
         // The order matters: `finish` closes first, then waits for all tokens.
-        let token = self.0.token();
-        if self.0.is_closed() {
+        let token = self.tracker.token();
+        if self.tracker.is_closed() {
             return Err(Stopping);
         }
         // No async block: it would store the future twice, and the future of a mint is large.
-        let work = ALL.track_future(self.0.track_future(work));
+        let work = ALL.track_future(self.tracker.track_future(work));
         drop(token);
         Ok(Task(tokio::spawn(work.in_current_span())))
     }
@@ -90,15 +137,30 @@ impl Tasks {
 
     /// Refuses new work from now on.
     pub fn close(&self) {
-        self.0.close();
+        self.tracker.close();
     }
 
-    /// Refuses new work and waits for the running tasks, at most for `patience`. A
-    /// [`Backend`](crate::framework::Backend) calls this at cleanup.
+    /// Returns whether no task runs.
+    pub fn is_empty(&self) -> bool {
+        self.tracker.is_empty()
+    }
+
+    /// Refuses new work and waits for the running tasks. All mounts of the process together wait at most for
+    /// `patience`, until no mount was cleaned up for 30 seconds. A [`Backend`](crate::framework::Backend) calls this at
+    /// cleanup.
     pub async fn finish(&self, patience: Duration) {
+        let start = Instant::now();
+        self.finish_alone(self.budget.left(patience)).await;
+        self.budget.spend(start.elapsed());
+    }
+
+    /// Like [`Tasks::finish`], but does not share `patience` with other mounts. For a mount that the host removes: its
+    /// write-ahead log is deleted with it, so nothing would undo unfinished work.
+    pub async fn finish_alone(&self, patience: Duration) {
         self.close();
-        if tokio::time::timeout(patience, self.0.wait()).await.is_err() {
-            tracing::warn!(unfinished = self.0.len(), "left work unfinished; the write-ahead log tells what to undo");
+        if tokio::time::timeout(patience, self.tracker.wait()).await.is_err() {
+            let unfinished = self.tracker.len();
+            tracing::warn!(unfinished, "left work unfinished; the write-ahead log tells what to undo");
         }
     }
 }
@@ -159,6 +221,50 @@ mod tests {
         assert_eq!(tasks.run(async {}).await, Err(Stopping));
         work.0.abort();
         assert_eq!(work.await, Err(Stopping));
+    }
+
+    /// Returns how long the cleanups of mounts with a task that hangs take, one after the other.
+    async fn cleanups(budget: &Budget, mounts: usize) -> Duration {
+        let start = Instant::now();
+        for _ in 0..mounts {
+            let tasks = Tasks::sharing(budget.clone());
+            let hanging = tasks.start(std::future::pending::<()>()).unwrap();
+            tasks.finish(Duration::from_secs(4)).await;
+            hanging.0.abort();
+        }
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_mounts_with_work_that_hangs_wait_as_long_as_one() {
+        for mounts in [1, 12, 50] {
+            assert_eq!(cleanups(&Budget::default(), mounts).await, Duration::from_secs(4), "{mounts} mounts");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_is_back_when_no_mount_was_cleaned_up_for_a_while() {
+        let budget = Budget::default();
+        assert_eq!(cleanups(&budget, 2).await, Duration::from_secs(4));
+        tokio::time::advance(RENEWAL - Duration::from_secs(1)).await;
+        assert_eq!(cleanups(&budget, 2).await, Duration::ZERO);
+        tokio::time::advance(RENEWAL).await;
+        assert_eq!(cleanups(&budget, 2).await, Duration::from_secs(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cleanup_without_work_leaves_the_patience_to_others() {
+        let budget = Budget::default();
+        Tasks::sharing(budget.clone()).finish(Duration::from_secs(4)).await;
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(cleanups(&budget, 2).await, Duration::from_secs(4));
+        // A mount that is removed does not share.
+        let tasks = Tasks::sharing(budget);
+        let hanging = tasks.start(std::future::pending::<()>()).unwrap();
+        let start = Instant::now();
+        tasks.finish_alone(Duration::from_secs(4)).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(4));
+        hanging.0.abort();
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt as _};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::declaration::{Backend, EventFn};
@@ -21,8 +22,11 @@ const UNDONE_AT_ONCE: usize = 16;
 /// How many failures of one tick are logged separately.
 const FAILURES_LOGGED: usize = 8;
 
-/// How long the tasks of a mount may delay its cleanup. The SDK stops the cleanup after 5 seconds.
+/// How long tasks may delay the cleanups of a process. The SDK stops a cleanup after 5 seconds.
 const PATIENCE: Duration = Duration::from_millis(4500);
+
+/// How long the host may take to say whether a mount is being removed. Cleanups of other mounts wait meanwhile.
+const ASKING: Duration = Duration::from_millis(100);
 
 impl<E: Send + Sync + 'static> Backend<E> {
     /// Returns the factory for [`crate::serve`]. `new` makes the state of one mount; all mounts share the declaration.
@@ -91,7 +95,11 @@ impl<E: Send + Sync + 'static> logical::Backend for Mounted<E> {
         if let Err(error) = run(self.backend.cleanup.as_ref(), &self.engine).await {
             tracing::error!(error = error.detail(), "failed to clean up");
         }
-        self.mount.tasks.finish(PATIENCE).await;
+        if self.is_removed_with_work().await {
+            self.mount.tasks.finish_alone(PATIENCE).await;
+        } else {
+            self.mount.tasks.finish(PATIENCE).await;
+        }
     }
 
     fn invalidate(&self, key: &str) {
@@ -176,6 +184,15 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         let periodic = run(self.backend.periodic.as_ref(), &self.engine);
         let (periodic, wal) = tokio::join!(periodic, self.undo(immediate));
         periodic.and(wal).map(|()| None)
+    }
+
+    /// Returns whether tasks still run on a mount that is being removed. The write-ahead log is deleted with the mount, so
+    /// no later tick undoes these tasks.
+    async fn is_removed_with_work(&self) -> bool {
+        if self.mount.tasks.is_empty() {
+            return false;
+        }
+        matches!(timeout(ASKING, self.mount.system.tainted()).await, Ok(Ok(true)))
     }
 
     async fn undo(&self, immediate: bool) -> Result<(), Error> {

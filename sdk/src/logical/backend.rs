@@ -44,6 +44,13 @@ impl Mount {
         self
     }
 
+    /// Sets the tasks.
+    #[must_use]
+    pub(crate) fn tasks(mut self, tasks: Tasks) -> Self {
+        self.tasks = tasks;
+        self
+    }
+
     /// Sets the options.
     #[must_use]
     pub fn options(mut self, options: BTreeMap<String, String>) -> Self {

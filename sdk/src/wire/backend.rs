@@ -21,6 +21,7 @@ use crate::pb::pb;
 use crate::pb::pb::backend_server;
 use crate::plugin::Plugin;
 use crate::process::Broker;
+use crate::tasks::{Budget, Tasks};
 
 /// A secrets engine, as opposed to an auth method (`sdk/logical`, `TypeLogical`).
 const TYPE_LOGICAL: u32 = 1;
@@ -42,6 +43,8 @@ pub(super) struct Service {
     broker: Arc<Broker>,
     plugin: Plugin,
     factory: Factory,
+    /// How long the cleanups of all mounts have waited for unfinished work.
+    budget: Budget,
     /// Never held across an await.
     instances: RwLock<HashMap<String, Arc<Instance>>>,
 }
@@ -68,7 +71,7 @@ impl Instance {
 
 impl Service {
     pub(super) fn new(broker: Arc<Broker>, plugin: Plugin, factory: Factory) -> Self {
-        Self { broker, plugin, factory, instances: RwLock::default() }
+        Self { broker, plugin, factory, budget: Budget::default(), instances: RwLock::default() }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<Instance>>> {
@@ -89,6 +92,7 @@ impl Service {
         let (storage, system) = (RemoteStorage::new(channel.clone()), RemoteSystem::new(channel));
         let mount = Mount::new(self.plugin, Arc::new(storage), Arc::new(system))
             .uuid(args.backend_uuid.clone())
+            .tasks(Tasks::sharing(self.budget.clone()))
             .options(args.config.into_iter().collect());
         let factory = self.factory.clone();
         match catch(async move { factory(mount) }).await {

@@ -8,6 +8,7 @@ use super::*;
 use crate::framework::sample::{Mounted, mounted};
 use crate::framework::{Handler, Undo, WalKind};
 use crate::logical::{Entry, Map, ReplicationState, Secret, Storage, StorageExt};
+use crate::tasks::{Budget, Tasks};
 use crate::testing::request;
 
 impl Mounted {
@@ -424,4 +425,25 @@ impl Slow {
 async fn a_detached_handler_goes_on_when_the_caller_hangs_up_and_cleanup_waits_for_it() {
     assert_eq!(Slow::hang_up("detached").await, 1);
     assert_eq!(Slow::hang_up("attached").await, 0);
+}
+
+/// The write-ahead log of a removed mount is deleted, so its work needs the time that other mounts do not.
+#[tokio::test(start_paused = true)]
+async fn only_the_cleanup_of_a_removed_mount_waits_again() {
+    for (tainted, waits) in [(false, Duration::ZERO), (true, PATIENCE)] {
+        let budget = Budget::default();
+        let mount = || {
+            let (mount, _, system) = crate::testing::mount();
+            system.set_tainted(tainted);
+            let mount = mount.tasks(Tasks::sharing(budget.clone()));
+            let hanging = mount.tasks.start(std::future::pending::<()>()).unwrap();
+            (Arc::new(Backend::<()>::new("")).mount(Arc::new(()), mount), hanging)
+        };
+        let (first, _hanging) = mount();
+        first.cleanup().await;
+        let (second, _hanging) = mount();
+        let start = tokio::time::Instant::now();
+        second.cleanup().await;
+        assert_eq!(start.elapsed(), waits, "tainted: {tainted}");
+    }
 }
