@@ -1,5 +1,6 @@
 //! One mount of an engine: finds the path, lease type or WAL entry for a request, and runs its handler.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +19,6 @@ use crate::logical::{self, Answer, Error, Mount, Operation, Request, Response, S
 
 /// How many WAL entries are undone at the same time, so that a slow undo delays few others.
 const UNDONE_AT_ONCE: usize = 16;
-
-/// How many failures of one tick are logged separately.
-const FAILURES_LOGGED: usize = 8;
 
 /// How long tasks may delay the cleanups of a process. The SDK stops a cleanup after 5 seconds.
 const PATIENCE: Duration = Duration::from_millis(4500);
@@ -209,32 +207,38 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         // there.
         let immediate = immediate || (!ids.is_empty() && self.mount.system.tainted().await.unwrap_or(false));
         let undo = |id: String| async move {
-            let undone = self.undo_one(wal, &id, immediate).await;
-            undone.map_err(|error| (id, error))
+            let mut kind = String::new();
+            let undone = self.undo_one(wal, &id, immediate, &mut kind).await;
+            undone.map_err(|error| (kind, Failures { count: 1, wal_id: id, error }))
         };
         let mut undone = stream::iter(ids).map(undo).buffer_unordered(UNDONE_AT_ONCE);
-        let mut failures = 0;
-        let mut result = Ok(());
+        let mut failures: BTreeMap<String, Failures> = BTreeMap::new();
         while let Some(one) = undone.next().await {
-            if let Err((id, error)) = one {
-                failures += 1;
-                if failures <= FAILURES_LOGGED {
-                    tracing::error!(wal_id = %id, error = error.detail(), "failed to undo an unfinished change, will retry");
-                }
-                result = Err(error);
+            if let Err((kind, failure)) = one {
+                failures.entry(kind).and_modify(|failures| failures.count += 1).or_insert(failure);
             }
         }
-        if failures > FAILURES_LOGGED {
-            tracing::error!(failures, "failed to undo more unfinished changes than are shown here, will retry");
+        let mut result = Ok(());
+        for (wal_kind, Failures { wal_id, error, count }) in failures {
+            tracing::error!(
+                wal_kind,
+                count,
+                wal_id,
+                error = error.detail(),
+                "failed to undo an unfinished change, will retry"
+            );
+            result = Err(error);
         }
         result
     }
 
-    async fn undo_one(&self, wal: &Wal<'_>, id: &str, immediate: bool) -> Result<(), Error> {
+    /// Sets `name` to the kind of the entry as soon as it is known.
+    async fn undo_one(&self, wal: &Wal<'_>, id: &str, immediate: bool, name: &mut String) -> Result<(), Error> {
         if Wal::is_open(id) {
             return Ok(());
         }
         let Some(entry) = wal.get(id).await? else { return Ok(()) };
+        name.clone_from(&entry.kind);
         let Some(kind) = self.backend.wal.iter().find(|kind| kind.name == entry.kind) else {
             return Err(Error::internal(format!(
                 "WAL kind {:?} is unknown; declare it with `Backend::wal`, or run the version of the plugin that wrote it",
@@ -249,6 +253,14 @@ impl<E: Send + Sync + 'static> Mounted<E> {
             Undo::Again => Ok(()),
         }
     }
+}
+
+/// The entries of one kind that one tick failed to undo. During an outage, all entries fail alike.
+struct Failures {
+    count: usize,
+    /// An example, with its error.
+    wal_id: String,
+    error: Error,
 }
 
 async fn run<E>(event: Option<&EventFn<E>>, engine: &Arc<E>) -> Result<(), Error> {

@@ -1,8 +1,13 @@
+use std::fmt::Debug;
 use std::sync::atomic::Ordering;
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use serde_json::{Value, json};
+use tracing::field::{Field, Visit};
+use tracing::subscriber::NoSubscriber;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 use super::*;
 use crate::framework::sample::{Mounted, mounted};
@@ -425,6 +430,50 @@ impl Slow {
 async fn a_detached_handler_goes_on_when_the_caller_hangs_up_and_cleanup_waits_for_it() {
     assert_eq!(Slow::hang_up("detached").await, 1);
     assert_eq!(Slow::hang_up("attached").await, 0);
+}
+
+/// Keeps the fields of all events as text.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        struct Line(String);
+        impl Visit for Line {
+            fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+                self.0 += &format!("{}={value:?} ", field.name());
+            }
+        }
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
+}
+
+/// During an outage, all entries fail alike, so a line for each entry adds nothing.
+#[tokio::test]
+async fn a_tick_logs_one_line_for_each_kind_of_entry_that_it_fails_to_undo() {
+    // With a single subscriber, the first thread at an event decides for all threads whether the event is enabled.
+    static ANOTHER: LazyLock<tracing::Dispatch> = LazyLock::new(|| tracing::Dispatch::new(NoSubscriber::default()));
+    LazyLock::force(&ANOTHER);
+    let shelf = mounted();
+    for n in 0..40 {
+        shelf.write_wal(&format!("a{n}"), "print", json!({ "name": "torn" }), 100).await;
+        shelf.write_wal(&format!("b{n}"), "letter", json!({}), 100).await;
+    }
+    shelf.storage.put(Entry::new("wal/c", b"junk")).await.unwrap();
+    shelf.shelf.failing.store(true, Ordering::SeqCst);
+    let lines = Lines::default();
+    let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
+    assert!(shelf.ask(Operation::Rollback, "", Value::Null).await.is_err());
+    drop(guard);
+    let lines = lines.0.lock().unwrap().clone();
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    for (line, fields) in
+        lines.iter().zip([r#"wal_kind="" count=1 "#, r#"wal_kind="letter" count=40 "#, r#"wal_kind="print" count=40 "#])
+    {
+        assert!(line.contains(fields) && line.contains("wal_id="), "{line}");
+    }
 }
 
 /// The write-ahead log of a removed mount is deleted, so its work needs the time that other mounts do not.
