@@ -585,3 +585,40 @@ async fn without_a_description_the_tick_deletes_the_token_that_astra_named() {
     fresh.until_undone().await;
     assert!(fresh.is_clean());
 }
+
+#[tokio::test]
+async fn a_token_whose_answer_the_host_drops_is_deleted() {
+    for (mode, path, order) in [
+        ("standard", "org/token", order("org1")),
+        ("sidecar", "org/token", order("org1")),
+        ("standard", "creds/retailOrg/r_w_user", json!({})),
+    ] {
+        let world = World::with_role(mode).await;
+        let operation = if mode == "sidecar" { Operation::Read } else { Operation::Update };
+        let minted = some(world.ask(operation, path, order).await);
+        assert_eq!(world.astra.live(), 1);
+        minted.undelivered.expect("a minted token can be taken back").run();
+        eventually(|| world.astra.live() == 0).await;
+        eventually(|| [world.keys("token/"), world.keys("wal/"), world.keys("client/")].concat().is_empty()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_answer_during_an_outage_is_undone_by_the_tick() {
+    let world = World::with_role("standard").await;
+    let minted = world.mint("org1").await;
+    world.astra.answer_all("DELETE", ResponseTemplate::new(500));
+    minted.undelivered.expect("a minted token can be taken back").run();
+    eventually(|| world.keys("wal/").len() == 1 && world.astra.count("DELETE") > 0).await;
+    assert_eq!(world.astra.live(), 1);
+    world.astra.heal();
+    world.until_undone().await;
+    assert_eq!(world.astra.live(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_without_a_new_token_takes_nothing_back() {
+    let world = World::with_role("standard").await;
+    world.mint("org1").await;
+    assert!(some(world.read("org/token", order("org1")).await).undelivered.is_none());
+}

@@ -13,6 +13,7 @@ use super::lease::{LeaseData, SECRET_TYPE, token_data};
 use super::order::{Event, Failure, Order, OrderNote};
 use super::request::{MintRequest, Ttls};
 use super::time::rfc3339;
+use super::undelivered::{log_hang_up, log_without_entry, take_back};
 use crate::api::{self, CreatedToken, NewToken};
 use crate::engine::Engine;
 use crate::error::Error;
@@ -164,7 +165,12 @@ impl Mint {
         let (caller, role) = (&self.request.caller, &self.request.role.role_name);
         tracing::info!(org_id = %token.org_id, role_name = %role, client_id = %token.client_id,
             logical_name = %token.logical_name, display_name = caller.display_name, entity_id = caller.entity_id, "created token");
-        let response = self.respond(&token);
+        let response = self.respond(&token).on_undelivered(take_back(
+            &self.engine,
+            &self.request.config,
+            &self.order.note,
+            &token.client_id,
+        ));
         Ok((token.client_id, response))
     }
 
@@ -233,12 +239,10 @@ impl Mint {
     async fn delete_undelivered(&mut self, client_id: &ClientId) {
         let (org_id, order) = (&self.request.config.org_id, &mut self.order);
         if let Err(error) = order.reopen(client_id).await {
-            tracing::error!(org_id = %org_id, client_id = %client_id, error = %error, "failed to write the WAL entry of an undo");
+            log_without_entry(org_id, client_id, &error);
         }
         if order.undo(client_id, self.lock.as_ref()).await.is_ok() {
-            let (caller, role) = (&self.request.caller, &self.request.role.role_name);
-            tracing::warn!(org_id = %org_id, role_name = %role, client_id = %client_id,
-                display_name = caller.display_name, entity_id = caller.entity_id, "undid a mint whose caller hung up");
+            log_hang_up(&order.note, client_id);
         }
     }
 

@@ -6,6 +6,7 @@
 //! | `request` | a request for a token: its TTLs and expiry, the limit of its role, its description |
 //! | `lease` | the internal data of a lease, and the data that a caller gets |
 //! | `order` | the protocol for a token that is ordered from Astra, with its undo |
+//! | `undelivered` | takes back a mint whose answer the host has dropped |
 //! | `mint` | mints a token with this protocol |
 //! | `find` | finds the token of a lease, also of the Go plugin |
 //! | `revoke` | revokes a lease, deletes a token |
@@ -21,6 +22,7 @@ mod request;
 mod revoke;
 mod sweep;
 mod time;
+mod undelivered;
 
 pub(crate) use self::find::Target;
 #[cfg(any(test, fuzzing))]

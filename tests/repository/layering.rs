@@ -34,6 +34,7 @@ const LAYERS: &[Layers] = &[
             "listener",
             "mtls",
             "cork",
+            "delivery",
             "socket",
             "broker",
             "control",
@@ -123,7 +124,7 @@ const LAYERS: &[Layers] = &[
     Layers {
         folder: "src/tokens",
         module: &["tokens"],
-        order: &["time", "request", "lease", "order", "mint", "find", "revoke", "renew", "sweep"],
+        order: &["time", "request", "lease", "order", "undelivered", "mint", "find", "revoke", "renew", "sweep"],
         never: &[],
         open: false,
     },

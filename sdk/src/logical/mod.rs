@@ -16,6 +16,6 @@ pub use data::Map;
 pub use error::Error;
 pub use lease::Secret;
 pub use request::{Caller, Operation, Request};
-pub use response::{Answer, Response};
+pub use response::{Answer, Response, Undelivered};
 pub use storage::{Entry, Storage, StorageError, StorageExt, Transaction};
 pub use system::{Entity, ReplicationState, SystemView};

@@ -1,6 +1,7 @@
 //! Responses of a backend.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -25,6 +26,19 @@ pub struct Response {
     pub warnings: Vec<String>,
     /// Response headers. The client sees only headers that the mount lists in `allowed_response_headers`.
     pub headers: BTreeMap<String, Vec<String>>,
+    /// Runs if the caller hangs up while the response travels.
+    pub undelivered: Option<Undelivered>,
+}
+
+/// Takes back the effect of a request whose response nobody received. Clones share it.
+#[derive(Clone)]
+pub struct Undelivered(Arc<dyn Fn() + Send + Sync>);
+
+impl Undelivered {
+    /// Runs it. The SDK calls this at most once.
+    pub fn run(&self) {
+        (self.0)();
+    }
 }
 
 impl Response {
@@ -71,6 +85,14 @@ impl Response {
     #[must_use]
     pub fn lease(mut self, secret: Secret) -> Self {
         self.secret = Some(secret);
+        self
+    }
+
+    /// Runs `undo` if the host drops the response because the caller has hung up. The host then makes no lease. `undo`
+    /// must not block: start work with the mount's [`Tasks`](crate::tasks::Tasks).
+    #[must_use]
+    pub fn on_undelivered(mut self, undo: impl Fn() + Send + Sync + 'static) -> Self {
+        self.undelivered = Some(Undelivered(Arc::new(undo)));
         self
     }
 

@@ -5,6 +5,7 @@
 mod broker;
 mod control;
 mod cork;
+mod delivery;
 mod env;
 mod handshake;
 mod listener;
@@ -25,6 +26,7 @@ use tonic::service::Routes;
 
 pub(crate) use self::broker::{Broker, Io};
 use self::control::{BrokerStream, Control, Controller, Stdio, Stop};
+pub(crate) use self::delivery::Streams;
 pub use self::env::proxy_variables;
 use self::env::{Environment, Mux};
 use self::mtls::Mtls;
@@ -108,6 +110,7 @@ const WORKERS: usize = 1;
 
 #[cfg(test)]
 pub(crate) mod tests {
+    pub(crate) use super::delivery::tests::{connection, frame};
     use super::*;
 
     #[test]

@@ -21,6 +21,7 @@ use tonic::transport::server::Connected;
 use super::broker::Io;
 use super::control::{Control, Counted, Stop};
 use super::cork::Cork;
+use super::delivery::{Frames, Streams};
 use super::socket::Socket;
 
 /// How long a peer may take for the TLS handshake.
@@ -78,7 +79,9 @@ pub(super) async fn prove(
     match timeout(TLS_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
             // Fails only when the process ends, because nobody takes connections then.
-            let _ = connections.send(Connection { stream: Cork::new(stream), _counted: control.connected() });
+            let connection =
+                Connection { stream: Cork::new(stream), frames: Frames::new(), _counted: control.connected() };
+            let _ = connections.send(connection);
         }
         Ok(Err(error)) => tracing::warn!(%error, "refused a connection: the TLS handshake failed"),
         Err(_) => tracing::warn!("refused a connection: the TLS handshake took too long"),
@@ -109,18 +112,25 @@ pub(super) fn serve(routes: Routes, connections: UnboundedReceiver<Connection>, 
 /// A connection whose peer is the host.
 pub(super) struct Connection {
     stream: Cork<TlsStream<Box<dyn Io>>>,
+    frames: Frames,
     _counted: Counted,
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    /// The extension of each request.
+    type ConnectInfo = Streams;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Streams {
+        self.frames.streams()
+    }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.frames.read(&buf.filled()[before..]);
+        read
     }
 }
 

@@ -20,7 +20,7 @@ use crate::logical::{Backend, Factory, Mount, Operation};
 use crate::pb::pb;
 use crate::pb::pb::backend_server;
 use crate::plugin::Plugin;
-use crate::process::Broker;
+use crate::process::{Broker, Streams};
 use crate::tasks::{Budget, Tasks};
 
 /// A secrets engine, as opposed to an auth method (`sdk/logical`, `TypeLogical`).
@@ -183,17 +183,24 @@ impl backend_server::Backend for Service {
         let asked = request.get_ref().request.as_ref().and_then(|request| Operation::parse(&request.operation));
         let Some(operation) = asked else { return Ok(Response::new(answer::unsupported())) };
         let instance = self.instance(request.metadata())?;
+        let streams = request.extensions().get::<Streams>().cloned();
         let request = request.into_inner().request.unwrap_or_default();
+        let stream = streams.and_then(|streams| streams.find(request.id.as_bytes()));
         let span = instance.span(&request);
         let renewed = (operation == Operation::Renew).then(|| {
             let options = request.secret.as_ref().and_then(|secret| secret.lease_options.as_ref());
             (request.data.clone(), options.and_then(|options| options.issue_time))
         });
         let run = async move {
-            let answer = match convert::request(operation, request) {
+            let mut answer = match convert::request(operation, request) {
                 Ok(request) => instance.backend.handle(request).await,
                 Err(error) => Err(error),
             };
+            let undelivered = answer.as_mut().ok().and_then(|response| response.as_mut()?.undelivered.take());
+            if let (Some(stream), Some(undelivered)) = (stream, undelivered) {
+                let span = Span::current();
+                stream.if_dropped(move || span.in_scope(|| undelivered.run()));
+            }
             answer::reply(operation, answer, renewed)
         };
         Ok(Response::new(catch(run.instrument(span)).await.unwrap_or_else(answer::panicked)))
@@ -241,22 +248,27 @@ fn panicked() -> Status {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use async_trait::async_trait;
     use tonic::Code;
 
     use super::backend_server::Backend as _;
     use super::*;
     use crate::logical::{Answer, Error, Map, Request as Call, Response as Reply, SpecialPaths};
-    use crate::process::tests::broker;
+    use crate::process::tests::{broker, connection, frame};
 
-    /// Answers with its name, and panics if the request asks for it.
-    struct Echo(&'static str);
+    /// Answers with its name, and panics if the request asks for it. Counts the answers that were not delivered.
+    struct Echo(&'static str, Arc<AtomicUsize>);
 
     #[async_trait]
     impl Backend for Echo {
         async fn handle(&self, request: Call) -> Answer {
             assert!(request.path != "panic", "told to");
-            Ok(Some(Reply::new(Map::from_iter([("name".to_owned(), self.0.into())]))))
+            let (undone, reply) = (self.1.clone(), Reply::new(Map::from_iter([("name".to_owned(), self.0.into())])));
+            Ok(Some(reply.on_undelivered(move || {
+                undone.fetch_add(1, Ordering::SeqCst);
+            })))
         }
 
         async fn exists(&self, request: Call) -> Result<Option<bool>, Error> {
@@ -285,7 +297,7 @@ mod tests {
         let service =
             Service::new(broker(), Plugin::new("echo", "1.0.0"), Arc::new(|_| Err(Error::internal("unused"))));
         for &name in instances {
-            let instance = Instance { backend: Arc::new(Echo(name)), uuid: format!("uuid-{name}") };
+            let instance = Instance { backend: Arc::new(Echo(name, Arc::default())), uuid: format!("uuid-{name}") };
             service.write().insert(name.to_owned(), Arc::new(instance));
         }
         service
@@ -359,6 +371,27 @@ mod tests {
         let reply = ask(&service, "a", "update", "x", "{\"n\":1e400}").await;
         assert!(reply.response.unwrap().data.contains("\"error\""));
         assert_eq!(err_type(&ask(&service, "a", "revoke", "x", "[]").await), Some(4));
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_taken_back_if_the_host_resets_its_stream() {
+        const ID: &str = "8d3f2a5e-0000-4000-8000-000000000001";
+        let (service, undone) = (service(&[]), Arc::new(AtomicUsize::new(0)));
+        let instance = Instance { backend: Arc::new(Echo("a", undone.clone())), uuid: String::new() };
+        service.write().insert("a".to_owned(), Arc::new(instance));
+        let request =
+            pb::Request { id: ID.into(), operation: "read".into(), path: "x".into(), ..pb::Request::default() };
+        let args = pb::HandleRequestArgs { storage_id: 0, request: Some(request) };
+        let message = prost::Message::encode_to_vec(&args);
+
+        let mut frames = connection();
+        frames.read(&frame(0, 7, &[&[0, 0, 0, 0, 99], &message[..]].concat()));
+        let mut call = to("a", args);
+        call.extensions_mut().insert(frames.streams());
+        service.handle_request(call).await.unwrap();
+        assert_eq!(undone.load(Ordering::SeqCst), 0);
+        frames.read(&frame(3, 7, &[0, 0, 0, 8]));
+        assert_eq!(undone.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]
