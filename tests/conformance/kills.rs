@@ -13,7 +13,7 @@ mod world;
 use serde_json::json;
 
 use self::plan::{Calls, Left, Mode, Place, Point, Work};
-use self::world::{KillWorld, Node};
+use self::world::{KillWorld, Node, until};
 use crate::host::gate::{Phase, When};
 
 /// The state before the work.
@@ -346,5 +346,29 @@ async fn an_undo_with_a_fault_at_any_step_loses_nothing() {
     for (work, cut) in cuts.into_iter().chain([(Work::Revoke, astra(1, Phase::After))]) {
         let case = WorkCase::new(Mode::Standard, Before::Killed(work, cut), Work::Rollback);
         assert_eq!(case.fail_everywhere().await, nothing());
+    }
+}
+
+/// A caller can hang up while the answer travels. The host then drops the answer and creates no lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_the_host_drops_leaves_no_token() {
+    for mode in [Mode::Standard, Mode::Sidecar, Mode::Undescribed] {
+        let mut world = KillWorld::new(mode, json!({})).await;
+        let node = world.start().await;
+        world.ask_ok(&node, Work::Mint).await;
+        world.leases.clear();
+        assert_eq!(world.alive().len(), 1);
+        node.host.resets.cancel_answered();
+        // The frame that cancels the stream leaves before this call.
+        node.mount.kind().await;
+        until("the token is deleted", || world.alive().is_empty() && world.inventory().is_empty()).await;
+        until("the log is empty", || !world.has_unfinished()).await;
+
+        // The host keeps the next answer.
+        world.ask_ok(&node, Work::Mint).await;
+        node.mount.kind().await;
+        world.ask_ok(&node, Work::Revoke).await;
+        assert!(world.alive().is_empty());
+        world.stop(node).await;
     }
 }

@@ -319,7 +319,7 @@ impl KillWorld {
     }
 
     /// The client ids of the live tokens in Astra, without root tokens.
-    fn alive(&self) -> BTreeSet<String> {
+    pub fn alive(&self) -> BTreeSet<String> {
         let roots = self.roots();
         let live = self.astra.live(&self.astra.org().id).into_iter().map(|token| token.client_id);
         live.filter(|client_id| !roots.contains(client_id)).collect()
@@ -347,7 +347,7 @@ impl KillWorld {
     }
 
     /// The client ids of the inventory.
-    fn inventory(&self) -> BTreeSet<String> {
+    pub fn inventory(&self) -> BTreeSet<String> {
         let org = format!("client/{}/", self.astra.org().id);
         self.keys("client/").map(|key| key.strip_prefix(&org).expect("a record of this org").to_owned()).collect()
     }
@@ -370,7 +370,7 @@ impl KillWorld {
 
     /// Whether the log has an entry whose token the plugin has not looked for. Other entries stay for a while, because a
     /// request can take effect late.
-    fn has_unfinished(&self) -> bool {
+    pub fn has_unfinished(&self) -> bool {
         let entries = self.keys("wal/").filter_map(|key| self.storage.value(&key));
         entries
             .map(|entry| serde_json::from_slice::<Value>(&entry).unwrap())

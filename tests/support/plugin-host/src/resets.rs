@@ -1,9 +1,9 @@
 //! Counts the requests that the host cancels, when the cancellation is written. Later messages arrive after the
-//! cancellation.
+//! cancellation. Also cancels a request whose answer has arrived.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,21 +18,35 @@ const PREFACE: usize = 24;
 /// Length of a frame's header: length, type, flags and stream (section 4.1).
 const HEADER: usize = 9;
 
-/// The type of the frame that cancels a stream (section 6.4).
+/// The types of the frames that begin and cancel a stream (sections 6.2 and 6.4).
+const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 
 /// The number of requests cancelled so far.
 #[derive(Clone, Default)]
-pub struct Resets(Arc<watch::Sender<u64>>);
+pub struct Resets {
+    count: Arc<watch::Sender<u64>>,
+    /// The stream of the latest request, and frames to write before the next frame.
+    latest: Arc<Mutex<([u8; 4], Vec<u8>)>>,
+}
 
 impl Resets {
     pub fn count(&self) -> u64 {
-        *self.0.borrow()
+        *self.count.borrow()
+    }
+
+    /// Cancels the latest request, although its answer has arrived. The plugin learns of it before the next request.
+    ///
+    /// A Go host does this if its caller hangs up while the answer travels. The client of this host never does.
+    pub fn cancel_answered(&self) {
+        let mut latest = self.latest.lock().unwrap();
+        let frame = [&[0, 0, 4, RST_STREAM, 0], &latest.0[..], &8_u32.to_be_bytes()].concat();
+        latest.1.extend(frame);
     }
 
     /// Waits until the number exceeds `count`.
     pub async fn exceed(&self, count: u64) {
-        let mut resets = self.0.subscribe();
+        let mut resets = self.count.subscribe();
         let more = timeout(PATIENCE, resets.wait_for(|resets| *resets > count)).await;
         more.expect("no request was given up in time").expect("the sender lives as long as this");
     }
@@ -63,13 +77,16 @@ impl<S> Watched<S> {
             let (start, rest) = bytes.split_at(bytes.len().min(HEADER - self.header.len()));
             self.header.extend_from_slice(start);
             bytes = rest;
-            if let [a, b, c, kind, ..] = self.header[..]
-                && self.header.len() == HEADER
+            if let [a, b, c, kind, _, stream @ ..] = &self.header[..]
+                && let Ok(stream) = <[u8; 4]>::try_from(stream)
             {
+                let (a, b, c, kind) = (*a, *b, *c, *kind);
                 self.skip = usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap();
                 self.header.clear();
                 if kind == RST_STREAM {
-                    self.resets.0.send_modify(|resets| *resets += 1);
+                    self.resets.count.send_modify(|resets| *resets += 1);
+                } else if kind == HEADERS {
+                    self.resets.latest.lock().unwrap().0 = stream;
                 }
             }
         }
@@ -78,6 +95,14 @@ impl<S> Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.skip == 0 && self.header.is_empty() {
+            let resets = self.resets.clone();
+            let frames = &mut resets.latest.lock().unwrap().1;
+            while !frames.is_empty() {
+                let written = ready!(Pin::new(&mut self.stream).poll_write(cx, frames))?;
+                frames.drain(..written);
+            }
+        }
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
         self.look_at(&buf[..written]);
         Poll::Ready(Ok(written))
