@@ -226,3 +226,62 @@ async fn an_unverified_root_token_is_verified_when_it_is_written_again() {
     ok(world.write("config", json!({"org_id": ORG, "caller_mode": "sidecar"})).await);
     assert_eq!(world.astra.count("GET"), 2);
 }
+
+#[tokio::test]
+async fn the_stored_root_token_is_not_sent_to_another_server() {
+    let world = World::new().await;
+    ok(world.write("config", config(&world)).await);
+    let stored = world.storage.json(&format!("config/{ORG}"));
+    let mask = data(world.read("config", json!({"org_id": ORG})).await)["astra_token"].clone();
+    let url = world.astra.url();
+    let port = url.rsplit(':').next().unwrap();
+    let others = [
+        json!("http://127.0.0.1:1"),
+        json!(format!("https://127.0.0.1:{port}")),
+        json!(format!("http://localhost:{port}")),
+        json!("http://127.0.0.1"),
+        Value::Null,
+    ];
+    for other in others {
+        for token in [None, Some(&mask)] {
+            let mut change = json!({"org_id": ORG, "url": other, "verify_connection": false});
+            if let Some(token) = token {
+                change["astra_token"] = token.clone();
+            }
+            for operation in [Operation::Update, Operation::Patch] {
+                let text = refused(world.ask(operation, "config", change.clone()).await);
+                assert!(text.starts_with("astra_token is required if url changes"), "{text}");
+            }
+        }
+    }
+    assert!(world.storage.json(&format!("config/{ORG}")) == stored, "the config changed");
+    // Another path on the same server needs no root token.
+    ok(world.write("config", json!({"org_id": ORG, "url": format!("{url}/v2/")})).await);
+    let both = json!({"org_id": ORG, "url": "http://127.0.0.1:1", "astra_token": ROOT, "verify_connection": false});
+    ok(world.write("config", both).await);
+}
+
+#[tokio::test]
+async fn a_config_that_was_read_can_be_written_back() {
+    let world = World::new().await;
+    ok(world.write("config", config(&world)).await);
+    let stored = world.storage.json(&format!("config/{ORG}"));
+    let asked = world.astra.count("GET");
+    let mut shown = data(world.read("config", json!({"org_id": ORG})).await);
+    shown.as_object_mut().unwrap().remove("astra_org_id");
+    ok(world.write("config", shown.clone()).await);
+    assert!(world.storage.json(&format!("config/{ORG}")) == stored, "the config changed");
+    assert_eq!(world.astra.count("GET"), asked, "a mask is not a new root token");
+
+    for mask in ["AstraCS:ABcDeFg...", "AstraCS:...", "AstraCS:ONqZCOAA...", "AstraCS:ONqZCOA", "..."] {
+        shown["astra_token"] = json!(mask);
+        let text = refused(world.write("config", shown.clone()).await);
+        assert!(text.starts_with("astra_token ") && !text.contains(ROOT), "{mask}: {text}");
+    }
+    // A new config has no root token to keep.
+    shown["org_id"] = json!(OTHER_ORG);
+    shown["astra_token"] = json!("AstraCS:ONqZCOA...");
+    shown["logical_name"] = json!("other");
+    let text = refused(world.write("config", shown).await);
+    assert!(text.starts_with("astra_token "), "{text}");
+}

@@ -65,7 +65,7 @@ async fn a_slow_astra_returns_504_and_an_unreachable_astra_returns_503() {
     world.astra.delay("POST", Duration::from_secs(20));
     let (code, text) = status(world.write("org/token", order("org1")).await);
     assert_eq!(code, 504, "{text}");
-    let dead = json!({"org_id": ORG, "url": "http://127.0.0.1:1", "verify_connection": false});
+    let dead = json!({"org_id": ORG, "astra_token": ROOT, "url": "http://127.0.0.1:1", "verify_connection": false});
     ok(world.write("config", dead).await);
     let (code, text) = status(world.write("org/token", order("org1")).await);
     assert_eq!(code, 503, "{text}");
@@ -82,7 +82,9 @@ async fn a_broken_connection_returns_502() {
         let _ = connection.read(&mut [0; 4096]).await;
     });
     let world = World::with_role("standard").await;
-    ok(world.write("config", json!({"org_id": ORG, "url": url, "verify_connection": false})).await);
+    ok(world
+        .write("config", json!({"org_id": ORG, "astra_token": ROOT, "url": url, "verify_connection": false}))
+        .await);
     let (code, text) = status(world.write("org/token", order("org1")).await);
     assert_eq!(code, 502, "{text}");
     server.await.unwrap();

@@ -112,7 +112,8 @@ async fn a_read_during_a_change_caches_no_old_value() {
 #[tokio::test]
 async fn a_change_whose_caller_hangs_up_leaves_no_old_value_in_the_cache() {
     let role = json!({"org_id": ORG, "role": "r", "role_id": "new"});
-    let config = json!({"org_id": ORG, "url": "http://127.0.0.1:1/new", "verify_connection": false});
+    let config =
+        json!({"org_id": ORG, "astra_token": ROOT, "url": "http://127.0.0.1:1/new", "verify_connection": false});
     for (operation, path, key, change) in [
         (Operation::Update, "role", format!("role/{ORG}:r"), &role),
         (Operation::Delete, "role", format!("role/{ORG}:r"), &role),

@@ -229,7 +229,13 @@ fn a_new_url_during_mints_loses_no_token() {
     let race = Race::new(Mode::Standard);
     let seed = Seed::new().id(&race.org.id).root_token(&race.org.root_token);
     let other = Astra::builder().seed(77_777).org(seed).spawn();
-    let point_to = |url: &str| drop(race.world.post("config", &json!({"org_id": race.org.id, "url": url})).ok());
+    let point_to = |url: &str| {
+        drop(
+            race.world
+                .post("config", &json!({"org_id": race.org.id, "url": url, "astra_token": race.org.root_token}))
+                .ok(),
+        )
+    };
     let replies = race.mint_while(|| point_to(other.url()));
     let tokens = tokens(replies, &[]);
     assert_eq!(tokens.len(), 24);

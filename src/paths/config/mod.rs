@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vault_plugin_sdk::framework::{Call, Fields, Path};
 use vault_plugin_sdk::logical::{self, Operation, Request, Response};
 
-use self::settings::{ASTRA_TOKEN, FIELDS, FORCE, LOGICAL_NAME, VERIFY_CONNECTION, changed, shown};
+use self::settings::{ASTRA_TOKEN, FIELDS, FORCE, LOGICAL_NAME, VERIFY_CONNECTION, carries_token, changed, shown};
 use super::org;
 use super::shared::{
     Answered, ORG_ID, REPLACED, detached, handler, mount, no_config, org_id, require_config, unreadable_config, written,
@@ -196,6 +196,6 @@ fn require_in_use(engine: &Engine, config: &Config) -> Result<(), Error> {
 fn must_verify(old: Option<&Config>, new: &Config, fields: &Fields) -> bool {
     fields.get(&VERIFY_CONNECTION).unwrap_or(true)
         && (fields.is_given(&VERIFY_CONNECTION)
-            || fields.is_given(&ASTRA_TOKEN)
+            || carries_token(old, fields)
             || old.is_none_or(|old| !old.same_endpoint(new)))
 }

@@ -18,7 +18,7 @@ pub(super) const ASTRA_TOKEN: Field<String> = Field::string(
     "astra_token",
     "Root token: an Astra application token with the permission to manage tokens, for example through the Astra role \
      Organization Administrator. A root token has the form \"AstraCS:<id>:<digest>\". Required for a new config. No answer \
-     shows the root token.",
+     shows the root token. A write with the beginning that a read shows keeps the stored root token.",
 )
 .sensitive()
 .only(WRITES)
@@ -26,7 +26,8 @@ pub(super) const ASTRA_TOKEN: Field<String> = Field::string(
 
 const URL: Field<String> = Field::string(
     "url",
-    "URL of Astra's DevOps API, with or without \"/v2\". Change the URL only for another Astra environment or a gateway.",
+    "URL of Astra's DevOps API, with or without \"/v2\". Change the URL only for another Astra environment or a gateway. A \
+     write that changes the scheme, the host or the port must also contain astra_token.",
 )
 .default(DEFAULT_URL)
 .only(WRITES)
@@ -116,6 +117,7 @@ const SETTINGS: &[Setting<Config>] = &[
                 Change::Reset => {
                     return Err(Error::field(ASTRA_TOKEN.name(), "cannot be removed; give another astra_token"));
                 }
+                Change::Set(token) if token == masked(config.astra_token.expose_secret()) => {}
                 Change::Set(token) => config.astra_token = root_token(token)?.into(),
             }
             Ok(())
@@ -225,7 +227,9 @@ const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Du
 /// Applies a write to a config. Returns the new config and warnings.
 pub(super) fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Result<(Config, Vec<String>), Error> {
     if let Some(old) = old {
-        return shared::changed(SETTINGS, fields, old.clone());
+        let (new, warnings) = shared::changed(SETTINGS, fields, old.clone())?;
+        require_same_server(old, &new, fields)?;
+        return Ok((new, warnings));
     }
     if !fields.is_given(&ASTRA_TOKEN) {
         return Err(missing(ASTRA_TOKEN.name()));
@@ -235,6 +239,26 @@ pub(super) fn changed(old: Option<&Config>, org: &OrgId, fields: &Fields) -> Res
     shared::changed(SETTINGS, &fields.for_new_object(), Config::new(org.clone(), astra_org_id))
 }
 
+/// Whether a request contains a root token. The beginning that a read shows is not a root token.
+pub(super) fn carries_token(old: Option<&Config>, fields: &Fields) -> bool {
+    let is_mask = |token: &str| old.is_some_and(|old| token == masked(old.astra_token.expose_secret()));
+    matches!(fields.change(&ASTRA_TOKEN), Change::Set(token) if !is_mask(&token))
+}
+
+/// Fails if the stored root token would be sent to another server. A caller that knows no root token could otherwise
+/// receive the stored root token on a server of the caller.
+fn require_same_server(old: &Config, new: &Config, fields: &Fields) -> Result<(), Error> {
+    let server = |config: &Config| api::parse_url(&config.url).ok().map(|url| url.origin());
+    if old.url == new.url || carries_token(Some(old), fields) || server(old).is_some_and(|old| server(new) == Some(old))
+    {
+        return Ok(());
+    }
+    Err(Error::field(
+        ASTRA_TOKEN.name(),
+        "is required if url changes its scheme, host or port; give the root token for the new url",
+    ))
+}
+
 /// Returns the members of a config in answers.
 pub(super) fn shown(config: &Config) -> Map {
     let mut shown = shared::shown(SETTINGS, config);
@@ -242,10 +266,13 @@ pub(super) fn shown(config: &Config) -> Map {
     shown
 }
 
+/// Replaces the rest of a root token in answers.
+const MASKED: &str = "...";
+
 /// Returns the root token cut to the beginning of its client id, which is not secret.
 fn masked(token: &str) -> String {
     let client_id = token.strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split(':').next()).unwrap_or_default();
-    format!("{TOKEN_PREFIX}{}...", client_id.chars().take(7).collect::<String>())
+    format!("{TOKEN_PREFIX}{}{MASKED}", client_id.chars().take(7).collect::<String>())
 }
 
 fn require_certificates(pem: &str) -> Result<(), Error> {
@@ -271,6 +298,10 @@ fn root_token(token: String) -> Result<String, Error> {
             Err(Error::field(ASTRA_TOKEN.name(), format!("must not be longer than {MAX_TOKEN} bytes")))
         }
         Some((client_id, digest)) if is_part(client_id) && is_part(digest) => Ok(token),
+        _ if token.ends_with(MASKED) => Err(Error::field(
+            ASTRA_TOKEN.name(),
+            "is the beginning of another root token; give the whole root token, or omit astra_token to keep the stored one",
+        )),
         _ => Err(Error::field(
             ASTRA_TOKEN.name(),
             "must have the form \"AstraCS:<id>:<digest>\", as in Astra's portal, without spaces or line breaks",
