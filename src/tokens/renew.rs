@@ -10,7 +10,7 @@ use vault_plugin_sdk::logical::{self, Response, Secret};
 use super::find::{self, Target};
 use super::lease::{LeaseData, token_data};
 use super::request::MintedBy;
-use super::time::{EXPIRY_MARGIN, capped, later, rfc3339, until};
+use super::time::{EXPIRY_MARGIN, capped, later, rfc3339, until, whole};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::names::OrgId;
@@ -19,10 +19,47 @@ use crate::store::{DEFAULT_TTL, Record, Token};
 /// The shortest TTL. The host replaces zero by the default of the mount.
 const SHORTEST: Duration = Duration::from_secs(1);
 
+/// The host's clock can reach the next second between the plugin's answer and the host's check of it.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What a renewal grants.
+#[derive(Debug)]
+struct Extension {
+    ttl: Duration,
+    max_ttl: Duration,
+    renewable: bool,
+}
+
+impl Extension {
+    /// Grants `wanted`, but at most the time that is left until `end`. If nothing is left, grants the shortest TTL, and
+    /// the lease cannot be renewed again.
+    ///
+    /// The host counts whole seconds: it fails if `issued` + max TTL is not after `now`, each cut to its second. It also
+    /// replaces the TTL by the caller's increment, and cuts this increment at the max TTL only.
+    fn new(issued: Timestamp, now: Timestamp, end: Timestamp, wanted: Duration) -> Self {
+        let left = until(whole(now), whole(end));
+        if left <= TICK { Self::last(issued, now, SHORTEST) } else { Self::until(issued, end, wanted.min(left)) }
+    }
+
+    fn until(issued: Timestamp, end: Timestamp, ttl: Duration) -> Self {
+        Self { ttl: ttl.max(SHORTEST), max_ttl: until(whole(issued), whole(end)), renewable: true }
+    }
+
+    /// Grants a TTL for the last time.
+    fn last(issued: Timestamp, now: Timestamp, ttl: Duration) -> Self {
+        Self { ttl, max_ttl: until(whole(issued), whole(now)) + ttl + TICK, renewable: false }
+    }
+
+    /// Returns the lease as renewed.
+    fn applied_to(self, secret: Secret) -> Secret {
+        secret.ttl(self.ttl).max_ttl(self.max_ttl).renewable(self.renewable).increment(Duration::ZERO)
+    }
+}
+
 /// Renews a lease with the present TTLs of its role.
 ///
-/// If the lease cannot be extended, returns its remaining time, and at least a second. After an error, an agent would
-/// read again in a loop, and each read could mint.
+/// If the lease cannot be extended, returns its remaining time, and at least a second, and makes the lease not renewable.
+/// After an error, an agent would read again in a loop, and each read could mint.
 ///
 /// # Errors
 /// If the token of the lease was deleted.
@@ -48,21 +85,17 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
     let end = expiry.map_or_else(|| later(issued, max_ttl), |expiry| later(issued, max_ttl).min(expiry));
 
     let wanted = if secret.increment.is_zero() { ttl } else { secret.increment };
-    let granted = wanted.min(until(now, end)).max(SHORTEST);
+    let extension = Extension::new(issued, now, end, wanted);
     if expiry.is_none() {
         extend_record(engine, &target, &token, end).await?;
     }
 
-    // Past the end, the age is rounded up: otherwise the max TTL would be a part of a second shorter than the age and the
-    // granted time.
-    let age = until(issued, now) + Duration::from_secs(u64::from(now > end));
     // Renewals of the Go plugin lost the stored response. The stored token has the same data.
     let minted_by = if target.token_id == lease.client_id.as_str() { MintedBy::Read } else { MintedBy::Write };
     let data = if request.data.is_empty() { token_data(&token, minted_by) } else { request.data };
     find::restore_members(&mut secret.internal_data, &target);
-    // The host rejects a renewal past the max TTL, so the max TTL must cover the granted time.
-    let max_ttl = until(issued, end).max(age + granted);
-    let renewed = Secret::new(granted, max_ttl, secret.internal_data).issue_time(issued);
+    let granted = extension.ttl;
+    let renewed = extension.applied_to(secret).issue_time(issued);
     tracing::info!(org_id = %lease.org_id, role_name = %lease.role_name, client_id = %lease.client_id,
         ttl_seconds = granted.as_secs(), display_name = request.caller.display_name, entity_id = request.caller.entity_id,
         "renewed token");
@@ -84,9 +117,7 @@ fn not_extended(call: LeaseCall) -> Response {
     tracing::warn!(path = request.path, lease_id = secret.lease_id, issued = %issued,
         "did not renew a lease that did not identify a token");
     let left = until(now, later(issued, secret.ttl)).max(SHORTEST);
-    // Rounded up: the host rejects a lease that expires after its max TTL.
-    let max_ttl = until(issued, now) + SHORTEST + left;
-    let secret = secret.ttl(left).max_ttl(max_ttl).renewable(false).increment(Duration::ZERO);
+    let secret = Extension::last(issued, now, left).applied_to(secret);
     Response::new(request.data).lease(secret)
 }
 
@@ -131,5 +162,72 @@ async fn extend_record(engine: &Engine, target: &Target, token: &Token, end: Tim
             engine.store.put_record(org_id, client_id, &record).await
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The TTL that the host grants (`CalculateTTL` in Vault and OpenBao `sdk/framework/lease.go`). `None` is the error
+    /// "past the max TTL, cannot renew".
+    fn granted(extension: &Extension, increment: Duration, issued: Timestamp, now: Timestamp) -> Option<Duration> {
+        let ttl = if increment.is_zero() { extension.ttl } else { increment };
+        let left = until(whole(now), later(whole(issued), extension.max_ttl));
+        (!left.is_zero()).then_some(ttl.min(left))
+    }
+
+    fn time(milliseconds: u64) -> Timestamp {
+        later(Timestamp::UNIX_EPOCH, Duration::from_millis(milliseconds))
+    }
+
+    const SECOND: u64 = 1000;
+
+    /// Renews a lease again and again, until it has expired or cannot be renewed. Returns when the lease expires.
+    fn renew_often(issued: u64, max_ttl: u64, pause: u64, delay: u64, increment: u64) -> u64 {
+        let end = time(issued + max_ttl * SECOND);
+        let (wanted, increment) = (Duration::from_secs(5), Duration::from_secs(increment));
+        let mut now = issued + pause;
+        loop {
+            let asked = if increment.is_zero() { wanted } else { increment };
+            let extension = Extension::new(time(issued), time(now), end, asked);
+            let seen = time(now + delay);
+            let granted = granted(&extension, increment, time(issued), seen);
+            let granted = granted.unwrap_or_else(|| panic!("past the max TTL: {extension:?} at {seen} of {issued}"));
+            let expires = now + delay + u64::try_from(granted.as_millis()).unwrap();
+            now += pause;
+            if !extension.renewable || now >= expires {
+                return expires;
+            }
+        }
+    }
+
+    #[test]
+    fn renewing_again_and_again_does_not_pass_the_max_ttl_at_any_phase_of_the_clock() {
+        for issued in (1_000_000..1_001_000).step_by(70) {
+            for pause in (300..1_300).step_by(90) {
+                for delay in [0, 1, 350, 990] {
+                    for increment in [0, 1, 3600] {
+                        let expires = renew_often(issued, 10, pause, delay, increment);
+                        let over = expires.saturating_sub(issued + 10 * SECOND);
+                        // The last renewal grants up to two whole seconds of the host.
+                        assert!(over <= 2 * SECOND + delay, "{over} ms over: {issued} {pause} {delay} {increment}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_renewal_past_the_end_is_granted_a_second_and_is_the_last_one() {
+        for phase in (0..2_000).step_by(50) {
+            for past in [0, 10, 990, 5_000, 86_400_000] {
+                let (issued, now) = (time(1_000_000 + phase), time(1_060_000 + phase + past));
+                let extension =
+                    Extension::new(issued, now, later(issued, Duration::from_secs(60)), Duration::from_secs(30));
+                assert_eq!((extension.ttl, extension.renewable), (SHORTEST, false), "{phase} {past}");
+                assert_eq!(granted(&extension, Duration::ZERO, issued, later(now, TICK)), Some(SHORTEST));
+            }
+        }
     }
 }

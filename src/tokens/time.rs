@@ -19,7 +19,12 @@ pub(super) async fn capped(engine: &Engine, max_ttl: Duration) -> Result<Duratio
 
 /// Formats a time for Astra: RFC 3339 in UTC with whole seconds.
 pub(super) fn rfc3339(time: Timestamp) -> String {
-    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+    whole(time).to_string()
+}
+
+/// Returns the start of the second of a time. When the host renews a lease, it cuts its times in this way.
+pub(super) fn whole(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// Adds a duration to a time. Returns the last possible time if the sum is later.
