@@ -32,8 +32,8 @@ const CLIENT_ID: Field<String> = Field::string(
 
 pub(super) const TTL: Field<Duration> = Field::duration(
     "ttl",
-    "TTL of the first lease of the token. Without ttl, or with 0, the ttl of the role applies. A longer ttl than the max_ttl \
-     of the role or the maximum of the mount is cut to that limit.",
+    "TTL of the first lease of the token, in whole seconds, at least 1s. Without ttl, the ttl of the role applies. A longer \
+     ttl than the max_ttl of the role or the maximum of the mount is cut to that limit.",
 );
 
 const FORCE: Field<bool> = Field::bool(
@@ -192,6 +192,9 @@ pub(super) async fn mint(
         return Err(Error::field(METADATA.name(), "must not have more than 64 KiB of keys and values"));
     }
     let ttl = fields.get(&TTL);
+    if ttl.is_some_and(|ttl| ttl.is_zero()) {
+        return Err(Error::field(TTL.name(), "must be at least 1s; leave ttl out for the ttl of the role"));
+    }
     if request.from_snapshot {
         return Err(Error::Refused(
             "a request that reads from a snapshot cannot mint a token; send the request without the snapshot".into(),

@@ -79,3 +79,13 @@ async fn reads_and_mints_make_the_fewest_possible_calls() {
     world.mint("second").await;
     assert_eq!(world.storage.writes() - writes, 4, "the log, the record, the token, the end of the log");
 }
+
+#[tokio::test]
+async fn an_empty_list_with_warnings_names_no_keys() {
+    let world = World::unprepared().await;
+    for path in ["org/tokens/", "roles/", "configs/"] {
+        // "zeal" is unknown, and the inventory is not complete. The host returns 404 for empty keys.
+        let listed = some(world.ask(Operation::List, path, json!({"zeal": 1})).await);
+        assert_eq!(Value::Object(listed.data.unwrap()), json!({"keys": []}), "{path}");
+    }
+}

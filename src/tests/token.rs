@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use vault_plugin_sdk::logical::Operation;
 
-use super::{ORG, OTHER_ORG, ROLE_ID, World, data, lease, ok, refused, some, text};
+use super::{ORG, OTHER_ORG, ROLE_ID, World, data, lease, ok, order, refused, some, text};
 
 fn name(name: &str) -> Value {
     json!({"org_id": ORG, "role_name": "R_W_User", "logical_name": name})
@@ -303,4 +303,32 @@ async fn a_client_id_with_the_names_of_another_token_is_an_error() {
     let mut by = name("ORG1");
     by["client_id"] = json!(client_id);
     assert_eq!(data(world.read("org/token", by).await)["clientId"], json!(client_id));
+}
+
+#[tokio::test]
+async fn a_ttl_below_one_second_is_refused() {
+    let world = World::with_role("standard").await;
+    for ttl in [json!("500ms"), json!("999ms"), json!("0"), json!(0), json!(0.5), json!("")] {
+        let mut short = order("short");
+        short["ttl"] = ttl.clone();
+        let answers =
+            [world.write("org/token", short).await, world.read("creds/retailOrg/r_w_user", json!({"ttl": ttl})).await];
+        for answer in answers {
+            let text = refused(answer);
+            assert!(text.starts_with("ttl must be at least 1s"), "{ttl}: {text}");
+        }
+    }
+    assert_eq!(world.astra.count("POST"), 0);
+    let mut whole = order("short");
+    whole["ttl"] = json!("1900ms");
+    assert_eq!(lease(&some(world.write("org/token", whole).await)).ttl.as_secs(), 1);
+}
+
+#[tokio::test]
+async fn a_ttl_that_the_mount_cuts_gives_a_warning() {
+    let world = World::with_role("standard").await;
+    world.system.set_max_lease_ttl(Duration::from_secs(600));
+    let response = world.mint("org1").await;
+    assert_eq!(lease(&response).ttl.as_secs(), 600);
+    assert_eq!(response.warnings, ["ttl of 1h0m0s is longer than role and mount allow and was cut to 10m0s"]);
 }

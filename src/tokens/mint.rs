@@ -43,8 +43,8 @@ struct Mint {
 pub(crate) async fn mint(engine: &Arc<Engine>, request: MintRequest) -> Result<Response, Error> {
     let ttls = request.ttls(engine).await?;
     let mut warnings = Vec::new();
-    if let Some(ttl) = request.ttl.filter(|ttl| *ttl > ttls.ttl) {
-        let (given, cut) = (format_duration(ttl), format_duration(ttls.ttl));
+    if request.wanted_ttl() > ttls.ttl {
+        let (given, cut) = (format_duration(request.wanted_ttl()), format_duration(ttls.ttl));
         warnings.push(format!("ttl of {given} is longer than role and mount allow and was cut to {cut}"));
     }
 

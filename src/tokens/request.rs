@@ -64,9 +64,13 @@ impl MintRequest {
     /// and not on the TTL of the first lease.
     pub(super) async fn ttls(&self, engine: &Engine) -> Result<Ttls, Error> {
         let max_ttl = capped(engine, self.role.max_ttl()).await?;
-        let first = self.ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(self.role.ttl());
         let expiry = later(Timestamp::now(), max_ttl.saturating_add(EXPIRY_MARGIN));
-        Ok(Ttls { ttl: first.min(max_ttl), max_ttl, expiry })
+        Ok(Ttls { ttl: self.wanted_ttl().min(max_ttl), max_ttl, expiry })
+    }
+
+    /// Returns the TTL of the first lease, before role and mount cut it.
+    pub(super) fn wanted_ttl(&self) -> Duration {
+        self.ttl.unwrap_or(self.role.ttl())
     }
 
     /// Fails if a live token has the same role and logical name.

@@ -129,6 +129,9 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         }
         if let Some(response) = &mut answer {
             response.warnings.extend(warnings);
+            if operation == Operation::List {
+                response.name_no_keys();
+            }
             debug_assert!(
                 response.secret.as_ref().is_none_or(|secret| self.type_of(secret).is_some()),
                 "path {:?} made a lease of no declared secret type; mark the lease with `Secret::of_type`, and declare the \

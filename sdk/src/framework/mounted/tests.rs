@@ -114,6 +114,19 @@ async fn a_wrong_value_is_named_but_not_shown() {
 }
 
 #[tokio::test]
+async fn an_empty_list_with_a_warning_names_no_keys() {
+    let shelf = mounted();
+    let empty = shelf.response(Operation::List, "books/", json!({ "zeal": 1 })).await;
+    // The host returns 404 for empty keys, and 200 for no data and a warning.
+    assert_eq!(Value::Object(empty.data.unwrap()), json!({ "keys": [] }));
+    let plain = shelf.response(Operation::List, "books/", Value::Null).await;
+    assert_eq!(Value::Object(plain.data.unwrap()), json!({}));
+    shelf.response(Operation::Create, "books/dune", json!({ "title": "Dune" })).await;
+    let listed = shelf.response(Operation::List, "books/", json!({ "zeal": 1 })).await;
+    assert_eq!(listed.warnings, ["Endpoint ignored these unrecognized parameters: [zeal]"]);
+}
+
+#[tokio::test]
 async fn remarks_come_with_the_answer_or_instead_of_none() {
     let shelf = mounted();
     let data = json!({ "title": "Dune", "zeal": 1, "author": 2, "name": "emma" });
