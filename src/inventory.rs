@@ -43,6 +43,9 @@ impl Engine {
         if !built.strays.is_empty() {
             // When the engine learns an organization, it moves the records of its tokens.
             self.ask_for_orgs().await?;
+            for org in self.store.strays().await? {
+                tracing::warn!(org_id = %org, "found tokens of an organization without a config");
+            }
         }
         if built.tokens + built.junk + built.left_out > 0 {
             tracing::info!(
@@ -51,9 +54,6 @@ impl Engine {
                 left_out = built.left_out,
                 "built the inventory of the stored tokens"
             );
-        }
-        for org in self.store.strays().await? {
-            tracing::warn!(org_id = %org, "found tokens of an organization without a config");
         }
         self.store.complete(built).await
     }

@@ -10,7 +10,7 @@ use super::shared::{Answered, ORG_ID, handler, object, optional_org_id, unreadab
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::names::{ClientId, OrgId};
-use crate::store::{DETAILS, Record, record_key};
+use crate::store::{Record, record_key};
 use crate::tokens::lease_end;
 
 const AFTER: Field<String> =
@@ -35,7 +35,7 @@ pub(crate) fn path() -> Path<Engine> {
              expire, however often it is renewed; the lease can expire earlier. lease_end is empty if this time is not known, \
              as for tokens of the Go plugin. created_at is the time at which Vault stored the token, for the caller with \
              display_name and entity_id. generated_on is the time at which Astra minted the token. key_info has at most the \
-             first 10000 tokens of an answer. For a large inventory, list pages with limit, and give the last client id of a \
+             first 10000 tokens of an answer, and fewer if their metadata is larger than 8 MiB. For a large inventory, list pages with limit, and give the last client id of a \
              page as after.\n\nExample:\n    vault list -detailed <mount>/org/tokens",
         )
 }
@@ -52,6 +52,7 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     if let Some(org) = org.filter(|_| page.detailed.is_empty()) {
         org.require_new(ORG_ID.name())?;
     }
+    let details = page.detailed.len();
     let last = page.detailed.last().map(|(_, client, _)| client.clone());
     let is_unreadable =
         |(org, client, record): &(OrgId, ClientId, Option<Record>)| record.is_none().then(|| record_key(org, client));
@@ -65,7 +66,7 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     {
         keys.extend(page.others.into_iter().map(|client| json!(client)));
         response = response.warn(format!(
-            "key_info has only the first {DETAILS} tokens; for the next tokens, list with after={last} and a limit"
+            "key_info has only the first {details} tokens; for the next tokens, list with after={last} and a limit"
         ));
     }
     if !is_complete {

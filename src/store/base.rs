@@ -11,10 +11,11 @@ use super::cache::{Cache, Cached};
 use super::client_index::{CLIENT_INDEX, Cursor, Inventory};
 use super::directory::LiveDirectory;
 use super::entries::{Config, Role, Token};
-use super::keys::{CONFIGS, ROLES, has_one_colon, role_key, token_key};
+use super::keys::{CONFIGS, RECORDS, ROLES, has_one_colon, role_key, token_key};
+use super::record_orgs::RecordOrgs;
 use super::roster::Live;
 use crate::error::{Error, readable};
-use crate::names::{ClientId, OrgId, RoleName, fits_key};
+use crate::names::{ClientId, OrgId, RoleName, fits_key, from_segment};
 
 /// The stored entries of one mount.
 pub(crate) struct Store {
@@ -28,6 +29,7 @@ pub(crate) struct Store {
     caching: OnceCell<bool>,
     /// The entry `client-index`, once it is known to exist.
     pub(super) inventory: Inventory,
+    pub(super) record_orgs: RecordOrgs,
     pub(super) cursor: tokio::sync::Mutex<Cursor>,
 }
 
@@ -45,6 +47,7 @@ impl Store {
             live: Live::default(),
             caching: OnceCell::new(),
             inventory: Inventory::default(),
+            record_orgs: RecordOrgs::default(),
             cursor: tokio::sync::Mutex::default(),
         }
     }
@@ -56,6 +59,7 @@ impl Store {
             self.directory.clear();
             self.roles.clear();
             self.inventory.forget();
+            self.record_orgs.forget();
             self.live.invalidate(key);
         } else if let Some(org) = key.strip_prefix(CONFIGS) {
             self.configs.forget(key);
@@ -66,6 +70,9 @@ impl Store {
         } else if key.starts_with(CLIENT_INDEX) {
             self.inventory.forget();
         } else {
+            if let Some((org, _)) = key.strip_prefix(RECORDS).and_then(|record| record.split_once('/')) {
+                self.record_orgs.add(&OrgId::stored(from_segment(org)));
+            }
             self.live.invalidate(key);
         }
     }

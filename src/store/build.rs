@@ -4,6 +4,7 @@
 //! meanwhile. It leaves out tokens that cannot have a record, and names them.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 
 use futures_util::stream::{self, TryStreamExt as _};
 use vault_plugin_sdk::logical::StorageExt as _;
@@ -53,12 +54,8 @@ impl Store {
     /// Writes the records that are missing.
     pub(crate) async fn write_records(&self) -> Result<Built, Error> {
         let (mut built, mut owners) = (Built::default(), self.owners().await?);
-        let mut after = String::new();
-        loop {
-            let page = self.storage.list_page(TOKENS, &after, PAGE).await?;
-            let Some(last) = page.last().cloned() else { break };
-            // A host without paging returns all entries, in any order.
-            let is_last = page.len() != PAGE;
+        let mut pages = pin!(self.storage.pages(TOKENS, "", PAGE));
+        while let Some(page) = pages.try_next().await? {
             for child in page {
                 if child.ends_with('/') {
                     for name in self.names_in(&format!("{TOKENS}{child}")).await? {
@@ -68,10 +65,6 @@ impl Store {
                     self.build(&child, &mut owners, &mut built).await?;
                 }
             }
-            if is_last {
-                break;
-            }
-            after = last;
         }
         Ok(built)
     }
@@ -150,12 +143,10 @@ impl Store {
     /// Moves all records from `stray`, Astra's id of an organization, to `org`, the `org_id` of the config of that
     /// organization.
     pub(crate) async fn move_records(&self, stray: &OrgId, org: &OrgId) -> Result<(), Error> {
-        let mut after = Some(String::new());
-        while let Some(start) = after {
-            let (page, next) = self.records_of(stray, &start).await?;
+        let mut pages = self.records_of(stray, "");
+        while let Some(page) = pages.try_next().await? {
             let moved = |(client, record)| self.move_record(stray, org, client, record);
             stream::iter(page.into_iter().map(Ok)).try_for_each_concurrent(CONCURRENT, moved).await?;
-            after = next;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use vault_plugin_sdk::logical::StorageExt as _;
 
 use super::base::{Store, log_skipped};
@@ -22,16 +22,25 @@ use crate::names::{ClientId, OrgId, fits_key, from_segment, segment};
 /// How many keys one list call returns while all tokens or records are read.
 pub(super) const PAGE: usize = 256;
 
-/// The most records in one answer. All of them are in memory at the same time.
-pub(crate) const DETAILS: usize = 10_000;
+/// The most records in one answer.
+const DETAILS: usize = 10_000;
+
+/// The most memory of the records in one answer. All of them are in memory at the same time, here and in the host.
+const DETAILS_SIZE: usize = 8 << 20;
+
+/// The memory of a pair of metadata, besides its text.
+const PAIR: usize = 64;
+
+/// The result of reading one record. The record is `None` if its entry cannot be read.
+type Detail = (OrgId, ClientId, Option<Record>);
 
 /// How many records are read or moved at the same time.
 pub(super) const CONCURRENT: usize = 32;
 
 /// A page of the inventory.
 pub(crate) struct Page {
-    /// The first tokens, with their records. A record is `None` if its entry cannot be read.
-    pub(crate) detailed: Vec<(OrgId, ClientId, Option<Record>)>,
+    /// The first tokens, with their records.
+    pub(crate) detailed: Vec<Detail>,
     /// The client ids of the remaining tokens.
     pub(crate) others: Vec<ClientId>,
 }
@@ -59,6 +68,8 @@ impl Store {
 
     /// Writes the inventory record of a token.
     pub(crate) async fn put_record(&self, org: &OrgId, client: &ClientId, record: &Record) -> Result<(), Error> {
+        // Added first: if the host drops this future, the record may be stored.
+        self.record_orgs.add(org);
         Ok(self.storage.put_json(&record_key(org, client), record).await?)
     }
 
@@ -103,17 +114,17 @@ impl Store {
     /// Returns the records with this client id in all orgs. There is at most one record, unless Astra uses a client id
     /// twice.
     pub(crate) async fn records_named(&self, client: &ClientId) -> Result<Vec<(OrgId, Record)>, Error> {
-        let page = self.orgs_with_tokens().await?.into_iter().map(|org| (client.clone(), org)).collect();
+        let page = self.orgs_to_search().await?.into_iter().map(|org| (client.clone(), org)).collect();
         let records = self.read_records(page).await?;
         Ok(records.into_iter().filter_map(|(org, _, record)| Some((org, record?))).collect())
     }
 
     /// Returns a page of the inventory, sorted by client id: up to `limit` tokens (0 means all) that come after
-    /// `after`. Reads the records of the first [`DETAILS`] tokens only.
+    /// `after`. Reads the records of the first tokens only, as many as one answer can have.
     pub(crate) async fn inventory(&self, org: Option<&OrgId>, after: &str, limit: usize) -> Result<Page, Error> {
         let orgs = match org {
             Some(org) => vec![org.clone()],
-            None => self.orgs_with_tokens().await?,
+            None => self.orgs_to_search().await?,
         };
         let mut page = Vec::new();
         for org in orgs {
@@ -124,8 +135,26 @@ impl Store {
         if limit > 0 {
             page.truncate(limit);
         }
-        let others = page.split_off(page.len().min(DETAILS)).into_iter().map(|(client, _)| client).collect();
-        Ok(Page { detailed: self.read_records(page).await?, others })
+        let (detailed, read) = self.read_details(&page).await?;
+        Ok(Page { detailed, others: page.into_iter().skip(read).map(|(client, _)| client).collect() })
+    }
+
+    /// Reads the records of the first tokens of a page, as many as one answer can have. Also returns how many tokens these
+    /// are, with those that were deleted since they were listed.
+    async fn read_details(&self, page: &[(ClientId, OrgId)]) -> Result<(Vec<Detail>, usize), Error> {
+        let (mut detailed, mut size, mut read) = (Vec::new(), 0, 0);
+        let mut details = self.details(page.iter().take(DETAILS).cloned());
+        while let Some(detail) = details.try_next().await? {
+            if let Some((detail, more)) = detail {
+                size += more;
+                if size > DETAILS_SIZE && !detailed.is_empty() {
+                    break;
+                }
+                detailed.push(detail);
+            }
+            read += 1;
+        }
+        Ok((detailed, read))
     }
 
     /// Waits for the cursor of the sweep, and locks it.
@@ -133,34 +162,41 @@ impl Store {
         self.cursor.lock().await
     }
 
-    /// Reads records. Skips tokens that were deleted since they were listed. A record is `None` if its entry cannot be
-    /// read.
-    async fn read_records(
-        &self,
-        page: Vec<(ClientId, OrgId)>,
-    ) -> Result<Vec<(OrgId, ClientId, Option<Record>)>, Error> {
-        let read = |(client, org): (ClientId, OrgId)| async move {
-            let (record, reason) = readable(self.record(&org, &client).await)?;
-            reason.iter().for_each(log_skipped);
-            Ok::<_, Error>((record.is_some() || reason.is_some()).then_some((org, client, record)))
-        };
-        let records: Vec<Option<_>> = stream::iter(page).map(read).buffered(CONCURRENT).try_collect().await?;
-        Ok(records.into_iter().flatten().collect())
+    /// Reads records. Skips tokens that were deleted since they were listed.
+    async fn read_records(&self, page: Vec<(ClientId, OrgId)>) -> Result<Vec<Detail>, Error> {
+        let details: Vec<Option<(Detail, usize)>> = self.details(page).try_collect().await?;
+        Ok(details.into_iter().flatten().map(|(detail, _)| detail).collect())
     }
 
-    /// Returns a page of the records of an org that come after `after`, without entries that cannot be read. Also returns
-    /// the next `after`, if more records may follow.
-    pub(crate) async fn records_of(
+    /// Reads records, each with its size in memory. A token that was deleted since it was listed is `None`.
+    fn details(
+        &self,
+        page: impl IntoIterator<Item = (ClientId, OrgId), IntoIter: Send> + Send,
+    ) -> impl Stream<Item = Result<Option<(Detail, usize)>, Error>> + Send + Unpin {
+        let read = move |(client, org): (ClientId, OrgId)| async move {
+            let (record, reason) = readable(self.record(&org, &client).await)?;
+            reason.iter().for_each(log_skipped);
+            let size = record.as_ref().map_or(0, size_of);
+            Ok((record.is_some() || reason.is_some()).then_some(((org, client, record), size)))
+        };
+        Box::pin(stream::iter(page).map(read).buffered(CONCURRENT))
+    }
+
+    /// Returns the records of an org that come after `after`, page by page, without entries that cannot be read.
+    pub(crate) fn records_of(
         &self,
         org: &OrgId,
         after: &str,
-    ) -> Result<(Vec<(ClientId, Record)>, Option<String>), Error> {
-        let clients = self.storage.list_page(&records_folder(org), after, PAGE).await?;
-        // A host without paging returns all entries, in any order.
-        let next = if clients.len() == PAGE { clients.last().cloned() } else { None };
-        let page = clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())).collect();
-        let records = self.read_records(page).await?;
-        Ok((records.into_iter().filter_map(|(_, client, record)| Some((client, record?))).collect(), next))
+    ) -> impl Stream<Item = Result<Vec<(ClientId, Record)>, Error>> + Send + Unpin {
+        let org = org.clone();
+        let pages = self.storage.pages(records_folder(&org), after, PAGE).map_err(Error::from);
+        Box::pin(pages.and_then(move |clients| {
+            let page = clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())).collect();
+            async move {
+                let records = self.read_records(page).await?;
+                Ok(records.into_iter().filter_map(|(_, client, record)| Some((client, record?))).collect())
+            }
+        }))
     }
 
     /// Whether the org has live tokens.
@@ -205,8 +241,25 @@ impl Store {
 
     /// Returns the orgs that have records.
     pub(crate) async fn orgs_with_tokens(&self) -> Result<Vec<OrgId>, Error> {
+        let reading = self.record_orgs.read();
         let folders = self.storage.list(RECORDS).await?;
         let orgs = folders.iter().filter_map(|folder| folder.strip_suffix('/'));
-        Ok(orgs.map(|org| OrgId::stored(from_segment(org))).collect())
+        let orgs: Vec<OrgId> = orgs.map(|org| OrgId::stored(from_segment(org))).collect();
+        self.record_orgs.complete(reading, &orgs);
+        Ok(orgs)
     }
+
+    /// Returns the orgs that have records, and some orgs that had records. Lists the orgs only once, because the host walks
+    /// over all records for this list.
+    async fn orgs_to_search(&self) -> Result<Vec<OrgId>, Error> {
+        match self.record_orgs.known() {
+            Some(orgs) if self.caching().await => Ok(orgs),
+            _ => self.orgs_with_tokens().await,
+        }
+    }
+}
+
+/// Returns about the memory of a record.
+fn size_of(record: &Record) -> usize {
+    record.metadata.iter().map(|(key, value)| key.len() + value.len() + PAIR).sum()
 }

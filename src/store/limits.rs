@@ -152,15 +152,13 @@ impl Store {
 
     /// Counts the tokens of a role that have a record.
     async fn count_existing(&self, key: &RoleKey) -> Result<(), Error> {
-        let mut after = Some(String::new());
-        while let Some(start) = after {
-            let (page, next) = self.records_of(&key.0, &start).await?;
+        let mut pages = self.records_of(&key.0, "");
+        while let Some(page) = pages.try_next().await? {
             let clients =
                 page.into_iter().filter(|(_, record)| record.role_name == key.1).map(|(client, _)| Ok(client));
             stream::iter(clients)
                 .try_for_each_concurrent(CONCURRENT, |client| self.count_unverified(key, client))
                 .await?;
-            after = next;
         }
         Ok(())
     }

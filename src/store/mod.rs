@@ -27,6 +27,7 @@ mod keys;
 mod limits;
 mod orgs;
 mod owner;
+mod record_orgs;
 mod roster;
 mod tokens;
 
@@ -34,7 +35,7 @@ pub(crate) use self::base::{Store, log_skipped};
 pub(crate) use self::caller_mode::CallerMode;
 pub(crate) use self::client_index::Cursor;
 pub(crate) use self::entries::{Config, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token};
-pub(crate) use self::index::{DETAILS, Lookup};
+pub(crate) use self::index::Lookup;
 pub(crate) use self::keys::{config_key, named_token_id, record_key, role_key};
 pub(crate) use self::roster::{Place, Reserved};
 #[cfg(any(test, fuzzing))]

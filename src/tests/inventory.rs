@@ -1,5 +1,7 @@
 //! Lists of many tokens, and the number of calls of reads and mints.
 
+use std::collections::BTreeSet;
+
 use vault_plugin_sdk::logical::Entry;
 use vault_plugin_sdk::testing::HostFault;
 
@@ -88,4 +90,105 @@ async fn an_empty_list_with_warnings_names_no_keys() {
         let listed = some(world.ask(Operation::List, path, json!({"zeal": 1})).await);
         assert_eq!(Value::Object(listed.data.unwrap()), json!({"keys": []}), "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_list_of_large_records_shows_details_of_8_mib_only() {
+    let large = json!({"token_id": "x", "role_name": "r_w_user", "metadata": {"note": "x".repeat(64 << 10)}});
+    let small = json!({"token_id": "x", "role_name": "r_w_user", "metadata": {"note": "x"}});
+    let record = |n: usize| if n < 1_000 { &large } else { &small };
+    let entries = (0..2_000).map(|n| Entry::json(format!("client/{ORG}/ID{n:06}"), record(n)).unwrap());
+    let storage = Arc::new(MemoryStorage::holding(entries));
+    let world = World::with(storage, Arc::new(Astra::start(ORG).await));
+    world.stored("client-index", json!({"version": 1})).await;
+    let list = async |data: Value| some(world.ask(Operation::List, "org/tokens/", data).await);
+
+    let before = world.storage.calls();
+    let listed = list(Value::Null).await;
+    let calls = world.storage.calls() - before;
+    assert!(calls < 200, "{calls} calls");
+    let shown = listed.data.unwrap();
+    assert_eq!(shown["keys"].as_array().unwrap().len(), 2_000);
+    let details = shown["key_info"].as_object().unwrap().len();
+    assert!((120..=128).contains(&details), "{details}");
+    let warning = format!("only the first {details} tokens; for the next tokens, list with after=ID{:06}", details - 1);
+    assert!(listed.warnings[0].contains(&warning), "{:?}", listed.warnings);
+
+    // The warnings lead to the details of all tokens.
+    let (mut seen, mut after) = (BTreeSet::new(), String::new());
+    loop {
+        let listed = list(json!({"after": after, "limit": 300})).await;
+        let Some(info) = listed.data.as_ref().and_then(|data| data.get("key_info")?.as_object()) else { break };
+        seen.extend(info.keys().cloned());
+        after.clone_from(info.keys().last().unwrap());
+    }
+    assert_eq!(seen.len(), 2_000);
+}
+
+/// Many entries below one folder, on a server without pages.
+fn without_pages(entries: impl IntoIterator<Item = (String, Value)>) -> Arc<MemoryStorage> {
+    let entries = entries.into_iter().map(|(key, value)| Entry::json(key, &value).unwrap());
+    let storage = MemoryStorage::holding(entries);
+    storage.set_paged(false);
+    Arc::new(storage)
+}
+
+#[tokio::test]
+async fn without_pages_the_build_of_the_inventory_lists_the_tokens_once() {
+    let tokens = (0..20_000).map(|n| {
+        let id = format!("OLD{n:05}");
+        (format!("token/{id}"), json!({"clientId": id, "orgId": ORG, "roleName": "r_w_user", "token": "AstraCS:x:y"}))
+    });
+    let config = (format!("config/{ORG}"), json!({"astra_token": ROOT, "org_id": ORG}));
+    let storage = without_pages(tokens.chain([config]));
+    let world = World::with(storage, Arc::new(Astra::start(ORG).await));
+    world.initialize().await;
+    assert_eq!(world.keys("client/").len(), 20_000);
+    assert!(world.storage.lists() <= 2, "{} lists", world.storage.lists());
+}
+
+#[tokio::test]
+async fn without_pages_a_count_and_a_sweep_list_the_records_once() {
+    let record = json!({"token_id": "x", "role_name": "r_w_user", "expires_at": "2999-01-01T00:00:00Z"});
+    let records = (0..2_000).map(|n| (format!("client/{ORG}/ID{n:06}"), record.clone()));
+    let storage = without_pages(records.chain([("client-index".to_owned(), json!({"version": 1}))]));
+    let world = World::with(storage, Arc::new(Astra::start(ORG).await));
+    world.write_config("standard").await;
+    world.write_role(json!({})).await;
+    let before = world.storage.lists();
+    world.write_role(json!({"max_tokens": 5000})).await;
+    assert_eq!(world.keys("live/").len(), 2_000);
+    let counted = world.storage.lists() - before;
+    ok(world.ask(Operation::Rollback, "", Value::Null).await);
+    let swept = world.storage.lists() - before - counted;
+    // The sweep lists the write-ahead log, the organizations and the records. Two passes can be in the first tick.
+    assert!(counted <= 1 && swept <= 5, "{counted} lists of the count, {swept} of the sweep");
+}
+
+#[tokio::test]
+async fn a_page_over_all_orgs_lists_only_folders_of_orgs() {
+    let record = json!({"token_id": "x", "role_name": "r_w_user"});
+    let records = (0..20).map(|n| (format!("client/org{}/ID{n:06}", n % 5), record.clone()));
+    let entries = records.map(|(key, value)| Entry::json(key, &value).unwrap());
+    let world = World::with(Arc::new(MemoryStorage::holding(entries)), Arc::new(Astra::start(ORG).await));
+    world.initialize().await;
+    let page = async || {
+        let before = world.storage.lists();
+        let listed = world.list("org/tokens/", json!({"limit": 100})).await;
+        (listed["keys"].as_array().unwrap().len(), world.storage.lists() - before)
+    };
+    assert_eq!(page().await.0, 20);
+    assert_eq!(page().await, (20, 5));
+    // Another node stores a token of another org.
+    world.stored("client/org5/ID000099", record.clone()).await;
+    world.backend.invalidate("client/org5/ID000099");
+    assert_eq!(page().await, (21, 6));
+    // This node mints a token.
+    world.write_config("standard").await;
+    world.write_role(json!({})).await;
+    world.mint("org1").await;
+    assert_eq!(page().await, (22, 7));
+    world.stored("client/org6/ID000100", record.clone()).await;
+    world.backend.invalidate("");
+    assert_eq!(page().await.0, 23);
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -87,12 +88,12 @@ async fn check_records(
     }
     let first = cursor.last.as_ref().map(|(org, _)| org.clone());
     for org in orgs.into_iter().filter(|org| first.as_ref().is_none_or(|first| org >= first)) {
-        let mut after = match &cursor.last {
-            Some((last, client)) if *last == org => Some(segment(client.as_str()).into_owned()),
-            _ => Some(String::new()),
+        let after = match &cursor.last {
+            Some((last, client)) if *last == org => segment(client.as_str()).into_owned(),
+            _ => String::new(),
         };
-        while let Some(last) = after {
-            let (page, next) = engine.store.records_of(&org, &last).await?;
+        let mut pages = engine.store.records_of(&org, &after);
+        while let Some(page) = pages.try_next().await? {
             for (client, record) in page {
                 if let Err(error) = in_tick(delete_if_unleased(engine, &org, &client, &record)).await {
                     engine.backoff.note(&org, Some(&error));
@@ -103,7 +104,6 @@ async fn check_records(
                     return Ok(false);
                 }
             }
-            after = next;
         }
     }
     Ok(true)

@@ -1,6 +1,9 @@
 //! The mount's part of the host's storage.
 
+use std::collections::VecDeque;
+
 use async_trait::async_trait;
+use futures_util::stream::{self, Stream};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// One stored value. It has no `Debug`, because the value may be a secret.
@@ -102,6 +105,13 @@ pub trait Storage: Send + Sync + 'static {
         Ok(children)
     }
 
+    /// Returns up to `limit` (0 = all) immediate children that sort after `after`, like [`Storage::list_page`], and whether
+    /// more children can follow. If the host has no pages, returns all children that follow, because the host lists all
+    /// of them for each page. [`StorageExt::pages`] makes pages of both.
+    async fn list_from(&self, prefix: &str, after: &str, _limit: usize) -> Result<(Vec<String>, bool), StorageError> {
+        Ok((self.list_page(prefix, after, 0).await?, false))
+    }
+
     /// Starts a transaction, or returns `None` if the host has no transactions.
     async fn begin(&self) -> Result<Option<Box<dyn Transaction>>, StorageError> {
         Ok(None)
@@ -133,6 +143,33 @@ pub trait StorageExt: Storage {
     async fn put_json<T: Serialize + Sync>(&self, key: &str, value: &T) -> Result<(), StorageError> {
         self.put(Entry::json(key, value)?).await
     }
+
+    /// Returns the immediate children that sort after `after`, in byte order, as pages of `size` children. If the host has
+    /// no pages, lists the children only once. A child that is added or deleted meanwhile may be missing or left.
+    fn pages(
+        &self,
+        prefix: impl Into<String>,
+        after: impl Into<String>,
+        size: usize,
+    ) -> impl Stream<Item = Result<Vec<String>, StorageError>> + Send {
+        // The first child can be empty. A page with only this child would not say where the next page starts.
+        let (prefix, size) = (prefix.into(), size.max(2));
+        let start = (Some(after.into()), VecDeque::new());
+        stream::try_unfold(start, move |(mut after, mut rest)| {
+            let prefix = prefix.clone();
+            async move {
+                if rest.is_empty()
+                    && let Some(last) = after.take()
+                {
+                    let (children, more) = self.list_from(&prefix, &last, size).await?;
+                    after = children.last().filter(|_| more).cloned();
+                    rest = VecDeque::from(children);
+                }
+                let page: Vec<String> = rest.drain(..size.min(rest.len())).collect();
+                Ok((!page.is_empty()).then_some((page, (after, rest))))
+            }
+        })
+    }
 }
 
 impl<S: Storage + ?Sized> StorageExt for S {}
@@ -144,7 +181,10 @@ fn reason(error: &serde_json::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::TryStreamExt as _;
+
     use super::*;
+    use crate::testing::{HostFault, MemoryStorage};
 
     #[test]
     fn an_entry_that_cannot_be_read_is_named_but_not_shown() {
@@ -183,6 +223,26 @@ mod tests {
         assert_eq!(page("a", 2).await, ["a/", "b"]);
         assert_eq!(page("c", 2).await, [""; 0]);
         assert!(Plain.begin().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn without_paging_all_pages_come_from_one_list() {
+        for (is_paged, size, lists) in [(true, 2, 4), (true, 100, 1), (false, 2, 1), (false, 100, 1)] {
+            let storage = MemoryStorage::default();
+            storage.set_paged(is_paged);
+            for child in ["a", "b/x", "c", "d", "e", "f"] {
+                storage.put(Entry::new(format!("p/{child}"), "")).await.unwrap();
+            }
+            let pages: Vec<Vec<String>> = storage.pages("p/", "", size).try_collect().await.unwrap();
+            assert!(pages.iter().all(|page| page.len() <= size), "{pages:?}");
+            assert_eq!(pages.concat(), ["a", "b/", "c", "d", "e", "f"]);
+            assert_eq!(storage.lists(), lists, "paged: {is_paged}, size: {size}");
+            let pages: Vec<Vec<String>> = storage.pages("p/", "c", size).try_collect().await.unwrap();
+            assert_eq!(pages.concat(), ["d", "e", "f"]);
+        }
+        let storage = MemoryStorage::default();
+        storage.inject(HostFault::At(1));
+        assert!(storage.pages("", "", 2).try_collect::<Vec<_>>().await.is_err());
     }
 
     #[test]

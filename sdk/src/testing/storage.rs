@@ -1,7 +1,7 @@
 //! Storage in memory.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -16,6 +16,8 @@ pub struct MemoryStorage {
     entries: Mutex<BTreeMap<String, Entry>>,
     gate: Gate,
     read_only: AtomicBool,
+    unpaged: AtomicBool,
+    lists: AtomicUsize,
 }
 
 impl MemoryStorage {
@@ -43,6 +45,16 @@ impl MemoryStorage {
     /// Makes all writes fail, as on a standby.
     pub fn set_read_only(&self, read_only: bool) {
         self.read_only.store(read_only, Ordering::SeqCst);
+    }
+
+    /// Whether the storage lists by pages, as OpenBao does, or only whole folders, as Vault does. By default, it has pages.
+    pub fn set_paged(&self, paged: bool) {
+        self.unpaged.store(!paged, Ordering::SeqCst);
+    }
+
+    /// Returns the number of calls so far that list.
+    pub fn lists(&self) -> usize {
+        self.lists.load(Ordering::SeqCst)
     }
 
     /// Returns the number of calls so far.
@@ -100,7 +112,15 @@ impl Storage for MemoryStorage {
         self.list_page(prefix, "", 0).await
     }
 
+    async fn list_from(&self, prefix: &str, after: &str, limit: usize) -> Result<(Vec<String>, bool), StorageError> {
+        let limit = if self.unpaged.load(Ordering::SeqCst) { 0 } else { limit };
+        let page = self.list_page(prefix, after, limit).await?;
+        let is_full = limit > 0 && page.len() == limit;
+        Ok((page, is_full))
+    }
+
     async fn list_page(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, StorageError> {
+        self.lists.fetch_add(1, Ordering::SeqCst);
         let page = || {
             let entries = self.lock();
             let mut children: Vec<String> = entries

@@ -94,6 +94,14 @@ impl Storage for RemoteStorage {
     }
 
     async fn list_page(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, StorageError> {
+        let (mut keys, _) = self.list_from(prefix, after, limit).await?;
+        if limit > 0 {
+            keys.truncate(limit);
+        }
+        Ok(keys)
+    }
+
+    async fn list_from(&self, prefix: &str, after: &str, limit: usize) -> Result<(Vec<String>, bool), StorageError> {
         if self.host.paged.load(Ordering::Relaxed) {
             let args = pb::StorageListPageArgs {
                 prefix: prefix.into(),
@@ -102,12 +110,16 @@ impl Storage for RemoteStorage {
                 txn: self.txn.clone(),
             };
             match call(self.client().list_page(args)).await {
-                Ok(reply) => return check(&reply.err).map(|()| reply.keys),
+                Ok(reply) => {
+                    check(&reply.err)?;
+                    let is_full = limit > 0 && reply.keys.len() >= limit;
+                    return Ok((reply.keys, is_full));
+                }
                 Err(status) if status.code() != Code::Unimplemented => return Err(failed(status)),
                 Err(_) => self.host.paged.store(false, Ordering::Relaxed),
             }
         }
-        Ok(page(self.list_whole(prefix).await?, after, limit))
+        Ok((page(self.list_whole(prefix).await?, after, 0), false))
     }
 
     async fn begin(&self) -> Result<Option<Box<dyn Transaction>>, StorageError> {
