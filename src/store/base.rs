@@ -30,6 +30,8 @@ pub(crate) struct Store {
     /// The entry `client-index`, once it is known to exist.
     pub(super) inventory: Inventory,
     pub(super) record_orgs: RecordOrgs,
+    /// Set once this process has looked for tokens without a record.
+    pub(super) records_written: OnceCell<()>,
     pub(super) cursor: tokio::sync::Mutex<Cursor>,
 }
 
@@ -48,6 +50,7 @@ impl Store {
             caching: OnceCell::new(),
             inventory: Inventory::default(),
             record_orgs: RecordOrgs::default(),
+            records_written: OnceCell::new(),
             cursor: tokio::sync::Mutex::default(),
         }
     }

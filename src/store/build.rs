@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
 
-use futures_util::stream::{self, TryStreamExt as _};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use vault_plugin_sdk::logical::StorageExt as _;
 
 use super::base::Store;
@@ -50,20 +51,40 @@ enum Outcome {
     Deleted,
 }
 
+impl Built {
+    fn add(&mut self, id: String, outcome: Outcome) {
+        match outcome {
+            Outcome::Recorded(_) => self.tokens += 1,
+            Outcome::Stray(org) => {
+                self.tokens += 1;
+                self.strays.insert(org);
+            }
+            Outcome::Junk => self.junk += 1,
+            Outcome::LeftOut => {
+                self.left_out += 1;
+                if self.named.len() < LEFT_OUT_NAMED {
+                    self.named.push(id);
+                }
+            }
+            Outcome::Deleted => {}
+        }
+    }
+}
+
 impl Store {
     /// Writes the records that are missing.
     pub(crate) async fn write_records(&self) -> Result<Built, Error> {
-        let (mut built, mut owners) = (Built::default(), self.owners().await?);
+        let (mut built, owners) = (Built::default(), Mutex::new(self.owners().await?));
         let mut pages = pin!(self.storage.pages(TOKENS, "", PAGE));
         while let Some(page) = pages.try_next().await? {
-            for child in page {
-                if child.ends_with('/') {
-                    for name in self.names_in(&format!("{TOKENS}{child}")).await? {
-                        self.build(&format!("{child}{name}"), &mut owners, &mut built).await?;
-                    }
-                } else if !child.is_empty() {
-                    self.build(&child, &mut owners, &mut built).await?;
-                }
+            let ids = self.ids_in(page).await?;
+            let outcomes = stream::iter(ids).map(|id| async {
+                let outcome = self.record_token(&id, &owners).await?;
+                Ok::<_, Error>((id, outcome))
+            });
+            let mut outcomes = outcomes.buffered(CONCURRENT);
+            while let Some((id, outcome)) = outcomes.try_next().await? {
+                built.add(id, outcome);
             }
         }
         Ok(built)
@@ -74,37 +95,43 @@ impl Store {
         let index = ClientIndex { version: 1, left_out: built.named };
         self.storage.put_json(CLIENT_INDEX, &index).await?;
         self.inventory.keep(index);
+        let _ = self.records_written.set(());
         Ok(())
     }
 
-    async fn build(&self, id: &str, owners: &mut Owners, built: &mut Built) -> Result<(), Error> {
-        match self.record_token(id, owners).await? {
-            Outcome::Recorded(_) => built.tokens += 1,
-            Outcome::Stray(org) => {
-                built.tokens += 1;
-                built.strays.insert(org);
-            }
-            Outcome::Junk => built.junk += 1,
-            Outcome::LeftOut => {
-                built.left_out += 1;
-                if built.named.len() < LEFT_OUT_NAMED {
-                    built.named.push(id.to_owned());
-                }
-            }
-            Outcome::Deleted => {}
+    /// Writes the records of tokens that the Go plugin minted during a downgrade, after the inventory was complete. Reads
+    /// all tokens, but only once in a process.
+    pub(crate) async fn write_records_after_downgrade(&self) -> Result<(), Error> {
+        if !self.inventory_is_complete().await? {
+            return Ok(());
         }
-        Ok(())
+        let write = || async { self.write_records().await.map(drop) };
+        self.records_written.get_or_try_init(write).await.copied()
+    }
+
+    /// Returns the ids of the tokens on a page of keys. The id of an old token can have slashes.
+    async fn ids_in(&self, page: Vec<String>) -> Result<Vec<String>, Error> {
+        let mut ids = Vec::with_capacity(page.len());
+        for child in page {
+            if child.ends_with('/') {
+                let names = self.names_in(&format!("{TOKENS}{child}")).await?;
+                ids.extend(names.into_iter().map(|name| format!("{child}{name}")));
+            } else if !child.is_empty() {
+                ids.push(child);
+            }
+        }
+        Ok(ids)
     }
 
     /// Writes the record of a token if the record is missing. Returns the org of the token.
     pub(crate) async fn index_token(&self, id: &str) -> Result<Option<OrgId>, Error> {
-        match self.record_token(id, &mut self.owners().await?).await? {
+        match self.record_token(id, &Mutex::new(self.owners().await?)).await? {
             Outcome::Recorded(org) | Outcome::Stray(org) => Ok(Some(org)),
             Outcome::Junk | Outcome::LeftOut | Outcome::Deleted => Ok(None),
         }
     }
 
-    async fn record_token(&self, id: &str, owners: &mut Owners) -> Result<Outcome, Error> {
+    async fn record_token(&self, id: &str, owners: &Mutex<Owners>) -> Result<Outcome, Error> {
         // An entry that cannot be parsed is skipped: it must not keep the other tokens out of the inventory.
         let Some(entry) = self.storage.get(&token_key(id)).await? else { return Ok(Outcome::Deleted) };
         let Ok(token) = entry.decode::<Token>() else {
@@ -114,30 +141,33 @@ impl Store {
         if !token.is_live() {
             return Ok(Outcome::Junk);
         }
-        let owner = owners.of(id, &token);
+        let owner = owners.lock().unwrap_or_else(PoisonError::into_inner).of(id, &token);
         let org = owner.clone().unwrap_or_else(|| token.org_id.clone());
         if org.as_str().is_empty() || !fits_key(org.as_str()) || !fits_key(token.client_id.as_str()) {
             tracing::warn!(token_id = id, "left a token out of the inventory: it cannot have a record");
             return Ok(Outcome::LeftOut);
         }
         let outcome = if owner.is_some() { Outcome::Recorded(org.clone()) } else { Outcome::Stray(org.clone()) };
-        self.record_missing(&org, &token.client_id, &Record::of(id, &token)).await?;
+        if self.record_missing(&org, &token.client_id, &Record::of(id, &token)).await? {
+            self.count_found(&org, &token).await?;
+        }
         Ok(outcome)
     }
 
-    /// Writes this record of a token, unless the token already has a record in the org.
-    async fn record_missing(&self, org: &OrgId, client: &ClientId, record: &Record) -> Result<(), Error> {
+    /// Writes this record of a token, unless the token already has a record in the org. Returns whether it was written.
+    async fn record_missing(&self, org: &OrgId, client: &ClientId, record: &Record) -> Result<bool, Error> {
         // A record that cannot be read is written again.
         if readable(self.record(org, client).await)?.0.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         self.put_record(org, client, record).await?;
         // Deleting a token removes its entry first, then its record. If the entry is gone now, the record may have been
         // written after that removal, so the record is removed again.
         if !self.may_store(&record.token_id, client).await? {
             self.delete_record(org, client).await?;
+            return Ok(false);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Moves all records from `stray`, Astra's id of an organization, to `org`, the `org_id` of the config of that

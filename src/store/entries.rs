@@ -256,6 +256,10 @@ pub(crate) struct Record {
     /// One hour after the latest end of the lease (RFC 3339): the expiry in Astra, if Astra is told an expiry. Empty if it
     /// is not known.
     pub(crate) expires_at: String,
+    /// The latest end of the lease (RFC 3339), if a renewal has moved it, and the expiry in Astra cannot be moved. Otherwise
+    /// empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) lease_end: String,
     /// Whether the token expires in Astra at `expires_at`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) expires_in_astra: bool,

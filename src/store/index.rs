@@ -1,7 +1,8 @@
 //! The inventory: one record for each token, found by its client id.
 //!
 //! Tokens that the Go plugin minted have no record. [`Store::write_records`] writes theirs once, beside normal work. A
-//! token that the Go plugin minted later, during a downgrade, gets its record when its lease is renewed.
+//! token that the Go plugin minted later, during a downgrade, gets its record when its lease is renewed, or when the deletion
+//! of a config looks for such tokens.
 //!
 //! A caller asks whether the inventory is complete before it looks for a token, or it looks again afterwards. Otherwise
 //! the inventory could be completed between the two steps, and a live token would seem to be missing.

@@ -196,6 +196,39 @@ async fn without_an_expiry_in_astra_a_renewal_extends_the_record() {
 }
 
 #[tokio::test]
+async fn the_inventory_shows_the_end_of_a_lease_after_the_max_ttl_was_raised() {
+    for token_expiry in [true, false] {
+        let world = World::with_role("standard").await;
+        world.system.set_max_lease_ttl(Duration::from_secs(10_000_000));
+        ok(world.write("config", json!({"org_id": ORG, "token_expiry": token_expiry})).await);
+        let minted = world.mint("org1").await;
+        let secret = seconds_ago(lease(&minted), 0);
+        let issued = secret.issue_time.unwrap();
+        let id = text(&minted, "clientId");
+        let shown = async || {
+            let listed = world.list("org/tokens/", json!({})).await;
+            let end: Timestamp = listed["key_info"][&id]["lease_end"].as_str().unwrap().parse().unwrap();
+            end.duration_since(issued).as_secs()
+        };
+        assert!((35_998..=36_002).contains(&shown().await));
+        let writes = world.storage.writes();
+        renewed(&world, &secret).await;
+        renewed(&world, &secret).await;
+        assert!(world.storage.writes() - writes <= 1, "a renewal writes although the end is the same");
+        // The expiry in Astra is an hour after the max TTL at the mint. No lease can last longer.
+        let after_raise = if token_expiry { 39_600 } else { 72_000 };
+        for (max_ttl, expected) in [(38_000, 38_000), (72_000, after_raise)] {
+            world.write_role(json!({"ttl": 3600, "max_ttl": max_ttl})).await;
+            let granted = renewed(&world, &secret.clone().increment(Duration::from_secs(1_000_000))).await;
+            let end = i64::try_from(granted.ttl.as_secs()).unwrap();
+            for end in [end, shown().await] {
+                assert!((expected - 2..=expected + 2).contains(&end), "{end} s with max_ttl={max_ttl}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_json_404_of_a_gateway_does_not_count_as_astras() {
     // Answers of API gateways without a matching route.
     for body in [json!({"message": "no Route matched with those values"}), json!({"error": "Not Found"}), json!({})] {

@@ -331,6 +331,27 @@ async fn a_token_minted_during_a_downgrade_gets_its_record_when_its_lease_is_ren
     assert_eq!((world.astra.live(), world.keys("client/").len()), (0, 0));
 }
 
+#[tokio::test]
+async fn a_config_with_tokens_minted_during_a_downgrade_is_not_deleted() {
+    for fixtures in [&STANDARD, &SIDECAR] {
+        let (world, tokens) = World::old(fixtures).await;
+        world.stored("client-index", json!({"version": 1})).await;
+        world.stored(&format!("config/{OTHER_ORG}"), json!({"astra_token": ROOT, "org_id": OTHER_ORG})).await;
+        world.initialize().await;
+        assert!(world.keys("client/").is_empty());
+        let delete = async |org: &str| world.ask(Operation::Delete, "config", json!({"org_id": org})).await;
+        let text = refused(delete(ORG).await);
+        assert!(text.contains("live tokens"), "{text}");
+        assert_eq!(world.keys("client/").len(), tokens.len());
+        ok(delete(OTHER_ORG).await);
+        for old in &tokens {
+            ok(world.revoke(&old.lease).await);
+        }
+        ok(delete(ORG).await);
+        assert!(world.keys("config/").is_empty());
+    }
+}
+
 /// The Go plugin does not know records, so a revocation by the Go plugin leaves the record.
 #[tokio::test]
 async fn the_record_of_a_token_revoked_during_a_downgrade_is_removed() {

@@ -110,6 +110,9 @@ pub(crate) fn token_data(token: &Token, minted_by: MintedBy) -> Map {
 
 /// Returns the latest time at which the lease of a token can expire, if that time is known.
 pub(crate) fn lease_end(record: &Record) -> Option<Timestamp> {
+    if let Ok(end) = record.lease_end.parse() {
+        return Some(end);
+    }
     let expiry: Timestamp = record.expires_at.parse().ok()?;
     expiry.checked_sub(jiff::SignedDuration::try_from(EXPIRY_MARGIN).ok()?).ok()
 }

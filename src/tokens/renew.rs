@@ -8,7 +8,7 @@ use vault_plugin_sdk::framework::LeaseCall;
 use vault_plugin_sdk::logical::{self, Response, Secret};
 
 use super::find::{self, Target};
-use super::lease::{LeaseData, token_data};
+use super::lease::{LeaseData, lease_end, token_data};
 use super::request::MintedBy;
 use super::time::{EXPIRY_MARGIN, capped, later, rfc3339, until, whole};
 use crate::engine::Engine;
@@ -21,6 +21,9 @@ const SHORTEST: Duration = Duration::from_secs(1);
 
 /// The host's clock can reach the next second between the plugin's answer and the host's check of it.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How much later than recorded a lease of a token with an expiry in Astra can end before its record changes.
+const SLACK: Duration = Duration::from_secs(60);
 
 /// What a renewal grants.
 #[derive(Debug)]
@@ -86,8 +89,10 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
 
     let wanted = if secret.increment.is_zero() { ttl } else { secret.increment };
     let extension = Extension::new(issued, now, end, wanted);
-    if expiry.is_none() {
-        extend_record(engine, &target, &token, end).await?;
+    // At the mint, the lease begins some seconds after the expiry was computed. A later end has another reason: the max TTL
+    // was raised.
+    if expiry.is_none_or(|expiry| later(end, EXPIRY_MARGIN) > later(expiry, SLACK)) {
+        extend_record(engine, &target, &token, end, expiry).await?;
     }
 
     // Renewals of the Go plugin lost the stored response. The stored token has the same data.
@@ -141,28 +146,42 @@ async fn role_ttls(
     Ok((or(lease.ttl_seconds, secret.ttl).min(max_ttl), max_ttl))
 }
 
-/// If the token does not expire in Astra and its lease can now last longer, stores the later end in the record.
-async fn extend_record(engine: &Engine, target: &Target, token: &Token, end: Timestamp) -> Result<(), Error> {
+/// If the lease of a token can now last longer, stores the later end in the record.
+async fn extend_record(
+    engine: &Engine,
+    target: &Target,
+    token: &Token,
+    end: Timestamp,
+    expiry: Option<Timestamp>,
+) -> Result<(), Error> {
     let Target { org_id, client_id, token_id, .. } = target;
     let Some(record) = engine.store.record(org_id, client_id).await? else {
         // During a downgrade, the Go plugin minted this token after the inventory was built.
         let Some(org) = engine.store.index_token(token_id).await? else { return Ok(()) };
         return engine.store.count_found(&org, token).await;
     };
-    let last = later(end, EXPIRY_MARGIN);
-    let is_to_move = |record: &Record| record.expires_at.parse::<Timestamp>().is_ok_and(|recorded| recorded < last);
-    if !is_to_move(&record) {
+    if extended(record, end, expiry).is_none() {
         return Ok(());
     }
     // If another task deletes the token, the record must not be written again.
     let _lock = engine.locks.token(token_id).await;
-    match engine.store.record(org_id, client_id).await? {
-        Some(record) if is_to_move(&record) => {
-            let record = Record { expires_at: rfc3339(last), ..record };
-            engine.store.put_record(org_id, client_id, &record).await
-        }
-        _ => Ok(()),
+    let record = engine.store.record(org_id, client_id).await?;
+    match record.and_then(|record| extended(record, end, expiry)) {
+        Some(record) => engine.store.put_record(org_id, client_id, &record).await,
+        None => Ok(()),
     }
+}
+
+/// Returns the record with a later end of the lease; `None` if the recorded end is not earlier, or not known. Without an
+/// expiry in Astra, the expiry in the record moves, too.
+fn extended(record: Record, end: Timestamp, expiry: Option<Timestamp>) -> Option<Record> {
+    if lease_end(&record)? >= whole(end) {
+        return None;
+    }
+    Some(match expiry {
+        Some(_) => Record { lease_end: rfc3339(end), ..record },
+        None => Record { expires_at: rfc3339(later(end, EXPIRY_MARGIN)), ..record },
+    })
 }
 
 #[cfg(test)]

@@ -120,6 +120,7 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let is_forced = fields.get(&FORCE).unwrap_or(false);
     if !is_forced && readable(engine.store.config(&org).await)?.0.is_some() {
         require_no_tokens(&engine, &request, &org).await?;
+        engine.store.write_records_after_downgrade().await?;
         // The log can be long, so it is read before the locks are taken. A mint that begins later either stores its token
         // before the next check of the tokens, or finds no config and is undone.
         require_no_unfinished(&engine, &org).await?;
