@@ -120,7 +120,7 @@ async fn a_list_of_large_records_shows_details_of_8_mib_only() {
         let listed = list(json!({"after": after, "limit": 300})).await;
         let Some(info) = listed.data.as_ref().and_then(|data| data.get("key_info")?.as_object()) else { break };
         seen.extend(info.keys().cloned());
-        after.clone_from(info.keys().last().unwrap());
+        after.clone_from(info.keys().next_back().unwrap());
     }
     assert_eq!(seen.len(), 2_000);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use vault_plugin_sdk::framework::LeaseCall;
-use vault_plugin_sdk::logical::{self, Response, Secret};
+use vault_plugin_sdk::logical::{self, Map, Response, Secret};
 
 use super::find::{self, Target};
 use super::lease::{LeaseData, lease_end, token_data};
@@ -53,9 +53,9 @@ impl Extension {
         Self { ttl, max_ttl: until(whole(issued), whole(now)) + ttl + TICK, renewable: false }
     }
 
-    /// Returns the lease as renewed.
-    fn applied_to(self, secret: Secret) -> Secret {
-        secret.ttl(self.ttl).max_ttl(self.max_ttl).renewable(self.renewable).increment(Duration::ZERO)
+    /// Returns the renewed lease.
+    fn lease(self, issued: Timestamp, internal_data: Map) -> Secret {
+        Secret::new(self.ttl, self.max_ttl, internal_data).renewable(self.renewable).issue_time(issued)
     }
 }
 
@@ -100,7 +100,7 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
     let data = if request.data.is_empty() { token_data(&token, minted_by) } else { request.data };
     find::restore_members(&mut secret.internal_data, &target);
     let granted = extension.ttl;
-    let renewed = extension.applied_to(secret).issue_time(issued);
+    let renewed = extension.lease(issued, secret.internal_data);
     tracing::info!(org_id = %lease.org_id, role_name = %lease.role_name, client_id = %lease.client_id,
         ttl_seconds = granted.as_secs(), display_name = request.caller.display_name, entity_id = request.caller.entity_id,
         "renewed token");
@@ -122,8 +122,8 @@ fn not_extended(call: LeaseCall) -> Response {
     tracing::warn!(path = request.path, lease_id = secret.lease_id, issued = %issued,
         "did not renew a lease that did not identify a token");
     let left = until(now, later(issued, secret.ttl)).max(SHORTEST);
-    let secret = Extension::last(issued, now, left).applied_to(secret);
-    Response::new(request.data).lease(secret)
+    let lease = Extension::last(issued, now, left).lease(issued, secret.internal_data);
+    Response::new(request.data).lease(lease)
 }
 
 /// Returns `ttl` and `max_ttl` of the role. If the role was deleted, returns the values at the time of the mint.

@@ -26,6 +26,37 @@ async fn p41_a_request_of_16_mib_is_handled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn p41_a_list_of_large_records_adds_at_most_48_mib() {
+    for metadata in [json!({"note": "x".repeat(64 << 10)}), pairs()] {
+        let host = Host::start(Launch::astra()).await;
+        let mount = host.mount().await;
+        let record = json!({"token_id": "x", "role_name": "reader", "metadata": metadata}).to_string();
+        for n in 0..1000 {
+            mount.storage.insert(&format!("client/org/ID{n:04}"), record.as_bytes());
+        }
+        let before = peak(&host);
+        let listed = mount.list("org/tokens").await;
+        assert_eq!(listed.data()["keys"].as_array().map(Vec::len), Some(1000));
+        let grown = (peak(&host) - before) >> 10;
+        assert!(grown <= 48, "the list added {grown} MiB");
+        host.stop().await;
+    }
+}
+
+/// Metadata of 64 KiB in short pairs.
+fn pairs() -> Value {
+    (0..8000).map(|n| (format!("k{n:04}"), json!("abc"))).collect()
+}
+
+/// Returns the highest memory use of the plugin so far, in KiB.
+fn peak(host: &Host) -> u64 {
+    let pid = host.plugin.pid().as_raw_pid();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status of the plugin");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak memory");
+    line.trim().trim_end_matches("kB").trim().parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn p42_hosts_can_read_each_line_on_stderr() {
     let mut host = Host::start(Launch::passbook().env("BAO_LOG_LEVEL", "trace")).await;
     let mount = host.mount().await;
