@@ -145,6 +145,7 @@ const LAYERS: &[Layers] = &[
             "keys",
             "cache",
             "directory",
+            "record_orgs",
             "roster",
             "client_index",
             "base",
