@@ -35,8 +35,8 @@ pub(crate) fn path() -> Path<Engine> {
              expire, however often it is renewed; the lease can expire earlier. lease_end is empty if this time is not known, \
              as for tokens of the Go plugin. created_at is the time at which Vault stored the token, for the caller with \
              display_name and entity_id. generated_on is the time at which Astra minted the token. key_info has at most the \
-             first 10000 tokens of an answer, and fewer if their metadata is larger than 8 MiB. For a large inventory, list pages with limit, and give the last client id of a \
-             page as after.\n\nExample:\n    vault list -detailed <mount>/org/tokens",
+             first 10000 tokens of an answer, and fewer if their metadata is larger than 8 MiB. For a large inventory, list \
+             pages with limit, and give the last client id of a page as after.\n\nExample:\n    vault list -detailed <mount>/org/tokens",
         )
 }
 
