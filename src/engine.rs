@@ -1,7 +1,9 @@
 //! The state of one mount, composed of its store, locks, clients and background work.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 use vault_plugin_sdk::framework::Wal;
 use vault_plugin_sdk::logical::{self, Mount, Storage, SystemView};
@@ -17,6 +19,9 @@ use super::store::{Config, Store};
 
 /// One mount.
 pub(crate) struct Engine {
+    /// Identifies the mount in the descriptions of its tokens. It is part of a hash of the mount's UUID, and stays the
+    /// same when the mount moves.
+    pub(crate) instance: String,
     /// The stored entries.
     pub(crate) store: Store,
     /// What the host says about itself and the mount.
@@ -31,12 +36,15 @@ pub(crate) struct Engine {
     pub(crate) tasks: Tasks,
     storage: Arc<dyn Storage>,
     background: Mutex<Option<JoinHandle<()>>>,
+    /// Orgs whose Astra does not keep descriptions. The log already has a warning for each of them.
+    unmarked: Mutex<HashSet<OrgId>>,
 }
 
 impl Engine {
     /// Returns the state of a mount. Calls neither the storage nor the host.
     pub(crate) fn new(mount: &Mount, pools: Arc<api::Pools>) -> Self {
         Self {
+            instance: format!("{:.12x}", Sha256::digest(&mount.uuid)),
             store: Store::new(mount),
             system: mount.system.clone(),
             locks: Locks::default(),
@@ -45,6 +53,7 @@ impl Engine {
             tasks: mount.tasks.clone(),
             storage: mount.storage.clone(),
             background: Mutex::default(),
+            unmarked: Mutex::default(),
         }
     }
 
@@ -89,6 +98,13 @@ impl Engine {
         self.backoff.require_over(org)?;
         let config = self.store.config(org).await?;
         config.ok_or_else(|| Error::Refused(format!("no config for org_id {:?}; write the config again", org.as_str())))
+    }
+
+    /// Warns, once for each org, that Astra does not keep the description of a token, so that its marker is lost.
+    pub(crate) fn warn_unmarked(&self, org: &OrgId) {
+        if self.unmarked.lock().unwrap_or_else(PoisonError::into_inner).insert(org.clone()) {
+            tracing::warn!(org_id = %org, "got a token without its description: a lost answer would leave a token in Astra");
+        }
     }
 
     /// Stops the previous background work and keeps the new one.

@@ -48,7 +48,7 @@ pub(crate) struct MintNote {
     pub(crate) role_name: RoleName,
     /// Identifies the mint.
     pub(crate) marker: String,
-    /// Whether the marker is at the end of the token's description.
+    /// Whether the token's description begins with the marker.
     pub(crate) described: bool,
     /// Id of the token in Vault, if it is not the client id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,7 +105,7 @@ pub(crate) struct RotationNote {
     pub(crate) old: ClientId,
     /// Identifies the rotation.
     pub(crate) marker: String,
-    /// Whether the marker is at the end of the description of the new root token.
+    /// Whether the description of the new root token begins with the marker.
     pub(crate) described: bool,
     /// Client id of the new root token, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -67,7 +67,9 @@ pub(crate) async fn rotate(engine: &Arc<Engine>, config: &Arc<Config>, mount_poi
     let marker = Uuid::new_v4().simple().to_string();
     let new = NewToken {
         roles,
-        description: config.description.then(|| describe(&format!("vault mount={mount_point}/ root"), &marker)),
+        description: config
+            .description
+            .then(|| describe(&engine.instance, &marker, &format!("mount={mount_point}/ root"))),
         token_expiry: None,
     };
     let note = RotationNote {

@@ -31,7 +31,7 @@ pub(crate) struct ListedToken<'a> {
 }
 
 impl ListedToken<'_> {
-    /// Whether the description of this token ends with this marker.
+    /// Whether the description of this token begins with this marker.
     pub(crate) fn is_marked(&self, marker: &str) -> bool {
         let Lenient::Text(description) = &self.description else { return false };
         is_marked(description, marker)
@@ -271,7 +271,8 @@ pub(super) mod fuzz {
                     Lenient::Text(text) => Some(text.clone().into_owned()),
                     Lenient::Other(_) => None,
                 };
-                let marker = description.as_deref().and_then(|text| text.rsplit_once(" id=")).map(|(_, marker)| marker);
+                let start = description.as_deref().and_then(|text| text.strip_prefix("vault a/"));
+                let marker = start.and_then(|text| text.split(' ').next());
                 assert!(marker.is_none_or(|marker| token.is_marked(marker) && !token.is_marked(&format!("{marker}0"))));
                 entries.push((token.client_id.into_owned(), description));
                 Ok(())
@@ -303,13 +304,13 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_found_by_the_marker_at_the_end_of_their_description() {
+    fn tokens_are_found_by_the_marker_at_the_beginning_of_their_description() {
         let list = r#"{"clients": [
             {"clientId": "a", "roles": ["r"], "generatedOn": "t"}, {"clientId": "b", "description": null},
             {"clientId": "c", "description": {"id": [1.5]}}, {"clientId": "d", "description": 12345678901234567890123},
-            {"clientId": "e", "description": " id=m1 "}, {"clientId": "f", "description": "x id=m1"},
-            {"clientId": "g\u0041", "description": "\u0022 id=m2"}, {"clientId": "h", "description": "id=m3"},
-            {"clientId": "i}]", "description": "]}\\\" id=m1"}]}"#;
+            {"clientId": "e", "description": " vault a/m1 "}, {"clientId": "f", "description": "vault a/m1 x"},
+            {"clientId": "g\u0041", "description": "vault \u0022/m2 x"}, {"clientId": "h", "description": "x id=m3"},
+            {"clientId": "i}]", "description": "vault ]}\\\"/m1"}]}"#;
         for (marker, expected) in
             [("m1", vec!["f", "i}]"]), ("m2", vec!["gA"]), ("m3", vec![]), ("1", vec![]), ("M1", vec![])]
         {
@@ -330,7 +331,7 @@ mod tests {
 
     #[test]
     fn an_array_is_neither_a_list_nor_a_token() {
-        for list in [r#"[[{"clientId": "a"}]]"#, r#"{"clients": [["a", "x id=m1"]]}"#, r#"[[["a"]]]"#] {
+        for list in [r#"[[{"clientId": "a"}]]"#, r#"{"clients": [["a", "vault a/m1"]]}"#, r#"[[["a"]]]"#] {
             assert_eq!(found(list, "m1"), Err(UNREADABLE), "{list}");
         }
     }
@@ -350,7 +351,7 @@ mod tests {
     fn a_list_that_is_not_complete_is_an_error() {
         for list in [
             r#"{"clients": []}"#,
-            r#"{"clients": [{"clientId": "a"}, {"description": "x id=m1"}]}"#,
+            r#"{"clients": [{"clientId": "a"}, {"description": "vault a/m1"}]}"#,
             r#"{"clients": [{"clientId": "a"}, {"clientId": null}]}"#,
             r#"{"clients": [{"clientId": "a"}, {"clientId": ""}]}"#,
             r#"{"clients": [{"clientId": "a"}, "b"]}"#,

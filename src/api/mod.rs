@@ -197,8 +197,8 @@ impl Client {
         Ok(!found.is_empty())
     }
 
-    /// Returns the client ids of the tokens whose description ends with ` id=` and this marker. There can be several: a
-    /// gateway can repeat the request of a mint.
+    /// Returns the client ids of the tokens whose description begins with this marker. There can be several: a gateway can
+    /// repeat the request of a mint.
     ///
     /// # Errors
     /// When it is not certain which tokens these are, as in [`Client::has_token`].

@@ -3,11 +3,14 @@
 
 use std::borrow::Cow;
 
+use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+
+use super::description::is_marked;
 
 /// A token has about a hundred bytes. Every server accepts a header of this length.
 pub(crate) const MAX_TOKEN: usize = 4096;
@@ -71,6 +74,10 @@ pub(crate) struct CreatedToken {
     pub(crate) token: SecretString,
     /// When Astra minted the token (RFC 3339); empty if the answer has no usable time.
     pub(crate) generated_on: String,
+    /// The description that Astra keeps; empty if the answer has none.
+    description: String,
+    /// When the token expires in Astra, if the answer says that.
+    pub(crate) expiry: Option<Timestamp>,
 }
 
 impl CreatedToken {
@@ -89,10 +96,17 @@ impl CreatedToken {
             token => token,
         };
         let (org_id, mut generated_on) = (text("orgId"), text("generatedOn"));
+        let (description, expiry) = (text("description"), text("tokenExpiry").parse().ok());
         if !is_line(&generated_on, MAX_TIME) {
             generated_on.clear();
         }
-        Self { client_id, secret, org_id, roles: texts(answer.remove("roles")), token: token.into(), generated_on }
+        let (roles, token) = (texts(answer.remove("roles")), token.into());
+        Self { client_id, secret, org_id, roles, token, generated_on, description, expiry }
+    }
+
+    /// Whether Astra keeps a description that begins with this marker.
+    pub(crate) fn is_marked(&self, marker: &str) -> bool {
+        is_marked(&self.description, marker)
     }
 
     /// Returns the fault of the answer, if it has one. The caller checks that the answer is for the right organization.

@@ -256,8 +256,8 @@ pub(crate) struct Record {
     /// One hour after the latest end of the lease (RFC 3339): the expiry in Astra, if Astra is told an expiry. Empty if it
     /// is not known.
     pub(crate) expires_at: String,
-    /// The latest end of the lease (RFC 3339), if a renewal has moved it, and the expiry in Astra cannot be moved. Otherwise
-    /// empty.
+    /// The latest end of the lease (RFC 3339), if it is not one hour before `expires_at`: a renewal has moved it, or Astra
+    /// let the token expire earlier than asked. Otherwise empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) lease_end: String,
     /// Whether the token expires in Astra at `expires_at`.

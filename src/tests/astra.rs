@@ -250,6 +250,7 @@ impl State {
             "clientId": client_id, "secret": secret, "orgId": self.org, "roles": asked["roles"],
             "token": format!("AstraCS:{client_id}:{:x}", Sha256::digest(&secret)),
             "generatedOn": "2022-09-21T17:48:15.260897295Z",
+            "description": asked["description"], "tokenExpiry": asked["tokenExpiry"],
         });
         if asked["roles"] == json!([ROOT_ROLE]) {
             let token = body["token"].as_str().unwrap_or_default().to_owned();

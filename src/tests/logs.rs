@@ -21,7 +21,12 @@ pub(super) struct Capture(Arc<Mutex<Vec<String>>>);
 impl Capture {
     /// Whether an event of this level has this text in its message or fields.
     pub(super) fn has(&self, level: &str, text: &str) -> bool {
-        self.0.lock().unwrap().iter().any(|line| line.starts_with(level) && line.contains(text))
+        self.count(level, text) > 0
+    }
+
+    /// Returns the number of events of this level that have this text in their message or fields.
+    pub(super) fn count(&self, level: &str, text: &str) -> usize {
+        self.0.lock().unwrap().iter().filter(|line| line.starts_with(level) && line.contains(text)).count()
     }
 }
 

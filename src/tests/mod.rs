@@ -4,6 +4,7 @@ mod astra;
 mod config;
 mod creds;
 mod damaged;
+mod echo;
 mod failures;
 mod help;
 mod input;

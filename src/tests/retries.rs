@@ -352,7 +352,8 @@ async fn json_is_accepted_with_any_json_content_type_and_without_a_content_type(
 
 #[tokio::test]
 async fn a_token_is_found_by_its_marker_or_client_id() {
-    let list = r#"{"clients": [{"clientId": "root"}, {"clientId": "abc", "description": "vault mount=astra/ id=m1"}]}"#;
+    let list =
+        r#"{"clients": [{"clientId": "root"}, {"clientId": "abc", "description": "vault 0a1b/m1 mount=astra/"}]}"#;
     let peer = Peer::always(Act::Answer(json(200, list))).await;
     let found = client(&peer.url, DEADLINE);
     assert_eq!(found.find_tokens("m1").await.unwrap(), ["abc"]);

@@ -13,6 +13,11 @@ use super::{ORG, ROOT, World, eventually, failed, lease, ok, order, some, status
 
 const MARKER: &str = "0123456789abcdef0123456789abcdef";
 
+/// The description of a token of the mint with [`MARKER`].
+fn described() -> String {
+    format!("vault 0a1b/{MARKER} mount=astra/ role=r_w_user name= by=")
+}
+
 impl World {
     /// Runs a tick of the host. With `immediate`, the tick also processes young entries.
     pub(super) async fn tick(&self, immediate: bool) -> Answer {
@@ -76,7 +81,8 @@ async fn a_mint_has_a_wal_entry_until_its_token_is_stored() {
     assert_eq!((noted["type"].as_str(), noted["data"]["org_id"].as_str()), (Some("token-mint"), Some(ORG)));
     let marker = noted["data"]["marker"].as_str().unwrap();
     let described = world.astra.state().live.values().next().unwrap()["description"].as_str().unwrap().to_owned();
-    assert!(described.ends_with(&format!(" id={marker}")), "{described}");
+    let parts: Vec<&str> = described.split([' ', '/']).take(3).collect();
+    assert!(parts[0] == "vault" && parts[1].len() == 12 && parts[2] == marker, "{described}");
     // While the mint runs, the tick does not undo its entry, whatever the age of the entry.
     ok(world.tick(true).await);
     let minted = some(caller.await.unwrap());
@@ -160,8 +166,8 @@ async fn retries_of_callers_do_not_list_all_tokens_each_time() {
 #[tokio::test]
 async fn an_entry_is_undone_only_when_no_process_can_still_work_on_it() {
     let world = World::with_role("standard").await;
-    world.planted("young", " id=young");
-    world.planted("old", &format!("vault mount=astra/ role=r_w_user name= by= id={MARKER}"));
+    world.planted("young", "vault 0a1b/young");
+    world.planted("old", &described());
     world.noted("1", 53, json!({"marker": "young"})).await;
     world.noted("2", 57, json!({})).await;
     ok(world.tick(false).await);
@@ -175,9 +181,9 @@ async fn all_tokens_of_a_repeated_mint_are_undone() {
     let minted = some(world.ask(Operation::Update, "org/token", order("kept")).await);
     // A gateway repeated the request of an unfinished mint, and Astra lists the tokens of other mints, too.
     for client_id in ["first", "second", "third"] {
-        world.planted(client_id, &format!("vault mount=astra/ role=r_w_user name= by= id={MARKER}"));
+        world.planted(client_id, &described());
     }
-    world.planted("other", " id=another");
+    world.planted("other", "vault 0a1b/another");
     world.noted("1", 60, json!({})).await;
     ok(world.tick(false).await);
     assert_eq!(world.unfinished(), [""; 0]);
@@ -189,7 +195,7 @@ async fn all_tokens_of_a_repeated_mint_are_undone() {
 #[tokio::test]
 async fn a_mint_that_takes_effect_late_is_undone() {
     let world = World::with_role("standard").await;
-    let description = format!("vault mount=astra/ role=r_w_user name= by= id={MARKER}");
+    let description = described();
     world.noted("1", 60, json!({})).await;
     for client_id in ["late", "twice"] {
         ok(world.tick(false).await);
@@ -322,7 +328,7 @@ async fn an_entry_is_kept_until_its_token_is_deleted_has_expired_or_is_very_old(
     let error = failed(world.tick(false).await).to_string();
     assert!(error.contains("no config for org_id"), "{error}");
     assert_eq!(world.keys("wal/"), ["wal/1", "wal/2"]);
-    world.planted("left", &format!("x id={MARKER}"));
+    world.planted("left", &described());
     world.write_config("standard").await;
     ok(world.tick(false).await);
     assert!(world.is_clean());

@@ -61,8 +61,10 @@ async fn a_rotation_replaces_the_root_token() {
     let root = world.astra.state().roots[&world.held()].clone();
     assert_eq!(root.roles, json!([ROOT_ROLE]));
     let description = root.description.as_str().unwrap();
-    let marker = description.strip_prefix("vault mount=astra/ root id=").unwrap();
-    assert!(marker.len() == 32 && marker.bytes().all(|byte| byte.is_ascii_hexdigit()), "{description}");
+    let marked = description.strip_prefix("vault ").and_then(|text| text.strip_suffix(" mount=astra/ root")).unwrap();
+    let (instance, marker) = marked.split_once('/').unwrap();
+    assert!(marked.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'/'), "{description}");
+    assert_eq!((instance.len(), marker.len()), (12, 32), "{description}");
     let config = data(world.read("config", org()).await);
     assert_eq!(config["astra_token"], format!("AstraCS:{}...", &world.held()[..7]));
     world.check_one("after a rotation").await;

@@ -123,8 +123,10 @@ async fn astra_gets_the_description_and_the_expiry_of_a_token() {
     let description = asked["description"].as_str().unwrap();
     assert!(description.len() <= 255 && description.is_ascii(), "{description}");
     assert!(description.contains("astra/") && description.contains("r_w_user"), "{description}");
-    let marker = description.rsplit_once("id=").unwrap().1;
-    assert_eq!(marker.len(), 32, "{description}");
+    let (marked, rest) = description.strip_prefix("vault ").and_then(|text| text.split_once(' ')).unwrap();
+    let (instance, marker) = marked.split_once('/').unwrap();
+    assert_eq!((instance.len(), marker.len()), (12, 32), "{description}");
+    assert!(rest.starts_with("mount=astra/ role=r_w_user name="), "{description}");
     let expiry = asked["tokenExpiry"].as_str().unwrap();
     assert!(expiry.ends_with('Z') && !expiry.contains('.'), "{expiry}");
     let life = expiry.parse::<Timestamp>().unwrap().as_second() - before;

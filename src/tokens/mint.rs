@@ -12,7 +12,7 @@ use vault_plugin_sdk::logical::{Response, Secret};
 use super::lease::{LeaseData, SECRET_TYPE, token_data};
 use super::order::{Event, Failure, Order, OrderNote};
 use super::request::{MintRequest, Ttls};
-use super::time::rfc3339;
+use super::time::{later, rfc3339};
 use super::undelivered::{log_hang_up, log_without_entry, take_back};
 use crate::api::{self, CreatedToken, NewToken};
 use crate::engine::Engine;
@@ -32,6 +32,10 @@ struct Mint {
     place: Option<Place>,
     /// The lock of a named token: of two mints under one name, only one succeeds.
     lock: Option<KeyedGuard>,
+    /// The latest end of the lease, if Astra lets the token expire earlier than asked.
+    lease_end: Option<Timestamp>,
+    /// A warning for the caller.
+    warning: Option<String>,
     /// Whether Astra may have minted a token that the engine does not know.
     is_unclear: bool,
 }
@@ -125,7 +129,7 @@ impl Mint {
             timeout_seconds: config.request_timeout.as_secs(),
         };
         let order = Order::begin(&engine, config, note).await?;
-        Ok(Self { engine, request, ttls, order, place, lock, is_unclear: false })
+        Ok(Self { engine, request, ttls, order, place, lock, lease_end: None, warning: None, is_unclear: false })
     }
 
     /// Runs the steps in their order. If a step fails, undoes the steps before that step.
@@ -133,7 +137,7 @@ impl Mint {
         let note = &self.order.note;
         let new = NewToken {
             roles: vec![self.request.role.role_id.clone()],
-            description: note.described.then(|| self.request.description(&note.marker)),
+            description: note.described.then(|| self.request.description(&self.engine.instance, &note.marker)),
             token_expiry: note.dies_at.clone(),
         };
         let (client_id, created) = match self.order.call(&new).await {
@@ -141,8 +145,14 @@ impl Mint {
             Err(Failure::Refused(error)) => return Err(error.into()),
             Err(Failure::Unclear(cause)) => return Err(self.unclear(cause)),
         };
+        let expiry = created.expiry;
         let token = self.token(client_id, created);
         let client_id = &token.client_id;
+        if let Some(expiry) = expiry
+            && let Err(cause) = self.follow(expiry)
+        {
+            return Err(self.undo("the token expires too early", client_id, cause).await);
+        }
         if answer.is_closed() {
             return Err(self.undo("the caller hung up", client_id, caller_gone()).await);
         }
@@ -172,6 +182,30 @@ impl Mint {
             &token.client_id,
         ));
         Ok((token.client_id, response))
+    }
+
+    /// Shortens the lease if Astra lets the token expire earlier than asked.
+    ///
+    /// # Errors
+    /// If no time is left for a lease.
+    fn follow(&mut self, expiry: Timestamp) -> Result<(), Error> {
+        let (note, ttls) = (&mut self.order.note, &mut self.ttls);
+        if note.dies_at.is_some() && expiry.as_second() >= ttls.expiry.as_second() {
+            return Ok(());
+        }
+        let asked = ttls.max_ttl;
+        ttls.end_before(expiry);
+        note.dies_at = Some(rfc3339(expiry));
+        self.lease_end = Some(later(Timestamp::now(), ttls.max_ttl));
+        // The host would replace a TTL of zero by the default of the mount.
+        if ttls.ttl.is_zero() {
+            return Err(api::Error::garbled(api::MINT, "its token has expired or expires at once").into());
+        }
+        if ttls.max_ttl < asked {
+            let (expiry, max_ttl) = (rfc3339(expiry), format_duration(ttls.max_ttl));
+            self.warning = Some(format!("Astra lets the token expire at {expiry}, so max_ttl was cut to {max_ttl}"));
+        }
+        Ok(())
     }
 
     fn token(&self, client_id: ClientId, created: CreatedToken) -> Token {
@@ -256,6 +290,7 @@ impl Mint {
             display_name: self.request.caller.display_name.clone(),
             entity_id: self.request.caller.entity_id.clone(),
             expires_at: rfc3339(self.ttls.expiry),
+            lease_end: self.lease_end.map(rfc3339).unwrap_or_default(),
             expires_in_astra: self.order.note.dies_at.is_some(),
             marker: self.order.note.marker.clone(),
             ..Record::of(self.token_id(&token.client_id), token)
@@ -275,7 +310,9 @@ impl Mint {
             expires_at: self.order.note.dies_at.clone(),
         };
         let secret = Secret::new(self.ttls.ttl, self.ttls.max_ttl, data.into_map());
-        Response::new(token_data(token, self.request.minted_by)).lease(secret)
+        let mut response = Response::new(token_data(token, self.request.minted_by)).lease(secret);
+        response.warnings.extend(self.warning.clone());
+        response
     }
 }
 

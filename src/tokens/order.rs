@@ -47,7 +47,7 @@ pub(crate) trait OrderNote: Serialize + DeserializeOwned + Send + Sync + 'static
     /// Returns the text that identifies the order.
     fn marker(&self) -> &str;
 
-    /// Whether the marker is at the end of the token's description. If not, only the client id identifies the token.
+    /// Whether the token's description begins with the marker. If not, only the client id identifies the token.
     fn is_described(&self) -> bool;
 
     /// Returns the client id of the token, once it is known.
@@ -188,6 +188,9 @@ impl<N: OrderNote> Order<N> {
         }
         if !self.engine.is_own_org(config, &created.org_id).await {
             return garbled("its token belongs to another organization");
+        }
+        if self.note.is_described() && !created.is_marked(self.note.marker()) {
+            self.engine.warn_unmarked(&config.org_id);
         }
         Ok((client_id, created))
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use vault_plugin_sdk::logical::Caller;
 
-use super::time::{EXPIRY_MARGIN, capped, later};
+use super::time::{EXPIRY_MARGIN, capped, later, until};
 use crate::api::describe;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -59,6 +59,16 @@ pub(super) struct Ttls {
     pub(super) expiry: Timestamp,
 }
 
+impl Ttls {
+    /// Lets the lease end at least a second before the token expires in Astra.
+    pub(super) fn end_before(&mut self, expiry: Timestamp) {
+        let left = until(Timestamp::now(), expiry).saturating_sub(Duration::from_secs(1));
+        self.max_ttl = self.max_ttl.min(left);
+        self.ttl = self.ttl.min(left);
+        self.expiry = expiry;
+    }
+}
+
 impl MintRequest {
     /// Computes the TTLs and the expiry. Renewals can extend the lease up to the max TTL, so the expiry depends on that,
     /// and not on the TTL of the first lease.
@@ -106,11 +116,11 @@ impl MintRequest {
     }
 
     /// Returns the description of the token, which Astra's portal shows.
-    pub(super) fn description(&self, marker: &str) -> String {
+    pub(super) fn description(&self, instance: &str, marker: &str) -> String {
         let text = format!(
-            "vault mount={} role={} name={} by={}",
+            "mount={} role={} name={} by={}",
             self.mount_point, self.role.role_name, self.logical_name, self.caller.display_name
         );
-        describe(&text, marker)
+        describe(instance, marker, &text)
     }
 }

@@ -94,9 +94,7 @@ fn back_up_and_restore(old: &GoMount, shell: &mut Shell) {
     assert!(!listed.contains(&unknown.client_id), "{listed}");
     assert!(world.is_alive(&unknown.client_id) && !world.is_alive(&ended.client_id));
     let described = world.token(&unknown.client_id).expect("a token");
-    assert!(
-        described.description.is_some_and(|text| text.starts_with("vault mount=")) && described.token_expiry.is_some()
-    );
+    assert!(described.description.is_some_and(|text| text.starts_with("vault ")) && described.token_expiry.is_some());
     old.assert_revokes(&ended);
 }
 

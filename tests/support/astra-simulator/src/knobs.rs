@@ -73,7 +73,7 @@ impl Default for Knobs {
     fn default() -> Self {
         Self {
             create_status: 200,
-            create_echo: false,
+            create_echo: true,
             create_omit: Vec::new(),
             description: FieldPolicy::Accept,
             description_max: Some(255),
