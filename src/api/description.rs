@@ -21,10 +21,13 @@ pub(crate) fn describe(instance: &str, marker: &str, text: &str) -> String {
 
 /// Whether a description begins with this marker, of any instance: a marker is unique.
 pub(super) fn is_marked(description: &str, marker: &str) -> bool {
-    let after_start = description.strip_prefix(START).and_then(|rest| rest.split_once('/'));
-    let Some((instance, rest)) = after_start else { return false };
-    let after_marker = rest.strip_prefix(marker);
-    !instance.contains(' ') && after_marker.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    self::marker(description) == Some(marker)
+}
+
+/// Returns the marker at the beginning of a description; `None` if another program wrote the description.
+pub(super) fn marker(description: &str) -> Option<&str> {
+    let (_instance, marker) = description.strip_prefix(START)?.split(' ').next()?.split_once('/')?;
+    Some(marker)
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
+use uuid::Uuid;
 
-use super::description::is_marked;
+use super::description::{is_marked, marker};
 use super::types::Lenient;
 
 const UNREADABLE: &str = "it is not a list of clients, each with a clientId";
@@ -35,6 +36,12 @@ impl ListedToken<'_> {
     pub(crate) fn is_marked(&self, marker: &str) -> bool {
         let Lenient::Text(description) = &self.description else { return false };
         is_marked(description, marker)
+    }
+
+    /// Returns the marker of this token, if its description begins with one.
+    pub(super) fn marker(&self) -> Option<Uuid> {
+        let Lenient::Text(description) = &self.description else { return None };
+        Uuid::try_parse(marker(description)?).ok()
     }
 
     /// Returns the ids of the Astra roles of this token; `None` if one of them cannot be parsed. A new token with the

@@ -5,11 +5,14 @@
 mod answer;
 mod body;
 mod connect;
+mod delete;
 mod description;
 mod error;
 mod list;
+mod listing;
 mod pool;
 mod proxy;
+mod queue;
 mod resolve;
 mod retry;
 mod roles;
@@ -23,18 +26,21 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT}
 use reqwest::{Method, Request};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use self::answer::Answer;
 use self::body::Body;
+pub(crate) use self::delete::Patience;
+use self::delete::confirms_success;
 pub(crate) use self::description::describe;
 pub(crate) use self::error::{Case, Error, LIST_ROLES, MINT, PREPARE};
 use self::list::ListedToken;
+pub(crate) use self::listing::Listing;
 use self::pool::Pool;
 pub(crate) use self::pool::{Pools, are_certificates};
 pub(crate) use self::proxy::Proxies;
+pub(crate) use self::queue::Queue;
 pub(crate) use self::roles::{AstraRole, RoleList};
 use self::types::is_org_id;
 pub(crate) use self::types::{CreatedToken, MAX_TOKEN, NewToken, TOKEN_PREFIX};
@@ -54,14 +60,8 @@ const ROLES_LIMIT: usize = 64 << 20;
 const MOST_FOUND: usize = 1000;
 
 const LIST: &str = "list the tokens";
-
+const DELETE: &str = "delete a token";
 const MAX_URL: usize = 2048;
-
-/// How many requests of one org run at the same time. The others wait for a permit.
-const CONCURRENT: usize = 64;
-
-/// How many of these requests may be lists of tokens. For each list, Astra reads and sends all tokens of the org.
-const CONCURRENT_LISTS: usize = 4;
 
 /// How to reach one org. No `Debug`: it holds the root token.
 pub(crate) struct Settings {
@@ -78,20 +78,6 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     /// The `User-Agent` of each request.
     pub(crate) user_agent: String,
-}
-
-/// The calls of one org. Waiting calls get their permits in the order of arrival.
-pub(crate) struct Queue {
-    /// Permits for requests.
-    permits: Semaphore,
-    /// Additional permits for lists of tokens, acquired first.
-    list_permits: Semaphore,
-}
-
-impl Default for Queue {
-    fn default() -> Self {
-        Self { permits: Semaphore::new(CONCURRENT), list_permits: Semaphore::new(CONCURRENT_LISTS) }
-    }
 }
 
 /// Calls Astra with the root token of one org.
@@ -156,28 +142,36 @@ impl Client {
     /// # Errors
     /// Also when Astra does not have the token because the root token belongs to another organization.
     pub(crate) async fn delete_token(&self, client_id: &str) -> Result<(), Error> {
-        const CALL: &str = "delete a token";
+        self.delete_token_with(client_id, &()).await
+    }
+
+    /// As [`Client::delete_token`]. After a failed attempt, makes only the requests that `patience` allows.
+    pub(crate) async fn delete_token_with(&self, client_id: &str, patience: &impl Patience) -> Result<(), Error> {
         if !can_name(client_id) {
-            return Err(Error::bad_settings(CALL, "the client id fits no URL"));
+            return Err(Error::bad_settings(DELETE, "the client id fits no URL"));
         }
         if client_id == self.root_id {
-            return Err(Error::is_root_token(CALL));
+            return Err(Error::is_root_token(DELETE));
         }
-        let error = match self
-            .call(CALL, Method::DELETE, &["clientIdSecrets", client_id], None, |answer| answer.json(ANSWER_LIMIT))
-            .await
-        {
+        let (may_retry, path) = (|| patience.may_retry(), ["clientIdSecrets", client_id]);
+        let answer =
+            self.call_while(&may_retry, DELETE, Method::DELETE, &path, None, |answer| answer.json(ANSWER_LIMIT));
+        let error = match answer.await {
             Ok(answer) if answer.is_empty() || confirms_success(&answer) => return Ok(()),
-            Ok(_) => Error::garbled(CALL, "it is not JSON, or tells of errors"),
-            Err(error) if error.is_not_found() => return self.require_own_org(CALL).await,
+            Ok(_) => Error::garbled(DELETE, "it is not JSON, or tells of errors"),
+            Err(error) if error.is_not_found() => return self.require_own_org(DELETE).await,
             Err(error) => error,
         };
         // Astra's answer for an unknown token is not documented, and a proxy can send any answer. Only the list of
         // tokens is certain.
-        if !error.is_unclear() {
+        if !error.is_unclear() || !patience.may_list() {
             return Err(error);
         }
-        match self.has_token(client_id).await {
+        let listed = self.has_token(client_id).await;
+        if listed.is_ok() {
+            patience.note_list();
+        }
+        match listed {
             Ok(false) => Ok(()),
             Err(other) if other.case() == Case::OtherOrganization => Err(other),
             Ok(true) | Err(_) => Err(error),
@@ -209,6 +203,17 @@ impl Client {
             self.require_own_org(LIST).await?;
         }
         Ok(found)
+    }
+
+    /// Lists the tokens of the org.
+    ///
+    /// # Errors
+    /// When it is not certain that the list has all tokens of the right organization, as in [`Client::has_token`].
+    pub(crate) async fn listing(&self) -> Result<Listing, Error> {
+        let keep = |token: ListedToken<'_>| Some((Box::from(&*token.client_id), token.marker()));
+        let tokens = self.tokens(usize::MAX, keep).await?;
+        self.require_own_org(LIST).await?;
+        Ok(Listing::new(tokens))
     }
 
     /// Lists the tokens of the org. Returns what `pick` returns for each token, so that only this is kept in memory.
@@ -282,6 +287,22 @@ impl Client {
     where
         F: Future<Output = Result<T, Error>> + Send,
     {
+        self.call_while(&|| true, call, method, path, body, read).await
+    }
+
+    /// As [`Client::call`]. Retries only if `may_retry` allows it.
+    async fn call_while<T, F>(
+        &self,
+        may_retry: &(impl Fn() -> bool + Sync),
+        call: &'static str,
+        method: Method,
+        path: &[&str],
+        body: Option<&NewToken>,
+        read: impl Fn(Answer) -> F + Sync,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>> + Send,
+    {
         let deadline = Instant::now() + self.timeout;
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -292,7 +313,7 @@ impl Client {
             Some(body) => self.pool.http.request(method.clone(), url.clone()).json(body),
             None => self.pool.http.request(method.clone(), url.clone()),
         };
-        let attempts = retry::until(deadline, is_idempotent, || async {
+        let attempts = retry::until(deadline, is_idempotent, may_retry, || async {
             let request = request().headers(self.headers.clone()).build();
             let request = request.map_err(|error| Error::from_setup(call, &error))?;
             let no_permit = |_| Error::no_permit(call, self.timeout);
@@ -327,16 +348,6 @@ impl Client {
 /// Whether a URL can contain this client id. URL parsers resolve the segments `.` and `..` to another path.
 pub(crate) fn can_name(client_id: &str) -> bool {
     !matches!(client_id, "" | "." | "..") && client_id.len() <= MAX_URL
-}
-
-/// Whether the body of a successful answer confirms the success: it is JSON, and has no member `errors`.
-fn confirms_success(answer: &[u8]) -> bool {
-    // The JSON parser does not check the bytes of strings that it skips, so check them here.
-    let Ok(text) = std::str::from_utf8(answer) else { return false };
-    match serde_json::from_str::<Value>(text) {
-        Ok(Value::Object(object)) => !object.keys().any(|key| key.eq_ignore_ascii_case("errors")),
-        other => other.is_ok(),
-    }
 }
 
 /// Parses the URL of the API. Removes the version, because every call adds it.
@@ -424,7 +435,7 @@ mod tests {
             user_agent: "test".to_owned(),
         };
         let client = Client::new(&settings, &Pools::default(), Arc::default()).unwrap();
-        let _permits = client.queue.permits.acquire_many(CONCURRENT as u32).await.unwrap();
+        let _permits = client.queue.permits.acquire_many(queue::CONCURRENT as u32).await.unwrap();
         let start = Instant::now();
         let token = NewToken { roles: vec![], description: None, token_expiry: None };
         let error = client.create_token(&token).await.err().unwrap();

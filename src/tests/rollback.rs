@@ -526,6 +526,68 @@ async fn repeated_deletions_of_a_token_have_one_wal_entry() {
     assert!(world.is_clean());
 }
 
+/// The host tries to revoke a lease six times, and many leases at the same time.
+#[tokio::test]
+async fn revocations_in_an_outage_make_few_calls() {
+    let world = World::with_role("sidecar").await;
+    let mut leases = Vec::new();
+    for _ in 0..200 {
+        leases.push(lease(&some(world.read("org/token", json!({"org_id": ORG, "role_name": "r_w_user"})).await)));
+    }
+    for method in ["GET", "DELETE"] {
+        world.astra.answer_all(method, ResponseTemplate::new(500));
+    }
+    let before = (world.astra.count("DELETE"), world.astra.count("GET"));
+    for wave in 0..6 {
+        for answer in futures_util::future::join_all(leases.iter().map(|secret| world.revoke(secret))).await {
+            let (code, text) = status(answer);
+            assert!(
+                code == 502 || code == 503 && text.contains("another revocation is trying"),
+                "{wave}: {code} {text}"
+            );
+        }
+    }
+    let calls = (world.astra.count("DELETE") - before.0, world.astra.count("GET") - before.1);
+    println!("DELETEs and GETs of the outage: {calls:?}");
+    assert!(calls.0 <= 480 && calls.1 <= 120, "{calls:?}");
+    world.astra.heal();
+    // The first attempt after the outage succeeds, and then the others can.
+    ok(world.revoke(&leases[0]).await);
+    for answer in futures_util::future::join_all(leases.iter().map(|secret| world.revoke(secret))).await {
+        ok(answer);
+    }
+    assert!(world.is_clean());
+}
+
+#[tokio::test]
+async fn a_revocation_retries_while_astra_fails_for_a_moment() {
+    let world = World::with_role("standard").await;
+    let minted = [world.mint("a").await, world.mint("b").await];
+    for (answers, minted) in [(3, &minted[0]), (1, &minted[1])] {
+        for _ in 0..answers {
+            world.astra.answer("DELETE", ResponseTemplate::new(503));
+        }
+        ok(world.revoke(&lease(minted)).await);
+    }
+    assert!(world.is_clean());
+}
+
+/// The failure of one lease must not stop the next attempt.
+#[tokio::test]
+async fn a_failed_or_dropped_revocation_leaves_the_way_free() {
+    let world = World::with_role("standard").await;
+    let secret = lease(&world.mint("a").await);
+    world.astra.answer_all("DELETE", ResponseTemplate::new(500));
+    world.astra.answer_all("GET", ResponseTemplate::new(500));
+    for deletes in [4, 5, 6] {
+        assert_eq!(status(world.revoke(&secret).await).0, 502);
+        assert_eq!(world.astra.count("DELETE"), deletes);
+    }
+    world.astra.heal();
+    ok(world.revoke(&secret).await);
+    assert!(world.is_clean());
+}
+
 #[tokio::test]
 async fn the_shutdown_of_a_mount_waits_for_running_mints() {
     let world = World::with_role("standard").await;
@@ -627,4 +689,74 @@ async fn an_answer_without_a_new_token_takes_nothing_back() {
     let world = World::with_role("standard").await;
     world.mint("org1").await;
     assert!(some(world.read("org/token", order("org1")).await).undelivered.is_none());
+}
+
+#[tokio::test]
+async fn the_entries_of_an_org_share_one_list_of_a_tick() {
+    let world = World::with_role("standard").await;
+    let kept = text(&world.mint("kept").await, "clientId");
+    let gone = text(&world.mint("gone").await, "clientId");
+    world.astra.state().live.remove(&gone);
+    let markers: Vec<String> = (0..100).map(|n| format!("{n:032x}")).collect();
+    for (n, marker) in markers.iter().enumerate() {
+        world.noted(&format!("mint{n}"), 60, json!({"marker": marker})).await;
+        world.planted(&format!("lost{n}"), &format!("vault 0a1b/{marker} mount=astra/"));
+        let client_id = [kept.as_str(), gone.as_str()][n % 2];
+        let record = world.storage.json(&format!("client/{ORG}/{client_id}")).unwrap();
+        let data =
+            json!({"org_id": ORG, "client_id": client_id, "token_id": record["token_id"], "timeout_seconds": 30});
+        let created_at = Timestamp::now().as_second() - 60;
+        world
+            .stored(
+                &format!("wal/deletion{n}"),
+                json!({"type": "token-delete", "data": data, "created_at": created_at}),
+            )
+            .await;
+    }
+    let lists = || world.astra.state().requests.iter().filter(|request| *request == "GET /v2/clientIdSecrets").count();
+    let before = lists();
+    ok(world.tick(false).await);
+    assert_eq!(lists() - before, 1);
+    assert_eq!(world.astra.state().live.keys().collect::<Vec<_>>(), [&kept]);
+    assert_eq!((world.unfinished().len(), world.keys("token/").len()), (0, 1));
+    // The list of a tick says nothing about the changes before the next tick.
+    world.planted("late", &format!("vault 0a1b/{} mount=astra/", markers[7]));
+    ok(world.tick(false).await);
+    assert_eq!((lists() - before, world.astra.live()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_tick_asks_a_failing_astra_once_for_each_org() {
+    let world = World::with_role("standard").await;
+    for n in 0..100 {
+        world.noted(&format!("mint{n}"), 60, json!({"marker": format!("{n:032x}")})).await;
+    }
+    world.astra.answer_all("GET", ResponseTemplate::new(500));
+    let before = world.astra.count("GET");
+    failed(world.tick(false).await);
+    let attempts_of_one_call = 4;
+    assert_eq!(world.astra.count("GET") - before, attempts_of_one_call);
+    assert_eq!(world.unfinished().len(), 100);
+}
+
+/// The host cancels a tick after 90 seconds, so that a longer undo would never note its trouble.
+#[tokio::test]
+async fn the_undo_of_a_rotation_has_the_time_limit_of_a_tick() {
+    let world = World::with_role("standard").await;
+    ok(world.write("config", json!({"org_id": ORG, "request_timeout": "10m"})).await);
+    let note = json!({"org_id": ORG, "old": "old", "marker": MARKER, "described": true, "new": "new", "stored": true,
+        "timeout_seconds": 600});
+    let noted = json!({"type": "root-rotate", "data": note, "created_at": Timestamp::now().as_second() - 1000});
+    world.stored("wal/1", noted).await;
+    for method in ["GET", "DELETE"] {
+        world.astra.answer_all(method, ResponseTemplate::new(200).set_delay(Duration::from_secs(3600)));
+    }
+    tokio::time::pause();
+    let start = tokio::time::Instant::now();
+    let tick = tokio::time::timeout(Duration::from_secs(90), world.tick(false)).await;
+    let error = failed(tick.expect("the tick ends before the host cancels it")).to_string();
+    assert!(error.contains("longer than 45s") && start.elapsed() < Duration::from_secs(50), "{error}");
+    // The trouble is noted: the next tick skips the org.
+    let error = failed(world.tick(false).await).to_string();
+    assert!(error.contains("less than 30 seconds ago") && world.keys("wal/").len() == 1, "{error}");
 }

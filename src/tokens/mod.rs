@@ -5,7 +5,9 @@
 //! | `time` | computes with times: max TTL of the mount, expiry |
 //! | `request` | a request for a token: its TTLs and expiry, the limit of its role, its description |
 //! | `lease` | the internal data of a lease, and the data that a caller gets |
+//! | `listing` | the list of Astra's tokens that the WAL entries of a tick share |
 //! | `order` | the protocol for a token that is ordered from Astra, with its undo |
+//! | `mint_note` | how the token of a mint is found and deleted if the mint is not completed |
 //! | `undelivered` | takes back a mint whose answer the host has dropped |
 //! | `mint` | mints a token with this protocol |
 //! | `find` | finds the token of a lease, also of the Go plugin |
@@ -15,7 +17,9 @@
 
 mod find;
 mod lease;
+mod listing;
 mod mint;
+mod mint_note;
 mod order;
 mod renew;
 mod request;

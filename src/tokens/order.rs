@@ -21,10 +21,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vault_plugin_sdk::framework::{OpenEntry, Undo, WalEntry, WalKind};
+use vault_plugin_sdk::framework::{OpenEntry, Tick, Undo, WalEntry, WalKind};
 use vault_plugin_sdk::locks::KeyedGuard;
 use vault_plugin_sdk::logical;
 
+use super::listing::listing;
 use crate::api::{self, CreatedToken, NewToken};
 use crate::backoff::in_tick;
 use crate::engine::Engine;
@@ -256,7 +257,7 @@ impl<N: OrderNote> Order<N> {
             // Without this pause, each retry of a caller would make Astra list all tokens.
             return Found::Later;
         }
-        let undone = undo(&self.engine, &self.config, &self.note).await;
+        let undone = undo(&self.engine, &self.config, &self.note, None).await;
         match undone {
             Ok(Outcome::Gone) if self.note.client_id().is_some() => {
                 self.close().await;
@@ -311,19 +312,23 @@ fn nothing_identifies(note: &impl OrderNote) -> bool {
     note.client_id().is_none() && !note.is_described()
 }
 
-/// Finds the token of an order and deletes it. If a gateway repeated the request, Astra has several tokens with the
+/// Finds the token of an order and deletes it. The orders of one tick share a list of the org's tokens. If a gateway repeated the request, Astra has several tokens with the
 /// marker of the order, and all of them are deleted.
 ///
 /// # Errors
 /// If it is not certain that the tokens are deleted.
-async fn undo<N: OrderNote>(engine: &Engine, config: &Arc<Config>, note: &N) -> Result<Outcome, Error> {
-    let found = match note.client_id() {
-        Some(client_id) => vec![client_id.clone()],
-        None => {
-            let found = engine.call(config, |client| async move { client.find_tokens(note.marker()).await }).await?;
-            found.into_iter().map(ClientId::stored).collect()
-        }
+async fn undo<N: OrderNote>(
+    engine: &Engine,
+    config: &Arc<Config>,
+    note: &N,
+    tick: Option<&Tick>,
+) -> Result<Outcome, Error> {
+    let marked = match (note.client_id(), tick) {
+        (Some(client_id), _) => vec![client_id.to_string()],
+        (None, Some(tick)) => listing(engine, config, tick).await?.find_tokens(note.marker()),
+        (None, None) => engine.call(config, |client| async move { client.find_tokens(note.marker()).await }).await?,
     };
+    let found: Vec<ClientId> = marked.into_iter().map(ClientId::stored).collect();
     if found.is_empty() {
         return Ok(Outcome::NotFound);
     }
@@ -349,7 +354,7 @@ async fn finish<N: OrderNote>(engine: Arc<Engine>, entry: WalEntry) -> Result<Un
     }
     let undone = in_tick(async {
         let config = engine.config_for_undo(note.org_id()).await?;
-        undo(&engine, &config, &note).await
+        undo(&engine, &config, &note, Some(&entry.tick)).await
     });
     let undone = undone.await;
     engine.backoff.note(note.org_id(), undone.as_ref().err());

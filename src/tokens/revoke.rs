@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use vault_plugin_sdk::framework::{LeaseCall, WalEntry, WalKind};
+use vault_plugin_sdk::framework::{LeaseCall, Tick, WalEntry, WalKind};
 use vault_plugin_sdk::logical::{self, Map};
 
 use super::find::{self, Target};
 use super::lease::LeaseData;
+use super::listing::listing;
 use crate::api;
 use crate::backoff::in_tick;
 use crate::engine::Engine;
@@ -130,7 +131,21 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target, rep
         Repeat::ByHost | Repeat::ByTick => Some(wal.put_as(&entry_id(target), DELETION, &note).await?),
         Repeat::Never => None,
     };
-    let deleted = engine.call(config, |client| async move { client.delete_token(client_id.as_str()).await }).await;
+    let trial = match repeat {
+        Repeat::ByHost => Some(engine.backoff.try_revocation(org_id)?),
+        Repeat::ByTick | Repeat::Never => None,
+    };
+    let (id, trying) = (client_id.as_str(), &trial);
+    let delete = |client: Arc<api::Client>| async move {
+        match trying {
+            Some(trial) => client.delete_token_with(id, trial).await,
+            None => client.delete_token(id).await,
+        }
+    };
+    let deleted = engine.call(config, delete).await;
+    if let (Ok(()), Some(trial)) = (&deleted, trial) {
+        trial.succeed();
+    }
     if deleted.as_ref().is_err_and(api::Error::may_have_happened) {
         // The entry stays: the tick asks Astra whether the token is deleted.
         return Ok(deleted?);
@@ -205,7 +220,7 @@ enum Finished {
 async fn finish(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
     let note: DeletionNote = entry.decode()?;
     let (org, client) = (&note.org_id, &note.client_id);
-    let finished = in_tick(note.finish(&engine)).await;
+    let finished = in_tick(note.finish(&engine, &entry.tick)).await;
     if !matches!(finished, Ok(Finished::WithoutAstra)) {
         engine.backoff.note(org, finished.as_ref().err());
     }
@@ -225,14 +240,13 @@ async fn finish(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Err
 }
 
 impl DeletionNote {
-    async fn finish(&self, engine: &Engine) -> Result<Finished, Error> {
+    async fn finish(&self, engine: &Engine, tick: &Tick) -> Result<Finished, Error> {
         let _lock = engine.locks.token(&self.token_id).await;
         if !engine.store.has_traces(&self.token_id, &self.org_id, &self.client_id).await? {
             return Ok(Finished::WithoutAstra);
         }
         let config = engine.config_for_undo(&self.org_id).await?;
-        let id = self.client_id.as_str();
-        if !engine.call(&config, |client| async move { client.has_token(id).await }).await? {
+        if !listing(engine, &config, tick).await?.has_token(self.client_id.as_str()) {
             engine.store.delete_token(&self.token_id, &self.org_id, &self.client_id).await?;
             tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %self.client_id,
                 "finished the deletion of a token");

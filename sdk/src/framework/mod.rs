@@ -74,4 +74,4 @@ pub use fields::{Change, Fields};
 pub use lower::to_lower;
 pub use path::{Call, Handler, Path};
 pub use secret::{LeaseCall, SecretType};
-pub use wal::{OpenEntry, Undo, Wal, WalEntry, WalKind};
+pub use wal::{OpenEntry, Tick, Undo, Wal, WalEntry, WalKind};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt as _};
+use jiff::Timestamp;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ use super::fields::Fields;
 use super::help;
 use super::path::{Call, Captures, Path};
 use super::secret::{LeaseCall, SecretType, is_of_type, is_untyped, mark};
-use super::wal::{Undo, Wal};
+use super::wal::{Tick, Undo, Wal};
 use crate::logical::{self, Answer, Error, Mount, Operation, Request, Response, SpecialPaths};
 
 /// How many WAL entries are undone at the same time, so that a slow undo delays few others.
@@ -202,6 +203,10 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         }
         let wal = &Wal::new(&*self.mount.storage);
         let mut ids = wal.list().await?;
+        // The undos of a tick share what they read from the other system. So the changes of all entries must have ended
+        // before the first undo, also those that end during the tick.
+        ids.retain(|id| !Wal::is_open(id));
+        let start = &Start { time: Timestamp::now(), tick: Arc::default() };
         if ids.len() > UNDONE_AT_ONCE {
             // Random order: entries that cannot be undone, or take too long, must not come first at every tick.
             ids.sort_by_cached_key(|_| Uuid::new_v4());
@@ -211,7 +216,7 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         let immediate = immediate || (!ids.is_empty() && self.mount.system.tainted().await.unwrap_or(false));
         let undo = |id: String| async move {
             let mut kind = String::new();
-            let undone = self.undo_one(wal, &id, immediate, &mut kind).await;
+            let undone = self.undo_one(wal, &id, start, immediate, &mut kind).await;
             undone.map_err(|error| (kind, Failures { count: 1, wal_id: id, error }))
         };
         let mut undone = stream::iter(ids).map(undo).buffer_unordered(UNDONE_AT_ONCE);
@@ -236,11 +241,18 @@ impl<E: Send + Sync + 'static> Mounted<E> {
     }
 
     /// Sets `name` to the kind of the entry as soon as it is known.
-    async fn undo_one(&self, wal: &Wal<'_>, id: &str, immediate: bool, name: &mut String) -> Result<(), Error> {
+    async fn undo_one(
+        &self,
+        wal: &Wal<'_>,
+        id: &str,
+        start: &Start,
+        immediate: bool,
+        name: &mut String,
+    ) -> Result<(), Error> {
         if Wal::is_open(id) {
             return Ok(());
         }
-        let Some(entry) = wal.get(id).await? else { return Ok(()) };
+        let Some(mut entry) = wal.get(id).await? else { return Ok(()) };
         name.clone_from(&entry.kind);
         let Some(kind) = self.backend.wal.iter().find(|kind| kind.name == entry.kind) else {
             return Err(Error::internal(format!(
@@ -248,9 +260,10 @@ impl<E: Send + Sync + 'static> Mounted<E> {
                 entry.kind
             )));
         };
-        if !immediate && entry.age() < kind.minimum_age(&entry) {
+        if !immediate && entry.age_at(start.time) < kind.minimum_age(&entry) {
             return Ok(());
         }
+        entry.tick = start.tick.clone();
         match (kind.rollback)(self.engine.clone(), entry).await? {
             Undo::Done => Ok(wal.remove(id).await?),
             Undo::Again => Ok(()),
@@ -264,6 +277,12 @@ struct Failures {
     /// An example, with its error.
     wal_id: String,
     error: Error,
+}
+
+/// The start of a tick.
+struct Start {
+    time: Timestamp,
+    tick: Arc<Tick>,
 }
 
 async fn run<E>(event: Option<&EventFn<E>>, engine: &Arc<E>) -> Result<(), Error> {

@@ -3,7 +3,8 @@
 //! An entry is written before the change, and deleted after the result is stored. An entry that is older than its
 //! minimum age belongs to an interrupted change. The host's tick gives such an entry to the undo of its kind.
 
-use std::collections::HashSet;
+use std::any::Any;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,6 +34,31 @@ pub struct WalEntry {
     pub data: Value,
     /// When the entry was written, in seconds since 1970.
     pub created_at: i64,
+    /// The tick that undoes the entry.
+    #[serde(skip)]
+    pub tick: Arc<Tick>,
+}
+
+/// Values that the undos of one tick share, such as an expensive answer of the other system. Each value is made during
+/// the tick, so after the changes of all entries that this tick undoes. The values are dropped when the tick is over.
+#[derive(Default)]
+pub struct Tick {
+    shared: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
+}
+
+impl Tick {
+    /// Returns the shared value with this name. The first call in a tick makes the value.
+    pub fn share<T: Default + Send + Sync + 'static>(&self, name: &str) -> Arc<T> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = shared.get(name)
+            && let Ok(value) = value.clone().downcast()
+        {
+            return value;
+        }
+        let value = Arc::new(T::default());
+        shared.insert(name.to_owned(), value.clone());
+        value
+    }
 }
 
 impl WalEntry {
@@ -49,7 +75,11 @@ impl WalEntry {
 
     /// Returns the time since the entry was written.
     pub fn age(&self) -> Duration {
-        let seconds = Timestamp::now().as_second().saturating_sub(self.created_at);
+        self.age_at(Timestamp::now())
+    }
+
+    pub(super) fn age_at(&self, time: Timestamp) -> Duration {
+        let seconds = time.as_second().saturating_sub(self.created_at);
         Duration::from_secs(seconds.try_into().unwrap_or(0))
     }
 }

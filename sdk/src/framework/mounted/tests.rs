@@ -11,7 +11,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 use super::*;
 use crate::framework::sample::{Mounted, mounted};
-use crate::framework::{Handler, Undo, WalKind};
+use crate::framework::{Handler, OpenEntry, Undo, WalEntry, WalKind};
 use crate::logical::{Entry, Map, ReplicationState, Secret, Storage, StorageExt};
 use crate::tasks::{Budget, Tasks};
 use crate::testing::request;
@@ -403,6 +403,41 @@ async fn an_undo_can_keep_its_entry_for_a_later_tick() {
         let backend = Backend::<()>::new("").wal(kind).factory(|_| ())(mount).unwrap();
         backend.handle(request(Operation::Rollback, "", Value::Null)).await.unwrap();
         assert_eq!(storage.keys(), left);
+    }
+}
+
+/// Remembers the ticks of its undos. At the first undo, ends the change that is in progress.
+#[derive(Default)]
+struct Ticking(std::sync::Mutex<(Vec<Arc<Tick>>, Option<OpenEntry>)>);
+
+#[tokio::test]
+async fn the_undos_of_a_tick_share_values_made_after_all_their_changes() {
+    let kind = WalKind::new("print", Duration::ZERO, |engine: Arc<Ticking>, entry: WalEntry| async move {
+        let mut state = engine.0.lock().unwrap();
+        state.0.push(entry.tick);
+        state.1 = None;
+        Ok::<_, Error>(Undo::Again)
+    });
+    let (mount, storage, _) = crate::testing::mount();
+    let entry = json!({ "type": "print", "data": {}, "created_at": 0 });
+    storage.put_json("wal/a", &entry).await.unwrap();
+    storage.put_json("wal/b", &entry).await.unwrap();
+    let open = Wal::new(&*storage).put("print", &()).await.unwrap();
+    storage.put_json(&format!("wal/{}", open.id()), &entry).await.unwrap();
+    let engine = Arc::new(Ticking::default());
+    engine.0.lock().unwrap().1 = Some(open);
+    let backend = Arc::new(Backend::<Ticking>::new("").wal(kind)).mount(engine.clone(), mount);
+    for undone in [2, 3] {
+        backend.handle(request(Operation::Rollback, "", Value::Null)).await.unwrap();
+        let ticks = std::mem::take(&mut engine.0.lock().unwrap().0);
+        assert_eq!(ticks.len(), undone);
+        let values: Vec<_> = ticks.iter().map(|tick| tick.share::<std::sync::atomic::AtomicUsize>("a")).collect();
+        assert!(values.iter().all(|value| Arc::ptr_eq(value, &values[0])));
+        assert!(!Arc::ptr_eq(&values[0], &ticks[0].share("b")));
+        // Nothing but the entries keeps the values.
+        let kept = Arc::downgrade(&values[0]);
+        drop((values, ticks));
+        assert!(kept.upgrade().is_none());
     }
 }
 
