@@ -270,7 +270,7 @@ async fn a_success_can_have_other_content() {
     }
     in_both_phases(Kind::DropFields(vec!["token".into(), "secret".into()]), |outcome| {
         let keys: Vec<String> = outcome.unwrap().json().as_object().unwrap().keys().cloned().collect();
-        assert_eq!(keys, ["clientId", "generatedOn", "orgId", "roles"]);
+        assert_eq!(keys, ["clientId", "description", "generatedOn", "orgId", "roles", "tokenExpiry"]);
     })
     .await;
     in_both_phases(Kind::SetField { field: "clientId".into(), value: json!(5) }, |outcome| {
