@@ -15,8 +15,8 @@ use self::table::{AS_ABOVE, Row};
 use crate::astra::{Astra, AstraFault, Certificate, DeleteSuccess, Kind, Phase, UnknownId};
 use crate::world::{Mode, World};
 
-/// More than the number of mints that need their own org.
-const ORGS: usize = 250;
+/// More than the number of mints and deletions, which need their own orgs.
+const ORGS: usize = 700;
 
 /// How many requests run at the same time.
 const WORKERS: usize = 12;
@@ -43,7 +43,7 @@ fn every_fault_of_astra_has_the_documented_outcome() {
         FaultMount::new(World::with(Astra::builder().orgs(3).knobs(|knobs| knobs.list_delay_after_create_ms = 5000)));
     let spent = FaultMount::new(World::with(Astra::builder().orgs(1)));
     let apart = FaultMount::new(World::with(
-        Astra::builder().orgs(3).tls(Certificate::Valid).knobs(|knobs| knobs.connection_close = true),
+        Astra::builder().orgs(7).tls(Certificate::Valid).knobs(|knobs| knobs.connection_close = true),
     ));
     let mut mints: Vec<Row> = mint_families().into_iter().map(Row::of).collect();
     mints.extend(unreachable());
@@ -155,9 +155,10 @@ fn unreachable_astra(mount: &FaultMount, mints: [&Row; 2], deletions: [&Row; 2])
         cut(false);
         mint.add(Phase::Before, "minting", vec![seen]);
         let both = [Deletion::Delete, Deletion::Revoke].map(|way| {
-            let token = mount.token(&mount.deletion_org);
+            let org = mount.org(Mode::Standard);
+            let token = mount.token(&org);
             cut(true);
-            let seen = mount.observe_deletion(way, &mount.deletion_org, &token);
+            let seen = mount.observe_deletion(way, &org, &token);
             cut(false);
             seen
         });
