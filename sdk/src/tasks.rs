@@ -6,7 +6,7 @@
 //! ends.
 //!
 //! The host cleans up its mounts one after the other when it seals, steps down or stops. All tasks go on while it waits
-//! for one mount, so the mounts of a process share one [`Budget`].
+//! for one mount, so the mounts of a process share one budget.
 //!
 //! Architecture invariant: knows neither requests nor engines.
 

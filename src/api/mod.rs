@@ -31,7 +31,6 @@ use url::Url;
 
 use self::answer::Answer;
 use self::body::Body;
-pub(crate) use self::delete::Patience;
 use self::delete::confirms_success;
 pub(crate) use self::description::describe;
 pub(crate) use self::error::{Case, Error, LIST_ROLES, MINT, PREPARE};
@@ -142,20 +141,14 @@ impl Client {
     /// # Errors
     /// Also when Astra does not have the token because the root token belongs to another organization.
     pub(crate) async fn delete_token(&self, client_id: &str) -> Result<(), Error> {
-        self.delete_token_with(client_id, &()).await
-    }
-
-    /// As [`Client::delete_token`]. After a failed attempt, makes only the requests that `patience` allows.
-    pub(crate) async fn delete_token_with(&self, client_id: &str, patience: &impl Patience) -> Result<(), Error> {
         if !can_name(client_id) {
             return Err(Error::bad_settings(DELETE, "the client id fits no URL"));
         }
         if client_id == self.root_id {
             return Err(Error::is_root_token(DELETE));
         }
-        let (may_retry, path) = (|| patience.may_retry(), ["clientIdSecrets", client_id]);
-        let answer =
-            self.call_while(&may_retry, DELETE, Method::DELETE, &path, None, |answer| answer.json(ANSWER_LIMIT));
+        let path = ["clientIdSecrets", client_id];
+        let answer = self.call(DELETE, Method::DELETE, &path, None, |answer| answer.json(ANSWER_LIMIT));
         let error = match answer.await {
             Ok(answer) if answer.is_empty() || confirms_success(&answer) => return Ok(()),
             Ok(_) => Error::garbled(DELETE, "it is not JSON, or tells of errors"),
@@ -164,14 +157,10 @@ impl Client {
         };
         // Astra's answer for an unknown token is not documented, and a proxy can send any answer. Only the list of
         // tokens is certain.
-        if !error.is_unclear() || !patience.may_list() {
+        if !error.is_unclear() {
             return Err(error);
         }
-        let listed = self.has_token(client_id).await;
-        if listed.is_ok() {
-            patience.note_list();
-        }
-        match listed {
+        match self.has_token(client_id).await {
             Ok(false) => Ok(()),
             Err(other) if other.case() == Case::OtherOrganization => Err(other),
             Ok(true) | Err(_) => Err(error),
@@ -287,22 +276,6 @@ impl Client {
     where
         F: Future<Output = Result<T, Error>> + Send,
     {
-        self.call_while(&|| true, call, method, path, body, read).await
-    }
-
-    /// As [`Client::call`]. Retries only if `may_retry` allows it.
-    async fn call_while<T, F>(
-        &self,
-        may_retry: &(impl Fn() -> bool + Sync),
-        call: &'static str,
-        method: Method,
-        path: &[&str],
-        body: Option<&NewToken>,
-        read: impl Fn(Answer) -> F + Sync,
-    ) -> Result<T, Error>
-    where
-        F: Future<Output = Result<T, Error>> + Send,
-    {
         let deadline = Instant::now() + self.timeout;
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -313,7 +286,7 @@ impl Client {
             Some(body) => self.pool.http.request(method.clone(), url.clone()).json(body),
             None => self.pool.http.request(method.clone(), url.clone()),
         };
-        let attempts = retry::until(deadline, is_idempotent, may_retry, || async {
+        let attempts = retry::until(deadline, is_idempotent, || async {
             let request = request().headers(self.headers.clone()).build();
             let request = request.map_err(|error| Error::from_setup(call, &error))?;
             let no_permit = |_| Error::no_permit(call, self.timeout);

@@ -16,12 +16,11 @@ const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_factor(2.0)
     .with_max_times(3);
 
-/// Makes attempts until one succeeds. Stops early if the error is not retryable, if `may_retry` forbids it, or if the
-/// next attempt would start after the deadline.
+/// Makes attempts until one succeeds. Stops early if the error is not retryable, or if the next attempt would start
+/// after the deadline.
 pub(super) async fn until<T, F>(
     deadline: Instant,
     is_idempotent: bool,
-    may_retry: &(impl Fn() -> bool + Sync),
     attempt: impl FnMut() -> F + Send,
 ) -> Result<T, Error>
 where
@@ -30,7 +29,7 @@ where
     let (mut attempts, mut last, mut may_have_happened) = (1, None, false);
     let outcome = attempt
         .retry(BACKOFF)
-        .when(|error: &Error| error.is_retryable(is_idempotent) && may_retry())
+        .when(|error: &Error| error.is_retryable(is_idempotent))
         .adjust(|error, pause| pause_before(deadline, error, pause?))
         .notify(|error, pause| {
             tracing::debug!(error = %error, ?pause, "failed to call Astra, will retry");
@@ -150,7 +149,7 @@ mod tests {
     async fn run(is_idempotent: bool, failures: Vec<Error>) -> (Error, usize, f32) {
         let (start, attempts) = (Instant::now(), AtomicUsize::new(0));
         let attempt = || async { Err::<(), _>(failures[attempts.fetch_add(1, Relaxed)].clone()) };
-        let outcome = until(start + Duration::from_secs(30), is_idempotent, &|| true, attempt).await;
+        let outcome = until(start + Duration::from_secs(30), is_idempotent, attempt).await;
         (outcome.unwrap_err(), attempts.into_inner(), start.elapsed().as_secs_f32())
     }
 

@@ -36,7 +36,7 @@ pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), l
             "revoked a lease that did not identify a token: look for a token of that time without a lease");
         return Ok(());
     };
-    let done = delete_target(engine, target, Repeat::ByHost).await.map_err(|error| lease.failed("revoke", error))?;
+    let done = delete_target(engine, target, false).await.map_err(|error| lease.failed("revoke", error))?;
     let caller = request.caller;
     tracing::info!(org_id = %done.org_id, role_name = %done.role_name, client_id = %done.client_id,
         display_name = caller.display_name, entity_id = caller.entity_id, "revoked token");
@@ -54,30 +54,18 @@ fn has_empty_client_id(data: &Map) -> bool {
 /// # Errors
 /// If it is not certain that the token is deleted.
 pub(crate) async fn delete(engine: Arc<Engine>, target: Target, force: bool) -> Result<(), Error> {
-    let repeat = if force { Repeat::Never } else { Repeat::ByTick };
-    delete_target(engine, target, repeat).await.map(drop)
+    delete_target(engine, target, force).await.map(drop)
 }
 
-/// Who repeats a deletion whose outcome is unknown.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Repeat {
-    /// The host, which repeats the revocation of a lease, and the tick: the host does not repeat a revocation for which a
-    /// caller waits.
-    ByHost,
-    /// The tick.
-    ByTick,
-    /// Nobody. The token is deleted in Vault, whatever Astra answers.
-    Never,
-}
-
-/// Deletes a token in Astra, then in Vault. If the caller hangs up, the deletion continues.
-pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, repeat: Repeat) -> Result<Target, Error> {
+/// Deletes a token in Astra, then in Vault. If the caller hangs up, the deletion continues. With `force`, deletes the token
+/// in Vault whatever Astra answers.
+pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, force: bool) -> Result<Target, Error> {
     let work = {
         let engine = engine.clone();
         async move {
             let _lock = engine.locks.token(&target.token_id).await;
             let deleted = match engine.store.config(&target.org_id).await? {
-                Some(config) => delete_both(&engine, &config, &target, repeat).await,
+                Some(config) => delete_both(&engine, &config, &target, force).await,
                 None => match require_deleted(&engine, &target).await {
                     Ok(()) => delete_in_vault(&engine, &target).await,
                     error => error,
@@ -85,9 +73,7 @@ pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, repeat: R
             };
             match deleted {
                 Err(error) if error.is_of_host() => return Err(error),
-                Err(error)
-                    if repeat == Repeat::Never || target.has_expired() || !is_stored(&engine, &target).await? =>
-                {
+                Err(error) if force || target.has_expired() || !is_stored(&engine, &target).await? => {
                     delete_in_vault(&engine, &target).await?;
                     tracing::warn!(org_id = %target.org_id, role_name = %target.role_name, client_id = %target.client_id,
                         error = %error, "deleted a token only in Vault");
@@ -109,8 +95,9 @@ async fn delete_in_vault(engine: &Engine, target: &Target) -> Result<(), Error> 
     engine.store.delete_token(&target.token_id, &target.org_id, &target.client_id).await
 }
 
-/// Deletes a token in Astra, then in Vault. If the outcome is unknown, a WAL entry stays for the tick.
-async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target, repeat: Repeat) -> Result<(), Error> {
+/// Deletes a token in Astra, then in Vault. If the outcome is unknown, a WAL entry stays for the tick, unless the deletion
+/// is forced.
+async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target, force: bool) -> Result<(), Error> {
     let Target { org_id, client_id, role_name, token_id, .. } = target;
     if !api::can_name(client_id.as_str()) {
         tracing::error!(org_id = %org_id, role_name = %role_name, client_id = %client_id,
@@ -127,25 +114,8 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target, rep
         role_name: role_name.clone(),
         timeout_seconds: config.request_timeout.as_secs(),
     };
-    let entry = match repeat {
-        Repeat::ByHost | Repeat::ByTick => Some(wal.put_as(&entry_id(target), DELETION, &note).await?),
-        Repeat::Never => None,
-    };
-    let trial = match repeat {
-        Repeat::ByHost => Some(engine.backoff.try_revocation(org_id)?),
-        Repeat::ByTick | Repeat::Never => None,
-    };
-    let (id, trying) = (client_id.as_str(), &trial);
-    let delete = |client: Arc<api::Client>| async move {
-        match trying {
-            Some(trial) => client.delete_token_with(id, trial).await,
-            None => client.delete_token(id).await,
-        }
-    };
-    let deleted = engine.call(config, delete).await;
-    if let (Ok(()), Some(trial)) = (&deleted, trial) {
-        trial.succeed();
-    }
+    let entry = if force { None } else { Some(wal.put_as(&entry_id(target), DELETION, &note).await?) };
+    let deleted = engine.call(config, |client| async move { client.delete_token(client_id.as_str()).await }).await;
     if deleted.as_ref().is_err_and(api::Error::may_have_happened) {
         // The entry stays: the tick asks Astra whether the token is deleted.
         return Ok(deleted?);

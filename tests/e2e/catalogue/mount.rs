@@ -201,7 +201,6 @@ impl FaultMount {
 
     /// Mints a token, and deletes it under a fault.
     pub(super) fn delete_under_fault(&self, deletion: Deletion, kind: &Kind, phase: Phase, reach: Reach) -> Seen {
-        // While Astra fails for an org, only one revocation of the org at a time calls Astra.
         let org = self.org(Mode::Standard);
         let token = self.token(&org);
         let fault = AstraFault { phase, ..AstraFault::before(self.real(kind)) };
