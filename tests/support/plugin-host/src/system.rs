@@ -96,8 +96,11 @@ impl System {
         if facts.missing {
             return Err(Status::unknown("missing system view implementation: this method should not be called"));
         }
-        // Reading a fact has no effect, so there is only one phase.
-        gate.enter(call).await.map_err(Status::unknown)?;
+        // A cleanup asks `tainted` only if work still runs, so this call comes at another time in each run.
+        if call != "tainted" {
+            // Reading a fact has no effect, so there is only one phase.
+            gate.enter(call).await.map_err(Status::unknown)?;
+        }
         Ok(Response::new(make(facts)))
     }
 }
