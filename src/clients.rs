@@ -78,7 +78,7 @@ impl Clients {
             let slot = self.slot(&config);
             let running = slot.calls.token();
             let refused = match call(self.client_in(&slot).await?).await {
-                Err(error) if error.case() == api::Case::RootTokenRefused => error,
+                Err(error) if error.case() == api::Case::RootTokenRejected => error,
                 done => return done,
             };
             drop(running);

@@ -177,8 +177,8 @@ impl From<Error> for logical::Error {
 /// Returns the HTTP status for a failed call of Astra.
 pub(crate) fn status(case: Case) -> u16 {
     match case {
-        Case::RequestRefused { .. } | Case::IsRootToken | Case::OtherOrganization => 400,
-        Case::RootTokenRefused => 403,
+        Case::RequestRejected { .. } | Case::IsRootToken | Case::OtherOrganization => 400,
+        Case::RootTokenRejected => 403,
         Case::RateLimited => 429,
         Case::ProxyLogin
         | Case::ConnectionBroken
@@ -212,14 +212,16 @@ fn advice(error: &api::Error) -> &'static str {
         Case::NoPermit | Case::NoAnswer => "try again, or raise the request_timeout of the config",
         Case::ConnectionBroken | Case::Stopping => "try again",
         Case::UnusableAnswer | Case::NotAstra => "check the url of the config and any proxy",
-        Case::RootTokenRefused if error.call() == LIST_ROLES => {
+        Case::RootTokenRejected if error.call() == LIST_ROLES => {
             "check that the astra_token of the config is live and has the permission org-role-read"
         }
-        Case::RootTokenRefused => "check that the astra_token of the config is live and may manage tokens and the role",
+        Case::RootTokenRejected => {
+            "check that the astra_token of the config is live and may manage tokens and the role"
+        }
         Case::IsRootToken => "first write another astra_token to the config",
         Case::OtherOrganization => "write an astra_token of the organization of the tokens to the config",
         // The published API of Astra does not list these two members of the request.
-        Case::RequestRefused { names_description, names_expiry } if error.call() == MINT => {
+        Case::RequestRejected { names_description, names_expiry } if error.call() == MINT => {
             match (names_description, names_expiry) {
                 (true, true) => {
                     "if Astra takes neither member, set description=false and token_expiry=false on the config"
@@ -229,7 +231,7 @@ fn advice(error: &api::Error) -> &'static str {
                 (false, false) => "check the role_id of the role",
             }
         }
-        Case::RequestRefused { .. } => "see the reason that Astra gives",
+        Case::RequestRejected { .. } => "see the reason that Astra gives",
         Case::ProxyLogin => "check the login in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY",
         Case::RateLimited | Case::TimedOut | Case::Unavailable | Case::ServerFailed => "try again later",
         Case::UnexpectedStatus => "check the url of the config",
@@ -240,8 +242,8 @@ fn advice(error: &api::Error) -> &'static str {
 /// and no role of Vault.
 fn root_advice(error: &api::Error, permission: &'static str) -> &'static str {
     match error.case() {
-        Case::RootTokenRefused => permission,
-        Case::RequestRefused { names_description: false, names_expiry: false } => "see the reason that Astra gives",
+        Case::RootTokenRejected => permission,
+        Case::RequestRejected { names_description: false, names_expiry: false } => "see the reason that Astra gives",
         _ => advice(error),
     }
 }

@@ -58,7 +58,7 @@ pub(crate) struct MintNote {
     pub(crate) client_id: Option<ClientId>,
     /// When the token expires in Astra (RFC 3339), if Astra is told an expiry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) dies_at: Option<String>,
+    pub(crate) expires_at: Option<String>,
     /// What the tick has found so far.
     #[serde(default, skip_serializing_if = "Looked::is_never")]
     pub(crate) looked: Looked,
@@ -75,7 +75,7 @@ pub(crate) struct MintNote {
 impl MintNote {
     /// Whether the token has expired in Astra.
     pub(crate) fn has_expired(&self) -> bool {
-        let expiry = self.dies_at.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
+        let expiry = self.expires_at.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
         expiry.is_some_and(|time| time < Timestamp::now())
     }
 }
@@ -200,7 +200,7 @@ pub(crate) mod fuzz {
             let stored = encode(&mint);
             assert!(decode::<MintNote>(&stored).is_some_and(|mint| encode(&mint) == stored));
             assert!(longest(&entry).as_secs() > mint.timeout_seconds.min(1 << 60));
-            assert!(!mint.has_expired() || mint.dies_at.is_some());
+            assert!(!mint.has_expired() || mint.expires_at.is_some());
         }
         if let Ok(deletion) = entry.decode::<DeletionNote>() {
             let stored = encode(&deletion);

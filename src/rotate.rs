@@ -153,7 +153,7 @@ impl Rotation<'_> {
             client.has_token(new.as_str()).await.map(drop)
         };
         let pauses = RETRIES_OF_NEW_TOKEN.with_total_delay(Some(config.request_timeout));
-        check.retry(pauses).when(|error: &api::Error| error.case() == Case::RootTokenRefused).await
+        check.retry(pauses).when(|error: &api::Error| error.case() == Case::RootTokenRejected).await
     }
 
     /// Stores the new root token in the config, unless the config was changed meanwhile.

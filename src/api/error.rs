@@ -43,13 +43,13 @@ pub(crate) enum Case {
     /// Astra answered with success, and the engine cannot use the answer.
     UnusableAnswer,
     /// Astra rejected the root token.
-    RootTokenRefused,
+    RootTokenRejected,
     /// The token to delete is the root token.
     IsRootToken,
     /// The root token belongs to another organization than the config.
     OtherOrganization,
     /// Astra rejected the request. The answer may name a member of the request.
-    RequestRefused {
+    RequestRejected {
         /// Whether the answer names the member `description`.
         names_description: bool,
         /// Whether the answer names the member `tokenExpiry`.
@@ -115,7 +115,7 @@ impl Error {
             _ => status.to_string(),
         };
         let (case, what) = match (status, &body) {
-            (401 | 403, _) => (Case::RootTokenRefused, "Astra rejected the root token"),
+            (401 | 403, _) => (Case::RootTokenRejected, "Astra rejected the root token"),
             (407, _) => (Case::ProxyLogin, "a proxy asks for a login"),
             (429, _) => (Case::RateLimited, "Astra limits the rate of requests"),
             (408 | 504, _) => (Case::TimedOut, "Astra did not answer in time"),
@@ -310,7 +310,7 @@ fn refusal(body: &Body) -> Case {
         Body::Api(text) | Body::Text(text) => text.to_ascii_lowercase(),
         Body::Empty | Body::Unknown => String::new(),
     };
-    Case::RequestRefused {
+    Case::RequestRejected {
         names_description: text.contains("description"),
         names_expiry: text.contains("tokenexpiry") || text.contains("token_expiry"),
     }

@@ -107,7 +107,7 @@ pub(super) async fn verify(engine: &Engine, config: &Config) -> Result<Verified,
     match asked {
         Ok(named) => Ok(Verified::Org(named)),
         Err(error) if error.is_undetermined() => Ok(Verified::Undetermined),
-        Err(error) if error.case() == Case::RootTokenRefused => Err(Error::field(
+        Err(error) if error.case() == Case::RootTokenRejected => Err(Error::field(
             ASTRA_TOKEN,
             format!("cannot be used: {}; give a live root token of this organization", error.what()),
         )),

@@ -322,8 +322,8 @@ async fn an_answer_that_names_a_token_in_use_deletes_no_token() {
 async fn an_entry_is_kept_until_its_token_is_deleted_has_expired_or_is_very_old() {
     let world = World::new().await;
     world.noted("1", 60, json!({})).await;
-    world.noted("2", 60, json!({"dies_at": "2999-01-01T00:00:00Z"})).await;
-    world.noted("3", 60, json!({"dies_at": "2022-01-01T00:00:00Z"})).await;
+    world.noted("2", 60, json!({"expires_at": "2999-01-01T00:00:00Z"})).await;
+    world.noted("3", 60, json!({"expires_at": "2022-01-01T00:00:00Z"})).await;
     world.noted("4", 31 * 86400, json!({})).await;
     let error = failed(world.tick(false).await).to_string();
     assert!(error.contains("no config for org_id"), "{error}");

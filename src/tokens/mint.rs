@@ -122,7 +122,7 @@ impl Mint {
             described: config.description,
             token_id,
             client_id: None,
-            dies_at: config.token_expiry.then(|| rfc3339(ttls.expiry)),
+            expires_at: config.token_expiry.then(|| rfc3339(ttls.expiry)),
             looked: Looked::Never,
             display_name: request.caller.display_name.clone(),
             entity_id: request.caller.entity_id.clone(),
@@ -138,7 +138,7 @@ impl Mint {
         let new = NewToken {
             roles: vec![self.request.role.role_id.clone()],
             description: note.described.then(|| self.request.description(&self.engine.instance, &note.marker)),
-            token_expiry: note.dies_at.clone(),
+            token_expiry: note.expires_at.clone(),
         };
         let (client_id, created) = match self.order.call(&new).await {
             Ok(made) => made,
@@ -190,12 +190,12 @@ impl Mint {
     /// If no time is left for a lease.
     fn follow(&mut self, expiry: Timestamp) -> Result<(), Error> {
         let (note, ttls) = (&mut self.order.note, &mut self.ttls);
-        if note.dies_at.is_some() && expiry.as_second() >= ttls.expiry.as_second() {
+        if note.expires_at.is_some() && expiry.as_second() >= ttls.expiry.as_second() {
             return Ok(());
         }
         let asked = ttls.max_ttl;
         ttls.end_before(expiry);
-        note.dies_at = Some(rfc3339(expiry));
+        note.expires_at = Some(rfc3339(expiry));
         self.lease_end = Some(later(Timestamp::now(), ttls.max_ttl));
         // The host would replace a TTL of zero by the default of the mount.
         if ttls.ttl.is_zero() {
@@ -240,7 +240,7 @@ impl Mint {
     fn unclear(&mut self, cause: Error) -> Error {
         self.is_unclear = true;
         let note = &self.order.note;
-        let removal = match &note.dies_at {
+        let removal = match &note.expires_at {
             _ if note.described => "deletes the token as soon as Astra lists the token",
             Some(_) => "cannot find it without a description, and the token stays until it expires",
             None => "cannot find it without a description, and the token does not expire",
@@ -291,7 +291,7 @@ impl Mint {
             entity_id: self.request.caller.entity_id.clone(),
             expires_at: rfc3339(self.ttls.expiry),
             lease_end: self.lease_end.map(rfc3339).unwrap_or_default(),
-            expires_in_astra: self.order.note.dies_at.is_some(),
+            expires_in_astra: self.order.note.expires_at.is_some(),
             marker: self.order.note.marker.clone(),
             ..Record::of(self.token_id(&token.client_id), token)
         }
@@ -307,7 +307,7 @@ impl Mint {
             secret_type: SECRET_TYPE.to_owned(),
             ttl_seconds: Some(role.ttl().as_secs()),
             max_ttl_seconds: Some(role.max_ttl().as_secs()),
-            expires_at: self.order.note.dies_at.clone(),
+            expires_at: self.order.note.expires_at.clone(),
         };
         let secret = Secret::new(self.ttls.ttl, self.ttls.max_ttl, data.into_map());
         let mut response = Response::new(token_data(token, self.request.minted_by)).lease(secret);

@@ -98,8 +98,8 @@ impl OrderNote for MintNote {
             Event::NotFound => tracing::warn!(org_id = %org_id, role_name = %role_name, marker,
                 "found no token of an unfinished mint: Astra minted no token, or keeps no descriptions"),
             Event::Lost => {
-                let dies_at = self.dies_at.as_deref().unwrap_or("never");
-                tracing::error!(org_id = %org_id, role_name = %role_name, dies_at,
+                let expires_at = self.expires_at.as_deref().unwrap_or("never");
+                tracing::error!(org_id = %org_id, role_name = %role_name, expires_at,
                     "lost the outcome of a mint without a description: look for a token of that time in Astra's portal");
             }
             Event::Expired(error) => tracing::warn!(org_id = %org_id, role_name = %role_name, error = %error,
