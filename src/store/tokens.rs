@@ -39,6 +39,9 @@ impl Store {
     }
 
     /// Writes a token and its record. If the role of the token has a limit, `place` is the reservation of the token.
+    ///
+    /// Writes the record first. Otherwise the inventory build could find the token without a record, and write a record
+    /// without marker and expiry. The undo and the sweep would then skip the token.
     pub(crate) async fn put_token(
         &self,
         id: &str,
@@ -47,18 +50,8 @@ impl Store {
         place: Option<Place>,
     ) -> Result<(), Error> {
         self.count_new(token, place).await?;
-        let put_record = self.put_record(&token.org_id, &token.client_id, record);
-        let key = token_key(id);
-        let put_token = self.storage.put_json(&key, token);
-        if self.inventory.known().is_some() {
-            let (record, token) = tokio::join!(put_record, put_token);
-            record?;
-            return Ok(token?);
-        }
-        // The record comes first. Otherwise the inventory build could find the token without a record, and write a record
-        // without marker and expiry. The undo and the sweep would then skip the token.
-        put_record.await?;
-        Ok(put_token.await?)
+        self.put_record(&token.org_id, &token.client_id, record).await?;
+        Ok(self.storage.put_json(&token_key(id), token).await?)
     }
 
     /// Deletes the entries of a token. Keeps the entry of a newer token with the same name.
@@ -71,13 +64,10 @@ impl Store {
 
     /// Deletes the entry of the token even if it is not there: a put that timed out can take effect later.
     async fn delete_entries(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
-        if id.is_empty() || !fits_key(id) || self.holds_newer(id, client).await? {
-            return self.delete_record(org, client).await;
+        if !id.is_empty() && fits_key(id) && !self.holds_newer(id, client).await? {
+            self.storage.delete(&token_key(id)).await?;
         }
-        let key = token_key(id);
-        let (token, record) = tokio::join!(self.storage.delete(&key), self.delete_record(org, client));
-        token?;
-        record
+        self.delete_record(org, client).await
     }
 
     /// Whether the name of a token belongs to a newer token.
