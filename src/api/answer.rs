@@ -45,7 +45,7 @@ impl Answer {
         Ok(body)
     }
 
-    /// Reads the body, whatever it is.
+    /// Reads the body, with any content.
     ///
     /// # Errors
     /// When the body is not complete at the deadline, or is longer than `limit` bytes.
@@ -142,7 +142,7 @@ struct Progress {
 }
 
 impl Progress {
-    /// Whether the list may go on to arrive. Checks the progress if it is time for that.
+    /// Whether the rest of the list may still arrive. Checks the progress once in each time limit.
     fn goes_on(&mut self) -> bool {
         let now = Instant::now();
         if now < self.until {

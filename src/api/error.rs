@@ -293,7 +293,7 @@ impl Error {
         }
     }
 
-    /// Whether Astra answered that it does not carry out the call, for whatever reason.
+    /// Whether Astra answered that it rejects the call, for any reason.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self.progress, Progress::Answer(400..=407 | 409..=428 | 430..=499, _))
     }

@@ -76,7 +76,7 @@ pub(super) struct TokenList {
     tokens: usize,
 }
 
-/// What the list must continue with. The document is one object, and its member `clients` is an array of objects.
+/// What must come next in the list. The document is one object, and its member `clients` is an array of objects.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
 enum State {
     /// The object.
