@@ -15,13 +15,12 @@ pub(super) type RoleKey = (OrgId, RoleName);
 
 /// Returns the id of a named token. No two live tokens have the same id.
 pub(crate) fn named_token_id(org: &OrgId, role: &RoleName, name: &LogicalName) -> String {
-    use std::fmt::Write as _;
+    format!("{:x}", Sha256::digest(format!("{org}:{role}:{name}")))
+}
 
-    let digest = Sha256::digest(format!("{org}:{role}:{name}"));
-    digest.iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+/// Returns a text that identifies a token in a key, whatever its names contain and however long they are.
+pub(crate) fn token_digest(org: &OrgId, client: &ClientId) -> String {
+    format!("{:x}", Sha256::digest(record_key(org, client)))
 }
 
 pub(crate) fn config_key(org: &OrgId) -> String {

@@ -13,8 +13,7 @@ use crate::backoff::in_tick;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, longest};
-use crate::names::segment;
-use crate::store::Config;
+use crate::store::{Config, token_digest};
 
 /// Revokes the token of a lease.
 ///
@@ -134,7 +133,7 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target, for
 
 /// Returns the id of the WAL entry of a deletion. All deletions of one token have the same entry.
 fn entry_id(target: &Target) -> String {
-    format!("{DELETION}.{}.{}", segment(target.org_id.as_str()), segment(target.client_id.as_str()))
+    format!("{DELETION}.{}", token_digest(&target.org_id, &target.client_id))
 }
 
 /// Fails if the root token belongs to another organization than the token. Astra would not find the token in that

@@ -304,12 +304,16 @@ fn a_killed_plugin_completes_the_inventory_after_its_restart() {
     };
     let missing = Token { client_id: "unknown".into(), lease_id: String::new(), data: Value::Null };
     put_named(&server, &uuid, &org);
-    for share in [TOKENS / 20, TOKENS / 3] {
+    for share in [TOKENS / 20, TOKENS / 8] {
         server.kill_plugins();
         // The plugin answers long before the inventory is complete.
         start_again();
-        assert!(world.fetch(&org, &missing).fails(503).contains("still being built"));
-        assert!(world.list("org/tokens").warnings().contains("still being built"));
+        let (fetched, listed) = (world.fetch(&org, &missing), world.list("org/tokens"));
+        // If the inventory is not complete now, it was not complete then.
+        if server.get(&raw(&uuid, "client-index")).data_if_there().is_none() {
+            assert!(fetched.fails(503).contains("still being built"));
+            assert!(listed.warnings().contains("still being built"));
+        }
         let known = wait("a part of the inventory", SOON, || Some(records()).filter(|known| *known >= share));
         assert!(known < TOKENS, "the inventory was complete before the kill");
     }

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::fault::{Gate, HostFault};
 use crate::logical::{Entry, Storage, StorageError};
 
-/// Storage in memory. It counts its calls, and [`MemoryStorage::inject`] makes them fail.
+/// Storage in memory. It counts its calls, and [`MemoryStorage::inject`] makes them fail. Like the host, it rejects keys
+/// that contain two dots in a row.
 #[derive(Default)]
 pub struct MemoryStorage {
     entries: Mutex<BTreeMap<String, Entry>>,
@@ -94,17 +95,28 @@ impl MemoryStorage {
     }
 }
 
+/// Rejects the keys that the host rejects (the view's `SanityCheck` in Vault's `sdk/logical/storage_view.go`).
+fn check(key: &str) -> Result<(), StorageError> {
+    if key.contains("..") {
+        return Err(StorageError::Failed("relative paths not supported".into()));
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Storage for MemoryStorage {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StorageError> {
+        check(key)?;
         self.gate.pass(false, || self.lock().get(key).cloned()).await
     }
 
     async fn put(&self, entry: Entry) -> Result<(), StorageError> {
+        check(&entry.key)?;
         self.write(|entries| drop(entries.insert(entry.key.clone(), entry))).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        check(key)?;
         self.write(|entries| drop(entries.remove(key))).await
     }
 
@@ -120,6 +132,7 @@ impl Storage for MemoryStorage {
     }
 
     async fn list_page(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, StorageError> {
+        check(prefix)?;
         self.lists.fetch_add(1, Ordering::SeqCst);
         let page = || {
             let entries = self.lock();
