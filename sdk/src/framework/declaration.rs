@@ -11,7 +11,7 @@ use super::path::Path;
 use super::pattern;
 use super::secret::SecretType;
 use super::wal::WalKind;
-use crate::logical::{Error, SpecialPaths};
+use crate::logical::{Error, Resolver, SpecialPaths};
 
 pub(super) type EventFn<E> = Arc<dyn Fn(Arc<E>) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 pub(super) type InvalidateFn<E> = Arc<dyn Fn(&E, &str) + Send + Sync>;
@@ -27,6 +27,7 @@ pub struct Backend<E> {
     pub(super) cleanup: Option<EventFn<E>>,
     pub(super) periodic: Option<EventFn<E>>,
     pub(super) invalidate: Option<InvalidateFn<E>>,
+    pub(super) resolver: Option<Resolver>,
 }
 
 impl<E: Send + Sync + 'static> Backend<E> {
@@ -42,6 +43,7 @@ impl<E: Send + Sync + 'static> Backend<E> {
             cleanup: None,
             periodic: None,
             invalidate: None,
+            resolver: None,
         }
     }
 
@@ -52,6 +54,8 @@ impl<E: Send + Sync + 'static> Backend<E> {
     #[must_use]
     pub fn path(mut self, path: Path<E>) -> Self {
         path.check_list();
+        path.check_create();
+        path.check_spelling();
         path.check_fields();
         for name in pattern::expand(path.pattern) {
             // A named group becomes `{name}`. Only a group that matches nearly everything matches the braces.
@@ -149,6 +153,14 @@ impl<E: Send + Sync + 'static> Backend<E> {
         Failure: Into<Error> + 'static,
     {
         self.periodic = Some(event(run));
+        self
+    }
+
+    /// Tells OpenBao which path another spelling stands for, before it checks policies. See [`Resolver`]. Without this,
+    /// a path stands for itself.
+    #[must_use]
+    pub fn resolve(mut self, resolve: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.resolver = Some(Arc::new(resolve));
         self
     }
 

@@ -83,6 +83,13 @@ pub trait FieldType: Sized {
 
     /// Returns the value that a JSON `null` stands for. `None` means that `null` counts as not given.
     fn zero() -> Option<Self>;
+
+    /// Applies the value of a patch to a stored value. `removed` are the keys of pairs that the patch removes. Most types
+    /// are replaced.
+    fn merge(&mut self, patch: Self, removed: &[String]) {
+        let _ = removed;
+        *self = patch;
+    }
 }
 
 /// The declaration of a field, without its Rust type.
@@ -242,7 +249,7 @@ impl Field<String> {
 
 /// Declares the constructor and the conversions for a Rust type with only one kind of field.
 macro_rules! field_type {
-    ($type:ty, $variant:ident, $zero:expr, $($constructor:ident = $kind:ident: $doc:literal),*) => {
+    ($type:ty, $variant:ident, $zero:expr, $($constructor:ident = $kind:ident: $doc:literal),* $(; $merge:item)?) => {
         impl FieldType for $type {
             fn from_value(value: FieldValue) -> Option<Self> {
                 match value {
@@ -254,6 +261,8 @@ macro_rules! field_type {
             fn zero() -> Option<Self> {
                 $zero
             }
+
+            $($merge)?
         }
 
         $(impl Field<$type> {
@@ -271,8 +280,19 @@ field_type!(f64, Float, Some(0.0), float = Float: "Declares a number.");
 field_type!(bool, Bool, Some(false), bool = Bool: "Declares a truth value.");
 field_type!(Duration, Duration, None, duration = Duration: "Declares a length of time in whole seconds.");
 field_type!(Timestamp, Time, None, time = Time: "Declares a point in time.");
-field_type!(Map, Map, Some(Map::new()), map = Map: "Declares an object.");
-field_type!(BTreeMap<String, String>, Pairs, Some(BTreeMap::new()), pairs = Pairs: "Declares key=value pairs.");
+field_type!(
+    Map, Map, Some(Map::new()), map = Map: "Declares an object.";
+    fn merge(&mut self, patch: Self, _: &[String]) {
+        merge_members(self, patch);
+    }
+);
+field_type!(
+    BTreeMap<String, String>, Pairs, Some(BTreeMap::new()), pairs = Pairs: "Declares key=value pairs.";
+    fn merge(&mut self, patch: Self, removed: &[String]) {
+        self.retain(|key, _| !removed.contains(key));
+        self.extend(patch);
+    }
+);
 field_type!(
     Vec<String>, Strings, Some(Vec::new()),
     strings = Strings: "Declares a list of text.",
@@ -281,3 +301,22 @@ field_type!(
 field_type!(Vec<i64>, Ints, Some(Vec::new()), comma_ints = CommaInts: "Declares a list of whole numbers.");
 field_type!(Vec<Value>, List, Some(Vec::new()), list = List: "Declares a list of anything.");
 field_type!(BTreeMap<String, Vec<String>>, Header, Some(BTreeMap::new()), header = Header: "Declares headers.");
+
+/// Merges objects as RFC 7396 says: `null` removes a member, objects are merged, any other value replaces.
+fn merge_members(stored: &mut Map, patch: Map) {
+    for (name, value) in patch {
+        match value {
+            Value::Null => _ = stored.remove(&name),
+            Value::Object(members) => {
+                let member = stored.entry(name).or_insert_with(|| Value::Object(Map::new()));
+                if !member.is_object() {
+                    *member = Value::Object(Map::new());
+                }
+                if let Value::Object(stored) = member {
+                    merge_members(stored, members);
+                }
+            }
+            value => _ = stored.insert(name, value),
+        }
+    }
+}

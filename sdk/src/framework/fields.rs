@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::coerce::coerce;
-use super::field::{Field, FieldSpec, FieldType, FieldValue};
-use crate::logical::{Error, Map};
+use super::field::{Field, FieldKind, FieldSpec, FieldType, FieldValue};
+use crate::logical::{Error, Map, Operation};
 
 /// The effect of a write on one field of a stored object. The enum is exhaustive, so a `match` needs no wildcard.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,6 +36,10 @@ pub struct Fields {
     specs: &'static [FieldSpec],
     /// `None` is a JSON `null`.
     given: BTreeMap<&'static str, Option<FieldValue>>,
+    /// Whether objects and pairs are merged with the stored ones.
+    merges: bool,
+    /// The keys of pairs that a patch removes.
+    removed: BTreeMap<&'static str, Vec<String>>,
     /// Members of the request that the path does not declare, sorted.
     pub(super) unknown: Vec<String>,
     /// Members of the request that a value in the path overrides, sorted.
@@ -48,15 +52,25 @@ impl Fields {
     /// # Errors
     /// If a value cannot be read as the type of its field. The error names the field and never contains the value.
     pub(super) fn parse(
+        operation: Operation,
         specs: &'static [FieldSpec],
-        captures: &[(&'static str, String)],
+        captures: &[(&'static str, Option<String>)],
         data: &Map,
     ) -> Result<Self, Error> {
-        let mut fields = Self { specs, given: BTreeMap::new(), unknown: Vec::new(), replaced: Vec::new() };
+        let mut fields = Self {
+            specs,
+            given: BTreeMap::new(),
+            merges: operation == Operation::Patch,
+            removed: BTreeMap::new(),
+            unknown: Vec::new(),
+            replaced: Vec::new(),
+        };
         let mut seen = BTreeSet::new();
         for (name, text) in captures {
             let Some(spec) = specs.iter().find(|spec| spec.name == *name) else { continue };
-            fields.insert(spec, &Value::String(text.clone()))?;
+            // Go engines read a group that took no part in the match as an empty text. Here it counts as `null`, since an
+            // empty text is not a value of each kind. In both, the body cannot fill the field.
+            fields.insert(spec, &text.as_deref().map_or(Value::Null, Value::from))?;
             seen.insert(spec.name);
         }
         for (name, value) in data {
@@ -88,9 +102,10 @@ impl Fields {
         }
     }
 
-    /// Returns the effect of the request on a field of a stored object.
+    /// Returns the effect of the request on a field of a stored object. In a patch, the new value of an object or of pairs
+    /// is what the request names; [`Fields::apply`] merges it with what is stored.
     pub fn change<T: FieldType>(&self, field: &Field<T>) -> Change<T> {
-        debug_assert!(
+        assert!(
             self.specs.iter().any(|spec| spec.name == field.name()),
             "field {:?} is not declared on this path",
             field.name()
@@ -112,7 +127,8 @@ impl Fields {
         fields
     }
 
-    /// Changes `stored` as the request says. A reset gives `stored` the default of the field.
+    /// Changes `stored` as the request says. A reset gives `stored` the default of the field. A patch merges objects and
+    /// pairs with the stored ones: a member that the request does not name stays, and `null` removes a member (RFC 7396).
     pub fn apply<T: FieldType>(&self, field: &Field<T>, stored: &mut T) {
         match self.change(field) {
             Change::Keep => {}
@@ -120,6 +136,9 @@ impl Fields {
                 if let Some(default) = default_of(field).or_else(T::zero) {
                     *stored = default;
                 }
+            }
+            Change::Set(value) if self.merges => {
+                stored.merge(value, self.removed.get(field.name()).map_or(&[], Vec::as_slice));
             }
             Change::Set(value) => *stored = value,
         }
@@ -130,7 +149,30 @@ impl Fields {
         matches!(self.given.get(field.name()), Some(Some(_)))
     }
 
+    /// Returns the text that a value has in a path. `None` if the field has no value, or if it has no text of its own.
+    pub(super) fn spelling(&self, name: &str) -> Option<String> {
+        match self.given.get(name)?.as_ref()? {
+            FieldValue::String(text) => Some(text.clone()),
+            FieldValue::Int(number) => Some(number.to_string()),
+            FieldValue::Bool(value) => Some(value.to_string()),
+            _ => None,
+        }
+    }
+
     fn insert(&mut self, spec: &'static FieldSpec, value: &Value) -> Result<(), Error> {
+        let named;
+        let value = match value {
+            Value::Object(members) if self.merges && spec.kind == FieldKind::Pairs => {
+                let (removed, members): (Map, Map) = members
+                    .iter()
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .partition(|(_, value)| value.is_null());
+                self.removed.insert(spec.name, removed.into_iter().map(|(key, _)| key).collect());
+                named = Value::Object(members);
+                &named
+            }
+            value => value,
+        };
         let value = match value {
             Value::Null => None,
             value => Some(coerce(spec.kind, value).map_err(|reason| {
@@ -181,21 +223,23 @@ pub(super) mod fuzz {
     pub fn fuzz_fields(data: &[u8]) {
         let Ok(Value::Object(mut data)) = serde_json::from_slice(data) else { return };
         let captures = match data.remove("/") {
-            Some(Value::String(text)) => vec![("string", text)],
+            Some(Value::String(text)) => vec![("string", Some(text))],
+            Some(Value::Null) => vec![("string", None)],
             _ => Vec::new(),
         };
         let with_marks = data.iter().map(|(name, value)| (name.clone(), marked(value))).collect();
-        let error = Fields::parse(SPECS, &captures, &with_marks).err().map(|error| error.to_string());
+        let parse = |data| Fields::parse(Operation::Update, SPECS, &captures, data);
+        let error = parse(&with_marks).err().map(|error| error.to_string());
         assert!(error.is_none_or(|text| text.starts_with("Field validation failed: ") && !text.contains(MARK)));
 
-        let Ok(fields) = Fields::parse(SPECS, &captures, &data) else { return };
+        let Ok(fields) = parse(&data) else { return };
         let is_of = |spec: &FieldSpec, name: &String| spec.name == name || spec.aliases.contains(&name.as_str());
         let unknown = data.keys().filter(|name| !SPECS.iter().any(|spec| is_of(spec, name)));
         assert!(fields.unknown.is_sorted() && fields.replaced.is_sorted());
         assert_eq!(fields.unknown.iter().collect::<BTreeSet<_>>(), unknown.collect());
         for spec in SPECS {
             let captured =
-                captures.iter().find(|(name, _)| *name == spec.name).map(|(_, text)| Value::from(text.as_str()));
+                captures.iter().find(|(name, _)| *name == spec.name).map(|(_, text)| Value::from(text.clone()));
             let alias = || data.iter().find(|(name, _)| is_of(spec, name)).map(|(_, value)| value);
             let chosen = captured.as_ref().or_else(|| data.get(spec.name)).or_else(alias);
             let expected = chosen.map(|value| coerce(spec.kind, value).ok().filter(|_| !value.is_null()));
@@ -219,8 +263,9 @@ mod tests {
     const COUNT: Field<i64> = Field::int("count", "");
     const SPECS: &[FieldSpec] = &[ROLE.spec(), TTL.spec(), COUNT.spec()];
 
-    fn parse(captures: &[(&'static str, String)], data: Value) -> Fields {
-        Fields::parse(SPECS, captures, data.as_object().unwrap()).unwrap_or_else(|error| panic!("{error}"))
+    fn parse(captures: &[(&'static str, Option<String>)], data: Value) -> Fields {
+        Fields::parse(Operation::Update, SPECS, captures, data.as_object().unwrap())
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     #[test]
@@ -233,7 +278,7 @@ mod tests {
 
     #[test]
     fn what_the_path_captured_wins() {
-        let fields = parse(&[("role_name", "path".into())], json!({ "role": "body", "count": 1 }));
+        let fields = parse(&[("role_name", Some("path".into()))], json!({ "role": "body", "count": 1 }));
         assert_eq!(fields.get(&ROLE).as_deref(), Some("path"));
         assert_eq!(fields.replaced, ["role"]);
         assert!(fields.unknown.is_empty());

@@ -16,7 +16,7 @@ use super::help;
 use super::path::{Call, Captures, Path};
 use super::secret::{LeaseCall, SecretType, is_of_type, is_untyped, mark};
 use super::wal::{Tick, Undo, Wal};
-use crate::logical::{self, Answer, Error, Mount, Operation, Request, Response, SpecialPaths};
+use crate::logical::{self, Answer, Error, Mount, Operation, Request, Resolver, Response, SpecialPaths};
 
 /// How many WAL entries are undone at the same time, so that a slow undo delays few others.
 const UNDONE_AT_ONCE: usize = 16;
@@ -77,8 +77,15 @@ impl<E: Send + Sync + 'static> logical::Backend for Mounted<E> {
     async fn exists(&self, request: Request) -> Result<Option<bool>, Error> {
         let Some((path, captures)) = self.find(&request.path) else { return Ok(None) };
         let Some(check) = &path.exists else { return Ok(None) };
-        let fields = Fields::parse(path.fields, &captures, &request.data)?;
+        let fields = Fields::parse(request.operation, path.fields, &captures, &request.data)?;
+        if path.right_spelling(&request.path, &fields).is_some() {
+            return Ok(None);
+        }
         check(self.engine.clone(), Call { request, fields }).await.map(Some)
+    }
+
+    fn resolver(&self) -> Option<Resolver> {
+        self.backend.resolver.clone()
     }
 
     fn special_paths(&self) -> SpecialPaths {
@@ -116,7 +123,10 @@ impl<E: Send + Sync + 'static> Mounted<E> {
     async fn route(&self, request: Request) -> Answer {
         let (path, captures) = self.find(&request.path).ok_or(Error::UnsupportedPath)?;
         let handler = path.operations.get(&request.operation).ok_or(Error::UnsupportedOperation)?;
-        let fields = Fields::parse(path.fields, &captures, &request.data)?;
+        let fields = Fields::parse(request.operation, path.fields, &captures, &request.data)?;
+        if let Some(right) = path.right_spelling(&request.path, &fields) {
+            return Err(Error::invalid(format!("path {:?} has only one spelling; use {right:?}", request.path)));
+        }
         let warnings = parameter_warnings(&fields);
         if handler.active_node && !self.mount.system.is_writable().await? {
             return Err(Error::ReadOnly);
@@ -133,12 +143,11 @@ impl<E: Send + Sync + 'static> Mounted<E> {
             if operation == Operation::List {
                 response.name_no_keys();
             }
-            debug_assert!(
-                response.secret.as_ref().is_none_or(|secret| self.type_of(secret).is_some()),
-                "path {:?} made a lease of no declared secret type; mark the lease with `Secret::of_type`, and declare the \
-                 type with `Backend::secret`",
-                path.pattern
-            );
+            if let Some(secret) = &mut response.secret {
+                let Some(kind) = self.type_of(secret) else { return Err(untyped_lease(path.pattern, response)) };
+                // The host would offer renewals that can only fail.
+                secret.renewable &= kind.renew.is_some();
+            }
         }
         Ok(answer)
     }
@@ -271,6 +280,17 @@ impl<E: Send + Sync + 'static> Mounted<E> {
     }
 }
 
+/// Takes an answer back whose lease could never be revoked.
+fn untyped_lease(pattern: &str, response: &mut Response) -> Error {
+    if let Some(undelivered) = response.undelivered.take() {
+        undelivered.run();
+    }
+    Error::internal(format!(
+        "path {pattern:?} made a lease of no declared secret type; mark the lease with `Secret::of_type`, and declare the \
+         type with `Backend::secret`"
+    ))
+}
+
 /// The entries of one kind that one tick failed to undo. During an outage, all entries fail alike.
 struct Failures {
     count: usize,
@@ -307,5 +327,7 @@ fn parameter_warnings(fields: &Fields) -> Vec<String> {
     warnings
 }
 
+#[cfg(test)]
+mod paths;
 #[cfg(test)]
 mod tests;

@@ -8,8 +8,9 @@ use futures_util::future::{BoxFuture, TryFutureExt as _};
 use regex_lite::Regex;
 
 use super::coerce::coerce;
-use super::field::FieldSpec;
+use super::field::{FieldKind, FieldSpec};
 use super::fields::Fields;
+use super::pattern;
 use crate::logical::{Answer, Error, Operation, Request, Response};
 
 /// The input of a handler.
@@ -21,8 +22,8 @@ pub struct Call {
     pub fields: Fields,
 }
 
-/// The values of a pattern's named groups.
-pub(super) type Captures = Vec<(&'static str, String)>;
+/// The values of a pattern's named groups. `None` is a group that took no part in the match.
+pub(super) type Captures = Vec<(&'static str, Option<String>)>;
 
 type HandlerFn<E> = Arc<dyn Fn(Arc<E>, Call) -> BoxFuture<'static, Answer> + Send + Sync>;
 type ExistsFn<E> = Arc<dyn Fn(Arc<E>, Call) -> BoxFuture<'static, Result<bool, Error>> + Send + Sync>;
@@ -92,9 +93,9 @@ impl<E: Send + Sync + 'static> Handler<E> {
 
 /// A path of an engine.
 ///
-/// These mistakes panic at start-up: an invalid pattern, a list that no request can reach, two fields with the same name,
-/// and a field if the path has none of the field's operations. A default or allowed value that the field's own type
-/// cannot read also panics.
+/// These mistakes panic at start-up: an invalid pattern, a list or a create that no request can reach, two fields with the
+/// same name, and a field if the path has none of the field's operations. A default or allowed value that the field's own
+/// type cannot read also panics, and so does a named group whose value has several spellings (see [`Path::one_spelling`]).
 pub struct Path<E> {
     pub(super) pattern: &'static str,
     route: Route,
@@ -102,6 +103,7 @@ pub struct Path<E> {
     pub(super) fields: &'static [FieldSpec],
     pub(super) operations: BTreeMap<Operation, Handler<E>>,
     pub(super) exists: Option<ExistsFn<E>>,
+    one_spelling: bool,
     pub(super) synopsis: &'static str,
     pub(super) description: &'static str,
 }
@@ -136,6 +138,7 @@ impl<E: Send + Sync + 'static> Path<E> {
             fields,
             operations: BTreeMap::new(),
             exists: None,
+            one_spelling: false,
             synopsis: "",
             description: "",
         }
@@ -146,6 +149,18 @@ impl<E: Send + Sync + 'static> Path<E> {
     pub fn help(mut self, synopsis: &'static str, description: &'static str) -> Self {
         self.synopsis = synopsis;
         self.description = description;
+        self
+    }
+
+    /// Rejects a path in which a named group is not spelled as its field reads it. If the field `name` is lower-cased,
+    /// `roles/ADMIN` is a 400 that names `roles/admin`.
+    ///
+    /// Policies compare paths letter by letter. If `roles/ADMIN` meant the same role, it would pass a policy that denies
+    /// `roles/admin`. So a group whose field reads several spellings as one value needs this. The kinds `String` and
+    /// `NameString` have one spelling for each value.
+    #[must_use]
+    pub fn one_spelling(mut self) -> Self {
+        self.one_spelling = true;
         self
     }
 
@@ -210,15 +225,57 @@ impl<E> Path<E> {
         self.captures.contains(&field.name)
     }
 
-    /// Plain text without a slash at the end never matches the path of a list.
+    /// A pattern without a slash at its end never matches the path of a list.
     pub(super) fn check_list(&self) {
-        let Route::Plain { text, slash: false } = self.route else { return };
+        let pattern = self.pattern;
         let lists = [Operation::List, Operation::Scan].iter().any(|operation| self.operations.contains_key(operation));
-        let reachable = text.is_empty() || text.ends_with('/');
         assert!(
-            !lists || reachable,
-            "path {text:?} has a list, but hosts append a slash; write the pattern as \"{text}/?\""
+            !lists || self.may_match_list(),
+            "path {pattern:?} has a list, but hosts append a slash; write the pattern as \"{pattern}/?\""
         );
+    }
+
+    /// Whether the pattern matches a path with a slash at its end, as far as examples show.
+    fn may_match_list(&self) -> bool {
+        // Each stands for the text of all groups of an example.
+        const GROUPS: [&str; 4] = ["x", "1", "X", "x1-x"];
+        let paths = pattern::expand(self.pattern);
+        if paths.iter().any(|path| path.is_empty() || path.ends_with('/')) {
+            return true;
+        }
+        let examples = paths.iter().flat_map(|path| GROUPS.map(|text| pattern::fill(path, text)));
+        let known: Vec<String> = examples.filter(|path| self.matches(path).is_some()).collect();
+        known.is_empty() || known.iter().any(|path| self.matches(&format!("{path}/")).is_some())
+    }
+
+    /// Without a check of existence, every write is an update.
+    pub(super) fn check_create(&self) {
+        let unreachable = self.operations.contains_key(&Operation::Create)
+            && !self.operations.contains_key(&Operation::Update)
+            && self.exists.is_none();
+        assert!(
+            !unreachable,
+            "path {:?} has a create that no request reaches; add `Path::exists`, or a handler for updates",
+            self.pattern
+        );
+    }
+
+    /// A value with several spellings in a path would open the policies about the path.
+    pub(super) fn check_spelling(&self) {
+        for spec in self.fields.iter().filter(|spec| self.captures.contains(&spec.name)) {
+            let is_text = matches!(spec.kind, FieldKind::String | FieldKind::NameString);
+            let is_one = match spec.kind {
+                FieldKind::LowercaseString | FieldKind::Int | FieldKind::Bool => self.one_spelling,
+                _ => false,
+            };
+            assert!(
+                is_text || is_one,
+                "path {:?}, field {:?}: a value of this kind has several spellings, which policies tell apart; use \
+                 `Path::one_spelling`, or a field of text",
+                self.pattern,
+                spec.name
+            );
+        }
     }
 
     pub(super) fn check_fields(&self) {
@@ -237,6 +294,22 @@ impl<E> Path<E> {
         }
     }
 
+    /// Returns the right spelling of a path, if the path has only one and this is another.
+    pub(super) fn right_spelling(&self, path: &str, fields: &Fields) -> Option<String> {
+        let (true, Route::Pattern(regex)) = (self.one_spelling, &self.route) else { return None };
+        let found = regex.captures(path)?;
+        let mut right = path.to_owned();
+        let mut end = path.len();
+        for (name, group) in self.captures.iter().rev().filter_map(|name| Some((*name, found.name(name)?))) {
+            let spelling = fields.spelling(name)?;
+            if group.end() <= end && group.as_str() != spelling {
+                right.replace_range(group.range(), &spelling);
+            }
+            end = group.start();
+        }
+        (right != path).then_some(right)
+    }
+
     /// Returns the values of the named groups, if the path matches.
     pub(super) fn matches(&self, path: &str) -> Option<Captures> {
         let regex = match &self.route {
@@ -247,8 +320,8 @@ impl<E> Path<E> {
             Route::Pattern(regex) => regex,
         };
         let found = regex.captures(path)?;
-        let group = |name: &&'static str| found.name(name).map(|text| (*name, text.as_str().to_owned()));
-        Some(self.captures.iter().filter_map(group).collect())
+        let group = |name: &&'static str| (*name, found.name(name).map(|text| text.as_str().to_owned()));
+        Some(self.captures.iter().map(group).collect())
     }
 }
 

@@ -12,6 +12,13 @@ pub(super) fn expand(pattern: &str) -> Vec<String> {
     paths
 }
 
+/// Returns an expanded path with `text` for each group.
+pub(super) fn fill(path: &str, text: &str) -> String {
+    let mut parts = path.split('{');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |filled, part| filled + text + part.split_once('}').map_or("", |(_, rest)| rest))
+}
+
 type Chars<'a> = std::iter::Peekable<std::str::Chars<'a>>;
 
 /// Reads up to the end of the group.

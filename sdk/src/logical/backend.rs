@@ -124,6 +124,11 @@ pub trait Backend: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Returns the function that resolves paths, if the engine has other spellings of a path. The default is none.
+    fn resolver(&self) -> Option<Resolver> {
+        None
+    }
+
     /// Returns the special paths. The host reads them once, when it mounts.
     fn special_paths(&self) -> SpecialPaths {
         SpecialPaths::default()
@@ -141,6 +146,14 @@ pub trait Backend: Send + Sync + 'static {
     /// Called when another node changed this storage key. Cached values of the key are stale.
     fn invalidate(&self, _key: &str) {}
 }
+
+/// Returns the path that a requested path stands for, relative to the mount, or `None` if the path stands for itself.
+///
+/// OpenBao asks before it checks the policies of a request, and then treats the request as one for the returned path
+/// (operation `resolve-path`, since 2.7). Vault never asks. So an engine must also reject, or treat alike, the spellings
+/// that it resolves. OpenBao asks for any client, even without a Vault token: the function must be quick, and it has no
+/// storage.
+pub type Resolver = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Makes the backend of a mount. A factory also runs at registration. It must not use storage or facts, because they
 /// are not available then.

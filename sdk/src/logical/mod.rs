@@ -11,7 +11,7 @@ mod response;
 mod storage;
 mod system;
 
-pub use backend::{Backend, Factory, Mount, SpecialPaths};
+pub use backend::{Backend, Factory, Mount, Resolver, SpecialPaths};
 pub use data::Map;
 pub use error::Error;
 pub use lease::Secret;

@@ -6,7 +6,7 @@
 use prost_types::Timestamp;
 
 use super::convert;
-use crate::logical::{Answer, Error, Operation, Response};
+use crate::logical::{Answer, Error, Map, Operation, Response};
 use crate::pb::pb;
 
 /// Error types of the wire (`sdk/plugin/pb/translation.go`).
@@ -28,6 +28,11 @@ pub(super) type Renewed = Option<(String, Option<Timestamp>)>;
 /// before each request. OpenBao would take any other error for the answer to the request itself.
 pub(super) fn unsupported() -> pb::HandleRequestReply {
     failed(kind::UNSUPPORTED_OPERATION, "unsupported operation")
+}
+
+/// Returns the answer that names the path which a request means, relative to the mount.
+pub(super) fn resolved(path: String) -> pb::HandleRequestReply {
+    done(Response::new(Map::from_iter([("path".to_owned(), path.into())])), None)
 }
 
 /// Returns the answer to a request whose handler panicked.

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::channel::Channel;
 use super::storage::RemoteStorage;
 use super::system::RemoteSystem;
 use super::{answer, convert};
-use crate::logical::{Backend, Factory, Mount, Operation};
+use crate::logical::{Backend, Factory, Mount, Operation, Resolver};
 use crate::pb::pb;
 use crate::pb::pb::backend_server;
 use crate::plugin::Plugin;
@@ -32,6 +33,9 @@ const MULTIPLEX_ID: &str = "multiplex_id";
 /// The name of the only instance, if the host does not name instances. Names from a host have ten characters.
 const SINGLE: &str = "single";
 
+/// The operation by which OpenBao asks which path a request means. Backends do not get it as a request.
+const RESOLVE_PATH: &str = "resolve-path";
+
 /// How long connecting to the host may take after the host has announced its address.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -45,6 +49,8 @@ pub(super) struct Service {
     factory: Factory,
     /// How long the cleanups of all mounts have waited for unfinished work.
     budget: Budget,
+    /// Whether any instance resolves paths. Engines rarely do, and OpenBao asks before each request.
+    resolves: AtomicBool,
     /// Never held across an await.
     instances: RwLock<HashMap<String, Arc<Instance>>>,
 }
@@ -52,11 +58,16 @@ pub(super) struct Service {
 /// One mount, for as long as the host keeps it set up.
 struct Instance {
     backend: Arc<dyn Backend>,
+    resolver: Option<Resolver>,
     /// Id of the mount. The name of the instance changes with each set-up.
     uuid: String,
 }
 
 impl Instance {
+    fn new(backend: Arc<dyn Backend>, uuid: String) -> Self {
+        Self { resolver: backend.resolver(), backend, uuid }
+    }
+
     fn span(&self, request: &pb::Request) -> Span {
         // Level `error`, so that every line has these fields.
         tracing::error_span!(
@@ -71,7 +82,14 @@ impl Instance {
 
 impl Service {
     pub(super) fn new(broker: Arc<Broker>, plugin: Plugin, factory: Factory) -> Self {
-        Self { broker, plugin, factory, budget: Budget::default(), instances: RwLock::default() }
+        Self {
+            broker,
+            plugin,
+            factory,
+            budget: Budget::default(),
+            resolves: AtomicBool::new(false),
+            instances: RwLock::default(),
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<Instance>>> {
@@ -80,6 +98,22 @@ impl Service {
 
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<String, Arc<Instance>>> {
         self.instances.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, name: String, instance: Instance) {
+        self.resolves.fetch_or(instance.resolver.is_some(), Ordering::Relaxed);
+        self.write().insert(name, Arc::new(instance));
+    }
+
+    /// Returns the reply to the question which path a request means, or `None` if the path stands for itself, if the
+    /// engine panics, or if this is another question.
+    fn resolved(&self, request: &Request<pb::HandleRequestArgs>) -> Option<pb::HandleRequestReply> {
+        if !self.resolves.load(Ordering::Relaxed) {
+            return None;
+        }
+        let asked = request.get_ref().request.as_ref().filter(|asked| asked.operation == RESOLVE_PATH)?;
+        let resolver = self.instance(request.metadata()).ok()?.resolver.clone()?;
+        catch_unwind(AssertUnwindSafe(|| resolver(&asked.path))).ok()?.map(answer::resolved)
     }
 
     fn instance(&self, metadata: &MetadataMap) -> Result<Arc<Instance>, Status> {
@@ -95,8 +129,9 @@ impl Service {
             .tasks(Tasks::sharing(self.budget.clone()))
             .options(args.config.into_iter().collect());
         let factory = self.factory.clone();
-        match catch(async move { factory(mount) }).await {
-            Some(Ok(backend)) => Ok(Instance { backend, uuid: args.backend_uuid }),
+        let uuid = args.backend_uuid;
+        match catch(async move { factory(mount).map(|backend| Instance::new(backend, uuid)) }).await {
+            Some(Ok(instance)) => Ok(instance),
             Some(Err(error)) => {
                 tracing::error!(error = &error as &(dyn std::error::Error + 'static), "the mount could not be set up");
                 Err(error.to_string())
@@ -127,7 +162,7 @@ impl backend_server::Backend for Service {
         let name = instance_name(request.metadata())?;
         let err = match self.setup_instance(request.into_inner()).await {
             Ok(instance) => {
-                self.write().insert(name, Arc::new(instance));
+                self.insert(name, instance);
                 String::new()
             }
             Err(error) => error,
@@ -181,7 +216,9 @@ impl backend_server::Backend for Service {
         // This check comes before other checks and locks. Any client can send such requests, even without a Vault
         // token, and OpenBao sends an unsupported operation before each request.
         let asked = request.get_ref().request.as_ref().and_then(|request| Operation::parse(&request.operation));
-        let Some(operation) = asked else { return Ok(Response::new(answer::unsupported())) };
+        let Some(operation) = asked else {
+            return Ok(Response::new(self.resolved(&request).unwrap_or_else(answer::unsupported)));
+        };
         let instance = self.instance(request.metadata())?;
         let streams = request.extensions().get::<Streams>().cloned();
         let request = request.into_inner().request.unwrap_or_default();
@@ -276,6 +313,16 @@ mod tests {
             Ok(Some(true))
         }
 
+        fn resolver(&self) -> Option<Resolver> {
+            (self.0 == "folding").then(|| -> Resolver {
+                Arc::new(|path| {
+                    assert!(path != "panic", "told to");
+                    let lower = path.to_lowercase();
+                    (lower != path).then_some(lower)
+                })
+            })
+        }
+
         fn special_paths(&self) -> SpecialPaths {
             SpecialPaths { local_storage: vec!["wal/".into()], ..SpecialPaths::default() }
         }
@@ -297,8 +344,8 @@ mod tests {
         let service =
             Service::new(broker(), Plugin::new("echo", "1.0.0"), Arc::new(|_| Err(Error::internal("unused"))));
         for &name in instances {
-            let instance = Instance { backend: Arc::new(Echo(name, Arc::default())), uuid: format!("uuid-{name}") };
-            service.write().insert(name.to_owned(), Arc::new(instance));
+            let instance = Instance::new(Arc::new(Echo(name, Arc::default())), format!("uuid-{name}"));
+            service.insert(name.to_owned(), instance);
         }
         service
     }
@@ -353,6 +400,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_path_is_resolved_by_the_engine_that_folds_and_by_no_other() {
+        let service = service(&["a", "folding"]);
+        let reply = ask(&service, "folding", RESOLVE_PATH, "Roles/ADMIN", "{no json").await;
+        assert_eq!((reply.response.unwrap().data.as_str(), reply.err), (r#"{"path":"roles/admin"}"#, None));
+        for (name, path) in [("folding", "roles/admin"), ("folding", "panic"), ("a", "ADMIN"), ("unknown", "ADMIN")] {
+            assert_eq!(err_type(&ask(&service, name, RESOLVE_PATH, path, "").await), Some(5), "{name} {path}");
+        }
+        assert_eq!(err_type(&ask(&service, "folding", "header", "ADMIN", "").await), Some(5));
+    }
+
+    #[tokio::test]
     async fn panic_spoils_one_request_only() {
         let service = service(&["a"]);
         assert_eq!(err_type(&ask(&service, "a", "read", "panic", "").await), Some(2));
@@ -377,8 +435,7 @@ mod tests {
     async fn an_answer_is_taken_back_if_the_host_resets_its_stream() {
         const ID: &str = "8d3f2a5e-0000-4000-8000-000000000001";
         let (service, undone) = (service(&[]), Arc::new(AtomicUsize::new(0)));
-        let instance = Instance { backend: Arc::new(Echo("a", undone.clone())), uuid: String::new() };
-        service.write().insert("a".to_owned(), Arc::new(instance));
+        service.insert("a".to_owned(), Instance::new(Arc::new(Echo("a", undone.clone())), String::new()));
         let request =
             pb::Request { id: ID.into(), operation: "read".into(), path: "x".into(), ..pb::Request::default() };
         let args = pb::HandleRequestArgs { storage_id: 0, request: Some(request) };

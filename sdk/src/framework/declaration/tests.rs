@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::framework::sample::{Shelf, backend};
 use crate::framework::{Call, Field, FieldSpec, Handler, WRITES};
-use crate::logical::Answer;
+use crate::logical::{Answer, Operation};
 
 const WRONG_DEFAULT: &[FieldSpec] = &[Field::int("n", "").default("many").spec()];
 const WRONG_ALLOWED: &[FieldSpec] = &[Field::int("n", "").allowed(&["1", "many"]).spec()];
@@ -59,7 +59,7 @@ fn a_list_of_the_root_and_a_list_with_a_slash_start() {
 #[test]
 #[should_panic(expected = "is declared twice")]
 fn two_paths_of_one_pattern_stop_the_start() {
-    let path = || Path::new("x/(?P<n>[a-z]+)", const { &[Field::int("n", "").spec()] });
+    let path = || Path::new("x/(?P<n>[a-z]+)", const { &[Field::string("n", "").spec()] });
     let _ = backend().path(path()).path(path());
 }
 
@@ -80,4 +80,54 @@ fn two_types_that_take_leases_without_a_type_stop_the_start() {
 #[should_panic(expected = "has no revoke handler")]
 fn a_lease_without_end_stops_the_start() {
     let _ = backend().secret(SecretType::new("gift"));
+}
+
+#[test]
+#[should_panic(expected = "path \"x/(?P<n>[^/]+)\" has a list")]
+fn a_list_of_a_pattern_without_a_slash_stops_the_start() {
+    let fields = const { &[Field::string("n", "").spec()] };
+    let _ = backend().path(Path::new("x/(?P<n>[^/]+)", fields).list(no_handler()));
+}
+
+#[test]
+fn a_list_of_a_pattern_that_matches_a_slash_starts() {
+    let fields = const { &[Field::string("n", "").spec()] };
+    for pattern in ["x/(?P<n>[^/]+)/?", "x/(?P<n>.+)", "x/(?P<n>[^/]+)/", "x(/(?P<n>[^/]+))?/?"] {
+        let _ = backend().path(Path::new(pattern, fields).list(no_handler()));
+    }
+}
+
+#[test]
+#[should_panic(expected = "has a create that no request reaches")]
+fn a_create_without_a_check_of_existence_stops_the_start() {
+    let _ = backend().path(Path::new("x", &[]).operation(Operation::Create, no_handler()));
+}
+
+#[test]
+fn captures_with_several_spellings_stop_the_start() {
+    const FIELDS: &[FieldSpec] = &[
+        Field::lowercase("lower", "").spec(),
+        Field::int("int", "").spec(),
+        Field::bool("bool", "").spec(),
+        Field::duration("duration", "").spec(),
+        Field::string("text", "").spec(),
+        Field::name_string("name", "").spec(),
+    ];
+    let starts = |pattern: &'static str, one_spelling: bool| {
+        std::panic::catch_unwind(|| {
+            let path = Path::new(pattern, FIELDS).read(no_handler());
+            drop(backend().path(if one_spelling { path.one_spelling() } else { path }));
+        })
+        .is_ok()
+    };
+    for (pattern, without, with) in [
+        (r"x/(?P<lower>\w+)", false, true),
+        (r"x/(?P<int>\w+)", false, true),
+        (r"x/(?P<bool>\w+)", false, true),
+        (r"x/(?P<duration>\w+)", false, false),
+        (r"x/(?P<text>\w+)", true, true),
+        (r"x/(?P<name>\w+)", true, true),
+    ] {
+        assert_eq!((starts(pattern, false), starts(pattern, true)), (without, with), "{pattern}");
+    }
 }
