@@ -172,7 +172,7 @@ impl Clients {
     async fn user_agent(&self) -> String {
         let plugin = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
         let ask = async || {
-            let host = self.system.host_version().await?;
+            let host = self.system.host_version().await?.to_string();
             let is_word = !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic());
             Ok::<_, logical::Error>(if is_word { format!("{plugin} vault/{host}") } else { plugin.to_owned() })
         };

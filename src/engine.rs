@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 use vault_plugin_sdk::framework::Wal;
-use vault_plugin_sdk::logical::{self, Mount, Storage, SystemView};
+use vault_plugin_sdk::logical::{self, Mount, SystemView};
 use vault_plugin_sdk::tasks::Tasks;
 
 use super::api;
@@ -34,7 +34,7 @@ pub(crate) struct Engine {
     pub(crate) backoff: Backoff,
     /// Work that continues if its caller hangs up.
     pub(crate) tasks: Tasks,
-    storage: Arc<dyn Storage>,
+    mount: Mount,
     background: Mutex<Option<JoinHandle<()>>>,
     /// Orgs whose Astra does not keep descriptions. The log already has a warning for each of them.
     unmarked: Mutex<HashSet<OrgId>>,
@@ -51,7 +51,7 @@ impl Engine {
             clients: Clients::new(mount.system.clone(), pools),
             backoff: Backoff::default(),
             tasks: mount.tasks.clone(),
-            storage: mount.storage.clone(),
+            mount: mount.clone(),
             background: Mutex::default(),
             unmarked: Mutex::default(),
         }
@@ -59,7 +59,7 @@ impl Engine {
 
     /// Returns the write-ahead log.
     pub(crate) fn wal(&self) -> Wal<'_> {
-        Wal::new(&*self.storage)
+        self.mount.wal()
     }
 
     /// Calls Astra for an org, as [`Clients::call`] does.

@@ -47,7 +47,15 @@ pub struct License {
 
 impl Plugin {
     /// Describes a plugin by its name in the catalog and by its version without a leading `v`.
+    ///
+    /// # Panics
+    /// If the version is not a semantic version: the host would refuse to register the plugin. For a constant, the
+    /// compiler reports this.
     pub const fn new(name: &'static str, version: &'static str) -> Self {
+        assert!(
+            is_semver(version.as_bytes()),
+            "the version of a plugin is a semantic version without a `v`, such as 1.2.3"
+        );
         Self {
             name,
             version,
@@ -100,5 +108,72 @@ impl Plugin {
     pub const fn redact(mut self, prefixes: &'static [&'static str]) -> Self {
         self.redact = prefixes;
         self
+    }
+}
+
+/// Whether a text is a semantic version: three numbers without leading zeros, then prerelease and build metadata.
+const fn is_semver(text: &[u8]) -> bool {
+    let (mut at, mut numbers) = (0, 0);
+    while numbers < 3 {
+        let start = at;
+        while at < text.len() && text[at].is_ascii_digit() {
+            at += 1;
+        }
+        if at == start || (text[start] == b'0' && at > start + 1) {
+            return false;
+        }
+        numbers += 1;
+        if numbers < 3 {
+            if at == text.len() || text[at] != b'.' {
+                return false;
+            }
+            at += 1;
+        }
+    }
+    if at < text.len() && text[at] == b'-' {
+        at = identifiers(text, at + 1);
+    }
+    if at < text.len() && text[at] == b'+' {
+        at = identifiers(text, at + 1);
+    }
+    at == text.len()
+}
+
+/// Returns the end of the identifiers, which are separated by dots. If one is empty, returns an end after the text.
+const fn identifiers(text: &[u8], mut at: usize) -> usize {
+    let mut is_empty = true;
+    while at < text.len() && text[at] != b'+' {
+        if text[at].is_ascii_alphanumeric() || text[at] == b'-' {
+            is_empty = false;
+        } else if text[at] == b'.' && !is_empty {
+            is_empty = true;
+        } else {
+            return usize::MAX;
+        }
+        at += 1;
+    }
+    if is_empty { usize::MAX } else { at }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_semantic_versions_are_versions() {
+        for version in ["0.0.0", "1.20.3", "1.2.3-rc.1", "1.2.3+abc.7", "1.2.3-a-b+c", "1.2.3--"] {
+            assert!(is_semver(version.as_bytes()), "{version}");
+        }
+        for version in
+            ["", "v1.2.3", "1.2", "1.2.3.4", "1.02.3", "1.2.3-", "1.2.3+", "1.2.3-a..b", "1.2.3+a+b", "1.2.x"]
+        {
+            assert!(!is_semver(version.as_bytes()), "{version}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "such as 1.2.3")]
+    fn a_version_with_a_letter_in_front_stops_the_start() {
+        let _ = Plugin::new("x", "v1.2.3");
     }
 }

@@ -97,13 +97,19 @@ pub struct Stopping;
 #[must_use = "the work goes on, but nobody learns its result"]
 pub struct Task<T>(JoinHandle<T>);
 
+tokio::task_local! {
+    /// Id of the snapshot from which the storage of the current request reads.
+    pub(crate) static SNAPSHOT: Arc<str>;
+}
+
 impl Tasks {
     /// Returns the tasks of a mount that shares its patience at cleanup with other mounts.
     pub(crate) fn sharing(budget: Budget) -> Self {
         Self { tracker: TaskTracker::default(), budget }
     }
 
-    /// Starts work. Log lines of the work carry the fields of the current request.
+    /// Starts work. Log lines of the work carry the fields of the current request, and its storage reads the snapshot of
+    /// the current request.
     ///
     /// # Errors
     /// If the mount is being unmounted.
@@ -120,7 +126,10 @@ impl Tasks {
         // No async block: it would store the future twice, and the future of a mint is large.
         let work = ALL.track_future(self.tracker.track_future(work));
         drop(token);
-        Ok(Task(tokio::spawn(work.in_current_span())))
+        Ok(Task(match SNAPSHOT.try_with(Arc::clone) {
+            Ok(id) => tokio::spawn(SNAPSHOT.scope(id, work).in_current_span()),
+            Err(_) => tokio::spawn(work.in_current_span()),
+        }))
     }
 
     /// Starts work and waits for its result.

@@ -195,7 +195,7 @@ pub(super) async fn mint(
     if ttl.is_some_and(|ttl| ttl.is_zero()) {
         return Err(Error::field(TTL.name(), "must be at least 1s; leave ttl out for the ttl of the role"));
     }
-    if request.from_snapshot {
+    if request.snapshot_id.is_some() {
         return Err(Error::Refused(
             "a request that reads from a snapshot cannot mint a token; send the request without the snapshot".into(),
         ));

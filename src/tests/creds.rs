@@ -259,7 +259,7 @@ async fn a_name_of_two_orgs_never_mints() {
 #[tokio::test]
 async fn a_standby_forwards_before_any_call_and_a_snapshot_never_mints() {
     let world = World::with_role("sidecar").await;
-    let snapshot = request(Operation::Read, READER, Value::Null).from_snapshot(true);
+    let snapshot = request(Operation::Read, READER, Value::Null).from_snapshot("6c1f");
     assert!(refused(world.backend.handle(snapshot).await).contains("snapshot"));
     world.system.set_state(ReplicationState::PERFORMANCE_STANDBY);
     let calls = world.storage.calls();

@@ -214,7 +214,7 @@ async fn errors_for_missing_objects_say_what_to_do() {
 async fn a_snapshot_and_a_standby_never_mint() {
     let world = World::with_role("sidecar").await;
     let request = super::request(Operation::Read, "org/token", name("x"));
-    refused(world.backend.handle(request.from_snapshot(true)).await);
+    refused(world.backend.handle(request.from_snapshot("6c1f")).await);
     world.system.set_state(vault_plugin_sdk::logical::ReplicationState::PERFORMANCE_STANDBY);
     let error = super::failed(world.read("org/token", name("x")).await);
     assert!(matches!(error, vault_plugin_sdk::logical::Error::ReadOnly), "{error}");

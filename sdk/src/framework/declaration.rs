@@ -111,8 +111,12 @@ impl<E: Send + Sync + 'static> Backend<E> {
     }
 
     /// Sets the special paths.
+    ///
+    /// # Panics
+    /// At start-up, if the host could not read one of the paths.
     #[must_use]
     pub fn special_paths(mut self, special: SpecialPaths) -> Self {
+        special.check();
         self.special = special;
         self
     }

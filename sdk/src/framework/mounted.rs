@@ -43,7 +43,9 @@ impl<E: Send + Sync + 'static> Backend<E> {
     /// ```
     pub fn factory(self, new: impl Fn(&Mount) -> E + Send + Sync + 'static) -> logical::Factory {
         let backend = Arc::new(self);
-        Arc::new(move |mount| {
+        let kinds: Arc<[&'static str]> = backend.wal.iter().map(|kind| kind.name).collect();
+        Arc::new(move |mut mount| {
+            mount.wal_kinds = Some(kinds.clone());
             let engine = Arc::new(new(&mount));
             Ok(backend.clone().mount(engine, mount))
         })
@@ -210,7 +212,7 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         if self.backend.wal.is_empty() {
             return Ok(());
         }
-        let wal = &Wal::new(&*self.mount.storage);
+        let wal = &self.mount.wal();
         let mut ids = wal.list().await?;
         // The undos of a tick share what they read from the other system. So the changes of all entries must have ended
         // before the first undo, also those that end during the tick.

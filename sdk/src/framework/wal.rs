@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::logical::{Error, Storage, StorageError, StorageExt};
+use crate::logical::{Error, Mount, Storage, StorageError, StorageExt};
 
 /// Storage prefix of WAL entries (OpenBao `sdk/framework/wal.go`).
 const PREFIX: &str = "wal/";
@@ -120,19 +120,22 @@ impl Drop for OpenEntry {
 /// The write-ahead log of a mount.
 pub struct Wal<'a> {
     storage: &'a dyn Storage,
+    kinds: Option<&'a [&'static str]>,
 }
 
-impl<'a> Wal<'a> {
-    /// Returns the log in this storage.
-    pub fn new(storage: &'a dyn Storage) -> Self {
-        Self { storage }
+impl Mount {
+    /// Returns the write-ahead log.
+    pub fn wal(&self) -> Wal<'_> {
+        Wal { storage: &*self.storage, kinds: self.wal_kinds.as_deref() }
     }
+}
 
-    /// Writes an entry. `kind` is the name of a [`WalKind`] of the engine. An entry of another kind stays in the log, and
-    /// each tick fails.
+impl Wal<'_> {
+    /// Writes an entry. `kind` is the name of a declared [`WalKind`].
     ///
     /// # Errors
-    /// If storage fails. The caller must not make the change then.
+    /// If storage fails, or if the kind is not declared: no tick could undo the entry. The caller must not make the change
+    /// then.
     pub async fn put<T: Serialize + Sync>(&self, kind: &'static str, data: &T) -> Result<OpenEntry, StorageError> {
         self.put_as(&Uuid::new_v4().to_string(), kind, data).await
     }
@@ -148,6 +151,11 @@ impl<'a> Wal<'a> {
         kind: &'static str,
         data: &T,
     ) -> Result<OpenEntry, StorageError> {
+        if self.kinds.is_some_and(|kinds| !kinds.contains(&kind)) {
+            return Err(StorageError::Failed(format!(
+                "WAL kind {kind:?} is not declared; declare it with `Backend::wal`"
+            )));
+        }
         let entry = OpenEntry::new(id.to_owned(), kind);
         self.update(&entry, data).await?;
         Ok(entry)
@@ -299,7 +307,7 @@ mod tests {
     async fn an_entry_is_stored_as_go_engines_do() {
         let (mount, storage, _) = mount();
         let before = Timestamp::now().as_second();
-        let entry = Wal::new(&*mount.storage).put("print", &print("dune")).await.unwrap();
+        let entry = mount.wal().put("print", &print("dune")).await.unwrap();
         let stored = storage.json(&format!("wal/{}", entry.id())).unwrap();
         let created_at = stored["created_at"].as_i64().unwrap();
         assert!((before..=Timestamp::now().as_second()).contains(&created_at));
@@ -309,7 +317,7 @@ mod tests {
     #[tokio::test]
     async fn an_entry_lives_until_it_is_deleted() {
         let (mount, storage, _) = mount();
-        let wal = Wal::new(&*mount.storage);
+        let wal = mount.wal();
         let dune = wal.put("print", &print("dune")).await.unwrap();
         let emma = wal.put("print", &print("emma")).await.unwrap();
         assert_ne!(dune.id(), emma.id());
@@ -331,7 +339,7 @@ mod tests {
     #[tokio::test]
     async fn a_rewritten_entry_keeps_its_kind_and_age() {
         let (mount, storage, _) = mount();
-        let wal = Wal::new(&*mount.storage);
+        let wal = mount.wal();
         let open = wal.put_as("1", "print", &print("dune")).await.unwrap();
         let entry = WalEntry { created_at: 7, ..wal.get(open.id()).await.unwrap().unwrap() };
         wal.rewrite(&entry, &print("dune ii")).await.unwrap();
@@ -342,7 +350,7 @@ mod tests {
     #[tokio::test]
     async fn data_of_another_shape_is_named_but_not_shown() {
         let (mount, ..) = mount();
-        let wal = Wal::new(&*mount.storage);
+        let wal = mount.wal();
         let hush = wal.put("print", &json!({ "name": ["hush"] })).await.unwrap();
         let error = wal.get(hush.id()).await.unwrap().unwrap().decode::<Print>().unwrap_err().to_string();
         assert_eq!(error, format!("storage: entry \"wal/{}\": not the data of a \"print\" entry", hush.id()));
@@ -352,7 +360,7 @@ mod tests {
     async fn nothing_is_written_where_nothing_may_be() {
         let (mount, storage, _) = mount();
         storage.set_read_only(true);
-        let error = Wal::new(&*mount.storage).put("print", &print("dune")).await.map(drop).unwrap_err();
+        let error = mount.wal().put("print", &print("dune")).await.map(drop).unwrap_err();
         assert_eq!(error, StorageError::ReadOnly);
         assert!(matches!(Error::from(error), Error::ReadOnly));
     }
@@ -360,7 +368,7 @@ mod tests {
     #[tokio::test]
     async fn an_entry_is_open_while_its_change_goes_on() {
         let (mount, storage, _) = mount();
-        let wal = Wal::new(&*mount.storage);
+        let wal = mount.wal();
         let entry = wal.put("print", &print("dune")).await.unwrap();
         let id = entry.id().to_owned();
         assert!(Wal::is_open(&id));

@@ -29,12 +29,22 @@ pub struct Mount {
     pub options: BTreeMap<String, String>,
     /// Runs work that must continue when its caller hangs up.
     pub tasks: Tasks,
+    /// The declared kinds of WAL entries. `None` if the backend is not declared with the framework.
+    pub(crate) wal_kinds: Option<Arc<[&'static str]>>,
 }
 
 impl Mount {
     /// Returns a mount without id and options.
     pub fn new(plugin: Plugin, storage: Arc<dyn Storage>, system: Arc<dyn SystemView>) -> Self {
-        Self { plugin, storage, system, uuid: String::new(), options: BTreeMap::new(), tasks: Tasks::default() }
+        Self {
+            plugin,
+            storage,
+            system,
+            uuid: String::new(),
+            options: BTreeMap::new(),
+            tasks: Tasks::default(),
+            wal_kinds: None,
+        }
     }
 
     /// Sets the id.
@@ -73,6 +83,15 @@ pub struct SpecialPaths {
     pub local_storage: Vec<String>,
     /// Storage with the additional encryption of the seal.
     pub seal_wrap_storage: Vec<String>,
+    /// Storage whose writes a secondary cluster forwards to the primary.
+    pub write_forwarded_storage: Vec<String>,
+    /// Paths whose bodies are not JSON (Vault only, where plugins outside of Vault do not get this yet).
+    pub binary: Vec<String>,
+    /// Paths that count towards Vault's limit of requests (Vault only).
+    pub limited: Vec<String>,
+    /// Paths that can be read from a loaded snapshot (Vault only). See
+    /// [`Request::snapshot_id`](crate::logical::Request::snapshot_id).
+    pub allow_snapshot_read: Vec<String>,
 }
 
 impl SpecialPaths {
@@ -102,6 +121,54 @@ impl SpecialPaths {
     pub fn seal_wrap_storage<I: Into<String>>(mut self, keys: impl IntoIterator<Item = I>) -> Self {
         self.seal_wrap_storage.extend(keys.into_iter().map(Into::into));
         self
+    }
+
+    /// Adds storage whose writes a secondary cluster forwards to the primary.
+    #[must_use]
+    pub fn write_forwarded_storage<I: Into<String>>(mut self, keys: impl IntoIterator<Item = I>) -> Self {
+        self.write_forwarded_storage.extend(keys.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds paths whose bodies are not JSON.
+    #[must_use]
+    pub fn binary<I: Into<String>>(mut self, paths: impl IntoIterator<Item = I>) -> Self {
+        self.binary.extend(paths.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds paths that count towards Vault's limit of requests.
+    #[must_use]
+    pub fn limited<I: Into<String>>(mut self, paths: impl IntoIterator<Item = I>) -> Self {
+        self.limited.extend(paths.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds paths that can be read from a loaded snapshot.
+    #[must_use]
+    pub fn allow_snapshot_read<I: Into<String>>(mut self, paths: impl IntoIterator<Item = I>) -> Self {
+        self.allow_snapshot_read.extend(paths.into_iter().map(Into::into));
+        self
+    }
+
+    /// Panics if the host could not read a path. The host would refuse each mount, or never apply the rule (OpenBao
+    /// `vault/router.go`).
+    pub(crate) fn check(&self) {
+        for path in self.root.iter().chain(&self.unauthenticated).chain(&self.allow_snapshot_read) {
+            let exact = path.strip_suffix('*').unwrap_or(path);
+            assert!(
+                !exact.contains('*'),
+                "special path {path:?} has a `*` inside; only a last `*` stands for any text"
+            );
+            assert!(
+                !path.starts_with('/'),
+                "special path {path:?} starts with a slash; paths are relative to the mount"
+            );
+        }
+        for path in &self.unauthenticated {
+            let is_whole = path.split('/').all(|segment| segment == "+" || !segment.contains('+'));
+            assert!(is_whole, "unauthenticated path {path:?}: a `+` stands for a whole segment, as in \"a/+/b\"");
+        }
     }
 }
 

@@ -39,6 +39,11 @@ pub enum Error {
     #[error("cannot write to readonly storage")]
     ReadOnly,
 
+    /// The host has no such service: returns 500. Vault and OpenBao differ in the services of
+    /// [`SystemView`](crate::logical::SystemView), so engines do without the service.
+    #[error("this host does not support {0}")]
+    UnsupportedByHost(&'static str),
+
     /// Our fault: returns 500. The caller sees only `message`; the log also contains `cause`.
     #[error("{message}")]
     Internal {

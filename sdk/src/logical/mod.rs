@@ -15,7 +15,9 @@ pub use backend::{Backend, Factory, Mount, Resolver, SpecialPaths};
 pub use data::Map;
 pub use error::Error;
 pub use lease::Secret;
-pub use request::{Caller, Operation, Request};
+pub use request::{Caller, HangUp, Operation, Request, Wrap};
 pub use response::{Answer, Response, Undelivered};
 pub use storage::{Entry, Storage, StorageError, StorageExt, Transaction};
-pub use system::{Entity, ReplicationState, SystemView};
+pub use system::{
+    Alias, Entity, Event, Group, HostVersion, IdentityToken, ReplicationState, RotationJob, SystemView, Wrapped,
+};

@@ -1,6 +1,9 @@
 //! Requests of the host to a backend.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
 
 use super::data::Map;
 use super::lease::Secret;
@@ -143,10 +146,54 @@ pub struct Request {
     pub caller: Caller,
     /// Namespace and path of the mount, with trailing slash. May be empty.
     pub mount_point: String,
+    /// Accessor of the mount. The host sets it on writes only.
+    pub mount_accessor: String,
+    /// The wrapping of the response, if the caller asked for it. The host wraps the response itself.
+    pub wrap: Option<Wrap>,
+    /// Whether the path needs no Vault token.
+    pub unauthenticated: bool,
     /// Request headers that the mount passes to the plugin.
     pub headers: BTreeMap<String, Vec<String>>,
-    /// Whether the host reads from a loaded snapshot. The host then refuses a lease after the handler ran (Vault only).
-    pub from_snapshot: bool,
+    /// Id of the loaded snapshot that the host reads from (Vault only). All reads of the mount's storage for this request
+    /// then read the snapshot, so the engine must not answer from a cache. The host refuses a lease after the handler ran.
+    pub snapshot_id: Option<String>,
+    /// When the host stops waiting. The host limits ticks and queued revocations only.
+    pub deadline: Option<Instant>,
+    /// Tells work that continues without its caller whether the caller is gone.
+    pub hang_up: HangUp,
+}
+
+/// How the caller wants the response to be wrapped.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Wrap {
+    /// How long the wrapping token lives.
+    pub ttl: Duration,
+    /// Format of the wrapping token, such as `jwt`. Empty for the host's usual format.
+    pub format: String,
+    /// Whether the host stores the response with the additional encryption of the seal.
+    pub seal_wrap: bool,
+}
+
+/// Whether the caller of a request has hung up. A handler that is not detached is dropped then, and need not ask.
+#[derive(Clone, Default)]
+pub struct HangUp(CancellationToken);
+
+impl HangUp {
+    /// Whether the caller is gone.
+    pub fn is_over(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Waits until the caller is gone. If the caller gets the answer, this never returns.
+    pub async fn wait(&self) {
+        self.0.cancelled().await;
+    }
+
+    /// Says that the caller is gone.
+    pub fn end(&self) {
+        self.0.cancel();
+    }
 }
 
 impl Request {
@@ -160,8 +207,13 @@ impl Request {
             secret: None,
             caller: Caller::default(),
             mount_point: String::new(),
+            mount_accessor: String::new(),
+            wrap: None,
+            unauthenticated: false,
             headers: BTreeMap::new(),
-            from_snapshot: false,
+            snapshot_id: None,
+            deadline: None,
+            hang_up: HangUp::default(),
         }
     }
 
@@ -193,10 +245,10 @@ impl Request {
         self
     }
 
-    /// Sets whether the host reads from a loaded snapshot.
+    /// Sets the loaded snapshot that the host reads from.
     #[must_use]
-    pub fn from_snapshot(mut self, from_snapshot: bool) -> Self {
-        self.from_snapshot = from_snapshot;
+    pub fn from_snapshot(mut self, id: impl Into<String>) -> Self {
+        self.snapshot_id = Some(id.into());
         self
     }
 }

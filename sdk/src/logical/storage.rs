@@ -116,6 +116,12 @@ pub trait Storage: Send + Sync + 'static {
     async fn begin(&self) -> Result<Option<Box<dyn Transaction>>, StorageError> {
         Ok(None)
     }
+
+    /// Starts a transaction whose reads all see the same state and whose writes fail. Returns `None` if the host has no
+    /// transactions.
+    async fn begin_read_only(&self) -> Result<Option<Box<dyn Transaction>>, StorageError> {
+        Ok(None)
+    }
 }
 
 /// A storage transaction. If it is dropped without [`Transaction::commit`], it is rolled back.

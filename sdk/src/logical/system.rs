@@ -1,10 +1,12 @@
-//! The host's facts about the mount, the node and the callers.
+//! The host's facts about the mount, the node and the callers, and the services that it offers to plugins.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::data::Map;
 use super::error::Error;
 
 /// Replication state of the node: a bit mask (OpenBao `sdk/helper/consts/replication.go`).
@@ -45,11 +47,133 @@ pub struct Entity {
     pub disabled: bool,
     /// Key=value pairs that the operator set.
     pub metadata: BTreeMap<String, String>,
+    /// Id of the entity's namespace.
+    pub namespace_id: String,
+    /// The accounts of the entity, one for each auth mount.
+    pub aliases: Vec<Alias>,
 }
 
-/// Facts of the host. Every call is a round trip. During registration, every call fails.
+/// An account of an entity at one auth mount.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Alias {
+    /// Id of the alias.
+    pub id: String,
+    /// Name of the account at the auth mount.
+    pub name: String,
+    /// Type of the auth mount, such as `kubernetes`.
+    pub mount_type: String,
+    /// Accessor of the auth mount.
+    pub mount_accessor: String,
+    /// Key=value pairs of the auth method.
+    pub metadata: BTreeMap<String, String>,
+    /// Key=value pairs that the operator set.
+    pub custom_metadata: BTreeMap<String, String>,
+    /// Whether the alias exists in this cluster only.
+    pub local: bool,
+}
+
+/// A group of identity entities.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Group {
+    /// Id of the group.
+    pub id: String,
+    /// Name of the group.
+    pub name: String,
+    /// Key=value pairs that the operator set.
+    pub metadata: BTreeMap<String, String>,
+    /// Id of the group's namespace.
+    pub namespace_id: String,
+}
+
+/// The version of the host. It is shown as in `2.7.2` or `1.21.1-rc1+ent`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct HostVersion {
+    /// Version without prerelease and metadata, such as `2.7.2`.
+    pub number: String,
+    /// Prerelease, such as `rc1`. Often empty.
+    pub prerelease: String,
+    /// Build metadata, such as `ent`. Often empty.
+    pub metadata: String,
+}
+
+impl HostVersion {
+    /// Returns a version without prerelease and metadata.
+    pub fn new(number: impl Into<String>) -> Self {
+        Self { number: number.into(), ..Self::default() }
+    }
+}
+
+impl fmt::Display for HostVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.number)?;
+        for (sign, part) in [('-', &self.prerelease), ('+', &self.metadata)] {
+            if !part.is_empty() {
+                write!(f, "{sign}{part}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A wrapping token that the host made for a response. No `Debug`: the token is a secret.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct Wrapped {
+    /// The wrapping token.
+    pub token: String,
+    /// Accessor of the wrapping token.
+    pub accessor: String,
+    /// How long the wrapping token lives.
+    pub ttl: Duration,
+}
+
+/// An identity token of the plugin, for workload identity federation. No `Debug`: the token is a secret.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct IdentityToken {
+    /// The token (JWT).
+    pub token: String,
+    /// How long the token lives.
+    pub ttl: Duration,
+}
+
+/// A rotation that the host starts on a schedule, with a request of the operation `rotate`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RotationJob {
+    /// Name of the job.
+    pub name: String,
+    /// Namespace and path of the mount, with trailing slash.
+    pub mount_point: String,
+    /// Path of the request, relative to the mount.
+    pub path: String,
+    /// When to rotate, as in cron. Empty if `period` is set.
+    pub schedule: String,
+    /// How long after its time a rotation may start. In whole seconds.
+    pub window: Duration,
+    /// Time between two rotations. In whole seconds. Zero if `schedule` is set.
+    pub period: Duration,
+}
+
+/// An event for the subscribers of the host. It must not hold a secret.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Event {
+    /// Id of the event, unique within the cluster.
+    pub id: String,
+    /// Facts about the event.
+    pub metadata: Map,
+    /// Ids of what the event is about, such as paths.
+    pub entity_ids: Vec<String>,
+    /// A remark for people.
+    pub note: String,
+}
+
+/// Facts and services of the host. Every call is a round trip. During registration, every call fails.
 ///
-/// The default methods answer as a host without the feature would. They keep the stand-ins of tests short.
+/// The default methods answer as a host without the feature would, with [`Error::UnsupportedByHost`] if engines can tell.
+/// They keep the stand-ins of tests short.
 #[async_trait]
 pub trait SystemView: Send + Sync + 'static {
     /// Returns the TTL of this mount's leases if the plugin asks for none.
@@ -76,12 +200,55 @@ pub trait SystemView: Send + Sync + 'static {
         Ok(false)
     }
 
-    /// Returns the host's version, such as `2.7.2`.
-    async fn host_version(&self) -> Result<String, Error>;
+    /// Returns the host's version.
+    async fn host_version(&self) -> Result<HostVersion, Error>;
 
     /// Returns the entity of this id, or `None`.
     async fn entity(&self, _id: &str) -> Result<Option<Entity>, Error> {
         Ok(None)
+    }
+
+    /// Returns the groups of the entity of this id that are in the entity's namespace.
+    async fn groups_of_entity(&self, _id: &str) -> Result<Vec<Group>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Whether the host locks its memory, so that secrets are never swapped out. OpenBao never does.
+    async fn mlock_enabled(&self) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    /// Wraps data (a JSON object) for this time. If `jwt` is set, the wrapping token is a JWT.
+    ///
+    /// # Errors
+    /// OpenBao 2.7 always fails: the call does not carry the namespace that OpenBao needs.
+    async fn wrap_response(&self, _data: &Map, _ttl: Duration, _jwt: bool) -> Result<Wrapped, Error> {
+        Err(Error::UnsupportedByHost("response wrapping"))
+    }
+
+    /// Returns an identity token of the plugin for this audience (Vault Enterprise).
+    async fn identity_token(&self, _audience: &str, _ttl: Duration) -> Result<IdentityToken, Error> {
+        Err(Error::UnsupportedByHost("identity tokens"))
+    }
+
+    /// Starts a rotation job, and returns its id (Vault Enterprise).
+    async fn register_rotation_job(&self, _job: &RotationJob) -> Result<String, Error> {
+        Err(Error::UnsupportedByHost("rotation jobs"))
+    }
+
+    /// Ends the rotation job of a path (Vault Enterprise).
+    async fn deregister_rotation_job(&self, _mount_point: &str, _path: &str) -> Result<(), Error> {
+        Err(Error::UnsupportedByHost("rotation jobs"))
+    }
+
+    /// Sends an event of this type to the subscribers of the host (Vault only).
+    async fn send_event(&self, _event_type: &str, _event: &Event) -> Result<(), Error> {
+        Err(Error::UnsupportedByHost("events"))
+    }
+
+    /// Records an observation of this type (Vault Enterprise).
+    async fn record_observation(&self, _observation_type: &str, _data: &Map) -> Result<(), Error> {
+        Err(Error::UnsupportedByHost("observations"))
     }
 
     /// Returns the id of the cluster. Empty if the host has none.
@@ -107,7 +274,19 @@ pub trait SystemView: Send + Sync + 'static {
 
 #[cfg(test)]
 mod tests {
-    use super::ReplicationState;
+    use super::{HostVersion, ReplicationState};
+
+    #[test]
+    fn a_version_is_shown_with_its_parts() {
+        let version = |prerelease: &str, metadata: &str| {
+            let (prerelease, metadata) = (prerelease.to_owned(), metadata.to_owned());
+            HostVersion { prerelease, metadata, ..HostVersion::new("1.21.1") }.to_string()
+        };
+        assert_eq!(version("", ""), "1.21.1");
+        assert_eq!(version("rc1", ""), "1.21.1-rc1");
+        assert_eq!(version("", "ent"), "1.21.1+ent");
+        assert_eq!(version("rc1", "ent"), "1.21.1-rc1+ent");
+    }
 
     #[test]
     fn who_may_write_follows_from_the_state() {

@@ -72,6 +72,19 @@ pub struct Group {
     #[prost(string, tag = "4")]
     pub namespace_id: ::prost::alloc::string::String,
 }
+/// An event, in the words of CloudEvents. Vault only.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EventData {
+    /// Unique within the cluster.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub metadata: ::core::option::Option<::prost_types::Struct>,
+    #[prost(string, repeated, tag = "3")]
+    pub entity_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "4")]
+    pub note: ::prost::alloc::string::String,
+}
 /// Generated client implementations.
 pub mod plugin_version_client {
     #![allow(

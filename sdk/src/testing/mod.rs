@@ -133,7 +133,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::framework::{Backend, Wal, WalKind};
+    use crate::framework::{Backend, WalKind};
     use crate::logical::{Error, StorageExt};
 
     #[tokio::test]
@@ -142,7 +142,7 @@ mod tests {
         let undo = async |engine: Arc<Mount>, _| engine.storage.put_json("undone", &true).await.map_err(Error::from);
         let declared = Backend::new("").wal(WalKind::new("print", Duration::from_secs(60), undo));
         let backend = declared.factory(Mount::clone)(mount.clone()).unwrap();
-        let entry = Wal::new(&*mount.storage).put("print", &"dune").await.unwrap();
+        let entry = mount.wal().put("print", &"dune").await.unwrap();
         assert!(backend.handle(immediate_tick()).await.unwrap().is_none());
         assert_eq!((storage.json("undone"), storage.keys().len()), (None, 1), "the change is in progress");
         drop(entry);

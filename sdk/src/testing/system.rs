@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::fault::{Gate, HostFault};
-use crate::logical::{Error, ReplicationState, SystemView};
+use crate::logical::{Error, HostVersion, ReplicationState, SystemView};
 
 /// Facts of a host, set by the test. They start as the facts of an active node with Vault's default TTLs.
 pub struct FakeSystem {
@@ -99,7 +99,7 @@ impl SystemView for FakeSystem {
         self.tell(|facts| facts.tainted).await
     }
 
-    async fn host_version(&self) -> Result<String, Error> {
-        self.tell(|_| "2.7.2".into()).await
+    async fn host_version(&self) -> Result<HostVersion, Error> {
+        self.tell(|_| HostVersion::new("2.7.2")).await
     }
 }

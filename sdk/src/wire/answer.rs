@@ -72,7 +72,7 @@ fn failed_request(error: &Error) -> pb::HandleRequestReply {
         Error::UnsupportedPath => failed(kind::UNSUPPORTED_PATH, &text),
         Error::PermissionDenied => failed(kind::PERMISSION_DENIED, &text),
         Error::ReadOnly => failed(kind::PLAIN, &text),
-        Error::Internal { .. } => failed(kind::INTERNAL, &text),
+        Error::UnsupportedByHost(_) | Error::Internal { .. } => failed(kind::INTERNAL, &text),
     }
 }
 
@@ -89,7 +89,7 @@ fn failed_lease(error: &Error) -> pb::HandleRequestReply {
         }
         Error::PermissionDenied => failed(kind::PERMISSION_DENIED, &text),
         Error::ReadOnly => failed(kind::PLAIN, &text),
-        Error::Internal { .. } => failed(kind::INTERNAL, &text),
+        Error::UnsupportedByHost(_) | Error::Internal { .. } => failed(kind::INTERNAL, &text),
     }
 }
 

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::time::timeout;
@@ -14,15 +14,15 @@ use tonic::{Request, Response, Status};
 use tracing::{Instrument, Span};
 
 use super::channel::Channel;
-use super::storage::RemoteStorage;
+use super::storage::{RemoteStorage, SNAPSHOT_ID};
 use super::system::RemoteSystem;
 use super::{answer, convert};
-use crate::logical::{Backend, Factory, Mount, Operation, Resolver};
+use crate::logical::{Backend, Factory, HangUp, Mount, Operation, Request as Call, Resolver};
 use crate::pb::pb;
 use crate::pb::pb::backend_server;
 use crate::plugin::Plugin;
 use crate::process::{Broker, Streams};
-use crate::tasks::{Budget, Tasks};
+use crate::tasks::{Budget, SNAPSHOT, Tasks};
 
 /// A secrets engine, as opposed to an auth method (`sdk/logical`, `TypeLogical`).
 const TYPE_LOGICAL: u32 = 1;
@@ -221,6 +221,8 @@ impl backend_server::Backend for Service {
         };
         let instance = self.instance(request.metadata())?;
         let streams = request.extensions().get::<Streams>().cloned();
+        let deadline = deadline(request.metadata());
+        let snapshot = request.metadata().get(SNAPSHOT_ID).and_then(|id| id.to_str().ok()).map(Arc::from);
         let request = request.into_inner().request.unwrap_or_default();
         let stream = streams.and_then(|streams| streams.find(request.id.as_bytes()));
         let span = instance.span(&request);
@@ -228,11 +230,14 @@ impl backend_server::Backend for Service {
             let options = request.secret.as_ref().and_then(|secret| secret.lease_options.as_ref());
             (request.data.clone(), options.and_then(|options| options.issue_time))
         });
+        let hang_up = HangUp::default();
+        let left = OnDrop(Some(hang_up.clone()));
         let run = async move {
             let mut answer = match convert::request(operation, request) {
-                Ok(request) => instance.backend.handle(request).await,
+                Ok(request) => instance.backend.handle(Call { deadline, hang_up, ..request }).await,
                 Err(error) => Err(error),
             };
+            left.disarm();
             let undelivered = answer.as_mut().ok().and_then(|response| response.as_mut()?.undelivered.take());
             if let (Some(stream), Some(undelivered)) = (stream, undelivered) {
                 let span = Span::current();
@@ -240,7 +245,11 @@ impl backend_server::Backend for Service {
             }
             answer::reply(operation, answer, renewed)
         };
-        Ok(Response::new(catch(run.instrument(span)).await.unwrap_or_else(answer::panicked)))
+        let answer = match snapshot {
+            Some(id) => catch(SNAPSHOT.scope(id, run.instrument(span))).await,
+            None => catch(run.instrument(span)).await,
+        };
+        Ok(Response::new(answer.unwrap_or_else(answer::panicked)))
     }
 
     async fn handle_existence_check(
@@ -274,6 +283,40 @@ fn instance_name(metadata: &MetadataMap) -> Result<String, Status> {
     }
 }
 
+/// Says that the caller is gone, if it is dropped before its request has an answer.
+struct OnDrop(Option<HangUp>);
+
+impl OnDrop {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        if let Some(hang_up) = &self.0 {
+            hang_up.end();
+        }
+    }
+}
+
+/// Reads the time limit of a call (gRPC over HTTP/2, `grpc-timeout`): up to eight digits and a unit.
+fn deadline(metadata: &MetadataMap) -> Option<Instant> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let nanoseconds: u64 = match unit {
+        "H" => 3_600_000_000_000,
+        "M" => 60_000_000_000,
+        "S" => 1_000_000_000,
+        "m" => 1_000_000,
+        "u" => 1_000,
+        "n" => 1,
+        _ => return None,
+    };
+    let amount: u64 = digits.parse().ok()?;
+    Instant::now().checked_add(Duration::from_nanos(nanoseconds.saturating_mul(amount)))
+}
+
 /// Returns `None` if the future panics. The panic hook has logged the panic, and other requests continue.
 async fn catch<T>(run: impl Future<Output = T>) -> Option<T> {
     AssertUnwindSafe(run).catch_unwind().await.ok()
@@ -292,7 +335,7 @@ mod tests {
 
     use super::backend_server::Backend as _;
     use super::*;
-    use crate::logical::{Answer, Error, Map, Request as Call, Response as Reply, SpecialPaths};
+    use crate::logical::{Answer, Error, Map, Response as Reply, SpecialPaths};
     use crate::process::tests::{broker, connection, frame};
 
     /// Answers with its name, and panics if the request asks for it. Counts the answers that were not delivered.
@@ -449,6 +492,71 @@ mod tests {
         assert_eq!(undone.load(Ordering::SeqCst), 0);
         frames.read(&frame(3, 7, &[0, 0, 0, 8]));
         assert_eq!(undone.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_deadline_is_read_in_every_unit() {
+        let left = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().unwrap());
+            deadline(&metadata).map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        };
+        for (text, seconds) in [("90S", 90), ("89999999u", 90), ("90000m", 90), ("2M", 120), ("1H", 3600)] {
+            let left = left(text).unwrap().as_secs_f64();
+            assert!(left > f64::from(seconds) - 10.0 && left <= f64::from(seconds), "{text}: {left}");
+        }
+        for text in ["", "S", "90", "90x", "-1S", "1.5S"] {
+            assert_eq!(left(text), None, "{text}");
+        }
+        assert_eq!(deadline(&MetadataMap::new()), None);
+    }
+
+    /// Shows the context of its request to the test, and never answers the path `wait`.
+    struct Watched(tokio::sync::mpsc::UnboundedSender<(Call, Option<String>)>);
+
+    #[async_trait]
+    impl Backend for Watched {
+        async fn handle(&self, request: Call) -> Answer {
+            let is_long = request.path == "wait";
+            let _ = self.0.send((request, SNAPSHOT.try_with(|id| id.to_string()).ok()));
+            if is_long { std::future::pending().await } else { Ok(None) }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_knows_its_snapshot_its_deadline_and_whether_its_caller_is_gone() {
+        let (service, (shown, mut requests)) = (service(&[]), tokio::sync::mpsc::unbounded_channel());
+        service.insert("a".to_owned(), Instance::new(Arc::new(Watched(shown)), String::new()));
+        let args = |path: &str| {
+            let wrap_info = Some(pb::RequestWrapInfo { ttl: 60_000_000_000, format: "jwt".into(), seal_wrap: false });
+            let request = pb::Request {
+                operation: "read".into(),
+                path: path.into(),
+                requires_snapshot_id: "6c1f".into(),
+                mount_accessor: "astra_1".into(),
+                wrap_info,
+                unauthenticated: true,
+                ..pb::Request::default()
+            };
+            let mut call = to("a", pb::HandleRequestArgs { storage_id: 0, request: Some(request) });
+            call.metadata_mut().insert(SNAPSHOT_ID, "6c1f".parse().unwrap());
+            call.metadata_mut().insert("grpc-timeout", "90S".parse().unwrap());
+            call
+        };
+        service.handle_request(args("now")).await.unwrap();
+        let (request, snapshot) = requests.recv().await.unwrap();
+        assert_eq!((request.snapshot_id.as_deref(), snapshot.as_deref()), (Some("6c1f"), Some("6c1f")));
+        assert!(request.deadline.is_some() && request.unauthenticated && request.mount_accessor == "astra_1");
+        assert_eq!(request.wrap.map(|wrap| (wrap.ttl.as_secs(), wrap.format)), Some((60, "jwt".to_owned())));
+        assert!(!request.hang_up.is_over(), "the caller got the answer");
+
+        let mut waiting = Box::pin(service.handle_request(args("wait")));
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        let (request, _) = requests.recv().await.unwrap();
+        assert!(!request.hang_up.is_over());
+        drop(waiting);
+        request.hang_up.wait().await;
+        assert!(request.hang_up.is_over());
     }
 
     #[tokio::test]

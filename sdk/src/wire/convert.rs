@@ -8,7 +8,10 @@ use jiff::Timestamp;
 use prost_types::Timestamp as WireTimestamp;
 use serde_json::Value;
 
-use crate::logical::{Caller, Error, Map, Operation, Request, Response, Secret, SpecialPaths};
+use crate::logical::{
+    Alias, Caller, Entity, Error, Group, HangUp, Map, Operation, Request, Response, Secret, SpecialPaths, Wrap,
+};
+use crate::pb::logical as pb_logical;
 use crate::pb::pb;
 
 /// Reads a request whose operation is already parsed.
@@ -31,7 +34,16 @@ pub(super) fn request(operation: Operation, request: pb::Request) -> Result<Requ
         },
         mount_point: request.mount_point,
         headers: request.headers.into_iter().map(|(name, header)| (name, header.header)).collect(),
-        from_snapshot: !request.requires_snapshot_id.is_empty(),
+        mount_accessor: request.mount_accessor,
+        wrap: request.wrap_info.filter(|wrap| wrap.ttl > 0).map(|wrap| Wrap {
+            ttl: duration(wrap.ttl),
+            format: wrap.format,
+            seal_wrap: wrap.seal_wrap,
+        }),
+        unauthenticated: request.unauthenticated,
+        snapshot_id: Some(request.requires_snapshot_id).filter(|id| !id.is_empty()),
+        deadline: None,
+        hang_up: HangUp::default(),
     })
 }
 
@@ -131,7 +143,10 @@ pub(super) fn special_paths(paths: SpecialPaths) -> pb::Paths {
         unauthenticated: paths.unauthenticated,
         local_storage: paths.local_storage,
         seal_wrap_storage: paths.seal_wrap_storage,
-        write_forwarded_storage: Vec::new(),
+        write_forwarded_storage: paths.write_forwarded_storage,
+        binary: paths.binary,
+        limited: paths.limited,
+        allow_snapshot_read: paths.allow_snapshot_read,
     }
 }
 
@@ -140,8 +155,63 @@ pub(super) fn duration(nanoseconds: i64) -> Duration {
     Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
 }
 
+/// Reads an identity entity.
+pub(super) fn entity(entity: pb_logical::Entity) -> Entity {
+    Entity {
+        id: entity.id,
+        name: entity.name,
+        disabled: entity.disabled,
+        metadata: entity.metadata.into_iter().collect(),
+        namespace_id: entity.namespace_id,
+        aliases: entity.aliases.into_iter().map(alias).collect(),
+    }
+}
+
+fn alias(alias: pb_logical::Alias) -> Alias {
+    Alias {
+        id: alias.id,
+        name: alias.name,
+        mount_type: alias.mount_type,
+        mount_accessor: alias.mount_accessor,
+        metadata: alias.metadata.into_iter().collect(),
+        custom_metadata: alias.custom_metadata.into_iter().collect(),
+        local: alias.local,
+    }
+}
+
+/// Reads a group of identity entities.
+pub(super) fn group(group: pb_logical::Group) -> Group {
+    Group {
+        id: group.id,
+        name: group.name,
+        metadata: group.metadata.into_iter().collect(),
+        namespace_id: group.namespace_id,
+    }
+}
+
+/// Writes a JSON object as the wire's own type for such objects. That type has only floating-point numbers.
+pub(super) fn structure(data: &Map) -> prost_types::Struct {
+    prost_types::Struct { fields: data.iter().map(|(name, value)| (name.clone(), structured(value))).collect() }
+}
+
+fn structured(value: &Value) -> prost_types::Value {
+    use prost_types::value::Kind;
+
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(value) => Kind::BoolValue(*value),
+        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(0.0)),
+        Value::String(text) => Kind::StringValue(text.clone()),
+        Value::Array(values) => {
+            Kind::ListValue(prost_types::ListValue { values: values.iter().map(structured).collect() })
+        }
+        Value::Object(data) => Kind::StructValue(structure(data)),
+    };
+    prost_types::Value { kind: Some(kind) }
+}
+
 /// Writes nanoseconds. The longest duration is 292 years.
-fn nanoseconds(duration: Duration) -> i64 {
+pub(super) fn nanoseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
@@ -274,7 +344,7 @@ mod tests {
         assert_eq!(request.caller.remote_address, "192.0.2.1");
         assert_eq!(request.caller.token_accessor, "accessor");
         assert_eq!(request.headers["X-A"], ["1", "2"]);
-        assert!(request.from_snapshot && request.secret.is_none());
+        assert!(request.snapshot_id.is_some() && request.secret.is_none());
     }
 
     #[test]

@@ -14,9 +14,13 @@ use super::channel::{Channel, origin};
 use crate::logical::{Entry, Storage, StorageError, Transaction};
 use crate::pb::pb;
 use crate::pb::pb::storage_client::StorageClient;
+use crate::tasks::SNAPSHOT;
 
 /// How long one call may take. A call can hang while the host loses its leadership.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The metadata key for the snapshot of a call.
+pub(super) const SNAPSHOT_ID: &str = "snapshot_id";
 
 /// Storage of one mount, or a transaction in it.
 pub(super) struct RemoteStorage {
@@ -51,8 +55,14 @@ impl RemoteStorage {
         self.host.client.clone()
     }
 
-    async fn begin_transaction(host: Arc<Host>) -> Result<Self, StorageError> {
-        let reply = call(host.client.clone().begin_tx(pb::Empty {})).await.map_err(failed)?;
+    async fn begin_transaction(host: Arc<Host>, writes: bool) -> Result<Self, StorageError> {
+        let mut client = host.client.clone();
+        let begun = if writes {
+            call(client.begin_tx(pb::Empty {})).await
+        } else {
+            call(client.begin_read_only_tx(pb::Empty {})).await
+        };
+        let reply = begun.map_err(failed)?;
         check(&reply.err)?;
         if reply.txn.is_empty() {
             // Writes without an id would run outside any transaction.
@@ -61,9 +71,27 @@ impl RemoteStorage {
         Ok(Self { host, txn: reply.txn, open: true })
     }
 
+    async fn begin_any(&self, writes: bool) -> Result<Option<Box<dyn Transaction>>, StorageError> {
+        let transactional = self.host.transactional.get_or_try_init(async || {
+            match call(self.client().is_transactional(pb::Empty {})).await {
+                Ok(reply) => Ok(reply.transactional),
+                Err(status) if status.code() == Code::Unimplemented => Ok(false),
+                Err(status) => Err(failed(status)),
+            }
+        });
+        if !*transactional.await? || !self.txn.is_empty() {
+            return Ok(None);
+        }
+        // In its own task: if the caller hangs up, the host may still begin a transaction. Its id must arrive here to
+        // be rolled back.
+        let begun = tokio::spawn(Self::begin_transaction(self.host.clone(), writes)).await;
+        let transaction = begun.map_err(|_| StorageError::Failed("the plugin is stopping".into()))??;
+        Ok(Some(Box::new(transaction)))
+    }
+
     async fn list_whole(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
         let args = pb::StorageListArgs { prefix: prefix.into(), txn: self.txn.clone() };
-        let reply = call(self.client().list(args)).await.map_err(failed)?;
+        let reply = call(self.client().list(message(args))).await.map_err(failed)?;
         check(&reply.err)?;
         Ok(reply.keys)
     }
@@ -73,7 +101,7 @@ impl RemoteStorage {
 impl Storage for RemoteStorage {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StorageError> {
         let args = pb::StorageGetArgs { key: key.into(), txn: self.txn.clone() };
-        let reply = call(self.client().get(args)).await.map_err(failed)?;
+        let reply = call(self.client().get(message(args))).await.map_err(failed)?;
         check(&reply.err)?;
         Ok(reply.entry.map(|entry| Entry { key: entry.key, value: entry.value, seal_wrap: entry.seal_wrap }))
     }
@@ -81,12 +109,12 @@ impl Storage for RemoteStorage {
     async fn put(&self, entry: Entry) -> Result<(), StorageError> {
         let entry = pb::StorageEntry { key: entry.key, value: entry.value, seal_wrap: entry.seal_wrap };
         let args = pb::StoragePutArgs { entry: Some(entry), txn: self.txn.clone() };
-        check(&call(self.client().put(args)).await.map_err(failed)?.err)
+        check(&call(self.client().put(message(args))).await.map_err(failed)?.err)
     }
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
         let args = pb::StorageDeleteArgs { key: key.into(), txn: self.txn.clone() };
-        check(&call(self.client().delete(args)).await.map_err(failed)?.err)
+        check(&call(self.client().delete(message(args))).await.map_err(failed)?.err)
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
@@ -109,7 +137,7 @@ impl Storage for RemoteStorage {
                 limit: i32::try_from(limit).unwrap_or(i32::MAX),
                 txn: self.txn.clone(),
             };
-            match call(self.client().list_page(args)).await {
+            match call(self.client().list_page(message(args))).await {
                 Ok(reply) => {
                     check(&reply.err)?;
                     let is_full = limit > 0 && reply.keys.len() >= limit;
@@ -123,21 +151,11 @@ impl Storage for RemoteStorage {
     }
 
     async fn begin(&self) -> Result<Option<Box<dyn Transaction>>, StorageError> {
-        let transactional = self.host.transactional.get_or_try_init(async || {
-            match call(self.client().is_transactional(pb::Empty {})).await {
-                Ok(reply) => Ok(reply.transactional),
-                Err(status) if status.code() == Code::Unimplemented => Ok(false),
-                Err(status) => Err(failed(status)),
-            }
-        });
-        if !*transactional.await? || !self.txn.is_empty() {
-            return Ok(None);
-        }
-        // In its own task: if the caller hangs up, the host may still begin a transaction. Its id must arrive here to
-        // be rolled back.
-        let begun = tokio::spawn(Self::begin_transaction(self.host.clone())).await;
-        let transaction = begun.map_err(|_| StorageError::Failed("the plugin is stopping".into()))??;
-        Ok(Some(Box::new(transaction)))
+        self.begin_any(true).await
+    }
+
+    async fn begin_read_only(&self) -> Result<Option<Box<dyn Transaction>>, StorageError> {
+        self.begin_any(false).await
     }
 }
 
@@ -187,6 +205,16 @@ fn page(mut keys: Vec<String>, after: &str, limit: usize) -> Vec<String> {
         keys.truncate(limit);
     }
     keys
+}
+
+/// Adds the snapshot that the current request reads from (Vault `sdk/plugin/context.go`).
+fn message<T>(args: T) -> tonic::Request<T> {
+    let mut message = tonic::Request::new(args);
+    let id = SNAPSHOT.try_with(|id| id.parse()).ok().and_then(Result::ok);
+    if let Some(id) = id {
+        message.metadata_mut().insert(SNAPSHOT_ID, id);
+    }
+    message
 }
 
 async fn call<T>(answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
@@ -262,8 +290,9 @@ mod tests {
         }
 
         async fn get(&self, request: Request<pb::StorageGetArgs>) -> Result<Response<pb::StorageGetReply>, Status> {
+            let snapshot = request.metadata().get(SNAPSHOT_ID).map(|id| id.to_str().unwrap_or_default().to_owned());
             let key = request.into_inner().key;
-            self.called("get".into());
+            self.called(snapshot.map_or_else(|| "get".into(), |id| format!("get from {id}")));
             let value = vec![b'x'; 5 << 20];
             let entry = (key == "big").then_some(pb::StorageEntry { key, value, seal_wrap: true });
             Ok(Response::new(pb::StorageGetReply { entry, err: self.err() }))
@@ -298,7 +327,7 @@ mod tests {
         }
 
         async fn begin_read_only_tx(&self, _: Request<pb::Empty>) -> Result<Response<pb::StorageBeginTxReply>, Status> {
-            self.bao("begin_read_only", pb::StorageBeginTxReply::default())
+            self.bao("begin_read_only", pb::StorageBeginTxReply { txn: "r1".into(), err: self.err() })
         }
 
         async fn begin_tx(&self, _: Request<pb::Empty>) -> Result<Response<pb::StorageBeginTxReply>, Status> {
@@ -405,6 +434,30 @@ mod tests {
             "put k in \"\"",
         ];
         assert_eq!(calls.so_far(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_read_only_transaction_begins_as_such() {
+        let (storage, mut calls) = storage(false).await;
+        storage.begin_read_only().await.unwrap().unwrap().rollback().await.unwrap();
+        assert_eq!(calls.so_far(), ["is_transactional", "begin_read_only", "rollback r1"]);
+        let (storage, _calls) = self::storage(true).await;
+        assert!(storage.begin_read_only().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_calls_of_a_request_read_its_snapshot_also_in_a_task() {
+        let (storage, mut calls) = storage(true).await;
+        let storage = Arc::new(storage);
+        let in_task = storage.clone();
+        let read = async {
+            storage.get("k").await.unwrap();
+            let tasks = crate::tasks::Tasks::default();
+            tasks.run(async move { in_task.get("k").await.map(drop) }).await.unwrap().unwrap();
+        };
+        SNAPSHOT.scope("6c1f".into(), read).await;
+        storage.get("k").await.unwrap();
+        assert_eq!(calls.so_far(), ["get from 6c1f", "get from 6c1f", "get"]);
     }
 
     #[tokio::test]

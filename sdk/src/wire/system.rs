@@ -1,4 +1,4 @@
-//! The host's facts, read from the host.
+//! The host's facts and services, asked of the host.
 //!
 //! A fact that the host cannot give is an error. A zero instead would silently change TTLs, or the behaviour of a
 //! standby.
@@ -8,26 +8,40 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::timeout;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use super::channel::{Channel, origin};
 use super::convert;
-use crate::logical::{Entity, Error, ReplicationState, SystemView};
+use crate::logical::{
+    Entity, Error, Event, Group, HostVersion, IdentityToken, Map, ReplicationState, RotationJob, SystemView, Wrapped,
+};
+use crate::pb::logical::EventData;
+use crate::pb::pb::events_client::EventsClient;
+use crate::pb::pb::observations_client::ObservationsClient;
 use crate::pb::pb::system_view_client::SystemViewClient;
-use crate::pb::pb::{Empty, EntityInfoArgs, GeneratePasswordFromPolicyRequest};
+use crate::pb::pb::{
+    DeregisterRotationJobRequest, DeregisterRotationRequestInput, Empty, EntityInfoArgs, GenerateIdentityTokenRequest,
+    GeneratePasswordFromPolicyRequest, RecordObservationRequest, RegisterRotationJobRequest, ResponseWrapDataArgs,
+    RotationJobInput, SendEventRequest,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Facts about one mount.
-pub(super) struct RemoteSystem(SystemViewClient<Channel>);
+const ROTATION_JOBS: &str = "rotation jobs";
+
+/// Facts about one mount, and services for it.
+pub(super) struct RemoteSystem {
+    channel: Channel,
+    client: SystemViewClient<Channel>,
+}
 
 impl RemoteSystem {
     pub(super) fn new(channel: Channel) -> Self {
-        Self(SystemViewClient::with_origin(channel, origin()))
+        Self { client: SystemViewClient::with_origin(channel.clone(), origin()), channel }
     }
 
     fn client(&self) -> SystemViewClient<Channel> {
-        self.0.clone()
+        self.client.clone()
     }
 }
 
@@ -60,29 +74,90 @@ impl SystemView for RemoteSystem {
         Ok(ask("whether caches are off", self.client().caching_disabled(Empty {})).await?.disabled)
     }
 
-    async fn host_version(&self) -> Result<String, Error> {
+    async fn host_version(&self) -> Result<HostVersion, Error> {
         let what = "its version";
         let reply = ask(what, self.client().plugin_env(Empty {})).await?;
         check(what, &reply.err)?;
-        let version = reply.plugin_environment.unwrap_or_default();
-        let prerelease = version.vault_version_prerelease;
-        Ok(if prerelease.is_empty() {
-            version.vault_version
-        } else {
-            format!("{}-{prerelease}", version.vault_version)
-        })
+        let told = reply.plugin_environment.unwrap_or_default();
+        let mut version = HostVersion::new(told.vault_version);
+        version.prerelease = told.vault_version_prerelease;
+        version.metadata = told.vault_version_metadata;
+        Ok(version)
     }
 
     async fn entity(&self, id: &str) -> Result<Option<Entity>, Error> {
         let what = "the identity entity";
         let reply = ask(what, self.client().entity_info(EntityInfoArgs { entity_id: id.into() })).await?;
         check(what, &reply.err)?;
-        Ok(reply.entity.map(|entity| Entity {
-            id: entity.id,
-            name: entity.name,
-            disabled: entity.disabled,
-            metadata: entity.metadata.into_iter().collect(),
-        }))
+        Ok(reply.entity.map(convert::entity))
+    }
+
+    async fn groups_of_entity(&self, id: &str) -> Result<Vec<Group>, Error> {
+        let what = "the groups of an entity";
+        let reply = ask(what, self.client().groups_for_entity(EntityInfoArgs { entity_id: id.into() })).await?;
+        check(what, &reply.err)?;
+        Ok(reply.groups.into_iter().map(convert::group).collect())
+    }
+
+    async fn mlock_enabled(&self) -> Result<bool, Error> {
+        Ok(ask("whether memory is locked", self.client().mlock_enabled(Empty {})).await?.enabled)
+    }
+
+    async fn wrap_response(&self, data: &Map, ttl: Duration, jwt: bool) -> Result<Wrapped, Error> {
+        let data =
+            serde_json::to_string(data).map_err(|error| Error::internal("cannot wrap the data").caused_by(error))?;
+        let args = ResponseWrapDataArgs { data, ttl: convert::nanoseconds(ttl), jwt };
+        let reply = offered("response wrapping", self.client().response_wrap_data(args)).await?;
+        check("a wrapping token", &reply.err)?;
+        let info = reply.wrap_info.unwrap_or_default();
+        Ok(Wrapped { token: info.token, accessor: info.accessor, ttl: convert::duration(info.ttl) })
+    }
+
+    async fn identity_token(&self, audience: &str, ttl: Duration) -> Result<IdentityToken, Error> {
+        let args = GenerateIdentityTokenRequest { audience: audience.into(), ttl: seconds(ttl) };
+        let reply = offered("identity tokens", self.client().generate_identity_token(args)).await?;
+        let ttl = Duration::from_secs(reply.ttl.try_into().unwrap_or(0));
+        Ok(IdentityToken { token: reply.token, ttl })
+    }
+
+    async fn register_rotation_job(&self, job: &RotationJob) -> Result<String, Error> {
+        let job = RotationJobInput {
+            name: job.name.clone(),
+            mount_point: job.mount_point.clone(),
+            path: job.path.clone(),
+            rotation_schedule: job.schedule.clone(),
+            rotation_window: seconds(job.window),
+            rotation_period: seconds(job.period),
+        };
+        let args = RegisterRotationJobRequest { job: Some(job) };
+        let reply = offered(ROTATION_JOBS, self.client().register_rotation_job(args)).await?;
+        check("the id of a rotation job", &reply.err)?;
+        Ok(reply.rotation_id)
+    }
+
+    async fn deregister_rotation_job(&self, mount_point: &str, path: &str) -> Result<(), Error> {
+        let req = DeregisterRotationRequestInput { mount_point: mount_point.into(), req_path: path.into() };
+        let args = DeregisterRotationJobRequest { req: Some(req) };
+        offered(ROTATION_JOBS, self.client().deregister_rotation_job(args)).await.map(drop)
+    }
+
+    async fn send_event(&self, event_type: &str, event: &Event) -> Result<(), Error> {
+        let event = EventData {
+            id: event.id.clone(),
+            metadata: Some(convert::structure(&event.metadata)),
+            entity_ids: event.entity_ids.clone(),
+            note: event.note.clone(),
+        };
+        let args = SendEventRequest { event_type: event_type.into(), event: Some(event) };
+        let mut events = EventsClient::with_origin(self.channel.clone(), origin());
+        offered("events", events.send_event(args)).await.map(drop)
+    }
+
+    async fn record_observation(&self, observation_type: &str, data: &Map) -> Result<(), Error> {
+        let data = Some(convert::structure(data));
+        let args = RecordObservationRequest { observation_type: observation_type.into(), data };
+        let mut observations = ObservationsClient::with_origin(self.channel.clone(), origin());
+        offered("observations", observations.record_observation(args)).await.map(drop)
     }
 
     async fn cluster_id(&self) -> Result<String, Error> {
@@ -106,10 +181,108 @@ async fn ask<T>(what: &str, answer: impl Future<Output = Result<Response<T>, Sta
     }
 }
 
+/// Asks for a service that not every host has.
+async fn offered<T>(what: &'static str, answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
+    match timeout(TIMEOUT, answer).await {
+        Ok(Err(status)) if status.code() == Code::Unimplemented => Err(Error::UnsupportedByHost(what)),
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) => Err(refused(what, status.message())),
+        Err(_) => Err(refused(what, "no answer in time")),
+    }
+}
+
+/// Writes whole seconds.
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
 fn check(what: &str, err: &str) -> Result<(), Error> {
     if err.is_empty() { Ok(()) } else { Err(refused(what, err)) }
 }
 
 fn refused(what: &str, reason: &str) -> Error {
     Error::internal(format!("the host did not tell {what}")).caused_by(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use futures_util::FutureExt as _;
+    use serde_json::json;
+    use tokio::sync::mpsc;
+    use tonic::Request;
+    use tonic::transport::Server;
+
+    use super::*;
+    use crate::pb::pb::Empty;
+    use crate::pb::pb::events_server::{Events, EventsServer};
+    use crate::process::Io;
+
+    /// The events of Vault.
+    struct Subscriber(mpsc::UnboundedSender<SendEventRequest>);
+
+    #[async_trait]
+    impl Events for Subscriber {
+        async fn send_event(&self, request: Request<SendEventRequest>) -> Result<Response<Empty>, Status> {
+            let _ = self.0.send(request.into_inner());
+            Ok(Response::new(Empty {}))
+        }
+    }
+
+    /// Returns the services of a host that has events, and nothing else.
+    fn system() -> (RemoteSystem, mpsc::UnboundedReceiver<SendEventRequest>) {
+        let (events, sent) = mpsc::unbounded_channel();
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let incoming = tokio_stream::once(std::io::Result::Ok(far));
+        let server = Server::builder().add_service(EventsServer::new(Subscriber(events)));
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let near = Mutex::new(Some(near));
+        let channel = Channel::new(move || {
+            let near = near.lock().unwrap().take();
+            std::future::ready(
+                near.map(|near| Box::new(near) as Box<dyn Io>).ok_or(std::io::ErrorKind::NotConnected.into()),
+            )
+            .boxed()
+        });
+        (RemoteSystem::new(channel), sent)
+    }
+
+    #[tokio::test]
+    async fn an_event_reaches_the_host_with_its_facts() {
+        let (system, mut sent) = system();
+        let metadata = json!({"n": 1, "deep": {"list": [true, null, "x"]}}).as_object().cloned().unwrap();
+        let event = Event { id: "e1".into(), metadata, entity_ids: vec!["creds/a".into()], note: "made".into() };
+        system.send_event("engine/made", &event).await.unwrap();
+        let request = sent.recv().await.unwrap();
+        let event = request.event.unwrap();
+        assert_eq!(
+            (request.event_type.as_str(), event.id.as_str(), event.note.as_str()),
+            ("engine/made", "e1", "made")
+        );
+        assert_eq!(event.entity_ids, ["creds/a"]);
+        let fields = event.metadata.unwrap().fields;
+        assert_eq!(fields["n"].kind, Some(prost_types::value::Kind::NumberValue(1.0)));
+        assert!(matches!(fields["deep"].kind, Some(prost_types::value::Kind::StructValue(_))));
+    }
+
+    #[tokio::test]
+    async fn a_service_that_the_host_lacks_is_unsupported() {
+        let (system, _sent) = system();
+        let (hour, data) = (Duration::from_secs(3600), Map::new());
+        let errors = [
+            system.wrap_response(&data, hour, false).await.err(),
+            system.identity_token("astra", hour).await.err(),
+            system.register_rotation_job(&RotationJob::default()).await.err(),
+            system.deregister_rotation_job("m/", "p").await.err(),
+            system.record_observation("engine/seen", &data).await.err(),
+        ];
+        let texts = errors.map(|error| match error {
+            Some(error @ Error::UnsupportedByHost(_)) => error.to_string(),
+            _ => panic!("the host has this service"),
+        });
+        let missing = ["response wrapping", "identity tokens", "rotation jobs", "rotation jobs", "observations"];
+        assert_eq!(texts, missing.map(|service| format!("this host does not support {service}")));
+        assert!(matches!(system.mlock_enabled().await, Err(Error::Internal { .. })), "each host has this fact");
+    }
 }

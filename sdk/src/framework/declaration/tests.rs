@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::framework::sample::{Shelf, backend};
 use crate::framework::{Call, Field, FieldSpec, Handler, WRITES};
-use crate::logical::{Answer, Operation};
+use crate::logical::{Answer, Operation, SpecialPaths};
 
 const WRONG_DEFAULT: &[FieldSpec] = &[Field::int("n", "").default("many").spec()];
 const WRONG_ALLOWED: &[FieldSpec] = &[Field::int("n", "").allowed(&["1", "many"]).spec()];
@@ -129,5 +129,22 @@ fn captures_with_several_spellings_stop_the_start() {
         (r"x/(?P<name>\w+)", true, true),
     ] {
         assert_eq!((starts(pattern, false), starts(pattern, true)), (without, with), "{pattern}");
+    }
+}
+
+#[test]
+fn special_paths_that_the_host_cannot_read_stop_the_start() {
+    let starts = |special: SpecialPaths| {
+        std::panic::catch_unwind(|| drop(Backend::<Shelf>::new("").special_paths(special.clone()))).is_ok()
+    };
+    let special = SpecialPaths::default;
+    for path in ["a", "a/*", "a*", "a/+/b", "+/a", "+"] {
+        assert!(starts(special().unauthenticated([path])), "{path}");
+    }
+    for path in ["a*b", "a**", "a/+*", "a+/b", "/a"] {
+        assert!(!starts(special().unauthenticated([path])), "{path}");
+    }
+    for path in ["a*b", "/a"] {
+        assert!(!starts(special().root([path])) && !starts(special().allow_snapshot_read([path])), "{path}");
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::framework::{Backend, Call, Field, FieldSpec, Handler, Path, SecretType};
-use crate::logical::{self, Answer, Error, Map, Operation, Response, Secret};
+use crate::logical::{self, Answer, Error, Map, Mount, Operation, Response, Secret};
 use crate::testing::{self, request};
 
 const NAME: Field<String> = Field::lowercase("name", "");
@@ -140,4 +140,17 @@ async fn a_lease_of_an_undeclared_type_is_taken_back_and_an_error() {
 async fn a_field_that_the_path_does_not_declare_is_no_empty_value() {
     let path = Path::new("x", const { &[NAME.spec()] }).read(Handler::new("", echo));
     let _ = mount(path).handle(request(Operation::Read, "x", json!({}))).await;
+}
+
+#[tokio::test]
+async fn an_entry_of_an_undeclared_kind_is_refused_before_the_change() {
+    let path = Path::new("x", &[]).read(Handler::new("", async |mount: Arc<Mount>, _| {
+        let _entry = mount.wal().put("print", &1).await?;
+        Answer::Ok(None)
+    }));
+    let (mount, storage, _) = testing::mount();
+    let backend = Backend::new("").path(path).factory(Mount::clone)(mount).unwrap();
+    let error = backend.handle(request(Operation::Read, "x", json!({}))).await.err().unwrap();
+    assert_eq!(error.to_string(), "storage: WAL kind \"print\" is not declared; declare it with `Backend::wal`");
+    assert!(storage.keys().is_empty());
 }

@@ -422,7 +422,7 @@ async fn the_undos_of_a_tick_share_values_made_after_all_their_changes() {
     let entry = json!({ "type": "print", "data": {}, "created_at": 0 });
     storage.put_json("wal/a", &entry).await.unwrap();
     storage.put_json("wal/b", &entry).await.unwrap();
-    let open = Wal::new(&*storage).put("print", &()).await.unwrap();
+    let open = mount.wal().put("print", &()).await.unwrap();
     storage.put_json(&format!("wal/{}", open.id()), &entry).await.unwrap();
     let engine = Arc::new(Ticking::default());
     engine.0.lock().unwrap().1 = Some(open);

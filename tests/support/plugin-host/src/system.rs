@@ -181,4 +181,26 @@ impl pb::system_view_server::SystemView for System {
         })
         .await
     }
+
+    async fn response_wrap_data(&self, _: Request<pb::ResponseWrapDataArgs>) -> Answer<pb::ResponseWrapDataReply> {
+        Err(Status::internal("no namespace"))
+    }
+
+    async fn generate_identity_token(
+        &self,
+        _: Request<pb::GenerateIdentityTokenRequest>,
+    ) -> Answer<pb::GenerateIdentityTokenResponse> {
+        Err(Status::unimplemented("unknown method GenerateIdentityToken"))
+    }
+
+    async fn register_rotation_job(
+        &self,
+        _: Request<pb::RegisterRotationJobRequest>,
+    ) -> Answer<pb::RegisterRotationJobResponse> {
+        Err(Status::unimplemented("unknown method RegisterRotationJob"))
+    }
+
+    async fn deregister_rotation_job(&self, _: Request<pb::DeregisterRotationJobRequest>) -> Answer<pb::Empty> {
+        Err(Status::unimplemented("unknown method DeregisterRotationJob"))
+    }
 }
