@@ -1,8 +1,7 @@
 //! Collects writes to a connection, so that one system call and one TLS record carry many writes.
 //!
-//! HTTP/2 flushes after each burst of frames. The host follows each message with a ping. Without this module, the
-//! ping's acknowledgement leaves just before the answer to the request that came with the ping. That doubles the system
-//! calls, the records and the host's wake-ups.
+//! HTTP/2 flushes after each burst of frames. Without this module, a window update or the answer to a ping leaves just
+//! before the answer to the request that came with it. That doubles the system calls, the records and the host's wake-ups.
 
 use std::io;
 use std::pin::Pin;
@@ -10,8 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Upper limit of the buffer. More data is worth a separate system call.
-const LIMIT: usize = 16 * 1024;
+/// Upper limit of the buffer: a full frame with its header. More data is worth a separate system call.
+const LIMIT: usize = 16 * 1024 + 9;
 
 /// A stream that delays the first flush of a burst until all ready tasks have run.
 pub(super) struct Cork<S> {

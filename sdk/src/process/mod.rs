@@ -15,6 +15,7 @@ mod memory;
 mod mtls;
 #[cfg(feature = "mux")]
 mod mux;
+mod pings;
 mod serve;
 mod socket;
 
@@ -30,6 +31,7 @@ pub(crate) use self::delivery::Streams;
 pub use self::env::proxy_variables;
 use self::env::{Environment, Mux};
 use self::mtls::Mtls;
+pub(crate) use self::pings::Pings;
 use super::pb::plugin::grpc_broker_server::GrpcBrokerServer;
 use super::pb::plugin::grpc_controller_server::GrpcControllerServer;
 use super::pb::plugin::grpc_stdio_server::GrpcStdioServer;

@@ -22,6 +22,7 @@ use super::broker::Io;
 use super::control::{Control, Counted, Stop};
 use super::cork::Cork;
 use super::delivery::{Frames, Streams};
+use super::pings::Pings;
 use super::socket::Socket;
 
 /// How long a peer may take for the TLS handshake.
@@ -79,8 +80,8 @@ pub(super) async fn prove(
     match timeout(TLS_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
             // Fails only when the process ends, because nobody takes connections then.
-            let connection =
-                Connection { stream: Cork::new(stream), frames: Frames::new(), _counted: control.connected() };
+            let stream = Pings::of_server(Cork::new(stream));
+            let connection = Connection { stream, frames: Frames::new(), _counted: control.connected() };
             let _ = connections.send(connection);
         }
         Ok(Err(error)) => tracing::warn!(%error, "refused a connection: the TLS handshake failed"),
@@ -111,7 +112,7 @@ pub(super) fn serve(routes: Routes, connections: UnboundedReceiver<Connection>, 
 
 /// A connection whose peer is the host.
 pub(super) struct Connection {
-    stream: Cork<TlsStream<Box<dyn Io>>>,
+    stream: Pings<Cork<TlsStream<Box<dyn Io>>>>,
     frames: Frames,
     _counted: Counted,
 }

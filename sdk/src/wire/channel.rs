@@ -19,7 +19,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use crate::process::Io;
+use crate::process::{Io, Pings};
 
 /// Scheme and host, which an HTTP/2 request needs. They have no effect here: the socket is known, and the connector
 /// handles TLS.
@@ -112,7 +112,7 @@ impl Shared {
         // the connection, and with it other calls.
         builder.max_local_error_reset_streams(None).enable_push(false);
         builder.initial_window_size(WINDOWS.0).initial_connection_window_size(WINDOWS.1);
-        let (requests, connection) = builder.handshake(stream).await.map_err(io::Error::other)?;
+        let (requests, connection) = builder.handshake(Pings::of_client(stream)).await.map_err(io::Error::other)?;
         tokio::spawn(async move {
             // The calls themselves report a broken connection.
             if let Err(error) = connection.await {

@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use tracing::Level;
 
 use super::line::{Record, render};
 
-/// How many lines can wait in the queue.
-const QUEUE: usize = 512;
+/// How many bytes can wait in the queue.
+const QUEUE: usize = 1 << 20;
 
 /// Longest line that a pipe accepts as a whole if the pipe is writable (POSIX `PIPE_BUF` on Linux).
 const AT_ONCE: usize = 4096;
@@ -53,8 +53,8 @@ enum Message {
 #[derive(Clone)]
 pub(super) struct Writer {
     output: Arc<Mutex<dyn Output>>,
-    queue: SyncSender<Message>,
-    /// Lines in the queue or being written from it. While there are any, a new line must not overtake them.
+    queue: Sender<Message>,
+    /// Bytes in the queue or being written from it. While there are any, a new line must not overtake them.
     waiting: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
 }
@@ -62,7 +62,7 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts the thread. If the system cannot start a thread, only log lines are lost.
     pub(super) fn start(output: impl Output) -> Self {
-        let (queue, lines) = sync_channel(QUEUE);
+        let (queue, lines) = channel();
         let output = Arc::new(Mutex::new(output));
         let writer = Self { output, queue, waiting: Arc::default(), dropped: Arc::default() };
         let (output, waiting, dropped) = (writer.output.clone(), writer.waiting.clone(), writer.dropped.clone());
@@ -75,9 +75,10 @@ impl Writer {
         if self.write_at_once(&line) {
             return;
         }
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        if self.queue.try_send(Message::Line(line)).is_err() {
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
+        let size = line.len();
+        let waiting = self.waiting.fetch_add(size, Ordering::AcqRel) + size;
+        if waiting > QUEUE || self.queue.send(Message::Line(line)).is_err() {
+            self.waiting.fetch_sub(size, Ordering::AcqRel);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -99,7 +100,7 @@ impl Writer {
     /// Waits a short time until the queued lines are written.
     pub(super) fn flush(&self) {
         let (done, written) = sync_channel(1);
-        if self.queue.try_send(Message::Flush(done)).is_ok() {
+        if self.queue.send(Message::Flush(done)).is_ok() {
             let _ = written.recv_timeout(FLUSH);
         }
     }
@@ -112,7 +113,7 @@ fn write(output: &Mutex<dyn Output>, lines: &Receiver<Message>, waiting: &Atomic
         match message {
             Message::Line(line) => {
                 let _ = output.write_all(&line);
-                waiting.fetch_sub(1, Ordering::AcqRel);
+                waiting.fetch_sub(line.len(), Ordering::AcqRel);
             }
             Message::Flush(done) => {
                 let _ = output.flush();
@@ -165,16 +166,28 @@ mod tests {
     fn blocked_output_drops_lines_and_says_so() {
         let ((permit, gate), (passed, lines)) = (channel(), channel());
         let writer = Writer::start(Gate(gate, passed));
-        for n in 0..QUEUE + 100 {
-            writer.line(format!("{n}\n").into_bytes());
+        const LINE: usize = 8192;
+        for n in 0..QUEUE / LINE + 100 {
+            writer.line(format!("{n:<width$}\n", width = LINE - 1).into_bytes());
         }
         drop(permit);
-        let lines: Vec<String> = (0..QUEUE + 1).map(|_| lines.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
-        assert_eq!(lines[0], "0\n");
+        let lines: Vec<String> =
+            (0..=QUEUE / LINE).map(|_| lines.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
+        assert_eq!(lines[0].trim_end(), "0");
         let warning: serde_json::Value = serde_json::from_str(&lines[1]).unwrap();
-        let dropped: u64 = warning["dropped"].as_str().unwrap().parse().unwrap();
-        // The thread may have taken the first line out of the queue before it blocked.
-        assert!(dropped == 99 || dropped == 100, "{dropped}");
+        assert_eq!(warning["dropped"], "100");
+    }
+
+    #[test]
+    fn a_flush_waits_for_the_lines_of_a_full_queue() {
+        let ((permit, gate), (passed, lines)) = (channel(), channel());
+        let writer = Writer::start(Gate(gate, passed));
+        let count = QUEUE / 4096;
+        (0..count).for_each(|_| writer.line(vec![b'x'; 4096]));
+        let flushing = thread::spawn(move || writer.flush());
+        (0..count).for_each(|_| permit.send(()).unwrap());
+        flushing.join().unwrap();
+        assert_eq!(lines.try_iter().count(), count);
     }
 
     /// A pipe, as stderr is one in production.
@@ -236,7 +249,7 @@ mod tests {
     fn a_full_pipe_is_not_ready_and_stops_no_caller() {
         let (read, write) = std::io::pipe().unwrap();
         let writer = Writer::start(Pipe(write));
-        for _ in 0..(1 << 20) / AT_ONCE + QUEUE + 10 {
+        for _ in 0..((1 << 20) + QUEUE) / AT_ONCE + 10 {
             writer.line(vec![b'x'; AT_ONCE]);
         }
         assert!(writer.dropped.load(Ordering::Relaxed) > 0);
