@@ -29,7 +29,7 @@ pub use async_trait::async_trait;
 /// A point in time, in leases and fields. jiff has no version 1 yet, so engines must use this re-export.
 pub use jiff::Timestamp;
 
-pub use self::plugin::{License, Plugin};
+pub use self::plugin::{License, Limits, Plugin};
 pub use self::process::proxy_variables;
 
 /// Runs the plugin until its host stops it, and returns the exit status of the process. `factory` makes the backend of

@@ -17,8 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vault_plugin_sdk::framework::{
-    Backend, Call, Change, Field, FieldSpec, Handler, LeaseCall, Path, SecretType, Wal, WalEntry, WalKind,
-    format_duration,
+    Backend, Call, Change, Field, FieldSpec, Handler, LeaseCall, Path, SecretType, WalEntry, WalKind, format_duration,
 };
 use vault_plugin_sdk::locks::KeyedLocks;
 use vault_plugin_sdk::logical::{
@@ -246,7 +245,7 @@ async fn lend(engine: Arc<Passbook>, call: Call) -> Answer {
     let ttl = call.fields.get(&TTL).unwrap_or_default().min(max_ttl);
     // If this function does not reach its end, `undo` deletes the card by this WAL entry.
     let card = uuid::Uuid::new_v4().to_string();
-    let wal = Wal::new(engine.storage());
+    let wal = engine.mount.wal();
     let entry = wal.put(CARD, &card).await?;
     engine.mount.storage.put_json(&format!("cards/{card}"), &account).await?;
     wal.delete(&entry).await?;
@@ -278,7 +277,7 @@ async fn errand(engine: Arc<Passbook>, call: Call) -> Answer {
     let text = call.fields.get(&TEXT).unwrap_or_default();
     match call.fields.get(&ERRAND).unwrap_or_default().as_str() {
         "abandon" => {
-            drop(Wal::new(engine.storage()).put(CARD, &"abandoned").await?);
+            drop(engine.mount.wal().put(CARD, &"abandoned").await?);
             engine.mount.storage.put_json("cards/abandoned", &text).await?;
         }
         "fail" => return Err(Error::internal("the till is jammed")),

@@ -188,7 +188,7 @@ pub mod plugin_version_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/logical.PluginVersion/Version",
             );
@@ -321,7 +321,7 @@ pub mod plugin_version_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VersionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -14,6 +14,7 @@
     reason = "generated code"
 )]
 
+pub mod codec;
 #[rustfmt::skip]
 pub mod logical;
 #[rustfmt::skip]

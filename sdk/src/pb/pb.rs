@@ -404,6 +404,7 @@ pub struct ClusterInfoReply {
     pub err: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct ResponseWrapDataArgs {
     /// JSON object.
     #[prost(string, tag = "1")]
@@ -414,6 +415,7 @@ pub struct ResponseWrapDataArgs {
     pub jwt: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct ResponseWrapDataReply {
     #[prost(message, optional, tag = "1")]
     pub wrap_info: ::core::option::Option<ResponseWrapInfo>,
@@ -421,6 +423,7 @@ pub struct ResponseWrapDataReply {
     pub err: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct ResponseWrapInfo {
     #[prost(int64, tag = "1")]
     pub ttl: i64,
@@ -450,6 +453,7 @@ pub struct GenerateIdentityTokenRequest {
     pub ttl: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct GenerateIdentityTokenResponse {
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
@@ -620,7 +624,7 @@ pub mod backend_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Backend/HandleRequest");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Backend", "HandleRequest"));
@@ -641,7 +645,7 @@ pub mod backend_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Backend/SpecialPaths");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Backend", "SpecialPaths"));
@@ -662,7 +666,7 @@ pub mod backend_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.Backend/HandleExistenceCheck",
             );
@@ -683,7 +687,7 @@ pub mod backend_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Backend/Cleanup");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Backend", "Cleanup"));
@@ -701,7 +705,7 @@ pub mod backend_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Backend/InvalidateKey");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Backend", "InvalidateKey"));
@@ -719,7 +723,7 @@ pub mod backend_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Backend/Setup");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Backend", "Setup"));
@@ -740,7 +744,7 @@ pub mod backend_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Backend/Initialize");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Backend", "Initialize"));
@@ -758,7 +762,7 @@ pub mod backend_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Backend/Type");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Backend", "Type"));
@@ -928,7 +932,7 @@ pub mod backend_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = HandleRequestSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -971,7 +975,7 @@ pub mod backend_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SpecialPathsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1017,7 +1021,7 @@ pub mod backend_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = HandleExistenceCheckSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1060,7 +1064,7 @@ pub mod backend_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CleanupSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1105,7 +1109,7 @@ pub mod backend_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = InvalidateKeySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1148,7 +1152,7 @@ pub mod backend_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SetupSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1191,7 +1195,7 @@ pub mod backend_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = InitializeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1234,7 +1238,7 @@ pub mod backend_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TypeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1396,7 +1400,7 @@ pub mod storage_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Storage/List");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Storage", "List"));
@@ -1417,7 +1421,7 @@ pub mod storage_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Storage/Get");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Storage", "Get"));
@@ -1438,7 +1442,7 @@ pub mod storage_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Storage/Put");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Storage", "Put"));
@@ -1459,7 +1463,7 @@ pub mod storage_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Storage/Delete");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Storage", "Delete"));
@@ -1480,7 +1484,7 @@ pub mod storage_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Storage/ListPage");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Storage", "ListPage"));
@@ -1501,7 +1505,7 @@ pub mod storage_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.Storage/IsTransactional",
             );
@@ -1525,7 +1529,7 @@ pub mod storage_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.Storage/BeginReadOnlyTx",
             );
@@ -1549,7 +1553,7 @@ pub mod storage_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Storage/BeginTx");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Storage", "BeginTx"));
@@ -1570,7 +1574,7 @@ pub mod storage_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Storage/Commit");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Storage", "Commit"));
@@ -1591,7 +1595,7 @@ pub mod storage_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Storage/Rollback");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Storage", "Rollback"));
@@ -1782,7 +1786,7 @@ pub mod storage_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1825,7 +1829,7 @@ pub mod storage_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1868,7 +1872,7 @@ pub mod storage_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PutSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1913,7 +1917,7 @@ pub mod storage_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1958,7 +1962,7 @@ pub mod storage_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListPageSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2001,7 +2005,7 @@ pub mod storage_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = IsTransactionalSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2044,7 +2048,7 @@ pub mod storage_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BeginReadOnlyTxSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2087,7 +2091,7 @@ pub mod storage_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BeginTxSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2132,7 +2136,7 @@ pub mod storage_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CommitSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2177,7 +2181,7 @@ pub mod storage_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RollbackSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2336,7 +2340,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.SystemView/DefaultLeaseTTL",
             );
@@ -2357,7 +2361,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.SystemView/MaxLeaseTTL",
             );
@@ -2377,7 +2381,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.SystemView/Tainted");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.SystemView", "Tainted"));
@@ -2398,7 +2402,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.SystemView/CachingDisabled",
             );
@@ -2422,7 +2426,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.SystemView/ReplicationState",
             );
@@ -2446,7 +2450,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.SystemView/MlockEnabled",
             );
@@ -2470,7 +2474,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.SystemView/LocalMount");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.SystemView", "LocalMount"));
@@ -2491,7 +2495,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.SystemView/EntityInfo");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.SystemView", "EntityInfo"));
@@ -2512,7 +2516,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.SystemView/GroupsForEntity",
             );
@@ -2533,7 +2537,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.SystemView/PluginEnv");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.SystemView", "PluginEnv"));
@@ -2554,7 +2558,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.SystemView/GeneratePasswordFromPolicy",
             );
@@ -2578,7 +2582,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.SystemView/ClusterInfo",
             );
@@ -2601,7 +2605,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.SystemView/ResponseWrapData",
             );
@@ -2626,7 +2630,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.SystemView/GenerateIdentityToken",
             );
@@ -2651,7 +2655,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.SystemView/RegisterRotationJob",
             );
@@ -2673,7 +2677,7 @@ pub mod system_view_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.SystemView/DeregisterRotationJob",
             );
@@ -2897,7 +2901,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DefaultLeaseTTLSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2940,7 +2944,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = MaxLeaseTTLSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2983,7 +2987,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TaintedSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3026,7 +3030,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CachingDisabledSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3069,7 +3073,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReplicationStateSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3112,7 +3116,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = MlockEnabledSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3155,7 +3159,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LocalMountSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3200,7 +3204,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EntityInfoSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3245,7 +3249,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GroupsForEntitySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3288,7 +3292,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PluginEnvSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3340,7 +3344,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GeneratePasswordFromPolicySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3383,7 +3387,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ClusterInfoSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3428,7 +3432,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ResponseWrapDataSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3474,7 +3478,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GenerateIdentityTokenSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3520,7 +3524,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RegisterRotationJobSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3566,7 +3570,7 @@ pub mod system_view_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeregisterRotationJobSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3725,7 +3729,7 @@ pub mod events_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/pb.Events/SendEvent");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("pb.Events", "SendEvent"));
@@ -3856,7 +3860,7 @@ pub mod events_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SendEventSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4015,7 +4019,7 @@ pub mod observations_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pb.Observations/RecordObservation",
             );
@@ -4152,7 +4156,7 @@ pub mod observations_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RecordObservationSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

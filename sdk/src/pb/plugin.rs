@@ -182,7 +182,7 @@ pub mod grpc_broker_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/plugin.GRPCBroker/StartStream",
             );
@@ -327,7 +327,7 @@ pub mod grpc_broker_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StartStreamSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -485,7 +485,7 @@ pub mod grpc_controller_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/plugin.GRPCController/Shutdown",
             );
@@ -618,7 +618,7 @@ pub mod grpc_controller_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ShutdownSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -780,7 +780,7 @@ pub mod grpc_stdio_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/plugin.GRPCStdio/StreamStdio",
             );
@@ -921,7 +921,7 @@ pub mod grpc_stdio_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StreamStdioSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -48,7 +48,7 @@ pub(super) fn run(plugin: &Plugin, services: impl FnOnce(Arc<Broker>) -> Routes)
         return manual::answer(plugin, std::env::args_os().skip(1));
     }
     let _log = log::start(environment.log_level.as_deref(), plugin.log_target, plugin.redact);
-    match start(&environment, services) {
+    match start(&environment, plugin.worker_threads, services) {
         Ok(reason) => {
             if reason == Stop::Unused {
                 tracing::warn!("the host had no connection for too long");
@@ -63,11 +63,15 @@ pub(super) fn run(plugin: &Plugin, services: impl FnOnce(Arc<Broker>) -> Routes)
     }
 }
 
-fn start(environment: &Environment, services: impl FnOnce(Arc<Broker>) -> Routes) -> Result<Stop, StartError> {
+fn start(
+    environment: &Environment,
+    workers: usize,
+    services: impl FnOnce(Arc<Broker>) -> Routes,
+) -> Result<Stop, StartError> {
     let client_cert = handshake::negotiate(environment)?;
     memory::protect(environment.lock_memory);
     let mtls = Mtls::new(client_cert)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let (control, stops) = Control::new(tasks::running);
     let _entered = runtime.enter();
     serve::listen_to_signals(&control)?;
@@ -105,10 +109,6 @@ const CAN_MUX: bool = cfg!(feature = "mux");
 fn mux_answer(asked: Mux) -> Option<bool> {
     (asked != Mux::Unasked).then_some(CAN_MUX)
 }
-
-/// One worker is enough, because the plugin mostly waits. More workers wake each other for every request, which costs a
-/// fifth of the processor time. Blocking work runs in `spawn_blocking`.
-const WORKERS: usize = 1;
 
 #[cfg(test)]
 pub(crate) mod tests {

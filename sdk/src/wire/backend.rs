@@ -14,13 +14,15 @@ use tonic::{Request, Response, Status};
 use tracing::{Instrument, Span};
 
 use super::channel::Channel;
+use super::limits::Gate;
 use super::storage::{RemoteStorage, SNAPSHOT_ID};
 use super::system::RemoteSystem;
+use super::watch::Watched;
 use super::{answer, convert};
 use crate::logical::{Backend, Factory, HangUp, Mount, Operation, Request as Call, Resolver};
 use crate::pb::pb;
 use crate::pb::pb::backend_server;
-use crate::plugin::Plugin;
+use crate::plugin::{Limits, Plugin};
 use crate::process::{Broker, Streams};
 use crate::tasks::{Budget, SNAPSHOT, Tasks};
 
@@ -59,13 +61,14 @@ pub(super) struct Service {
 struct Instance {
     backend: Arc<dyn Backend>,
     resolver: Option<Resolver>,
+    gate: Gate,
     /// Id of the mount. The name of the instance changes with each set-up.
     uuid: String,
 }
 
 impl Instance {
-    fn new(backend: Arc<dyn Backend>, uuid: String) -> Self {
-        Self { resolver: backend.resolver(), backend, uuid }
+    fn new(backend: Arc<dyn Backend>, limits: Limits, uuid: String) -> Self {
+        Self { resolver: backend.resolver(), backend, gate: Gate::new(limits), uuid }
     }
 
     fn span(&self, request: &pb::Request) -> Span {
@@ -129,8 +132,8 @@ impl Service {
             .tasks(Tasks::sharing(self.budget.clone()))
             .options(args.config.into_iter().collect());
         let factory = self.factory.clone();
-        let uuid = args.backend_uuid;
-        match catch(async move { factory(mount).map(|backend| Instance::new(backend, uuid)) }).await {
+        let (uuid, limits) = (args.backend_uuid, self.plugin.limits);
+        match catch(async move { factory(mount).map(|backend| Instance::new(backend, limits, uuid)) }).await {
             Some(Ok(instance)) => Ok(instance),
             Some(Err(error)) => {
                 tracing::error!(error = &error as &(dyn std::error::Error + 'static), "the mount could not be set up");
@@ -224,6 +227,10 @@ impl backend_server::Backend for Service {
         let deadline = deadline(request.metadata());
         let snapshot = request.metadata().get(SNAPSHOT_ID).and_then(|id| id.to_str().ok()).map(Arc::from);
         let request = request.into_inner().request.unwrap_or_default();
+        let _place = match instance.gate.admit(operation, request.data.len()) {
+            Ok(place) => place,
+            Err(error) => return Ok(Response::new(answer::reply(operation, Err(error), None))),
+        };
         let stream = streams.and_then(|streams| streams.find(request.id.as_bytes()));
         let span = instance.span(&request);
         let renewed = (operation == Operation::Renew).then(|| {
@@ -234,7 +241,7 @@ impl backend_server::Backend for Service {
         let left = OnDrop(Some(hang_up.clone()));
         let run = async move {
             let mut answer = match convert::request(operation, request) {
-                Ok(request) => instance.backend.handle(Call { deadline, hang_up, ..request }).await,
+                Ok(request) => Watched::new(instance.backend.handle(Call { deadline, hang_up, ..request })).await,
                 Err(error) => Err(error),
             };
             left.disarm();
@@ -387,7 +394,7 @@ mod tests {
         let service =
             Service::new(broker(), Plugin::new("echo", "1.0.0"), Arc::new(|_| Err(Error::internal("unused"))));
         for &name in instances {
-            let instance = Instance::new(Arc::new(Echo(name, Arc::default())), format!("uuid-{name}"));
+            let instance = Instance::new(Arc::new(Echo(name, Arc::default())), Limits::NONE, format!("uuid-{name}"));
             service.insert(name.to_owned(), instance);
         }
         service
@@ -478,7 +485,7 @@ mod tests {
     async fn an_answer_is_taken_back_if_the_host_resets_its_stream() {
         const ID: &str = "8d3f2a5e-0000-4000-8000-000000000001";
         let (service, undone) = (service(&[]), Arc::new(AtomicUsize::new(0)));
-        service.insert("a".to_owned(), Instance::new(Arc::new(Echo("a", undone.clone())), String::new()));
+        service.insert("a".to_owned(), Instance::new(Arc::new(Echo("a", undone.clone())), Limits::NONE, String::new()));
         let request =
             pb::Request { id: ID.into(), operation: "read".into(), path: "x".into(), ..pb::Request::default() };
         let args = pb::HandleRequestArgs { storage_id: 0, request: Some(request) };
@@ -512,10 +519,10 @@ mod tests {
     }
 
     /// Shows the context of its request to the test, and never answers the path `wait`.
-    struct Watched(tokio::sync::mpsc::UnboundedSender<(Call, Option<String>)>);
+    struct Shown(tokio::sync::mpsc::UnboundedSender<(Call, Option<String>)>);
 
     #[async_trait]
-    impl Backend for Watched {
+    impl Backend for Shown {
         async fn handle(&self, request: Call) -> Answer {
             let is_long = request.path == "wait";
             let _ = self.0.send((request, SNAPSHOT.try_with(|id| id.to_string()).ok()));
@@ -526,7 +533,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_knows_its_snapshot_its_deadline_and_whether_its_caller_is_gone() {
         let (service, (shown, mut requests)) = (service(&[]), tokio::sync::mpsc::unbounded_channel());
-        service.insert("a".to_owned(), Instance::new(Arc::new(Watched(shown)), String::new()));
+        service.insert("a".to_owned(), Instance::new(Arc::new(Shown(shown)), Limits::NONE, String::new()));
         let args = |path: &str| {
             let wrap_info = Some(pb::RequestWrapInfo { ttl: 60_000_000_000, format: "jwt".into(), seal_wrap: false });
             let request = pb::Request {

@@ -6,9 +6,11 @@ mod answer;
 mod backend;
 mod channel;
 mod convert;
+mod limits;
 mod storage;
 mod system;
 mod version;
+mod watch;
 
 use std::sync::Arc;
 

@@ -19,8 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vault_plugin_sdk::framework::{
-    Backend, Call, Field, FieldSpec, Handler, LeaseCall, Path, SecretType, WRITES, Wal, WalEntry, WalKind,
-    format_duration,
+    Backend, Call, Field, FieldSpec, Handler, LeaseCall, Path, SecretType, WRITES, WalEntry, WalKind, format_duration,
 };
 use vault_plugin_sdk::locks::KeyedLocks;
 use vault_plugin_sdk::logical::{
@@ -169,7 +168,7 @@ async fn issue(engine: Arc<Engine>, call: Call) -> Answer {
 
     // The entry is written before the key exists. If the end of this function is not reached, `undo` deletes the key.
     let id = uuid::Uuid::new_v4().to_string();
-    let wal = Wal::new(&*engine.mount.storage);
+    let wal = engine.mount.wal();
     let entry = wal.put(KEY_TYPE, &id).await?;
     let key = engine.service.create(&id, &role.scope).await?;
     wal.delete(&entry).await?;

@@ -112,7 +112,7 @@ pub mod plugin_multiplexing_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::pb::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pluginutil.multiplexing.PluginMultiplexing/MultiplexingSupport",
             );
@@ -259,7 +259,7 @@ pub mod plugin_multiplexing_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = MultiplexingSupportSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::pb::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
