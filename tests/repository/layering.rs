@@ -35,6 +35,7 @@ const LAYERS: &[Layers] = &[
             "mtls",
             "cork",
             "delivery",
+            "pings",
             "socket",
             "broker",
             "control",
@@ -54,7 +55,7 @@ const LAYERS: &[Layers] = &[
     Layers {
         folder: "sdk/src/wire",
         module: &["wire"],
-        order: &["version", "convert", "answer", "channel", "storage", "system", "backend"],
+        order: &["version", "convert", "answer", "limits", "watch", "channel", "storage", "system", "backend"],
         never: &[],
         open: false,
     },

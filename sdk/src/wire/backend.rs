@@ -540,7 +540,7 @@ mod tests {
                 operation: "read".into(),
                 path: path.into(),
                 requires_snapshot_id: "6c1f".into(),
-                mount_accessor: "astra_1".into(),
+                mount_accessor: "tested_1".into(),
                 wrap_info,
                 unauthenticated: true,
                 ..pb::Request::default()
@@ -553,7 +553,7 @@ mod tests {
         service.handle_request(args("now")).await.unwrap();
         let (request, snapshot) = requests.recv().await.unwrap();
         assert_eq!((request.snapshot_id.as_deref(), snapshot.as_deref()), (Some("6c1f"), Some("6c1f")));
-        assert!(request.deadline.is_some() && request.unauthenticated && request.mount_accessor == "astra_1");
+        assert!(request.deadline.is_some() && request.unauthenticated && request.mount_accessor == "tested_1");
         assert_eq!(request.wrap.map(|wrap| (wrap.ttl.as_secs(), wrap.format)), Some((60, "jwt".to_owned())));
         assert!(!request.hang_up.is_over(), "the caller got the answer");
 

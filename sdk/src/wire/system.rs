@@ -272,7 +272,7 @@ mod tests {
         let (hour, data) = (Duration::from_secs(3600), Map::new());
         let errors = [
             system.wrap_response(&data, hour, false).await.err(),
-            system.identity_token("astra", hour).await.err(),
+            system.identity_token("service", hour).await.err(),
             system.register_rotation_job(&RotationJob::default()).await.err(),
             system.deregister_rotation_job("m/", "p").await.err(),
             system.record_observation("engine/seen", &data).await.err(),

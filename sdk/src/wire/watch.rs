@@ -30,7 +30,7 @@ impl<F: Future + Unpin> Future for Watched<F> {
         if held >= LONGEST {
             tracing::warn!(
                 milliseconds = u64::try_from(held.as_millis()).unwrap_or(u64::MAX),
-                "a handler held its thread, and with it all other requests; move blocking work to `spawn_blocking`"
+                "a handler held its thread, and with it all other requests; move blocking work to a blocking thread"
             );
         }
         polled
