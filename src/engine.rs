@@ -15,6 +15,7 @@ use super::clients::Clients;
 use super::error::Error;
 use super::locks::Locks;
 use super::names::OrgId;
+use super::outage::Outages;
 use super::store::{Config, Store};
 
 /// One mount.
@@ -32,6 +33,8 @@ pub(crate) struct Engine {
     pub(crate) clients: Clients,
     /// Which orgs background work skips, because Astra failed for them.
     pub(crate) backoff: Backoff,
+    /// Which revocations wait, because Astra fails for their org.
+    pub(crate) outages: Outages,
     /// Work that continues if its caller hangs up.
     pub(crate) tasks: Tasks,
     mount: Mount,
@@ -50,6 +53,7 @@ impl Engine {
             locks: Locks::default(),
             clients: Clients::new(mount.system.clone(), pools),
             backoff: Backoff::default(),
+            outages: Outages::default(),
             tasks: mount.tasks.clone(),
             mount: mount.clone(),
             background: Mutex::default(),

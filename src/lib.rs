@@ -6,7 +6,7 @@
 //! Imports go in one direction, from the last module of this list to the first:
 //!
 //! ```text
-//! names  api  error  store  locks  backoff  clients  engine  identity  inventory  journal  tokens  rotate  paths  lib
+//! names  api  error  store  locks  backoff  outage  clients  engine  identity  inventory  journal  tokens  rotate  paths  lib
 //! ```
 //!
 //! | to change … | go to |
@@ -32,6 +32,7 @@ mod inventory;
 mod journal;
 mod locks;
 mod names;
+mod outage;
 mod paths;
 mod rotate;
 mod store;

@@ -1,5 +1,5 @@
 //! The locks of a mount: every lock that is held across a call of the storage or Astra, except the locks inside the
-//! store.
+//! store, and the turn of the revocations of an org during an outage (see `outage`), which is taken last.
 //!
 //! | lock | guards | held by | held across calls of Astra |
 //! | --- | --- | --- | --- |

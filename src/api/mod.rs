@@ -31,7 +31,8 @@ use url::Url;
 
 use self::answer::Answer;
 use self::body::Body;
-use self::delete::confirms_success;
+pub(crate) use self::delete::Patience;
+use self::delete::{Unlimited, confirms_success};
 pub(crate) use self::description::describe;
 pub(crate) use self::error::{Case, Error, LIST_ROLES, MINT, PREPARE};
 use self::list::ListedToken;
@@ -116,7 +117,8 @@ impl Client {
     /// Returns Astra's id of the organization that the root token belongs to.
     pub(crate) async fn current_org(&self) -> Result<String, Error> {
         const CALL: &str = "ask whose token this is";
-        let answer = self.call(CALL, Method::GET, &["currentOrg"], None, |answer| answer.json(ANSWER_LIMIT)).await?;
+        let answer =
+            self.call(&Unlimited, CALL, Method::GET, &["currentOrg"], None, |answer| answer.json(ANSWER_LIMIT)).await?;
         match object(CALL, &answer)?.remove("id") {
             Some(Value::String(id)) if is_org_id(&id) => {
                 self.note_org(&id);
@@ -129,7 +131,7 @@ impl Client {
     /// Mints a token. Not idempotent: see [`Error::may_have_happened`].
     pub(crate) async fn create_token(&self, token: &NewToken) -> Result<CreatedToken, Error> {
         let answer = self
-            .call(MINT, Method::POST, &["clientIdSecrets"], Some(token), |answer| answer.json(ANSWER_LIMIT))
+            .call(&Unlimited, MINT, Method::POST, &["clientIdSecrets"], Some(token), |answer| answer.json(ANSWER_LIMIT))
             .await?;
         let created = CreatedToken::read(object(MINT, &answer)?);
         self.note_org(&created.org_id);
@@ -141,6 +143,11 @@ impl Client {
     /// # Errors
     /// Also when Astra does not have the token because the root token belongs to another organization.
     pub(crate) async fn delete_token(&self, client_id: &str) -> Result<(), Error> {
+        self.delete_token_with(&Unlimited, client_id).await
+    }
+
+    /// As [`Client::delete_token`]. After a failed request, makes only the requests that `patience` allows.
+    pub(crate) async fn delete_token_with(&self, patience: &dyn Patience, client_id: &str) -> Result<(), Error> {
         if !can_name(client_id) {
             return Err(Error::bad_settings(DELETE, "the client id fits no URL"));
         }
@@ -148,7 +155,7 @@ impl Client {
             return Err(Error::is_root_token(DELETE));
         }
         let path = ["clientIdSecrets", client_id];
-        let answer = self.call(DELETE, Method::DELETE, &path, None, |answer| answer.json(ANSWER_LIMIT));
+        let answer = self.call(patience, DELETE, Method::DELETE, &path, None, |answer| answer.json(ANSWER_LIMIT));
         let error = match answer.await {
             Ok(answer) if answer.is_empty() || confirms_success(&answer) => return Ok(()),
             Ok(_) => Error::garbled(DELETE, "it is not JSON, or tells of errors"),
@@ -157,10 +164,10 @@ impl Client {
         };
         // Astra's answer for an unknown token is not documented, and a proxy can send any answer. Only the list of
         // tokens is certain.
-        if !error.is_unclear() {
+        if !error.is_unclear() || !patience.may_list() {
             return Err(error);
         }
-        match self.has_token(client_id).await {
+        match self.has_token_with(patience, client_id).await {
             Ok(false) => Ok(()),
             Err(other) if other.case() == Case::OtherOrganization => Err(other),
             Ok(true) | Err(_) => Err(error),
@@ -173,7 +180,12 @@ impl Client {
     /// When this is not certain: the list is empty, one of its entries cannot be parsed, or the root token belongs to
     /// another organization.
     pub(crate) async fn has_token(&self, client_id: &str) -> Result<bool, Error> {
-        let found = self.tokens(MOST_FOUND, |token| (token.client_id == client_id).then_some(())).await?;
+        self.has_token_with(&Unlimited, client_id).await
+    }
+
+    async fn has_token_with(&self, patience: &dyn Patience, client_id: &str) -> Result<bool, Error> {
+        let named = |token: ListedToken<'_>| (token.client_id == client_id).then_some(());
+        let found = self.tokens(patience, MOST_FOUND, named).await?;
         if found.is_empty() {
             self.require_own_org(LIST).await?;
         }
@@ -187,7 +199,7 @@ impl Client {
     /// When it is not certain which tokens these are, as in [`Client::has_token`].
     pub(crate) async fn find_tokens(&self, marker: &str) -> Result<Vec<String>, Error> {
         let of_marker = |token: ListedToken<'_>| token.is_marked(marker).then(|| token.client_id.into_owned());
-        let found = self.tokens(MOST_FOUND, of_marker).await?;
+        let found = self.tokens(&Unlimited, MOST_FOUND, of_marker).await?;
         if found.is_empty() {
             self.require_own_org(LIST).await?;
         }
@@ -200,7 +212,7 @@ impl Client {
     /// When it is not certain that the list has all tokens of the right organization, as in [`Client::has_token`].
     pub(crate) async fn listing(&self) -> Result<Listing, Error> {
         let keep = |token: ListedToken<'_>| Some((Box::from(&*token.client_id), token.marker()));
-        let tokens = self.tokens(usize::MAX, keep).await?;
+        let tokens = self.tokens(&Unlimited, usize::MAX, keep).await?;
         self.require_own_org(LIST).await?;
         Ok(Listing::new(tokens))
     }
@@ -212,11 +224,12 @@ impl Client {
     /// `pick` picks more than `most` tokens.
     pub(crate) async fn tokens<T: Send>(
         &self,
+        patience: &dyn Patience,
         most: usize,
         pick: impl Fn(ListedToken<'_>) -> Option<T> + Sync,
     ) -> Result<Vec<T>, Error> {
         let pick = &pick;
-        self.call(LIST, Method::GET, &["clientIdSecrets"], None, |answer| answer.tokens(most, pick)).await
+        self.call(patience, LIST, Method::GET, &["clientIdSecrets"], None, |answer| answer.tokens(most, pick)).await
     }
 
     /// Returns the roles of the org, built-in and custom.
@@ -225,7 +238,8 @@ impl Client {
     /// Also when the list is empty. For a root token with permission to list roles, the list is never empty.
     pub(crate) async fn roles(&self) -> Result<RoleList, Error> {
         let path = ["organizations", "roles"];
-        let answer = self.call(LIST_ROLES, Method::GET, &path, None, |answer| answer.json(ROLES_LIMIT)).await?;
+        let answer =
+            self.call(&Unlimited, LIST_ROLES, Method::GET, &path, None, |answer| answer.json(ROLES_LIMIT)).await?;
         RoleList::read(&answer)
     }
 
@@ -235,7 +249,7 @@ impl Client {
     /// When it is not certain which roles the token has.
     pub(crate) async fn roles_of(&self, client_id: &str) -> Result<Option<Vec<String>>, Error> {
         let of_token = |token: ListedToken<'_>| (token.client_id == client_id).then(|| token.into_roles());
-        match self.tokens(MOST_FOUND, of_token).await?.into_iter().next() {
+        match self.tokens(&Unlimited, MOST_FOUND, of_token).await?.into_iter().next() {
             Some(None) => Err(Error::garbled(LIST, "the roles of the token are not a list of ids")),
             found => Ok(found.flatten()),
         }
@@ -267,6 +281,7 @@ impl Client {
     /// Calls Astra. Retries until the deadline, if a retry does no harm. `read` reads a successful answer.
     async fn call<T, F>(
         &self,
+        patience: &dyn Patience,
         call: &'static str,
         method: Method,
         path: &[&str],
@@ -286,7 +301,7 @@ impl Client {
             Some(body) => self.pool.http.request(method.clone(), url.clone()).json(body),
             None => self.pool.http.request(method.clone(), url.clone()),
         };
-        let attempts = retry::until(deadline, is_idempotent, || async {
+        let attempts = retry::until(deadline, is_idempotent, patience, || async {
             let request = request().headers(self.headers.clone()).build();
             let request = request.map_err(|error| Error::from_setup(call, &error))?;
             let no_permit = |_| Error::no_permit(call, self.timeout);

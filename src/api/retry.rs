@@ -6,6 +6,7 @@ use backon::{ExponentialBuilder, Retryable as _};
 use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 use tokio::time::Instant;
 
+use super::delete::Patience;
 use super::error::Error;
 
 /// Pauses of 0.1 s to 0.2 s, 0.2 s to 0.4 s, and 0.4 s to 0.8 s. Four attempts outlast a restart or a lost connection.
@@ -16,11 +17,12 @@ const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_factor(2.0)
     .with_max_times(3);
 
-/// Makes attempts until one succeeds. Stops early if the error is not retryable, or if the next attempt would start
-/// after the deadline.
+/// Makes attempts until one succeeds. Stops early if the error is not retryable, if `patience` forbids a retry, or if the
+/// next attempt would start after the deadline.
 pub(super) async fn until<T, F>(
     deadline: Instant,
     is_idempotent: bool,
+    patience: &dyn Patience,
     attempt: impl FnMut() -> F + Send,
 ) -> Result<T, Error>
 where
@@ -29,7 +31,7 @@ where
     let (mut attempts, mut last, mut may_have_happened) = (1, None, false);
     let outcome = attempt
         .retry(BACKOFF)
-        .when(|error: &Error| error.is_retryable(is_idempotent))
+        .when(|error: &Error| error.is_retryable(is_idempotent) && patience.may_retry())
         .adjust(|error, pause| pause_before(deadline, error, pause?))
         .notify(|error, pause| {
             tracing::debug!(error = %error, ?pause, "failed to call Astra, will retry");
@@ -103,6 +105,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     use super::super::body::Body;
+    use super::super::delete::Unlimited;
     use super::super::error::{Case, MINT};
     use super::*;
 
@@ -149,7 +152,7 @@ mod tests {
     async fn run(is_idempotent: bool, failures: Vec<Error>) -> (Error, usize, f32) {
         let (start, attempts) = (Instant::now(), AtomicUsize::new(0));
         let attempt = || async { Err::<(), _>(failures[attempts.fetch_add(1, Relaxed)].clone()) };
-        let outcome = until(start + Duration::from_secs(30), is_idempotent, attempt).await;
+        let outcome = until(start + Duration::from_secs(30), is_idempotent, &Unlimited, attempt).await;
         (outcome.unwrap_err(), attempts.into_inner(), start.elapsed().as_secs_f32())
     }
 

@@ -17,6 +17,7 @@ mod logs;
 mod many_orgs;
 mod old_leases;
 mod old_names;
+mod outage;
 mod peer;
 mod proxy;
 mod races;

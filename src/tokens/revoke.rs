@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use vault_plugin_sdk::framework::{LeaseCall, Tick, WalEntry, WalKind};
 use vault_plugin_sdk::logical::{self, Map};
 
@@ -13,6 +14,8 @@ use crate::backoff::in_tick;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, longest};
+use crate::names::ClientId;
+use crate::outage::Revocation;
 use crate::store::{Config, token_digest};
 
 /// Revokes the token of a lease.
@@ -35,7 +38,8 @@ pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), l
             "revoked a lease that did not identify a token: look for a token of that time without a lease");
         return Ok(());
     };
-    let done = delete_target(engine, target, false).await.map_err(|error| lease.failed("revoke", error))?;
+    let done =
+        delete_target(engine, target, Deletion::Repeated).await.map_err(|error| lease.failed("revoke", error))?;
     let caller = request.caller;
     tracing::info!(org_id = %done.org_id, role_name = %done.role_name, client_id = %done.client_id,
         display_name = caller.display_name, entity_id = caller.entity_id, "revoked token");
@@ -53,18 +57,31 @@ fn has_empty_client_id(data: &Map) -> bool {
 /// # Errors
 /// If it is not certain that the token is deleted.
 pub(crate) async fn delete(engine: Arc<Engine>, target: Target, force: bool) -> Result<(), Error> {
-    delete_target(engine, target, force).await.map(drop)
+    delete_target(engine, target, if force { Deletion::Forced } else { Deletion::Once }).await.map(drop)
 }
 
-/// Deletes a token in Astra, then in Vault. If the caller hangs up, the deletion continues. With `force`, deletes the token
-/// in Vault whatever Astra answers.
-pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, force: bool) -> Result<Target, Error> {
+/// What happens if Astra cannot delete a token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deletion {
+    /// The host repeats the deletion, so in an outage it spares Astra.
+    Repeated,
+    /// The deletion fails.
+    Once,
+    /// The token is deleted only in Vault.
+    Forced,
+}
+
+/// Deletes a token in Astra, then in Vault. If the caller hangs up, the deletion continues, unless it waits for the end of
+/// an outage.
+pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, deletion: Deletion) -> Result<Target, Error> {
+    let caller = CancellationToken::new();
+    let _hangs_up = caller.clone().drop_guard();
     let work = {
         let engine = engine.clone();
         async move {
             let _lock = engine.locks.token(&target.token_id).await;
             let deleted = match engine.store.config(&target.org_id).await? {
-                Some(config) => delete_both(&engine, &config, &target, force).await,
+                Some(config) => delete_both(&engine, &config, &target, deletion, &caller).await,
                 None => match require_deleted(&engine, &target).await {
                     Ok(()) => delete_in_vault(&engine, &target).await,
                     error => error,
@@ -72,7 +89,9 @@ pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, force: bo
             };
             match deleted {
                 Err(error) if error.is_of_host() => return Err(error),
-                Err(error) if force || target.has_expired() || !is_stored(&engine, &target).await? => {
+                Err(error)
+                    if deletion == Deletion::Forced || target.has_expired() || !is_stored(&engine, &target).await? =>
+                {
                     delete_in_vault(&engine, &target).await?;
                     tracing::warn!(org_id = %target.org_id, role_name = %target.role_name, client_id = %target.client_id,
                         error = %error, "deleted a token only in Vault");
@@ -96,7 +115,13 @@ async fn delete_in_vault(engine: &Engine, target: &Target) -> Result<(), Error> 
 
 /// Deletes a token in Astra, then in Vault. If the outcome is unknown, a WAL entry stays for the tick, unless the deletion
 /// is forced.
-async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target, force: bool) -> Result<(), Error> {
+async fn delete_both(
+    engine: &Engine,
+    config: &Arc<Config>,
+    target: &Target,
+    deletion: Deletion,
+    caller: &CancellationToken,
+) -> Result<(), Error> {
     let Target { org_id, client_id, role_name, token_id, .. } = target;
     if !api::can_name(client_id.as_str()) {
         tracing::error!(org_id = %org_id, role_name = %role_name, client_id = %client_id,
@@ -105,6 +130,10 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target, for
     }
     require_own_root(engine, config, target).await?;
     engine.clients.prepare(config).await?;
+    let revocation = match deletion {
+        Deletion::Repeated => Some(engine.outages.begin(org_id, config.request_timeout, caller).await?),
+        Deletion::Once | Deletion::Forced => None,
+    };
     let wal = engine.wal();
     let note = DeletionNote {
         org_id: org_id.clone(),
@@ -113,9 +142,12 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target, for
         role_name: role_name.clone(),
         timeout_seconds: config.request_timeout.as_secs(),
     };
-    let entry = if force { None } else { Some(wal.put_as(&entry_id(target), DELETION, &note).await?) };
-    let deleted = engine.call(config, |client| async move { client.delete_token(client_id.as_str()).await }).await;
-    if deleted.as_ref().is_err_and(api::Error::may_have_happened) {
+    let entry = match deletion {
+        Deletion::Forced => None,
+        Deletion::Repeated | Deletion::Once => Some(wal.put_as(&entry_id(target), DELETION, &note).await?),
+    };
+    let (deleted, is_unclear) = delete_in_astra(engine, config, client_id, revocation).await;
+    if is_unclear {
         // The entry stays: the tick asks Astra whether the token is deleted.
         return Ok(deleted?);
     }
@@ -129,6 +161,33 @@ async fn delete_both(engine: &Engine, config: &Arc<Config>, target: &Target, for
         tracing::warn!(org_id = %org_id, client_id = %client_id, error = %error, "failed to delete a WAL entry, will retry");
     }
     Ok(deleted?)
+}
+
+/// Deletes a token in Astra. Returns whether it is unclear if Astra has deleted the token.
+async fn delete_in_astra(
+    engine: &Engine,
+    config: &Arc<Config>,
+    client_id: &ClientId,
+    mut revocation: Option<Revocation<'_>>,
+) -> (Result<(), api::Error>, bool) {
+    let (id, mut may_have_happened) = (client_id.as_str(), false);
+    loop {
+        let deleted = match &revocation {
+            Some(patience) => {
+                engine.call(config, |client| async move { client.delete_token_with(patience, id).await }).await
+            }
+            None => engine.call(config, |client| async move { client.delete_token(id).await }).await,
+        };
+        may_have_happened |= deleted.as_ref().is_err_and(api::Error::may_have_happened);
+        let is_last = match &mut revocation {
+            Some(revocation) => !revocation.must_repeat(&deleted).await,
+            None => true,
+        };
+        if is_last {
+            let is_unclear = may_have_happened && deleted.is_err();
+            return (deleted, is_unclear);
+        }
+    }
 }
 
 /// Returns the id of the WAL entry of a deletion. All deletions of one token have the same entry.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use vault_plugin_sdk::logical;
 
 use super::find::Target;
-use super::revoke::delete_target;
+use super::revoke::{Deletion, delete_target};
 use crate::backoff::in_tick;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -145,7 +145,7 @@ async fn delete_if_unleased(
     if !target.has_expired() {
         engine.backoff.require_over(org)?;
     }
-    let deleted = delete_target(engine.clone(), target, false).await?;
+    let deleted = delete_target(engine.clone(), target, Deletion::Once).await?;
     tracing::warn!(org_id = %deleted.org_id, role_name = %deleted.role_name, client_id = %deleted.client_id,
         "deleted a token without a lease");
     Ok(())
