@@ -67,6 +67,12 @@ impl Store {
         Ok(self.storage.get_json(&record_key(org, client)).await?)
     }
 
+    /// Whether a token has an inventory record. The record may be an entry that cannot be read.
+    pub(crate) async fn has_record(&self, org: &OrgId, client: &ClientId) -> Result<bool, Error> {
+        let (record, reason) = readable(self.record(org, client).await)?;
+        Ok(record.is_some() || reason.is_some())
+    }
+
     /// Writes the inventory record of a token.
     pub(crate) async fn put_record(&self, org: &OrgId, client: &ClientId, record: &Record) -> Result<(), Error> {
         // Added first: if the host drops this future, the record may be stored.

@@ -6,7 +6,7 @@ use super::base::Store;
 use super::entries::{Record, Token};
 use super::keys::token_key;
 use super::roster::Place;
-use crate::error::{Error, readable};
+use crate::error::Error;
 use crate::names::{ClientId, OrgId, fits_key};
 
 /// How many tokens of an org [`Store::org_of_tokens`] reads.
@@ -34,8 +34,7 @@ impl Store {
 
     /// Whether a token is still stored, or still has a record. An entry that cannot be read counts.
     pub(crate) async fn has_traces(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<bool, Error> {
-        let (record, reason) = readable(self.record(org, client).await)?;
-        Ok(record.is_some() || reason.is_some() || self.may_store(id, client).await?)
+        Ok(self.has_record(org, client).await? || self.may_store(id, client).await?)
     }
 
     /// Writes a token and its record. If the role of the token has a limit, `place` is the reservation of the token.

@@ -1,9 +1,12 @@
 //! Stored entries that cannot be read: each harms only its own object, answers name it, and a write or a delete repairs
 //! it.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use vault_plugin_sdk::logical::{Operation, Response, Storage as _};
 
+use super::logs::capture;
 use super::{ORG, OTHER_ORG, ROLE_ID, ROOT, World, data, eventually, lease, ok, refused, request, some, status, text};
 
 /// The other org. This `org_id` is a label.
@@ -177,6 +180,46 @@ async fn an_import_does_not_replace_a_damaged_role() {
     assert_warns(&synced, "\"r_w_user\"");
     assert_eq!(synced.data.as_ref().expect("there is data")["created"][ORG], json!(["fresh", "spare"]));
     assert_eq!(world.storage.get(&key).await.unwrap().unwrap().value, b"garbled");
+}
+
+/// The application of the lease must not lose its token because an entry in Vault is damaged.
+#[tokio::test]
+async fn a_lease_is_renewed_past_a_damaged_role_record_token_or_config() {
+    for value in DAMAGED {
+        for damaged in ["role/", "client/", "token/", "config/"] {
+            let world = World::with_role("standard").await;
+            let minted = world.mint("one").await;
+            // The renewal has a later end than the record, which it then writes.
+            world.write_role(json!({"ttl": 3600, "max_ttl": 39_000})).await;
+            let key = world.keys(damaged).pop().expect("the entry is stored");
+            world.damage(&key, value).await;
+            let (log, _guard) = capture();
+            let renewed = some(world.renew(&lease(&minted), Value::Null).await);
+            let secret = lease(&renewed);
+            assert!((3598..=3600).contains(&secret.ttl.as_secs()), "{key}: {:?}", secret.ttl);
+            // Without its role, the lease keeps the max TTL of its mint.
+            let max_ttl = if damaged == "role/" { 36_000 } else { 39_000 };
+            assert!(secret.renewable && secret.max_ttl.as_secs().abs_diff(max_ttl) < 3, "{key}: {:?}", secret.max_ttl);
+            // A renewal needs no config.
+            assert_eq!(log.has("WARN", &key), damaged != "config/", "{key}");
+            assert_eq!(world.storage.get(&key).await.unwrap().unwrap().value, value.as_bytes(), "{key}");
+            // No increment passes the limits.
+            let asked = lease(&minted).increment(Duration::from_secs(10_000_000));
+            let granted = lease(&some(world.renew(&asked, Value::Null).await)).ttl.as_secs();
+            assert!(granted.abs_diff(max_ttl) < 3, "{key}: {granted}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_renewal_of_a_deleted_token_fails_past_a_damaged_record() {
+    let world = World::with_role("standard").await;
+    let minted = world.mint("one").await;
+    world.damage(&format!("client/{ORG}/{}", text(&minted, "clientId")), "garbled").await;
+    let key = world.keys("token/").pop().expect("the token is stored");
+    world.storage.delete(&key).await.expect("deletes");
+    let (code, text) = status(world.renew(&lease(&minted), Value::Null).await);
+    assert!(code == 400 && text.contains("was deleted"), "{text}");
 }
 
 #[tokio::test]

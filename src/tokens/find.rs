@@ -41,7 +41,7 @@ pub(super) async fn target(engine: &Engine, lease: &LeaseData) -> Result<Option<
     if lease.client_id.as_str().is_empty() {
         return Ok(None);
     }
-    if !lease.token_id.is_empty() && engine.store.config(&lease.org_id).await?.is_some() {
+    if !lease.token_id.is_empty() && engine.store.has_config(&lease.org_id).await? {
         return Ok(Some(of(lease, lease.org_id.clone(), &lease.token_id)));
     }
     for id in [&lease.token_id, lease.client_id.as_str()] {
@@ -83,7 +83,7 @@ async fn org_of(engine: &Engine, lease: &LeaseData, id: &str, token: &Token) -> 
         // If several configs are of one organization, the record can be under any of them.
         let others = engine.store.orgs_of(token.org_id.as_str()).await?;
         for org in std::iter::once(&owner).chain(&others) {
-            if engine.store.record(org, &token.client_id).await?.is_some() {
+            if engine.store.has_record(org, &token.client_id).await? {
                 return Ok(Some(org.clone()));
             }
         }
@@ -100,7 +100,7 @@ async fn org_of(engine: &Engine, lease: &LeaseData, id: &str, token: &Token) -> 
 
 /// Returns the org that has a config under this `org_id`, or whose config has this `astra_org_id`.
 async fn with_config(engine: &Engine, org: &OrgId) -> Result<Option<OrgId>, Error> {
-    if org.as_str().is_empty() || engine.store.config(org).await?.is_some() {
+    if org.as_str().is_empty() || engine.store.has_config(org).await? {
         return Ok(Some(org.clone()).filter(|org| !org.as_str().is_empty()));
     }
     let known = engine.store.orgs_of(org.as_str()).await?;

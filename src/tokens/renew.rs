@@ -12,9 +12,9 @@ use super::lease::{LeaseData, lease_end, token_data};
 use super::request::MintedBy;
 use super::time::{EXPIRY_MARGIN, capped, later, rfc3339, until, whole};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::names::OrgId;
-use crate::store::{DEFAULT_TTL, Record, Token};
+use crate::store::{DEFAULT_TTL, Record, Token, log_skipped};
 
 /// The shortest TTL. The host replaces zero by the default of the mount.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -59,7 +59,8 @@ impl Extension {
     }
 }
 
-/// Renews a lease with the present TTLs of its role.
+/// Renews a lease with the present TTLs of its role. A stored entry that cannot be read is skipped: the lease holds all
+/// that its renewal needs.
 ///
 /// If the lease cannot be extended, returns its remaining time, and at least a second, and makes the lease not renewable.
 /// After an error, an agent would read again in a loop, and each read could mint.
@@ -77,8 +78,12 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
         None if call.secret.internal_data.contains_key("clientId") => return Err(gone(lease)),
         None => return Ok(not_extended(call)),
     };
-    let token = engine.store.token(&target.token_id).await?.filter(|token| token.client_id == lease.client_id);
-    let token = token.ok_or_else(|| gone(lease))?;
+    let (token, damage) = readable(engine.store.token(&target.token_id).await)?;
+    damage.iter().for_each(log_skipped);
+    let token = token.filter(|token| token.client_id == lease.client_id);
+    if token.is_none() && damage.is_none() {
+        return Err(gone(lease));
+    }
     let LeaseCall { request, mut secret, .. } = call;
     let now = Timestamp::now();
     let issued = secret.issue_time.unwrap_or(now);
@@ -92,12 +97,13 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
     // At the mint, the lease begins some seconds after the expiry was computed. A later end has another reason: the max TTL
     // was raised.
     if expiry.is_none_or(|expiry| later(end, EXPIRY_MARGIN) > later(expiry, SLACK)) {
-        extend_record(engine, &target, &token, end, expiry).await?;
+        extend_record(engine, &target, token.as_ref(), end, expiry).await?;
     }
 
     // Renewals of the Go plugin lost the stored response. The stored token has the same data.
     let minted_by = if target.token_id == lease.client_id.as_str() { MintedBy::Read } else { MintedBy::Write };
-    let data = if request.data.is_empty() { token_data(&token, minted_by) } else { request.data };
+    let stored = token.filter(|_| request.data.is_empty()).map(|token| token_data(&token, minted_by));
+    let data = stored.unwrap_or(request.data);
     find::restore_members(&mut secret.internal_data, &target);
     let granted = extension.ttl;
     let renewed = extension.lease(issued, secret.internal_data);
@@ -126,14 +132,17 @@ fn not_extended(call: LeaseCall) -> Response {
     Response::new(request.data).lease(lease)
 }
 
-/// Returns `ttl` and `max_ttl` of the role. If the role was deleted, returns the values at the time of the mint.
+/// Returns `ttl` and `max_ttl` of the role. If the role was deleted or cannot be read, returns the values at the time of
+/// the mint.
 async fn role_ttls(
     engine: &Engine,
     org: &OrgId,
     lease: &LeaseData,
     secret: &Secret,
 ) -> Result<(Duration, Duration), Error> {
-    if let Some(role) = engine.store.role(org, &lease.role_name).await? {
+    let (role, damage) = readable(engine.store.role(org, &lease.role_name).await)?;
+    damage.iter().for_each(log_skipped);
+    if let Some(role) = role {
         return Ok((role.ttl(), role.max_ttl()));
     }
     // Leases of the Go plugin hold no TTLs, but the host knows the granted TTLs.
@@ -150,13 +159,19 @@ async fn role_ttls(
 async fn extend_record(
     engine: &Engine,
     target: &Target,
-    token: &Token,
+    token: Option<&Token>,
     end: Timestamp,
     expiry: Option<Timestamp>,
 ) -> Result<(), Error> {
     let Target { org_id, client_id, token_id, .. } = target;
-    let Some(record) = engine.store.record(org_id, client_id).await? else {
+    let (record, damage) = readable(engine.store.record(org_id, client_id).await)?;
+    if let Some(reason) = damage {
+        log_skipped(&reason);
+        return Ok(());
+    }
+    let Some(record) = record else {
         // During a downgrade, the Go plugin minted this token after the inventory was built.
+        let Some(token) = token else { return Ok(()) };
         let Some(org) = engine.store.index_token(token_id).await? else { return Ok(()) };
         return engine.store.count_found(&org, token).await;
     };
