@@ -19,6 +19,14 @@ pub(super) enum Verified {
 }
 
 impl Verified {
+    /// Returns Astra's id of the organization, if it is known.
+    pub(super) fn org(&self) -> Option<&str> {
+        match self {
+            Self::Org(id) => Some(id),
+            Self::Undetermined => None,
+        }
+    }
+
     /// Returns a warning for the caller of the write, if any.
     pub(super) fn remark(&self) -> Option<String> {
         match self {
@@ -76,17 +84,30 @@ fn require_same_org(config: &Config, named: &str) -> Result<Option<String>, Erro
     ))
 }
 
+/// How many other orgs of the same organization a write looks at: each of them costs a call of the storage.
+const OTHER_ORGS: usize = 2;
+
 /// Fails if a write replaces the root token by a token that this mount minted. The new root token would be deleted when
-/// its lease ends.
-pub(super) async fn require_not_minted(engine: &Engine, old: Option<&Config>, new: &Config) -> Result<(), Error> {
+/// its lease ends. `named` is the organization of the root token, if Astra has named it.
+pub(super) async fn require_not_minted(
+    engine: &Engine,
+    old: Option<&Config>,
+    new: &Config,
+    named: Option<&str>,
+) -> Result<(), Error> {
     let Some(id) = new.root_id() else { return Ok(()) };
     if old.and_then(Config::root_id) == Some(id) {
         return Ok(());
     }
     let client_id = ClientId::stored(id);
     // A token without a logical name is stored under its client id, whatever its org.
-    let is_minted = engine.store.record(&new.org_id, &client_id).await?.is_some()
-        || engine.store.readable_token(id).await?.is_some();
+    let mut is_minted =
+        engine.store.has_record(&new.org_id, &client_id).await? || engine.store.readable_token(id).await?.is_some();
+    // The record of a named token is under the org of the mint, which can be another label of the same organization.
+    let others = engine.store.orgs_of(named.unwrap_or(&new.astra_org_id)).await?;
+    for org in others.iter().filter(|org| **org != new.org_id).take(OTHER_ORGS) {
+        is_minted = is_minted || engine.store.has_record(org, &client_id).await?;
+    }
     if !is_minted {
         return Ok(());
     }

@@ -74,6 +74,13 @@ async fn a_mint_and_a_config_write_cost_the_same_with_any_number_of_orgs() {
         for calls in [write, next] {
             assert!(calls <= CONFIG_WRITE, "{others} other orgs: a config write makes {calls} storage calls");
         }
+        // All orgs are of one organization.
+        let before = world.storage.calls();
+        let root = json!({"org_id": nth(4), "astra_token": "AstraCS:another:root", "url": world.astra.url(),
+            "verify_connection": false});
+        ok(world.write("config", root).await);
+        let new_root = world.storage.calls() - before;
+        assert!(new_root <= CONFIG_WRITE, "{others} other orgs: a new root token makes {new_root} storage calls");
         ok(world.write("config/rotate-root", json!({"org_id": ORG})).await);
         let mint = world.mint_creds().await;
         assert!(mint <= MINT, "{others} other orgs: a mint after a rotation makes {mint} storage calls");

@@ -142,6 +142,24 @@ async fn a_token_that_the_mount_minted_is_no_root_token() {
 }
 
 #[tokio::test]
+async fn a_token_that_the_mount_minted_under_another_label_is_no_root_token() {
+    let world = World::with_role("standard").await;
+    let label = |token: &str, verify: bool| json!({"org_id": "team-b", "astra_token": token, "url": world.astra.url(), "verify_connection": verify});
+    let token = text(&world.mint("a").await, "token");
+    promote(&world, &token);
+    let refuse = async |verify: bool| {
+        let text = refused(world.write("config", label(&token, verify)).await);
+        assert!(text.starts_with("astra_token ") && text.contains("minted"), "{text}");
+        assert!(!text.contains(&token), "the error holds the token");
+    };
+    refuse(true).await;
+    // Astra has named the organization of the label before.
+    some(world.write("config", label(ROOT, true)).await);
+    refuse(true).await;
+    refuse(false).await;
+}
+
+#[tokio::test]
 async fn the_root_token_is_never_deleted() {
     let world = World::with_role("standard").await;
     let minted = world.mint("a").await;

@@ -86,8 +86,8 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
         let (mut new, remarks) = changed(old.as_deref(), &org, &fields)?;
         org::require_free_names(&engine, old.as_deref(), &new).await?;
         require_in_use(&engine, &new)?;
-        require_not_minted(&engine, old.as_deref(), &new).await?;
         let known = verified.take().filter(|(known, _)| known.same_endpoint(&new)).map(|(_, found)| found);
+        require_not_minted(&engine, old.as_deref(), &new, known.as_ref().and_then(Verified::org)).await?;
         if known.is_some() || !must_verify(old.as_deref(), &new, &fields) {
             if let Some(Verified::Org(named)) = &known {
                 warnings.extend(settle_org(&engine, &mut new, named, is_new).await?);
