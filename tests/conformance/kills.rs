@@ -10,6 +10,8 @@ mod orderly;
 mod plan;
 mod world;
 
+use std::collections::HashMap;
+
 use serde_json::json;
 
 use self::plan::{Calls, Left, Mode, Place, Point, Work};
@@ -52,11 +54,11 @@ struct WorkCase {
 const HANDED_OVER: Point = Point { place: Place::Host(When::Call("delete wal/")), phase: Phase::After };
 
 impl WorkCase {
-    const fn new(mode: Mode, before: Before, work: Work) -> Self {
+    fn new(mode: Mode, before: Before, work: Work) -> Self {
         Self { mode, before, work, trouble: Trouble::None }
     }
 
-    const fn with(self, trouble: Trouble) -> Self {
+    fn with(self, trouble: Trouble) -> Self {
         Self { trouble, ..self }
     }
 
@@ -99,11 +101,15 @@ impl WorkCase {
 
         let mut points = Vec::new();
         let mut first = true;
-        for (number, call) in (1..).zip(&host) {
+        let mut counts: HashMap<String, usize> = HashMap::new();
+        for call in &host {
+            let kind = kind_of(call);
+            let number = counts.entry(kind.clone()).or_default();
+            *number += 1;
             let troubled = matches!(self.trouble, Trouble::Host(start) if call.starts_with(start));
             let changes = (call.starts_with("put ") || call.starts_with("delete ")) && !(troubled && first);
             for phase in [Phase::Before, Phase::After].into_iter().take(1 + usize::from(changes)) {
-                points.push(Point { place: Place::Host(When::Nth(number)), phase });
+                points.push(Point { place: Place::Host(When::Nth(*number, kind.clone())), phase });
             }
             first &= !troubled;
         }
@@ -154,11 +160,15 @@ impl WorkCase {
     }
 }
 
-/// Adds a finding, named by its call up to the first id.
+/// Returns a call up to the first id.
+fn kind_of(call: &str) -> String {
+    call.split_once('/').map_or(call.to_owned(), |(start, _)| format!("{start}/"))
+}
+
+/// Adds a finding.
 fn add_finding(left: &mut Vec<(String, Left)>, point: &Point, call: &str, found: Left) {
     if found != NOTHING {
-        let call = call.split_once('/').map_or(call.to_owned(), |(start, _)| format!("{start}/"));
-        left.push((format!("{} {call}", point.phase), found));
+        left.push((format!("{} {}", point.phase, kind_of(call)), found));
     }
 }
 
@@ -189,7 +199,7 @@ const NOTHING: Left = Left { unleased: 0, unknown: 0 };
 const UNLEASED: Left = Left { unleased: 1, ..NOTHING };
 const UNKNOWN: Left = Left { unknown: 1, ..NOTHING };
 
-const fn astra(number: u64, phase: Phase) -> Point {
+fn astra(number: u64, phase: Phase) -> Point {
     Point { place: Place::Astra(number), phase }
 }
 

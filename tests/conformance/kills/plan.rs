@@ -48,7 +48,7 @@ pub enum Place {
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::Host(When::Nth(number)) => write!(f, "call {number} to the host, {}", self.phase),
+            Place::Host(When::Nth(number, start)) => write!(f, "call {number} of {start}, {}", self.phase),
             Place::Host(When::Call(start)) => write!(f, "{start}, {}", self.phase),
             Place::Astra(number) => write!(f, "call {number} to Astra, {}", self.phase),
         }

@@ -148,11 +148,22 @@ impl KillWorld {
         Ok(reply)
     }
 
-    /// Waits until the process has seen the hang-up, then releases the call.
+    /// Waits until the process has seen the hang-up, then releases the call. Another call can kill the process meanwhile.
     async fn finish_hang_up(&self, node: &Node, given_up: u64) -> Status {
-        node.host.resets.exceed(given_up).await;
-        for _ in 0..3 {
-            node.mount.kind().await;
+        let seen = async {
+            node.host.resets.exceed(given_up).await;
+            for _ in 0..3 {
+                node.mount.answers().await;
+            }
+        };
+        let killed = async {
+            while node.mount.answers().await {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = seen => {}
+            () = killed => {}
         }
         self.gate.release();
         Status::cancelled("the client has hung up")

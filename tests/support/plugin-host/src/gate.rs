@@ -23,11 +23,11 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Selects a call.
+/// Selects a call. Calls that run at the same time arrive in any order, so a call is selected by its name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum When {
-    /// The n-th call. 1 is the next call.
-    Nth(usize),
+    /// The n-th call that starts with this text. 1 is the next one.
+    Nth(usize, String),
     /// The next call that starts with this text.
     Call(&'static str),
 }
@@ -141,9 +141,12 @@ impl Gate {
 }
 
 impl When {
-    fn meets(&self, number: usize, call: &str) -> bool {
+    /// Whether this selects a call. The last of `calls` is this call.
+    fn meets(&self, call: &str, calls: &[String]) -> bool {
         match self {
-            Self::Nth(nth) => number == *nth,
+            Self::Nth(nth, start) => {
+                call.starts_with(start) && calls.iter().filter(|call| call.starts_with(start)).count() == *nth
+            }
             Self::Call(start) => call.starts_with(start),
         }
     }
@@ -151,18 +154,20 @@ impl When {
 
 impl State {
     fn holds(&mut self, number: usize, call: &str, phase: Phase) -> bool {
-        let held = self.hold.take_if(|(when, wanted)| *wanted == phase && when.meets(number, call)).is_some();
+        let calls = self.calls.get(..number).unwrap_or_default();
+        let held = self.hold.take_if(|(when, wanted)| *wanted == phase && when.meets(call, calls)).is_some();
         self.held |= held;
         held
     }
 
     fn due(&mut self, number: usize, call: &str, phase: Phase) -> Option<Act> {
-        let stop = self.stop.take_if(|(when, wanted, _)| *wanted == phase && when.meets(number, call));
+        let calls = self.calls.get(..number).unwrap_or_default();
+        let stop = self.stop.take_if(|(when, wanted, _)| *wanted == phase && when.meets(call, calls));
         if let Some((_, _, act)) = stop {
             self.hit = Some(call.to_owned());
             return Some(act);
         }
-        let trouble = self.trouble.take_if(|(when, wanted)| *wanted == phase && when.meets(number, call));
+        let trouble = self.trouble.take_if(|(when, wanted)| *wanted == phase && when.meets(call, calls));
         trouble.map(|_| Act::Fail)
     }
 }

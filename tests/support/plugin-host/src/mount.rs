@@ -126,6 +126,11 @@ impl Mount {
         self.client.clone().r#type(self.tagged(Empty {})).await.expect("Type").into_inner().r#type
     }
 
+    /// Whether the process answers a call of `Type`.
+    pub async fn answers(&self) -> bool {
+        self.client.clone().r#type(self.tagged(Empty {})).await.is_ok()
+    }
+
     /// Calls `SpecialPaths`.
     pub async fn special_paths(&self) -> pb::Paths {
         let reply = self.client.clone().special_paths(self.tagged(Empty {})).await.expect("SpecialPaths");
