@@ -38,9 +38,6 @@ impl Store {
     }
 
     /// Writes a token and its record. If the role of the token has a limit, `place` is the reservation of the token.
-    ///
-    /// Writes the record first. Otherwise the inventory build could find the token without a record, and write a record
-    /// without marker and expiry. The undo and the sweep would then skip the token.
     pub(crate) async fn put_token(
         &self,
         id: &str,
@@ -49,8 +46,19 @@ impl Store {
         place: Option<Place>,
     ) -> Result<(), Error> {
         self.count_new(token, place).await?;
-        self.put_record(&token.org_id, &token.client_id, record).await?;
-        Ok(self.storage.put_json(&token_key(id), token).await?)
+        let key = token_key(id);
+        let put_record = self.put_record(&token.org_id, &token.client_id, record);
+        let put_token = self.storage.put_json(&key, token);
+        if self.inventory.known().is_none() {
+            // The inventory build could find the token without a record, and write a record without marker and expiry. The
+            // undo and the sweep would then skip the token.
+            put_record.await?;
+            return Ok(put_token.await?);
+        }
+        // Both calls end before this returns. Otherwise the second could take effect after the undo.
+        let (record, token) = tokio::join!(put_record, put_token);
+        record?;
+        Ok(token?)
     }
 
     /// Deletes the entries of a token. Keeps the entry of a newer token with the same name.

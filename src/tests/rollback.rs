@@ -91,6 +91,43 @@ async fn a_mint_has_a_wal_entry_until_its_token_is_stored() {
     assert!(world.is_clean());
 }
 
+/// With a slow host, each call that waits for another call makes a mint slower.
+#[tokio::test]
+async fn a_mint_stores_its_token_and_its_record_at_the_same_time() {
+    let world = World::with_role("standard").await;
+    // The first mint fills the caches.
+    some(world.read("creds/retailOrg/r_w_user", Value::Null).await);
+    let before = world.storage.calls();
+    let (put_of_first, calls_of_mint) = (3, 5);
+    world.storage.inject(HostFault::HangsAt(put_of_first));
+    let (backend, read) =
+        (world.backend.clone(), super::request(Operation::Read, "creds/retailOrg/r_w_user", Value::Null));
+    let mint = tokio::spawn(async move { backend.handle(read).await });
+    eventually(|| world.keys("token/").len() == 2 && world.keys("client/").len() == 2).await;
+    assert!(!mint.is_finished() && world.storage.calls() - before == 4, "no call of the mint hangs");
+    world.storage.heal();
+    some(mint.await.expect("does not panic"));
+    assert_eq!(world.storage.calls() - before, calls_of_mint);
+}
+
+#[tokio::test]
+async fn a_mint_writes_its_wal_entry_while_the_host_tells_the_maximum_of_the_mount() {
+    let world = World::with_role("standard").await;
+    let fact_of_mount = 2;
+    world.system.inject(HostFault::HangsAt(fact_of_mount));
+    let (backend, read) =
+        (world.backend.clone(), super::request(Operation::Read, "creds/retailOrg/r_w_user", Value::Null));
+    let mint = tokio::spawn(async move { backend.handle(read).await });
+    eventually(|| world.keys("wal/").len() == 1).await;
+    assert!(!mint.is_finished() && world.astra.live() == 0);
+    world.system.heal();
+    some(mint.await.expect("does not panic"));
+    // If the host does not tell the maximum, nothing is left.
+    world.system.inject(HostFault::At(fact_of_mount));
+    failed(world.read("creds/retailOrg/r_w_user", Value::Null).await);
+    assert_eq!((world.keys("wal/").len(), world.astra.live()), (0, 1));
+}
+
 #[tokio::test]
 async fn a_token_whose_answer_was_lost_is_found_and_deleted_at_once() {
     let world = World::with_role("standard").await;

@@ -34,8 +34,8 @@ struct Mint {
     lock: Option<KeyedGuard>,
     /// The latest end of the lease, if Astra lets the token expire earlier than asked.
     lease_end: Option<Timestamp>,
-    /// A warning for the caller.
-    warning: Option<String>,
+    /// Warnings for the caller.
+    warnings: Vec<String>,
     /// Whether Astra may have minted a token that the engine does not know.
     is_unclear: bool,
 }
@@ -45,39 +45,25 @@ struct Mint {
 /// # Errors
 /// If no token was minted, if the mint was undone, or if a WAL entry is left for its undo.
 pub(crate) async fn mint(engine: &Arc<Engine>, request: MintRequest) -> Result<Response, Error> {
-    let ttls = request.ttls(engine).await?;
-    let mut warnings = Vec::new();
-    if request.wanted_ttl() > ttls.ttl {
-        let (given, cut) = (format_duration(request.wanted_ttl()), format_duration(ttls.ttl));
-        warnings.push(format!("ttl of {given} is longer than role and mount allow and was cut to {cut}"));
-    }
-
     // If the caller hangs up, the handler's future is dropped. The mint therefore runs in its own task. It detects the
     // hang-up in two ways: sending the answer fails, or the receipt never arrives.
     let (answer, answered) = oneshot::channel();
     let (receipt, received) = oneshot::channel::<()>();
-    let work = engine.tasks.start(run(engine.clone(), request, ttls, answer, received))?;
+    let work = engine.tasks.start(run(engine.clone(), request, answer, received))?;
     let stopped = || Error::NotYet("the token was not minted because the plugin is stopping; try again".into());
     let Ok(answer) = answered.await else {
         work.await?;
         return Err(stopped());
     };
-    let mut response: Response = answer?;
+    let response = answer?;
     receipt.send(()).map_err(|()| stopped())?;
-    response.warnings.extend(warnings);
     Ok(response)
 }
 
 type Answer = oneshot::Sender<Result<Response, Error>>;
 
-async fn run(
-    engine: Arc<Engine>,
-    request: MintRequest,
-    ttls: Ttls,
-    mut answer: Answer,
-    received: oneshot::Receiver<()>,
-) {
-    let mut mint = match Mint::begin(engine, request, ttls, &answer).await {
+async fn run(engine: Arc<Engine>, request: MintRequest, mut answer: Answer, received: oneshot::Receiver<()>) {
+    let mut mint = match Mint::begin(engine, request, &answer).await {
         Ok(mint) => mint,
         Err(error) => return drop(answer.send(Err(error))),
     };
@@ -101,7 +87,7 @@ async fn run(
 
 impl Mint {
     /// Writes the WAL entry of the mint. This comes before the first change in Astra.
-    async fn begin(engine: Arc<Engine>, request: MintRequest, ttls: Ttls, answer: &Answer) -> Result<Self, Error> {
+    async fn begin(engine: Arc<Engine>, request: MintRequest, answer: &Answer) -> Result<Self, Error> {
         let (config, role) = (&request.config, &request.role);
         let (mut token_id, mut lock) = (None, None);
         if request.minted_by.names_token() {
@@ -122,14 +108,26 @@ impl Mint {
             described: config.description,
             token_id,
             client_id: None,
-            expires_at: config.token_expiry.then(|| rfc3339(ttls.expiry)),
+            expires_at: config.token_expiry.then(|| rfc3339(request.latest_expiry())),
             looked: Looked::Never,
             display_name: request.caller.display_name.clone(),
             entity_id: request.caller.entity_id.clone(),
             timeout_seconds: config.request_timeout.as_secs(),
         };
-        let order = Order::begin(&engine, config, note).await?;
-        Ok(Self { engine, request, ttls, order, place, lock, lease_end: None, warning: None, is_unclear: false })
+        // The host is asked for the maximum of the mount beside the write. This maximum can only shorten the time that the
+        // entry has.
+        let (ttls, order) = tokio::join!(request.ttls(&engine), Order::begin(&engine, config, note));
+        let mut order = order?;
+        let ttls = match ttls {
+            Ok(ttls) => ttls,
+            Err(error) => {
+                order.close().await;
+                return Err(error);
+            }
+        };
+        order.note.expires_at = config.token_expiry.then(|| rfc3339(ttls.expiry));
+        let warnings = request.cut_warning(ttls.ttl).into_iter().collect();
+        Ok(Self { engine, request, ttls, order, place, lock, lease_end: None, warnings, is_unclear: false })
     }
 
     /// Runs the steps in their order. If a step fails, undoes the steps before that step.
@@ -203,7 +201,7 @@ impl Mint {
         }
         if ttls.max_ttl < asked {
             let (expiry, max_ttl) = (rfc3339(expiry), format_duration(ttls.max_ttl));
-            self.warning = Some(format!("Astra lets the token expire at {expiry}, so max_ttl was cut to {max_ttl}"));
+            self.warnings.push(format!("Astra lets the token expire at {expiry}, so max_ttl was cut to {max_ttl}"));
         }
         Ok(())
     }
@@ -311,7 +309,7 @@ impl Mint {
         };
         let secret = Secret::new(self.ttls.ttl, self.ttls.max_ttl, data.into_map());
         let mut response = Response::new(token_data(token, self.request.minted_by)).lease(secret);
-        response.warnings.extend(self.warning.clone());
+        response.warnings.extend_from_slice(&self.warnings);
         response
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use vault_plugin_sdk::framework::format_duration;
 use vault_plugin_sdk::logical::Caller;
 
 use super::time::{EXPIRY_MARGIN, capped, later, until};
@@ -76,6 +77,20 @@ impl MintRequest {
         let max_ttl = capped(engine, self.role.max_ttl()).await?;
         let expiry = later(Timestamp::now(), max_ttl.saturating_add(EXPIRY_MARGIN));
         Ok(Ttls { ttl: self.wanted_ttl().min(max_ttl), max_ttl, expiry })
+    }
+
+    /// Returns the expiry of the token if the mount allows the max TTL of the role.
+    pub(super) fn latest_expiry(&self) -> Timestamp {
+        later(Timestamp::now(), self.role.max_ttl().saturating_add(EXPIRY_MARGIN))
+    }
+
+    /// Returns the warning about a TTL that role or mount cut.
+    pub(super) fn cut_warning(&self, ttl: Duration) -> Option<String> {
+        if self.wanted_ttl() <= ttl {
+            return None;
+        }
+        let (given, cut) = (format_duration(self.wanted_ttl()), format_duration(ttl));
+        Some(format!("ttl of {given} is longer than role and mount allow and was cut to {cut}"))
     }
 
     /// Returns the TTL of the first lease, before role and mount cut it.
