@@ -41,6 +41,7 @@ use tokio::task::JoinHandle;
 use vault_plugin_sdk::logical::{
     Answer, Backend, Caller, Error, Map, Mount, Operation, Request, Response, Secret, Storage,
 };
+use vault_plugin_sdk::tasks::Tasks;
 use vault_plugin_sdk::testing::{self, FakeSystem, MemoryStorage, mount_on};
 
 use self::astra::Astra;
@@ -62,6 +63,7 @@ struct World {
     storage: Arc<MemoryStorage>,
     system: Arc<FakeSystem>,
     astra: Arc<Astra>,
+    tasks: Tasks,
 }
 
 impl World {
@@ -81,8 +83,9 @@ impl World {
     fn with(storage: Arc<MemoryStorage>, astra: Arc<Astra>) -> Self {
         let (mut mount, system) = mount_on(storage.clone());
         mount.plugin = crate::PLUGIN;
+        let tasks = mount.tasks.clone();
         let backend = super::factory()(mount).unwrap_or_else(|error| panic!("{error}"));
-        Self { backend, storage, system, astra }
+        Self { backend, storage, system, astra, tasks }
     }
 
     /// A mount with a config and a role, as in the user guide.
@@ -97,8 +100,9 @@ impl World {
     async fn remounted(self) -> Self {
         let (host, _) = mount_on(self.storage.clone());
         let host = Mount::new(crate::PLUGIN, host.storage, self.system.clone());
+        let tasks = host.tasks.clone();
         let backend = super::factory()(host).unwrap_or_else(|error| panic!("{error}"));
-        let world = Self { backend, ..self };
+        let world = Self { backend, tasks, ..self };
         world.initialize().await;
         world
     }
