@@ -133,11 +133,13 @@ impl Store {
             Some(org) => vec![org.clone()],
             None => self.orgs_to_search().await?,
         };
-        let mut page = Vec::new();
-        for org in orgs {
+        let list = |org: OrgId| async move {
             let clients = self.storage.list_page(&records_folder(&org), &segment(after), limit).await?;
-            page.extend(clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())));
-        }
+            let clients = clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone()));
+            Ok::<Vec<_>, Error>(clients.collect())
+        };
+        let pages: Vec<_> = stream::iter(orgs).map(list).buffer_unordered(CONCURRENT).try_collect().await?;
+        let mut page = pages.concat();
         page.sort();
         if limit > 0 {
             page.truncate(limit);
@@ -190,13 +192,13 @@ impl Store {
     }
 
     /// Returns the records of an org that come after `after`, page by page, without entries that cannot be read.
-    pub(crate) fn records_of(
-        &self,
+    pub(crate) fn records_of<'a>(
+        &'a self,
         org: &OrgId,
         after: &str,
-    ) -> impl Stream<Item = Result<Vec<(ClientId, Record)>, Error>> + Send + Unpin {
+    ) -> impl Stream<Item = Result<Vec<(ClientId, Record)>, Error>> + Send + Unpin + use<'a> {
         let org = org.clone();
-        let pages = self.storage.pages(records_folder(&org), after, PAGE).map_err(Error::from);
+        let pages = self.storage.pages(records_folder(&org), after.to_owned(), PAGE).map_err(Error::from);
         Box::pin(pages.and_then(move |clients| {
             let page = clients.iter().map(|client| (ClientId::stored(from_segment(client)), org.clone())).collect();
             async move {

@@ -192,3 +192,43 @@ async fn a_page_over_all_orgs_lists_only_folders_of_orgs() {
     world.backend.invalidate("");
     assert_eq!(page().await.0, 23);
 }
+
+/// A mount with one record in each of this many orgs. The mount knows these orgs, and the sweep has not begun.
+async fn world_of_orgs(orgs: usize) -> World {
+    let record = json!({"token_id": "x", "role_name": "r_w_user", "expires_at": "2999-01-01T00:00:00Z"});
+    let entries = (0..orgs).map(|n| Entry::json(format!("client/org{n:03}/ID{n:06}"), &record).unwrap());
+    let marker = Entry::json("client-index", &json!({"version": 1})).unwrap();
+    let storage = MemoryStorage::holding(entries.chain([marker]));
+    let world = World::with(Arc::new(storage), Arc::new(Astra::start(ORG).await));
+    assert_eq!(world.list("org/tokens/", json!({"limit": 1})).await["keys"], json!(["ID000000"]));
+    world
+}
+
+/// The latency of the storage would otherwise add up over thousands of orgs.
+#[tokio::test]
+async fn a_page_over_all_orgs_lists_many_orgs_at_the_same_time() {
+    let world = world_of_orgs(20).await;
+    let before = world.storage.lists();
+    world.storage.inject(HostFault::HangsAt(1));
+    let page = world.list("org/tokens/", json!({"limit": 5}));
+    let healed = async {
+        eventually(|| world.storage.lists() >= before + 20).await;
+        world.storage.heal();
+    };
+    let (page, ()) = tokio::join!(page, healed);
+    assert_eq!(page["keys"], json!(["ID000000", "ID000001", "ID000002", "ID000003", "ID000004"]));
+}
+
+#[tokio::test]
+async fn a_sweep_reads_the_records_of_the_next_orgs_ahead() {
+    let world = world_of_orgs(20).await;
+    let before = world.storage.lists();
+    // The sweep lists the write-ahead log and the orgs, then the records of the first org.
+    world.storage.inject(HostFault::HangsAt(3));
+    let tick = world.ask(Operation::Rollback, "", Value::Null);
+    let healed = async {
+        eventually(|| world.storage.lists() >= before + 2 + 5).await;
+        world.storage.heal();
+    };
+    ok(tokio::join!(tick, healed).0);
+}

@@ -1,4 +1,4 @@
-//! Benchmarks of the plugin: `make bench`, `make bench-guard` and `make bench MODE=profile`.
+//! Benchmarks of the plugin: `make bench`, `make bench-guard`, `make bench MODE=profile` and `make scale`.
 //!
 //! ```text
 //! speed    requests, start, memory and calls on a real server, compared with its `kv` engine
@@ -7,6 +7,7 @@
 //!   report   tables, JSON, targets
 //! guard    instructions of a request
 //! profile  functions in which a request spends its time
+//! scale    counts and times with many organizations and tokens
 //! ```
 
 #![allow(
@@ -36,6 +37,7 @@ mod proc;
 mod profile;
 mod report;
 mod rows;
+mod scale;
 mod server;
 mod settings;
 mod speed;
@@ -56,7 +58,8 @@ fn main() -> ExitCode {
         None => speed::run(),
         Some("guard") => guard::run(),
         Some("profile") => profile::run(),
-        Some(mode) => Err(format!("there is no {mode:?}: it is \"guard\", \"profile\", or nothing")),
+        Some("scale") => scale::run(),
+        Some(mode) => Err(format!("there is no {mode:?}: it is \"guard\", \"profile\", \"scale\", or nothing")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,11 +3,12 @@
 use std::fs;
 use std::time::Duration;
 
-/// Resident memory in KiB, and the anonymous part of it, which belongs to no file.
+/// Resident memory in KiB, the anonymous part of it, which belongs to no file, and the largest resident memory so far.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Memory {
     pub(crate) resident: u64,
     pub(crate) anonymous: u64,
+    pub(crate) peak: u64,
 }
 
 impl Memory {
@@ -17,7 +18,7 @@ impl Memory {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
             line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap_or(0)
         };
-        Self { resident: field("VmRSS"), anonymous: field("RssAnon") }
+        Self { resident: field("VmRSS"), anonymous: field("RssAnon"), peak: field("VmHWM") }
     }
 }
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the plugin and runs the benchmark: run.sh [guard|profile]. HOST_BIN names the server. bench.rs explains the modes,
+# Builds the plugin and runs the benchmark: run.sh [guard|profile|scale [stop]]. HOST_BIN names the server. bench.rs explains the modes,
 # and settings.rs the environment variables.
 set -eu
 
@@ -9,10 +9,12 @@ case ${1:-} in
     *) PLUGIN=$(sh packaging/build.sh) ;;
 esac
 export PLUGIN
-# The mode guard needs no load generator.
-if [ "${1:-}" != guard ]; then
-    OHA=$(sh packaging/tool.sh oha 1.16.0)
-    export OHA
-fi
+case ${1:-} in
+    guard | scale) ;;
+    *)
+        OHA=$(sh packaging/tool.sh oha 1.16.0)
+        export OHA
+        ;;
+esac
 # The benchmark program is optimized, but it reuses the dependencies that the tests have built.
 CARGO_PROFILE_DEV_OPT_LEVEL=2 exec cargo bench --locked --profile dev --bench bench -- "$@"

@@ -61,6 +61,11 @@ impl Client {
         &self.address
     }
 
+    /// Returns the Vault token.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Sends a request to `/v1/<path>`. Null means no body.
     pub(crate) fn http(&self, method: &str, path: &str, body: &Value) -> Reply {
         self.try_http(method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))

@@ -176,11 +176,19 @@ impl Mount {
     /// # Errors
     /// The gRPC status.
     pub async fn send(&self, request: pb::Request) -> Result<Reply, Status> {
+        self.send_within(request, PATIENCE).await
+    }
+
+    /// Sends a request unchanged, and waits for the answer this long.
+    ///
+    /// # Errors
+    /// The gRPC status.
+    pub async fn send_within(&self, request: pb::Request, patience: Duration) -> Result<Reply, Status> {
         let operation = request.operation.clone();
         let args = pb::HandleRequestArgs { storage_id: 0, request: Some(request) };
         let mut client = self.client.clone();
         let call = client.handle_request(self.tagged(args));
-        let reply = timeout(PATIENCE, call).await.expect("a request is not answered")?;
+        let reply = timeout(patience, call).await.expect("a request is not answered")?;
         Ok(Reply::new(&operation, reply.into_inner()))
     }
 

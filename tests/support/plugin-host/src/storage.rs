@@ -92,6 +92,11 @@ impl Storage {
         std::mem::take(&mut self.state().calls)
     }
 
+    /// Returns the number of calls since [`Storage::take_calls`].
+    pub fn calls(&self) -> usize {
+        self.state().calls.len()
+    }
+
     /// Returns all keys.
     pub fn keys(&self) -> Vec<String> {
         self.state().entries.keys().cloned().collect()
@@ -193,21 +198,15 @@ impl State {
     }
 
     fn list(&mut self, txn: &str, prefix: &str) -> Vec<String> {
-        let mut keys: BTreeSet<String> = match self.transaction(txn) {
-            None => self.entries.keys().cloned().collect(),
-            Some(transaction) => {
-                let mut entries = transaction.base.clone();
-                for (key, entry) in &transaction.writes {
-                    match entry {
-                        Some(entry) => drop(entries.insert(key.clone(), entry.clone())),
-                        None => drop(entries.remove(key)),
-                    }
-                }
-                entries.into_keys().collect()
+        let Some(transaction) = self.transaction(txn) else { return children(&self.entries, prefix) };
+        let mut entries = transaction.base.clone();
+        for (key, entry) in &transaction.writes {
+            match entry {
+                Some(entry) => drop(entries.insert(key.clone(), entry.clone())),
+                None => drop(entries.remove(key)),
             }
-        };
-        keys = keys.iter().filter_map(|key| key.strip_prefix(prefix)).map(child).collect();
-        keys.into_iter().collect()
+        }
+        children(&entries, prefix)
     }
 
     fn begin(&mut self, read_only: bool) -> String {
@@ -237,9 +236,23 @@ impl State {
     }
 }
 
-/// Cuts a key after its first slash: deeper keys appear as a folder.
-fn child(key: &str) -> String {
-    key.split_inclusive('/').next().unwrap_or_default().to_owned()
+/// Returns the children of a folder, in byte order. Deeper keys appear as a folder. Does not walk over the keys below a
+/// folder, because a test can store hundreds of thousands of them.
+fn children(entries: &Entries, prefix: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut from = prefix.to_owned();
+    while let Some((key, _)) = entries.range(from.clone()..).next()
+        && let Some(rest) = key.strip_prefix(prefix)
+    {
+        let child = rest.split_inclusive('/').next().unwrap_or_default();
+        from = match child.strip_suffix('/') {
+            // The character after the slash: the first key that is not in this folder.
+            Some(name) => format!("{prefix}{name}0"),
+            None => format!("{key}\0"),
+        };
+        found.push(child.to_owned());
+    }
+    found
 }
 
 fn keys(listed: Result<Vec<String>, String>) -> pb::StorageListReply {
@@ -332,5 +345,23 @@ impl pb::storage_server::Storage for Storage {
         self.enter("rollback".into(), false, true).await?;
         self.state().transactions.remove(&request.into_inner().txn);
         Ok(Response::new(pb::StorageRollbackTxReply { err: String::new() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_has_each_child_once_in_byte_order() {
+        let storage = Storage::default();
+        for key in ["a", "p", "p/", "p/a", "p/a-b", "p/a/x", "p/a/y/z", "p/a0", "p/b/x", "q/a"] {
+            storage.insert(key, b"");
+        }
+        let listed = |prefix| children(&storage.state().entries, prefix);
+        assert_eq!(listed("p/"), ["", "a", "a-b", "a/", "a0", "b/"]);
+        assert_eq!(listed("p/a/"), ["x", "y/"]);
+        assert_eq!(listed(""), ["a", "p", "p/", "q/"]);
+        assert_eq!(listed("r/"), [""; 0]);
     }
 }
