@@ -4,6 +4,7 @@
 //! Architecture invariant: this module only describes WAL entries. [`tokens`](super::tokens) and
 //! [`rotate`](super::rotate) process them.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
@@ -183,6 +184,20 @@ pub(crate) async fn is_unfinished(wal: Wal<'_>, org: &OrgId) -> Result<bool, Err
         }
     }
     Ok(false)
+}
+
+/// Returns the markers of the mints that have an entry.
+pub(crate) async fn mint_markers(wal: Wal<'_>) -> Result<HashSet<String>, Error> {
+    let (wal, mut markers) = (&wal, HashSet::new());
+    let read = |id: String| async move { readable(wal.get(&id).await.map_err(Error::from)) };
+    let mut entries = stream::iter(wal.list().await?).map(read).buffer_unordered(CONCURRENT);
+    while let Some(entry) = entries.next().await {
+        let (entry, reason) = entry?;
+        reason.iter().for_each(log_skipped);
+        let mint = entry.filter(|entry| entry.kind == MINT);
+        markers.extend(mint.and_then(|entry| entry.data["marker"].as_str().map(str::to_owned)));
+    }
+    Ok(markers)
 }
 
 #[cfg(any(test, fuzzing))]

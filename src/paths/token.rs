@@ -148,6 +148,7 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
             expiry: None,
         },
         Err(error @ Error::Unreadable(_)) => without_record(&fields, org.clone()).ok_or(error)?,
+        Err(error @ Error::Refused(_)) => without_entry(&engine, &fields, &org).await?.ok_or(error)?,
         Err(error) => return Err(error),
     };
     let (client_id, role_name) = (target.client_id.clone(), target.role_name.clone());
@@ -166,6 +167,17 @@ fn without_record(fields: &Fields, org_id: OrgId) -> Option<Target> {
     let client_id = ClientId::find(CLIENT_ID.name(), &fields.get(&CLIENT_ID)?).ok()?;
     let token_id = client_id.to_string();
     Some(Target { org_id, client_id, role_name: RoleName::default(), token_id, may_be_old: true, expiry: None })
+}
+
+/// Returns the token of a deletion by client id, if the revocation of the token was interrupted.
+async fn without_entry(engine: &Engine, fields: &Fields, org: &OrgId) -> Result<Option<Target>, Error> {
+    let Some(client_id) = fields.get(&CLIENT_ID) else { return Ok(None) };
+    if fields.is_given(&ROLE_NAME) || fields.is_given(&LOGICAL_NAME) {
+        return Ok(None);
+    }
+    let client_id = ClientId::find(CLIENT_ID.name(), &client_id)?;
+    let record = engine.store.interrupted(org, &client_id).await?;
+    Ok(record.map(|record| Target::of_record(org, &client_id, record)))
 }
 
 /// Mints a token from the fields of a request.

@@ -11,6 +11,7 @@ use super::cache::{Cache, Cached};
 use super::client_index::{CLIENT_INDEX, Cursor, Inventory};
 use super::directory::LiveDirectory;
 use super::entries::{Config, Role, Token};
+use super::interrupted::Interrupted;
 use super::keys::{CONFIGS, RECORDS, ROLES, has_one_colon, role_key, token_key};
 use super::record_orgs::RecordOrgs;
 use super::roster::Live;
@@ -33,6 +34,8 @@ pub(crate) struct Store {
     /// Set once this process has looked for tokens without a record.
     pub(super) records_written: OnceCell<()>,
     pub(super) cursor: tokio::sync::Mutex<Cursor>,
+    /// The revocations that this process did not complete.
+    pub(crate) interrupted_revocations: Interrupted,
 }
 
 impl Store {
@@ -52,6 +55,7 @@ impl Store {
             record_orgs: RecordOrgs::default(),
             records_written: OnceCell::new(),
             cursor: tokio::sync::Mutex::default(),
+            interrupted_revocations: Interrupted::default(),
         }
     }
 

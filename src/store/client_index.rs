@@ -22,6 +22,9 @@ pub(crate) struct Cursor {
     pub(crate) missed: BTreeSet<OrgId>,
     /// Whether this pass began at the first org. The first pass of a process begins at any org.
     pub(crate) is_whole: bool,
+    /// Whether a pass of this process has checked all records. Until then, the sweep also looks for revocations that an
+    /// earlier process did not complete.
+    pub(crate) has_passed: bool,
     /// When the next pass starts.
     pub(crate) rest_until: Option<Instant>,
 }

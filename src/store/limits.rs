@@ -147,6 +147,10 @@ impl Store {
         let (record, reason) = readable(self.record(org, client).await)?;
         // A token whose entries cannot be read may be live.
         let Some(record) = record else { return Ok(reason.is_some()) };
+        // If the revocation of a token was interrupted, the token has a record and no entry, and may be live.
+        if record.shows_interruption(client) {
+            return Ok(true);
+        }
         self.may_store(&record.token_id, client).await
     }
 

@@ -7,7 +7,7 @@ use super::entries::{Record, Token};
 use super::keys::token_key;
 use super::roster::Place;
 use crate::error::Error;
-use crate::names::{ClientId, OrgId, fits_key};
+use crate::names::OrgId;
 
 /// How many tokens of an org [`Store::org_of_tokens`] reads.
 const TOKENS_READ: usize = 16;
@@ -32,11 +32,6 @@ impl Store {
         Ok(found)
     }
 
-    /// Whether a token is still stored, or still has a record. An entry that cannot be read counts.
-    pub(crate) async fn has_traces(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<bool, Error> {
-        Ok(self.has_record(org, client).await? || self.may_store(id, client).await?)
-    }
-
     /// Writes a token and its record. If the role of the token has a limit, `place` is the reservation of the token.
     pub(crate) async fn put_token(
         &self,
@@ -59,31 +54,5 @@ impl Store {
         let (record, token) = tokio::join!(put_record, put_token);
         record?;
         Ok(token?)
-    }
-
-    /// Deletes the entries of a token. Keeps the entry of a newer token with the same name.
-    pub(crate) async fn delete_token(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
-        let _deleting = self.live.deleting(org, client);
-        self.delete_entries(id, org, client).await?;
-        self.uncount(org, client).await;
-        Ok(())
-    }
-
-    /// Deletes the entry of the token even if it is not there: a put that timed out can take effect later.
-    async fn delete_entries(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
-        if !id.is_empty() && fits_key(id) && !self.holds_newer(id, client).await? {
-            self.storage.delete(&token_key(id)).await?;
-        }
-        self.delete_record(org, client).await
-    }
-
-    /// Whether the name of a token belongs to a newer token.
-    async fn holds_newer(&self, id: &str, client: &ClientId) -> Result<bool, Error> {
-        if id == client.as_str() {
-            return Ok(false);
-        }
-        let Some(entry) = self.storage.get(&token_key(id)).await? else { return Ok(false) };
-        // An entry that cannot be parsed is deleted, too. It must not block the revocation of a lease.
-        Ok(entry.decode::<Token>().is_ok_and(|token| token.is_live() && token.client_id != *client))
     }
 }

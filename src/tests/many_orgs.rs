@@ -342,9 +342,28 @@ async fn the_document_about_performance_has_the_counts_of_the_tests() {
     let row = document.lines().find(|line| line.starts_with("| revoke | ours |")).expect("a row for a revocation");
     let documented: usize = row.split('|').nth(3).and_then(|calls| calls.trim().parse().ok()).expect("a count");
     let world = World::with_orgs(10).await;
-    let minted = some(world.read("creds/retailOrg/r_w_user", Value::Null).await);
-    let before = world.storage.calls();
-    ok(world.revoke(&super::lease(&minted)).await);
-    let calls = world.storage.calls() - before;
+    let cost = || (world.storage.calls(), world.storage.writes());
+    let named = world.mint("a").await;
+    let before = cost();
+    ok(world.revoke(&super::lease(&named)).await);
+    let calls = cost().0 - before.0;
     assert!(calls <= documented, "a revocation makes {calls} storage calls, and the document says {documented}");
+    for (mode, path, data) in
+        [("standard", "creds/retailOrg/r_w_user", Value::Null), ("sidecar", "org/token", super::order("label"))]
+    {
+        world.write_config(mode).await;
+        // The first mint also fills the caches.
+        some(world.read(path, data.clone()).await);
+        let start = cost();
+        let minted = some(world.read(path, data).await);
+        let middle = cost();
+        ok(world.revoke(&super::lease(&minted)).await);
+        let end = cost();
+        for row in [
+            format!("| `creds` or sidecar mint | {} | {} |", middle.0 - start.0, middle.1 - start.1),
+            format!("| `creds` or sidecar revocation | {} | {} |", end.0 - middle.0, end.1 - middle.1),
+        ] {
+            assert!(document.contains(&row), "the document has no row {row:?}");
+        }
+    }
 }

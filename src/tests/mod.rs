@@ -8,6 +8,7 @@ mod echo;
 mod failures;
 mod help;
 mod input;
+mod interrupted;
 mod inventory;
 mod labels;
 mod lease;

@@ -12,7 +12,7 @@ use super::time::{EXPIRY_MARGIN, later};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::names::{ClientId, OrgId, RoleName};
-use crate::store::Token;
+use crate::store::{Record, Token};
 
 /// A token to be deleted.
 pub(crate) struct Target {
@@ -27,6 +27,24 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Returns the token of a record.
+    pub(crate) fn of_record(org: &OrgId, client: &ClientId, record: Record) -> Self {
+        Self {
+            org_id: org.clone(),
+            client_id: client.clone(),
+            may_be_old: record.created_at.is_empty(),
+            expiry: record.expires_at.parse().ok().filter(|_| record.expires_in_astra),
+            role_name: record.role_name,
+            token_id: record.token_id,
+        }
+    }
+
+    /// Whether its revocation deletes the entry of the token first. If a named token lost its entry first, another token
+    /// could get its name. The entry of an old token tells the organization of the token.
+    pub(super) fn is_revoked_entry_first(&self) -> bool {
+        self.token_id == self.client_id.as_str() && !self.may_be_old
+    }
+
     /// Whether the token has certainly expired in Astra: an hour ago, because clocks differ.
     pub(super) fn has_expired(&self) -> bool {
         self.expiry.is_some_and(|expiry| later(expiry, EXPIRY_MARGIN) < Timestamp::now())

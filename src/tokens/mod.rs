@@ -12,10 +12,12 @@
 //! | `mint` | mints a token with this protocol |
 //! | `find` | finds the token of a lease, also of the Go plugin |
 //! | `revoke` | revokes a lease, deletes a token |
+//! | `interrupted` | finishes the revocations that were interrupted |
 //! | `renew` | renews a lease |
 //! | `sweep` | deletes tokens whose lease cannot exist any more |
 
 mod find;
+mod interrupted;
 mod lease;
 mod listing;
 mod mint;

@@ -18,6 +18,25 @@ use crate::names::ClientId;
 use crate::outage::Revocation;
 use crate::store::{Config, token_digest};
 
+/// Why a token is deleted.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum Reason {
+    /// Its lease is revoked. The host repeats the deletion, so in an outage it spares Astra.
+    Revocation,
+    /// The revocation of its lease was interrupted, and a tick finishes it.
+    Interrupted,
+    /// A caller or the sweep deletes the token. The engine asks Astra first.
+    Request,
+    /// A caller deletes the token in Vault, whatever Astra answers.
+    Force,
+}
+
+impl Reason {
+    fn is_revocation(self) -> bool {
+        matches!(self, Self::Revocation | Self::Interrupted)
+    }
+}
+
 /// Revokes the token of a lease.
 ///
 /// # Errors
@@ -39,7 +58,7 @@ pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), l
         return Ok(());
     };
     let done =
-        delete_target(engine, target, Deletion::Repeated).await.map_err(|error| lease.failed("revoke", error))?;
+        delete_target(engine, target, Reason::Revocation).await.map_err(|error| lease.failed("revoke", error))?;
     let caller = request.caller;
     tracing::info!(org_id = %done.org_id, role_name = %done.role_name, client_id = %done.client_id,
         display_name = caller.display_name, entity_id = caller.entity_id, "revoked token");
@@ -57,23 +76,13 @@ fn has_empty_client_id(data: &Map) -> bool {
 /// # Errors
 /// If it is not certain that the token is deleted.
 pub(crate) async fn delete(engine: Arc<Engine>, target: Target, force: bool) -> Result<(), Error> {
-    delete_target(engine, target, if force { Deletion::Forced } else { Deletion::Once }).await.map(drop)
+    let reason = if force { Reason::Force } else { Reason::Request };
+    delete_target(engine, target, reason).await.map(drop)
 }
 
-/// What happens if Astra cannot delete a token.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Deletion {
-    /// The host repeats the deletion, so in an outage it spares Astra.
-    Repeated,
-    /// The deletion fails.
-    Once,
-    /// The token is deleted only in Vault.
-    Forced,
-}
-
-/// Deletes a token in Astra, then in Vault. If the caller hangs up, the deletion continues, unless it waits for the end of
-/// an outage.
-pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, deletion: Deletion) -> Result<Target, Error> {
+/// Deletes a token in Astra and in Vault. If the caller hangs up, the deletion continues, unless it waits for the end of an
+/// outage.
+pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, reason: Reason) -> Result<Target, Error> {
     let caller = CancellationToken::new();
     let _hangs_up = caller.clone().drop_guard();
     let work = {
@@ -81,7 +90,7 @@ pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, deletion:
         async move {
             let _lock = engine.locks.token(&target.token_id).await;
             let deleted = match engine.store.config(&target.org_id).await? {
-                Some(config) => delete_both(&engine, &config, &target, deletion, &caller).await,
+                Some(config) => delete_both(&engine, &config, &target, reason, &caller).await,
                 None => match require_deleted(&engine, &target).await {
                     Ok(()) => delete_in_vault(&engine, &target).await,
                     error => error,
@@ -90,7 +99,7 @@ pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, deletion:
             match deleted {
                 Err(error) if error.is_of_host() => return Err(error),
                 Err(error)
-                    if deletion == Deletion::Forced || target.has_expired() || !is_stored(&engine, &target).await? =>
+                    if reason == Reason::Force || target.has_expired() || !is_stored(&engine, &target).await? =>
                 {
                     delete_in_vault(&engine, &target).await?;
                     tracing::warn!(org_id = %target.org_id, role_name = %target.role_name, client_id = %target.client_id,
@@ -113,16 +122,15 @@ async fn delete_in_vault(engine: &Engine, target: &Target) -> Result<(), Error> 
     engine.store.delete_token(&target.token_id, &target.org_id, &target.client_id).await
 }
 
-/// Deletes a token in Astra, then in Vault. If the outcome is unknown, a WAL entry stays for the tick, unless the deletion
-/// is forced.
+/// Deletes a token in Astra and in Vault.
 async fn delete_both(
     engine: &Engine,
     config: &Arc<Config>,
     target: &Target,
-    deletion: Deletion,
+    reason: Reason,
     caller: &CancellationToken,
 ) -> Result<(), Error> {
-    let Target { org_id, client_id, role_name, token_id, .. } = target;
+    let Target { org_id, client_id, role_name, .. } = target;
     if !api::can_name(client_id.as_str()) {
         tracing::error!(org_id = %org_id, role_name = %role_name, client_id = %client_id,
             "deleted a token only in Vault: the client id did not fit into a URL");
@@ -130,10 +138,45 @@ async fn delete_both(
     }
     require_own_root(engine, config, target).await?;
     engine.clients.prepare(config).await?;
-    let revocation = match deletion {
-        Deletion::Repeated => Some(engine.outages.begin(org_id, config.request_timeout, caller).await?),
-        Deletion::Once | Deletion::Forced => None,
+    let revocation = match reason {
+        Reason::Revocation => Some(engine.outages.begin(org_id, config.request_timeout, caller).await?),
+        Reason::Interrupted | Reason::Request | Reason::Force => None,
     };
+    // If the token is the root token, the deletion in Astra is refused, and nothing may change.
+    if reason.is_revocation() && target.is_revoked_entry_first() && !config.is_root(client_id) {
+        let revoked = delete_entry_first(engine, config, target, revocation).await;
+        if revoked.is_err() {
+            engine.store.interrupted_revocations.note(org_id, client_id);
+        }
+        return revoked;
+    }
+    delete_with_note(engine, config, target, reason, revocation).await
+}
+
+/// Deletes the entry of a token, then the token in Astra, then its record. This needs no WAL entry: a record without an entry
+/// shows that the revocation was interrupted.
+async fn delete_entry_first(
+    engine: &Engine,
+    config: &Arc<Config>,
+    target: &Target,
+    revocation: Option<Revocation<'_>>,
+) -> Result<(), Error> {
+    let Target { org_id, client_id, .. } = target;
+    engine.store.begin_revocation(client_id).await?;
+    delete_in_astra(engine, config, client_id, revocation).await.0?;
+    engine.store.end_revocation(org_id, client_id).await
+}
+
+/// Deletes a token in Astra, then in Vault. If the outcome is unknown, a WAL entry stays for the tick, unless the deletion
+/// is forced.
+async fn delete_with_note(
+    engine: &Engine,
+    config: &Arc<Config>,
+    target: &Target,
+    reason: Reason,
+    revocation: Option<Revocation<'_>>,
+) -> Result<(), Error> {
+    let Target { org_id, client_id, role_name, token_id, .. } = target;
     let wal = engine.wal();
     let note = DeletionNote {
         org_id: org_id.clone(),
@@ -142,10 +185,8 @@ async fn delete_both(
         role_name: role_name.clone(),
         timeout_seconds: config.request_timeout.as_secs(),
     };
-    let entry = match deletion {
-        Deletion::Forced => None,
-        Deletion::Repeated | Deletion::Once => Some(wal.put_as(&entry_id(target), DELETION, &note).await?),
-    };
+    let entry =
+        if reason == Reason::Force { None } else { Some(wal.put_as(&entry_id(target), DELETION, &note).await?) };
     let (deleted, is_unclear) = delete_in_astra(engine, config, client_id, revocation).await;
     if is_unclear {
         // The entry stays: the tick asks Astra whether the token is deleted.
@@ -219,7 +260,9 @@ async fn require_own_root(engine: &Engine, config: &Config, target: &Target) -> 
 /// Fails unless the token was deleted before. Without a config, the engine has no root token to delete the token with.
 async fn require_deleted(engine: &Engine, target: &Target) -> Result<(), Error> {
     let stored = engine.store.token(&target.token_id).await?;
-    if stored.is_none_or(|token| token.client_id != target.client_id) {
+    let is_stored = stored.is_some_and(|token| token.client_id == target.client_id);
+    // An interrupted revocation has deleted the entry of the token, but not the record.
+    if !is_stored && engine.store.interrupted(&target.org_id, &target.client_id).await?.is_none() {
         return Ok(());
     }
     Err(Error::Refused(format!(

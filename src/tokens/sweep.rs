@@ -4,6 +4,8 @@
 //! of the token holds the time after which no lease can exist. Records of the Go plugin's tokens have no such time. If
 //! the Go plugin deletes a token during a downgrade, the record of this token stays, because the Go plugin does not
 //! know records.
+//!
+//! The sweep also finishes the revocations that were interrupted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -17,7 +19,8 @@ use uuid::Uuid;
 use vault_plugin_sdk::logical;
 
 use super::find::Target;
-use super::revoke::{Deletion, delete_target};
+use super::interrupted;
+use super::revoke::{Reason, delete_target};
 use crate::backoff::in_tick;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -40,26 +43,38 @@ const SHORT_REST: Duration = Duration::from_secs(300);
 /// The tokens of one org that a tick could not delete: their number, and the first error.
 type Failures = BTreeMap<OrgId, (usize, Error)>;
 
-/// Checks the next records and deletes the tokens without a lease.
+/// Checks the next records, deletes the tokens without a lease, and finishes interrupted revocations.
 ///
 /// # Errors
 /// If the storage fails. A token that cannot be deleted is logged, and a later pass tries again.
 pub(crate) async fn sweep(engine: Arc<Engine>) -> Result<(), logical::Error> {
+    let deadline = Instant::now() + BUDGET;
+    // At the same time, so that neither delays the other until the host cancels the tick.
+    let (swept, ()) = tokio::join!(check_all(&engine, deadline), interrupted::finish_noted(&engine, deadline));
+    Ok(swept?)
+}
+
+/// Checks records, unless the last pass ended a moment ago.
+async fn check_all(engine: &Arc<Engine>, deadline: Instant) -> Result<(), Error> {
     let mut cursor = engine.store.sweep_cursor().await;
     if cursor.rest_until.is_some_and(|time| Instant::now() < time) {
         return Ok(());
     }
     let mut failures = Failures::new();
-    let swept = check_passes(&engine, &mut cursor, &mut failures).await;
+    let swept = check_passes(engine, &mut cursor, &mut failures, deadline).await;
     for (org, (tokens, error)) in failures {
         tracing::error!(org_id = %org, tokens, error = %error, "failed to delete tokens without a lease, will retry");
     }
-    Ok(swept?)
+    swept
 }
 
 /// Checks records until the time of the tick is used up, or until a pass that began at the first record is complete.
-async fn check_passes(engine: &Arc<Engine>, cursor: &mut Cursor, failures: &mut Failures) -> Result<(), Error> {
-    let deadline = Instant::now() + BUDGET;
+async fn check_passes(
+    engine: &Arc<Engine>,
+    cursor: &mut Cursor,
+    failures: &mut Failures,
+    deadline: Instant,
+) -> Result<(), Error> {
     while check_records(engine, cursor, failures, deadline).await? {
         let is_whole = cursor.is_whole;
         cursor.missed.extend(failures.keys().cloned());
@@ -107,6 +122,9 @@ async fn check_records(
     let mut opened = pin!(stream::iter(due).map(open).buffered(AHEAD));
     while let Some((org, mut page, mut pages)) = opened.try_next().await? {
         while let Some(records) = page {
+            if !cursor.has_passed {
+                interrupted::finish_on_page(engine, &org, &records).await?;
+            }
             for (client, record) in records {
                 if let Err(error) = in_tick(delete_if_unleased(engine, &org, &client, &record)).await {
                     engine.backoff.note(&org, Some(&error));
@@ -131,7 +149,9 @@ fn end_pass(cursor: &mut Cursor) {
         (true, true) => (None, REST),
         (true, false) => (Some(missed), SHORT_REST),
     };
-    *cursor = Cursor { orgs, is_whole: true, rest_until: Instant::now().checked_add(rest), ..Cursor::default() };
+    let has_passed = cursor.has_passed || cursor.is_whole;
+    let rest_until = Instant::now().checked_add(rest);
+    *cursor = Cursor { orgs, is_whole: true, has_passed, rest_until, ..Cursor::default() };
 }
 
 async fn delete_if_unleased(
@@ -148,18 +168,11 @@ async fn delete_if_unleased(
     if !cannot_have_lease(engine, client, &record).await? {
         return Ok(());
     }
-    let target = Target {
-        org_id: org.clone(),
-        client_id: client.clone(),
-        token_id: record.token_id.clone(),
-        may_be_old: record.created_at.is_empty(),
-        expiry: record.expires_at.parse().ok().filter(|_| record.expires_in_astra),
-        role_name: record.role_name,
-    };
+    let target = Target::of_record(org, client, record);
     if !target.has_expired() {
         engine.backoff.require_over(org)?;
     }
-    let deleted = delete_target(engine.clone(), target, Deletion::Once).await?;
+    let deleted = delete_target(engine.clone(), target, Reason::Request).await?;
     tracing::warn!(org_id = %deleted.org_id, role_name = %deleted.role_name, client_id = %deleted.client_id,
         "deleted a token without a lease");
     Ok(())
