@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use vault_plugin_sdk::framework::{LeaseCall, Tick, WalEntry, WalKind};
+use vault_plugin_sdk::framework::{LeaseCall, Tick, Undo, WalEntry, WalKind};
 use vault_plugin_sdk::logical::{self, Map};
 
 use super::find::{self, Target};
@@ -13,7 +13,7 @@ use crate::api;
 use crate::backoff::in_tick;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, longest};
+use crate::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, can_take_effect_late, longest};
 use crate::names::ClientId;
 use crate::outage::Revocation;
 use crate::store::{Config, token_digest};
@@ -282,13 +282,16 @@ pub(crate) fn deletions() -> WalKind<Engine> {
 enum Finished {
     /// The storage has neither the token nor its record. The tick did not call Astra.
     WithoutAstra,
-    /// The tick asked Astra whether Astra has the token.
-    WithAstra,
+    /// Astra does not have the token any more.
+    Gone,
+    /// Astra still has the token.
+    Kept,
 }
 
 /// If Astra does not have the token any more, removes the token and its record from the storage. If Astra still has the
-/// token, the token stays until its lease is revoked.
-async fn finish(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
+/// token, the token stays until its lease is revoked. A later tick then asks again, because the deletion can take effect
+/// late.
+async fn finish(engine: Arc<Engine>, entry: WalEntry) -> Result<Undo, logical::Error> {
     let note: DeletionNote = entry.decode()?;
     let (org, client) = (&note.org_id, &note.client_id);
     let finished = in_tick(note.finish(&engine, &entry.tick)).await;
@@ -299,14 +302,15 @@ async fn finish(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Err
         Err(error) if entry.age() > GIVE_UP => {
             tracing::error!(org_id = %org, client_id = %client, error = %error,
                 "gave up checking whether a token was deleted");
-            Ok(())
+            Ok(Undo::Done)
         }
         Err(error) => Err(logical::Error::internal(format!(
             "the engine does not know whether the token with client id {:?} of org_id {:?} was deleted: {error}",
             client.as_str(),
             org.as_str()
         ))),
-        Ok(_) => Ok(()),
+        Ok(Finished::Kept) if can_take_effect_late(&entry) => Ok(Undo::Again),
+        Ok(_) => Ok(Undo::Done),
     }
 }
 
@@ -317,11 +321,12 @@ impl DeletionNote {
             return Ok(Finished::WithoutAstra);
         }
         let config = engine.config_for_undo(&self.org_id).await?;
-        if !listing(engine, &config, tick).await?.has_token(self.client_id.as_str()) {
-            engine.store.delete_token(&self.token_id, &self.org_id, &self.client_id).await?;
-            tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %self.client_id,
-                "finished the deletion of a token");
+        if listing(engine, &config, tick).await?.has_token(self.client_id.as_str()) {
+            return Ok(Finished::Kept);
         }
-        Ok(Finished::WithAstra)
+        engine.store.delete_token(&self.token_id, &self.org_id, &self.client_id).await?;
+        tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %self.client_id,
+            "finished the deletion of a token");
+        Ok(Finished::Gone)
     }
 }
