@@ -602,6 +602,30 @@ async fn repeated_deletions_of_a_token_have_one_wal_entry() {
     assert!(world.is_clean());
 }
 
+/// The deletions of a token share one entry. A deletion that Astra rejects says nothing about an earlier deletion, whose
+/// answer was lost, or whose process was killed.
+#[tokio::test]
+async fn a_rejected_deletion_keeps_the_entry_of_an_earlier_deletion() {
+    let world = World::with_role("standard").await;
+    let minted = world.mint("a").await;
+    world.astra.answer_after_all("DELETE", ResponseTemplate::new(500));
+    world.astra.answer_all("GET", ResponseTemplate::new(500));
+    failed(world.revoke(&lease(&minted)).await);
+    assert_eq!((world.keys("wal/").len(), world.astra.live()), (1, 0));
+    world.astra.heal();
+    world.astra.answer("DELETE", ResponseTemplate::new(403));
+    failed(world.revoke(&lease(&minted)).await);
+    assert_eq!(world.keys("wal/").len(), 1);
+    ok(world.tick(true).await);
+    assert!(world.is_clean());
+
+    // Without an earlier deletion, a rejection leaves nothing to settle.
+    let minted = world.mint("b").await;
+    world.astra.answer("DELETE", ResponseTemplate::new(403));
+    failed(world.revoke(&lease(&minted)).await);
+    assert_eq!((world.keys("wal/").len(), world.astra.live()), (0, 1));
+}
+
 /// The host tries to revoke a lease six times, and many leases at the same time.
 #[tokio::test]
 async fn a_revocation_retries_while_astra_fails_for_a_moment() {

@@ -12,7 +12,7 @@ use super::listing::listing;
 use crate::api;
 use crate::backoff::in_tick;
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, can_take_effect_late, longest};
 use crate::names::ClientId;
 use crate::outage::Revocation;
@@ -185,10 +185,13 @@ async fn delete_with_note(
         role_name: role_name.clone(),
         timeout_seconds: config.request_timeout.as_secs(),
     };
-    let entry =
-        if reason == Reason::Force { None } else { Some(wal.put_as(&entry_id(target), DELETION, &note).await?) };
+    let id = entry_id(target);
+    let is_forced = reason == Reason::Force;
+    // The outcome of an earlier deletion may be unknown: its answer was lost, or its process was killed.
+    let is_noted = !is_forced && readable(wal.get(&id).await.map_err(Error::from))?.0.is_some();
+    let entry = if is_forced { None } else { Some(wal.put_as(&id, DELETION, &note).await?) };
     let (deleted, is_unclear) = delete_in_astra(engine, config, client_id, revocation).await;
-    if is_unclear {
+    if is_unclear || is_noted && deleted.is_err() {
         // The entry stays: the tick asks Astra whether the token is deleted.
         return Ok(deleted?);
     }
