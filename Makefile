@@ -7,7 +7,7 @@ server    := HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN
 vault     := HOST_BIN=$$(sh tests/support/vault-bin.sh) && export HOST_BIN
 simulator := SIMULATOR=$$(sh tests/support/simulator-bin.sh) && export SIMULATOR
 
-.PHONY: help demo dev test test-vault test-roots fuzz bench bench-guard scale fmt lint docs proto bin
+.PHONY: help demo dev test test-vault test-roots storm fuzz bench bench-guard scale fmt lint docs proto bin
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,10 @@ test-vault: ## Runs the end-to-end tests on HashiCorp Vault (builds Vault with G
 
 test-roots: ## Runs the binary in root file systems of Debian (needs root, debootstrap and a static server)
 	$(plugin) && $(server) && sh tests/roots/run.sh
+
+storm: ## Runs a long storm of faults, with requests that take effect up to two minutes late (STORM_SEED=1)
+	$(plugin) && $(server) && STORM_SECONDS=$${STORM_SECONDS:-90} STORM_LATE=$${STORM_LATE:-120} \
+	cargo test --locked --test e2e -- --exact storm::no_token_is_lost_in_a_storm --nocapture
 
 fuzz: ## Fuzzes each target (FUZZ_SECONDS=30)
 	sh tests/fuzz/run.sh

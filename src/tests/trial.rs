@@ -197,12 +197,12 @@ impl Trial {
     }
 }
 
-/// Runs ticks until no WAL entry is left, Astra and storage agree, and each live token has a lease.
+/// Runs ticks until no WAL entry has anything left to do, Astra and storage agree, and each live token has a lease.
 async fn balance(world: &World, leases: Option<&BTreeMap<String, Secret>>) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let tick = world.backend.handle(request(Operation::Rollback, "", json!({"immediate": true}))).await;
-        let wal = world.unfinished();
+        let wal = due(world);
         let (live, known, stored) = (live(world), known(world), stored(world));
         let is_leased = |id: &String| leases.is_none_or(|leases| leases.contains_key(id));
         let agree = live == known && known == stored && live.iter().all(is_leased);
@@ -222,6 +222,16 @@ async fn balance(world: &World, leases: Option<&BTreeMap<String, Secret>>) {
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Keys of the unfinished WAL entries, without the deletions of tokens that Astra has. These deletions can take effect late.
+fn due(world: &World) -> Vec<String> {
+    let live = live(world);
+    let is_of_live = |key: &String| {
+        let entry = world.storage.json(key).unwrap_or_default();
+        entry["type"] == "token-delete" && entry["data"]["client_id"].as_str().is_some_and(|id| live.contains(id))
+    };
+    world.unfinished().into_iter().filter(|key| !is_of_live(key)).collect()
 }
 
 /// Whether Astra has exactly one root token, and the config, if it exists, holds this root token.
@@ -300,8 +310,8 @@ pub(super) fn shape(answer: &Answer) -> Value {
 /// Returns the stored entries without times. The entries hold secrets. Entries that count tokens are left out, because
 /// more of them than needed can exist.
 pub(super) fn contents(world: &World) -> BTreeMap<String, Value> {
-    let unfinished = world.unfinished();
-    let is_counted = |key: &String| !key.starts_with("live/") && (!key.starts_with("wal/") || unfinished.contains(key));
+    let due = due(world);
+    let is_counted = |key: &String| !key.starts_with("live/") && (!key.starts_with("wal/") || due.contains(key));
     let keys = world.storage.keys().into_iter().filter(is_counted);
     keys.map(|key| (key.clone(), timeless(world.storage.json(&key).unwrap_or_default()))).collect()
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use vault_plugin_sdk::framework::{LeaseCall, Tick, WalEntry, WalKind};
+use vault_plugin_sdk::framework::{LeaseCall, Tick, Undo, WalEntry, WalKind};
 use vault_plugin_sdk::logical::{self, Map};
 
 use super::find::{self, Target};
@@ -12,8 +12,8 @@ use super::listing::listing;
 use crate::api;
 use crate::backoff::in_tick;
 use crate::engine::Engine;
-use crate::error::Error;
-use crate::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, longest};
+use crate::error::{Error, readable};
+use crate::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, can_take_effect_late, longest};
 use crate::names::ClientId;
 use crate::outage::Revocation;
 use crate::store::{Config, token_digest};
@@ -185,10 +185,13 @@ async fn delete_with_note(
         role_name: role_name.clone(),
         timeout_seconds: config.request_timeout.as_secs(),
     };
-    let entry =
-        if reason == Reason::Force { None } else { Some(wal.put_as(&entry_id(target), DELETION, &note).await?) };
+    let id = entry_id(target);
+    let is_forced = reason == Reason::Force;
+    // The outcome of an earlier deletion may be unknown: its answer was lost, or its process was killed.
+    let is_noted = !is_forced && readable(wal.get(&id).await.map_err(Error::from))?.0.is_some();
+    let entry = if is_forced { None } else { Some(wal.put_as(&id, DELETION, &note).await?) };
     let (deleted, is_unclear) = delete_in_astra(engine, config, client_id, revocation).await;
-    if is_unclear {
+    if is_unclear || is_noted && deleted.is_err() {
         // The entry stays: the tick asks Astra whether the token is deleted.
         return Ok(deleted?);
     }
@@ -282,13 +285,16 @@ pub(crate) fn deletions() -> WalKind<Engine> {
 enum Finished {
     /// The storage has neither the token nor its record. The tick did not call Astra.
     WithoutAstra,
-    /// The tick asked Astra whether Astra has the token.
-    WithAstra,
+    /// Astra does not have the token any more.
+    Gone,
+    /// Astra still has the token.
+    Kept,
 }
 
 /// If Astra does not have the token any more, removes the token and its record from the storage. If Astra still has the
-/// token, the token stays until its lease is revoked.
-async fn finish(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Error> {
+/// token, the token stays until its lease is revoked. A later tick then asks again, because the deletion can take effect
+/// late.
+async fn finish(engine: Arc<Engine>, entry: WalEntry) -> Result<Undo, logical::Error> {
     let note: DeletionNote = entry.decode()?;
     let (org, client) = (&note.org_id, &note.client_id);
     let finished = in_tick(note.finish(&engine, &entry.tick)).await;
@@ -299,14 +305,15 @@ async fn finish(engine: Arc<Engine>, entry: WalEntry) -> Result<(), logical::Err
         Err(error) if entry.age() > GIVE_UP => {
             tracing::error!(org_id = %org, client_id = %client, error = %error,
                 "gave up checking whether a token was deleted");
-            Ok(())
+            Ok(Undo::Done)
         }
         Err(error) => Err(logical::Error::internal(format!(
             "the engine does not know whether the token with client id {:?} of org_id {:?} was deleted: {error}",
             client.as_str(),
             org.as_str()
         ))),
-        Ok(_) => Ok(()),
+        Ok(Finished::Kept) if can_take_effect_late(&entry) => Ok(Undo::Again),
+        Ok(_) => Ok(Undo::Done),
     }
 }
 
@@ -317,11 +324,12 @@ impl DeletionNote {
             return Ok(Finished::WithoutAstra);
         }
         let config = engine.config_for_undo(&self.org_id).await?;
-        if !listing(engine, &config, tick).await?.has_token(self.client_id.as_str()) {
-            engine.store.delete_token(&self.token_id, &self.org_id, &self.client_id).await?;
-            tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %self.client_id,
-                "finished the deletion of a token");
+        if listing(engine, &config, tick).await?.has_token(self.client_id.as_str()) {
+            return Ok(Finished::Kept);
         }
-        Ok(Finished::WithAstra)
+        engine.store.delete_token(&self.token_id, &self.org_id, &self.client_id).await?;
+        tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %self.client_id,
+            "finished the deletion of a token");
+        Ok(Finished::Gone)
     }
 }

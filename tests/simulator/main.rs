@@ -8,3 +8,4 @@ mod control;
 mod endpoints;
 mod faults;
 mod knobs;
+mod late;

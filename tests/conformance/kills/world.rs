@@ -380,12 +380,16 @@ impl KillWorld {
     }
 
     /// Whether the log has an entry whose token the plugin has not looked for. Other entries stay for a while, because a
-    /// request can take effect late.
+    /// request can take effect late, and so do the deletions of tokens that Astra has.
     pub fn has_unfinished(&self) -> bool {
+        let alive = self.alive();
+        let of_live = |entry: &Value| {
+            entry["type"] == "token-delete" && entry["data"]["client_id"].as_str().is_some_and(|id| alive.contains(id))
+        };
         let entries = self.keys("wal/").filter_map(|key| self.storage.value(&key));
         entries
             .map(|entry| serde_json::from_slice::<Value>(&entry).unwrap())
-            .any(|entry| entry["data"].get("looked").is_none())
+            .any(|entry| entry["data"].get("looked").is_none() && !of_live(&entry))
     }
 
     fn keys(&self, prefix: &str) -> impl Iterator<Item = String> {

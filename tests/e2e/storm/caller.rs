@@ -35,7 +35,8 @@ impl Caller<'_> {
                 330..470 => self.mint_by_read(),
                 470..540 => self.read_by_client_id(),
                 540..590 => self.read_by_name(),
-                590..640 => self.list(),
+                590..630 => self.list(),
+                630..640 => self.rotate(),
                 640..730 => self.renew(),
                 730..810 => self.revoke(true),
                 810..880 => self.revoke(false),
@@ -172,8 +173,14 @@ impl Caller<'_> {
 
     fn write_config(&mut self) {
         let place = self.rng.choice(&self.storm.places).expect("places").clone();
-        let body = place.config(self.storm.world.url(), self.rng.u8(..16));
+        let variant = self.rng.u8(..16);
+        let body = if place.rotates { place.change(variant) } else { place.config(self.storm.world.url(), variant) };
         self.ask("write config", "POST", &format!("{}/config", place.mount), &body);
+    }
+
+    fn rotate(&mut self) {
+        let place = self.storm.places.iter().find(|place| place.rotates).expect("a place with rotations").clone();
+        self.ask("rotate", "POST", &format!("{}/config/rotate-root", place.mount), &json!({"org_id": place.org.id}));
     }
 
     fn revoke_prefix(&mut self) {

@@ -154,6 +154,7 @@ impl Ledger {
         let mut findings = Findings {
             unknown: alive.difference(&known).cloned().collect(),
             missing: known.difference(&alive).cloned().collect(),
+            roots: storm.spare_roots(),
             ..Findings::default()
         };
         let mut names = HashSet::new();
@@ -212,6 +213,8 @@ pub(super) struct Findings {
     pub(super) not_deleted: Vec<String>,
     /// Alive together with another token of the same name.
     pub(super) duplicates: Vec<String>,
+    /// Live root tokens that no config holds, and dead root tokens that a config holds.
+    pub(super) roots: Vec<String>,
 }
 
 impl Findings {
@@ -221,14 +224,15 @@ impl Findings {
 
     /// Returns the number of differences of each kind.
     pub(super) fn counts(&self) -> String {
-        let Self { unknown, missing, lost, not_deleted, duplicates } = self;
+        let Self { unknown, missing, lost, not_deleted, duplicates, roots } = self;
         format!(
-            "unknown {}, missing {}, lost {}, not deleted {}, duplicates {}",
+            "unknown {}, missing {}, lost {}, not deleted {}, duplicates {}, root tokens {}",
             unknown.len(),
             missing.len(),
             lost.len(),
             not_deleted.len(),
-            duplicates.len()
+            duplicates.len(),
+            roots.len()
         )
     }
 }

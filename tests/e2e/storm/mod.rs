@@ -1,7 +1,8 @@
 //! A storm of faults, hang-ups and kills. Afterwards every token must be accounted for.
 //!
 //! One seed determines all choices, but not the timing. STORM_SEED and STORM_SECONDS set seed and length. `cargo test
-//! --test e2e storm:: -- --nocapture` runs only the storm and shows its numbers.
+//! --test e2e storm:: -- --nocapture` runs only the storm and shows its numbers. With STORM_LATE, requests take effect up to
+//! that many seconds late, and the storm ends only when the write-ahead log is empty. `make storm` runs such a storm.
 
 mod caller;
 mod footprint;
@@ -24,6 +25,12 @@ const CALLERS: usize = 8;
 /// How long the host may need for failed revocations. The third attempt comes after 40 to 120 seconds.
 const DRAIN: Duration = Duration::from_secs(300);
 
+/// How late requests take effect without STORM_LATE. The tick first looks for a token when no request is that late.
+const LATE: Duration = Duration::from_secs(20);
+
+/// How long entries of the write-ahead log stay: 15 minutes, and some ticks.
+const LOG: Duration = Duration::from_secs(1200);
+
 /// How long there must be no differences before the check counts as passed.
 const CALM: Duration = Duration::from_secs(10);
 
@@ -34,43 +41,60 @@ const UNHEARD: usize = 10;
 struct Options {
     seed: u64,
     length: Duration,
+    /// The longest time until a late effect.
+    late: Duration,
+    /// Whether to wait until the write-ahead log is empty.
+    empties_log: bool,
 }
 
 impl Options {
     fn read() -> Self {
-        let number = |name: &str, default: u64| match std::env::var(name) {
-            Ok(text) if !text.is_empty() => text.parse().unwrap_or_else(|_| panic!("{name} is not a number")),
-            _ => default,
+        let number = |name: &str| match std::env::var(name) {
+            Ok(text) if !text.is_empty() => Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number"))),
+            _ => None,
         };
-        Self { seed: number("STORM_SEED", 1), length: Duration::from_secs(number("STORM_SECONDS", 60)) }
+        let late = number("STORM_LATE").map(Duration::from_secs);
+        Self {
+            seed: number("STORM_SEED").unwrap_or(1),
+            length: Duration::from_secs(number("STORM_SECONDS").unwrap_or(60)),
+            late: late.unwrap_or(LATE),
+            empties_log: late.is_some(),
+        }
     }
 }
 
 #[test]
 fn no_token_is_lost_in_a_storm() {
-    let Options { seed, length } = Options::read();
+    let options = Options::read();
+    let Options { seed, length, .. } = options;
     let mut rng = fastrand::Rng::with_seed(seed);
     let storm = Storm::new(Server::raft(), &mut rng);
     let ledger = Ledger::default();
     weather::set_faults(&storm, &mut rng);
+    weather::set_late_faults(&storm, &mut rng, options.late);
     let kills = run_callers(&storm, &ledger, &mut rng, length, true);
     storm.world.clear_faults();
 
-    let begun = Instant::now();
     let worst = ledger.compare(&storm);
-    let findings = settle(&storm, &ledger);
+    let Settled { findings, clean_after, log_empty_after, watched } = settle(&storm, &ledger, &options);
     let report = format!(
-        "storm of {length:?} with seed {seed}: {kills} kills, {} tokens minted in Astra, {} handed out, {} hang-ups\n\
-         {ledger}faults: {}\nat its end: {}\nafter {:?}: {}",
+        "storm of {length:?} with seed {seed} and effects up to {:?} late: {kills} kills, {} tokens minted in Astra, {} handed out, {} hang-ups\n\
+         {ledger}faults: {}\nat its end: {}\nafter {watched:?}: {}; clean after {clean_after:?}, log empty after \
+         {log_empty_after:?}",
+        options.late,
         storm.world.minted(),
         ledger.handed(),
         ledger.total_of_all(|end| end == "hung up"),
         storm.world.counters()["faults"],
         worst.counts(),
-        begun.elapsed(),
-        findings.counts()
+        findings.counts(),
     );
     show(&report);
+    assert!(
+        log_empty_after.is_some() || !options.empties_log,
+        "the log is not empty: {:?}\n{report}",
+        storm.wal_entries()
+    );
     assert!(findings.is_clean(), "seed {seed}: {findings:#?}\n{report}\n{}", traces(&storm, &findings));
     ledger.assert_answers(&storm);
     assert_eq!(storm.irrevocable(), 0, "some leases became irrevocable\n{report}");
@@ -100,18 +124,36 @@ fn run_callers(storm: &Storm, ledger: &Ledger, rng: &mut fastrand::Rng, length: 
     })
 }
 
-/// Waits until there are no differences for some time. Returns the remaining differences.
-fn settle(storm: &Storm, ledger: &Ledger) -> Findings {
+/// The end of a storm.
+struct Settled {
+    /// The remaining differences.
+    findings: Findings,
+    /// How long after the load there were differences, if they have ended.
+    clean_after: Option<Duration>,
+    /// How long after the load the write-ahead log was not empty, if it is.
+    log_empty_after: Option<Duration>,
+    /// How long the test has watched.
+    watched: Duration,
+}
+
+/// Waits until there are no differences for some time.
+fn settle(storm: &Storm, ledger: &Ledger, options: &Options) -> Settled {
     let begun = Instant::now();
-    let mut clean_since = None;
+    let (mut clean_after, mut log_empty_after) = (None, None);
+    // The last effects come this late. A tick follows.
+    let least = TICK.max(options.late + TICK / 2);
+    let most = if options.empties_log { LOG } else { DRAIN };
     loop {
         let findings = ledger.compare(storm);
-        clean_since = if findings.is_clean() { clean_since.or(Some(Instant::now())) } else { None };
-        let calm = clean_since.is_some_and(|since: Instant| since.elapsed() >= CALM);
-        if (calm && begun.elapsed() >= TICK) || begun.elapsed() >= DRAIN {
-            return findings;
+        let watched = begun.elapsed();
+        clean_after = if findings.is_clean() { clean_after.or(Some(watched)) } else { None };
+        log_empty_after = if storm.wal_entries().is_empty() { log_empty_after.or(Some(watched)) } else { None };
+        let calm = clean_after.is_some_and(|after: Duration| watched >= after + CALM);
+        let complete = !options.empties_log || log_empty_after.is_some();
+        if (calm && complete && watched >= least) || watched >= most {
+            return Settled { findings, clean_after, log_empty_after, watched };
         }
-        thread::sleep(Duration::from_millis(500));
+        thread::sleep(if calm { Duration::from_secs(2) } else { Duration::from_millis(500) });
     }
 }
 
@@ -128,13 +170,16 @@ fn revoke_everything(storm: &Storm, ledger: &Ledger) -> Vec<String> {
 /// Panics if the storm was too calm to be a test.
 fn assert_busy(storm: &Storm, ledger: &Ledger, kills: usize, length: Duration, report: &str) {
     let seconds = length.as_secs();
-    let faults =
-        storm.world.counters()["faults"].as_object().map_or(0, |faults| faults.values().flat_map(|n| n.as_u64()).sum());
+    let counts = storm.world.counters()["faults"].clone();
+    let fault = |name: &str| counts[name].as_u64().unwrap_or(0);
+    let faults = counts.as_object().map_or(0, |faults| faults.keys().map(|name| fault(name)).sum());
     let ok = |what: &str| ledger.total(what, |end| end.starts_with('2'));
     for (what, count, least) in [
         ("tokens handed out", ledger.handed() as u64, seconds * 2),
         ("hang-ups", ledger.total_of_all(|end| end == "hung up"), seconds * 2),
         ("faults", faults, seconds),
+        ("late effects", fault("late"), seconds / 6),
+        ("double effects", fault("twice"), seconds / 6),
         ("kills", kills as u64, seconds / 10),
         ("contended mints", ok("mint contended"), seconds / 4),
         ("contended mints with 400", ledger.total("mint contended", |end| end == "400"), seconds / 4),
@@ -147,6 +192,7 @@ fn assert_busy(storm: &Storm, ledger: &Ledger, kills: usize, length: Duration, r
         ("reads", ok("read") + ok("read by name"), seconds / 2),
         ("lists", ok("list"), seconds / 2),
         ("writes of configs", ok("write config"), seconds / 8),
+        ("rotations of a root token", ok("rotate"), seconds / 30),
         ("writes of roles", ok("write role"), seconds / 8),
         ("prefix revocations", ok("revoke prefix later"), seconds / 30),
     ] {
@@ -163,14 +209,25 @@ fn assert_log(storm: &Storm) {
 
 /// Returns the data of Astra and the lines of the log about the first tokens that differ.
 fn traces(storm: &Storm, findings: &Findings) -> String {
-    let Findings { unknown, missing, lost, not_deleted, duplicates } = findings;
-    let ids: Vec<&String> =
-        [unknown, missing, lost, not_deleted, duplicates].into_iter().flat_map(|ids| ids.iter().take(3)).collect();
+    let Findings { unknown, missing, lost, not_deleted, duplicates, roots } = findings;
+    let ids: Vec<&String> = [unknown, missing, lost, not_deleted, duplicates, roots]
+        .into_iter()
+        .flat_map(|ids| ids.iter().take(3))
+        .collect();
     let log = storm.server.log();
     let mut text = String::new();
     for id in ids {
-        let lines: Vec<&str> = log.lines().filter(|line| line.contains(&**id)).collect();
-        text += &format!("{:?}\n{}\n", storm.world.token(id), lines.join("\n"));
+        let token = storm.world.token(id);
+        // A mint that took effect twice has two tokens with one description.
+        let description = token.as_ref().and_then(|token| token.description.clone());
+        let minted = storm.world.orgs().iter().flat_map(|org| storm.world.tokens(&org.id));
+        let mut of_mint: Vec<String> = minted
+            .filter(|other| other.description.is_some() && other.description == description)
+            .map(|other| other.client_id)
+            .collect();
+        of_mint.push(id.clone());
+        let lines: Vec<&str> = log.lines().filter(|line| of_mint.iter().any(|id| line.contains(&**id))).collect();
+        text += &format!("{token:?}\nof one mint: {of_mint:?}\n{}\n", lines.join("\n"));
     }
     crate::bao::redact::clean(&text)
 }

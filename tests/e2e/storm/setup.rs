@@ -1,4 +1,4 @@
-//! The setup of the storm: one Astra with three orgs, and a server with two mounts of the plugin.
+//! The setup of the storm: one Astra with four orgs, and a server with two mounts of the plugin.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::astra::{Astra, DeleteSuccess, UnknownId};
+use crate::astra::{Astra, DeleteSuccess, TokenView, UnknownId, built_in_id};
 use crate::bao::{Server, wait};
 use crate::world::{Mode, Org, ROLE_ID, World};
 
@@ -27,15 +27,23 @@ pub(super) struct Place {
     pub(super) mode: Mode,
     /// Number of the org.
     number: usize,
+    /// Whether callers rotate the root token of the org. Its first root token is then soon dead.
+    pub(super) rotates: bool,
 }
 
 impl Place {
     /// Returns a body for the config. The settings vary, but have no effect on tokens.
     pub(super) fn config(&self, url: &str, variant: u8) -> Value {
+        let mut body = self.change(variant);
+        body["astra_token"] = json!(self.org.root_token);
+        body["url"] = json!(if variant & 1 == 0 { url.to_owned() } else { format!("{url}/v2/") });
+        body
+    }
+
+    /// Returns a body for a change of the config that keeps the root token.
+    pub(super) fn change(&self, variant: u8) -> Value {
         json!({
             "org_id": self.org.id,
-            "astra_token": self.org.root_token,
-            "url": if variant & 1 == 0 { url.to_owned() } else { format!("{url}/v2/") },
             "request_timeout": if variant & 2 == 0 { "1s" } else { "2s" },
             "token_expiry": variant & 4 == 0,
             "logical_name": format!("org-{}", self.number),
@@ -54,6 +62,12 @@ pub(super) struct Storm {
     pub(super) server: Arc<Server>,
     pub(super) world: World,
     pub(super) places: Vec<Place>,
+    /// The ids of the mounts, which begin the keys of their entries in the storage of the server.
+    uuids: Vec<String>,
+}
+
+fn is_root(token: &TokenView) -> bool {
+    token.roles == [built_in_id("Organization Administrator")]
 }
 
 impl Storm {
@@ -71,7 +85,7 @@ impl Storm {
             UnknownId::NoContent,
             UnknownId::ServerErrorString,
         ];
-        let astra = Astra::builder().orgs(3).knobs(|knobs| {
+        let astra = Astra::builder().orgs(4).knobs(|knobs| {
             // With this latency, clients that hang up early interrupt running requests.
             knobs.latency_ms = Some((2, 30));
             knobs.delete_success = successes[rng.usize(..successes.len())];
@@ -81,20 +95,24 @@ impl Storm {
             knobs.max_requests_per_connection = rng.bool().then_some(7);
         });
         let world = World::with_astra(&server, "storm", astra);
-        let modes = [Mode::Standard, Mode::Standard, Mode::Sidecar];
+        let modes = [Mode::Standard, Mode::Standard, Mode::Sidecar, Mode::Standard];
         let place = |mount: &str, number: usize| Place {
             mount: mount.into(),
             org: world.orgs()[number].clone(),
             mode: modes[number],
             number,
+            rotates: number == 3,
         };
-        let places: Vec<Place> = vec![place("storm", 0), place("storm", 1), place("storm", 2), place(SQUALL, 0)];
+        let places: Vec<Place> =
+            vec![place("storm", 0), place("storm", 1), place("storm", 2), place("storm", 3), place(SQUALL, 0)];
         for place in &places {
             server.post(&format!("{}/config", place.mount), &place.config(world.url(), 0)).ok();
             server.post(&format!("{}/role", place.mount), &place.role(STEADY, 3600, 36000)).ok();
             server.post(&format!("{}/role", place.mount), &place.role(BRIEF, 4, 8)).ok();
         }
-        Self { server, world, places }
+        let uuid = |mount: &str| server.get(&format!("sys/mounts/{mount}")).data()["uuid"].as_str().map(str::to_owned);
+        let uuids = ["storm", SQUALL].iter().map(|mount| uuid(mount).expect("the id of a mount")).collect();
+        Self { server, world, places, uuids }
     }
 
     /// Returns the mount whose leases may be revoked all at once.
@@ -112,7 +130,30 @@ impl Storm {
 
     /// Returns the client ids of live tokens in Astra, without root tokens.
     pub(super) fn alive(&self) -> BTreeSet<String> {
-        self.world.orgs().iter().flat_map(|org| self.world.alive(org)).collect()
+        let minted = self.world.orgs().iter().flat_map(|org| self.world.live(&org.id));
+        minted.filter(|token| !is_root(token)).map(|token| token.client_id).collect()
+    }
+
+    /// Returns the client ids of live root tokens that no config holds. If a config holds a dead root token, returns the
+    /// part of the client id that the config shows.
+    pub(super) fn spare_roots(&self) -> Vec<String> {
+        let mut spare = Vec::new();
+        for place in self.places.iter().filter(|place| place.rotates) {
+            let config = self.server.get(&format!("{}/config?org_id={}", place.mount, place.org.id)).data();
+            let shown = config["astra_token"].as_str().and_then(|text| text.strip_prefix("AstraCS:"));
+            let held = shown.expect("a masked root token").trim_end_matches('.').to_owned();
+            let live = self.world.tokens(&place.org.id).into_iter().filter(|token| token.live && is_root(token));
+            let (kept, others): (Vec<_>, Vec<_>) =
+                live.map(|token| token.client_id).partition(|id| id.starts_with(&held));
+            spare.extend(others);
+            spare.extend(kept.is_empty().then_some(held));
+        }
+        spare
+    }
+
+    /// Returns the keys of the entries in the write-ahead logs.
+    pub(super) fn wal_entries(&self) -> Vec<String> {
+        self.uuids.iter().flat_map(|uuid| self.server.keys(&format!("sys/raw/logical/{uuid}/wal/"))).collect()
     }
 
     /// Returns the client ids in Vault's inventory.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::setup::Storm;
-use crate::astra::{AstraFault, BodyForm, Empty, Kind, Malformed, Redirect, RetryAfter, Route};
+use crate::astra::{AstraFault, BodyForm, Delay, Empty, Kind, Malformed, Redirect, RetryAfter, Route};
 
 /// Delays in milliseconds: calls succeed after SHORT, and always fail after LONG.
 const SHORT: u64 = 200;
@@ -27,6 +27,29 @@ pub(super) fn set_faults(storm: &Storm, rng: &mut fastrand::Rng) {
         // If an answer names the root token, the engine must not delete the root token.
         let root = Kind::SetField { field: "clientId".into(), value: json!(org.client_id) };
         storm.world.fault(AstraFault::after(root).route(Route::CreateToken).org(&org.id).chance(0.005, rng.u64(..)));
+    }
+}
+
+/// Sets the faults after which a request takes effect late, or a second time, up to `longest` after the failure. The seed
+/// chooses how often each occurs.
+pub(super) fn set_late_faults(storm: &Storm, rng: &mut fastrand::Rng, longest: Duration) {
+    let delay = Delay { min_ms: 1000, max_ms: u64::try_from(longest.as_millis()).expect("a delay of some minutes") };
+    // A late request is answered with a 504. A request that takes effect twice is answered with a success. If that is a
+    // mint, nothing leads to its second token, which stays until it expires.
+    let slow = Kind::HangBeforeHeaders { for_ms: Some(SHORT) };
+    for route in [Route::CreateToken, Route::DeleteToken] {
+        let failures = gateway_failures().into_iter();
+        let mut faults: Vec<AstraFault> = failures
+            .flat_map(|kind| [AstraFault::late(kind.clone(), delay), AstraFault::twice(kind, delay)])
+            .chain([AstraFault::late(slow.clone(), delay)])
+            .collect();
+        if route == Route::DeleteToken {
+            faults.push(AstraFault::twice(slow.clone(), delay));
+        }
+        for fault in faults {
+            let chance = 0.001 + 0.004 * rng.f64();
+            storm.world.fault(fault.route(route).chance(chance, rng.u64(..)));
+        }
     }
 }
 
@@ -55,6 +78,18 @@ fn failures() -> Vec<Kind> {
         Kind::status(502, BodyForm::Html),
         Kind::Status { code: 503, body: BodyForm::Text, retry_after: Some(RetryAfter::Seconds(1)) },
         Kind::status(504, BodyForm::Empty),
+    ]
+}
+
+/// Failures of a gateway that still sends the request to Astra, or sends it again.
+fn gateway_failures() -> Vec<Kind> {
+    vec![
+        Kind::Reset,
+        Kind::CleanClose,
+        Kind::HangBeforeHeaders { for_ms: None },
+        Kind::HangBeforeHeaders { for_ms: Some(LONG) },
+        Kind::status(503, BodyForm::Text),
+        Kind::status(504, BodyForm::Html),
     ]
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::fault::{AstraFault, Kind};
+use super::fault::{AstraFault, Kind, Phase};
 use super::routes::Route;
 use super::state::{Rng, later};
 
@@ -85,11 +85,17 @@ impl ArmedFaults {
     pub fn take(&mut self, stage: Stage, context: &Context, now: Timestamp) -> Due {
         let mut due = Due::default();
         for armed in &mut self.armed {
-            let kind = &armed.fault.kind;
-            let wanted = kind.stacks() || due.main.is_none();
-            if wanted && kind.stage(armed.fault.phase) == stage && armed.matches(context, now) {
+            let (phase, stacks) = (armed.fault.phase, armed.fault.stacks());
+            let wanted = stacks || due.main.is_none();
+            if wanted && armed.fault.kind.stage(phase) == stage && armed.matches(context, now) {
                 let kind = armed.fault.kind.clone();
-                if kind.stacks() { due.stacked.push(kind) } else { due.main = Some(kind) }
+                if stacks {
+                    due.stacked.push(kind);
+                } else {
+                    due.main = Some(kind);
+                    due.phase = phase;
+                    due.late = phase.delay().map(|delay| later(now, armed.rng.between(delay.min_ms, delay.max_ms)));
+                }
             }
         }
         due
@@ -100,11 +106,16 @@ impl ArmedFaults {
 pub struct Due {
     pub stacked: Vec<Kind>,
     pub main: Option<Kind>,
+    /// The phase of `main`.
+    pub phase: Phase,
+    /// When the operation takes effect after the fault, if it does.
+    pub late: Option<Timestamp>,
 }
 
 impl Due {
     pub fn names(&self) -> impl Iterator<Item = String> {
-        self.stacked.iter().chain(&self.main).map(|kind| kind.name().to_owned())
+        let kinds = self.stacked.iter().chain(&self.main).map(Kind::name);
+        kinds.chain(self.phase.name()).map(str::to_owned)
     }
 
     pub fn latency(&self, rng: &mut Rng) -> Duration {
@@ -112,7 +123,7 @@ impl Due {
             Kind::Latency { min_ms, max_ms } => Duration::from_millis(rng.between(*min_ms, *max_ms)),
             _ => Duration::ZERO,
         };
-        self.stacked.iter().map(one).sum()
+        self.stacked.iter().chain(&self.main).map(one).sum()
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
 use super::armed::{Context, Stage};
-use super::fault::Kind;
+use super::fault::{Kind, Phase};
 use super::http::{BodyForm, Connection, Framing, Request, Response};
 use super::inject::{Delivery, PADDING, apply, http_date, shifted};
 use super::routes::Route;
@@ -111,18 +111,27 @@ impl State {
         let before = self.faults.take(Stage::Before, &context, self.now());
         self.log.faulted(seq, before.names());
         self.fresh = None;
-        if let Some(kind) = before.main {
-            // The fault alters the answer of a success, but the operation must not take effect.
+        if let Some(due) = before.late {
+            self.postpone(due, seq, request);
+        }
+        if let Some(kind) = &before.main {
+            // The fault alters the answer of a success, but the operation must not take effect now.
             let data = self.data.clone();
             let success = self.operate(&checked);
             self.data = data;
             self.fresh = None;
-            return self.altered(&kind, success, request);
+            let response = if matches!(before.phase, Phase::Late(_)) { gave_up() } else { success };
+            let mut answer = self.altered(kind, response, request);
+            answer.wait = before.latency(&mut self.rng);
+            return answer;
         }
         let response = self.operate(&checked);
         let minted = self.fresh.take();
         let after = self.faults.take(Stage::After, &context, self.now());
         self.log.faulted(seq, after.names());
+        if let Some(due) = after.late {
+            self.postpone(due, seq, request);
+        }
         let wait = after.latency(&mut self.rng);
         let mut answer = match &after.main {
             Some(kind) => self.altered(kind, response, request),
@@ -184,6 +193,11 @@ impl State {
             target: route.map(|(_, id)| id.to_owned()).unwrap_or_default(),
         }
     }
+}
+
+/// Returns the answer of a gateway that gave up waiting for the service.
+fn gave_up() -> Response {
+    Response::error(504, BodyForm::Text, None, "upstream request timeout")
 }
 
 /// Sends an answer. Returns whether the answer is complete and the connection can serve another request.
@@ -280,5 +294,5 @@ async fn hang(connection: &mut Connection) -> io::Result<bool> {
 }
 
 /// Faults that delay an answer or change a header, but not the content.
-const HARMLESS: [&str; 6] =
-    ["latency", "clock_skew", "slow_body", "huge_body", "hang_before_headers", "hang_after_headers"];
+const HARMLESS: [&str; 7] =
+    ["latency", "clock_skew", "slow_body", "huge_body", "hang_before_headers", "hang_after_headers", "twice"];

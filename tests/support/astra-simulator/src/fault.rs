@@ -7,7 +7,7 @@ use super::armed::Stage;
 use super::http::BodyForm;
 use super::routes::Route;
 
-/// A fault: its kind, the requests that it affects, and whether the operation takes effect before it.
+/// A fault: its kind, the requests that it affects, and when the operation takes effect.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AstraFault {
@@ -27,6 +27,16 @@ impl AstraFault {
     /// Returns a fault that occurs after the operation has taken effect.
     pub fn after(kind: Kind) -> Self {
         Self { on: Match::default(), phase: Phase::After, kind }
+    }
+
+    /// Returns a fault before which the operation has not taken effect. It takes effect later.
+    pub fn late(kind: Kind, delay: Delay) -> Self {
+        Self { on: Match::default(), phase: Phase::Late(delay), kind }
+    }
+
+    /// Returns a fault that occurs after the operation has taken effect. It takes effect again later.
+    pub fn twice(kind: Kind, delay: Delay) -> Self {
+        Self { on: Match::default(), phase: Phase::Twice(delay), kind }
     }
 
     pub fn route(mut self, route: Route) -> Self {
@@ -72,6 +82,11 @@ impl AstraFault {
         self.on.seed = seed;
         self
     }
+
+    /// Whether this fault can occur together with another fault.
+    pub fn stacks(&self) -> bool {
+        self.kind.stacks() && self.phase.delay().is_none()
+    }
 }
 
 /// The requests that a fault affects. An unset member matches every request.
@@ -94,12 +109,48 @@ pub struct Match {
     pub until_ms: Option<u64>,
 }
 
+/// When the operation of a request takes effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
+    /// The fault occurs instead of the operation.
     #[default]
     Before,
+    /// The operation takes effect before the fault.
     After,
+    /// The operation takes effect this much later than the fault, as behind a gateway that gives up waiting. The answer
+    /// to alter is a 504.
+    Late(Delay),
+    /// The operation takes effect before the fault, and again this much later, as behind a gateway that repeats the
+    /// request. A second mint creates a second token. A second delete does not find the token.
+    Twice(Delay),
+}
+
+impl Phase {
+    /// Returns when the operation takes effect after the fault, if it does.
+    pub fn delay(self) -> Option<Delay> {
+        match self {
+            Self::Before | Self::After => None,
+            Self::Late(delay) | Self::Twice(delay) => Some(delay),
+        }
+    }
+
+    /// Returns the name of a phase in which the operation takes effect after the fault, for the log and the counters.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Before | Self::After => None,
+            Self::Late(_) => Some("late"),
+            Self::Twice(_) => Some("twice"),
+        }
+    }
+}
+
+/// The least and the longest time until a late effect, in milliseconds of the simulator's clock. The time is random
+/// between them. The seed of the fault determines it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delay {
+    pub min_ms: u64,
+    pub max_ms: u64,
 }
 
 /// The kind of a fault. In phase *before*, a kind that alters an answer alters the answer of a success.
@@ -230,11 +281,12 @@ impl Kind {
 
     pub fn stage(&self, phase: Phase) -> Stage {
         match (self, phase) {
+            (_, Phase::Late(_)) => Stage::Before,
             (Self::SlowTls { .. }, _) => Stage::Accept,
             (Self::Latency { .. } | Self::Reset | Self::CleanClose | Self::HangBeforeHeaders { .. }, Phase::Before) => {
                 Stage::Arrival
             }
-            (Self::ClockSkew { .. }, _) | (_, Phase::After) => Stage::After,
+            (Self::ClockSkew { .. }, _) | (_, Phase::After | Phase::Twice(_)) => Stage::After,
             (_, Phase::Before) => Stage::Before,
         }
     }

@@ -26,6 +26,7 @@ impl Io for TlsStream<TcpStream> {
     }
 }
 
+#[derive(Clone)]
 pub struct Request {
     pub method: String,
     /// The path without its query.

@@ -3,7 +3,8 @@
 //! [`Astra::spawn`] starts a simulator on port 0, in its own thread, so synchronous and asynchronous tests can use it.
 //! Dropping the handle stops the simulator and ends every request that hangs. A request passes `server` (connections),
 //! `exchange` (faults, log), `routes` (order of checks), then `tokens`, `roles` or `orgs`. If the behaviour of the real
-//! service is unknown or varies, a field of [`Knobs`] selects it. An [`AstraFault`] makes requests fail.
+//! service is unknown or varies, a field of [`Knobs`] selects it. An [`AstraFault`] makes requests fail, take effect late,
+//! or take effect twice ([`Phase`]).
 //!
 //! Invariant: no token, secret or digest is in a log entry, a [`TokenView`], a control answer or a `Debug` output. Only
 //! [`Org::root_token`], [`Minted`], [`Astra::secrets`] and the answer to a create call contain secrets.
@@ -20,6 +21,7 @@ mod http;
 mod inject;
 mod inspect;
 mod knobs;
+mod late;
 mod orgs;
 mod roles;
 mod routes;
@@ -29,7 +31,7 @@ mod tls;
 mod tokens;
 
 pub use builder::{Builder, Seed};
-pub use fault::{AstraFault, Empty, Kind, Malformed, Match, Phase, Redirect, RetryAfter};
+pub use fault::{AstraFault, Delay, Empty, Kind, Malformed, Match, Phase, Redirect, RetryAfter};
 pub use handle::{Astra, Minted, Org};
 pub use http::BodyForm;
 pub use inspect::{Call, TokenView};

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::armed::ArmedFaults;
 use super::inspect::Log;
 use super::knobs::{Knobs, RateLimit};
+use super::late::LateRequests;
 use super::roles::{self, Role};
 
 /// The data that all tasks of one simulator share.
@@ -28,7 +29,9 @@ impl Shared {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.catch_up();
+        state
     }
 
     /// Changes the state, and wakes all waiting threads.
@@ -57,6 +60,8 @@ pub struct State {
     pub data: AstraData,
     pub knobs: Knobs,
     pub faults: ArmedFaults,
+    /// Requests that take effect later.
+    pub late: LateRequests,
     pub log: Log,
     pub rng: Rng,
     /// How far [`State::now`] is ahead of the real clock.
@@ -79,6 +84,7 @@ impl State {
             initial: (AstraData::default(), knobs.clone()),
             knobs,
             faults: ArmedFaults::default(),
+            late: LateRequests::new(),
             log: Log::default(),
             rng: Rng::new(seed),
             clock: SignedDuration::ZERO,
@@ -93,6 +99,7 @@ impl State {
     pub fn reset(&mut self) {
         (self.data, self.knobs) = self.initial.clone();
         self.faults.clear();
+        self.late.clear();
         self.log = Log::default();
         self.clock = SignedDuration::ZERO;
         self.buckets.clear();
