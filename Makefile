@@ -7,7 +7,7 @@ server    := HOST_BIN=$$(sh tests/support/host-bin.sh) && export HOST_BIN
 vault     := HOST_BIN=$$(sh tests/support/vault-bin.sh) && export HOST_BIN
 simulator := SIMULATOR=$$(sh tests/support/simulator-bin.sh) && export SIMULATOR
 
-.PHONY: help demo dev test test-vault test-roots storm fuzz bench bench-guard scale fmt lint docs proto bin
+.PHONY: help demo dev test test-vault test-roots storm fuzz bench scale fmt lint docs proto bin
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -35,11 +35,8 @@ storm: ## Runs a long storm of faults, with requests that take effect up to two 
 fuzz: ## Fuzzes each target (FUZZ_SECONDS=30)
 	sh tests/fuzz/run.sh
 
-bench: ## Measures speed and size; MODE=profile shows where the time of a request goes
+bench: ## Measures speed and size; MODE=guard compares instructions with the kept ones, MODE=profile shows where time goes
 	@$(server) && sh tests/bench/run.sh $(MODE)
-
-bench-guard: ## Compares the instructions of a request with the kept figures (BENCH_GUARD_WRITE=1 keeps the new ones)
-	@$(server) && sh tests/bench/run.sh guard
 
 scale: ## Measures with 10,000 organizations and 200,000 tokens; MODE=stop measures stops while Astra hangs
 	@$(server) && sh tests/bench/run.sh scale $(MODE)

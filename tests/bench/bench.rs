@@ -1,4 +1,4 @@
-//! Benchmarks of the plugin: `make bench`, `make bench-guard`, `make bench MODE=profile` and `make scale`.
+//! Benchmarks of the plugin: `make bench`, `make bench MODE=guard`, `make bench MODE=profile` and `make scale`.
 //!
 //! ```text
 //! speed    requests, start, memory and calls on a real server, compared with its `kv` engine

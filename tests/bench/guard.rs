@@ -75,8 +75,8 @@ fn text(counts: &[(&str, u64)]) -> String {
 }
 
 const HEADER: &str = "\
-# Instructions of the plugin for one request, as \"make bench-guard\" counts them (x86_64 Linux, release build).
-# \"BENCH_GUARD_WRITE=1 make bench-guard\" writes this file.
+# Instructions of the plugin for one request, as \"make bench MODE=guard\" counts them (x86_64 Linux, release build).
+# \"BENCH_GUARD_WRITE=1 make bench MODE=guard\" writes this file.
 ";
 
 /// Prints the counts and the stored figures. Returns false if a count is too high or has no stored figure.
