@@ -8,14 +8,14 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::cork::Cork;
@@ -25,6 +25,12 @@ use crate::pb::plugin::{ConnInfo, conn_info::Knock};
 
 /// How long the host may take to announce a connection (go-plugin grpc_broker.go).
 const WAIT: Duration = Duration::from_secs(5);
+
+/// How long an answer to a knock may take. The host forgets a knock for which it has no listener after 5 seconds.
+const ANSWER: Duration = Duration::from_secs(7);
+
+/// Pause before a refused knock is repeated. The host refuses until its listener is there.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A byte stream to the host, before TLS.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -76,7 +82,7 @@ impl Broker {
         if self.shared.is_some() {
             return Ok(Route::Knock(id));
         }
-        let info = self.wait(id).await?;
+        let info = self.wait(id, WAIT).await?;
         if info.network != "unix" {
             return Err(io::Error::other(format!("the host serves on {:?}, not on a unix socket", info.network)));
         }
@@ -84,15 +90,34 @@ impl Broker {
     }
 
     /// Connects to the host. If a connection is lost, the caller can connect again with the same route.
-    pub(crate) async fn connect(&self, route: &Route) -> io::Result<Box<dyn Io>> {
-        match (route, &self.shared) {
-            (Route::Socket(path), _) => self.tls(Box::new(Socket::new(UnixStream::connect(path).await?)?)).await,
-            (Route::Knock(id), Some(shared)) => {
-                // The host sees a stream only at its first bytes. So the lock is held until TLS has sent them.
-                let turn = shared.lock().await;
-                self.tls(self.knock(*id, &turn).await?).await
+    pub(crate) async fn connect(self: &Arc<Self>, route: &Route) -> io::Result<Box<dyn Io>> {
+        match route {
+            Route::Socket(path) => self.tls(Box::new(Socket::new(UnixStream::connect(path).await?)?)).await,
+            Route::Knock(id) => {
+                // In its own task: if the caller gave up between the host's answer and the stream, the host would give the
+                // next stream, that of another mount, to this mount's listener.
+                let (broker, id) = (self.clone(), *id);
+                tokio::spawn(async move { broker.connect_shared(id).await }).await.map_err(io::Error::other)?
             }
-            (Route::Knock(_), None) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Opens a stream of the shared socket for this id.
+    async fn connect_shared(&self, id: u32) -> io::Result<Box<dyn Io>> {
+        let Some(shared) = &self.shared else { return Err(io::ErrorKind::Unsupported.into()) };
+        // The host sees a stream only at its first bytes. So the lock is held until TLS has sent them.
+        let turn = shared.lock().await;
+        for _ in 0..self.take_late_answers() {
+            // The host gives its next stream to the listener that an abandoned knock has opened. This stream is for it.
+            drop(self.tls(open(&turn).await?).await);
+        }
+        let end = Instant::now() + WAIT;
+        loop {
+            match self.knock(id).await? {
+                Ok(()) => return self.tls(open(&turn).await?).await,
+                Err(_) if Instant::now() + PAUSE < end => sleep(PAUSE).await,
+                Err(reason) => return Err(io::Error::other(format!("the host refused the knock: {reason}"))),
+            }
         }
     }
 
@@ -103,24 +128,26 @@ impl Broker {
         Ok(Box::new(Cork::new(stream)))
     }
 
-    async fn knock(&self, id: u32, open: &mpsc::Sender<Open>) -> io::Result<Box<dyn Io>> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        // Discards a late answer to an earlier knock.
-        self.take(id);
+    /// Asks the host to give the next stream to the listener of this id. The inner error is the host's reason to refuse.
+    async fn knock(&self, id: u32) -> io::Result<Result<(), String>> {
         let knock = Knock { knock: true, ..Knock::default() };
         let info = ConnInfo { service_id: id, knock: Some(knock), ..ConnInfo::default() };
-        self.say.send(info).await.map_err(|_| gone(()))?;
-        match self.wait(id).await?.knock {
-            Some(Knock { ack: true, error, .. }) if error.is_empty() => {}
-            Some(Knock { error, .. }) => return Err(io::Error::other(format!("the host refused the knock: {error}"))),
-            None => return Err(io::Error::other("the host did not answer the knock")),
+        self.say.send(info).await.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        match self.wait(id, ANSWER).await?.knock {
+            Some(Knock { ack: true, error, .. }) if error.is_empty() => Ok(Ok(())),
+            Some(Knock { error, .. }) => Ok(Err(error)),
+            None => Err(io::Error::other("the host did not answer the knock")),
         }
-        let (stream, opened) = oneshot::channel();
-        open.send(stream).await.map_err(|_| gone(()))?;
-        opened.await.map_err(|_| gone(()))
     }
 
-    async fn wait(&self, id: u32) -> io::Result<ConnInfo> {
+    /// Forgets the answers to knocks for which nobody waits any more. Returns how many listeners they have opened.
+    fn take_late_answers(&self) -> usize {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let late = told.extract_if(|_, info| info.knock.is_some());
+        late.filter(|(_, info)| info.knock.as_ref().is_some_and(|knock| knock.ack && knock.error.is_empty())).count()
+    }
+
+    async fn wait(&self, id: u32, patience: Duration) -> io::Result<ConnInfo> {
         let told = async {
             loop {
                 let mut news = pin!(self.news.notified());
@@ -132,7 +159,7 @@ impl Broker {
                 news.await;
             }
         };
-        timeout(WAIT, told).await.map_err(|_| {
+        timeout(patience, told).await.map_err(|_| {
             // If the host cannot create its own socket, only the host's log says so (go-plugin grpc_broker.go,
             // AcceptAndServe).
             let advice = "see its log for \"acceptAndServe error\": it may have a TMPDIR that it cannot write to";
@@ -146,15 +173,19 @@ impl Broker {
     }
 }
 
+/// Opens a stream of the shared socket.
+async fn open(turn: &mpsc::Sender<Open>) -> io::Result<Box<dyn Io>> {
+    let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+    let (stream, opened) = oneshot::channel();
+    turn.send(stream).await.map_err(|_| gone())?;
+    opened.await.map_err(|_| gone())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use futures_util::future::join;
-    use tokio::time::{Instant, sleep};
-
     use super::super::mtls::tests::plugin;
     use super::*;
+    use futures_util::future::join;
 
     fn broker() -> Arc<Broker> {
         Arc::new(Broker::new(plugin().connector, None).0)
@@ -193,21 +224,71 @@ mod tests {
         assert_eq!(start.elapsed(), WAIT);
     }
 
+    /// A broker that knocks, the knocks, and the requests for streams.
+    fn knocking() -> (Arc<Broker>, mpsc::Receiver<ConnInfo>, mpsc::Receiver<Open>) {
+        let (open, asked) = mpsc::channel(1);
+        let (broker, said) = Broker::new(plugin().connector, Some(open));
+        (Arc::new(broker), said, asked)
+    }
+
+    fn answer(id: u32, error: &str) -> ConnInfo {
+        let knock = Some(Knock { knock: true, ack: true, error: error.into() });
+        ConnInfo { service_id: id, knock, ..ConnInfo::default() }
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn refused_knock_is_an_error_and_a_late_answer_does_not_count() {
-        let (open, _asked) = mpsc::channel(1);
-        let (broker, mut said) = Broker::new(plugin().connector, Some(open.clone()));
-        let answer = |ack, error: &str| ConnInfo {
-            service_id: 3,
-            knock: Some(Knock { knock: true, ack, error: error.into() }),
-            ..ConnInfo::default()
-        };
-        broker.hear(answer(true, ""));
-        let host = async {
-            said.recv().await.unwrap();
-            broker.hear(answer(true, "no such listener"));
-        };
-        let (knock, ()) = join(broker.knock(3, &open), host).await;
-        assert!(knock.err().unwrap().to_string().contains("no such listener"));
+    async fn a_refused_knock_is_repeated_for_five_seconds() {
+        let (broker, mut said, _asked) = knocking();
+        let hearing = broker.clone();
+        let host = tokio::spawn(async move {
+            let mut knocks = 0;
+            while let Some(info) = said.recv().await {
+                hearing.hear(answer(info.service_id, "no listener for id 3"));
+                knocks += 1;
+            }
+            knocks
+        });
+        let start = Instant::now();
+        let error = broker.connect(&Route::Knock(3)).await.err().unwrap();
+        assert!(error.to_string().contains("no listener for id 3"), "{error}");
+        assert!(start.elapsed() > WAIT - 2 * PAUSE && start.elapsed() <= WAIT, "{:?}", start.elapsed());
+        host.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_knock_goes_on_without_its_caller_and_the_next_one_waits() {
+        let (broker, mut said, mut asked) = knocking();
+        let route = Route::Knock(1);
+        let mut first = Box::pin(broker.connect(&route));
+        assert!(futures_util::poll!(first.as_mut()).is_pending());
+        assert_eq!(said.recv().await.unwrap().service_id, 1);
+        drop(first);
+        let second = tokio::spawn({
+            let broker = broker.clone();
+            async move { broker.connect(&Route::Knock(2)).await.map(drop) }
+        });
+        sleep(Duration::from_secs(1)).await;
+        assert!(said.try_recv().is_err(), "a second knock before the first stream was opened");
+        broker.hear(answer(1, ""));
+        // The stream of the first knock. Its peer is gone at once, so that TLS ends.
+        asked.recv().await.unwrap().send(Box::new(tokio::io::duplex(64).0)).ok().unwrap();
+        assert_eq!(said.recv().await.unwrap().service_id, 2);
+        second.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_answer_gets_the_stream_that_its_listener_takes() {
+        let (broker, mut said, mut asked) = knocking();
+        let error = broker.connect(&Route::Knock(1)).await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(said.recv().await.unwrap().service_id, 1);
+        broker.hear(answer(1, ""));
+        let hearing = broker.clone();
+        let second = tokio::spawn(async move { hearing.connect(&Route::Knock(2)).await.map(drop) });
+        let late = asked.recv().await.unwrap();
+        assert!(said.try_recv().is_err(), "the knock came before the stream of the late answer");
+        late.send(Box::new(tokio::io::duplex(64).0)).ok().unwrap();
+        assert_eq!(said.recv().await.unwrap().service_id, 2);
+        second.abort();
     }
 }

@@ -15,6 +15,9 @@ use super::control::{Control, Stop};
 use super::serve::{Connection, next, prove};
 use super::socket::Socket;
 
+/// How many streams the shared socket can have at a time.
+const STREAMS: usize = 1 << 20;
+
 /// Accepts one connection on the socket. This connection carries all other connections.
 pub(super) fn accept(
     listener: UnixListener,
@@ -40,7 +43,10 @@ pub(super) fn accept(
 /// Drives the shared socket: opens streams that the plugin asks for, and passes on streams that the host opens. Returns
 /// when the host is gone.
 async fn share(socket: Socket, mut asked: mpsc::Receiver<Open>, opened_by_host: mpsc::UnboundedSender<Box<dyn Io>>) {
-    let mut session = yamux::Connection::new(socket.compat(), yamux::Config::default(), yamux::Mode::Server);
+    let mut config = yamux::Config::default();
+    // The host has streams for each mount. By default, the 513th stream ends the session, and with it the process.
+    config.set_max_connection_receive_window(None).set_max_num_streams(STREAMS);
+    let mut session = yamux::Connection::new(socket.compat(), config, yamux::Mode::Server);
     let mut waiting: Option<Open> = None;
     poll_fn(|cx| {
         loop {
@@ -76,6 +82,8 @@ async fn share(socket: Socket, mut asked: mpsc::Receiver<Open>, opened_by_host: 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use futures_util::future::join;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
@@ -89,6 +97,7 @@ mod tests {
         let (mtls, acceptor) = pair();
         let (open, asked) = mpsc::channel(1);
         let (broker, mut said) = Broker::new(mtls.connector, Some(open));
+        let broker = Arc::new(broker);
         let (near, far) = UnixStream::pair().unwrap();
         let (inbound, _inbound) = mpsc::unbounded_channel();
         tokio::spawn(share(Socket::new(near).unwrap(), asked, inbound));
@@ -115,5 +124,42 @@ mod tests {
         let connect = async |id| broker.connect(&Route::Knock(id)).await.unwrap().read_u32().await.unwrap();
         let ((one, two), ()) = join(join(connect(1), connect(2)), host).await;
         assert_eq!((one, two), (1, 2));
+    }
+
+    #[tokio::test]
+    async fn many_streams_of_the_host_end_nothing() {
+        const MANY: usize = 600;
+        let (_open, asked) = mpsc::channel(1);
+        let (near, far) = UnixStream::pair().unwrap();
+        let (inbound, mut streams) = mpsc::unbounded_channel();
+        tokio::spawn(share(Socket::new(near).unwrap(), asked, inbound));
+        let mut config = yamux::Config::default();
+        config.set_max_connection_receive_window(None).set_max_num_streams(2 * MANY);
+        let mut session = yamux::Connection::new(far.compat(), config, yamux::Mode::Client);
+        let (opened, mut outbound) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut left = MANY;
+            poll_fn(|cx| {
+                while left > 0 {
+                    let Poll::Ready(stream) = session.poll_new_outbound(cx) else { break };
+                    let _ = opened.send(stream.unwrap().compat());
+                    left -= 1;
+                }
+                session.poll_next_inbound(cx).map(drop)
+            })
+            .await;
+        });
+        let mut open = Vec::new();
+        for n in 0..MANY {
+            let mut stream = outbound.recv().await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+            stream.flush().await.unwrap();
+            let mut here = streams.recv().await.unwrap_or_else(|| panic!("stream {n} ended the session"));
+            // The first data acknowledge the stream. Only so many streams may wait for that.
+            here.write_all(b"y").await.unwrap();
+            here.flush().await.unwrap();
+            assert_eq!(stream.read_u8().await.unwrap(), b'y');
+            open.push((stream, here));
+        }
     }
 }

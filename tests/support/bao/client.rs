@@ -62,6 +62,7 @@ impl Client {
     }
 
     /// Returns the Vault token.
+    #[allow(dead_code, reason = "only the benchmarks need it")]
     pub(crate) fn token(&self) -> &str {
         &self.token
     }
