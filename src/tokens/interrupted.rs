@@ -28,6 +28,11 @@ pub(super) async fn finish_noted(engine: &Arc<Engine>, deadline: Instant) {
         if Instant::now() > deadline {
             return None;
         }
+        // Before the reads of the storage: in an outage, thousands of revocations are noted. The sweep deletes those whose
+        // tokens have expired.
+        if let Err(error) = engine.backoff.require_over(&org) {
+            return Some((org, error));
+        }
         finish(engine, &org, &client).await.err().map(|error| (org, error))
     };
     let mut finished =
