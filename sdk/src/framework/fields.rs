@@ -149,7 +149,7 @@ impl Fields {
         matches!(self.given.get(field.name()), Some(Some(_)))
     }
 
-    /// Returns the text that a value has in a path. `None` if the field has no value, or if it has no text of its own.
+    /// Returns how the value of a field is written in a path. `None` if there is no value, or no single way to write it.
     pub(super) fn spelling(&self, name: &str) -> Option<String> {
         match self.given.get(name)?.as_ref()? {
             FieldValue::String(text) => Some(text.clone()),

@@ -235,7 +235,7 @@ impl<E> Path<E> {
         );
     }
 
-    /// Whether the pattern matches a path with a slash at its end, as far as examples show.
+    /// Tries examples: whether the pattern matches a path that ends in a slash.
     fn may_match_list(&self) -> bool {
         // Each stands for the text of all groups of an example.
         const GROUPS: [&str; 4] = ["x", "1", "X", "x1-x"];

@@ -218,8 +218,8 @@ pub trait Backend: Send + Sync + 'static {
 ///
 /// OpenBao asks before it checks the policies of a request, and then treats the request as one for the returned path
 /// (operation `resolve-path`, since 2.7). Vault never asks. So an engine must also reject, or treat alike, the spellings
-/// that it resolves. OpenBao asks for any client, even without a Vault token: the function must be quick, and it has no
-/// storage.
+/// that it resolves. Any client can make OpenBao ask, even without a Vault token, so the function must be quick. It has no
+/// access to storage.
 pub type Resolver = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Makes the backend of a mount. A factory also runs at registration. It must not use storage or facts, because they

@@ -175,7 +175,7 @@ pub struct Wrap {
     pub seal_wrap: bool,
 }
 
-/// Whether the caller of a request has hung up. A handler that is not detached is dropped then, and need not ask.
+/// Whether the caller of a request has hung up. Only detached handlers need this: other handlers are dropped at that time.
 #[derive(Clone, Default)]
 pub struct HangUp(CancellationToken);
 

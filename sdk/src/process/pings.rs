@@ -41,7 +41,7 @@ pub(crate) struct Pings<S> {
     hold: Option<Pin<Box<Sleep>>>,
     /// Answers to be written.
     answers: Vec<u8>,
-    /// Whether a part of the answers is already written, so that nothing else may be written before the rest.
+    /// Whether some bytes of the answers are already written. The rest must be written before anything else.
     begun: bool,
 }
 
