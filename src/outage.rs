@@ -2,7 +2,8 @@
 //!
 //! In an outage, thousands of leases expire, and the host tries to revoke each of them six times. A revocation that waits
 //! makes no request. If the revocation that calls Astra, the probe, succeeds, those that waited call Astra side by side.
-//! If the probe fails, they fail as well. While Astra works, no revocation waits.
+//! If it fails, the next one becomes the probe. If several probes in a row fail, or one fails late, all that waited fail
+//! as well. While Astra works, no revocation waits.
 //!
 //! Architecture invariant: knows neither tokens nor mints. No revocation waits for a mint or for another org.
 
@@ -26,6 +27,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The longest pause between two probes. The host spreads its attempts over minutes, so that most would come alone.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// After this number of failures in a row, one failed probe decides for all that wait. An Astra that fails now and then
+/// must not cost many revocations one of their six attempts.
+const DECISIVE: u32 = 4;
 
 /// The outages of a mount. An org whose revocations never failed uses no memory.
 #[derive(Default)]
@@ -84,7 +89,7 @@ impl Outages {
     /// the caller hangs up.
     ///
     /// # Errors
-    /// The last error of Astra, if a probe failed during the wait, or gave no result in time.
+    /// The last error of Astra, if a failed probe was decisive, if it takes too long, or if the caller hangs up.
     pub(crate) async fn begin<'a>(
         &'a self,
         org: &'a OrgId,
@@ -94,7 +99,7 @@ impl Outages {
         let outage = self.orgs().get(org).cloned();
         let before = outage.as_ref().map(|outage| outage.state().clone()).unwrap_or_default();
         let (seen, start) = (before.failures, Instant::now());
-        let revocation = Revocation {
+        let mut revocation = Revocation {
             outages: self,
             org,
             timeout,
@@ -105,17 +110,10 @@ impl Outages {
             is_trial: false,
             is_repeated: false,
         };
-        let (Some(outage), Some(_)) = (outage, before.last) else { return Ok(revocation) };
-        let turn = revocation.turn(&outage).await;
-        let State { failures, last } = outage.state().clone();
-        let Some(failure) = last else { return Ok(Revocation { seen: failures, ..revocation }) };
-        let Some(turn) = turn.filter(|_| failures == seen) else { return Err(failure.error) };
-        let pause = FIRST_PAUSE.saturating_mul(1 << (failure.number - 1).min(16)).min(LONGEST_PAUSE);
-        if caller.run_until_cancelled(sleep_until(failure.time + pause)).await.is_none() {
-            return Err(failure.error);
+        if let (Some(outage), Some(_)) = (outage, before.last) {
+            revocation.wait(&outage).await?;
         }
-        let probe = Mutex::new(Some(Probe { outage, _turn: turn }));
-        Ok(Revocation { probe, is_trial: true, ..revocation })
+        Ok(revocation)
     }
 
     fn orgs(&self) -> MutexGuard<'_, HashMap<OrgId, Arc<Outage>>> {
@@ -141,23 +139,45 @@ impl Revocation<'_> {
             }
             return false;
         };
-        if self.is_probe() {
-            if let Some(probe) = self.probe().take() {
-                let mut state = probe.outage.state();
-                state.failures = state.failures.wrapping_add(1);
-                let number = state.last.as_ref().map_or(0, |last| last.number).saturating_add(1);
-                state.last = Some(Failure { number, time: Instant::now(), error: error.clone() });
-            }
-            return false;
-        }
-        let outage = self.outages.orgs().get(self.org).cloned();
-        let Some(outage) = outage.filter(|_| !self.is_repeated) else { return false };
-        if self.turn(&outage).await.is_none() || outage.state().last.is_some() {
-            return false;
-        }
-        self.seen = outage.state().failures;
+        let is_probe = self.is_probe();
+        let outage = if is_probe {
+            let Some(probe) = self.probe().take() else { return false };
+            let mut state = probe.outage.state();
+            state.failures = state.failures.wrapping_add(1);
+            let number = state.last.as_ref().map_or(0, |last| last.number).saturating_add(1);
+            state.last = Some(Failure { number, time: Instant::now(), error: error.clone() });
+            drop(state);
+            Some(probe.outage)
+        } else {
+            self.outages.orgs().get(self.org).cloned()
+        };
+        // Without a trial, the call of the probe has made all its attempts.
+        let is_last = if is_probe { !self.is_trial } else { self.is_repeated };
+        let Some(outage) = outage.filter(|_| !is_last) else { return false };
         self.is_repeated = true;
-        true
+        self.wait(&outage).await.is_ok()
+    }
+
+    /// Waits until Astra works again, or until this revocation is the probe.
+    ///
+    /// # Errors
+    /// The last error of Astra, if a failed probe was decisive, if it takes too long, or if the caller hangs up.
+    async fn wait(&mut self, outage: &Arc<Outage>) -> Result<(), api::Error> {
+        let turn = self.turn(outage).await;
+        let State { failures, last } = outage.state().clone();
+        let Some(failure) = last else {
+            (self.seen, self.is_trial) = (failures, false);
+            return Ok(());
+        };
+        let is_decided = failures != self.seen && (failure.number >= DECISIVE || self.start.elapsed() >= LONGEST_PAUSE);
+        let Some(turn) = turn.filter(|_| !is_decided) else { return Err(failure.error) };
+        let pause = FIRST_PAUSE.saturating_mul(1 << (failure.number - 1).min(16)).min(LONGEST_PAUSE);
+        if self.caller.run_until_cancelled(sleep_until(failure.time + pause)).await.is_none() {
+            return Err(failure.error);
+        }
+        self.is_trial = true;
+        *self.probe() = Some(Probe { outage: outage.clone(), _turn: turn });
+        Ok(())
     }
 
     /// Waits until no other revocation is the probe; `None` if that takes too long or the caller hangs up.
@@ -257,10 +277,15 @@ mod tests {
         (begun.len(), begun.iter().filter(|revocation| revocation.is_trial).count())
     }
 
-    /// Lets a revocation end with this result.
-    async fn end(outages: &Outages, result: &Result<(), api::Error>) {
+    /// Lets a revocation end with this result, whose calls all have this result. Returns when it called.
+    async fn end(outages: &Outages, result: &Result<(), api::Error>) -> Vec<Instant> {
         let (org, caller) = (org(), CancellationToken::new());
-        assert!(!outages.begin(&org, TIMEOUT, &caller).await.unwrap().must_repeat(result).await);
+        let mut revocation = outages.begin(&org, TIMEOUT, &caller).await.unwrap();
+        let mut calls = vec![Instant::now()];
+        while revocation.must_repeat(result).await {
+            calls.push(Instant::now());
+        }
+        calls
     }
 
     #[tokio::test(start_paused = true)]
@@ -295,14 +320,13 @@ mod tests {
         let outages = Outages::default();
         // The second outage begins with short pauses again.
         for _ in 0..2 {
-            let mut pauses = Vec::new();
-            for _ in 0..40 {
-                let start = Instant::now();
-                end(&outages, &failure()).await;
-                pauses.push(start.elapsed().as_millis());
+            let mut calls = Vec::new();
+            while calls.len() < 40 {
+                calls.extend(end(&outages, &failure()).await);
             }
-            assert_eq!(pauses[..9], [0, 20, 40, 80, 160, 320, 640, 1280, 2000]);
-            assert!(pauses[8..].iter().all(|pause| *pause == 2000), "{pauses:?}");
+            let pauses: Vec<_> = calls.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+            assert_eq!(pauses[..8], [20, 40, 80, 160, 320, 640, 1280, 2000]);
+            assert!(pauses[7..].iter().all(|pause| *pause == 2000), "{pauses:?}");
             end(&outages, &Ok(())).await;
             assert_eq!(begin(&outages, 100).await, (100, 0));
         }
@@ -379,9 +403,46 @@ mod tests {
         let (outages, org, caller) = (Outages::default(), org(), CancellationToken::new());
         let mut slow = outages.begin(&org, TIMEOUT, &caller).await.unwrap();
         end(&outages, &failure()).await;
-        assert!(!slow.may_retry() && !slow.must_repeat(&failure()).await);
+        assert!(!slow.may_retry() && !slow.must_repeat(&refusal()).await);
         assert_eq!(begin(&outages, 1).await, (1, 1));
-        assert!(!slow.must_repeat(&refusal()).await);
-        assert_eq!(begin(&outages, 1).await, (1, 1));
+    }
+
+    /// Lets a probe fail, and counts the calls of a revocation that waits for it, and fails as well.
+    async fn calls_after_failed_probe(outages: &Outages, length: Duration) -> usize {
+        let (org, caller) = (org(), CancellationToken::new());
+        let mut probe = outages.begin(&org, TIMEOUT, &caller).await.unwrap();
+        assert!(probe.is_trial);
+        let waiting = async {
+            let mut revocation = outages.begin(&org, TIMEOUT, &caller).await.ok()?;
+            let mut calls = 1;
+            while revocation.must_repeat(&failure()).await {
+                calls += 1;
+            }
+            Some(calls)
+        };
+        let failing = async {
+            tokio::time::sleep(length).await;
+            let _ = probe.must_repeat(&failure()).await;
+        };
+        join(waiting, failing).await.0.unwrap_or(0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_early_failure_of_a_probe_decides_nothing() {
+        let outages = Outages::default();
+        end(&outages, &failure()).await;
+        assert!(calls_after_failed_probe(&outages, Duration::ZERO).await > 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_failure_and_the_fourth_in_a_row_decide_for_those_that_wait() {
+        let outages = Outages::default();
+        end(&outages, &failure()).await;
+        assert_eq!(calls_after_failed_probe(&outages, LONGEST_PAUSE).await, 0);
+        end(&outages, &Ok(())).await;
+        for _ in 0..DECISIVE {
+            end(&outages, &failure()).await;
+        }
+        assert_eq!(calls_after_failed_probe(&outages, Duration::ZERO).await, 0);
     }
 }

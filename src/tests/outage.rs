@@ -83,7 +83,7 @@ async fn six_attempts(world: &World, leases: &[Secret]) -> (usize, usize) {
 
 #[tokio::test]
 async fn revocations_in_an_outage_make_few_calls_and_succeed_after_it() {
-    for code in [503, 500, 429] {
+    let run = async |code| {
         let (world, leases) = World::with_leases(200).await;
         world.break_down(&ResponseTemplate::new(code));
         let (deletes, gets) = six_attempts(&world, &leases).await;
@@ -95,7 +95,8 @@ async fn revocations_in_an_outage_make_few_calls_and_succeed_after_it() {
         }
         world.until_undone().await;
         world.assert_empty();
-    }
+    };
+    join_all([503, 500, 429].map(run)).await;
 }
 
 #[tokio::test]
@@ -245,6 +246,21 @@ async fn the_outage_of_one_org_makes_no_revocation_of_another_org_wait() {
 async fn a_short_failure_costs_no_revocation_its_attempt() {
     let (world, leases) = World::with_leases(200).await;
     for _ in 0..200 {
+        world.astra.answer("DELETE", ResponseTemplate::new(503));
+    }
+    for answer in world.revoke_all(&leases).await {
+        ok(answer);
+    }
+    world.until_undone().await;
+    world.assert_empty();
+}
+
+/// The last revocation failed, and so do the next two requests.
+#[tokio::test]
+async fn single_failures_cost_no_revocation_its_attempt() {
+    let (world, leases) = World::with_leases(200).await;
+    world.begin_outage(&leases[0]).await;
+    for _ in 0..2 {
         world.astra.answer("DELETE", ResponseTemplate::new(503));
     }
     for answer in world.revoke_all(&leases).await {

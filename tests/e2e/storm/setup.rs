@@ -170,10 +170,13 @@ impl Storm {
         self.mounts().iter().find_map(shown).unwrap_or_default()
     }
 
-    /// Returns the number of irrevocable leases.
-    pub(super) fn irrevocable(&self) -> u64 {
-        let count = self.server.get("sys/leases/count?type=irrevocable&include_child_namespaces=true").data();
-        count["lease_count"].as_u64().or_else(|| count["count"].as_u64()).expect("a count of leases")
+    /// Returns the irrevocable leases, and why the host gave them up.
+    pub(super) fn irrevocable(&self) -> Vec<String> {
+        let listed = self.server.get("sys/leases?type=irrevocable&include_child_namespaces=true&limit=none").data();
+        let leases = listed["leases"].as_array().cloned().unwrap_or_default();
+        let count = listed["lease_count"].as_u64().expect("a count of leases");
+        assert_eq!(leases.len() as u64, count, "{listed}");
+        leases.iter().map(ToString::to_string).collect()
     }
 
     /// Returns the number of leases.
@@ -187,6 +190,9 @@ impl Storm {
         for mount in self.mounts() {
             self.server.post(&format!("sys/leases/revoke-prefix/{mount}/org/token"), &json!({"sync": false})).ok();
         }
-        wait("all leases to be revoked", limit, || (self.leases() == 0).then_some(()));
+        wait("all leases to be revoked", limit, || {
+            assert_eq!(self.irrevocable(), [""; 0], "some leases became irrevocable");
+            (self.leases() == 0).then_some(())
+        });
     }
 }
