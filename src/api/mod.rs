@@ -163,7 +163,8 @@ impl Client {
             Err(error) => error,
         };
         // Astra's answer for an unknown token is not documented, and a proxy can send any answer. Only the list of
-        // tokens is certain.
+        // tokens is certain. Astra works if it rejects the request, so the list needs no patience then.
+        let patience = if error.is_refusal() { &Unlimited } else { patience };
         if !error.is_unclear() || !patience.may_list() {
             return Err(error);
         }

@@ -269,3 +269,28 @@ async fn single_failures_cost_no_revocation_its_attempt() {
     world.until_undone().await;
     world.assert_empty();
 }
+
+/// Astra can answer 400 for an unknown token. Then only the list shows that the token is gone.
+#[tokio::test]
+async fn a_token_is_confirmed_as_gone_while_another_call_is_repeated() {
+    let (world, leases) = World::with_leases(2).await;
+    let before = world.astra.count("DELETE");
+    world.astra.answer("DELETE", ResponseTemplate::new(503));
+    world.astra.answer("DELETE", ResponseTemplate::new(204).set_delay(NEVER));
+    let repeating = world.revoking(&leases[0]);
+    eventually(|| world.astra.count("DELETE") == before + 2).await;
+    world.astra.state().live.clear();
+    world.astra.answer_all("DELETE", ResponseTemplate::new(400).set_body_json(json!("token not found")));
+    ok(world.revoke(&leases[1]).await);
+    assert!(!repeating.is_finished());
+}
+
+#[tokio::test]
+async fn a_list_that_fails_after_a_refusal_is_repeated() {
+    let (world, leases) = World::with_leases(1).await;
+    world.begin_outage(&leases[0]).await;
+    world.astra.state().live.clear();
+    world.astra.answer_all("DELETE", ResponseTemplate::new(400).set_body_json(json!("token not found")));
+    world.astra.answer("GET", ResponseTemplate::new(503));
+    ok(world.revoke(&leases[0]).await);
+}
