@@ -32,6 +32,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// must not cost many revocations one of their six attempts.
 const DECISIVE: u32 = 4;
 
+/// How often a revocation that is not the probe repeats its call. Other calls of Astra are repeated as often.
+const MOST_REPEATS: u32 = 3;
+
 /// The outages of a mount. An org whose revocations never failed uses no memory.
 #[derive(Default)]
 pub(crate) struct Outages {
@@ -76,7 +79,8 @@ pub(crate) struct Revocation<'a> {
     probe: Mutex<Option<Probe>>,
     /// Whether Astra failed before the start. A probe then makes each request once.
     is_trial: bool,
-    is_repeated: bool,
+    /// How often this revocation was repeated.
+    repeats: u32,
 }
 
 struct Probe {
@@ -108,7 +112,7 @@ impl Outages {
             seen,
             probe: Mutex::default(),
             is_trial: false,
-            is_repeated: false,
+            repeats: 0,
         };
         if let (Some(outage), Some(_)) = (outage, before.last) {
             revocation.wait(&outage).await?;
@@ -128,8 +132,8 @@ impl Outage {
 }
 
 impl Revocation<'_> {
-    /// Records the result of a call. Returns whether to call Astra again: if the call failed while another revocation was
-    /// the probe, waits for the probe, and repeats the call once if the probe succeeds.
+    /// Records the result of a call. Returns whether to call Astra again: a call that failed while another revocation was
+    /// the probe, and a failed trial, wait until Astra works again, or until this revocation is the probe.
     pub(crate) async fn must_repeat(&mut self, result: &Result<(), api::Error>) -> bool {
         let Some(error) = result.as_ref().err().filter(|error| is_of_service(error.case())) else {
             // Astra answered. The refusal of one token ends an outage only if it answers the probe.
@@ -152,9 +156,9 @@ impl Revocation<'_> {
             self.outages.orgs().get(self.org).cloned()
         };
         // Without a trial, the call of the probe has made all its attempts.
-        let is_last = if is_probe { !self.is_trial } else { self.is_repeated };
+        let is_last = if is_probe { !self.is_trial } else { self.repeats >= MOST_REPEATS };
         let Some(outage) = outage.filter(|_| !is_last) else { return false };
-        self.is_repeated = true;
+        self.repeats += 1;
         self.wait(&outage).await.is_ok()
     }
 
@@ -388,14 +392,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_is_repeated_once() {
+    async fn a_call_is_repeated_as_often_as_other_calls() {
         let (outages, org, caller) = (Outages::default(), org(), CancellationToken::new());
         let begin = async || outages.begin(&org, TIMEOUT, &caller).await.unwrap();
-        let (mut first, mut second, third) = (begin().await, begin().await, begin().await);
-        assert!(first.may_retry());
-        let failure = failure();
-        assert!(join(second.must_repeat(&failure), first.must_repeat(&Ok(()))).await.0);
-        assert!(third.may_retry() && !second.must_repeat(&failure).await);
+        let (mut slow, failure) = (begin().await, failure());
+        for _ in 0..MOST_REPEATS {
+            let mut probe = begin().await;
+            assert!(probe.may_retry());
+            assert!(join(slow.must_repeat(&failure), probe.must_repeat(&Ok(()))).await.0);
+        }
+        let probe = begin().await;
+        assert!(probe.may_retry() && !slow.must_repeat(&failure).await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -163,12 +163,11 @@ impl Client {
             Err(error) => error,
         };
         // Astra's answer for an unknown token is not documented, and a proxy can send any answer. Only the list of
-        // tokens is certain. Astra works if it rejects the request, so the list needs no patience then.
-        let patience = if error.is_refusal() { &Unlimited } else { patience };
-        if !error.is_unclear() || !patience.may_list() {
+        // tokens is certain. Astra works if it rejects the request, so patience does not matter then.
+        if !error.is_unclear() || !error.is_refusal() && !patience.may_list() {
             return Err(error);
         }
-        match self.has_token_with(patience, client_id).await {
+        match self.has_token(client_id).await {
             Ok(false) => Ok(()),
             Err(other) if other.case() == Case::OtherOrganization => Err(other),
             Ok(true) | Err(_) => Err(error),
@@ -181,12 +180,8 @@ impl Client {
     /// When this is not certain: the list is empty, one of its entries cannot be parsed, or the root token belongs to
     /// another organization.
     pub(crate) async fn has_token(&self, client_id: &str) -> Result<bool, Error> {
-        self.has_token_with(&Unlimited, client_id).await
-    }
-
-    async fn has_token_with(&self, patience: &dyn Patience, client_id: &str) -> Result<bool, Error> {
         let named = |token: ListedToken<'_>| (token.client_id == client_id).then_some(());
-        let found = self.tokens(patience, MOST_FOUND, named).await?;
+        let found = self.tokens(MOST_FOUND, named).await?;
         if found.is_empty() {
             self.require_own_org(LIST).await?;
         }
@@ -200,7 +195,7 @@ impl Client {
     /// When it is not certain which tokens these are, as in [`Client::has_token`].
     pub(crate) async fn find_tokens(&self, marker: &str) -> Result<Vec<String>, Error> {
         let of_marker = |token: ListedToken<'_>| token.is_marked(marker).then(|| token.client_id.into_owned());
-        let found = self.tokens(&Unlimited, MOST_FOUND, of_marker).await?;
+        let found = self.tokens(MOST_FOUND, of_marker).await?;
         if found.is_empty() {
             self.require_own_org(LIST).await?;
         }
@@ -213,7 +208,7 @@ impl Client {
     /// When it is not certain that the list has all tokens of the right organization, as in [`Client::has_token`].
     pub(crate) async fn listing(&self) -> Result<Listing, Error> {
         let keep = |token: ListedToken<'_>| Some((Box::from(&*token.client_id), token.marker()));
-        let tokens = self.tokens(&Unlimited, usize::MAX, keep).await?;
+        let tokens = self.tokens(usize::MAX, keep).await?;
         self.require_own_org(LIST).await?;
         Ok(Listing::new(tokens))
     }
@@ -225,12 +220,11 @@ impl Client {
     /// `pick` picks more than `most` tokens.
     pub(crate) async fn tokens<T: Send>(
         &self,
-        patience: &dyn Patience,
         most: usize,
         pick: impl Fn(ListedToken<'_>) -> Option<T> + Sync,
     ) -> Result<Vec<T>, Error> {
         let pick = &pick;
-        self.call(patience, LIST, Method::GET, &["clientIdSecrets"], None, |answer| answer.tokens(most, pick)).await
+        self.call(&Unlimited, LIST, Method::GET, &["clientIdSecrets"], None, |answer| answer.tokens(most, pick)).await
     }
 
     /// Returns the roles of the org, built-in and custom.
@@ -250,7 +244,7 @@ impl Client {
     /// When it is not certain which roles the token has.
     pub(crate) async fn roles_of(&self, client_id: &str) -> Result<Option<Vec<String>>, Error> {
         let of_token = |token: ListedToken<'_>| (token.client_id == client_id).then(|| token.into_roles());
-        match self.tokens(&Unlimited, MOST_FOUND, of_token).await?.into_iter().next() {
+        match self.tokens(MOST_FOUND, of_token).await?.into_iter().next() {
             Some(None) => Err(Error::garbled(LIST, "the roles of the token are not a list of ids")),
             found => Ok(found.flatten()),
         }

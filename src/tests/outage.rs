@@ -286,11 +286,15 @@ async fn a_token_is_confirmed_as_gone_while_another_call_is_repeated() {
 }
 
 #[tokio::test]
-async fn a_list_that_fails_after_a_refusal_is_repeated() {
-    let (world, leases) = World::with_leases(1).await;
-    world.begin_outage(&leases[0]).await;
-    world.astra.state().live.clear();
-    world.astra.answer_all("DELETE", ResponseTemplate::new(400).set_body_json(json!("token not found")));
-    world.astra.answer("GET", ResponseTemplate::new(503));
-    ok(world.revoke(&leases[0]).await);
+async fn a_list_that_fails_after_the_answer_for_an_unknown_token_is_repeated() {
+    for code in [400, 500] {
+        let (world, leases) = World::with_leases(1).await;
+        world.begin_outage(&leases[0]).await;
+        world.astra.state().live.clear();
+        world.astra.answer_all("DELETE", ResponseTemplate::new(code).set_body_json(json!("token not found")));
+        let before = world.astra.count("DELETE");
+        world.astra.answer("GET", ResponseTemplate::new(503));
+        ok(world.revoke(&leases[0]).await);
+        assert_eq!(world.astra.count("DELETE"), before + 1);
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
 use super::setup::Storm;
@@ -31,11 +32,13 @@ fn a_storm_leaks_no_memory_and_no_descriptors() {
         storm.world.clear_faults();
         storm.disconnect();
         // A tick looks again for tokens of unclear mints, and so opens a connection at any time.
-        let closed = || {
+        let (deadline, mut left) = (Instant::now() + SOON, Vec::new());
+        while left != open {
+            assert!(Instant::now() < deadline, "connections or files are still open: {left:?} instead of {open:?}");
             storm.drop_connections();
-            (descriptors(plugin) == open).then_some(())
-        };
-        wait("connections and files to be closed", SOON, closed);
+            thread::sleep(Duration::from_millis(30));
+            left = descriptors(plugin);
+        }
         ledger.handed()
     };
     let first = run_storm();

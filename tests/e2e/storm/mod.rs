@@ -10,6 +10,7 @@ mod ledger;
 mod setup;
 mod weather;
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -79,13 +80,14 @@ fn no_token_is_lost_in_a_storm() {
     let Settled { findings, clean_after, log_empty_after, watched } = settle(&storm, &ledger, &options);
     let report = format!(
         "storm of {length:?} with seed {seed} and effects up to {:?} late: {kills} kills, {} tokens minted in Astra, {} handed out, {} hang-ups\n\
-         {ledger}faults: {}\nat its end: {}\nafter {watched:?}: {}; clean after {clean_after:?}, log empty after \
+         {ledger}faults: {}\nfailed attempts to revoke, by their number: {:?}\nat its end: {}\nafter {watched:?}: {}; clean after {clean_after:?}, log empty after \
          {log_empty_after:?}",
         options.late,
         storm.world.minted(),
         ledger.handed(),
         ledger.total_of_all(|end| end == "hung up"),
         storm.world.counters()["faults"],
+        failed_attempts(&storm.server.log()),
         worst.counts(),
         findings.counts(),
     );
@@ -109,6 +111,16 @@ fn no_token_is_lost_in_a_storm() {
     assert!(cut <= kills, "{cut} tokens are left after {kills} kills\n{report}");
     assert!(unheard <= hang_ups / UNHEARD, "{unheard} tokens are left after {hang_ups} cancelled mints\n{report}");
     assert_log(&storm);
+}
+
+/// Returns how many first, second and further attempts to revoke a lease failed. The host makes six attempts.
+fn failed_attempts(log: &str) -> BTreeMap<u32, usize> {
+    let mut counts = BTreeMap::new();
+    let failures = log.lines().filter(|line| line.contains("failed to revoke lease"));
+    for number in failures.filter_map(|line| line.split("attempts=").nth(1)?.split(' ').next()?.parse().ok()) {
+        *counts.entry(number).or_default() += 1;
+    }
+    counts
 }
 
 /// Runs the callers, and returns the number of kills.
