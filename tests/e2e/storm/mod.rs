@@ -75,6 +75,7 @@ fn no_token_is_lost_in_a_storm() {
     weather::set_late_faults(&storm, &mut rng, options.late);
     let kills = run_callers(&storm, &ledger, &mut rng, length, true);
     storm.world.clear_faults();
+    storm.until_reachable();
 
     let worst = ledger.compare(&storm);
     let Settled { findings, clean_after, log_empty_after, watched } = settle(&storm, &ledger, &options);

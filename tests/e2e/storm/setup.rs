@@ -156,6 +156,15 @@ impl Storm {
         self.uuids.iter().flat_map(|uuid| self.server.keys(&format!("sys/raw/logical/{uuid}/wal/"))).collect()
     }
 
+    /// Waits until all mounts answer. A request that meets a plugin which was just killed fails.
+    pub(super) fn until_reachable(&self) {
+        for mount in self.mounts() {
+            let answers =
+                || [200, 404].contains(&self.server.list(&format!("{mount}/org/tokens")).status).then_some(());
+            wait("the mount to answer", Duration::from_secs(30), answers);
+        }
+    }
+
     /// Returns the client ids in Vault's inventory.
     pub(super) fn known(&self) -> BTreeSet<String> {
         self.mounts().iter().flat_map(|mount| self.server.keys(&format!("{mount}/org/tokens"))).collect()
