@@ -55,7 +55,7 @@ const LAYERS: &[Layers] = &[
     Layers {
         folder: "sdk/src/wire",
         module: &["wire"],
-        order: &["version", "convert", "answer", "limits", "watch", "channel", "storage", "system", "backend"],
+        order: &["version", "convert", "answer", "limits", "watch", "channel", "unary", "storage", "system", "backend"],
         never: &[],
         open: false,
     },

@@ -1,31 +1,21 @@
-//! Connection from a mount to the host's services: gRPC calls on one HTTP/2 connection, directly on `h2`.
+//! Connection from a mount to the host's services: requests on one HTTP/2 connection, directly on `h2`.
 //!
 //! tonic's own channel adds a queue, a task and a task for each call. Calls to the host are many, small and fast, so
 //! these additions would cost more than the calls.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use h2::RecvStream;
 use h2::client::SendRequest;
-use h2::{RecvStream, SendStream};
-use http_body::{Body as _, Frame};
+use http::{Request, Response};
 use tonic::Status;
-use tonic::body::Body;
-use tower::Service;
 
 use crate::process::{Io, Pings};
-
-/// Scheme and host, which an HTTP/2 request needs. They have no effect here: the socket is known, and the connector
-/// handles TLS.
-pub(super) fn origin() -> http::Uri {
-    http::Uri::from_static("http://localhost")
-}
 
 /// How many bytes the host may send before the plugin reads any: for one answer, and for all answers.
 const WINDOWS: (u32, u32) = (2 << 20, 4 << 20);
@@ -68,34 +58,20 @@ impl Channel {
     pub(super) async fn connect(&self) -> io::Result<()> {
         self.0.ready().await.map(drop)
     }
-}
 
-impl Service<http::Request<Body>> for Channel {
-    type Response = http::Response<Answer>;
-    type Error = Status;
-    type Future = BoxFuture<'static, Result<Self::Response, Status>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let shared = self.0.clone();
-        Box::pin(async move { shared.send(request).await })
+    /// Sends a request, and returns the head of its answer. The whole body is in memory already, so data that the host
+    /// does not accept yet can wait there.
+    pub(super) async fn send(&self, head: Request<()>, body: Bytes) -> Result<Response<RecvStream>, Status> {
+        self.0.calls.count();
+        let unreachable = |error: io::Error| Status::unavailable(format!("the host cannot be reached: {error}"));
+        let mut connection = self.0.ready().await.map_err(unreachable)?;
+        let (answer, mut stream) = connection.send_request(head, false).map_err(broken)?;
+        stream.send_data(body, true).map_err(broken)?;
+        answer.await.map_err(broken)
     }
 }
 
 impl Shared {
-    async fn send(&self, request: http::Request<Body>) -> Result<http::Response<Answer>, Status> {
-        self.calls.count();
-        let unreachable = |error: io::Error| Status::unavailable(format!("the host cannot be reached: {error}"));
-        let mut connection = self.ready().await.map_err(unreachable)?;
-        let (head, body) = request.into_parts();
-        let (answer, stream) = connection.send_request(http::Request::from_parts(head, ()), false).map_err(broken)?;
-        send_body(body, stream).await?;
-        Ok(answer.await.map_err(broken)?.map(Answer))
-    }
-
     /// Returns a connection that accepts requests.
     async fn ready(&self) -> io::Result<SendRequest<Bytes>> {
         if let Some(connection) = self.usable().await {
@@ -159,43 +135,8 @@ impl Calls {
     }
 }
 
-/// Sends the body of a request. The whole body is in memory, so data that the host does not accept yet can wait there.
-async fn send_body(body: Body, mut stream: SendStream<Bytes>) -> Result<(), Status> {
-    let mut body = std::pin::pin!(body);
-    let mut last = Bytes::new();
-    while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        let Ok(data) = frame?.into_data() else { continue };
-        let previous = std::mem::replace(&mut last, data);
-        if !previous.is_empty() {
-            stream.send_data(previous, false).map_err(broken)?;
-        }
-    }
-    stream.send_data(last, true).map_err(broken)
-}
-
-fn broken(error: h2::Error) -> Status {
+pub(super) fn broken(error: h2::Error) -> Status {
     Status::unavailable(format!("the connection to the host broke: {error}"))
-}
-
-/// The body of an answer.
-pub(super) struct Answer(RecvStream);
-
-impl http_body::Body for Answer {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = match ready!(self.0.poll_data(cx)) {
-            Some(Ok(data)) => self.0.flow_control().release_capacity(data.len()).map(|()| Some(Frame::data(data))),
-            Some(Err(error)) => Err(error),
-            None => ready!(self.0.poll_trailers(cx)).map(|trailers| trailers.map(Frame::trailers)),
-        };
-        Poll::Ready(frame.map_err(broken).transpose())
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
 }
 
 #[cfg(test)]
@@ -208,9 +149,9 @@ mod tests {
     use tonic::Code;
     use tonic::transport::Server;
     use tonic_health::ServingStatus;
-    use tonic_health::pb::HealthCheckRequest;
-    use tonic_health::pb::health_client::HealthClient;
+    use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
+    use super::super::unary::Method;
     use super::*;
 
     /// A host that serves one service, and counts its connections.
@@ -260,8 +201,8 @@ mod tests {
     }
 
     async fn ask(channel: &Channel, service: &str) -> Result<(), Status> {
-        let request = HealthCheckRequest { service: service.into() };
-        HealthClient::with_origin(channel.clone(), origin()).check(request).await.map(drop)
+        static CHECK: Method<HealthCheckRequest, HealthCheckResponse> = Method::new("/grpc.health.v1.Health/Check");
+        CHECK.call(channel, &HealthCheckRequest { service: service.into() }, None).await.map(drop)
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ mod convert;
 mod limits;
 mod storage;
 mod system;
+mod unary;
 mod version;
 mod watch;
 

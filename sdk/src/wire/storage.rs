@@ -1,20 +1,35 @@
 //! The mount's storage in the host.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::header::{HeaderName, HeaderValue};
+use prost::Message;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
-use tonic::{Code, Response, Status};
+use tonic::{Code, Status};
 
-use super::channel::{Channel, origin};
+use super::channel::Channel;
+use super::unary::Method;
 use crate::logical::{Entry, Storage, StorageError, Transaction};
 use crate::pb::pb;
-use crate::pb::pb::storage_client::StorageClient;
 use crate::tasks::SNAPSHOT;
+
+// The host's storage limits the size of entries, so there is no second limit here.
+static GET: Method<pb::StorageGetArgs, pb::StorageGetReply> = Method::new("/pb.Storage/Get").unlimited();
+static PUT: Method<pb::StoragePutArgs, pb::StoragePutReply> = Method::new("/pb.Storage/Put");
+static DELETE: Method<pb::StorageDeleteArgs, pb::StorageDeleteReply> = Method::new("/pb.Storage/Delete");
+static LIST: Method<pb::StorageListArgs, pb::StorageListReply> = Method::new("/pb.Storage/List").unlimited();
+static LIST_PAGE: Method<pb::StorageListPageArgs, pb::StorageListReply> =
+    Method::new("/pb.Storage/ListPage").unlimited();
+static IS_TRANSACTIONAL: Method<pb::Empty, pb::StorageIsTransactionalReply> =
+    Method::new("/pb.Storage/IsTransactional");
+static BEGIN_READ_ONLY: Method<pb::Empty, pb::StorageBeginTxReply> = Method::new("/pb.Storage/BeginReadOnlyTx");
+static BEGIN: Method<pb::Empty, pb::StorageBeginTxReply> = Method::new("/pb.Storage/BeginTx");
+static COMMIT: Method<pb::StorageCommitTxArgs, pb::StorageCommitTxReply> = Method::new("/pb.Storage/Commit");
+static ROLLBACK: Method<pb::StorageRollbackTxArgs, pb::StorageRollbackTxReply> = Method::new("/pb.Storage/Rollback");
 
 /// How long one call may take. A call can hang while the host loses its leadership.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,35 +49,46 @@ pub(super) struct RemoteStorage {
 
 /// The host's storage service, and its known abilities.
 struct Host {
-    client: StorageClient<Channel>,
+    channel: Channel,
     /// Whether the host has transactions. Vault has none and refuses each time, so the plugin asks once.
     transactional: OnceCell<bool>,
     /// Whether the host lists by pages. Vault does not.
     paged: AtomicBool,
 }
 
+impl Host {
+    /// Calls a method, and names the snapshot that the current request reads from (Vault `sdk/plugin/context.go`).
+    async fn call<A, R>(&self, method: &Method<A, R>, args: &A) -> Result<R, Status>
+    where
+        A: Message,
+        R: Message + Default,
+    {
+        let snapshot = SNAPSHOT.try_with(|id| HeaderValue::from_str(id)).ok().and_then(Result::ok);
+        let metadata = snapshot.map(|id| (HeaderName::from_static(SNAPSHOT_ID), id));
+        match timeout(TIMEOUT, method.call(&self.channel, args, metadata)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Status::deadline_exceeded("the host did not answer in time")),
+        }
+    }
+}
+
 impl RemoteStorage {
     pub(super) fn new(channel: Channel) -> Self {
-        // The host's storage limits the size of entries, so there is no second limit here.
-        let client = StorageClient::with_origin(channel, origin())
-            .max_decoding_message_size(usize::MAX)
-            .max_encoding_message_size(usize::MAX);
-        let host = Host { client, transactional: OnceCell::new(), paged: AtomicBool::new(true) };
+        let host = Host { channel, transactional: OnceCell::new(), paged: AtomicBool::new(true) };
         Self { host: Arc::new(host), txn: String::new(), open: false }
     }
 
-    fn client(&self) -> StorageClient<Channel> {
-        self.host.client.clone()
+    async fn call<A, R>(&self, method: &Method<A, R>, args: A) -> Result<R, Status>
+    where
+        A: Message,
+        R: Message + Default,
+    {
+        self.host.call(method, &args).await
     }
 
     async fn begin_transaction(host: Arc<Host>, writes: bool) -> Result<Self, StorageError> {
-        let mut client = host.client.clone();
-        let begun = if writes {
-            call(client.begin_tx(pb::Empty {})).await
-        } else {
-            call(client.begin_read_only_tx(pb::Empty {})).await
-        };
-        let reply = begun.map_err(failed)?;
+        let method = if writes { &BEGIN } else { &BEGIN_READ_ONLY };
+        let reply = host.call(method, &pb::Empty {}).await.map_err(failed)?;
         check(&reply.err)?;
         if reply.txn.is_empty() {
             // Writes without an id would run outside any transaction.
@@ -72,13 +98,12 @@ impl RemoteStorage {
     }
 
     async fn begin_any(&self, writes: bool) -> Result<Option<Box<dyn Transaction>>, StorageError> {
-        let transactional = self.host.transactional.get_or_try_init(async || {
-            match call(self.client().is_transactional(pb::Empty {})).await {
+        let transactional =
+            self.host.transactional.get_or_try_init(async || match self.call(&IS_TRANSACTIONAL, pb::Empty {}).await {
                 Ok(reply) => Ok(reply.transactional),
                 Err(status) if status.code() == Code::Unimplemented => Ok(false),
                 Err(status) => Err(failed(status)),
-            }
-        });
+            });
         if !*transactional.await? || !self.txn.is_empty() {
             return Ok(None);
         }
@@ -91,7 +116,7 @@ impl RemoteStorage {
 
     async fn list_whole(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
         let args = pb::StorageListArgs { prefix: prefix.into(), txn: self.txn.clone() };
-        let reply = call(self.client().list(message(args))).await.map_err(failed)?;
+        let reply = self.call(&LIST, args).await.map_err(failed)?;
         check(&reply.err)?;
         Ok(reply.keys)
     }
@@ -101,7 +126,7 @@ impl RemoteStorage {
 impl Storage for RemoteStorage {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StorageError> {
         let args = pb::StorageGetArgs { key: key.into(), txn: self.txn.clone() };
-        let reply = call(self.client().get(message(args))).await.map_err(failed)?;
+        let reply = self.call(&GET, args).await.map_err(failed)?;
         check(&reply.err)?;
         Ok(reply.entry.map(|entry| Entry { key: entry.key, value: entry.value, seal_wrap: entry.seal_wrap }))
     }
@@ -109,12 +134,12 @@ impl Storage for RemoteStorage {
     async fn put(&self, entry: Entry) -> Result<(), StorageError> {
         let entry = pb::StorageEntry { key: entry.key, value: entry.value, seal_wrap: entry.seal_wrap };
         let args = pb::StoragePutArgs { entry: Some(entry), txn: self.txn.clone() };
-        check(&call(self.client().put(message(args))).await.map_err(failed)?.err)
+        check(&self.call(&PUT, args).await.map_err(failed)?.err)
     }
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
         let args = pb::StorageDeleteArgs { key: key.into(), txn: self.txn.clone() };
-        check(&call(self.client().delete(message(args))).await.map_err(failed)?.err)
+        check(&self.call(&DELETE, args).await.map_err(failed)?.err)
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
@@ -137,7 +162,7 @@ impl Storage for RemoteStorage {
                 limit: i32::try_from(limit).unwrap_or(i32::MAX),
                 txn: self.txn.clone(),
             };
-            match call(self.client().list_page(message(args))).await {
+            match self.call(&LIST_PAGE, args).await {
                 Ok(reply) => {
                     check(&reply.err)?;
                     let is_full = limit > 0 && reply.keys.len() >= limit;
@@ -164,7 +189,7 @@ impl Transaction for RemoteStorage {
     async fn commit(mut self: Box<Self>) -> Result<(), StorageError> {
         self.open = false;
         let args = pb::StorageCommitTxArgs { txn: self.txn.clone() };
-        let committed = match call(self.client().commit(args)).await {
+        let committed = match self.call(&COMMIT, args).await {
             Ok(reply) => check(&reply.err),
             Err(status) => Err(failed(status)),
         };
@@ -177,7 +202,7 @@ impl Transaction for RemoteStorage {
     async fn rollback(mut self: Box<Self>) -> Result<(), StorageError> {
         self.open = false;
         let args = pb::StorageRollbackTxArgs { txn: self.txn.clone() };
-        check(&call(self.client().rollback(args)).await.map_err(failed)?.err)
+        check(&self.call(&ROLLBACK, args).await.map_err(failed)?.err)
     }
 }
 
@@ -187,9 +212,9 @@ impl Drop for RemoteStorage {
         if self.open
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let (mut client, txn) = (self.client(), self.txn.clone());
+            let (host, txn) = (self.host.clone(), self.txn.clone());
             runtime.spawn(async move {
-                if let Err(status) = call(client.rollback(pb::StorageRollbackTxArgs { txn })).await {
+                if let Err(status) = host.call(&ROLLBACK, &pb::StorageRollbackTxArgs { txn }).await {
                     tracing::warn!(error = %failed(status), "a dropped storage transaction could not be rolled back");
                 }
             });
@@ -205,23 +230,6 @@ fn page(mut keys: Vec<String>, after: &str, limit: usize) -> Vec<String> {
         keys.truncate(limit);
     }
     keys
-}
-
-/// Adds the snapshot that the current request reads from (Vault `sdk/plugin/context.go`).
-fn message<T>(args: T) -> tonic::Request<T> {
-    let mut message = tonic::Request::new(args);
-    let id = SNAPSHOT.try_with(|id| id.parse()).ok().and_then(Result::ok);
-    if let Some(id) = id {
-        message.metadata_mut().insert(SNAPSHOT_ID, id);
-    }
-    message
-}
-
-async fn call<T>(answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
-    match timeout(TIMEOUT, answer).await {
-        Ok(answer) => Ok(answer?.into_inner()),
-        Err(_) => Err(Status::deadline_exceeded("the host did not answer in time")),
-    }
 }
 
 /// The host reports most failures in the reply, not by a status.
@@ -251,8 +259,8 @@ mod tests {
     use proptest::prelude::*;
     use tokio::io::DuplexStream;
     use tokio::sync::mpsc;
-    use tonic::Request;
     use tonic::transport::Server;
+    use tonic::{Request, Response};
 
     use super::*;
     use crate::pb::pb::storage_server::{Storage as Served, StorageServer};
@@ -377,6 +385,21 @@ mod tests {
             ready(near.map(|near| Box::new(near) as Box<dyn Io>).ok_or(std::io::ErrorKind::NotConnected.into())).boxed()
         };
         (RemoteStorage::new(Channel::new(connect)), Calls(called, host))
+    }
+
+    #[test]
+    fn the_methods_are_those_of_the_generated_client() {
+        let generated = include_str!("../pb/pb.rs");
+        GET.check(generated);
+        PUT.check(generated);
+        DELETE.check(generated);
+        LIST.check(generated);
+        LIST_PAGE.check(generated);
+        IS_TRANSACTIONAL.check(generated);
+        BEGIN_READ_ONLY.check(generated);
+        BEGIN.check(generated);
+        COMMIT.check(generated);
+        ROLLBACK.check(generated);
     }
 
     #[tokio::test]

@@ -3,27 +3,52 @@
 //! A fact that the host cannot give is an error. A zero instead would silently change TTLs, or the behaviour of a
 //! standby.
 
-use std::future::Future;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use prost::Message;
 use tokio::time::timeout;
-use tonic::{Code, Response, Status};
+use tonic::{Code, Status};
 
-use super::channel::{Channel, origin};
+use super::channel::Channel;
 use super::convert;
+use super::unary::Method;
 use crate::logical::{
     Entity, Error, Event, Group, HostVersion, IdentityToken, Map, ReplicationState, RotationJob, SystemView, Wrapped,
 };
 use crate::pb::logical::EventData;
-use crate::pb::pb::events_client::EventsClient;
-use crate::pb::pb::observations_client::ObservationsClient;
-use crate::pb::pb::system_view_client::SystemViewClient;
 use crate::pb::pb::{
-    DeregisterRotationJobRequest, DeregisterRotationRequestInput, Empty, EntityInfoArgs, GenerateIdentityTokenRequest,
-    GeneratePasswordFromPolicyRequest, RecordObservationRequest, RegisterRotationJobRequest, ResponseWrapDataArgs,
-    RotationJobInput, SendEventRequest,
+    CachingDisabledReply, ClusterInfoReply, DeregisterRotationJobRequest, DeregisterRotationRequestInput, Empty,
+    EntityInfoArgs, EntityInfoReply, GenerateIdentityTokenRequest, GenerateIdentityTokenResponse,
+    GeneratePasswordFromPolicyReply, GeneratePasswordFromPolicyRequest, GroupsForEntityReply, LocalMountReply,
+    MlockEnabledReply, PluginEnvReply, RecordObservationRequest, RegisterRotationJobRequest,
+    RegisterRotationJobResponse, ReplicationStateReply, ResponseWrapDataArgs, ResponseWrapDataReply, RotationJobInput,
+    SendEventRequest, TaintedReply, TtlReply,
 };
+
+static DEFAULT_LEASE_TTL: Method<Empty, TtlReply> = Method::new("/pb.SystemView/DefaultLeaseTTL");
+static MAX_LEASE_TTL: Method<Empty, TtlReply> = Method::new("/pb.SystemView/MaxLeaseTTL");
+static REPLICATION_STATE: Method<Empty, ReplicationStateReply> = Method::new("/pb.SystemView/ReplicationState");
+static LOCAL_MOUNT: Method<Empty, LocalMountReply> = Method::new("/pb.SystemView/LocalMount");
+static TAINTED: Method<Empty, TaintedReply> = Method::new("/pb.SystemView/Tainted");
+static CACHING_DISABLED: Method<Empty, CachingDisabledReply> = Method::new("/pb.SystemView/CachingDisabled");
+static PLUGIN_ENV: Method<Empty, PluginEnvReply> = Method::new("/pb.SystemView/PluginEnv");
+static ENTITY_INFO: Method<EntityInfoArgs, EntityInfoReply> = Method::new("/pb.SystemView/EntityInfo");
+static GROUPS_FOR_ENTITY: Method<EntityInfoArgs, GroupsForEntityReply> = Method::new("/pb.SystemView/GroupsForEntity");
+static MLOCK_ENABLED: Method<Empty, MlockEnabledReply> = Method::new("/pb.SystemView/MlockEnabled");
+static RESPONSE_WRAP_DATA: Method<ResponseWrapDataArgs, ResponseWrapDataReply> =
+    Method::new("/pb.SystemView/ResponseWrapData");
+static GENERATE_IDENTITY_TOKEN: Method<GenerateIdentityTokenRequest, GenerateIdentityTokenResponse> =
+    Method::new("/pb.SystemView/GenerateIdentityToken");
+static REGISTER_ROTATION_JOB: Method<RegisterRotationJobRequest, RegisterRotationJobResponse> =
+    Method::new("/pb.SystemView/RegisterRotationJob");
+static DEREGISTER_ROTATION_JOB: Method<DeregisterRotationJobRequest, Empty> =
+    Method::new("/pb.SystemView/DeregisterRotationJob");
+static CLUSTER_INFO: Method<Empty, ClusterInfoReply> = Method::new("/pb.SystemView/ClusterInfo");
+static GENERATE_PASSWORD_FROM_POLICY: Method<GeneratePasswordFromPolicyRequest, GeneratePasswordFromPolicyReply> =
+    Method::new("/pb.SystemView/GeneratePasswordFromPolicy");
+static SEND_EVENT: Method<SendEventRequest, Empty> = Method::new("/pb.Events/SendEvent");
+static RECORD_OBSERVATION: Method<RecordObservationRequest, Empty> = Method::new("/pb.Observations/RecordObservation");
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,51 +57,78 @@ const ROTATION_JOBS: &str = "rotation jobs";
 /// Facts about one mount, and services for it.
 pub(super) struct RemoteSystem {
     channel: Channel,
-    client: SystemViewClient<Channel>,
 }
 
 impl RemoteSystem {
     pub(super) fn new(channel: Channel) -> Self {
-        Self { client: SystemViewClient::with_origin(channel.clone(), origin()), channel }
+        Self { channel }
     }
 
-    fn client(&self) -> SystemViewClient<Channel> {
-        self.client.clone()
+    /// Asks for a fact that each host has.
+    async fn ask<A, R>(&self, what: &str, method: &Method<A, R>, args: A) -> Result<R, Error>
+    where
+        A: Message,
+        R: Message + Default,
+    {
+        self.call(method, &args).await.map_err(|status| refused(what, status.message()))
+    }
+
+    /// Asks for a service that not every host has.
+    async fn offered<A, R>(&self, what: &'static str, method: &Method<A, R>, args: A) -> Result<R, Error>
+    where
+        A: Message,
+        R: Message + Default,
+    {
+        self.call(method, &args).await.map_err(|status| match status.code() {
+            Code::Unimplemented => Error::UnsupportedByHost(what),
+            _ => refused(what, status.message()),
+        })
+    }
+
+    async fn call<A, R>(&self, method: &Method<A, R>, args: &A) -> Result<R, Status>
+    where
+        A: Message,
+        R: Message + Default,
+    {
+        match timeout(TIMEOUT, method.call(&self.channel, args, None)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+        }
     }
 }
 
 #[async_trait]
 impl SystemView for RemoteSystem {
     async fn default_lease_ttl(&self) -> Result<Duration, Error> {
-        let reply = ask("the default lease ttl", self.client().default_lease_ttl(Empty {})).await?;
+        let reply = self.ask("the default lease ttl", &DEFAULT_LEASE_TTL, Empty {}).await?;
         Ok(convert::duration(reply.ttl))
     }
 
     async fn max_lease_ttl(&self) -> Result<Duration, Error> {
-        let reply = ask("the maximum lease ttl", self.client().max_lease_ttl(Empty {})).await?;
+        let reply = self.ask("the maximum lease ttl", &MAX_LEASE_TTL, Empty {}).await?;
         Ok(convert::duration(reply.ttl))
     }
 
     async fn replication_state(&self) -> Result<ReplicationState, Error> {
-        let reply = ask("the replication state", self.client().replication_state(Empty {})).await?;
+        let reply = self.ask("the replication state", &REPLICATION_STATE, Empty {}).await?;
         Ok(ReplicationState(reply.state))
     }
 
     async fn local_mount(&self) -> Result<bool, Error> {
-        Ok(ask("whether the mount is local", self.client().local_mount(Empty {})).await?.local)
+        Ok(self.ask("whether the mount is local", &LOCAL_MOUNT, Empty {}).await?.local)
     }
 
     async fn tainted(&self) -> Result<bool, Error> {
-        Ok(ask("whether the mount is tainted", self.client().tainted(Empty {})).await?.tainted)
+        Ok(self.ask("whether the mount is tainted", &TAINTED, Empty {}).await?.tainted)
     }
 
     async fn caching_disabled(&self) -> Result<bool, Error> {
-        Ok(ask("whether caches are off", self.client().caching_disabled(Empty {})).await?.disabled)
+        Ok(self.ask("whether caches are off", &CACHING_DISABLED, Empty {}).await?.disabled)
     }
 
     async fn host_version(&self) -> Result<HostVersion, Error> {
         let what = "its version";
-        let reply = ask(what, self.client().plugin_env(Empty {})).await?;
+        let reply = self.ask(what, &PLUGIN_ENV, Empty {}).await?;
         check(what, &reply.err)?;
         let told = reply.plugin_environment.unwrap_or_default();
         let mut version = HostVersion::new(told.vault_version);
@@ -87,27 +139,27 @@ impl SystemView for RemoteSystem {
 
     async fn entity(&self, id: &str) -> Result<Option<Entity>, Error> {
         let what = "the identity entity";
-        let reply = ask(what, self.client().entity_info(EntityInfoArgs { entity_id: id.into() })).await?;
+        let reply = self.ask(what, &ENTITY_INFO, EntityInfoArgs { entity_id: id.into() }).await?;
         check(what, &reply.err)?;
         Ok(reply.entity.map(convert::entity))
     }
 
     async fn groups_of_entity(&self, id: &str) -> Result<Vec<Group>, Error> {
         let what = "the groups of an entity";
-        let reply = ask(what, self.client().groups_for_entity(EntityInfoArgs { entity_id: id.into() })).await?;
+        let reply = self.ask(what, &GROUPS_FOR_ENTITY, EntityInfoArgs { entity_id: id.into() }).await?;
         check(what, &reply.err)?;
         Ok(reply.groups.into_iter().map(convert::group).collect())
     }
 
     async fn mlock_enabled(&self) -> Result<bool, Error> {
-        Ok(ask("whether memory is locked", self.client().mlock_enabled(Empty {})).await?.enabled)
+        Ok(self.ask("whether memory is locked", &MLOCK_ENABLED, Empty {}).await?.enabled)
     }
 
     async fn wrap_response(&self, data: &Map, ttl: Duration, jwt: bool) -> Result<Wrapped, Error> {
         let data =
             serde_json::to_string(data).map_err(|error| Error::internal("cannot wrap the data").caused_by(error))?;
         let args = ResponseWrapDataArgs { data, ttl: convert::nanoseconds(ttl), jwt };
-        let reply = offered("response wrapping", self.client().response_wrap_data(args)).await?;
+        let reply = self.offered("response wrapping", &RESPONSE_WRAP_DATA, args).await?;
         check("a wrapping token", &reply.err)?;
         let info = reply.wrap_info.unwrap_or_default();
         Ok(Wrapped { token: info.token, accessor: info.accessor, ttl: convert::duration(info.ttl) })
@@ -115,7 +167,7 @@ impl SystemView for RemoteSystem {
 
     async fn identity_token(&self, audience: &str, ttl: Duration) -> Result<IdentityToken, Error> {
         let args = GenerateIdentityTokenRequest { audience: audience.into(), ttl: seconds(ttl) };
-        let reply = offered("identity tokens", self.client().generate_identity_token(args)).await?;
+        let reply = self.offered("identity tokens", &GENERATE_IDENTITY_TOKEN, args).await?;
         let ttl = Duration::from_secs(reply.ttl.try_into().unwrap_or(0));
         Ok(IdentityToken { token: reply.token, ttl })
     }
@@ -130,7 +182,7 @@ impl SystemView for RemoteSystem {
             rotation_period: seconds(job.period),
         };
         let args = RegisterRotationJobRequest { job: Some(job) };
-        let reply = offered(ROTATION_JOBS, self.client().register_rotation_job(args)).await?;
+        let reply = self.offered(ROTATION_JOBS, &REGISTER_ROTATION_JOB, args).await?;
         check("the id of a rotation job", &reply.err)?;
         Ok(reply.rotation_id)
     }
@@ -138,7 +190,7 @@ impl SystemView for RemoteSystem {
     async fn deregister_rotation_job(&self, mount_point: &str, path: &str) -> Result<(), Error> {
         let req = DeregisterRotationRequestInput { mount_point: mount_point.into(), req_path: path.into() };
         let args = DeregisterRotationJobRequest { req: Some(req) };
-        offered(ROTATION_JOBS, self.client().deregister_rotation_job(args)).await.map(drop)
+        self.offered(ROTATION_JOBS, &DEREGISTER_ROTATION_JOB, args).await.map(drop)
     }
 
     async fn send_event(&self, event_type: &str, event: &Event) -> Result<(), Error> {
@@ -149,45 +201,25 @@ impl SystemView for RemoteSystem {
             note: event.note.clone(),
         };
         let args = SendEventRequest { event_type: event_type.into(), event: Some(event) };
-        let mut events = EventsClient::with_origin(self.channel.clone(), origin());
-        offered("events", events.send_event(args)).await.map(drop)
+        self.offered("events", &SEND_EVENT, args).await.map(drop)
     }
 
     async fn record_observation(&self, observation_type: &str, data: &Map) -> Result<(), Error> {
         let data = Some(convert::structure(data));
         let args = RecordObservationRequest { observation_type: observation_type.into(), data };
-        let mut observations = ObservationsClient::with_origin(self.channel.clone(), origin());
-        offered("observations", observations.record_observation(args)).await.map(drop)
+        self.offered("observations", &RECORD_OBSERVATION, args).await.map(drop)
     }
 
     async fn cluster_id(&self) -> Result<String, Error> {
         let what = "the id of the cluster";
-        let reply = ask(what, self.client().cluster_info(Empty {})).await?;
+        let reply = self.ask(what, &CLUSTER_INFO, Empty {}).await?;
         check(what, &reply.err)?;
         Ok(reply.cluster_id)
     }
 
     async fn generate_password(&self, policy: &str) -> Result<String, Error> {
         let request = GeneratePasswordFromPolicyRequest { policy_name: policy.into() };
-        Ok(ask("a password", self.client().generate_password_from_policy(request)).await?.password)
-    }
-}
-
-async fn ask<T>(what: &str, answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
-    match timeout(TIMEOUT, answer).await {
-        Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => Err(refused(what, status.message())),
-        Err(_) => Err(refused(what, "no answer in time")),
-    }
-}
-
-/// Asks for a service that not every host has.
-async fn offered<T>(what: &'static str, answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
-    match timeout(TIMEOUT, answer).await {
-        Ok(Err(status)) if status.code() == Code::Unimplemented => Err(Error::UnsupportedByHost(what)),
-        Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => Err(refused(what, status.message())),
-        Err(_) => Err(refused(what, "no answer in time")),
+        Ok(self.ask("a password", &GENERATE_PASSWORD_FROM_POLICY, request).await?.password)
     }
 }
 
@@ -211,8 +243,8 @@ mod tests {
     use futures_util::FutureExt as _;
     use serde_json::json;
     use tokio::sync::mpsc;
-    use tonic::Request;
     use tonic::transport::Server;
+    use tonic::{Request, Response};
 
     use super::*;
     use crate::pb::pb::Empty;
@@ -246,6 +278,29 @@ mod tests {
             .boxed()
         });
         (RemoteSystem::new(channel), sent)
+    }
+
+    #[test]
+    fn the_methods_are_those_of_the_generated_clients() {
+        let generated = include_str!("../pb/pb.rs");
+        DEFAULT_LEASE_TTL.check(generated);
+        MAX_LEASE_TTL.check(generated);
+        REPLICATION_STATE.check(generated);
+        LOCAL_MOUNT.check(generated);
+        TAINTED.check(generated);
+        CACHING_DISABLED.check(generated);
+        PLUGIN_ENV.check(generated);
+        ENTITY_INFO.check(generated);
+        GROUPS_FOR_ENTITY.check(generated);
+        MLOCK_ENABLED.check(generated);
+        RESPONSE_WRAP_DATA.check(generated);
+        GENERATE_IDENTITY_TOKEN.check(generated);
+        REGISTER_ROTATION_JOB.check(generated);
+        DEREGISTER_ROTATION_JOB.check(generated);
+        CLUSTER_INFO.check(generated);
+        GENERATE_PASSWORD_FROM_POLICY.check(generated);
+        SEND_EVENT.check(generated);
+        RECORD_OBSERVATION.check(generated);
     }
 
     #[tokio::test]
