@@ -5,17 +5,19 @@
 mod line;
 mod writer;
 
-use std::fmt::{Debug, Write};
+use std::fmt::{self, Debug, Display};
 use std::panic::PanicHookInfo;
 
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::filter::{FilterFn, LevelFilter};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
+use self::line::{Line, Origin};
 use self::writer::Writer;
 
 /// Writes the lines in the queue when it is dropped.
@@ -33,9 +35,8 @@ pub(super) fn start(level: Option<&str>, engine: Option<&'static str>, secrets: 
     let writer = Writer::start(std::io::stderr());
     let known = level.map_or(Some(LevelFilter::INFO), parse_level);
     let threshold = known.unwrap_or(LevelFilter::INFO);
-    let subscriber = tracing_subscriber::registry()
-        .with(threshold)
-        .with(Hclog { writer: writer.clone(), secrets }.with_filter(ours(engine)));
+    let subscriber =
+        tracing_subscriber::registry().with(threshold).with(Hclog { writer: writer.clone(), engine, secrets });
     // Fails only if a subscriber exists already. That subscriber then gets the events.
     let _ = tracing::subscriber::set_global_default(subscriber);
     std::panic::set_hook(Box::new(log_panic));
@@ -43,16 +44,6 @@ pub(super) fn start(level: Option<&str>, engine: Option<&'static str>, secrets: 
         tracing::warn!("unknown log level in the environment, using info");
     }
     Guard(writer)
-}
-
-/// Below `info`, dependencies log headers and bodies. So at those levels, only the SDK and the engine may log.
-fn ours(engine: Option<&'static str>) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
-    FilterFn::new(move |metadata: &Metadata<'_>| {
-        let speaker = metadata.target().split("::").next();
-        *metadata.level() <= Level::INFO
-            || speaker == Some(env!("CARGO_CRATE_NAME"))
-            || (engine.is_some() && speaker == engine)
-    })
 }
 
 /// Reads a level name of hclog.
@@ -79,10 +70,30 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 /// Turns events into lines, and adds the fields of the surrounding spans.
 struct Hclog {
     writer: Writer,
+    engine: Option<&'static str>,
     secrets: &'static [&'static str],
 }
 
+impl Hclog {
+    /// Below `info`, dependencies log headers and bodies. So at those levels, only the SDK and the engine may log.
+    fn hears(&self, metadata: &Metadata<'_>) -> bool {
+        let speaker = metadata.target().split("::").next();
+        *metadata.level() <= Level::INFO
+            || speaker == Some(env!("CARGO_CRATE_NAME"))
+            || (self.engine.is_some() && speaker == self.engine)
+    }
+}
+
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Hclog {
+    /// The answer is the same for all events of a place in the code, so tracing asks once.
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.hears(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        self.hears(metadata)
+    }
+
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
@@ -92,38 +103,30 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Hclog {
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        let mut fields = Fields::default();
-        values.record(&mut fields);
         if let Some(span) = context.span(id)
             && let Some(known) = span.extensions_mut().get_mut::<Fields>()
         {
-            known.0.extend(fields.0);
+            values.record(known);
         }
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut fields = Vec::new();
-        for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
-            if let Some(known) = span.extensions().get::<Fields>() {
-                fields.extend(known.0.iter().cloned());
+        let metadata = event.metadata();
+        let origin = Origin { level: *metadata.level(), time: Timestamp::now(), module: metadata.target() };
+        let fields = |line: &mut Line| {
+            event.record(&mut Own(line));
+            // The first field with a name wins: that of the event, of the innermost span, and the last value of a span.
+            for span in context.event_scope(event).into_iter().flatten() {
+                if let Some(known) = span.extensions().get::<Fields>() {
+                    known.0.iter().rev().for_each(|(name, value)| line.field(name, format_args!("{value}")));
+                }
             }
-        }
-        let mut own = Fields::default();
-        event.record(&mut own);
-        let message = own.0.iter().position(|(name, _)| *name == "message").map(|at| own.0.remove(at).1);
-        fields.extend(own.0);
-        let record = line::Record {
-            level: *event.metadata().level(),
-            time: Timestamp::now(),
-            module: event.metadata().target(),
-            message: message.as_deref().unwrap_or_default(),
-            fields: fields.iter().map(|(name, value)| (*name, value.as_str())).collect(),
         };
-        self.writer.line(line::render(&record, self.secrets));
+        line::render(origin, self.secrets, fields, |line| self.writer.line(line));
     }
 }
 
-/// Fields with their values as text.
+/// The fields of a span, with their values as text.
 #[derive(Default)]
 struct Fields(Vec<(&'static str, String)>);
 
@@ -133,18 +136,52 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, error: &(dyn std::error::Error + 'static)) {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            // Writing to a string cannot fail.
-            let _ = write!(text, ": {cause}");
-            source = cause.source();
-        }
-        self.0.push((field.name(), text));
+        self.0.push((field.name(), Chain(error).to_string()));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.0.push((field.name(), format!("{value:?}")));
+    }
+}
+
+/// Writes the fields of an event into a line.
+struct Own<'a>(&'a mut Line);
+
+impl Own<'_> {
+    fn put(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        match field.name() {
+            "message" => self.0.message(value),
+            name => self.0.field(name, value),
+        }
+    }
+}
+
+impl Visit for Own<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, format_args!("{value}"));
+    }
+
+    fn record_error(&mut self, field: &Field, error: &(dyn std::error::Error + 'static)) {
+        self.put(field, format_args!("{}", Chain(error)));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.put(field, format_args!("{value:?}"));
+    }
+}
+
+/// An error with its causes.
+struct Chain<'a>(&'a (dyn std::error::Error + 'static));
+
+impl Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
     }
 }
 
@@ -181,7 +218,7 @@ mod tests {
     fn logged(run: impl FnOnce()) -> Vec<Value> {
         let output = Output::default();
         let writer = Writer::start(output.clone());
-        let layer = Hclog { writer: writer.clone(), secrets: &["Tok:"] }.with_filter(ours(Some("engine")));
+        let layer = Hclog { writer: writer.clone(), engine: Some("engine"), secrets: &["Tok:"] };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(LevelFilter::DEBUG).with(layer), run);
         writer.flush();
         let bytes = output.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -195,13 +232,14 @@ mod tests {
             let _outer = outer.enter();
             outer.record("id", "r1");
             let _inner = tracing::error_span!("inner", id = "r2").entered();
+            outer.record("mount", "dice/");
             tracing::info!(count = 3, ok = true, token = %"Tok:abc", "created {}", "token");
         });
         assert_eq!(lines.len(), 1);
         let line = &lines[0];
         assert_eq!(line["@message"], "created token");
         assert_eq!(line["@level"], "info");
-        assert_eq!((&line["mount"], &line["id"]), (&"cards/".into(), &"r2".into()));
+        assert_eq!((&line["mount"], &line["id"]), (&"dice/".into(), &"r2".into()));
         assert_eq!((&line["count"], &line["ok"]), (&"3".into(), &"true".into()));
         assert_eq!(line["token"], "Tok:[redacted]");
     }

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::Level;
 
-use super::line::{Record, render};
+use super::line::{Line, Origin, render};
 
 /// How many bytes can wait in the queue.
 const QUEUE: usize = 1 << 20;
@@ -71,13 +71,13 @@ impl Writer {
     }
 
     /// Writes a line, queues it, or drops it.
-    pub(super) fn line(&self, line: Vec<u8>) {
-        if self.write_at_once(&line) {
+    pub(super) fn line(&self, line: &[u8]) {
+        if self.write_at_once(line) {
             return;
         }
         let size = line.len();
         let waiting = self.waiting.fetch_add(size, Ordering::AcqRel) + size;
-        if waiting > QUEUE || self.queue.send(Message::Line(line)).is_err() {
+        if waiting > QUEUE || self.queue.send(Message::Line(line.to_vec())).is_err() {
             self.waiting.fetch_sub(size, Ordering::AcqRel);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -122,15 +122,14 @@ fn write(output: &Mutex<dyn Output>, lines: &Receiver<Message>, waiting: &Atomic
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let lost = lost.to_string();
-            let record = Record {
-                level: Level::WARN,
-                time: Timestamp::now(),
-                module: "log",
-                message: "dropped log lines, because the host did not read them in time",
-                fields: vec![("dropped", &lost)],
+            let origin = Origin { level: Level::WARN, time: Timestamp::now(), module: "log" };
+            let fields = |line: &mut Line| {
+                line.message(format_args!("dropped log lines, because the host did not read them in time"));
+                line.field("dropped", format_args!("{lost}"));
             };
-            let _ = output.write_all(&render(&record, &[]));
+            render(origin, &[], fields, |line| {
+                let _ = output.write_all(line);
+            });
         }
     }
 }
@@ -168,7 +167,7 @@ mod tests {
         let writer = Writer::start(Gate(gate, passed));
         const LINE: usize = 8192;
         for n in 0..QUEUE / LINE + 100 {
-            writer.line(format!("{n:<width$}\n", width = LINE - 1).into_bytes());
+            writer.line(format!("{n:<width$}\n", width = LINE - 1).as_bytes());
         }
         drop(permit);
         let lines: Vec<String> =
@@ -183,7 +182,7 @@ mod tests {
         let ((permit, gate), (passed, lines)) = (channel(), channel());
         let writer = Writer::start(Gate(gate, passed));
         let count = QUEUE / 4096;
-        (0..count).for_each(|_| writer.line(vec![b'x'; 4096]));
+        (0..count).for_each(|_| writer.line(&[b'x'; 4096]));
         let flushing = thread::spawn(move || writer.flush());
         (0..count).for_each(|_| permit.send(()).unwrap());
         flushing.join().unwrap();
@@ -226,7 +225,7 @@ mod tests {
                         while writer.waiting.load(Ordering::Acquire) > QUEUE / 2 {
                             std::thread::yield_now();
                         }
-                        writer.line(format!("{thread} {n} {text}\n").into_bytes());
+                        writer.line(format!("{thread} {n} {text}\n").as_bytes());
                     }
                 })
             })
@@ -250,7 +249,7 @@ mod tests {
         let (read, write) = std::io::pipe().unwrap();
         let writer = Writer::start(Pipe(write));
         for _ in 0..((1 << 20) + QUEUE) / AT_ONCE + 10 {
-            writer.line(vec![b'x'; AT_ONCE]);
+            writer.line(&[b'x'; AT_ONCE]);
         }
         assert!(writer.dropped.load(Ordering::Relaxed) > 0);
         drop(read);
@@ -273,9 +272,9 @@ mod tests {
             }
         }
         let writer = Writer::start(Broken);
-        writer.line(b"lost".to_vec());
+        writer.line(b"lost");
         writer.flush();
-        writer.line(b"lost".to_vec());
+        writer.line(b"lost");
         writer.flush();
     }
 }
