@@ -107,7 +107,7 @@ impl Response {
     fn listing(keys: Vec<Value>, info: Option<Map>) -> Self {
         let mut data = Map::new();
         if !keys.is_empty() {
-            data.insert("keys".into(), json!(keys));
+            data.insert("keys".into(), Value::Array(keys));
             if let Some(info) = info {
                 data.insert("key_info".into(), Value::Object(info));
             }
