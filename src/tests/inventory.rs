@@ -83,6 +83,20 @@ async fn reads_and_mints_make_the_fewest_possible_calls() {
 }
 
 #[tokio::test]
+async fn a_list_with_details_makes_one_list_and_one_read_for_each_token() {
+    for is_paged in [true, false] {
+        let world = world_with(1_000).await;
+        world.storage.set_paged(is_paged);
+        let list = async || some(world.ask(Operation::List, "org/tokens/", json!({"org_id": ORG})).await);
+        // The first list also reads whether the inventory is complete.
+        list().await;
+        let (lists, calls) = (world.storage.lists(), world.storage.calls());
+        assert_eq!(list().await.data.unwrap()["key_info"].as_object().unwrap().len(), 1_000);
+        assert_eq!((world.storage.lists() - lists, world.storage.calls() - calls), (1, 1_001), "paged: {is_paged}");
+    }
+}
+
+#[tokio::test]
 async fn an_empty_list_with_warnings_names_no_keys() {
     let world = World::unprepared().await;
     for path in ["org/tokens/", "roles/", "configs/"] {
