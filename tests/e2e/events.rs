@@ -107,6 +107,8 @@ fn each_change_is_logged_once_with_its_caller() {
     wait("the tick", TICK, || seen("finished the deletion of a token").and(seen("deleted a token without a lease")));
     bob.delete(&at(&format!("role?org_id={}&role_name=reader", org.id))).ok();
     bob.delete(&at(&format!("config?org_id={}", org.id))).ok();
+    // The server writes its log after the answer.
+    wait("the last event", TICK, || seen("deleted config"));
 
     let names = [
         (one.client_id, "<token one>"),
