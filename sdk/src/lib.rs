@@ -37,5 +37,5 @@ pub use self::process::proxy_variables;
 ///
 /// If a person starts the binary, it prints its usage instead.
 pub fn serve(plugin: Plugin, factory: logical::Factory) -> ExitCode {
-    process::run(&plugin, move |broker| wire::routes(broker, plugin, factory))
+    process::run(&plugin, move |broker| wire::services(broker, plugin, factory))
 }

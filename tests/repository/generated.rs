@@ -39,6 +39,7 @@ fn generated_code_matches_proto() {
     let out = tempfile::tempdir().unwrap();
     let descriptors = protox::compile(PROTOS, [root.join("proto")]).unwrap();
     tonic_prost_build::configure()
+        .build_transport(false)
         .out_dir(out.path())
         .codec_path("crate::pb::codec::Codec")
         .skip_debug(SECRET)

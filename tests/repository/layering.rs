@@ -39,6 +39,9 @@ const LAYERS: &[Layers] = &[
             "socket",
             "broker",
             "control",
+            "messages",
+            "server",
+            "services",
             "serve",
             "mux",
         ],
@@ -55,7 +58,9 @@ const LAYERS: &[Layers] = &[
     Layers {
         folder: "sdk/src/wire",
         module: &["wire"],
-        order: &["version", "convert", "answer", "limits", "watch", "channel", "unary", "storage", "system", "backend"],
+        order: &[
+            "version", "convert", "answer", "early", "limits", "watch", "channel", "unary", "storage", "system", "backend",
+        ],
         never: &[],
         open: false,
     },

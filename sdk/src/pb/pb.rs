@@ -533,17 +533,6 @@ pub mod backend_client {
     pub struct BackendClient<T> {
         inner: tonic::client::Grpc<T>,
     }
-    impl BackendClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
     impl<T> BackendClient<T>
     where
         T: tonic::client::GrpcService<tonic::body::Body>,
@@ -1308,17 +1297,6 @@ pub mod storage_client {
     #[derive(Debug, Clone)]
     pub struct StorageClient<T> {
         inner: tonic::client::Grpc<T>,
-    }
-    impl StorageClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
     }
     impl<T> StorageClient<T>
     where
@@ -2251,17 +2229,6 @@ pub mod system_view_client {
     #[derive(Debug, Clone)]
     pub struct SystemViewClient<T> {
         inner: tonic::client::Grpc<T>,
-    }
-    impl SystemViewClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
     }
     impl<T> SystemViewClient<T>
     where
@@ -3641,17 +3608,6 @@ pub mod events_client {
     pub struct EventsClient<T> {
         inner: tonic::client::Grpc<T>,
     }
-    impl EventsClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
     impl<T> EventsClient<T>
     where
         T: tonic::client::GrpcService<tonic::body::Body>,
@@ -3930,17 +3886,6 @@ pub mod observations_client {
     #[derive(Debug, Clone)]
     pub struct ObservationsClient<T> {
         inner: tonic::client::Grpc<T>,
-    }
-    impl ObservationsClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
     }
     impl<T> ObservationsClient<T>
     where

@@ -90,17 +90,6 @@ pub mod grpc_broker_client {
     pub struct GrpcBrokerClient<T> {
         inner: tonic::client::Grpc<T>,
     }
-    impl GrpcBrokerClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
     impl<T> GrpcBrokerClient<T>
     where
         T: tonic::client::GrpcService<tonic::body::Body>,
@@ -397,17 +386,6 @@ pub mod grpc_controller_client {
     pub struct GrpcControllerClient<T> {
         inner: tonic::client::Grpc<T>,
     }
-    impl GrpcControllerClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
     impl<T> GrpcControllerClient<T>
     where
         T: tonic::client::GrpcService<tonic::body::Body>,
@@ -687,17 +665,6 @@ pub mod grpc_stdio_client {
     #[derive(Debug, Clone)]
     pub struct GrpcStdioClient<T> {
         inner: tonic::client::Grpc<T>,
-    }
-    impl GrpcStdioClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
     }
     impl<T> GrpcStdioClient<T>
     where

@@ -1,22 +1,9 @@
-//! The services with which the host controls the process, and the reasons to stop the process.
+//! The reasons to stop the process.
 
-use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-use futures_util::stream::{self, Stream};
-use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
-
-use super::broker::Broker;
-use crate::pb::plugin::grpc_broker_server::GrpcBroker;
-use crate::pb::plugin::grpc_controller_server::GrpcController;
-use crate::pb::plugin::grpc_stdio_server::GrpcStdio;
-use crate::pb::plugin::{ConnInfo, Empty, StdioData};
 
 /// The reason why the process stops.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -144,61 +131,6 @@ impl Control {
 }
 
 const POLL: Duration = Duration::from_millis(5);
-
-/// `plugin.GRPCController`.
-pub(super) struct Controller(pub(super) Control);
-
-#[tonic::async_trait]
-impl GrpcController for Controller {
-    async fn shutdown(&self, _request: Request<Empty>) -> Result<Response<Empty>, Status> {
-        self.0.stop(Stop::Shutdown);
-        Ok(Response::new(Empty {}))
-    }
-}
-
-/// `plugin.GRPCStdio`. The plugin sends no output this way. But if the stream ended, the host's idle connection could
-/// be closed.
-pub(super) struct Stdio;
-
-#[tonic::async_trait]
-impl GrpcStdio for Stdio {
-    type StreamStdioStream = stream::Pending<Result<StdioData, Status>>;
-
-    async fn stream_stdio(&self, _request: Request<()>) -> Result<Response<Self::StreamStdioStream>, Status> {
-        Ok(Response::new(stream::pending()))
-    }
-}
-
-/// `plugin.GRPCBroker`.
-pub(super) struct BrokerStream {
-    pub(super) broker: Arc<Broker>,
-    pub(super) control: Control,
-    /// Messages of the broker to the host. The host's only stream takes them.
-    pub(super) said: Mutex<Option<mpsc::Receiver<ConnInfo>>>,
-}
-
-#[tonic::async_trait]
-impl GrpcBroker for BrokerStream {
-    type StartStreamStream = Pin<Box<dyn Stream<Item = Result<ConnInfo, Status>> + Send>>;
-
-    async fn start_stream(
-        &self,
-        request: Request<Streaming<ConnInfo>>,
-    ) -> Result<Response<Self::StartStreamStream>, Status> {
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let said = said.ok_or_else(|| Status::already_exists("the broker stream is open already"))?;
-        let (broker, control) = (self.broker.clone(), self.control.clone());
-        let mut heard = request.into_inner();
-        // The reply must not wait for the first message, and must not end with the last message.
-        tokio::spawn(async move {
-            while let Ok(Some(info)) = heard.message().await {
-                broker.hear(info);
-            }
-            control.stop(Stop::HostGone);
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(said).map(Ok))))
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@
 //! plugin has already ended the stream. `h2` ignores such a reset. This module therefore reads the headers of the frames
 //! that arrive. A host that has read the end of an answer never resets the stream.
 //!
-//! Architecture invariant: knows nothing of the messages. The caller names a stream by bytes in its first message.
+//! Architecture invariant: knows nothing of the messages.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,21 +18,14 @@ const PREFACE: usize = 24;
 /// Length of a frame's header: length, type, flags and stream (section 4.1).
 const HEADER: usize = 9;
 
-/// The frame types read here (sections 6.1 and 6.4).
-const DATA: u8 = 0;
+/// The type of the frames read here (section 6.4).
 const RST_STREAM: u8 = 3;
 
 /// The error code of a reset whose caller has hung up (section 7).
 const CANCEL: [u8; 4] = 8_u32.to_be_bytes();
 
-/// How many bytes of a first message are kept. The id of a request is among them.
-const START: usize = 64;
-
-/// The shortest id that names a stream. A shorter id could be part of another message. The ids of a host are UUIDs.
-const ID: usize = 32;
-
-/// How many streams wait for their handler at most. For further streams, resets are not noticed.
-const STREAMS: usize = 256;
+/// How many resets before the answer are kept.
+const RESETS: usize = 256;
 
 /// How long after its answer a reset counts. It arrives within milliseconds, unless the host is stopped.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -48,7 +41,7 @@ pub(crate) struct Frames {
 
 impl Frames {
     pub(super) fn new() -> Self {
-        Self { streams: Streams::default(), skip: PREFACE, frame: Vec::with_capacity(HEADER + START) }
+        Self { streams: Streams::default(), skip: PREFACE, frame: Vec::with_capacity(HEADER + CANCEL.len()) }
     }
 
     /// Returns the streams of the connection.
@@ -84,19 +77,16 @@ impl Frames {
         let [a, b, c, kind, _, _, _, _, _, ..] = self.frame[..] else { return None };
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         let kept = match kind {
-            DATA | RST_STREAM => length.min(START),
+            RST_STREAM => length.min(CANCEL.len()),
             _ => 0,
         };
         Some((kept, length - kept))
     }
 
     fn end_frame(&self) {
-        let [_, _, _, kind, _, a, b, c, d, ref payload @ ..] = self.frame[..] else { return };
-        let stream = u32::from_be_bytes([a, b, c, d]) & (u32::MAX >> 1);
-        match kind {
-            DATA => self.streams.begin(stream, payload),
-            RST_STREAM if *payload == CANCEL => self.streams.reset(stream),
-            _ => {}
+        let [_, _, _, RST_STREAM, _, a, b, c, d, ref payload @ ..] = self.frame[..] else { return };
+        if *payload == CANCEL {
+            self.streams.reset(u32::from_be_bytes([a, b, c, d]) & (u32::MAX >> 1));
         }
     }
 }
@@ -107,8 +97,6 @@ pub(crate) struct Streams(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// The latest streams, each with the first bytes of its first message.
-    begun: VecDeque<(u32, Vec<u8>)>,
     /// The latest streams that were reset before their answer. Their handlers may still return an answer.
     reset: VecDeque<u32>,
     /// The answered streams, the oldest first.
@@ -126,20 +114,14 @@ impl Streams {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self, stream: u32, start: &[u8]) {
-        let mut state = self.lock();
-        state.forget_old();
-        let is_new = state.begun.back().is_none_or(|(newest, _)| *newest < stream);
-        if is_new || state.begun.iter().all(|(begun, _)| *begun != stream) {
-            push(&mut state.begun, (stream, start.to_vec()));
-        }
-    }
-
     fn reset(&self, stream: u32) {
         let mut state = self.lock();
         state.forget_old();
         let Some(position) = state.answered.iter().position(|answered| answered.stream == stream) else {
-            return push(&mut state.reset, stream);
+            if state.reset.len() == RESETS {
+                state.reset.pop_front();
+            }
+            return state.reset.push_back(stream);
         };
         let answered = state.answered.remove(position);
         drop(state);
@@ -148,15 +130,9 @@ impl Streams {
         }
     }
 
-    /// Returns the latest stream that begins with a message that contains these bytes near its start.
-    pub(crate) fn find(&self, id: &[u8]) -> Option<Stream> {
-        if id.len() < ID {
-            return None;
-        }
-        let state = self.lock();
-        let mut begun = state.begun.iter().rev();
-        let (stream, _) = begun.find(|(_, start)| start.windows(id.len()).any(|part| part == id))?;
-        Some(Stream { id: *stream, streams: self.clone() })
+    /// Returns the stream with this number.
+    pub(crate) fn stream(&self, id: u32) -> Stream {
+        Stream { id, streams: self.clone() }
     }
 }
 
@@ -166,13 +142,6 @@ impl State {
             self.answered.pop_front();
         }
     }
-}
-
-fn push<T>(latest: &mut VecDeque<T>, item: T) {
-    if latest.len() == STREAMS {
-        latest.pop_front();
-    }
-    latest.push_back(item);
 }
 
 /// The stream of one request.
@@ -200,17 +169,15 @@ pub(crate) mod tests {
 
     use super::*;
 
-    const FIRST: &str = "8d3f2a5e-0000-4000-8000-000000000001";
-    const SECOND: &str = "8d3f2a5e-0000-4000-8000-000000000002";
-
     /// Returns a frame of a stream.
     pub(crate) fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         [&length[1..], &[kind, 0], &stream.to_be_bytes(), payload].concat()
     }
 
-    fn data(stream: u32, id: &str) -> Vec<u8> {
-        frame(DATA, stream, &[b"\0\0\0\x01\x90\x12\x8d\x03\x0a\x24", id.as_bytes(), &[b'x'; 400]].concat())
+    /// Returns a frame with a part of a message, which looks like a reset.
+    fn data(stream: u32) -> Vec<u8> {
+        frame(0, stream, &cancel(stream).repeat(30))
     }
 
     fn cancel(stream: u32) -> Vec<u8> {
@@ -224,12 +191,11 @@ pub(crate) mod tests {
         frames
     }
 
-    /// Answers the request with this id. Returns how often the answer was undone.
-    fn answer(frames: &Frames, id: &str) -> Arc<AtomicUsize> {
+    /// Answers this stream. Returns how often the answer was undone.
+    fn answer(frames: &Frames, stream: u32) -> Arc<AtomicUsize> {
         let undone = Arc::new(AtomicUsize::new(0));
         let counter = undone.clone();
-        let stream = frames.streams().find(id.as_bytes()).expect("the stream is known");
-        stream.if_dropped(move || {
+        frames.streams().stream(stream).if_dropped(move || {
             counter.fetch_add(1, Ordering::SeqCst);
         });
         undone
@@ -242,8 +208,8 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn a_reset_undoes_the_answer_of_its_stream_once() {
         let mut frames = connection();
-        frames.read(&[data(1, FIRST), data(3, SECOND)].concat());
-        let (first, second) = (answer(&frames, FIRST), answer(&frames, SECOND));
+        frames.read(&[data(1), data(3)].concat());
+        let (first, second) = (answer(&frames, 1), answer(&frames, 3));
         frames.read(&[cancel(3), cancel(3), cancel(5)].concat());
         assert_eq!((count(&first), count(&second)), (0, 1));
     }
@@ -251,21 +217,21 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn a_reset_before_the_answer_undoes_it_too() {
         let mut frames = connection();
-        frames.read(&[data(1, FIRST), cancel(1)].concat());
-        assert_eq!(count(&answer(&frames, FIRST)), 1);
+        frames.read(&[data(1), cancel(1)].concat());
+        assert_eq!(count(&answer(&frames, 1)), 1);
     }
 
     #[tokio::test]
     async fn frames_are_read_in_parts_of_any_size() {
         let headers = frame(1, 1, &[7; 90]);
-        // A window update, an empty frame, and the second part of a message, which names another request.
-        let rest = [frame(8, 0, &[0, 0, 0, 9]), frame(DATA, 1, b""), data(1, SECOND)].concat();
-        let (before, after) = ([headers, data(1, FIRST), rest].concat(), cancel(1));
+        // A window update, and an empty frame.
+        let rest = [frame(8, 0, &[0, 0, 0, 9]), frame(0, 1, b"")].concat();
+        let (before, after) = ([headers, data(1), rest].concat(), cancel(1));
         for size in 1..=before.len() {
             let mut frames = connection();
+            let undone = answer(&frames, 1);
             before.chunks(size).for_each(|part| frames.read(part));
-            assert!(frames.streams().find(SECOND.as_bytes()).is_none(), "{size}");
-            let undone = answer(&frames, FIRST);
+            assert_eq!(count(&undone), 0, "{size}");
             after.chunks(size).for_each(|part| frames.read(part));
             assert_eq!(count(&undone), 1, "{size}");
         }
@@ -274,8 +240,7 @@ pub(crate) mod tests {
     #[tokio::test(start_paused = true)]
     async fn other_and_late_resets_undo_nothing() {
         let mut frames = connection();
-        frames.read(&data(1, FIRST));
-        let undone = answer(&frames, FIRST);
+        let undone = answer(&frames, 1);
         frames.read(&frame(RST_STREAM, 1, &[0, 0, 0, 0]));
         tokio::time::advance(WINDOW + Duration::from_millis(1)).await;
         frames.read(&cancel(1));
@@ -287,12 +252,8 @@ pub(crate) mod tests {
     async fn nothing_is_kept_without_limit() {
         let mut frames = connection();
         for stream in 0..10_000 {
-            frames.read(&[data(2 * stream + 1, SECOND), cancel(2 * stream + 1)].concat());
+            frames.read(&[data(2 * stream + 1), cancel(2 * stream + 1)].concat());
         }
-        let streams = frames.streams();
-        let state = streams.lock();
-        assert_eq!((state.begun.len(), state.reset.len()), (STREAMS, STREAMS));
-        drop(state);
-        assert!(streams.find(b"").is_none() && streams.find(&FIRST.as_bytes()[..8]).is_none());
+        assert_eq!(frames.streams().lock().reset.len(), RESETS);
     }
 }

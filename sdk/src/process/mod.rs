@@ -12,29 +12,30 @@ mod listener;
 mod log;
 mod manual;
 mod memory;
+mod messages;
 mod mtls;
 #[cfg(feature = "mux")]
 mod mux;
 mod pings;
 mod serve;
+mod server;
+mod services;
 mod socket;
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tonic::service::Routes;
 
 pub(crate) use self::broker::{Broker, Io};
-use self::control::{BrokerStream, Control, Controller, Stdio, Stop};
-pub(crate) use self::delivery::Streams;
+use self::control::{Control, Stop};
 pub use self::env::proxy_variables;
 use self::env::{Environment, Mux};
+pub(crate) use self::messages::{Messages, decode, frame};
 use self::mtls::Mtls;
 pub(crate) use self::pings::Pings;
-use super::pb::plugin::grpc_broker_server::GrpcBrokerServer;
-use super::pb::plugin::grpc_controller_server::GrpcControllerServer;
-use super::pb::plugin::grpc_stdio_server::GrpcStdioServer;
+pub(crate) use self::server::{Answer, Call, Kind, Services};
+use self::services::Process;
 use super::plugin::Plugin;
 use super::tasks;
 
@@ -42,7 +43,7 @@ use super::tasks;
 type StartError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs the plugin until its host stops it. `services` are the plugin's own services.
-pub(super) fn run(plugin: &Plugin, services: impl FnOnce(Arc<Broker>) -> Routes) -> ExitCode {
+pub(super) fn run<S: Services>(plugin: &Plugin, services: impl FnOnce(Arc<Broker>) -> S) -> ExitCode {
     let environment = Environment::read(plugin.log_level_variable);
     if !environment.cookie {
         return manual::answer(plugin, std::env::args_os().skip(1));
@@ -63,10 +64,10 @@ pub(super) fn run(plugin: &Plugin, services: impl FnOnce(Arc<Broker>) -> Routes)
     }
 }
 
-fn start(
+fn start<S: Services>(
     environment: &Environment,
     workers: usize,
-    services: impl FnOnce(Arc<Broker>) -> Routes,
+    services: impl FnOnce(Arc<Broker>) -> S,
 ) -> Result<Stop, StartError> {
     let client_cert = handshake::negotiate(environment)?;
     memory::protect(environment.lock_memory);
@@ -86,12 +87,8 @@ fn start(
         Some(asked) => mux::accept(listener, mtls.acceptor, control.clone(), asked),
         _ => serve::accept(listener, mtls.acceptor, control.clone()),
     };
-    let stream = BrokerStream { broker: broker.clone(), control: control.clone(), said: Mutex::new(Some(said)) };
-    let routes = services(broker)
-        .add_service(GrpcBrokerServer::new(stream))
-        .add_service(GrpcControllerServer::new(Controller(control.clone())))
-        .add_service(GrpcStdioServer::new(Stdio));
-    serve::serve(routes, connections, control.clone());
+    let services = Process::new(services(broker.clone()), broker, control.clone(), said);
+    serve::serve(services, connections, control.clone());
 
     let path = socket.path().to_str().ok_or("the path of the socket is not UTF-8")?;
     handshake::send(&handshake::line(path, &mtls.certificate, mux_answer(environment.mux)))?;
@@ -120,6 +117,11 @@ pub(crate) mod tests {
         assert_eq!(mux_answer(Mux::Unasked), None);
         assert_eq!(mux_answer(Mux::On), Some(cfg!(feature = "mux")));
         assert_eq!(mux_answer(Mux::Off), Some(cfg!(feature = "mux")));
+    }
+
+    /// Returns a call without headers, on this stream.
+    pub(crate) fn call(stream: u32) -> Call {
+        Call::new(http::Uri::default(), http::HeaderMap::new(), connection().streams().stream(stream))
     }
 
     /// Returns a broker whose host announces nothing.

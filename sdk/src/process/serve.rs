@@ -1,9 +1,10 @@
 //! Accepts the host's connections and serves them.
 
+use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use std::{future, io};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixListener;
@@ -12,17 +13,13 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::Connected;
 
 use super::broker::Io;
 use super::control::{Control, Counted, Stop};
 use super::cork::Cork;
-use super::delivery::{Frames, Streams};
+use super::delivery::Frames;
 use super::pings::Pings;
+use super::server::{self, Services};
 use super::socket::Socket;
 
 /// How long a peer may take for the TLS handshake.
@@ -89,24 +86,22 @@ pub(super) async fn prove(
     }
 }
 
-/// Serves all connections. This task never returns: the answer to `Shutdown` ends the process.
-pub(super) fn serve(routes: Routes, connections: UnboundedReceiver<Connection>, control: Control) {
+/// Serves all connections.
+pub(super) fn serve<S: Services>(services: S, mut connections: UnboundedReceiver<Connection>, control: Control) {
+    let services = Arc::new(services);
     tokio::spawn(async move {
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_service_status("plugin", tonic_health::ServingStatus::Serving).await;
-        let routes = routes.add_service(health_service);
-        let incoming = UnboundedReceiverStream::new(connections).map(io::Result::Ok);
-        // An HTTP/2 server takes many cancelled requests for an attack. Here the peer is the host, which passes on the
-        // cancellations of its clients. Without this connection, the process is useless.
-        let mut server = Server::builder()
-            .http2_max_pending_accept_reset_streams(Some(usize::MAX))
-            .http2_max_local_error_reset_streams(Some(usize::MAX));
-        let served = server.add_routes(routes).serve_with_incoming(incoming).await;
-        if let Err(error) = served {
-            tracing::error!(error = &error as &(dyn std::error::Error + 'static), "the server failed");
+        while let Some(connection) = connections.recv().await {
+            let (streams, services) = (connection.frames.streams(), services.clone());
+            tokio::spawn(async move {
+                if let Err(error) = server::serve(connection, streams, services).await {
+                    tracing::debug!(
+                        error = &error as &(dyn std::error::Error + 'static),
+                        "a connection of the host broke"
+                    );
+                }
+            });
         }
         control.stop(Stop::HostGone);
-        future::pending::<()>().await;
     });
 }
 
@@ -115,15 +110,6 @@ pub(super) struct Connection {
     stream: Pings<Cork<TlsStream<Box<dyn Io>>>>,
     frames: Frames,
     _counted: Counted,
-}
-
-impl Connected for Connection {
-    /// The extension of each request.
-    type ConnectInfo = Streams;
-
-    fn connect_info(&self) -> Streams {
-        self.frames.streams()
-    }
 }
 
 impl AsyncRead for Connection {

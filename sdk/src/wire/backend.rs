@@ -5,12 +5,13 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
+use http::HeaderMap;
 use tokio::time::timeout;
-use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
+use tonic::Status;
 use tracing::{Instrument, Span};
 
 use super::channel::Channel;
@@ -18,12 +19,11 @@ use super::limits::Gate;
 use super::storage::{RemoteStorage, SNAPSHOT_ID};
 use super::system::RemoteSystem;
 use super::watch::Watched;
-use super::{answer, convert};
-use crate::logical::{Backend, Factory, HangUp, Mount, Operation, Request as Call, Resolver};
+use super::{answer, convert, early};
+use crate::logical::{Backend, Factory, HangUp, Mount, Operation, Request, Resolver};
 use crate::pb::pb;
-use crate::pb::pb::backend_server;
 use crate::plugin::{Limits, Plugin};
-use crate::process::{Broker, Streams};
+use crate::process::{Broker, Call, frame};
 use crate::tasks::{Budget, SNAPSHOT, Tasks};
 
 /// A secrets engine, as opposed to an auth method (`sdk/logical`, `TypeLogical`).
@@ -53,6 +53,8 @@ pub(super) struct Service {
     budget: Budget,
     /// Whether any instance resolves paths. Engines rarely do, and OpenBao asks before each request.
     resolves: AtomicBool,
+    /// The answer to an operation that backends do not support.
+    unsupported: Bytes,
     /// Never held across an await.
     instances: RwLock<HashMap<String, Arc<Instance>>>,
 }
@@ -91,6 +93,7 @@ impl Service {
             factory,
             budget: Budget::default(),
             resolves: AtomicBool::new(false),
+            unsupported: frame(&answer::unsupported()).unwrap_or_default(),
             instances: RwLock::default(),
         }
     }
@@ -108,20 +111,37 @@ impl Service {
         self.write().insert(name, Arc::new(instance));
     }
 
-    /// Returns the reply to the question which path a request means, or `None` if the path stands for itself, if the
-    /// engine panics, or if this is another question.
-    fn resolved(&self, request: &Request<pb::HandleRequestArgs>) -> Option<pb::HandleRequestReply> {
-        if !self.resolves.load(Ordering::Relaxed) {
+    /// Returns the answer to a request with an operation that backends do not get. It needs only the start of the message:
+    /// any client can send such requests, even without a Vault token, and OpenBao sends one before each request.
+    pub(super) fn early(&self, call: &Call, start: &[u8]) -> Option<Bytes> {
+        let start = early::read(start)?;
+        if Operation::parse(start.operation).is_some() {
             return None;
         }
-        let asked = request.get_ref().request.as_ref().filter(|asked| asked.operation == RESOLVE_PATH)?;
-        let resolver = self.instance(request.metadata()).ok()?.resolver.clone()?;
-        catch_unwind(AssertUnwindSafe(|| resolver(&asked.path))).ok()?.map(answer::resolved)
+        if !self.resolves(start.operation) {
+            return Some(self.unsupported.clone());
+        }
+        match self.resolved(&call.headers, start.path?) {
+            Some(reply) => frame(&reply).ok(),
+            None => Some(self.unsupported.clone()),
+        }
     }
 
-    fn instance(&self, metadata: &MetadataMap) -> Result<Arc<Instance>, Status> {
-        let name = instance_name(metadata)?;
-        self.read().get(&name).cloned().ok_or_else(|| Status::not_found("no backend instance found"))
+    /// Whether this operation asks which path a request means, and an instance may answer it.
+    fn resolves(&self, operation: &str) -> bool {
+        operation == RESOLVE_PATH && self.resolves.load(Ordering::Relaxed)
+    }
+
+    /// Returns the reply to the question which path a request means, or `None` if the path stands for itself, or if the
+    /// engine panics.
+    fn resolved(&self, headers: &HeaderMap, path: &str) -> Option<pb::HandleRequestReply> {
+        let resolver = self.instance(headers).ok()?.resolver.clone()?;
+        catch_unwind(AssertUnwindSafe(|| resolver(path))).ok()?.map(answer::resolved)
+    }
+
+    fn instance(&self, headers: &HeaderMap) -> Result<Arc<Instance>, Status> {
+        let name = instance_name(headers)?;
+        self.read().get(name).cloned().ok_or_else(|| Status::not_found("no backend instance found"))
     }
 
     async fn setup_instance(&self, args: pb::SetupArgs) -> Result<Instance, String> {
@@ -159,41 +179,41 @@ impl Service {
     }
 }
 
-#[tonic::async_trait]
-impl backend_server::Backend for Service {
-    async fn setup(&self, request: Request<pb::SetupArgs>) -> Result<Response<pb::SetupReply>, Status> {
-        let name = instance_name(request.metadata())?;
-        let err = match self.setup_instance(request.into_inner()).await {
+/// The methods of the service.
+impl Service {
+    pub(super) async fn setup(&self, call: &Call, args: pb::SetupArgs) -> Result<pb::SetupReply, Status> {
+        let name = instance_name(&call.headers)?;
+        let err = match self.setup_instance(args).await {
             Ok(instance) => {
-                self.insert(name, instance);
+                self.insert(name.to_owned(), instance);
                 String::new()
             }
             Err(error) => error,
         };
-        Ok(Response::new(pb::SetupReply { err }))
+        Ok(pb::SetupReply { err })
     }
 
-    async fn r#type(&self, request: Request<pb::Empty>) -> Result<Response<pb::TypeReply>, Status> {
-        instance_name(request.metadata())?;
-        Ok(Response::new(pb::TypeReply { r#type: TYPE_LOGICAL }))
+    pub(super) fn r#type(call: &Call) -> Result<pb::TypeReply, Status> {
+        instance_name(&call.headers)?;
+        Ok(pb::TypeReply { r#type: TYPE_LOGICAL })
     }
 
-    async fn special_paths(&self, request: Request<pb::Empty>) -> Result<Response<pb::SpecialPathsReply>, Status> {
-        let instance = self.instance(request.metadata())?;
+    pub(super) async fn special_paths(&self, call: &Call) -> Result<pb::SpecialPathsReply, Status> {
+        let instance = self.instance(&call.headers)?;
         let paths = catch(async move { instance.backend.special_paths() }).await.ok_or_else(panicked)?;
-        Ok(Response::new(pb::SpecialPathsReply { paths: Some(convert::special_paths(paths)) }))
+        Ok(pb::SpecialPathsReply { paths: Some(convert::special_paths(paths)) })
     }
 
-    async fn initialize(&self, request: Request<pb::InitializeArgs>) -> Result<Response<pb::InitializeReply>, Status> {
-        let instance = self.instance(request.metadata())?;
+    pub(super) async fn initialize(&self, call: &Call) -> Result<pb::InitializeReply, Status> {
+        let instance = self.instance(&call.headers)?;
         let span = tracing::error_span!("initialize", backend_uuid = instance.uuid);
         let run = async move { answer::initialized(instance.backend.initialize().await) };
-        Ok(Response::new(catch(run.instrument(span)).await.ok_or_else(panicked)?))
+        catch(run.instrument(span)).await.ok_or_else(panicked)
     }
 
-    async fn cleanup(&self, request: Request<pb::Empty>) -> Result<Response<pb::Empty>, Status> {
-        let name = instance_name(request.metadata())?;
-        let instance = self.write().remove(&name);
+    pub(super) async fn cleanup(&self, call: &Call) -> Result<pb::Empty, Status> {
+        let name = instance_name(&call.headers)?;
+        let instance = self.write().remove(name);
         // The host cleans up twice when it unmounts.
         if let Some(instance) = instance {
             let span = tracing::error_span!("cleanup", backend_uuid = instance.uuid);
@@ -202,36 +222,35 @@ impl backend_server::Backend for Service {
                 span.in_scope(|| tracing::warn!("cleaning up took too long and was given up"));
             }
         }
-        Ok(Response::new(pb::Empty {}))
+        Ok(pb::Empty {})
     }
 
-    async fn invalidate_key(&self, request: Request<pb::InvalidateKeyArgs>) -> Result<Response<pb::Empty>, Status> {
-        let instance = self.instance(request.metadata())?;
-        let key = request.into_inner().key;
+    pub(super) async fn invalidate_key(&self, call: &Call, args: pb::InvalidateKeyArgs) -> Result<pb::Empty, Status> {
+        let instance = self.instance(&call.headers)?;
+        let key = args.key;
         catch(async move { instance.backend.invalidate(&key) }).await.ok_or_else(panicked)?;
-        Ok(Response::new(pb::Empty {}))
+        Ok(pb::Empty {})
     }
 
-    async fn handle_request(
+    pub(super) async fn handle_request(
         &self,
-        request: Request<pb::HandleRequestArgs>,
-    ) -> Result<Response<pb::HandleRequestReply>, Status> {
-        // This check comes before other checks and locks. Any client can send such requests, even without a Vault
-        // token, and OpenBao sends an unsupported operation before each request.
-        let asked = request.get_ref().request.as_ref().and_then(|request| Operation::parse(&request.operation));
-        let Some(operation) = asked else {
-            return Ok(Response::new(self.resolved(&request).unwrap_or_else(answer::unsupported)));
+        call: Call,
+        args: pb::HandleRequestArgs,
+    ) -> Result<pb::HandleRequestReply, Status> {
+        let request = args.request.unwrap_or_default();
+        // As in `early`, for a message whose start does not show its operation.
+        let Some(operation) = Operation::parse(&request.operation) else {
+            let is_asked = self.resolves(&request.operation);
+            let resolved = is_asked.then(|| self.resolved(&call.headers, &request.path)).flatten();
+            return Ok(resolved.unwrap_or_else(answer::unsupported));
         };
-        let instance = self.instance(request.metadata())?;
-        let streams = request.extensions().get::<Streams>().cloned();
-        let deadline = deadline(request.metadata());
-        let snapshot = request.metadata().get(SNAPSHOT_ID).and_then(|id| id.to_str().ok()).map(Arc::from);
-        let request = request.into_inner().request.unwrap_or_default();
+        let instance = self.instance(&call.headers)?;
+        let snapshot = call.headers.get(SNAPSHOT_ID).and_then(|id| id.to_str().ok()).map(Arc::from);
+        let Call { deadline, stream, .. } = call;
         let _place = match instance.gate.admit(operation, request.data.len()) {
             Ok(place) => place,
-            Err(error) => return Ok(Response::new(answer::reply(operation, Err(error), None))),
+            Err(error) => return Ok(answer::reply(operation, Err(error), None)),
         };
-        let stream = streams.and_then(|streams| streams.find(request.id.as_bytes()));
         let span = instance.span(&request);
         let renewed = (operation == Operation::Renew).then(|| {
             let options = request.secret.as_ref().and_then(|secret| secret.lease_options.as_ref());
@@ -241,12 +260,12 @@ impl backend_server::Backend for Service {
         let left = OnDrop(Some(hang_up.clone()));
         let run = async move {
             let mut answer = match convert::request(operation, request) {
-                Ok(request) => Watched::new(instance.backend.handle(Call { deadline, hang_up, ..request })).await,
+                Ok(request) => Watched::new(instance.backend.handle(Request { deadline, hang_up, ..request })).await,
                 Err(error) => Err(error),
             };
             left.disarm();
             let undelivered = answer.as_mut().ok().and_then(|response| response.as_mut()?.undelivered.take());
-            if let (Some(stream), Some(undelivered)) = (stream, undelivered) {
+            if let Some(undelivered) = undelivered {
                 let span = Span::current();
                 stream.if_dropped(move || span.in_scope(|| undelivered.run()));
             }
@@ -256,17 +275,18 @@ impl backend_server::Backend for Service {
             Some(id) => catch(SNAPSHOT.scope(id, run.instrument(span))).await,
             None => catch(run.instrument(span)).await,
         };
-        Ok(Response::new(answer.unwrap_or_else(answer::panicked)))
+        Ok(answer.unwrap_or_else(answer::panicked))
     }
 
-    async fn handle_existence_check(
+    pub(super) async fn handle_existence_check(
         &self,
-        request: Request<pb::HandleExistenceCheckArgs>,
-    ) -> Result<Response<pb::HandleExistenceCheckReply>, Status> {
-        let instance = self.instance(request.metadata())?;
-        let request = request.into_inner().request.unwrap_or_default();
+        call: &Call,
+        args: pb::HandleExistenceCheckArgs,
+    ) -> Result<pb::HandleExistenceCheckReply, Status> {
+        let instance = self.instance(&call.headers)?;
+        let request = args.request.unwrap_or_default();
         let Some(operation) = Operation::parse(&request.operation) else {
-            return Ok(Response::new(pb::HandleExistenceCheckReply::default()));
+            return Ok(pb::HandleExistenceCheckReply::default());
         };
         let span = instance.span(&request);
         let run = async move {
@@ -275,17 +295,16 @@ impl backend_server::Backend for Service {
                 Err(error) => Err(error),
             })
         };
-        let reply = catch(run.instrument(span)).await.unwrap_or_else(answer::existence_panicked);
-        Ok(Response::new(reply))
+        Ok(catch(run.instrument(span)).await.unwrap_or_else(answer::existence_panicked))
     }
 }
 
 /// Returns the name of the instance for a call.
-fn instance_name(metadata: &MetadataMap) -> Result<String, Status> {
-    let mut names = metadata.get_all(MULTIPLEX_ID).iter();
-    let Some(name) = names.next() else { return Ok(SINGLE.to_owned()) };
+fn instance_name(headers: &HeaderMap) -> Result<&str, Status> {
+    let mut names = headers.get_all(MULTIPLEX_ID).iter();
+    let Some(name) = names.next() else { return Ok(SINGLE) };
     match name.to_str() {
-        Ok(name) if !name.is_empty() && names.next().is_none() => Ok(name.to_owned()),
+        Ok(name) if !name.is_empty() && names.next().is_none() => Ok(name),
         _ => Err(Status::invalid_argument("multiplex_id must be one value that is not empty")),
     }
 }
@@ -307,23 +326,6 @@ impl Drop for OnDrop {
     }
 }
 
-/// Reads the time limit of a call (gRPC over HTTP/2, `grpc-timeout`): up to eight digits and a unit.
-fn deadline(metadata: &MetadataMap) -> Option<Instant> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let nanoseconds: u64 = match unit {
-        "H" => 3_600_000_000_000,
-        "M" => 60_000_000_000,
-        "S" => 1_000_000_000,
-        "m" => 1_000_000,
-        "u" => 1_000,
-        "n" => 1,
-        _ => return None,
-    };
-    let amount: u64 = digits.parse().ok()?;
-    Instant::now().checked_add(Duration::from_nanos(nanoseconds.saturating_mul(amount)))
-}
-
 /// Returns `None` if the future panics. The panic hook has logged the panic, and other requests continue.
 async fn catch<T>(run: impl Future<Output = T>) -> Option<T> {
     AssertUnwindSafe(run).catch_unwind().await.ok()
@@ -336,21 +338,21 @@ fn panicked() -> Status {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
 
     use async_trait::async_trait;
     use tonic::Code;
 
-    use super::backend_server::Backend as _;
     use super::*;
     use crate::logical::{Answer, Error, Map, Response as Reply, SpecialPaths};
-    use crate::process::tests::{broker, connection, frame};
+    use crate::process::tests::{broker, call, connection, frame as raw};
 
     /// Answers with its name, and panics if the request asks for it. Counts the answers that were not delivered.
     struct Echo(&'static str, Arc<AtomicUsize>);
 
     #[async_trait]
     impl Backend for Echo {
-        async fn handle(&self, request: Call) -> Answer {
+        async fn handle(&self, request: Request) -> Answer {
             assert!(request.path != "panic", "told to");
             let (undone, reply) = (self.1.clone(), Reply::new(Map::from_iter([("name".to_owned(), self.0.into())])));
             Ok(Some(reply.on_undelivered(move || {
@@ -358,7 +360,7 @@ mod tests {
             })))
         }
 
-        async fn exists(&self, request: Call) -> Result<Option<bool>, Error> {
+        async fn exists(&self, request: Request) -> Result<Option<bool>, Error> {
             assert!(request.path != "panic", "told to");
             Ok(Some(true))
         }
@@ -400,17 +402,26 @@ mod tests {
         service
     }
 
-    fn to<T>(instance: &str, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert(MULTIPLEX_ID, instance.parse().unwrap());
-        request
+    fn to(instance: &str) -> Call {
+        let mut call = call(1);
+        call.headers.insert(MULTIPLEX_ID, instance.parse().unwrap());
+        call
     }
 
+    /// Asks twice: with the whole message, and with its start only if that is enough.
     async fn ask(service: &Service, instance: &str, operation: &str, path: &str, data: &str) -> pb::HandleRequestReply {
         let request =
             pb::Request { operation: operation.into(), path: path.into(), data: data.into(), ..pb::Request::default() };
         let args = pb::HandleRequestArgs { storage_id: 0, request: Some(request) };
-        service.handle_request(to(instance, args)).await.unwrap().into_inner()
+        let start = prost::Message::encode_to_vec(&args);
+        let early = service.early(&to(instance), &start);
+        let reply = service.handle_request(to(instance), args).await.unwrap();
+        let is_early = Operation::parse(operation).is_none() && !operation.is_empty();
+        assert_eq!(early.is_some(), is_early, "{operation}");
+        if let Some(early) = early {
+            assert_eq!(early, frame(&reply).unwrap());
+        }
+        reply
     }
 
     fn err_type(reply: &pb::HandleRequestReply) -> Option<u32> {
@@ -424,19 +435,19 @@ mod tests {
             let reply = ask(&service, name, "read", "x", "null").await;
             assert_eq!(reply.response.unwrap().data, format!(r#"{{"name":"{name}"}}"#));
         }
-        let unnamed = service.special_paths(Request::new(pb::Empty {})).await.unwrap().into_inner();
+        let unnamed = service.special_paths(&call(1)).await.unwrap();
         assert_eq!(unnamed.paths.unwrap().local_storage, ["wal/"]);
     }
 
     #[tokio::test]
     async fn instance_must_be_known_and_named_once() {
         let service = service(&["a"]);
-        let unknown = service.special_paths(to("b", pb::Empty {})).await.unwrap_err();
+        let unknown = service.special_paths(&to("b")).await.unwrap_err();
         assert_eq!((unknown.code(), unknown.message()), (Code::NotFound, "no backend instance found"));
-        let mut twice = to("a", pb::Empty {});
-        twice.metadata_mut().append(MULTIPLEX_ID, "a".parse().unwrap());
-        for request in [twice, to("", pb::Empty {})] {
-            assert_eq!(service.special_paths(request).await.unwrap_err().code(), Code::InvalidArgument);
+        let mut twice = to("a");
+        twice.headers.append(MULTIPLEX_ID, "a".parse().unwrap());
+        for call in [twice, to("")] {
+            assert_eq!(service.special_paths(&call).await.unwrap_err().code(), Code::InvalidArgument);
         }
     }
 
@@ -467,10 +478,10 @@ mod tests {
         assert!(ask(&service, "a", "read", "x", "").await.response.is_some());
         let request = pb::Request { operation: "update".into(), path: "panic".into(), ..pb::Request::default() };
         let args = pb::HandleExistenceCheckArgs { storage_id: 0, request: Some(request) };
-        let reply = service.handle_existence_check(to("a", args)).await.unwrap().into_inner();
+        let reply = service.handle_existence_check(&to("a"), args).await.unwrap();
         assert_eq!(reply.err.unwrap().err_type, 2);
         let args = pb::InvalidateKeyArgs { key: "panic".into() };
-        assert!(service.invalidate_key(to("a", args)).await.is_err());
+        assert!(service.invalidate_key(&to("a"), args).await.is_err());
     }
 
     #[tokio::test]
@@ -483,47 +494,25 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_is_taken_back_if_the_host_resets_its_stream() {
-        const ID: &str = "8d3f2a5e-0000-4000-8000-000000000001";
         let (service, undone) = (service(&[]), Arc::new(AtomicUsize::new(0)));
         service.insert("a".to_owned(), Instance::new(Arc::new(Echo("a", undone.clone())), Limits::NONE, String::new()));
-        let request =
-            pb::Request { id: ID.into(), operation: "read".into(), path: "x".into(), ..pb::Request::default() };
+        let request = pb::Request { operation: "read".into(), path: "x".into(), ..pb::Request::default() };
         let args = pb::HandleRequestArgs { storage_id: 0, request: Some(request) };
-        let message = prost::Message::encode_to_vec(&args);
-
         let mut frames = connection();
-        frames.read(&frame(0, 7, &[&[0, 0, 0, 0, 99], &message[..]].concat()));
-        let mut call = to("a", args);
-        call.extensions_mut().insert(frames.streams());
-        service.handle_request(call).await.unwrap();
+        let mut call = to("a");
+        call.stream = frames.streams().stream(7);
+        service.handle_request(call, args).await.unwrap();
         assert_eq!(undone.load(Ordering::SeqCst), 0);
-        frames.read(&frame(3, 7, &[0, 0, 0, 8]));
+        frames.read(&raw(3, 7, &[0, 0, 0, 8]));
         assert_eq!(undone.load(Ordering::SeqCst), 1);
     }
 
-    #[test]
-    fn a_deadline_is_read_in_every_unit() {
-        let left = |text: &str| {
-            let mut metadata = MetadataMap::new();
-            metadata.insert("grpc-timeout", text.parse().unwrap());
-            deadline(&metadata).map(|deadline| deadline.saturating_duration_since(Instant::now()))
-        };
-        for (text, seconds) in [("90S", 90), ("89999999u", 90), ("90000m", 90), ("2M", 120), ("1H", 3600)] {
-            let left = left(text).unwrap().as_secs_f64();
-            assert!(left > f64::from(seconds) - 10.0 && left <= f64::from(seconds), "{text}: {left}");
-        }
-        for text in ["", "S", "90", "90x", "-1S", "1.5S"] {
-            assert_eq!(left(text), None, "{text}");
-        }
-        assert_eq!(deadline(&MetadataMap::new()), None);
-    }
-
     /// Shows the context of its request to the test, and never answers the path `wait`.
-    struct Shown(tokio::sync::mpsc::UnboundedSender<(Call, Option<String>)>);
+    struct Shown(tokio::sync::mpsc::UnboundedSender<(Request, Option<String>)>);
 
     #[async_trait]
     impl Backend for Shown {
-        async fn handle(&self, request: Call) -> Answer {
+        async fn handle(&self, request: Request) -> Answer {
             let is_long = request.path == "wait";
             let _ = self.0.send((request, SNAPSHOT.try_with(|id| id.to_string()).ok()));
             if is_long { std::future::pending().await } else { Ok(None) }
@@ -545,19 +534,22 @@ mod tests {
                 unauthenticated: true,
                 ..pb::Request::default()
             };
-            let mut call = to("a", pb::HandleRequestArgs { storage_id: 0, request: Some(request) });
-            call.metadata_mut().insert(SNAPSHOT_ID, "6c1f".parse().unwrap());
-            call.metadata_mut().insert("grpc-timeout", "90S".parse().unwrap());
+            pb::HandleRequestArgs { storage_id: 0, request: Some(request) }
+        };
+        let caller = || {
+            let mut call = to("a");
+            call.deadline = Some(Instant::now() + Duration::from_secs(90));
+            call.headers.insert(SNAPSHOT_ID, "6c1f".parse().unwrap());
             call
         };
-        service.handle_request(args("now")).await.unwrap();
+        service.handle_request(caller(), args("now")).await.unwrap();
         let (request, snapshot) = requests.recv().await.unwrap();
         assert_eq!((request.snapshot_id.as_deref(), snapshot.as_deref()), (Some("6c1f"), Some("6c1f")));
         assert!(request.deadline.is_some() && request.unauthenticated && request.mount_accessor == "tested_1");
         assert_eq!(request.wrap.map(|wrap| (wrap.ttl.as_secs(), wrap.format)), Some((60, "jwt".to_owned())));
         assert!(!request.hang_up.is_over(), "the caller got the answer");
 
-        let mut waiting = Box::pin(service.handle_request(args("wait")));
+        let mut waiting = Box::pin(service.handle_request(caller(), args("wait")));
         assert!(futures_util::poll!(waiting.as_mut()).is_pending());
         let (request, _) = requests.recv().await.unwrap();
         assert!(!request.hang_up.is_over());
@@ -568,7 +560,7 @@ mod tests {
 
     #[tokio::test]
     async fn initialize_tells_its_error() {
-        let reply = service(&["a"]).initialize(to("a", pb::InitializeArgs {})).await.unwrap().into_inner();
+        let reply = service(&["a"]).initialize(&to("a")).await.unwrap();
         assert_eq!(reply.err.unwrap().err_msg, "a");
     }
 
@@ -576,16 +568,16 @@ mod tests {
     async fn cleanup_is_bounded_and_may_come_twice() {
         let service = service(&["a", "b"]);
         for _ in 0..2 {
-            service.cleanup(to("a", pb::Empty {})).await.unwrap();
+            service.cleanup(&to("a")).await.unwrap();
         }
-        assert!(service.special_paths(to("a", pb::Empty {})).await.is_err());
-        assert!(service.special_paths(to("b", pb::Empty {})).await.is_ok());
+        assert!(service.special_paths(&to("a")).await.is_err());
+        assert!(service.special_paths(&to("b")).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn setup_without_a_way_to_the_host_tells_so() {
         let service = service(&[]);
-        let reply = service.setup(to("a", pb::SetupArgs::default())).await.unwrap().into_inner();
+        let reply = service.setup(&to("a"), pb::SetupArgs::default()).await.unwrap();
         assert!(reply.err.contains("the host did not say where it serves"), "{}", reply.err);
         assert!(service.read().is_empty());
     }
