@@ -13,6 +13,10 @@ const PREFIX: usize = 5;
 /// The longest message, as grpc-go has it. The engine decides how much it accepts.
 const LONGEST: usize = i32::MAX as usize;
 
+/// How many bytes are the start of a message. A busy connection has room for a few bytes only, so the first DATA frame can
+/// be shorter.
+const START: usize = 1024;
+
 /// Returns a message with its prefix.
 ///
 /// # Errors
@@ -60,13 +64,11 @@ impl Messages {
 
     /// Reads the prefix of the next message. Returns the message's length, or `None` at the end of the body.
     pub(super) async fn length(&mut self) -> Result<Option<usize>, Status> {
-        while self.arrived.len() < PREFIX {
-            match self.part().await? {
-                Some(part) if self.arrived.is_empty() => self.arrived = part,
-                Some(part) => self.arrived = [&self.arrived[..], &part].concat().into(),
-                None if self.arrived.is_empty() => return Ok(None),
-                None => return Err(cut_off()),
-            }
+        self.fill(PREFIX).await?;
+        match self.arrived.len() {
+            0 => return Ok(None),
+            PREFIX.. => {}
+            _ => return Err(cut_off()),
         }
         if self.arrived.get_u8() != 0 {
             return Err(Status::unimplemented("the message is compressed, which the plugin does not support"));
@@ -78,9 +80,10 @@ impl Messages {
         Ok(Some(length))
     }
 
-    /// The bytes of the current message that have arrived already.
-    pub(super) fn start(&self) -> &[u8] {
-        &self.arrived
+    /// Returns the first bytes of the current message, or all of it if it is short.
+    pub(super) async fn start(&mut self, length: usize) -> Result<&[u8], Status> {
+        self.fill(length.min(START)).await?;
+        Ok(&self.arrived[..self.arrived.len().min(length)])
     }
 
     /// Returns the current message, whose length is known.
@@ -102,6 +105,18 @@ impl Messages {
             }
             self.arrived = self.part().await?.ok_or_else(cut_off)?;
         }
+    }
+
+    /// Waits until so many bytes have arrived, or the body has ended.
+    async fn fill(&mut self, count: usize) -> Result<(), Status> {
+        while self.arrived.len() < count {
+            match self.part().await? {
+                Some(part) if self.arrived.is_empty() => self.arrived = part,
+                Some(part) => self.arrived = [&self.arrived[..], &part].concat().into(),
+                None => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     /// Waits for the next DATA frame.

@@ -175,7 +175,7 @@ fn begin<S: Services>(
 
 async fn unary<S: Services>(services: Arc<S>, call: Call, mut messages: Messages) -> Answer {
     let length = messages.length().await?.ok_or_else(|| Status::internal("the call has no message"))?;
-    if let Some(answer) = services.early(&call, messages.start()) {
+    if let Some(answer) = services.early(&call, messages.start(length).await?) {
         // The rest of the body is dropped: `h2` resets the stream after the answer, with NO_ERROR (RFC 9113, section 8.1).
         return Ok(answer);
     }

@@ -249,11 +249,32 @@ async fn a_call_ends_at_its_deadline() {
     assert_eq!(services.dropped.load(Ordering::SeqCst), 1);
 }
 
+/// Returns a message of 32 MiB that is answered early.
+fn early() -> Bytes {
+    message(&[b"early", &vec![b'x'; BODY][..]].concat())
+}
+
+#[tokio::test]
+async fn the_first_bytes_of_a_message_may_arrive_in_any_parts() {
+    let mut host = host(&Arc::default()).await;
+    for size in [1, 2, 5, 7, 600] {
+        let (answer, mut sent) = begin(&mut host, "/early");
+        for part in early()[..2000].chunks(size) {
+            // The plugin has answered before the last part.
+            if sent.send_data(Bytes::copy_from_slice(part), false).is_err() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(read(answer).await, ok(b"constant"), "{size}");
+    }
+}
+
 /// By default, `h2` ends a connection after about 2,000 such frames.
 #[tokio::test]
 async fn small_parts_of_an_answered_call_do_not_end_the_connection() {
     let mut connection = served(&Arc::default());
-    let call = frames(1, "/early", 0, &message(b"early and more")[..12]);
+    let call = frames(1, "/early", 0, &early()[..2000]);
     connection.write_all(&[PREFACE, &call].concat()).await.unwrap();
     read_frames(&mut connection, (3, 0, 1)).await;
     connection.write_all(&frame(0, 0, 1, b"x").repeat(10_000)).await.unwrap();
@@ -266,12 +287,12 @@ async fn small_parts_of_an_answered_call_do_not_end_the_connection() {
 async fn calls_that_are_answered_early_take_no_memory() {
     let services = Arc::<Stub>::default();
     let mut host = host(&services).await;
-    let start = [&message(&vec![b'x'; BODY])[..5], b"early", &vec![b'x'; 100_000]].concat();
+    let start = early().slice(..100_000);
     for _ in 0..4 {
         let calls: Vec<_> = (0..100).map(|_| begin(&mut host, "/early")).collect();
         join_all(calls.into_iter().map(async |(answer, mut sent)| {
             // The host would send more if the plugin wanted more.
-            sent.send_data(start.clone().into(), false).unwrap();
+            sent.send_data(start.clone(), false).unwrap();
             assert_eq!(read(answer).await, ok(b"constant"));
             assert_eq!(poll_fn(|cx| sent.poll_reset(cx)).await.unwrap(), Reason::NO_ERROR);
         }))
@@ -348,7 +369,7 @@ async fn a_call_that_is_cut_off_by_a_reset_reaches_no_handler() {
 #[tokio::test]
 async fn an_early_answer_is_whole_before_the_reset() {
     let mut connection = served(&Arc::default());
-    let call = frames(1, "/early", 0, &message(b"early and more")[..12]);
+    let call = frames(1, "/early", 0, &early()[..2000]);
     let bytes = [PREFACE, &call].concat();
     connection.write_all(&bytes).await.unwrap();
     assert_eq!(read_frames(&mut connection, (3, 0, 1)).await, [(1, 4, 1), (0, 0, 1), (1, 5, 1), (3, 0, 1)]);
