@@ -22,7 +22,8 @@ test: lint ## Checks format, lints and documentation, and runs all tests
 	cargo test --locked --workspace
 	$(plugin) && $(server) && $(simulator) && cargo test --locked --test conformance --test e2e
 
-test-vault: ## Runs the end-to-end tests on HashiCorp Vault (builds Vault with Go unless HOST_BIN names a vault)
+test-vault: ## Runs the tests on Go's plugin host, and the end-to-end tests on HashiCorp Vault (builds Vault with Go unless HOST_BIN names a vault)
+	$(plugin) && sh tests/conformance/go-host/run.sh
 	$(plugin) && $(vault) && $(simulator) && cargo build --locked --examples && cargo test --locked --test e2e
 
 test-roots: ## Runs the binary in root file systems of Debian (needs root, debootstrap and a static server)
