@@ -4,7 +4,9 @@
 //! speed    requests, start, memory and calls on a real server, compared with its `kv` engine
 //!   rows     the table of requests, and the measurement of a row
 //!   figures  figures that are measured once
-//!   report   tables, JSON, targets
+//!   report   tables for users, JSON
+//!   compare  tables beside a second plugin
+//!   targets  limits of ratios within one run, for contributors
 //! guard    instructions of a request
 //! profile  functions in which a request spends its time
 //! scale    counts and times with many organizations and tokens
@@ -30,6 +32,7 @@ use plugin_host::plugin;
 
 #[path = "../support/bao/mod.rs"]
 mod bao;
+mod compare;
 mod figures;
 mod guard;
 mod load;
@@ -42,6 +45,7 @@ mod server;
 mod settings;
 mod speed;
 mod stacks;
+mod targets;
 mod wire;
 
 use std::process::ExitCode;
@@ -50,6 +54,9 @@ use std::time::Instant;
 
 /// Name of this plugin in the catalog and in the report.
 pub(crate) const OURS: &str = "ours";
+
+/// Name of the plugin to compare with.
+pub(crate) const PEER: &str = "peer";
 
 fn main() -> ExitCode {
     // Skip the flags that cargo adds.

@@ -42,22 +42,46 @@ pub(crate) struct Calls {
     pub(crate) astra: usize,
 }
 
-/// Measures the figures that need no stored tokens. Call it when the plugin has no mounts.
-pub(crate) fn before(bench: &BenchServer, plugin: &Plugin, starts: usize) -> Figures {
+/// Measures the figures that need no stored tokens. Call it when the plugins have no mounts.
+pub(crate) fn before(bench: &BenchServer, starts: usize) -> Vec<Figures> {
+    let starting = in_turn(bench, starts, |plugin| first_line(&plugin_command(&plugin.binary)));
+    // The server prepares its catalog during the first start of a plugin.
+    in_turn(bench, 1, |plugin| enable_and_disable(bench, plugin));
+    let enabling = in_turn(bench, (starts / 4).max(3), |plugin| enable_and_disable(bench, plugin));
+    let times = starting.into_iter().zip(enabling);
+    let each = bench.plugins.iter().zip(times).map(|(plugin, (handshake_ms, enable_ms))| {
+        let binary_bytes = std::fs::metadata(&plugin.binary).expect("the size of a binary").len();
+        let figures = Figures { plugin: plugin.name, binary_bytes, handshake_ms, enable_ms, ..Figures::default() };
+        with_memory(bench, figures)
+    });
+    each.collect()
+}
+
+/// Measures a time of each plugin in alternating rounds. Returns the median for each plugin, in milliseconds.
+fn in_turn(bench: &BenchServer, rounds: usize, measure: impl Fn(&Plugin) -> Duration) -> Vec<f64> {
+    let mut times = vec![Vec::new(); bench.plugins.len()];
+    for _ in 0..rounds {
+        for (times, plugin) in times.iter_mut().zip(&bench.plugins) {
+            times.push(measure(plugin));
+        }
+    }
+    times.into_iter().map(|times| median(times.into_iter())).collect()
+}
+
+/// Returns the time until the first mount of a plugin is enabled.
+fn enable_and_disable(bench: &BenchServer, plugin: &Plugin) -> Duration {
+    let began = Instant::now();
+    bench.enable(plugin.name, "brief");
+    let took = began.elapsed();
+    bench.disable("brief");
+    bench.wait_for_end(plugin.name);
+    took
+}
+
+/// Adds the memory with one new mount, and with ten.
+fn with_memory(bench: &BenchServer, mut figures: Figures) -> Figures {
     const MOUNTS: usize = 10;
-    let name = plugin.name;
-    let mut figures = Figures { plugin: name, ..Figures::default() };
-    figures.binary_bytes = std::fs::metadata(&plugin.binary).expect("the size of a binary").len();
-    figures.handshake_ms = median((0..starts).map(|_| first_line(&plugin_command(&plugin.binary))));
-    let cycles = (starts / 4).max(3);
-    figures.enable_ms = median((0..cycles).map(|_| {
-        let began = Instant::now();
-        bench.enable(name, "brief");
-        let took = began.elapsed();
-        bench.disable("brief");
-        bench.wait_for_end(name);
-        took
-    }));
+    let name = figures.plugin;
     let memory = || Memory::of(bench.pid(name).expect("the plugin runs"));
     let mounts: Vec<String> = (0..MOUNTS).map(|number| format!("brief-{number}")).collect();
     bench.enable(name, &mounts[0]);

@@ -42,6 +42,10 @@ pub(crate) struct Sample {
     pub(crate) plugin_us: f64,
     /// Processor time of the server for one request, in microseconds.
     pub(crate) server_us: f64,
+    /// Processor time of the load generator for one request, in microseconds.
+    pub(crate) load_us: f64,
+    /// Processor time of the simulated Astra for one request, in microseconds.
+    pub(crate) astra_us: f64,
 }
 
 /// The load generator and the server that it sends requests to.

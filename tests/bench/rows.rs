@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::astra::Route;
 use crate::bao::wait;
 use crate::load::{Load, Requests, Sample, Until};
-use crate::proc::processor_time;
+use crate::proc::Times;
 use crate::server::{BASELINE, BenchServer, ROLES, TestMount, client_id, logical_name, role};
 use crate::settings::Settings;
 
@@ -47,7 +47,10 @@ pub(crate) enum Work {
     Revocations { one_by_one: bool },
 }
 
-const ONE_AND_MANY: &[usize] = &[1, 16];
+/// One caller, and enough callers to keep two processors busy.
+const ONE_AND_MANY: &[usize] = &[1, MANY];
+
+pub(crate) const MANY: usize = 8;
 
 /// The load generator is not used, because the server does all the work.
 const NONE: &[usize] = &[0];
@@ -57,7 +60,10 @@ pub(crate) const ROLE_READ: &str = "role read";
 pub(crate) const BY_NAME: &str = "token by name";
 pub(crate) const BY_CLIENT_ID: &str = "token by client id";
 pub(crate) const PAGE: &str = "list, page of 100 with details";
+pub(crate) const LIST: &str = "list, 1,000 with details";
 pub(crate) const LONG_LIST: &str = "list, 10,000 with details";
+pub(crate) const SIDECAR_MINT: &str = "sidecar mint";
+pub(crate) const CREDS_MINT: &str = "creds mint";
 pub(crate) const SLOW_MINT: &str = "creds mint, Astra at 200 ms";
 
 pub(crate) const ROWS: &[Row] = &[
@@ -66,9 +72,10 @@ pub(crate) const ROWS: &[Row] = &[
     row(BY_NAME, Sizes::Every, ONE_AND_MANY, Work::Timed(by_name)),
     row(BY_CLIENT_ID, Sizes::Every, ONE_AND_MANY, Work::Timed(by_client_id)),
     row(PAGE, Sizes::Every, ONE_AND_MANY, Work::Timed(page)),
+    row(LIST, Sizes::From(1000), ONE_AND_MANY, Work::Timed(list)),
     row(LONG_LIST, Sizes::From(10_000), ONE_AND_MANY, Work::Counted(1, long_list)),
-    row("creds mint", Sizes::Ends, ONE_AND_MANY, Work::Mints(creds)),
-    row("sidecar mint", Sizes::Ends, ONE_AND_MANY, Work::Mints(sidecar)),
+    row(CREDS_MINT, Sizes::Ends, ONE_AND_MANY, Work::Mints(creds)),
+    row(SIDECAR_MINT, Sizes::Ends, ONE_AND_MANY, Work::Mints(sidecar)),
     slow(SLOW_MINT, Work::Mints(creds)),
     slow("sidecar mint, Astra at 200 ms", Work::Mints(sidecar)),
     row("renew", Sizes::Ends, ONE_AND_MANY, Work::Renewals),
@@ -117,9 +124,17 @@ fn page(mount: &TestMount) -> Requests {
     Requests::get(starts.map(|after| format!("{path}/org/tokens?list=true&org_id={}&limit=100&after={after}", org.id)))
 }
 
+fn list(mount: &TestMount) -> Requests {
+    list_of(mount, 1000)
+}
+
 fn long_list(mount: &TestMount) -> Requests {
+    list_of(mount, 10_000)
+}
+
+fn list_of(mount: &TestMount, limit: usize) -> Requests {
     let TestMount { path, standard: org, .. } = mount;
-    Requests::get([format!("{path}/org/tokens?list=true&org_id={}&limit=10000", org.id)])
+    Requests::get([format!("{path}/org/tokens?list=true&org_id={}&limit={limit}", org.id)])
 }
 
 pub(crate) fn creds(mount: &TestMount) -> Requests {
@@ -152,8 +167,8 @@ pub(crate) struct Outcome {
     pub(crate) plugin: Option<&'static str>,
     pub(crate) stored: usize,
     pub(crate) connections: usize,
-    /// Whether it makes sense to compare the rate with the rate of `kv`.
-    pub(crate) compared: bool,
+    /// The delay of Astra's answers.
+    pub(crate) astra_ms: u64,
     pub(crate) samples: Vec<Sample>,
     /// Why there are no samples.
     pub(crate) note: Option<String>,
@@ -175,16 +190,17 @@ impl Runner<'_> {
             let is_baseline = matches!(row.work, Work::Baseline);
             let mounts: Vec<Option<&TestMount>> =
                 if is_baseline { vec![None] } else { mounts.iter().map(Some).collect() };
-            for mount in mounts {
-                let note = mount.and_then(|mount| self.try_out(row, mount));
-                for &connections in row.connections {
+            let tried: Vec<_> =
+                mounts.into_iter().map(|mount| (mount, mount.and_then(|mount| self.try_out(row, mount)))).collect();
+            for &connections in row.connections {
+                // One plugin right after the other, so that both meet the same load of the machine.
+                for (mount, note) in &tried {
                     if note.is_none() {
-                        runs.push((row, mount, outcomes.len()));
+                        runs.push((row, *mount, outcomes.len()));
                     }
-                    let plugin = mount.map(|mount| mount.plugin);
-                    let (compared, samples, note) = (row.astra_ms == 0, Vec::new(), note.clone());
-                    let row = row.name;
-                    outcomes.push(Outcome { row, plugin, stored: size, connections, compared, samples, note });
+                    let (plugin, note) = (mount.map(|mount| mount.plugin), note.clone());
+                    let (row, astra_ms, samples) = (row.name, row.astra_ms, Vec::new());
+                    outcomes.push(Outcome { row, plugin, stored: size, connections, astra_ms, samples, note });
                 }
             }
         }
@@ -277,14 +293,18 @@ impl Runner<'_> {
     fn watched(&self, plugin: Option<&str>, work: impl FnOnce() -> Sample) -> Sample {
         let plugin = plugin.and_then(|plugin| self.bench.pid(plugin));
         let server = self.bench.server.pid();
-        let times = || (plugin.map(processor_time).unwrap_or_default(), processor_time(server));
-        let before = times();
-        let mut sample = work();
-        let after = times();
+        let before = Times::of(plugin, server);
+        let sample = work();
+        let used = Times::of(plugin, server).since(before);
         #[expect(clippy::cast_precision_loss, reason = "a mean")]
-        let each = |used: Duration| used.as_secs_f64() * 1e6 / sample.requests.max(1) as f64;
-        (sample.plugin_us, sample.server_us) = (each(after.0 - before.0), each(after.1 - before.1));
-        sample
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / sample.requests.max(1) as f64;
+        Sample {
+            plugin_us: each(used.plugin),
+            server_us: each(used.server),
+            load_us: each(used.load),
+            astra_us: each(used.astra),
+            ..sample
+        }
     }
 
     /// Mints tokens, and returns requests that renew their leases.

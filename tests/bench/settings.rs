@@ -37,7 +37,7 @@ impl Settings {
     pub(crate) fn read() -> Result<Self, String> {
         let quick = std::env::var_os("BENCH_QUICK").is_some();
         let pick = |whole, brief| if quick { brief } else { whole };
-        let sizes: String = parsed("BENCH_SIZES", pick("10,1000,10000,100000", "10,10000").to_owned())?;
+        let sizes: String = parsed("BENCH_SIZES", pick("1000,100000", "1000").to_owned())?;
         let mut sizes: Vec<usize> = sizes
             .split(',')
             .map(|size| size.trim().parse().map_err(|_| format!("BENCH_SIZES: {size:?} is no number")))

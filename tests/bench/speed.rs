@@ -6,27 +6,25 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::figures::{self, Figures};
+use crate::bao::Product;
+use crate::figures;
 use crate::load::{Load, Until};
 use crate::proc::Memory;
 use crate::report::Report;
 use crate::rows::{self, Outcome, Runner};
 use crate::server::{BenchServer, TestMount};
 use crate::settings::Settings;
-use crate::{OURS, say};
-
-const PEER: &str = "peer";
+use crate::{OURS, PEER, say, targets};
 
 /// Measures everything and prints the report.
 pub(crate) fn run() -> Result<(), String> {
     let settings = Settings::read()?;
     let report = measure(&settings);
-    let markdown = report.markdown();
-    println!("\n{markdown}");
+    println!("\n{}\n{}", report.results(), report.for_contributors());
     std::fs::create_dir_all(settings.json.parent().expect("a folder")).expect("make the report's folder");
     std::fs::write(&settings.json, format!("{:#}\n", report.json())).expect("write the report");
     if settings.write {
-        publish(&markdown);
+        publish(&report);
     }
     say(&format!("done; every round is in {}", settings.json.display()));
     Ok(())
@@ -39,12 +37,10 @@ fn measure(settings: &Settings) -> Report {
     say("starting a server");
     let bench = BenchServer::new(&binaries);
     let (fewest, most) = (settings.sizes[0], settings.sizes[settings.sizes.len() - 1]);
-    let mut figures: Vec<Figures> = Vec::new();
-    for plugin in &bench.plugins {
-        say(&format!("start, memory and calls of {}", plugin.name));
-        let mut found = figures::before(&bench, plugin, settings.starts);
-        figures::on_the_wire(&mut found, plugin, (fewest, most));
-        figures.push(found);
+    say("start, memory and calls");
+    let mut figures = figures::before(&bench, settings.starts);
+    for (figures, plugin) in figures.iter_mut().zip(&bench.plugins) {
+        figures::on_the_wire(figures, plugin, (fewest, most));
     }
     let mut mounts: Vec<TestMount> = bench.plugins.iter().map(|plugin| TestMount::new(&bench, plugin.name)).collect();
     let dir = tempfile::tempdir().expect("temporary directory");
@@ -61,6 +57,7 @@ fn measure(settings: &Settings) -> Report {
     }
     Report {
         settings: described(&bench, settings, began.elapsed()),
+        peer_is_go: settings.peer.as_deref().is_some_and(targets::is_go),
         echo_ms: figures::echo_ms(settings.starts),
         figures,
         outcomes,
@@ -90,8 +87,9 @@ fn described(bench: &BenchServer, settings: &Settings, took: Duration) -> String
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     format!(
-        "Commit {}, server {}, {}, {cores} processors, load average {} at the end; {} rounds of {} s, {:.0} minutes in all.",
+        "Commit {}, {:?} {}, {}, {cores} processors, load average {} at the end; {} rounds of {} s, {:.0} minutes in all.",
         first("git", &["rev-parse", "--short", "HEAD"]),
+        Product::of_host(),
         health["version"].as_str().unwrap_or("of unknown version"),
         first(settings.oha.to_str().unwrap_or("oha"), &["--version"]),
         load.split(' ').next().unwrap_or("unknown"),
@@ -101,13 +99,21 @@ fn described(bench: &BenchServer, settings: &Settings, took: Duration) -> String
     )
 }
 
-/// Writes the report into the documentation.
-fn publish(markdown: &str) {
+/// Writes the report into the documentation: the results for users, and the targets for contributors.
+fn publish(report: &Report) {
     const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
-    const BEGIN: &str = "<!-- report: written by BENCH_WRITE=1 make bench -->\n";
-    const END: &str = "<!-- end of report -->";
     let page = std::fs::read_to_string(PAGE).expect("read the page");
-    let (before, rest) = page.split_once(BEGIN).expect("the begin of the report");
-    let (_, after) = rest.split_once(END).expect("the end of the report");
-    std::fs::write(PAGE, format!("{before}{BEGIN}\n{markdown}\n{END}{after}")).expect("write the page");
+    let page = replace(&page, "results", &report.results());
+    let page = replace(&page, "targets", &report.for_contributors());
+    std::fs::write(PAGE, page).expect("write the page");
+}
+
+/// Replaces one part of the page, which belongs to this server.
+fn replace(page: &str, part: &str, text: &str) -> String {
+    let server = Product::of_host();
+    let begin = format!("<!-- {part} on {server:?}: written by BENCH_WRITE=1 make bench -->\n");
+    let end = format!("<!-- end of {part} on {server:?} -->");
+    let (before, rest) = page.split_once(&begin).expect("the begin of the part");
+    let (_, after) = rest.split_once(&end).expect("the end of the part");
+    format!("{before}{begin}\n{text}\n{end}{after}")
 }
