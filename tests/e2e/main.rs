@@ -36,6 +36,7 @@ mod harness;
 mod leases;
 mod lifecycle;
 mod limits;
+mod load;
 mod old_names;
 mod openapi;
 mod operations;
