@@ -28,5 +28,6 @@ mod kills;
 mod leases;
 mod names;
 mod output;
+mod pings;
 mod requests;
 mod start;

@@ -11,12 +11,15 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::Connected;
 
+use super::estimator::{Measured, Pings};
 use super::wire::{Agreed, Io, agreed};
 
 /// The host's side of a brokered connection.
 pub struct Brokered {
     pub(super) seen: Arc<Mutex<Vec<Result<Agreed, String>>>>,
     pub(super) tasks: Vec<JoinHandle<()>>,
+    /// The pings that the host has sent.
+    pub pings: Pings,
 }
 
 impl Brokered {
@@ -40,6 +43,7 @@ pub(super) async fn accept(
     acceptor: TlsAcceptor,
     accepted: mpsc::Sender<io::Result<Served>>,
     seen: Arc<Mutex<Vec<Result<Agreed, String>>>>,
+    pings: Pings,
 ) {
     while let Some(stream) = incoming.recv().await {
         match acceptor.accept(stream).await {
@@ -47,14 +51,14 @@ pub(super) async fn accept(
             Ok(stream) => {
                 let name = stream.get_ref().1.server_name().map(ToOwned::to_owned);
                 seen.lock().unwrap().push(Ok(agreed(stream.get_ref().1, name)));
-                drop(accepted.send(Ok(Served(stream))).await);
+                drop(accepted.send(Ok(Served(Measured::of_server(stream, pings.clone())))).await);
             }
         }
     }
 }
 
 /// A TLS connection that tonic can serve.
-pub(super) struct Served(tokio_rustls::server::TlsStream<Box<dyn Io>>);
+pub(super) struct Served(Measured<tokio_rustls::server::TlsStream<Box<dyn Io>>>);
 
 impl Connected for Served {
     type ConnectInfo = ();

@@ -21,6 +21,7 @@
 )]
 
 mod brokered;
+pub mod estimator;
 pub mod gate;
 pub mod log;
 pub mod mount;

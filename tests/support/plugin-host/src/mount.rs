@@ -10,6 +10,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::brokered::Brokered;
+use super::estimator::Counts;
 use super::pb::logical::Empty as VersionArgs;
 use super::pb::logical::plugin_version_client::PluginVersionClient;
 use super::pb::pb::backend_client::BackendClient;
@@ -169,6 +170,11 @@ impl Mount {
     /// Returns the result of each of the plugin's connections to storage and facts.
     pub fn connections(&self) -> Vec<Result<Agreed, String>> {
         self.brokered.connections()
+    }
+
+    /// Returns the pings of the host on the connection for storage and facts.
+    pub fn pings(&self) -> Counts {
+        self.brokered.pings.counts()
     }
 
     /// Sends a request unchanged.

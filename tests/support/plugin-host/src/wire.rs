@@ -21,6 +21,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Status, Streaming};
 
 use super::brokered::{Brokered, accept};
+use super::estimator::{Measured, Pings};
 use super::mount::{Mount, Setup};
 use super::mux::Session;
 use super::pb::pb::storage_server::StorageServer;
@@ -68,6 +69,8 @@ pub struct Host {
     pub channel: Channel,
     /// The cancelled requests on the connection.
     pub resets: Resets,
+    /// The pings that the host has sent on the connection.
+    pub pings: Pings,
     cables: Cables,
     broker: mpsc::Sender<ConnInfo>,
     next_broker_id: AtomicU32,
@@ -96,8 +99,8 @@ impl Host {
         } else {
             Carrier::Sockets
         });
-        let resets = Resets::default();
-        let (channel, agreed, cables) = dial(&carrier, &plugin, &handshake, &resets).await;
+        let (resets, pings) = (Resets::default(), Pings::default());
+        let (channel, agreed, cables) = dial(&carrier, &plugin, &handshake, &resets, &pings).await;
         let (broker, offers) = mpsc::channel(16);
         let knocks = Arc::default();
         // A real host makes these three calls at the same time, in any order.
@@ -124,6 +127,7 @@ impl Host {
             agreed,
             channel,
             resets,
+            pings,
             cables,
             broker,
             next_broker_id: AtomicU32::new(1),
@@ -177,16 +181,16 @@ impl Host {
                 }));
             }
         }
-        let seen = Arc::default();
+        let (seen, pings) = (Arc::default(), Pings::default());
         let acceptor = TlsAcceptor::from(Arc::new(self.plugin.identity().server(&self.handshake.certificate)));
         let (accepted, connections) = mpsc::channel(4);
-        tasks.push(tokio::spawn(accept(incoming, acceptor, accepted, Arc::clone(&seen))));
+        tasks.push(tokio::spawn(accept(incoming, acceptor, accepted, Arc::clone(&seen), pings.clone())));
         let storage = StorageServer::new(storage).max_decoding_message_size(usize::MAX);
         let server = Server::builder().add_service(storage).add_service(SystemViewServer::new(system));
         tasks.push(tokio::spawn(
             async move { server.serve_with_incoming(ReceiverStream::new(connections)).await.unwrap() },
         ));
-        (info, Brokered { seen, tasks })
+        (info, Brokered { seen, tasks, pings })
     }
 
     /// Announces to the plugin where a broker id is served. With one session for all connections, the plugin asks by
@@ -266,6 +270,7 @@ async fn dial(
     plugin: &Plugin,
     handshake: &Handshake,
     resets: &Resets,
+    pings: &Pings,
 ) -> (Channel, Agreed, Cables) {
     let config = Arc::new(plugin.identity().client(&handshake.certificate));
     let (sender, mut receiver) = mpsc::channel(1);
@@ -274,10 +279,10 @@ async fn dial(
     if let Carrier::Session(session) = &*carrier {
         cables.lock().unwrap().push(session.driver.clone());
     }
-    let (laid, resets) = (cables.clone(), resets.clone());
+    let (laid, resets, pings) = (cables.clone(), resets.clone(), pings.clone());
     let connector = tower::service_fn(move |_| {
         let (carrier, socket, config, sender) = (carrier.clone(), socket.clone(), config.clone(), sender.clone());
-        let (cables, resets) = (laid.clone(), resets.clone());
+        let (cables, resets, pings) = (laid.clone(), resets.clone(), pings.clone());
         async move {
             let stream: Box<dyn Io> = match &*carrier {
                 Carrier::Sockets => Box::new(UnixStream::connect(&socket).await?),
@@ -289,7 +294,7 @@ async fn dial(
             let _ = sender.try_send(agreed(stream.get_ref().1, None));
             let (near, far) = tokio::io::duplex(64 * 1024);
             cables.lock().unwrap().push(tokio::spawn(join(far, stream)).abort_handle());
-            Ok::<_, io::Error>(TokioIo::new(Watched::new(near, resets)))
+            Ok::<_, io::Error>(TokioIo::new(Measured::of_client(Watched::new(near, resets), pings)))
         }
     });
     let endpoint = Endpoint::from_static("http://localhost");
