@@ -53,7 +53,7 @@ fn reads_stay_fast_while_400_mints_wait_for_astra() {
     server.post("sys/mounts/store", &json!({"type": "kv"})).ok();
     server.post("store/one", &json!({"colour": "blue"})).ok();
     let role = format!("astra/role?org_id={}&role_name=reader", org.id);
-    let (paths, reads) = ([role.as_str(), "store/one"], size(500, 3000));
+    let (paths, reads) = ([role.as_str(), "store/one"], size(500, 2000));
     // The first reads open connections and fill caches.
     p99(&server, paths, 100);
     let [alone, _] = p99(&server, paths, reads);
