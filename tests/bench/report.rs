@@ -130,10 +130,14 @@ impl Report {
 
     fn processes(&self, text: &mut String) {
         text.push_str("| figure | |\n| --- | --: |\n");
-        let Some(ours) = self.figures.iter().find(|figures| figures.plugin == crate::OURS) else { return };
+        let Some(ours) = self.ours_figures() else { return };
         for figure in self.all_figures() {
             writeln!(text, "| {} | {} |", figure.name, (figure.shown)(ours)).expect("write into a text");
         }
+    }
+
+    pub(crate) fn ours_figures(&self) -> Option<&Figures> {
+        self.figures.iter().find(|figures| figures.plugin == crate::OURS)
     }
 
     /// Returns the figures that are measured once.

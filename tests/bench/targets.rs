@@ -54,12 +54,25 @@ impl Report {
     }
 
     pub(crate) fn all_targets(&self) -> Vec<Target> {
-        let mut targets = self.targets_of_growth();
+        let mut targets = self.targets_of_process();
+        let (few, many) = self.stored();
+        if few < many {
+            targets.extend(self.targets_of_growth());
+        }
         targets.extend(self.targets_of_load());
         if self.peer_is_go {
             targets.extend(self.goals());
         }
         targets
+    }
+
+    /// The start and the memory.
+    fn targets_of_process(&self) -> Vec<Target> {
+        let figure = |of: fn(&Figures) -> f64| self.ours_figures().map_or(f64::NAN, of);
+        vec![
+            at_most("start to handshake × `echo`", figure(|of| of.handshake_ms) / self.echo_ms, 5.0),
+            at_most("memory with 10 mounts × idle", figure(|of| of.mounts.mib() / of.idle.mib()), 1.3),
+        ]
     }
 
     /// How much slower requests get with the number of tokens.
@@ -70,8 +83,7 @@ impl Report {
         let page = |stored| if stored < WHOLE_PAGE { f64::NAN } else { self.value(PAGE, stored, 1, p50) };
         let rates = |row| self.value(row, many, MANY, rate) / self.value(row, few, MANY, rate);
         let at = |text: &str| format!("{text}, {many} tokens × {few} tokens");
-        let ours = self.figures.iter().find(|figures| figures.plugin == crate::OURS);
-        let figure = |of: fn(&Figures) -> f64| ours.map_or(f64::NAN, of);
+        let initialize = self.ours_figures().and_then(|of| of.initialize_ms).map_or(f64::NAN, |(few, many)| many / few);
         vec![
             at_least(&at("requests/s of role read"), rates(ROLE_READ), 0.85),
             at_least(&at("requests/s of token by name"), rates(BY_NAME), 0.85),
@@ -82,9 +94,7 @@ impl Report {
                 self.value(LONG_LIST, many, 1, p50) / self.value(LIST, many, 1, p50),
                 15.0,
             ),
-            at_most(&at("initialize"), figure(|of| of.initialize_ms.map_or(f64::NAN, |(few, many)| many / few)), 1.2),
-            at_most("memory with 10 mounts × idle", figure(|of| of.mounts.mib() / of.idle.mib()), 1.3),
-            at_most("start to handshake × `echo`", figure(|of| of.handshake_ms) / self.echo_ms, 5.0),
+            at_most(&at("initialize"), initialize, 1.2),
         ]
     }
 
