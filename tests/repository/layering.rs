@@ -59,7 +59,8 @@ const LAYERS: &[Layers] = &[
         folder: "sdk/src/wire",
         module: &["wire"],
         order: &[
-            "version", "convert", "answer", "early", "limits", "watch", "channel", "unary", "storage", "system", "backend",
+            "version", "convert", "answer", "early", "limits", "watch", "channel", "unary", "storage", "system",
+            "backend",
         ],
         never: &[],
         open: false,

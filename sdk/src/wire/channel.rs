@@ -87,6 +87,8 @@ impl Shared {
         // A cancelled call is reset, and its answer may already be on the way. By default, the 1024th such answer ends
         // the connection, and with it other calls.
         builder.max_local_error_reset_streams(None).enable_push(false);
+        // For the same reason. `h2` counts small DATA frames, and never forgets those of calls that were given up.
+        builder.data_frame_budget(usize::MAX);
         builder.initial_window_size(WINDOWS.0).initial_connection_window_size(WINDOWS.1);
         let (requests, connection) = builder.handshake(Pings::of_client(stream)).await.map_err(io::Error::other)?;
         tokio::spawn(async move {
@@ -145,6 +147,8 @@ mod tests {
 
     use futures_util::FutureExt as _;
     use futures_util::future::join_all;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::mpsc::UnboundedSender;
     use tokio::task::JoinHandle;
     use tonic::Code;
     use tonic::transport::Server;
@@ -247,5 +251,56 @@ mod tests {
         }
         ask(&channel, "there").await.unwrap();
         assert_eq!(host.connections.load(Ordering::SeqCst), 1);
+    }
+
+    /// Writes a frame without flags other than the end of the headers (RFC 9113, section 4.1).
+    fn frame(kind: u8, stream: [u8; 4], payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, if kind == 1 { 4 } else { 0 }], &stream, payload].concat()
+    }
+
+    /// Answers each call after it was given up. Sends a sign for each call, before it is answered.
+    async fn answer_late(mut socket: tokio::io::DuplexStream, calls: UnboundedSender<()>) -> io::Result<()> {
+        const PREFACE: usize = 24;
+        socket.read_exact(&mut [0; PREFACE]).await?;
+        socket.write_all(&frame(4, [0; 4], b"")).await?;
+        loop {
+            let mut header = [0; 9];
+            socket.read_exact(&mut header).await?;
+            let [a, b, c, kind, _, stream @ ..] = header;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            socket.read_exact(&mut payload).await?;
+            match kind {
+                1 => calls.send(()).unwrap(),
+                // `:status 200` (RFC 7541, appendix A), and small parts of an answer.
+                3 => {
+                    socket.write_all(&[frame(1, stream, &[0x88]), frame(0, stream, b"x").repeat(100)].concat()).await?
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn late_parts_of_answers_end_no_connection() {
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (calls, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let channel = {
+            let connections = connections.clone();
+            Channel::new(move || {
+                connections.fetch_add(1, Ordering::SeqCst);
+                let (near, far) = tokio::io::duplex(1 << 20);
+                tokio::spawn(answer_late(far, calls.clone()));
+                async { Ok(Box::new(near) as Box<dyn Io>) }.boxed()
+            })
+        };
+        for _ in 0..200 {
+            let mut call = std::pin::pin!(ask(&channel, "there"));
+            while seen.try_recv().is_err() {
+                assert!(call.as_mut().now_or_never().is_none());
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 1);
     }
 }
