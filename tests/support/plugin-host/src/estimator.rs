@@ -20,6 +20,10 @@ const PING: u8 = 6;
 /// The payload of a ping that measures.
 pub const PAYLOAD: [u8; 8] = [2, 4, 16, 16, 9, 14, 7, 7];
 
+/// The window of a measured connection, in bytes. The connection of the host does not know of the added window updates, so
+/// the plugin can send more than it allows. It must never come near the end of this window.
+pub const WINDOW: u32 = 1 << 30;
+
 /// The pings of a connection, or of all connections to one broker id.
 #[derive(Clone, Default)]
 pub struct Pings(Arc<Mutex<Counts>>);

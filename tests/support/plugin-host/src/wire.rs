@@ -21,7 +21,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Status, Streaming};
 
 use super::brokered::{Brokered, accept};
-use super::estimator::{Measured, Pings};
+use super::estimator::{Measured, Pings, WINDOW};
 use super::mount::{Mount, Setup};
 use super::mux::Session;
 use super::pb::pb::storage_server::StorageServer;
@@ -186,7 +186,8 @@ impl Host {
         let (accepted, connections) = mpsc::channel(4);
         tasks.push(tokio::spawn(accept(incoming, acceptor, accepted, Arc::clone(&seen), pings.clone())));
         let storage = StorageServer::new(storage).max_decoding_message_size(usize::MAX);
-        let server = Server::builder().add_service(storage).add_service(SystemViewServer::new(system));
+        let mut server = Server::builder().initial_connection_window_size(WINDOW);
+        let server = server.add_service(storage).add_service(SystemViewServer::new(system));
         tasks.push(tokio::spawn(
             async move { server.serve_with_incoming(ReceiverStream::new(connections)).await.unwrap() },
         ));
@@ -297,7 +298,7 @@ async fn dial(
             Ok::<_, io::Error>(TokioIo::new(Measured::of_client(Watched::new(near, resets), pings)))
         }
     });
-    let endpoint = Endpoint::from_static("http://localhost");
+    let endpoint = Endpoint::from_static("http://localhost").initial_connection_window_size(WINDOW);
     let connecting = endpoint.connect_with_connector(connector);
     let channel = timeout(PATIENCE, connecting).await.expect("no connection in time").expect("the main connection");
     (channel, receiver.recv().await.unwrap(), cables)
