@@ -241,18 +241,23 @@ async fn the_outage_of_one_org_makes_no_revocation_of_another_org_wait() {
     assert!(!probe.is_finished());
 }
 
-/// All of them call Astra when the outage begins. Astra works again before the first of them gives up.
-#[tokio::test]
-async fn a_short_failure_costs_no_revocation_its_attempt() {
-    let (world, leases) = World::with_leases(200).await;
-    for _ in 0..200 {
+/// Lets the next deletions fail, and revokes all leases at once.
+async fn revoke_beside_failures(world: &World, leases: &[Secret], failures: usize) {
+    for _ in 0..failures {
         world.astra.answer("DELETE", ResponseTemplate::new(503));
     }
-    for answer in world.revoke_all(&leases).await {
+    for answer in world.revoke_all(leases).await {
         ok(answer);
     }
     world.until_undone().await;
     world.assert_empty();
+}
+
+/// All of them call Astra when the outage begins. Astra works again before the first of them gives up.
+#[tokio::test]
+async fn a_short_failure_costs_no_revocation_its_attempt() {
+    let (world, leases) = World::with_leases(200).await;
+    revoke_beside_failures(&world, &leases, 200).await;
 }
 
 /// The last revocation failed, and so do the next two requests.
@@ -260,14 +265,7 @@ async fn a_short_failure_costs_no_revocation_its_attempt() {
 async fn single_failures_cost_no_revocation_its_attempt() {
     let (world, leases) = World::with_leases(200).await;
     world.begin_outage(&leases[0]).await;
-    for _ in 0..2 {
-        world.astra.answer("DELETE", ResponseTemplate::new(503));
-    }
-    for answer in world.revoke_all(&leases).await {
-        ok(answer);
-    }
-    world.until_undone().await;
-    world.assert_empty();
+    revoke_beside_failures(&world, &leases, 2).await;
 }
 
 /// Astra can answer 400 for an unknown token. Then only the list shows that the token is gone.
