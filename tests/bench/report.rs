@@ -13,7 +13,7 @@ use crate::targets::Target;
 /// All results of a run.
 pub(crate) struct Report {
     pub(crate) settings: String,
-    /// Whether the plugin to compare with is written in Go. Only then the goals apply.
+    /// Whether the plugin to compare with is written in Go. If it is not, the goals do not apply.
     pub(crate) peer_is_go: bool,
     pub(crate) echo_ms: f64,
     pub(crate) figures: Vec<Figures>,

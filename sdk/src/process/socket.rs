@@ -30,7 +30,7 @@ pub(super) struct Socket {
     stream: AsyncFd<UnixStream>,
     /// Bytes that were read ahead. The buffer is freed once all are taken.
     ahead: Bytes,
-    /// Whether the last read filled its buffer. Only then the next read goes beyond its buffer.
+    /// Whether the last read filled its buffer. If it did, the next read also fills `ahead`.
     is_flooded: bool,
     /// Set while the socket is full. Reports when the socket is writable again.
     full: Option<AsyncFd<UnixStream>>,

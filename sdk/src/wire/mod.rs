@@ -73,7 +73,7 @@ impl Services for Own {
         match call.path() {
             HANDLE_REQUEST => frame(&self.backend.handle_request(call, decode(message)?).await?),
             HANDLE_EXISTENCE_CHECK => frame(&self.backend.handle_existence_check(&call, decode(message)?).await?),
-            // In a box of its own, so that the box of a request is small.
+            // The future of a setup is large. In its own box, it does not enlarge the futures of all other calls.
             SETUP => frame(&Box::pin(self.backend.setup(&call, decode(message)?)).await?),
             TYPE => frame(&backend::Service::r#type(&call)?),
             SPECIAL_PATHS => frame(&self.backend.special_paths(&call).await?),

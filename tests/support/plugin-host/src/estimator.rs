@@ -165,7 +165,7 @@ impl Frames {
         Self { skip, begun: Vec::new() }
     }
 
-    /// Whether no frame has begun.
+    /// Whether the last frame is complete and the next one has not begun.
     fn is_between(&self) -> bool {
         self.skip == 0 && self.begun.is_empty()
     }
