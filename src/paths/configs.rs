@@ -28,23 +28,26 @@ pub(crate) fn path() -> Path<Engine> {
 }
 
 async fn list(engine: Arc<Engine>, _call: Call) -> Answered {
+    let (configs, unreadable) = all(&engine).await?;
+    let shown = |(org, config): Listed| (org.to_string(), config.map_or_else(|| json!({}), |config| shown(&config)));
+    Ok(Some(Response::list_with_info(configs.into_iter().map(shown)).warnings(unreadable_entries(&unreadable))))
+}
+
+/// An org that has a config, and the config if it can be read.
+pub(super) type Listed = (OrgId, Option<Arc<Config>>);
+
+/// Returns all orgs that have a config, and the keys of the configs that cannot be read.
+pub(super) async fn all(engine: &Engine) -> Result<(Vec<Listed>, Vec<String>), Error> {
     let orgs = engine.store.orgs().await?;
-    let read = |org: OrgId| {
-        let engine = &engine;
-        async move {
-            let (config, reason) = readable(engine.store.config(&org).await)?;
-            reason.iter().for_each(log_skipped);
-            Ok::<_, Error>((config.is_some() || reason.is_some()).then_some((org, config)))
-        }
+    let read = |org: OrgId| async move {
+        let (config, reason) = readable(engine.store.config(&org).await)?;
+        reason.iter().for_each(log_skipped);
+        Ok::<_, Error>((config.is_some() || reason.is_some()).then_some((org, config)))
     };
     let configs: Vec<Option<_>> = stream::iter(orgs).map(read).buffered(CONCURRENT_READS).try_collect().await?;
-    let configs: Vec<_> = configs.into_iter().flatten().collect();
-    let unreadable: Vec<_> =
-        configs.iter().filter(|(_, config)| config.is_none()).map(|(org, _)| config_key(org)).collect();
-    let shown = |(org, config): (OrgId, Option<Arc<Config>>)| {
-        (org.to_string(), config.map_or_else(|| json!({}), |config| shown(&config)))
-    };
-    Ok(Some(Response::list_with_info(configs.into_iter().map(shown)).warnings(unreadable_entries(&unreadable))))
+    let configs: Vec<Listed> = configs.into_iter().flatten().collect();
+    let unreadable = configs.iter().filter(|(_, config)| config.is_none()).map(|(org, _)| config_key(org)).collect();
+    Ok((configs, unreadable))
 }
 
 fn shown(config: &Config) -> Value {

@@ -8,19 +8,14 @@ use std::sync::Arc;
 use vault_plugin_sdk::framework::{Call, Field, FieldSpec, Path};
 use vault_plugin_sdk::logical::{Operation, Request};
 
+use super::org::{self, ORG, another_spelling};
 use super::shared::{Answered, handler, mount};
 use super::token::{METADATA, TOKEN, TTL, mint};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::names::{RoleName, fits_path, validate_name};
+use crate::names::{RoleName, fits_path};
 use crate::store::Config;
 use crate::tokens::MintedBy;
-
-const ORG: Field<String> = Field::string(
-    "org",
-    "Logical name of the organization, if the name fits into a path: ASCII letters, digits and \"_\", and \"-\" and \".\" \
-     between those. Otherwise the org_id. Letter case matters.",
-);
 
 const ROLE: Field<String> = Field::string("role", "Name of the role in Vault, in lower case.");
 
@@ -55,11 +50,10 @@ async fn create(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
     let org = fields.get(&ORG).unwrap_or_default();
     let role = fields.get(&ROLE).unwrap_or_default();
-    validate_name(ORG.name(), &org)?;
     let role_name = RoleName::parse(ROLE.name(), &role)?;
     let config = config_of(&engine, &request, &org, &role_name).await?;
     if role_name.as_str() != role {
-        return Err(wrong_spelling(&request, &org, &role_name));
+        return Err(another_spelling(&path_of(&request, &org, &role_name)));
     }
     if !fits_path(&role) {
         return Err(Error::field(
@@ -76,30 +70,13 @@ async fn create(engine: Arc<Engine>, call: Call) -> Answered {
 
 /// Returns the config of the org whose name in paths is exactly `org`.
 async fn config_of(engine: &Engine, request: &Request, org: &str, role: &RoleName) -> Result<Arc<Config>, Error> {
-    let called = engine.store.orgs_called(org).await?;
-    if called.len() > 1 {
-        return Err(Error::Refused(format!(
-            "{org:?} is the logical_name or the org_id of several organizations; give these organizations different \
-             logical_names"
-        )));
-    }
-    let meant = if called.is_empty() { engine.store.orgs_like(org).await? } else { called };
-    let [id] = meant.as_slice() else { return Err(unknown_org(request, org)) };
-    let Some(config) = engine.store.config(id).await? else { return Err(unknown_org(request, org)) };
-    match config.path_name() {
-        Some(name) if name == org => Ok(config),
-        Some(name) => Err(wrong_spelling(request, name, role)),
-        None => Err(Error::Refused(format!(
-            "org_id {:?} does not fit into a path; give the organization a logical_name of letters, digits and \"_\", and \"-\" \
-             and \".\" between those",
-            id.as_str()
-        ))),
-    }
+    let path = |right: &str| path_of(request, right, role);
+    let Some(id) = org::of_path(engine, org, path).await? else { return Err(unknown_org(request, org)) };
+    engine.store.config(&id).await?.ok_or_else(|| unknown_org(request, org))
 }
 
-fn wrong_spelling(request: &Request, org: &str, role: &RoleName) -> Error {
-    let path = format!("{}/creds/{org}/{role}", mount(request));
-    Error::Refused(format!("this path is another spelling of {path:?}, and only that path mints; use that path"))
+fn path_of(request: &Request, org: &str, role: &RoleName) -> String {
+    format!("{}/creds/{org}/{role}", mount(request))
 }
 
 fn unknown_org(request: &Request, org: &str) -> Error {

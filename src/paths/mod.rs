@@ -1,10 +1,11 @@
-//! The paths of the engine, one file or folder each. `shared` has what several paths use, `org` the names of
+//! The paths of the engine, one file or folder each, and those below `orgs` in one folder. `shared` has what several paths use, `org` the names of
 //! organizations in paths, and `verify` the check of a root token before its config is stored.
 
 mod config;
 mod configs;
 mod creds;
 mod org;
+mod orgs;
 mod role;
 mod roles;
 mod rotate_root;
@@ -19,8 +20,8 @@ use vault_plugin_sdk::framework::Path;
 use super::engine::Engine;
 
 /// Returns all paths.
-pub(super) fn all() -> [Path<Engine>; 9] {
-    [
+pub(super) fn all() -> Vec<Path<Engine>> {
+    let guide = [
         config::path(),
         configs::path(),
         rotate_root::path(),
@@ -30,5 +31,6 @@ pub(super) fn all() -> [Path<Engine>; 9] {
         token::path(),
         tokens::path(),
         creds::path(),
-    ]
+    ];
+    guide.into_iter().chain(orgs::paths()).collect()
 }

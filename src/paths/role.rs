@@ -8,8 +8,8 @@ use vault_plugin_sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, 
 use vault_plugin_sdk::logical::{self, Caller, Map, Operation, Response};
 
 use super::shared::{
-    self, Answered, ORG_ID, REPLACED, ROLE_NAME, Setting, detached, handler, missing, no_config, no_role, org_id,
-    role_name, unreadable_role, written,
+    self, Answered, Durations, ORG_ID, REPLACED, ROLE_NAME, Setting, Shown, detached, handler, missing, no_config,
+    no_role, org_id, role_name, unreadable_role, written,
 };
 use crate::engine::Engine;
 use crate::error::{Error, readable};
@@ -49,10 +49,10 @@ const MAX_TOKENS: Field<i64> = Field::int(
 .shown("How many live tokens the role can have at the same time. Missing if there is no limit.");
 
 /// The settings, in the order of their checks.
-const SETTINGS: &[Setting<Role>] = &[
+pub(super) const SETTINGS: &[Setting<Role>] = &[
     Setting {
         field: ROLE_ID.spec(),
-        show: |role| Some(json!(role.role_id)),
+        show: |role| Some(Shown::Value(json!(role.role_id))),
         write: |fields, role, _| {
             match fields.change(&ROLE_ID) {
                 Change::Keep => {}
@@ -64,12 +64,12 @@ const SETTINGS: &[Setting<Role>] = &[
     },
     Setting {
         field: TTL.spec(),
-        show: |role| Some(json!(format_duration(role.ttl()))),
+        show: |role| Some(Shown::Duration(role.ttl())),
         write: |fields, role, warnings| set_ttl(fields, &TTL, &mut role.ttl, warnings),
     },
     Setting {
         field: MAX_TTL.spec(),
-        show: |role| Some(json!(format_duration(role.max_ttl()))),
+        show: |role| Some(Shown::Duration(role.max_ttl())),
         write: |fields, role, warnings| {
             set_ttl(fields, &MAX_TTL, &mut role.max_ttl, warnings)?;
             if role.ttl > role.max_ttl {
@@ -82,7 +82,7 @@ const SETTINGS: &[Setting<Role>] = &[
     },
     Setting {
         field: MAX_TOKENS.spec(),
-        show: |role| Some(json!(role.max_tokens)).filter(|_| role.max_tokens > 0),
+        show: |role| Some(Shown::Value(json!(role.max_tokens))).filter(|_| role.max_tokens > 0),
         write: |fields, role, _| {
             role.max_tokens = match fields.change(&MAX_TOKENS) {
                 Change::Keep => role.max_tokens,
@@ -129,7 +129,7 @@ pub(crate) fn path() -> Path<Engine> {
         )
 }
 
-async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error> {
+pub(super) async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error> {
     // Every caller can reach this check, so errors in the request are reported later, to callers that can write.
     match names(&call.fields) {
         Ok((org, name)) => {
@@ -142,26 +142,37 @@ async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error>
 
 async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     let (org, name) = names(&call.fields)?;
-    let (role, damage) = readable(engine.store.role(&org, &name).await)?;
-    if let Some(reason) = damage {
-        return Err(Error::Unreadable(unreadable_role(&org, &name, &reason)));
-    }
-    let Some(role) = role else {
+    let Some(shown) = find(&engine, &org, &name, Durations::Text).await? else {
         require_new(&org, &name)?;
         return Err(Error::Refused(no_role(&call.request, &org, &name)));
     };
-    let mut shown = settings(&role);
-    shown.insert("org_id".to_owned(), json!(role.org_id));
-    shown.insert("role_name".to_owned(), json!(role.role_name));
     Ok(Some(Response::new(shown)))
 }
 
-/// Returns the members of a role in answers, without its names.
-pub(super) fn settings(role: &Role) -> Map {
-    shared::shown(SETTINGS, role)
+/// Returns a role as a read shows it; `None` if there is no such role.
+pub(super) async fn find(
+    engine: &Engine,
+    org: &OrgId,
+    name: &RoleName,
+    durations: Durations,
+) -> Result<Option<Map>, Error> {
+    let (role, damage) = readable(engine.store.role(org, name).await)?;
+    if let Some(reason) = damage {
+        return Err(Error::Unreadable(unreadable_role(org, name, &reason)));
+    }
+    let Some(role) = role else { return Ok(None) };
+    let mut shown = settings(&role, durations);
+    shown.insert("org_id".to_owned(), json!(role.org_id));
+    shown.insert("role_name".to_owned(), json!(role.role_name));
+    Ok(Some(shown))
 }
 
-async fn write(engine: Arc<Engine>, call: Call) -> Answered {
+/// Returns the members of a role in answers, without its names.
+pub(super) fn settings(role: &Role, durations: Durations) -> Map {
+    shared::shown(SETTINGS, role, durations)
+}
+
+pub(super) async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
     let (org, name) = names(&fields)?;
     let _lock = engine.locks.role(&org, &name).await;
@@ -193,7 +204,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     Ok(written(warnings))
 }
 
-async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
+pub(super) async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
     let (org, name) = names(&fields)?;
     let _lock = engine.locks.role(&org, &name).await;

@@ -9,11 +9,11 @@ use vault_plugin_sdk::framework::{Call, FieldSpec, Path};
 use vault_plugin_sdk::logical::{Map, Response};
 
 use super::role;
-use super::shared::{Answered, CONCURRENT_READS, ORG_ID, handler, optional_org_id, unreadable_entries};
+use super::shared::{Answered, CONCURRENT_READS, Durations, ORG_ID, handler, optional_org_id, unreadable_entries};
 use crate::engine::Engine;
 use crate::error::{Error, readable};
 use crate::names::{OrgId, RoleName};
-use crate::store::{log_skipped, role_key};
+use crate::store::{Role, log_skipped, role_key};
 
 const FIELDS: &[FieldSpec] = &[ORG_ID.spec()];
 
@@ -33,28 +33,35 @@ pub(crate) fn path() -> Path<Engine> {
 
 async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     let org = optional_org_id(&call.fields)?;
-    let (mut names, mut unreadable) = engine.store.roles().await?;
-    names.retain(|(owner, _)| org.as_ref().is_none_or(|org| org == owner));
-    if let Some(org) = org.filter(|_| names.is_empty()) {
+    let (roles, unreadable) = all(&engine, org.as_ref()).await?;
+    if let Some(org) = org.filter(|_| roles.is_empty()) {
         org.require_new(ORG_ID.name())?;
     }
-    let read = |(org, name): (OrgId, RoleName)| {
-        let engine = &engine;
-        async move {
-            let (role, damage) = readable(engine.store.role(&org, &name).await)?;
-            damage.iter().for_each(log_skipped);
-            Ok::<_, Error>((role.is_some() || damage.is_some()).then_some((org, name, role)))
-        }
-    };
-    let roles: Vec<Option<_>> = stream::iter(names).map(read).buffered(CONCURRENT_READS).try_collect().await?;
     let mut info: BTreeMap<String, Map> = BTreeMap::new();
-    for (org, name, role) in roles.into_iter().flatten() {
+    for (org, name, role) in roles {
         let shown = info.entry(name.to_string()).or_default();
-        match role {
-            Some(role) => drop(shown.insert(org.to_string(), Value::Object(role::settings(&role)))),
-            None => unreadable.push(role_key(&org, &name)),
+        if let Some(role) = role {
+            shown.insert(org.to_string(), Value::Object(role::settings(&role, Durations::Text)));
         }
     }
     let listed = Response::list_with_info(info.into_iter().map(|(name, orgs)| (name, Value::Object(orgs))));
     Ok(Some(listed.warnings(unreadable_entries(&unreadable))))
+}
+
+/// A role with its org, and the role itself if it can be read.
+pub(super) type Listed = (OrgId, RoleName, Option<Arc<Role>>);
+
+/// Returns the roles of all orgs, or of one org, and the keys of the roles that cannot be read.
+pub(super) async fn all(engine: &Engine, org: Option<&OrgId>) -> Result<(Vec<Listed>, Vec<String>), Error> {
+    let (mut names, mut unreadable) = engine.store.roles().await?;
+    names.retain(|(owner, _)| org.is_none_or(|org| org == owner));
+    let read = |(org, name): (OrgId, RoleName)| async move {
+        let (role, damage) = readable(engine.store.role(&org, &name).await)?;
+        damage.iter().for_each(log_skipped);
+        Ok::<_, Error>((role.is_some() || damage.is_some()).then_some((org, name, role)))
+    };
+    let roles: Vec<Option<_>> = stream::iter(names).map(read).buffered(CONCURRENT_READS).try_collect().await?;
+    let roles: Vec<Listed> = roles.into_iter().flatten().collect();
+    unreadable.extend(roles.iter().filter(|(_, _, role)| role.is_none()).map(|(org, name, _)| role_key(org, name)));
+    Ok((roles, unreadable))
 }

@@ -12,11 +12,14 @@ use crate::rotate::{Rotated, rotate};
 
 const FIELDS: &[FieldSpec] = &[ORG_ID.required().spec()];
 
+/// What a rotation answers.
+pub(super) const ROTATED: &[(&str, &str)] = &[("client_id", "Client id of the new root token.")];
+
 pub(crate) fn path() -> Path<Engine> {
     Path::new("config/rotate-root", FIELDS)
         .write(
             detached("Replace the root token of an organization", run)
-                .returns(&[("client_id", "Client id of the new root token.")])
+                .returns(ROTATED)
                 .on_active_node(),
         )
         .help(
@@ -31,7 +34,7 @@ pub(crate) fn path() -> Path<Engine> {
         )
 }
 
-async fn run(engine: Arc<Engine>, call: Call) -> Answered {
+pub(super) async fn run(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
     let org = org_id(&fields)?;
     // Rotations of an org run one after the other. Each replaces the root token that the config holds by then.

@@ -2,9 +2,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
-use serde_json::Value;
-use vault_plugin_sdk::framework::{Call, Field, FieldSpec, Fields, Handler};
+use serde_json::{Value, json};
+use vault_plugin_sdk::framework::{Call, Field, FieldSpec, Fields, Handler, format_duration};
 use vault_plugin_sdk::logical::{Map, Request, Response};
 
 use crate::engine::Engine;
@@ -163,7 +164,7 @@ pub(super) struct Setting<S: 'static> {
     /// The field of a request.
     pub(super) field: FieldSpec,
     /// Returns the member of an answer; `None` leaves the member out.
-    pub(super) show: fn(&S) -> Option<Value>,
+    pub(super) show: fn(&S) -> Option<Shown>,
     /// Changes the object as a request says, and adds warnings.
     pub(super) write: fn(&Fields, &mut S, &mut Vec<String>) -> Result<(), Error>,
 }
@@ -192,8 +193,32 @@ pub(super) fn changed<S>(settings: &[Setting<S>], fields: &Fields, mut object: S
     Ok((object, warnings))
 }
 
+/// A member of an answer.
+pub(super) enum Shown {
+    Value(Value),
+    Duration(Duration),
+}
+
+/// How an answer writes durations.
+#[derive(Clone, Copy)]
+pub(super) enum Durations {
+    /// As text, such as `1h`: the guide's paths.
+    Text,
+    /// As whole seconds, which a client can write back and compare: the paths below `orgs`.
+    Seconds,
+}
+
 /// Returns the members of an answer.
-pub(super) fn shown<S>(settings: &[Setting<S>], object: &S) -> Map {
-    let member = |setting: &Setting<S>| Some((setting.field.name.to_owned(), (setting.show)(object)?));
+pub(super) fn shown<S>(settings: &[Setting<S>], object: &S, durations: Durations) -> Map {
+    let member = |setting: &Setting<S>| {
+        let value = match (setting.show)(object)? {
+            Shown::Value(value) => value,
+            Shown::Duration(duration) => match durations {
+                Durations::Text => json!(format_duration(duration)),
+                Durations::Seconds => json!(duration.as_secs()),
+            },
+        };
+        Some((setting.field.name.to_owned(), value))
+    };
     settings.iter().filter_map(member).collect()
 }

@@ -13,7 +13,7 @@ use vault_plugin_sdk::logical::{Caller, Operation, Request, Response};
 
 use super::role;
 use super::shared::{
-    Answered, ORG_ID, ROLE_NAME, handler, mount, object, optional_org_id, require_config, unreadable_entries,
+    Answered, ORG_ID, ROLE_NAME, handler, mount, object, optional_org_id, org_id, require_config, unreadable_entries,
 };
 use crate::api::{AstraRole, RoleList};
 use crate::engine::Engine;
@@ -35,22 +35,24 @@ const ORGS_AT_ONCE: usize = 8;
 /// How many roles of one org are read or written at the same time.
 const ROLES_AT_ONCE: usize = 8;
 
+/// What an import answers.
+pub(super) const REPORT: &[(&str, &str)] = &[
+    ("created", "For each organization, the names of the new roles. They have the default ttl and max_ttl."),
+    ("updated", "For each organization, the names of the roles whose role_id changed."),
+    ("unchanged", "For each organization, the names of the roles that had the right role_id already."),
+    (
+        "collisions",
+        "For each organization, the names that several Astra roles would have. Roles with these names were not changed.",
+    ),
+    ("renamed", "For each organization, the roles whose Astra role has another name, and that name."),
+    ("vanished", "For each organization, the names of the roles whose role_id Astra does not list."),
+    ("errors", "For each organization that failed, the reason."),
+    ("next", "The next value of after. Missing if the last organization was reached."),
+];
+
 pub(crate) fn path() -> Path<Engine> {
-    let returns = &[
-        ("created", "For each organization, the names of the new roles. They have the default ttl and max_ttl."),
-        ("updated", "For each organization, the names of the roles whose role_id changed."),
-        ("unchanged", "For each organization, the names of the roles that had the right role_id already."),
-        (
-            "collisions",
-            "For each organization, the names that several Astra roles would have. Roles with these names were not changed.",
-        ),
-        ("renamed", "For each organization, the roles whose Astra role has another name, and that name."),
-        ("vanished", "For each organization, the names of the roles whose role_id Astra does not list."),
-        ("errors", "For each organization that failed, the reason."),
-        ("next", "The next value of after. Missing if the last organization was reached."),
-    ];
     Path::new("roles/sync", FIELDS)
-        .operation(Operation::Update, handler("Import the roles of Astra", sync).on_active_node().returns(returns))
+        .operation(Operation::Update, handler("Import the roles of Astra", sync).on_active_node().returns(REPORT))
         .help(
             "Imports the roles of Astra.",
             "Asks Astra for the roles of the organization with org_id, or of every organization that has a config, and \
@@ -115,6 +117,16 @@ async fn sync(engine: Arc<Engine>, call: Call) -> Answered {
         );
         return Err(Error::Refused(text));
     }
+    import_orgs(&engine, request, orgs, next).await
+}
+
+/// Imports the roles of one org.
+pub(super) async fn sync_one(engine: Arc<Engine>, call: Call) -> Answered {
+    let org = org_id(&call.fields)?;
+    import_orgs(&engine, call.request, vec![org], None).await
+}
+
+async fn import_orgs(engine: &Arc<Engine>, request: Request, orgs: Vec<OrgId>, next: Option<OrgId>) -> Answered {
     // One listing for all orgs, because a listing of the storage covers all orgs. Each role is read again before its
     // write.
     let mut known: BTreeMap<OrgId, Vec<RoleName>> = BTreeMap::new();

@@ -25,7 +25,7 @@ pub(super) const METADATA: Field<Metadata> = Field::pairs(
      total.",
 );
 
-const CLIENT_ID: Field<String> = Field::string(
+pub(super) const CLIENT_ID: Field<String> = Field::string(
     "client_id",
     "Client id of a live token: the part between the colons. Fetches or deletes this token. Letter case matters.",
 );
@@ -36,7 +36,7 @@ pub(super) const TTL: Field<Duration> = Field::duration(
      ttl than the max_ttl of the role or the maximum of the mount is cut to that limit.",
 );
 
-const FORCE: Field<bool> = Field::bool(
+pub(super) const FORCE: Field<bool> = Field::bool(
     "force",
     "Whether to delete the token in Vault even if the engine cannot delete it in Astra, for example because the organization \
      has no config any more. Then delete the token in Astra's portal.",
@@ -138,46 +138,63 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     if !force {
         require_config(&engine, &request, &org).await?;
     }
-    let target = match find(&engine, &request, &fields, &org).await {
-        Ok((token_id, token)) => Target {
-            may_be_old: token.org_id != org,
-            org_id: org.clone(),
-            client_id: token.client_id,
-            role_name: token.role_name,
-            token_id,
-            expiry: None,
-        },
-        Err(error @ Error::Unreadable(_)) => without_record(&fields, org.clone()).ok_or(error)?,
-        Err(error @ Error::Refused(_)) => without_entry(&engine, &fields, &org).await?.ok_or(error)?,
-        Err(error) => return Err(error),
+    let target = match fields.get(&CLIENT_ID) {
+        Some(client) if !fields.is_given(&ROLE_NAME) && !fields.is_given(&LOGICAL_NAME) => {
+            let client = ClientId::find(CLIENT_ID.name(), &client)?;
+            let found = target(&engine, &org, &client).await?;
+            if found.is_none() {
+                client.require_new(CLIENT_ID.name())?;
+            }
+            found.ok_or_else(|| no_token(&request, &org, &client))?
+        }
+        _ => {
+            let (token_id, token) = find(&engine, &request, &fields, &org).await?;
+            of_token(&org, token_id, token)
+        }
     };
-    let (client_id, role_name) = (target.client_id.clone(), target.role_name.clone());
+    end(engine, &request, target, force).await
+}
+
+/// Deletes a token in Astra and in Vault, on behalf of a caller.
+pub(super) async fn end(engine: Arc<Engine>, request: &Request, target: Target, force: bool) -> Answered {
+    let (org, client_id, role_name) = (target.org_id.clone(), target.client_id.clone(), target.role_name.clone());
     tokens::delete(engine, target, force).await?;
     tracing::info!(org_id = %org, role_name = %role_name, client_id = %client_id,
         display_name = request.caller.display_name, entity_id = request.caller.entity_id, "deleted token");
     Ok(None)
 }
 
-/// Returns the token of a deletion by client id alone, if the record of the token cannot be read. Without this deletion,
-/// the record would stay for ever. The entry of a named token stays until its lease is revoked.
-fn without_record(fields: &Fields, org_id: OrgId) -> Option<Target> {
-    if fields.is_given(&ROLE_NAME) || fields.is_given(&LOGICAL_NAME) {
-        return None;
+fn of_token(org: &OrgId, token_id: String, token: Token) -> Target {
+    Target {
+        may_be_old: token.org_id != *org,
+        org_id: org.clone(),
+        client_id: token.client_id,
+        role_name: token.role_name,
+        token_id,
+        expiry: None,
     }
-    let client_id = ClientId::find(CLIENT_ID.name(), &fields.get(&CLIENT_ID)?).ok()?;
-    let token_id = client_id.to_string();
-    Some(Target { org_id, client_id, role_name: RoleName::default(), token_id, may_be_old: true, expiry: None })
 }
 
-/// Returns the token of a deletion by client id, if the revocation of the token was interrupted.
-async fn without_entry(engine: &Engine, fields: &Fields, org: &OrgId) -> Result<Option<Target>, Error> {
-    let Some(client_id) = fields.get(&CLIENT_ID) else { return Ok(None) };
-    if fields.is_given(&ROLE_NAME) || fields.is_given(&LOGICAL_NAME) {
-        return Ok(None);
+/// Returns the token that a deletion by client id alone deletes; `None` if there is no such token.
+pub(super) async fn target(engine: &Engine, org: &OrgId, client: &ClientId) -> Result<Option<Target>, Error> {
+    match engine.store.token_of(org, client).await? {
+        Lookup::Found(id, token) => Ok(Some(of_token(org, id, *token))),
+        // The revocation of the token may have been interrupted.
+        Lookup::Missing => {
+            let record = engine.store.interrupted(org, client).await?;
+            Ok(record.map(|record| Target::of_record(org, client, record)))
+        }
+        // Without this deletion, the record would stay for ever. The entry of a named token stays until its lease is revoked.
+        Lookup::Unreadable(_) => Ok(Some(Target {
+            org_id: org.clone(),
+            client_id: client.clone(),
+            role_name: RoleName::default(),
+            token_id: client.to_string(),
+            may_be_old: true,
+            expiry: None,
+        })),
+        Lookup::Unknown => Err(not_complete()),
     }
-    let client_id = ClientId::find(CLIENT_ID.name(), &client_id)?;
-    let record = engine.store.interrupted(org, &client_id).await?;
-    Ok(record.map(|record| Target::of_record(org, &client_id, record)))
 }
 
 /// Mints a token from the fields of a request.
@@ -287,18 +304,23 @@ async fn by_client_id(
                 "{reason}; give role_name and logical_name instead of client_id, or delete the token by client_id alone"
             )));
         }
-        Lookup::Unknown => {
-            return Err(Error::NotYet(
-                "the inventory of tokens is still being built; try again later, or give role_name and logical_name"
-                    .into(),
-            ));
-        }
+        Lookup::Unknown => return Err(not_complete()),
     }
     client_id.require_new(CLIENT_ID.name())?;
-    Err(Error::Refused(format!(
+    Err(no_token(request, org, client_id))
+}
+
+fn not_complete() -> Error {
+    Error::NotYet(
+        "the inventory of tokens is still being built; try again later, or give role_name and logical_name".into(),
+    )
+}
+
+fn no_token(request: &Request, org: &OrgId, client_id: &ClientId) -> Error {
+    Error::Refused(format!(
         "no live token with client_id {:?} of org_id {:?}; see \"vault list {}/org/tokens\"",
         client_id.as_str(),
         org.as_str(),
         mount(request)
-    )))
+    ))
 }

@@ -13,21 +13,27 @@ use crate::names::{ClientId, OrgId};
 use crate::store::{Record, record_key};
 use crate::tokens::lease_end;
 
-const AFTER: Field<String> =
+pub(super) const AFTER: Field<String> =
     Field::string("after", "Lists only client ids after this client id, which does not need to exist.");
 
-const LIMIT: Field<i64> =
+pub(super) const LIMIT: Field<i64> =
     Field::int("limit", "Lists at most this many client ids. Without limit, or with 0, the list has all client ids.");
 
 const FIELDS: &[FieldSpec] = &[ORG_ID.spec(), AFTER.spec(), LIMIT.spec()];
 
+/// What a list of tokens shows.
+pub(super) const TOKENS: &[(&str, &str)] = &[
+    ("keys", "Client ids of the tokens."),
+    (
+        "key_info",
+        "For each client id: organization, role, names, metadata, time and caller of the mint, and the latest expiry of the \
+         lease.",
+    ),
+];
+
 pub(crate) fn path() -> Path<Engine> {
     Path::new("org/tokens/?", FIELDS)
-        .list(handler("List the live tokens", list).returns(&[
-            ("keys", "Client ids of the tokens."),
-            ("key_info", "For each client id: organization, role, names, metadata, time and caller of the mint, and the \
-              latest expiry of the lease."),
-        ]))
+        .list(handler("List the live tokens", list).returns(TOKENS))
         .help(
             "Lists the live tokens.",
             "Lists the client ids of all live tokens of this mount, or of the organization with org_id, in byte order. \
@@ -40,7 +46,7 @@ pub(crate) fn path() -> Path<Engine> {
         )
 }
 
-async fn list(engine: Arc<Engine>, call: Call) -> Answered {
+pub(super) async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     let org = optional_org_id(&call.fields)?;
     let after = call.fields.get(&AFTER).unwrap_or_default();
     let limit = call.fields.get(&LIMIT).unwrap_or(0);
@@ -58,7 +64,7 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
         |(org, client, record): &(OrgId, ClientId, Option<Record>)| record.is_none().then(|| record_key(org, client));
     let unreadable: Vec<String> = page.detailed.iter().filter_map(is_unreadable).collect();
     let entries = page.detailed.into_iter().map(|(org, client, record)| {
-        (client.to_string(), record.map_or_else(|| json!({}), |record| shown(&org, record)))
+        (client.to_string(), record.map_or_else(|| json!({}), |record| Value::Object(shown(&org, record))))
     });
     let mut response = Response::list_with_info(entries).warnings(unreadable_entries(&unreadable));
     if let (Some(last), Some(Value::Array(keys))) = (last, response.data.as_mut().and_then(|data| data.get_mut("keys")))
@@ -84,9 +90,10 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     Ok(Some(response))
 }
 
-fn shown(org: &OrgId, record: Record) -> Value {
+/// Returns the members of a record.
+pub(super) fn shown(org: &OrgId, record: Record) -> Map {
     let metadata = if record.metadata.is_empty() { Value::Null } else { json!(record.metadata) };
-    let members: Map = object([
+    object([
         ("created_at", json!(record.created_at)),
         ("display_name", json!(record.display_name)),
         ("entity_id", json!(record.entity_id)),
@@ -96,6 +103,5 @@ fn shown(org: &OrgId, record: Record) -> Value {
         ("metadata", metadata),
         ("org_id", json!(org)),
         ("role_name", json!(record.role_name)),
-    ]);
-    Value::Object(members)
+    ])
 }

@@ -18,6 +18,7 @@ mod logs;
 mod many_orgs;
 mod old_leases;
 mod old_names;
+mod orgs;
 mod outage;
 mod peer;
 mod proxy;

@@ -42,7 +42,7 @@ pub struct Fields {
     removed: BTreeMap<&'static str, Vec<String>>,
     /// Members of the request that the path does not declare, sorted.
     pub(super) unknown: Vec<String>,
-    /// Members of the request that a value in the path overrides, sorted.
+    /// Members of the request that another value in the path overrides, sorted.
     pub(super) replaced: Vec<String>,
 }
 
@@ -77,7 +77,10 @@ impl Fields {
             match specs.iter().find(|spec| spec.name == name || spec.aliases.contains(&name.as_str())) {
                 None => fields.unknown.push(name.clone()),
                 Some(spec) if captures.iter().any(|(captured, _)| *captured == spec.name) => {
-                    fields.replaced.push(name.clone());
+                    // A client that writes back what it has read repeats the value of the path.
+                    if !fields.holds(spec, value) {
+                        fields.replaced.push(name.clone());
+                    }
                 }
                 Some(spec) if !seen.insert(spec.name) => {
                     // If the request has the field and an alias, the field's own name wins in either order.
@@ -106,7 +109,7 @@ impl Fields {
     /// is what the request names; [`Fields::apply`] merges it with what is stored.
     pub fn change<T: FieldType>(&self, field: &Field<T>) -> Change<T> {
         assert!(
-            self.specs.iter().any(|spec| spec.name == field.name()),
+            self.given.contains_key(field.name()) || self.specs.iter().any(|spec| spec.name == field.name()),
             "field {:?} is not declared on this path",
             field.name()
         );
@@ -147,6 +150,21 @@ impl Fields {
     /// Whether the request has a value (not `null`) for this field.
     pub fn is_given<T>(&self, field: &Field<T>) -> bool {
         matches!(self.given.get(field.name()), Some(Some(_)))
+    }
+
+    /// Returns the same request with this text in a field, which the path need not declare. With it, a path can use the
+    /// handler of another path that takes the same object from a field.
+    #[must_use]
+    pub fn with_text(&self, field: &Field<String>, text: impl Into<String>) -> Self {
+        let mut fields = self.clone();
+        fields.given.insert(field.name(), Some(FieldValue::String(text.into())));
+        fields
+    }
+
+    /// Whether the value of a field is the same as this one.
+    fn holds(&self, spec: &FieldSpec, value: &Value) -> bool {
+        let known = self.given.get(spec.name).and_then(Option::as_ref);
+        known.is_some_and(|known| coerce(spec.kind, value).is_ok_and(|value| value == *known))
     }
 
     /// Returns how the value of a field is written in a path. `None` if there is no value, or no single way to write it.
@@ -244,7 +262,10 @@ pub(super) mod fuzz {
             let chosen = captured.as_ref().or_else(|| data.get(spec.name)).or_else(alias);
             let expected = chosen.map(|value| coerce(spec.kind, value).ok().filter(|_| !value.is_null()));
             assert!(fields.given.get(spec.name) == expected.as_ref(), "{}", spec.name);
-            let is_replaced = captured.is_some() && data.keys().any(|name| is_of(spec, name));
+            let known = fields.given.get(spec.name).cloned().flatten();
+            let differs = |value: &Value| known.is_none() || coerce(spec.kind, value).ok() != known;
+            let is_replaced =
+                captured.is_some() && data.iter().any(|(name, value)| is_of(spec, name) && differs(value));
             assert_eq!(fields.replaced.iter().any(|name| is_of(spec, name)), is_replaced, "{}", spec.name);
         }
     }
@@ -282,6 +303,16 @@ mod tests {
         assert_eq!(fields.get(&ROLE).as_deref(), Some("path"));
         assert_eq!(fields.replaced, ["role"]);
         assert!(fields.unknown.is_empty());
+        // The same value is not replaced.
+        let fields = parse(&[("role_name", Some("path".into()))], json!({ "role_name": "path", "role": "path" }));
+        assert_eq!((fields.get(&ROLE).as_deref(), fields.replaced.len()), (Some("path"), 0));
+    }
+
+    #[test]
+    fn a_text_can_be_put_into_a_request() {
+        let fields = parse(&[], json!({ "count": 1 })).with_text(&ROLE, "path");
+        assert_eq!((fields.get(&ROLE).as_deref(), fields.get(&COUNT)), (Some("path"), Some(1)));
+        assert!(fields.is_given(&ROLE) && fields.unknown.is_empty());
     }
 
     #[test]

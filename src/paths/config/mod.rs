@@ -7,10 +7,12 @@ use std::sync::Arc;
 use vault_plugin_sdk::framework::{Call, Fields, Path};
 use vault_plugin_sdk::logical::{self, Operation, Request, Response};
 
-use self::settings::{ASTRA_TOKEN, FIELDS, FORCE, LOGICAL_NAME, VERIFY_CONNECTION, carries_token, changed, shown};
+use self::settings::{ASTRA_TOKEN, FIELDS, FORCE, VERIFY_CONNECTION, carries_token, changed};
+pub(super) use self::settings::{LOGICAL_NAME, SETTINGS, UNSTORED, shown};
 use super::org;
 use super::shared::{
-    Answered, ORG_ID, REPLACED, detached, handler, mount, no_config, org_id, require_config, unreadable_config, written,
+    Answered, Durations, ORG_ID, REPLACED, detached, handler, mount, no_config, org_id, require_config,
+    unreadable_config, written,
 };
 use super::verify::{Verified, require_not_minted, settle_org, verify};
 use crate::engine::Engine;
@@ -60,10 +62,10 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
         (Some(_), _) => org_id(&fields)?,
     };
     let config = require_config(&engine, &request, &org).await?;
-    Ok(Some(Response::new(shown(&config))))
+    Ok(Some(Response::new(shown(&config, Durations::Text))))
 }
 
-async fn write(engine: Arc<Engine>, call: Call) -> Answered {
+pub(super) async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
     let org = org_id(&fields)?;
     let mut warnings = Vec::new();
@@ -114,7 +116,7 @@ fn log_written(request: &Request, config: &Config) {
         entity_id = request.caller.entity_id, "wrote config");
 }
 
-async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
+pub(super) async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields, .. } = call;
     let org = org_id(&fields)?;
     let is_forced = fields.get(&FORCE).unwrap_or(false);

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use serde_json::json;
-use vault_plugin_sdk::framework::{Change, Field, FieldSpec, Fields, WRITES, format_duration};
+use vault_plugin_sdk::framework::{Change, Field, FieldSpec, Fields, WRITES};
 use vault_plugin_sdk::logical::{Map, Operation};
 
 use crate::api::{self, MAX_TOKEN, TOKEN_PREFIX};
 use crate::error::Error;
 use crate::identity::is_uuid;
 use crate::names::{OrgId, validate_name};
-use crate::paths::shared::{self, ORG_ID, Setting, missing, object};
+use crate::paths::shared::{self, Durations, ORG_ID, Setting, Shown, missing, object};
 use crate::store::{CallerMode, Config, DEFAULT_URL};
 
 pub(super) const ASTRA_TOKEN: Field<String> = Field::string(
@@ -33,7 +33,7 @@ const URL: Field<String> = Field::string(
 .only(WRITES)
 .shown("URL of Astra's DevOps API.");
 
-pub(super) const LOGICAL_NAME: Field<String> = Field::string(
+pub(in crate::paths) const LOGICAL_NAME: Field<String> = Field::string(
     "logical_name",
     "Short name of the organization. The config can be read by this name. If the name fits into a path, creds/:org/:role \
      uses the name. Two organizations of a mount cannot have the same logical name, and a logical name cannot be the org_id of \
@@ -107,10 +107,10 @@ pub(super) const FORCE: Field<bool> = Field::bool(
 const NOT_DELETE: &[Operation] = &[Operation::Create, Operation::Update, Operation::Patch, Operation::Read];
 
 /// The settings, in the order of their checks.
-const SETTINGS: &[Setting<Config>] = &[
+pub(in crate::paths) const SETTINGS: &[Setting<Config>] = &[
     Setting {
         field: ASTRA_TOKEN.spec(),
-        show: |config| Some(json!(masked(config.astra_token.expose_secret()))),
+        show: |config| Some(Shown::Value(json!(masked(config.astra_token.expose_secret())))),
         write: |fields, config, _| {
             match fields.change(&ASTRA_TOKEN) {
                 Change::Keep => {}
@@ -125,7 +125,7 @@ const SETTINGS: &[Setting<Config>] = &[
     },
     Setting {
         field: URL.spec(),
-        show: |config| Some(json!(config.url)),
+        show: |config| Some(Shown::Value(json!(config.url))),
         write: |fields, config, _| {
             if let Change::Set(url) = fields.change(&URL) {
                 api::parse_url(&url).map_err(|reason| Error::field(URL.name(), reason))?;
@@ -136,7 +136,7 @@ const SETTINGS: &[Setting<Config>] = &[
     },
     Setting {
         field: LOGICAL_NAME.spec(),
-        show: |config| Some(json!(config.logical_name)),
+        show: |config| Some(Shown::Value(json!(config.logical_name))),
         write: |fields, config, _| {
             match fields.change(&LOGICAL_NAME) {
                 Change::Keep => {}
@@ -151,7 +151,7 @@ const SETTINGS: &[Setting<Config>] = &[
     },
     Setting {
         field: CALLER_MODE.spec(),
-        show: |config| Some(json!(config.caller_mode.as_str())),
+        show: |config| Some(Shown::Value(json!(config.caller_mode.as_str()))),
         write: |fields, config, _| {
             let mut mode = config.caller_mode.as_str().to_owned();
             fields.apply(&CALLER_MODE, &mut mode);
@@ -163,7 +163,7 @@ const SETTINGS: &[Setting<Config>] = &[
     },
     Setting {
         field: CA_CERT.spec(),
-        show: |config| Some(json!(config.ca_cert)),
+        show: |config| Some(Shown::Value(json!(config.ca_cert))),
         write: |fields, config, _| {
             if let Change::Set(pem) = fields.change(&CA_CERT) {
                 require_certificates(&pem)?;
@@ -174,7 +174,7 @@ const SETTINGS: &[Setting<Config>] = &[
     },
     Setting {
         field: REQUEST_TIMEOUT.spec(),
-        show: |config| Some(json!(format_duration(config.request_timeout))),
+        show: |config| Some(Shown::Duration(config.request_timeout)),
         write: |fields, config, _| {
             fields.apply(&REQUEST_TIMEOUT, &mut config.request_timeout);
             if TIMEOUTS.contains(&config.request_timeout) {
@@ -186,7 +186,7 @@ const SETTINGS: &[Setting<Config>] = &[
     },
     Setting {
         field: DESCRIPTION.spec(),
-        show: |config| Some(json!(config.description)),
+        show: |config| Some(Shown::Value(json!(config.description))),
         write: |fields, config, warnings| {
             fields.apply(&DESCRIPTION, &mut config.description);
             if fields.is_given(&DESCRIPTION) && !config.description {
@@ -197,7 +197,7 @@ const SETTINGS: &[Setting<Config>] = &[
     },
     Setting {
         field: TOKEN_EXPIRY.spec(),
-        show: |config| Some(json!(config.token_expiry)),
+        show: |config| Some(Shown::Value(json!(config.token_expiry))),
         write: |fields, config, warnings| {
             fields.apply(&TOKEN_EXPIRY, &mut config.token_expiry);
             if fields.is_given(&TOKEN_EXPIRY) && !config.token_expiry {
@@ -212,6 +212,9 @@ pub(super) const FIELDS: &[FieldSpec] = &shared::fields::<3, 11, Config>(
     [ORG_ID.shown("Id of the organization.").spec(), VERIFY_CONNECTION.spec(), FORCE.spec()],
     SETTINGS,
 );
+
+/// The fields of writes and deletes that are not settings.
+pub(in crate::paths) const UNSTORED: [FieldSpec; 2] = [VERIFY_CONNECTION.spec(), FORCE.spec()];
 
 const WITHOUT_DESCRIPTION: &str = "without a description, the engine cannot find and delete a token if Astra's answer to the mint is \
                                    lost; this token stays until it expires";
@@ -260,8 +263,8 @@ fn require_same_server(old: &Config, new: &Config, fields: &Fields) -> Result<()
 }
 
 /// Returns the members of a config in answers.
-pub(super) fn shown(config: &Config) -> Map {
-    let mut shown = shared::shown(SETTINGS, config);
+pub(in crate::paths) fn shown(config: &Config, durations: Durations) -> Map {
+    let mut shown = shared::shown(SETTINGS, config, durations);
     shown.extend(object([("astra_org_id", json!(config.astra_org_id)), ("org_id", json!(config.org_id))]));
     shown
 }
