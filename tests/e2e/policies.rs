@@ -14,7 +14,7 @@ use crate::openapi;
 use crate::servers::on_vault;
 use crate::world::{Mode, Org, ROLE_ID, Token, World};
 
-use self::Who::{Auditor, Operator, RoleAdmin, Workload};
+use self::Who::{Auditor, Operator, OrgTeam, RoleAdmin, Workload};
 
 /// The user of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +23,11 @@ enum Who {
     RoleAdmin,
     Workload,
     Auditor,
+    OrgTeam,
 }
 
 impl Who {
-    const ALL: [Self; 4] = [Operator, RoleAdmin, Workload, Auditor];
+    const ALL: [Self; 5] = [Operator, RoleAdmin, Workload, Auditor, OrgTeam];
 
     /// Returns the policy, for a mount at `astra/`.
     fn policy(self) -> &'static str {
@@ -35,6 +36,7 @@ impl Who {
             RoleAdmin => include_str!("../../docs/examples/policies/role-admin.hcl"),
             Workload => include_str!("../../docs/examples/policies/workload.hcl"),
             Auditor => include_str!("../../docs/examples/policies/auditor.hcl"),
+            OrgTeam => include_str!("../../docs/examples/policies/org-team.hcl"),
         }
     }
 }
@@ -150,11 +152,60 @@ fn engine() -> Vec<Row> {
             mount.token();
             ("astra/org/tokens".into(), Value::Null)
         }),
-        row("GET", "creds/{org}/{role}", "read", &[Workload], |_| ("astra/creds/shop/reader".into(), Value::Null)),
-        row("POST", "creds/{org}/{role}", "update", &[Workload], |_| {
+        row("GET", "creds/{org}/{role}", "read", &[Workload, OrgTeam], |_| ("astra/creds/shop/reader".into(), Value::Null)),
+        row("POST", "creds/{org}/{role}", "update", &[Workload, OrgTeam], |_| {
             ("astra/creds/shop/reader".into(), json!({"ttl": 60}))
         }),
     ]
+}
+
+/// The paths below `orgs`.
+fn orgs() -> Vec<Row> {
+    let update = |_: &PolicyMount| ("astra/orgs/shop".into(), json!({"request_timeout": 20}));
+    let role = |_: &PolicyMount| ("astra/orgs/shop/roles/reader".into(), json!({"ttl": 60}));
+    vec![
+        row("LIST", "orgs", "list", &[], |_| ("astra/orgs".into(), Value::Null)),
+        row("POST", "orgs/{org}", "create", &[], |mount| ("astra/orgs/new".into(), mount.config("new").1)),
+        row("POST", "orgs/{org}", "update", &[OrgTeam], update),
+        row("PATCH", "orgs/{org}", "patch", &[OrgTeam], update),
+        row("GET", "orgs/{org}", "read", &[OrgTeam], |_| ("astra/orgs/shop".into(), Value::Null)),
+        row("DELETE", "orgs/{org}", "delete", &[], |_| ("astra/orgs/spare?force=true".into(), Value::Null)),
+        row("POST", "orgs/{org}/rotate-root", "update", &[OrgTeam], |_| {
+            ("astra/orgs/shop/rotate-root".into(), json!({}))
+        }),
+        row("POST", "orgs/{org}/sync-roles", "update", &[OrgTeam], |_| ("astra/orgs/shop/sync-roles".into(), json!({}))),
+        row("LIST", "orgs/{org}/roles", "list", &[OrgTeam], |_| ("astra/orgs/shop/roles".into(), Value::Null)),
+        row("POST", "orgs/{org}/roles/{role_name}", "create", &[OrgTeam], |_| {
+            ("astra/orgs/shop/roles/new".into(), json!({"role_id": ROLE_ID}))
+        }),
+        row("POST", "orgs/{org}/roles/{role_name}", "update", &[OrgTeam], role),
+        row("PATCH", "orgs/{org}/roles/{role_name}", "patch", &[OrgTeam], role),
+        row("GET", "orgs/{org}/roles/{role_name}", "read", &[OrgTeam], |_| {
+            ("astra/orgs/shop/roles/reader".into(), Value::Null)
+        }),
+        row("DELETE", "orgs/{org}/roles/{role_name}", "delete", &[OrgTeam], |_| {
+            ("astra/orgs/shop/roles/new".into(), Value::Null)
+        }),
+        row("LIST", "orgs/{org}/tokens", "list", &[OrgTeam], |mount| {
+            mount.token();
+            ("astra/orgs/shop/tokens".into(), Value::Null)
+        }),
+        row("GET", "orgs/{org}/tokens/{client_id}", "read", &[OrgTeam], |mount| {
+            (format!("astra/orgs/shop/tokens/{}", mount.token().client_id), Value::Null)
+        }),
+        row("DELETE", "orgs/{org}/tokens/{client_id}", "delete", &[OrgTeam], |mount| {
+            (format!("astra/orgs/shop/tokens/{}", mount.token().client_id), Value::Null)
+        }),
+    ]
+}
+
+/// The parts of a path in the OpenAPI document, and their values in requests.
+const PARTS: [(&str, &str); 4] =
+    [("{org}", "shop"), ("{role}", "reader"), ("{role_name}", "reader"), ("{client_id}", "none")];
+
+/// Returns the path of a request for a path in the OpenAPI document.
+fn filled(path: &str) -> String {
+    PARTS.iter().fold(path.to_owned(), |path, (part, value)| path.replace(part, value))
 }
 
 /// The server's own paths that concern the engine, and some paths that no policy permits.
@@ -203,7 +254,7 @@ fn query(path: &str, org: &Org) -> String {
 #[test]
 fn each_policy_allows_its_requests_and_no_others() {
     let mount = PolicyMount::new();
-    let (engine, server) = (engine(), server());
+    let (engine, server): (Vec<Row>, _) = (engine().into_iter().chain(orgs()).collect(), server());
     every_operation_has_a_row(&mount.world, &engine);
     let mut faults = Vec::new();
     for who in Who::ALL {
@@ -227,7 +278,7 @@ fn each_policy_allows_its_requests_and_no_others() {
                 if engine.iter().any(|row| row.path == path && row.method == declared && row.who.contains(&who)) {
                     continue;
                 }
-                let path = format!("astra/{}", path.replace("{org}", "shop").replace("{role}", "reader"));
+                let path = format!("astra/{}", filled(path));
                 // The server reads the body of a patch before it checks policies.
                 let body = if method == "PATCH" { json!({}) } else { Value::Null };
                 let reply = caller.http(method, &path, &body);
@@ -280,11 +331,13 @@ fn every_capability_is_needed<'a>(who: Who, rows: impl Iterator<Item = &'a Row> 
         for capability in list.split(',').map(|word| word.trim().trim_matches('"')) {
             let needs = |row: &Row| {
                 let of_row = match row.path {
-                    "creds/{org}/{role}" => "astra/creds/shop/reader".to_owned(),
                     path if path.starts_with("sys/") => path.to_owned(),
-                    path => format!("astra/{path}"),
+                    path => format!("astra/{}", filled(path)),
                 };
-                of_row == path && row.who.contains(&who) && (row.capability == capability || capability == "sudo")
+                let is_covered = path.strip_suffix("/*").map_or(of_row == path, |folder| {
+                    of_row == path || of_row.rsplit_once('/').is_some_and(|(of_row, _)| of_row == folder)
+                });
+                is_covered && row.who.contains(&who) && (row.capability == capability || capability == "sudo")
             };
             assert!(
                 rows.clone().any(needs),

@@ -57,6 +57,7 @@ fn the_reference_matches_the_paths_and_the_answers() {
     roles(&mut recorder);
     named_tokens(&mut recorder);
     sidecar_and_creds(&mut recorder);
+    paths_of_one_org(&mut recorder);
     config_deletion(&mut recorder);
     recorder.compare();
 }
@@ -398,6 +399,46 @@ fn sidecar_and_creds(recorder: &mut Recorder) {
             ("of a `client_id` in sidecar mode", Call("read", "org/token", &client)),
         ],
     );
+}
+
+/// Captures the paths below `orgs`. Keeps the role `reader` and its tokens.
+fn paths_of_one_org(recorder: &mut Recorder) {
+    let other = recorder.world.orgs()[1].clone();
+    recorder.twice("orgs list", &Call("list", "orgs", &[]));
+    let config = [("org_id", json!(OTHER)), ("astra_token", json!(other.root_token))];
+    recorder.twice("orgs/{org} write", &Call("write", "orgs/wholesale", &config));
+    recorder.twice("orgs/{org} read", &Call("read", "orgs/retail", &[]));
+    recorder.twice("orgs/{org} patch", &Call("patch", "orgs/retail", &[("request_timeout", json!(20))]));
+    recorder.error_table(
+        "orgs/{org}",
+        &[
+            ("by `org_id`, of an organization with a logical name", Call("read", &format!("orgs/{ORG}"), &[])),
+            ("of an unknown organization", Call("read", "orgs/none", &[])),
+            ("without `org_id`, of a new config", Call("write", "orgs/none", &config[1..])),
+            ("with the `org_id` of another config", Call("write", "orgs/none", &config)),
+            ("with another `org_id`", Call("write", "orgs/retail", &config[..1])),
+        ],
+    );
+    recorder.twice("orgs/{org}/rotate-root write", &Call("write", "orgs/wholesale/rotate-root", &[]));
+    recorder.world.delete(&format!("config?org_id={OTHER}")).ok();
+    recorder.twice("orgs/{org}/roles list", &Call("list", "orgs/retail/roles", &[]));
+    let (role, settings) = ("orgs/retail/roles/writer", [("role_id", json!(ROLE_ID)), ("ttl", json!("1h"))]);
+    recorder.twice("orgs/{org}/roles write", &Call("write", role, &settings));
+    recorder.twice("orgs/{org}/roles read", &Call("read", role, &[]));
+    recorder.error_table(
+        "orgs/{org}/roles/{role_name}",
+        &[
+            ("with capital letters", Call("read", "orgs/retail/roles/Writer", &[])),
+            ("of a role that does not exist", Call("read", "orgs/retail/roles/none", &[])),
+            ("of an unknown organization", Call("write", "orgs/none/roles/writer", &settings)),
+        ],
+    );
+    recorder.twice("orgs/{org}/roles delete", &Call("delete", role, &[]));
+    let minted = recorder.world.get("creds/retail/reader").data();
+    let token = format!("orgs/retail/tokens/{}", minted["clientId"].as_str().expect("a client id"));
+    recorder.twice("orgs/{org}/tokens list", &Call("list", "orgs/retail/tokens", &[("limit", json!(1))]));
+    recorder.twice("orgs/{org}/tokens read", &Call("read", &token, &[]));
+    recorder.twice("orgs/{org}/tokens delete", &Call("delete", &token, &[]));
 }
 
 /// Captures the deletion of a config with live tokens.

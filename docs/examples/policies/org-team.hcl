@@ -1,0 +1,43 @@
+# Policy for a team that manages one organization: the one with the logical name "shop". The team changes settings, replaces the
+# root token, manages roles, mints tokens, and sees and deletes every token of its organization. It cannot see other organizations.
+#
+# The engine is mounted at "astra/". An operator writes the config first ("vault write astra/orgs/shop org_id=... astra_token=...").
+# Load the policy with:
+#   vault policy write astra-shop-team org-team.hcl
+
+# Settings and root token. Another logical_name would move the organization to paths that other policies may name.
+path "astra/orgs/shop" {
+  capabilities = ["update", "patch", "read"]
+  denied_parameters = {
+    "logical_name" = []
+  }
+}
+
+# Replaces the root token. The caller sees neither the old nor the new root token.
+path "astra/orgs/shop/rotate-root" {
+  capabilities = ["update"]
+}
+
+# Roles. A role decides which of the root token's permissions its tokens have.
+path "astra/orgs/shop/sync-roles" {
+  capabilities = ["update"]
+}
+path "astra/orgs/shop/roles" {
+  capabilities = ["list"]
+}
+path "astra/orgs/shop/roles/*" {
+  capabilities = ["create", "update", "patch", "read", "delete"]
+}
+
+# The inventory: who has a token, and what for. It never shows a token.
+path "astra/orgs/shop/tokens" {
+  capabilities = ["list"]
+}
+path "astra/orgs/shop/tokens/*" {
+  capabilities = ["read", "delete"]
+}
+
+# Mints tokens of every role of the organization.
+path "astra/creds/shop/*" {
+  capabilities = ["read", "update"]
+}
