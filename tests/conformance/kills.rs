@@ -276,7 +276,9 @@ async fn without_a_description_only_some_kills_lose_a_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_killed_at_any_step_loses_nothing() {
-    assert_eq!(WorkCase::new(Mode::Standard, Before::Token, Work::Delete).kill_everywhere().await, nothing());
+    for work in [Work::Delete, Work::DeleteByPath] {
+        assert_eq!(WorkCase::new(Mode::Standard, Before::Token, work).kill_everywhere().await, nothing());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

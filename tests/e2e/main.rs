@@ -52,4 +52,5 @@ mod servers;
 mod storm;
 mod sync;
 mod takeover;
+mod team;
 mod world;

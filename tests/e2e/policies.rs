@@ -152,7 +152,9 @@ fn engine() -> Vec<Row> {
             mount.token();
             ("astra/org/tokens".into(), Value::Null)
         }),
-        row("GET", "creds/{org}/{role}", "read", &[Workload, OrgTeam], |_| ("astra/creds/shop/reader".into(), Value::Null)),
+        row("GET", "creds/{org}/{role}", "read", &[Workload, OrgTeam], |_| {
+            ("astra/creds/shop/reader".into(), Value::Null)
+        }),
         row("POST", "creds/{org}/{role}", "update", &[Workload, OrgTeam], |_| {
             ("astra/creds/shop/reader".into(), json!({"ttl": 60}))
         }),
@@ -173,7 +175,9 @@ fn orgs() -> Vec<Row> {
         row("POST", "orgs/{org}/rotate-root", "update", &[OrgTeam], |_| {
             ("astra/orgs/shop/rotate-root".into(), json!({}))
         }),
-        row("POST", "orgs/{org}/sync-roles", "update", &[OrgTeam], |_| ("astra/orgs/shop/sync-roles".into(), json!({}))),
+        row("POST", "orgs/{org}/sync-roles", "update", &[OrgTeam], |_| {
+            ("astra/orgs/shop/sync-roles".into(), json!({}))
+        }),
         row("LIST", "orgs/{org}/roles", "list", &[OrgTeam], |_| ("astra/orgs/shop/roles".into(), Value::Null)),
         row("POST", "orgs/{org}/roles/{role_name}", "create", &[OrgTeam], |_| {
             ("astra/orgs/shop/roles/new".into(), json!({"role_id": ROLE_ID}))

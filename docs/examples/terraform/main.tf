@@ -37,17 +37,16 @@ resource "vault_generic_endpoint" "reader" {
   # The role needs the config and the mount.
   depends_on = [module.retail]
 
-  # All roles have the same path. Their fields identify them.
-  path           = "${vault_mount.astra.path}/role"
-  disable_read   = true
-  disable_delete = true
+  path = "${vault_mount.astra.path}/orgs/retail/roles/reader"
 
+  # A read shows more than the fields below. Only these fields are compared.
+  ignore_absent_fields = true
+
+  # Seconds, as a read shows them. With "1h", each plan would show a change.
   data_json = jsonencode({
-    org_id    = var.org_id
-    role_name = "reader"
-    role_id   = var.reader_role_id
-    ttl       = "1h"
-    max_ttl   = "24h"
+    role_id = var.reader_role_id
+    ttl     = 3600
+    max_ttl = 86400
   })
 }
 

@@ -19,6 +19,8 @@ pub enum Work {
     Mint,
     /// A delete of `org/token`.
     Delete,
+    /// A delete of `orgs/:org/tokens/:client_id`.
+    DeleteByPath,
     Renew,
     Revoke,
     /// A rotation of the root token.

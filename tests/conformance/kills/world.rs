@@ -408,6 +408,10 @@ impl KillWorld {
                 let client_id = self.inventory().pop_first().expect("a token");
                 request("delete", "org/token", &json!({"org_id": org_id, "client_id": client_id}))
             }
+            Work::DeleteByPath => {
+                let client_id = self.inventory().pop_first().expect("a token");
+                request("delete", &format!("orgs/{org_id}/tokens/{client_id}"), &json!({}))
+            }
             Work::Renew => lease().request("renew", Duration::from_secs(1800)),
             Work::Revoke => lease().request("revoke", Duration::ZERO),
             Work::Rotate => request("update", "config/rotate-root", &json!({"org_id": org_id})),

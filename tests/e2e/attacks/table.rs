@@ -27,6 +27,7 @@ const CALLERS: &str = "tests/e2e/attacks/callers.rs";
 const ASTRA: &str = "tests/e2e/attacks/astra.rs";
 const CREDS: &str = "tests/e2e/creds.rs";
 const POLICIES: &str = "tests/e2e/policies.rs";
+const TEAM: &str = "tests/e2e/team.rs";
 const BAD_INPUT: &str = "tests/e2e/bad_input.rs";
 const SECRETS: &str = "tests/e2e/secrets.rs";
 const CATALOGUE: &str = "tests/e2e/catalogue/mod.rs";
@@ -108,6 +109,21 @@ const CALLER: &[Attack] = &[
         "the other role",
         CREDS,
         "parameters_cannot_change_the_role_that_the_path_names",
+    ),
+    row(
+        "has a policy for one organization, or for everything except one organization below `orgs`, and tries spellings of the \
+         paths of another organization",
+        "no answer with data of the other organization, and no change",
+        "the other organization",
+        TEAM,
+        "no_spelling_of_a_path_bypasses_the_policy_of_another_team",
+    ),
+    row(
+        "deletes the root token, or a token of another organization, as a token of the organization in the path",
+        "204, and no request to Astra",
+        "the token",
+        TEAM,
+        "only_tokens_of_the_inventory_can_be_deleted_by_path",
     ),
     row(
         "tries each method on each path with a policy for another job",
