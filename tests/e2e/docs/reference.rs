@@ -421,8 +421,9 @@ fn paths_of_one_org(recorder: &mut Recorder) {
     );
     recorder.twice("orgs/{org}/rotate-root write", &Call("write", "orgs/wholesale/rotate-root", &[]));
     recorder.world.delete(&format!("config?org_id={OTHER}")).ok();
+    recorder.world.patch("orgs/retail/roles/reader", &json!({"ttl": 7200})).ok();
     recorder.twice("orgs/{org}/roles list", &Call("list", "orgs/retail/roles", &[]));
-    let (role, settings) = ("orgs/retail/roles/writer", [("role_id", json!(ROLE_ID)), ("ttl", json!("1h"))]);
+    let (role, settings) = ("orgs/retail/roles/writer", [("role_id", json!(ROLE_ID)), ("ttl", json!("2h"))]);
     recorder.twice("orgs/{org}/roles write", &Call("write", role, &settings));
     recorder.twice("orgs/{org}/roles read", &Call("read", role, &[]));
     recorder.error_table(
