@@ -8,6 +8,7 @@
 //!
 //! Architecture invariant: nothing in here names an engine.
 
+mod context;
 pub mod framework;
 #[cfg(any(test, fuzzing, feature = "testing"))]
 #[doc(hidden)]

@@ -22,6 +22,8 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use crate::context;
+
 /// The tasks of all mounts. The process waits for them before it ends.
 static ALL: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
 
@@ -97,11 +99,6 @@ pub struct Stopping;
 #[must_use = "the work goes on, but nobody learns its result"]
 pub struct Task<T>(JoinHandle<T>);
 
-tokio::task_local! {
-    /// Id of the snapshot from which the storage of the current request reads.
-    pub(crate) static SNAPSHOT: Arc<str>;
-}
-
 impl Tasks {
     /// Returns the tasks of a mount that shares its patience at cleanup with other mounts.
     pub(crate) fn sharing(budget: Budget) -> Self {
@@ -126,9 +123,9 @@ impl Tasks {
         // No async block: it would store the future twice, and the future of a mint is large.
         let work = ALL.track_future(self.tracker.track_future(work));
         drop(token);
-        Ok(Task(match SNAPSHOT.try_with(Arc::clone) {
-            Ok(id) => tokio::spawn(SNAPSHOT.scope(id, work).in_current_span()),
-            Err(_) => tokio::spawn(work.in_current_span()),
+        Ok(Task(match context::current() {
+            Some(request) => tokio::spawn(context::scope(request, work).in_current_span()),
+            None => tokio::spawn(work.in_current_span()),
         }))
     }
 

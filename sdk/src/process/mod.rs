@@ -110,6 +110,7 @@ fn mux_answer(asked: Mux) -> Option<bool> {
 #[cfg(test)]
 pub(crate) mod tests {
     pub(crate) use super::delivery::tests::{connection, frame};
+    pub(crate) use super::log::tests::logged_and_spans;
     use super::*;
 
     #[test]

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use http::HeaderMap;
 use tokio::time::timeout;
 use tonic::Status;
-use tracing::{Instrument, Span};
+use tracing::Instrument as _;
 
 use super::channel::Channel;
 use super::limits::Gate;
@@ -20,11 +20,12 @@ use super::storage::{RemoteStorage, SNAPSHOT_ID};
 use super::system::RemoteSystem;
 use super::watch::Watched;
 use super::{answer, convert, early};
+use crate::context::{self, Context};
 use crate::logical::{Backend, Factory, HangUp, Mount, Operation, Request, Resolver};
 use crate::pb::pb;
 use crate::plugin::{Limits, Plugin};
 use crate::process::{Broker, Call, frame};
-use crate::tasks::{Budget, SNAPSHOT, Tasks};
+use crate::tasks::{Budget, Tasks};
 
 /// A secrets engine, as opposed to an auth method (`sdk/logical`, `TypeLogical`).
 const TYPE_LOGICAL: u32 = 1;
@@ -65,23 +66,22 @@ struct Instance {
     resolver: Option<Resolver>,
     gate: Gate,
     /// Id of the mount. The name of the instance changes with each set-up.
-    uuid: String,
+    uuid: Arc<str>,
 }
 
 impl Instance {
     fn new(backend: Arc<dyn Backend>, limits: Limits, uuid: String) -> Self {
-        Self { resolver: backend.resolver(), backend, gate: Gate::new(limits), uuid }
+        Self { resolver: backend.resolver(), backend, gate: Gate::new(limits), uuid: uuid.into() }
     }
 
-    fn span(&self, request: &pb::Request) -> Span {
-        // Level `error`, so that every line has these fields.
-        tracing::error_span!(
-            "request",
-            mount = request.mount_point,
-            backend_uuid = self.uuid,
-            request_id = request.id,
-            operation = request.operation,
-        )
+    fn context(&self, operation: Operation, request: &pb::Request, snapshot: Option<Arc<str>>) -> Arc<Context> {
+        Arc::new(Context {
+            mount: request.mount_point.clone(),
+            backend_uuid: self.uuid.clone(),
+            request_id: request.id.clone(),
+            operation: operation.as_str(),
+            snapshot,
+        })
     }
 }
 
@@ -206,7 +206,7 @@ impl Service {
 
     pub(super) async fn initialize(&self, call: &Call) -> Result<pb::InitializeReply, Status> {
         let instance = self.instance(&call.headers)?;
-        let span = tracing::error_span!("initialize", backend_uuid = instance.uuid);
+        let span = tracing::error_span!("initialize", backend_uuid = &*instance.uuid);
         let run = async move { answer::initialized(instance.backend.initialize().await) };
         catch(run.instrument(span)).await.ok_or_else(panicked)
     }
@@ -216,7 +216,7 @@ impl Service {
         let instance = self.write().remove(name);
         // The host cleans up twice when it unmounts.
         if let Some(instance) = instance {
-            let span = tracing::error_span!("cleanup", backend_uuid = instance.uuid);
+            let span = tracing::error_span!("cleanup", backend_uuid = &*instance.uuid);
             let run = async move { timeout(CLEANUP, instance.backend.cleanup()).await };
             if let Some(Err(_)) = catch(run.instrument(span.clone())).await {
                 span.in_scope(|| tracing::warn!("cleaning up took too long and was given up"));
@@ -251,7 +251,7 @@ impl Service {
             Ok(place) => place,
             Err(error) => return Ok(answer::reply(operation, Err(error), None)),
         };
-        let span = instance.span(&request);
+        let context = instance.context(operation, &request, snapshot);
         let renewed = (operation == Operation::Renew).then(|| {
             let options = request.secret.as_ref().and_then(|secret| secret.lease_options.as_ref());
             (request.data.clone(), options.and_then(|options| options.issue_time))
@@ -266,16 +266,12 @@ impl Service {
             left.disarm();
             let undelivered = answer.as_mut().ok().and_then(|response| response.as_mut()?.undelivered.take());
             if let Some(undelivered) = undelivered {
-                let span = Span::current();
-                stream.if_dropped(move || span.in_scope(|| undelivered.run()));
+                let context = context::current();
+                stream.if_dropped(move || context::sync_scope(context, || undelivered.run()));
             }
             answer::reply(operation, answer, renewed)
         };
-        let answer = match snapshot {
-            Some(id) => catch(SNAPSHOT.scope(id, run.instrument(span))).await,
-            None => catch(run.instrument(span)).await,
-        };
-        Ok(answer.unwrap_or_else(answer::panicked))
+        Ok(catch(context::scope(context, run)).await.unwrap_or_else(answer::panicked))
     }
 
     pub(super) async fn handle_existence_check(
@@ -288,14 +284,14 @@ impl Service {
         let Some(operation) = Operation::parse(&request.operation) else {
             return Ok(pb::HandleExistenceCheckReply::default());
         };
-        let span = instance.span(&request);
+        let context = instance.context(operation, &request, None);
         let run = async move {
             answer::existence(match convert::request(operation, request) {
                 Ok(request) => instance.backend.exists(request).await,
                 Err(error) => Err(error),
             })
         };
-        Ok(catch(run.instrument(span)).await.unwrap_or_else(answer::existence_panicked))
+        Ok(catch(context::scope(context, run)).await.unwrap_or_else(answer::existence_panicked))
     }
 }
 
@@ -345,7 +341,7 @@ mod tests {
 
     use super::*;
     use crate::logical::{Answer, Error, Map, Response as Reply, SpecialPaths};
-    use crate::process::tests::{broker, call, connection, frame as raw};
+    use crate::process::tests::{broker, call, connection, frame as raw, logged_and_spans};
 
     /// Answers with its name, and panics if the request asks for it. Counts the answers that were not delivered.
     struct Echo(&'static str, Arc<AtomicUsize>);
@@ -514,7 +510,8 @@ mod tests {
     impl Backend for Shown {
         async fn handle(&self, request: Request) -> Answer {
             let is_long = request.path == "wait";
-            let _ = self.0.send((request, SNAPSHOT.try_with(|id| id.to_string()).ok()));
+            let _ =
+                self.0.send((request, context::current().and_then(|now| now.snapshot.as_deref().map(str::to_owned))));
             if is_long { std::future::pending().await } else { Ok(None) }
         }
     }
@@ -556,6 +553,55 @@ mod tests {
         drop(waiting);
         request.hang_up.wait().await;
         assert!(request.hang_up.is_over());
+    }
+
+    /// Logs in the handler, in a task, in a span, and if its answer is not delivered.
+    struct Talking(Tasks);
+
+    #[async_trait]
+    impl Backend for Talking {
+        async fn handle(&self, _: Request) -> Answer {
+            tracing::info!("handler");
+            self.0.run(async { tracing::info!("task") }).await.unwrap();
+            tracing::error_span!("inner", mount = "own/").in_scope(|| tracing::info!("span"));
+            Ok(Some(Reply::default().on_undelivered(|| tracing::info!("undelivered"))))
+        }
+    }
+
+    #[test]
+    fn lines_of_a_request_name_it_although_it_makes_no_span() {
+        let service = service(&[]);
+        service.insert("a".to_owned(), Instance::new(Arc::new(Talking(Tasks::default())), Limits::NONE, "u1".into()));
+        let request = pb::Request {
+            id: "r1".into(),
+            operation: "read".into(),
+            mount_point: "cards/".into(),
+            ..pb::Request::default()
+        };
+        let mut frames = connection();
+        let mut call = to("a");
+        call.stream = frames.streams().stream(7);
+        let (lines, spans) = logged_and_spans(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let args = pb::HandleRequestArgs { storage_id: 0, request: Some(request) };
+            runtime.block_on(service.handle_request(call, args)).unwrap();
+            frames.read(&raw(3, 7, &[0, 0, 0, 8]));
+            tracing::info!("after");
+        });
+        let member = |line: &serde_json::Value, name: &str| line[name].as_str().unwrap_or("none").to_owned();
+        let names = ["@message", "operation", "request_id", "backend_uuid", "mount"];
+        let shown: Vec<String> = lines.iter().map(|line| names.map(|name| member(line, name)).join(" ")).collect();
+        assert_eq!(
+            shown,
+            [
+                "handler read r1 u1 cards/",
+                "task read r1 u1 cards/",
+                "span read r1 u1 own/",
+                "undelivered read r1 u1 cards/",
+                "after none none none none",
+            ]
+        );
+        assert_eq!(spans, 1, "only the engine's own span");
     }
 
     #[tokio::test]

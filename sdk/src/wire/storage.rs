@@ -13,9 +13,9 @@ use tonic::{Code, Status};
 
 use super::channel::Channel;
 use super::unary::Method;
+use crate::context;
 use crate::logical::{Entry, Storage, StorageError, Transaction};
 use crate::pb::pb;
-use crate::tasks::SNAPSHOT;
 
 // The host's storage limits the size of entries, so there is no second limit here.
 static GET: Method<pb::StorageGetArgs, pb::StorageGetReply> = Method::new("/pb.Storage/Get").unlimited();
@@ -63,7 +63,8 @@ impl Host {
         A: Message,
         R: Message + Default,
     {
-        let snapshot = SNAPSHOT.try_with(|id| HeaderValue::from_str(id)).ok().and_then(Result::ok);
+        let snapshot =
+            context::with_current(|request| HeaderValue::from_str(request.snapshot.as_deref()?).ok()).flatten();
         let metadata = snapshot.map(|id| (HeaderName::from_static(SNAPSHOT_ID), id));
         match timeout(TIMEOUT, method.call(&self.channel, args, metadata)).await {
             Ok(answer) => answer,
@@ -478,7 +479,8 @@ mod tests {
             let tasks = crate::tasks::Tasks::default();
             tasks.run(async move { in_task.get("k").await.map(drop) }).await.unwrap().unwrap();
         };
-        SNAPSHOT.scope("6c1f".into(), read).await;
+        let request = context::Context { snapshot: Some("6c1f".into()), ..Default::default() };
+        context::scope(request.into(), read).await;
         storage.get("k").await.unwrap();
         assert_eq!(calls.so_far(), ["get from 6c1f", "get from 6c1f", "get"]);
     }

@@ -19,6 +19,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use self::line::{Line, Origin};
 use self::writer::Writer;
+use crate::context;
 
 /// Writes the lines in the queue when it is dropped.
 pub(super) struct Guard(Writer);
@@ -67,7 +68,7 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     tracing::error!(panic = text.unwrap_or("no text"), location, "panicked");
 }
 
-/// Turns events into lines, and adds the fields of the surrounding spans.
+/// Turns events into lines, and adds the fields of the surrounding spans and of the current request.
 struct Hclog {
     writer: Writer,
     engine: Option<&'static str>,
@@ -110,17 +111,21 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Hclog {
         }
     }
 
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+    fn on_event(&self, event: &Event<'_>, spans: Context<'_, S>) {
         let metadata = event.metadata();
         let origin = Origin { level: *metadata.level(), time: Timestamp::now(), module: metadata.target() };
         let fields = |line: &mut Line| {
             event.record(&mut Own(line));
-            // The first field with a name wins: that of the event, of the innermost span, and the last value of a span.
-            for span in context.event_scope(event).into_iter().flatten() {
+            // The first field with a name wins: that of the event, of the innermost span, the last value of a span, and at
+            // last that of the request.
+            for span in spans.event_scope(event).into_iter().flatten() {
                 if let Some(known) = span.extensions().get::<Fields>() {
                     known.0.iter().rev().for_each(|(name, value)| line.field(name, format_args!("{value}")));
                 }
             }
+            context::with_current(|request| {
+                request.fields().iter().for_each(|(name, value)| line.field(name, format_args!("{value}")));
+            });
         };
         line::render(origin, self.secrets, fields, |line| self.writer.line(line));
     }
@@ -186,7 +191,8 @@ impl Display for Chain<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::process) mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Mutex, PoisonError};
 
     use serde_json::Value;
@@ -216,13 +222,30 @@ mod tests {
 
     /// Returns the lines that `run` logs.
     fn logged(run: impl FnOnce()) -> Vec<Value> {
+        logged_and_spans(run).0
+    }
+
+    /// Counts spans.
+    struct Count(Arc<AtomicUsize>);
+
+    impl<S: Subscriber> Layer<S> for Count {
+        fn on_new_span(&self, _: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Returns the lines that `run` logs, and the number of spans that it makes.
+    pub(crate) fn logged_and_spans(run: impl FnOnce()) -> (Vec<Value>, usize) {
+        let spans = Arc::new(AtomicUsize::new(0));
         let output = Output::default();
         let writer = Writer::start(output.clone());
         let layer = Hclog { writer: writer.clone(), engine: Some("engine"), secrets: &["Tok:"] };
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(LevelFilter::DEBUG).with(layer), run);
+        let subscriber = tracing_subscriber::registry().with(LevelFilter::DEBUG).with(layer).with(Count(spans.clone()));
+        tracing::subscriber::with_default(subscriber, run);
         writer.flush();
         let bytes = output.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        String::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let lines = String::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (lines, spans.load(Ordering::SeqCst))
     }
 
     #[test]
