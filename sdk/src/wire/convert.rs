@@ -108,7 +108,13 @@ fn write_data(mut data: Map) -> String {
     if let Some(error) = data.get_mut("error").filter(|error| is_error && !error.is_string()) {
         *error = Value::String(error.to_string());
     }
-    Value::Object(data).to_string()
+    text(&data)
+}
+
+/// Returns the JSON text of an object. `Display` would check each part of the text for UTF-8 and copy it once more.
+fn text(data: &Map) -> String {
+    // Fails only for types that are no JSON.
+    serde_json::to_string(data).unwrap_or_default()
 }
 
 /// Returns the response that makes the host return 400 with exactly this text.
@@ -127,7 +133,7 @@ fn write_secret(secret: Secret, renewed: Option<WireTimestamp>) -> pb::Secret {
             issue_time: Some(issue_time.unwrap_or_else(|| write_timestamp(Timestamp::now()))),
             max_ttl: nanoseconds(secret.max_ttl),
         }),
-        internal_data: Value::Object(secret.internal_data).to_string(),
+        internal_data: text(&secret.internal_data),
         lease_id: String::new(),
     }
 }
