@@ -49,6 +49,7 @@ mod readme;
 mod rotate;
 mod secrets;
 mod servers;
+mod services;
 mod storm;
 mod sync;
 mod takeover;

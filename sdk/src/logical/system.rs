@@ -221,7 +221,7 @@ pub trait SystemView: Send + Sync + 'static {
     /// Wraps data (a JSON object) for this time. If `jwt` is set, the wrapping token is a JWT.
     ///
     /// # Errors
-    /// OpenBao 2.7 always fails: the call does not carry the namespace that OpenBao needs.
+    /// OpenBao 2.7 and Vault 1.21 lack this service: the call does not carry the namespace that they need.
     async fn wrap_response(&self, _data: &Map, _ttl: Duration, _jwt: bool) -> Result<Wrapped, Error> {
         Err(Error::UnsupportedByHost("response wrapping"))
     }
@@ -236,17 +236,18 @@ pub trait SystemView: Send + Sync + 'static {
         Err(Error::UnsupportedByHost("rotation jobs"))
     }
 
-    /// Ends the rotation job of a path (Vault Enterprise).
+    /// Ends the rotation job of a path (Vault Enterprise). Vault without Enterprise has no jobs, and succeeds.
     async fn deregister_rotation_job(&self, _mount_point: &str, _path: &str) -> Result<(), Error> {
         Err(Error::UnsupportedByHost("rotation jobs"))
     }
 
-    /// Sends an event of this type to the subscribers of the host (Vault only).
+    /// Sends an event of this type to the subscribers of the host (Vault only). Vault without Enterprise accepts the event,
+    /// but has no subscribers.
     async fn send_event(&self, _event_type: &str, _event: &Event) -> Result<(), Error> {
         Err(Error::UnsupportedByHost("events"))
     }
 
-    /// Records an observation of this type (Vault Enterprise).
+    /// Records an observation of this type (Vault Enterprise). Vault without Enterprise accepts the observation and drops it.
     async fn record_observation(&self, _observation_type: &str, _data: &Map) -> Result<(), Error> {
         Err(Error::UnsupportedByHost("observations"))
     }

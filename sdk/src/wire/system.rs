@@ -53,6 +53,11 @@ static RECORD_OBSERVATION: Method<RecordObservationRequest, Empty> = Method::new
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 const ROTATION_JOBS: &str = "rotation jobs";
+const WRAPPING: &str = "response wrapping";
+
+/// Parts of the errors with which a host declines a service that it lacks, although it knows the call: Vault without
+/// Enterprise, and any host that needs a namespace to wrap a response, which the call does not carry.
+const LACKING: &[&str] = &["not supported in Vault community edition", "no namespace"];
 
 /// Facts about one mount, and services for it.
 pub(super) struct RemoteSystem {
@@ -81,7 +86,7 @@ impl RemoteSystem {
     {
         self.call(method, &args).await.map_err(|status| match status.code() {
             Code::Unimplemented => Error::UnsupportedByHost(what),
-            _ => refused(what, status.message()),
+            _ => declined(what, status.message()),
         })
     }
 
@@ -159,8 +164,8 @@ impl SystemView for RemoteSystem {
         let data =
             serde_json::to_string(data).map_err(|error| Error::internal("cannot wrap the data").caused_by(error))?;
         let args = ResponseWrapDataArgs { data, ttl: convert::nanoseconds(ttl), jwt };
-        let reply = self.offered("response wrapping", &RESPONSE_WRAP_DATA, args).await?;
-        check("a wrapping token", &reply.err)?;
+        let reply = self.offered(WRAPPING, &RESPONSE_WRAP_DATA, args).await?;
+        check_offered(WRAPPING, &reply.err)?;
         let info = reply.wrap_info.unwrap_or_default();
         Ok(Wrapped { token: info.token, accessor: info.accessor, ttl: convert::duration(info.ttl) })
     }
@@ -183,7 +188,7 @@ impl SystemView for RemoteSystem {
         };
         let args = RegisterRotationJobRequest { job: Some(job) };
         let reply = self.offered(ROTATION_JOBS, &REGISTER_ROTATION_JOB, args).await?;
-        check("the id of a rotation job", &reply.err)?;
+        check_offered(ROTATION_JOBS, &reply.err)?;
         Ok(reply.rotation_id)
     }
 
@@ -230,6 +235,18 @@ fn seconds(duration: Duration) -> i64 {
 
 fn check(what: &str, err: &str) -> Result<(), Error> {
     if err.is_empty() { Ok(()) } else { Err(refused(what, err)) }
+}
+
+fn check_offered(what: &'static str, err: &str) -> Result<(), Error> {
+    if err.is_empty() { Ok(()) } else { Err(declined(what, err)) }
+}
+
+/// Returns the error of a service that not every host has.
+fn declined(what: &'static str, reason: &str) -> Error {
+    if LACKING.iter().any(|part| reason.contains(part)) {
+        return Error::UnsupportedByHost(what);
+    }
+    Error::internal(format!("the host failed to provide {what}")).caused_by(reason)
 }
 
 fn refused(what: &str, reason: &str) -> Error {
@@ -319,6 +336,21 @@ mod tests {
         let fields = event.metadata.unwrap().fields;
         assert_eq!(fields["n"].kind, Some(prost_types::value::Kind::NumberValue(1.0)));
         assert!(matches!(fields["deep"].kind, Some(prost_types::value::Kind::StructValue(_))));
+    }
+
+    #[test]
+    fn a_host_that_knows_a_call_can_still_lack_the_service() {
+        // As Vault 1.21.1 answers.
+        for reason in [
+            "failed to generate plugin identity token: plugin workload identity not supported in Vault community edition",
+            "error registering rotation job: rotation manager capabilities not supported in Vault community edition",
+            "no namespace",
+        ] {
+            assert!(matches!(declined("it", reason), Error::UnsupportedByHost("it")), "{reason}");
+            assert!(matches!(check_offered("it", reason), Err(Error::UnsupportedByHost("it"))), "{reason}");
+        }
+        assert!(matches!(declined("it", "context deadline exceeded"), Error::Internal { .. }));
+        assert!(check_offered("it", "").is_ok());
     }
 
     #[tokio::test]
