@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::caller_mode::CallerMode;
 use super::json;
+use super::root::Root;
 use crate::names::{ClientId, LogicalName, OrgId, RoleName, fits_path};
 
 /// URL of Astra's DevOps API, if the config sets none.
@@ -21,7 +22,7 @@ pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(86400);
 /// Time limit of one call to Astra, if the config sets none.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many replaced root tokens a config remembers.
+/// How many replaced root tokens a config remembers, apart from those that an operator wrote.
 const FORMER_ROOTS_KEPT: usize = 10;
 
 /// How many former logical names a config keeps.
@@ -53,6 +54,9 @@ pub(crate) struct Config {
     /// Client ids of the root tokens that rotations replaced, the latest one last. The config never holds one of them again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) former_roots: Vec<ClientId>,
+    /// More about the root token and its predecessors.
+    #[serde(default, skip_serializing_if = "Root::is_default")]
+    pub(crate) root: Root,
     /// How callers get tokens.
     #[serde(default)]
     pub(crate) caller_mode: CallerMode,
@@ -81,6 +85,7 @@ impl Config {
             logical_name: String::new(),
             former_names: Vec::new(),
             former_roots: Vec::new(),
+            root: Root::default(),
             caller_mode: CallerMode::default(),
             ca_cert: String::new(),
             request_timeout: DEFAULT_TIMEOUT,
@@ -116,16 +121,25 @@ impl Config {
 
     /// Replaces the root token in a rotation, and remembers the client id of the former one.
     pub(crate) fn replace_root(&mut self, astra_token: SecretString, former: &ClientId) {
+        if self.root.made.as_ref() != Some(former) {
+            self.root.remember_given(former);
+        }
         self.astra_token = astra_token;
+        self.root.made = self.root_id().map(ClientId::stored);
+        self.remember_root(former);
+    }
+
+    /// Remembers a root token that the engine deletes in Astra, so that the config never holds it again.
+    pub(crate) fn remember_root(&mut self, former: &ClientId) {
         self.former_roots.retain(|root| root != former);
         self.former_roots.push(former.clone());
         let surplus = self.former_roots.len().saturating_sub(FORMER_ROOTS_KEPT);
         self.former_roots.drain(..surplus);
     }
 
-    /// Whether a rotation replaced this root token.
+    /// Whether the engine replaced this root token.
     pub(crate) fn has_replaced(&self, root_id: &str) -> bool {
-        self.former_roots.iter().any(|root| root.as_str() == root_id)
+        self.former_roots.iter().chain(&self.root.given).any(|root| root.as_str() == root_id)
     }
 
     /// Whether one client can serve both configs: they have the same endpoint, root token and time limit.
@@ -425,7 +439,8 @@ mod tests {
     fn new_config_members_are_stored_if_they_differ_from_their_defaults() {
         round_trip::<Config>(&json!({
             "astra_token": "AstraCS:abc:def", "url": "http://x", "org_id": "o1", "logical_name": "", "caller_mode": 1,
-            "astra_org_id": "u1", "former_names": ["a"], "former_roots": ["c1"], "ca_cert": "PEM", "request_timeout": 5_000_000_000_i64, "description": false, "token_expiry": false,
+            "astra_org_id": "u1", "former_names": ["a"], "former_roots": ["c1"],
+            "root": {"made": "c2", "given": ["c0"]}, "ca_cert": "PEM", "request_timeout": 5_000_000_000_i64, "description": false, "token_expiry": false,
         }));
     }
 

@@ -30,6 +30,7 @@ mod limits;
 mod orgs;
 mod owner;
 mod record_orgs;
+mod root;
 mod roster;
 mod tokens;
 

@@ -254,7 +254,7 @@ async fn a_token_that_the_config_holds_is_never_deleted() {
     // The operator writes the old root token again during its deletion.
     let back = json!({"org_id": ORG, "astra_token": ROOT, "verify_connection": false});
     let message = refused(world.write("config", back.clone()).await);
-    assert!(message.contains("astra_token was replaced by a rotation"), "{message}");
+    assert!(message.contains("astra_token was rotated out"), "{message}");
     // A new process reads this from the config.
     let world = world.remounted().await;
     refused(world.write("config", back).await);
@@ -392,9 +392,9 @@ async fn one_fault(nth: usize, effective: bool, lasting: bool, code: u16) {
     world.check_one(when).await;
 }
 
-/// Also after a restart, and without asking Astra.
+/// Also after a restart, and without asking Astra. A tool that writes its config again and again has the first root token.
 #[tokio::test]
-async fn a_config_knows_its_last_ten_replaced_root_tokens() {
+async fn a_config_knows_the_root_tokens_of_operators_and_its_last_ten_replaced_root_tokens() {
     let mut world = World::new().await;
     world.write_config("standard").await;
     let mut roots = vec![world.astra.root()];
@@ -404,14 +404,27 @@ async fn a_config_knows_its_last_ten_replaced_root_tokens() {
     }
     world = world.remounted().await;
     let stored = world.storage.json(&format!("config/{ORG}")).expect("the config is stored");
-    let ids: Vec<&str> = roots[1..11].iter().map(|root| root.split(':').nth(1).expect("a client id")).collect();
+    let id = |root: &String| root.split(':').nth(1).expect("a client id").to_owned();
+    let ids: Vec<String> = roots[1..11].iter().map(id).collect();
     assert_eq!(stored["former_roots"], json!(ids));
-    let write = |root: &str| json!({"org_id": ORG, "astra_token": root, "verify_connection": false});
-    for root in &roots[1..11] {
-        let text = refused(world.write("config", write(root)).await);
-        assert!(text.contains("astra_token was replaced by a rotation"), "{text}");
+    assert_eq!(stored["root"]["given"], json!([id(&roots[0])]));
+    for root in &roots[..11] {
+        for verify in [true, false] {
+            // Nothing changes, neither in the storage nor in Astra.
+            let write =
+                json!({"org_id": ORG, "astra_token": root, "logical_name": "again", "verify_connection": verify});
+            let requests = world.astra.state().requests.len();
+            for path in ["config", "orgs/retailOrg"] {
+                let text = refused(world.write(path, write.clone()).await);
+                assert!(text.contains("astra_token was rotated out"), "{text}");
+                assert!(!text.contains(root), "the error holds the token");
+            }
+            assert_eq!(world.storage.json(&format!("config/{ORG}")), Some(stored.clone()));
+            assert_eq!(world.astra.state().requests.len(), requests);
+        }
     }
-    ok(world.write("config", write(&roots[11])).await);
-    // The first root token is forgotten.
-    ok(world.write("config", write(&roots[0])).await);
+    ok(world.tick(true).await);
+    assert_eq!(world.astra.roots(), [id(&roots[11])]);
+    let same = json!({"org_id": ORG, "astra_token": roots[11], "verify_connection": false});
+    ok(world.write("config", same).await);
 }

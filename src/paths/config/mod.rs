@@ -185,13 +185,17 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
     Ok(())
 }
 
-/// Fails if a rotation deletes or has deleted the root token. A write that comes late must not store this root token
-/// again.
+/// Fails if the engine deletes or has deleted the root token. A write that comes late, or a tool that writes the same config
+/// again and again, must not store this root token again.
 fn require_in_use(engine: &Engine, config: &Config) -> Result<(), Error> {
     if !engine.clients.is_retired(config) && !config.root_id().is_some_and(|id| config.has_replaced(id)) {
         return Ok(());
     }
-    Err(Error::field(ASTRA_TOKEN.name(), "was replaced by a rotation and is deleted in Astra; give another root token"))
+    Err(Error::field(
+        ASTRA_TOKEN.name(),
+        "was rotated out: the engine replaced this root token and deletes it in Astra; omit astra_token to keep the current root \
+         token, or give a new one",
+    ))
 }
 
 /// Whether this write asks Astra. Settings that do not change the calls of Astra need no verification. A given root
