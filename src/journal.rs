@@ -25,6 +25,9 @@ pub(crate) const DELETION: &str = "token-delete";
 /// Kind of the entries of root token rotations.
 pub(crate) const ROTATION: &str = "root-rotate";
 
+/// Kind of the entries of root tokens that a write of the config replaced.
+pub(crate) const REPLACED_ROOT: &str = "root-replaced";
+
 /// A request of another node can take effect until this long after the deadline of its call.
 pub(crate) const MARGIN: Duration = Duration::from_secs(10);
 
@@ -164,7 +167,7 @@ fn timeout(entry: &WalEntry) -> Duration {
     Duration::from_secs(entry.data["timeout_seconds"].as_u64().unwrap_or(0))
 }
 
-/// Whether a mint or a rotation of this org is unfinished, so that a token may be left in Astra. Entries whose token
+/// Whether a mint, a rotation or another replacement of the root token is unfinished, so that a token may be left in Astra. Entries whose token
 /// the engine has looked for do not count.
 pub(crate) async fn is_unfinished(wal: Wal<'_>, org: &OrgId) -> Result<bool, Error> {
     let wal = &wal;
@@ -175,7 +178,7 @@ pub(crate) async fn is_unfinished(wal: Wal<'_>, org: &OrgId) -> Result<bool, Err
         // Nothing tells the org of an entry that cannot be read, and the tick cannot process such an entry.
         reason.iter().for_each(log_skipped);
         let is_of = |entry: WalEntry| {
-            matches!(entry.kind.as_str(), MINT | ROTATION)
+            matches!(entry.kind.as_str(), MINT | ROTATION | REPLACED_ROOT)
                 && entry.data["org_id"] == org.as_str()
                 && entry.data.get("looked").is_none()
         };

@@ -87,6 +87,7 @@ fn backend() -> Backend<Engine> {
         .wal(tokens::wal_kind::<MintNote>())
         .wal(tokens::deletions())
         .wal(tokens::wal_kind::<RotationNote>())
+        .wal(rotate::replaced_roots())
         .periodic(tokens::sweep)
         .special_paths(SpecialPaths::default().local_storage(["wal/"]).seal_wrap_storage(["config/", "token/", "wal/"]))
         .on_initialize(|engine: Arc<Engine>| async move {

@@ -2,6 +2,8 @@
 //!
 //! Architecture invariant: the root token that the stored config holds is never deleted.
 
+mod replaced;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use backon::{ExponentialBuilder, Retryable as _};
 use uuid::Uuid;
 use vault_plugin_sdk::locks::KeyedGuard;
 
+pub(crate) use self::replaced::{Replacement, replaced_roots};
 use super::api::{self, Case, CreatedToken, NewToken, describe};
 use super::engine::Engine;
 use super::error::Error;
@@ -123,7 +126,7 @@ impl Rotation<'_> {
         running.close();
         let _ = tokio::time::timeout(config.request_timeout, running.wait()).await;
         let note = &self.order.note;
-        let old_left = note.delete_unused(self.engine, &config, &note.old).await.err();
+        let old_left = delete_unused(self.engine, &note.org_id, &config, &note.old).await.err();
         match &old_left {
             None => self.order.close().await,
             Some(error) => {
@@ -222,22 +225,25 @@ impl Rotation<'_> {
     }
 }
 
-impl RotationNote {
-    /// Deletes a root token in Astra, unless the config holds this root token. If the config was deleted meanwhile,
-    /// uses `known`, an earlier state of the config.
-    async fn delete_unused(&self, engine: &Engine, known: &Arc<Config>, client_id: &ClientId) -> Result<(), Error> {
-        let lock = engine.locks.configs().await;
-        let config = engine.store.stored_config(&self.org_id).await?.unwrap_or_else(|| known.clone());
-        if config.is_root(client_id) {
-            return Ok(());
-        }
-        engine.clients.retire(client_id);
-        drop(lock);
-        let id = client_id.as_str();
-        engine.call(&config, |client: Arc<api::Client>| async move { client.delete_token(id).await }).await?;
-        tracing::info!(org_id = %self.org_id, client_id = %client_id, "deleted a root token that is not in use");
-        Ok(())
+/// Deletes a root token in Astra, unless the config holds this root token. If the config was deleted meanwhile, uses
+/// `known`, an earlier state of the config.
+async fn delete_unused(
+    engine: &Engine,
+    org_id: &OrgId,
+    known: &Arc<Config>,
+    client_id: &ClientId,
+) -> Result<(), Error> {
+    let lock = engine.locks.configs().await;
+    let config = engine.store.stored_config(org_id).await?.unwrap_or_else(|| known.clone());
+    if config.is_root(client_id) {
+        return Ok(());
     }
+    engine.clients.retire(client_id);
+    drop(lock);
+    let id = client_id.as_str();
+    engine.call(&config, |client: Arc<api::Client>| async move { client.delete_token(id).await }).await?;
+    tracing::info!(org_id = %org_id, client_id = %client_id, "deleted a root token that is not in use");
+    Ok(())
 }
 
 impl OrderNote for RotationNote {
@@ -287,10 +293,10 @@ impl OrderNote for RotationNote {
     }
 
     async fn delete(&self, engine: &Engine, config: &Arc<Config>, client_id: &ClientId) -> Result<(), Error> {
-        self.delete_unused(engine, config, client_id).await?;
+        delete_unused(engine, &self.org_id, config, client_id).await?;
         // If the config held the new root token, even for a moment, the old root token is not needed.
         if self.stored {
-            self.delete_unused(engine, config, &self.old).await?;
+            delete_unused(engine, &self.org_id, config, &self.old).await?;
         }
         Ok(())
     }

@@ -142,6 +142,11 @@ impl Config {
         self.former_roots.iter().chain(&self.root.given).any(|root| root.as_str() == root_id)
     }
 
+    /// Returns the client id of the root token, if the engine made the root token.
+    pub(crate) fn made_root(&self) -> Option<&ClientId> {
+        self.root.made.as_ref().filter(|made| self.is_root(made))
+    }
+
     /// Whether one client can serve both configs: they have the same endpoint, root token and time limit.
     pub(crate) fn same_connection(&self, other: &Self) -> bool {
         self.same_endpoint(other) && self.request_timeout == other.request_timeout

@@ -23,6 +23,7 @@ mod outage;
 mod peer;
 mod proxy;
 mod races;
+mod replaced_root;
 mod retries;
 mod role;
 mod rollback;

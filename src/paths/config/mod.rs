@@ -19,6 +19,7 @@ use crate::engine::Engine;
 use crate::error::{Error, readable};
 use crate::journal;
 use crate::names::OrgId;
+use crate::rotate::Replacement;
 use crate::store::Config;
 
 pub(crate) fn path() -> Path<Engine> {
@@ -36,7 +37,8 @@ pub(crate) fn path() -> Path<Engine> {
             "Manages the root token and the settings of one Astra organization.",
             "Each Astra organization needs a config with a root token, with which the engine mints and revokes tokens. A \
              write changes only the parameters that are given. A read takes org_id or logical_name and never shows the \
-             root token. A config cannot be deleted while its organization has live tokens, unless force is true.\n\n\
+             root token. If a write replaces a root token that the engine made in a rotation, the engine \
+             deletes this root token in Astra. A config cannot be deleted while its organization has live tokens, unless force is true.\n\n\
              You choose the org_id. Use Astra's id of the organization. Another text also works, as in mounts of the Go plugin: \
              the engine then learns from Astra which organization the root token belongs to, shows the id of this \
              organization as astra_org_id, and rejects answers for another organization.\n\
@@ -94,11 +96,20 @@ pub(super) async fn write(engine: Arc<Engine>, call: Call) -> Answered {
             if let Some(Verified::Org(named)) = &known {
                 warnings.extend(settle_org(&engine, &mut new, named, is_new).await?);
             }
+            let replacement = match &old {
+                Some(old) => Replacement::begin(&engine, old, &mut new).await?,
+                None => None,
+            };
             engine.store.put_config(&new).await?;
             engine.clients.forget(&org);
+            drop(lock);
             log_written(&request, &new);
             warnings.extend(remarks);
             warnings.extend(damage.map(|_| REPLACED.to_owned()));
+            if let Some(replacement) = replacement {
+                let is_accepted = known.as_ref().and_then(Verified::org).is_some();
+                warnings.push(replacement.finish(&engine, &Arc::new(new), is_accepted).await);
+            }
             return Ok(written(warnings));
         }
         // The lock is released during the call of Astra. If another write changes the verified settings, the loop
@@ -193,8 +204,7 @@ fn require_in_use(engine: &Engine, config: &Config) -> Result<(), Error> {
     }
     Err(Error::field(
         ASTRA_TOKEN.name(),
-        "was rotated out: the engine replaced this root token and deletes it in Astra; omit astra_token to keep the current root \
-         token, or give a new one",
+        "was rotated out: the engine replaced this root token and deletes it in Astra; omit astra_token to keep the current root token, or give a new one",
     ))
 }
 
