@@ -154,3 +154,42 @@ async fn a_write_during_a_rotation_leaves_the_root_token_of_the_operator() {
     assert_eq!(world.astra.roots(), [id(SECOND), id(THIRD)]);
     assert_eq!(id(&world.root_of_config()), id(SECOND));
 }
+
+/// With `create_only=true`, a tool can write the same config before and after a rotation.
+#[tokio::test]
+async fn with_create_only_a_root_token_is_only_for_a_new_config() {
+    let world = World::new().await;
+    let create = async |path: &str, timeout: u64| {
+        let config = json!({"org_id": ORG, "astra_token": ROOT, "url": world.astra.url(), "logical_name": "retailOrg",
+            "request_timeout": timeout, "create_only": true});
+        world.write(path, config).await
+    };
+    assert!(ok(create("orgs/retailOrg", 10).await).is_none());
+    assert_eq!(world.root_of_config(), ROOT);
+    some(world.write("config/rotate-root", json!({"org_id": ORG})).await);
+    let made = world.astra.root();
+    let requests = world.astra.state().requests.len();
+    for (path, timeout) in [("orgs/retailOrg", 20), ("config", 30)] {
+        assert!(ok(create(path, timeout).await).is_none(), "{path}");
+        let shown = data(world.read("orgs/retailOrg", json!({})).await);
+        assert_eq!((shown["request_timeout"].as_u64(), shown.get("create_only")), (Some(timeout), None));
+    }
+    let patch = json!({"org_id": ORG, "astra_token": SECOND, "create_only": true, "request_timeout": 40});
+    ok(world.ask(Operation::Patch, "config", patch).await);
+    assert_eq!(world.root_of_config(), made);
+    // An ignored root token is not asked for, and proves nothing: it does not open the way to another server.
+    assert_eq!(world.astra.state().requests.len(), requests);
+    let other = json!({"org_id": ORG, "astra_token": ROOT, "create_only": true, "url": "http://127.0.0.1:1"});
+    let text = refused(world.write("config", other).await);
+    assert!(text.starts_with("astra_token is required if url changes"), "{text}");
+    // Without it, the root token is taken or rejected.
+    assert!(refused(world.write("config", with_token(ROOT)).await).contains("create_only=true"));
+    let patch = json!({"org_id": "none", "astra_token": ROOT, "create_only": true});
+    assert_eq!(status(world.ask(Operation::Patch, "config", patch).await).0, 404);
+    // A stored config that cannot be read holds no root token.
+    world.stored(&format!("config/{ORG}"), json!({"astra_token": 1})).await;
+    world.backend.invalidate(&format!("config/{ORG}"));
+    let config = json!({"org_id": ORG, "astra_token": made, "url": world.astra.url(), "create_only": true});
+    some(world.write("config", config).await);
+    assert_eq!(world.root_of_config(), made);
+}

@@ -161,6 +161,15 @@ impl Fields {
         fields
     }
 
+    /// Returns the same request without a value of this field.
+    #[must_use]
+    pub fn without<T>(&self, field: &Field<T>) -> Self {
+        let mut fields = self.clone();
+        fields.given.remove(field.name());
+        fields.removed.remove(field.name());
+        fields
+    }
+
     /// Whether the value of a field is the same as this one.
     fn holds(&self, spec: &FieldSpec, value: &Value) -> bool {
         let known = self.given.get(spec.name).and_then(Option::as_ref);
@@ -313,6 +322,12 @@ mod tests {
         let fields = parse(&[], json!({ "count": 1 })).with_text(&ROLE, "path");
         assert_eq!((fields.get(&ROLE).as_deref(), fields.get(&COUNT)), (Some("path"), Some(1)));
         assert!(fields.is_given(&ROLE) && fields.unknown.is_empty());
+    }
+
+    #[test]
+    fn a_value_can_be_left_out_of_a_request() {
+        let fields = parse(&[], json!({ "role_name": "a", "count": 1 })).without(&COUNT);
+        assert_eq!((fields.change(&COUNT), fields.change(&ROLE)), (Change::Keep, Change::Set("a".to_owned())));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vault_plugin_sdk::framework::{Call, Fields, Path};
 use vault_plugin_sdk::logical::{self, Operation, Request, Response};
 
-use self::settings::{ASTRA_TOKEN, FIELDS, FORCE, VERIFY_CONNECTION, carries_token, changed};
+use self::settings::{ASTRA_TOKEN, CREATE_ONLY, FIELDS, FORCE, VERIFY_CONNECTION, carries_token, changed};
 pub(super) use self::settings::{LOGICAL_NAME, SETTINGS, UNSTORED, shown};
 use super::org;
 use super::shared::{
@@ -37,14 +37,16 @@ pub(crate) fn path() -> Path<Engine> {
             "Manages the root token and the settings of one Astra organization.",
             "Each Astra organization needs a config with a root token, with which the engine mints and revokes tokens. A \
              write changes only the parameters that are given. A read takes org_id or logical_name and never shows the \
-             root token. If a write replaces a root token that the engine made in a rotation, the engine \
+             root token. A tool that writes the same config again and again uses create_only=true: its astra_token is then ignored \
+             if the organization has a config. If a write replaces a root token that the engine made in a rotation, the engine \
              deletes this root token in Astra. A config cannot be deleted while its organization has live tokens, unless force is true.\n\n\
              You choose the org_id. Use Astra's id of the organization. Another text also works, as in mounts of the Go plugin: \
              the engine then learns from Astra which organization the root token belongs to, shows the id of this \
              organization as astra_org_id, and rejects answers for another organization.\n\
              \nExamples:\n    vault write <mount>/config org_id=$ORG_ID astra_token=$ROOT_TOKEN logical_name=retail\n    \
              vault read <mount>/config logical_name=retail\n    \
-             vault patch <mount>/config org_id=$ORG_ID request_timeout=10s",
+             vault patch <mount>/config org_id=$ORG_ID request_timeout=10s\n    \
+             vault write <mount>/config org_id=$ORG_ID astra_token=$ROOT_TOKEN create_only=true",
         )
 }
 
@@ -68,14 +70,17 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
 }
 
 pub(super) async fn write(engine: Arc<Engine>, call: Call) -> Answered {
-    let Call { request, fields, .. } = call;
-    let org = org_id(&fields)?;
+    let Call { request, fields: all_fields, .. } = call;
+    let org = org_id(&all_fields)?;
     let mut warnings = Vec::new();
     let mut verified: Option<(Config, Verified)> = None;
     loop {
         let lock = engine.locks.configs().await;
         let (old, damage) = readable(engine.store.config(&org).await)?;
         let is_new = old.is_none() && damage.is_none();
+        // A config that cannot be read holds no root token, so the write needs the given one.
+        let ignores_token = old.is_some() && all_fields.get(&CREATE_ONLY) == Some(true);
+        let fields = if ignores_token { all_fields.without(&ASTRA_TOKEN) } else { all_fields.clone() };
         if let Some(reason) = damage.as_ref()
             && (request.operation == Operation::Patch || !fields.is_given(&ASTRA_TOKEN))
         {
@@ -204,7 +209,8 @@ fn require_in_use(engine: &Engine, config: &Config) -> Result<(), Error> {
     }
     Err(Error::field(
         ASTRA_TOKEN.name(),
-        "was rotated out: the engine replaced this root token and deletes it in Astra; omit astra_token to keep the current root token, or give a new one",
+        "was rotated out: the engine replaced this root token and deletes it in Astra; omit astra_token or write it with \
+         create_only=true to keep the current root token, or give a new one",
     ))
 }
 

@@ -60,6 +60,15 @@ pub(super) const VERIFY_CONNECTION: Field<bool> = Field::bool(
 .default("true")
 .only(WRITES);
 
+pub(super) const CREATE_ONLY: Field<bool> = Field::bool(
+    "create_only",
+    "Whether astra_token is only for a new config. If the organization has a config already, the write ignores astra_token, keeps \
+     the stored root token, and changes the other settings as usual. Use true in tools that write the same config again \
+     and again, because a rotation replaces the root token that the tool knows. This parameter is not stored.",
+)
+.default("false")
+.only(WRITES);
+
 const CA_CERT: Field<String> = Field::string(
     "ca_cert",
     "Certificates in PEM form that the engine trusts for the URL, in addition to those of the system. Needed for a gateway \
@@ -208,13 +217,13 @@ pub(in crate::paths) const SETTINGS: &[Setting<Config>] = &[
     },
 ];
 
-pub(super) const FIELDS: &[FieldSpec] = &shared::fields::<3, 11, Config>(
-    [ORG_ID.shown("Id of the organization.").spec(), VERIFY_CONNECTION.spec(), FORCE.spec()],
+pub(super) const FIELDS: &[FieldSpec] = &shared::fields::<4, 12, Config>(
+    [ORG_ID.shown("Id of the organization.").spec(), CREATE_ONLY.spec(), VERIFY_CONNECTION.spec(), FORCE.spec()],
     SETTINGS,
 );
 
 /// The fields of writes and deletes that are not settings.
-pub(in crate::paths) const UNSTORED: [FieldSpec; 2] = [VERIFY_CONNECTION.spec(), FORCE.spec()];
+pub(in crate::paths) const UNSTORED: [FieldSpec; 3] = [CREATE_ONLY.spec(), VERIFY_CONNECTION.spec(), FORCE.spec()];
 
 const WITHOUT_DESCRIPTION: &str = "without a description, the engine cannot find and delete a token if Astra's answer to the mint is \
                                    lost; this token stays until it expires";

@@ -31,8 +31,8 @@ const ASTRA_ORG_ID: Field<String> = Field::string(
 .only(WRITES)
 .shown("Astra's id of the organization. Empty until Astra has named the organization.");
 
-const FIELDS: &[FieldSpec] = &shared::fields::<5, 13, Config>(
-    [ORG.spec(), ORG_ID.spec(), ASTRA_ORG_ID.spec(), UNSTORED[0], UNSTORED[1]],
+const FIELDS: &[FieldSpec] = &shared::fields::<6, 14, Config>(
+    [ORG.spec(), ORG_ID.spec(), ASTRA_ORG_ID.spec(), UNSTORED[0], UNSTORED[1], UNSTORED[2]],
     SETTINGS,
 );
 
@@ -53,7 +53,8 @@ pub(super) fn path() -> Path<Engine> {
              shows durations in seconds. What a read shows can be written back: the beginning of the root token keeps the \
              stored one. A write of another logical_name renames the organization, and with it the paths.\n\nExamples:\n    \
              vault write <mount>/orgs/retail org_id=$ORG_ID astra_token=$ROOT_TOKEN\n    \
-             vault read <mount>/orgs/retail\n    vault patch <mount>/orgs/retail request_timeout=10s",
+             vault read <mount>/orgs/retail\n    vault patch <mount>/orgs/retail request_timeout=10s\n    \
+             vault write <mount>/orgs/retail org_id=$ORG_ID astra_token=$ROOT_TOKEN create_only=true",
         )
 }
 
