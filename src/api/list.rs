@@ -12,6 +12,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::body::quote;
 use super::description::{is_marked, marker};
 use super::types::Lenient;
 
@@ -42,6 +43,12 @@ impl ListedToken<'_> {
     pub(super) fn marker(&self) -> Option<Uuid> {
         let Lenient::Text(description) = &self.description else { return None };
         Uuid::try_parse(marker(description)?).ok()
+    }
+
+    /// Returns the description of this token, safe to show; empty if it has none.
+    pub(super) fn safe_description(&self) -> String {
+        let Lenient::Text(description) = &self.description else { return String::new() };
+        quote(description)
     }
 
     /// Returns the ids of the Astra roles of this token; `None` if one of them cannot be parsed. A new token with the

@@ -6,6 +6,7 @@ mod answer;
 mod body;
 mod connect;
 mod delete;
+mod described;
 mod description;
 mod error;
 mod list;

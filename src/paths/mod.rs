@@ -4,6 +4,7 @@
 mod config;
 mod configs;
 mod creds;
+mod lookup;
 mod org;
 mod orgs;
 mod role;
@@ -31,6 +32,7 @@ pub(super) fn all() -> Vec<Path<Engine>> {
         token::path(),
         tokens::path(),
         creds::path(),
+        lookup::path(),
     ];
     guide.into_iter().chain(orgs::paths()).collect()
 }

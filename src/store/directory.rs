@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::entries::Config;
-use crate::names::OrgId;
+use crate::names::{ClientId, OrgId};
 
 /// The orgs of all configs, by their names.
 #[derive(Clone, Default)]
@@ -32,6 +32,8 @@ pub(super) struct Names {
     former_names: Vec<String>,
     /// Astra's id of the organization, in lower case; `None` if the config cannot be parsed.
     astra_org_id: Option<String>,
+    /// Client id of the root token, if it is known.
+    root_id: Option<Box<str>>,
 }
 
 impl From<&Config> for Names {
@@ -40,6 +42,7 @@ impl From<&Config> for Names {
             logical_name: config.logical_name.clone(),
             former_names: config.former_names.clone(),
             astra_org_id: Some(config.astra_org_id.to_ascii_lowercase()),
+            root_id: config.root_id().map(Box::from),
         }
     }
 }
@@ -74,6 +77,13 @@ impl Directory {
     pub(super) fn of_astra(&self, astra_org_id: &str) -> impl Iterator<Item = &OrgId> + use<'_> {
         let orgs = if astra_org_id.is_empty() { None } else { self.astra.get(&astra_org_id.to_ascii_lowercase()) };
         orgs.into_iter().flatten()
+    }
+
+    /// Returns the orgs whose configs hold the root token with this client id.
+    pub(super) fn of_root(&self, client: &ClientId) -> impl Iterator<Item = &OrgId> + use<'_> {
+        let id = client.clone();
+        let has_root = move |names: &Names| names.root_id.as_deref() == Some(id.as_str());
+        self.orgs.iter().filter(move |(_, names)| has_root(names)).map(|(org, _)| org)
     }
 
     /// Returns the orgs whose configs have no known organization.

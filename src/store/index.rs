@@ -33,7 +33,7 @@ const DETAILS_SIZE: usize = 8 << 20;
 const PAIR: usize = 64;
 
 /// The result of reading one record. The record is `None` if its entry cannot be read.
-type Detail = (OrgId, ClientId, Option<Record>);
+pub(crate) type Detail = (OrgId, ClientId, Option<Record>);
 
 /// How many records are read or moved at the same time.
 pub(super) const CONCURRENT: usize = 32;
@@ -172,7 +172,7 @@ impl Store {
     }
 
     /// Reads records. Skips tokens that were deleted since they were listed.
-    async fn read_records(&self, page: Vec<(ClientId, OrgId)>) -> Result<Vec<Detail>, Error> {
+    pub(super) async fn read_records(&self, page: Vec<(ClientId, OrgId)>) -> Result<Vec<Detail>, Error> {
         let details: Vec<Option<(Detail, usize)>> = self.details(page).try_collect().await?;
         Ok(details.into_iter().flatten().map(|(detail, _)| detail).collect())
     }
@@ -260,7 +260,7 @@ impl Store {
 
     /// Returns the orgs that have records, and some orgs that had records. Lists the orgs only once, because the host walks
     /// over all records for this list.
-    async fn orgs_to_search(&self) -> Result<Vec<OrgId>, Error> {
+    pub(super) async fn orgs_to_search(&self) -> Result<Vec<OrgId>, Error> {
         match self.record_orgs.known() {
             Some(orgs) if self.caching().await => Ok(orgs),
             _ => self.orgs_with_tokens().await,

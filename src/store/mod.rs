@@ -27,6 +27,7 @@ mod interrupted;
 mod json;
 mod keys;
 mod limits;
+mod lookup;
 mod orgs;
 mod owner;
 mod record_orgs;
@@ -38,7 +39,7 @@ pub(crate) use self::base::{Store, log_skipped};
 pub(crate) use self::caller_mode::CallerMode;
 pub(crate) use self::client_index::Cursor;
 pub(crate) use self::entries::{Config, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token};
-pub(crate) use self::index::Lookup;
+pub(crate) use self::index::{Detail, Lookup};
 pub(crate) use self::keys::{config_key, named_token_id, record_key, role_key, token_digest};
 pub(crate) use self::roster::{Place, Reserved};
 #[cfg(any(test, fuzzing))]

@@ -15,6 +15,7 @@ mod lease;
 mod limits;
 mod listing;
 mod logs;
+mod lookup;
 mod many_orgs;
 mod old_leases;
 mod old_names;

@@ -35,10 +35,12 @@ struct Row {
     limited: bool,
 }
 
-/// The paths below `orgs`.
-fn rows_of_orgs() -> Vec<Row> {
+/// The paths that the guide does not have.
+fn rows_beyond_the_guide() -> Vec<Row> {
     let new = json!({"org_id": super::OTHER_ORG, "astra_token": ROOT, "verify_connection": false});
     vec![
+        client(Update, "lookup", json!({"client_id": TAKEN})),
+        client(Update, "lookup", json!({"client_id": "unknown", "check_astra": true})),
         client(List, "orgs/", json!({})),
         client(Create, "orgs/fresh", new),
         client(Update, "orgs/retailOrg", json!({"astra_token": ROOT, "logical_name": "renamed"})),
@@ -63,7 +65,7 @@ fn rows_of_orgs() -> Vec<Row> {
 
 /// All operations of a mount. A new path or operation needs a line in one of the lists.
 fn table() -> Vec<Row> {
-    rows_of_the_guide().into_iter().chain(rows_of_orgs()).collect()
+    rows_of_the_guide().into_iter().chain(rows_beyond_the_guide()).collect()
 }
 
 /// The paths of the guide, and what the host asks for.

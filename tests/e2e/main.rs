@@ -37,6 +37,7 @@ mod leases;
 mod lifecycle;
 mod limits;
 mod load;
+mod lookup;
 mod old_names;
 mod openapi;
 mod operations;

@@ -152,6 +152,9 @@ fn engine() -> Vec<Row> {
             mount.token();
             ("astra/org/tokens".into(), Value::Null)
         }),
+        row("POST", "lookup", "update", &[Operator, Auditor], |_| {
+            ("astra/lookup".into(), json!({"client_id": "unknown", "check_astra": true}))
+        }),
         row("GET", "creds/{org}/{role}", "read", &[Workload, OrgTeam], |_| {
             ("astra/creds/shop/reader".into(), Value::Null)
         }),

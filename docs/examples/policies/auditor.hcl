@@ -25,6 +25,11 @@ path "astra/org/tokens" {
   capabilities = ["list"]
 }
 
+# Finds the owner of a token that was found somewhere. It is a write, because a token must not be in a URL, but changes nothing.
+path "astra/lookup" {
+  capabilities = ["update"]
+}
+
 # Leases of this mount and their expiry. Vault requires "sudo" for the list. A request for one lease has the lease id in its
 # body, so no policy can restrict it to a mount.
 path "sys/leases/lookup/astra/*" {

@@ -35,6 +35,11 @@ path "astra/org/token" {
   capabilities = ["delete"]
 }
 
+# Finds the owner of a token that was found somewhere. The caller needs the token or its client id.
+path "astra/lookup" {
+  capabilities = ["update"]
+}
+
 # Shows and revokes a lease. A request has the lease id in its body, so no policy can restrict it to a mount. But lease ids
 # cannot be guessed, and only the next rule lists them.
 path "sys/leases/lookup" {

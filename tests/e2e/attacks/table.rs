@@ -329,6 +329,13 @@ const READER: &[Attack] = &[
         "the_audit_log_holds_no_secret_in_clear_text",
     ),
     row(
+        "reads the answers and the logs after a look-up of a found token",
+        "no token in them; in the audit log, each secret is a hash",
+        "the found token",
+        "tests/e2e/lookup.rs",
+        "a_looked_up_token_is_in_no_answer_and_in_no_log",
+    ),
+    row(
         "reads errors of Astra that quote a token, in any letter case",
         "the engine removes the text after `AstraCS`",
         "root tokens, tokens",

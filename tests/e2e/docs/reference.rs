@@ -58,6 +58,7 @@ fn the_reference_matches_the_paths_and_the_answers() {
     named_tokens(&mut recorder);
     sidecar_and_creds(&mut recorder);
     paths_of_one_org(&mut recorder);
+    lookups(&mut recorder);
     config_deletion(&mut recorder);
     recorder.compare();
 }
@@ -440,6 +441,22 @@ fn paths_of_one_org(recorder: &mut Recorder) {
     recorder.twice("orgs/{org}/tokens list", &Call("list", "orgs/retail/tokens", &[("limit", json!(1))]));
     recorder.twice("orgs/{org}/tokens read", &Call("read", &token, &[]));
     recorder.twice("orgs/{org}/tokens delete", &Call("delete", &token, &[]));
+}
+
+/// Captures the look-ups of a known and of an unknown token.
+fn lookups(recorder: &mut Recorder) {
+    let minted = recorder.world.get("creds/retail/reader?metadata=team=shop").data();
+    recorder.twice("lookup write", &Call("write", "lookup", &[("client_id", minted["clientId"].clone())]));
+    let unknown = [("client_id", json!("abcdefghijklmnopqrstuvwx")), ("check_astra", json!(true))];
+    recorder.twice("lookup write, unknown", &Call("write", "lookup", &unknown));
+    recorder.error_table(
+        "lookup",
+        &[
+            ("without a token", Call("write", "lookup", &[])),
+            ("of a text that is not a token", Call("write", "lookup", &[("token", json!("shop"))])),
+            ("in an unknown organization", Call("write", "lookup", &[unknown[0].clone(), ("org", json!("wholesale"))])),
+        ],
+    );
 }
 
 /// Captures the deletion of a config with live tokens.
