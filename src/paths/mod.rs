@@ -8,6 +8,8 @@ mod lookup;
 mod org;
 mod orgs;
 mod role;
+mod role_ids;
+mod role_names;
 mod roles;
 mod rotate_root;
 mod shared;

@@ -7,6 +7,7 @@ use serde_json::json;
 use vault_plugin_sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, WRITES, format_duration};
 use vault_plugin_sdk::logical::{self, Caller, Map, Operation, Response};
 
+use super::role_ids::{ROLE_ID, ROLE_IDS, checked_role_id, has_role_ids, set_role_ids};
 use super::shared::{
     self, Answered, Durations, ORG_ID, REPLACED, ROLE_NAME, Setting, Shown, detached, handler, missing, no_config,
     no_role, org_id, role_name, unreadable_role, written,
@@ -15,13 +16,6 @@ use crate::engine::Engine;
 use crate::error::{Error, readable};
 use crate::names::{OrgId, RoleName};
 use crate::store::{DEFAULT_TTL, Role};
-
-const ROLE_ID: Field<String> = Field::string(
-    "role_id",
-    "Id of the role in Astra, as \"GET /v2/organizations/roles\" of Astra's DevOps API lists it. Required for a new role.",
-)
-.only(WRITES)
-.shown("Id of the role in Astra.");
 
 const TTL: Field<Duration> = Field::duration(
     "ttl",
@@ -56,11 +50,17 @@ pub(super) const SETTINGS: &[Setting<Role>] = &[
         write: |fields, role, _| {
             match fields.change(&ROLE_ID) {
                 Change::Keep => {}
+                Change::Reset if fields.is_given(&ROLE_IDS) => {}
                 Change::Reset => return Err(Error::field(ROLE_ID.name(), "cannot be removed; give another role_id")),
-                Change::Set(id) => role.role_id = checked_role_id(id)?,
+                Change::Set(id) => role.set_role_ids(vec![checked_role_id(ROLE_ID.name(), id)?]),
             }
             Ok(())
         },
+    },
+    Setting {
+        field: ROLE_IDS.spec(),
+        show: |role| Some(Shown::Value(json!(role.role_ids()))).filter(|_| role.has_several()),
+        write: |fields, role, _| set_role_ids(fields, role),
     },
     Setting {
         field: TTL.spec(),
@@ -97,7 +97,7 @@ pub(super) const SETTINGS: &[Setting<Role>] = &[
     },
 ];
 
-const FIELDS: &[FieldSpec] = &shared::fields::<2, 6, Role>(
+const FIELDS: &[FieldSpec] = &shared::fields::<2, 7, Role>(
     [
         ORG_ID.required().shown("Id of the organization.").spec(),
         ROLE_NAME.required().shown("Name of the role in Vault.").spec(),
@@ -178,7 +178,7 @@ pub(super) async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     let _lock = engine.locks.role(&org, &name).await;
     let (old, damage) = readable(engine.store.role(&org, &name).await)?;
     if let Some(reason) = damage.as_ref()
-        && (request.operation == Operation::Patch || !fields.is_given(&ROLE_ID))
+        && (request.operation == Operation::Patch || !has_role_ids(&fields))
     {
         return Err(Error::Refused(unreadable_role(&org, &name, reason)));
     }
@@ -242,7 +242,8 @@ pub(super) async fn put(engine: &Engine, old: Option<&Role>, role: &Role, caller
     if role.max_tokens == 0 && was_limited {
         engine.store.end_count(role).await;
     }
-    tracing::info!(org_id = %role.org_id, role_name = %role.role_name, role_id = role.role_id,
+    let role_ids = role.has_several().then(|| role.role_ids().join(","));
+    tracing::info!(org_id = %role.org_id, role_name = %role.role_name, role_id = role.role_id, role_ids,
         ttl_seconds = role.ttl.as_secs(), max_ttl_seconds = role.max_ttl.as_secs(), max_tokens = role.max_tokens,
         display_name = caller.display_name, entity_id = caller.entity_id, "wrote role");
     Ok(())
@@ -264,7 +265,7 @@ fn changed(old: Option<&Role>, org: OrgId, name: RoleName, fields: &Fields) -> R
         let stored = Role { ttl: old.ttl(), max_ttl: old.max_ttl(), ..old.clone() };
         return shared::changed(SETTINGS, fields, stored);
     }
-    if !fields.is_given(&ROLE_ID) {
+    if !has_role_ids(fields) {
         return Err(missing(ROLE_ID.name()));
     }
     shared::changed(SETTINGS, &fields.for_new_object(), Role::new(org, name, String::new()))
@@ -290,15 +291,4 @@ fn set_ttl(
         }
     };
     Ok(())
-}
-
-/// Rejects texts that cannot be an id. Astra accepts any text as a role, and then mints a token without permissions.
-pub(super) fn checked_role_id(id: String) -> Result<String, Error> {
-    if id.trim().is_empty() {
-        return Err(Error::field(ROLE_ID.name(), "must not be empty"));
-    }
-    if id.len() > 255 || id.chars().any(char::is_control) {
-        return Err(Error::field(ROLE_ID.name(), "must be at most 255 bytes without control characters"));
-    }
-    Ok(id)
 }

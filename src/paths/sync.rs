@@ -2,7 +2,7 @@
 //!
 //! Architecture invariant: an import deletes nothing. Of an existing role, it changes only the `role_id`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _};
@@ -12,8 +12,9 @@ use vault_plugin_sdk::framework::{Call, Field, FieldSpec, Path};
 use vault_plugin_sdk::logical::{Caller, Operation, Request, Response};
 
 use super::role;
+use super::role_names::{Wanted, by_name, labels};
 use super::shared::{
-    Answered, ORG_ID, ROLE_NAME, handler, mount, object, optional_org_id, org_id, require_config, unreadable_entries,
+    Answered, ORG_ID, handler, mount, object, optional_org_id, org_id, require_config, unreadable_entries,
 };
 use crate::api::{AstraRole, RoleList};
 use crate::engine::Engine;
@@ -45,7 +46,10 @@ pub(super) const REPORT: &[(&str, &str)] = &[
         "For each organization, the names that several Astra roles would have. Roles with these names were not changed.",
     ),
     ("renamed", "For each organization, the roles whose Astra role has another name, and that name."),
-    ("vanished", "For each organization, the names of the roles whose role_id Astra does not list."),
+    (
+        "vanished",
+        "For each organization, the names of the roles whose role_id Astra does not list, or one of whose role_ids.",
+    ),
     ("errors", "For each organization that failed, the reason."),
     ("next", "The next value of after. Missing if the last organization was reached."),
 ];
@@ -58,7 +62,7 @@ pub(crate) fn path() -> Path<Engine> {
             "Asks Astra for the roles of the organization with org_id, or of every organization that has a config, and \
              writes a role for each Astra role. The name of a role is the name of the Astra role in lower case, with one \
              \"_\" for each run of characters other than letters and digits: \"R/W User\" becomes \"r_w_user\". An existing \
-             role keeps its ttl and max_ttl, and gets the role_id of the Astra role. Nothing is deleted. If several Astra \
+             role keeps its ttl and max_ttl, and gets the role_id of the Astra role. A role with several role_ids stays as it is. Nothing is deleted. If several Astra \
              roles would have the same name, none of them is imported. If some organizations fail, the others are imported, \
              and the answer lists the failures in errors. If all organizations fail, and no further page follows, the request fails. The server stops a request after \
              90 seconds, which can be too short for many organizations. Then import pages: set limit, and repeat the request \
@@ -89,12 +93,11 @@ enum Imported {
     Created,
     Updated,
     Unchanged,
+    /// The stored role has several Astra roles, and stays as it is: somebody chose them.
+    Kept(Arc<Role>),
     /// The stored role cannot be read, and stays as it is: an import does not know its other settings.
     Damaged,
 }
-
-/// Astra roles by their names in Vault, each id once.
-type Wanted = BTreeMap<RoleName, Vec<AstraRole>>;
 
 type Outcomes = Vec<(OrgId, Result<Report, Error>)>;
 
@@ -181,7 +184,8 @@ async fn import(
     known: Vec<RoleName>,
 ) -> Result<Report, Error> {
     let (wanted, unreadable) = by_name(list);
-    let mut report = Report { unreadable, ..compare(engine, org, &wanted, known).await? };
+    let listed: BTreeSet<String> = wanted.values().flatten().map(|role| role.id.to_ascii_lowercase()).collect();
+    let mut report = Report { unreadable, ..compare(engine, org, &wanted, &listed, known).await? };
     let write = |(name, roles): (RoleName, Vec<AstraRole>)| async move {
         let imported = match <[AstraRole; 1]>::try_from(roles) {
             Ok([role]) => Ok(write_role(engine, caller, org, &name, role.id).await?),
@@ -195,11 +199,13 @@ async fn import(
         match outcome? {
             (name, Ok(Imported::Created)) => report.created.push(name),
             (name, Ok(Imported::Updated)) => report.updated.push(name),
-            (name, Ok(Imported::Unchanged)) => report.unchanged.push(name),
+            (name, Ok(Imported::Kept(role))) if role.lacks_one_of(&listed) => report.vanished.push(name),
+            (name, Ok(Imported::Unchanged | Imported::Kept(_))) => report.unchanged.push(name),
             (name, Ok(Imported::Damaged)) => report.damaged.push(name),
             (name, Err(roles)) => drop(report.collisions.insert(name, labels(&roles))),
         }
     }
+    report.vanished.sort();
     Ok(report)
 }
 
@@ -217,9 +223,10 @@ async fn write_role(
         log_skipped(&reason);
         return Ok(Imported::Damaged);
     }
-    let (role, imported) = match old.as_deref() {
+    let (role, imported) = match &old {
+        Some(old) if old.has_several() => return Ok(Imported::Kept(old.clone())),
         Some(old) if old.role_id == role_id => return Ok(Imported::Unchanged),
-        Some(old) => (Role { role_id, ..old.clone() }, Imported::Updated),
+        Some(old) => (Role { role_id, ..(**old).clone() }, Imported::Updated),
         None => {
             org.require_new(ORG_ID.name())?;
             (Role::new(org.clone(), name.clone(), role_id), Imported::Created)
@@ -230,7 +237,13 @@ async fn write_role(
 }
 
 /// Finds the roles whose Astra role has another name or is not in Astra's list.
-async fn compare(engine: &Engine, org: &OrgId, wanted: &Wanted, known: Vec<RoleName>) -> Result<Report, Error> {
+async fn compare(
+    engine: &Engine,
+    org: &OrgId,
+    wanted: &Wanted,
+    listed: &BTreeSet<String>,
+    known: Vec<RoleName>,
+) -> Result<Report, Error> {
     let by_id: BTreeMap<String, &AstraRole> =
         wanted.values().flatten().map(|role| (role.id.to_ascii_lowercase(), role)).collect();
     let is_written = |name: &RoleName| wanted.get(name).is_some_and(|roles| roles.len() == 1);
@@ -246,6 +259,11 @@ async fn compare(engine: &Engine, org: &OrgId, wanted: &Wanted, known: Vec<RoleN
             continue;
         }
         let Some(role) = role else { continue };
+        if role.has_several() {
+            // Its name need not be the name of one of its Astra roles.
+            report.vanished.extend(role.lacks_one_of(listed).then_some(name));
+            continue;
+        }
         let has_id = |astra: &AstraRole| astra.id.eq_ignore_ascii_case(&role.role_id);
         if wanted.get(&name).is_some_and(|roles| roles.iter().any(has_id)) {
             continue;
@@ -255,46 +273,7 @@ async fn compare(engine: &Engine, org: &OrgId, wanted: &Wanted, known: Vec<RoleN
             None => report.vanished.push(name),
         }
     }
-    report.vanished.sort();
     Ok(report)
-}
-
-/// Groups Astra's roles by their names in Vault. Also returns the number of entries that cannot be imported.
-fn by_name(list: RoleList) -> (Wanted, usize) {
-    let (mut wanted, mut unreadable) = (Wanted::new(), list.unreadable);
-    for role in list.roles {
-        let name = RoleName::parse(ROLE_NAME.name(), &safe_name(&role.name));
-        match (name, role::checked_role_id(role.id)) {
-            (Ok(name), Ok(id)) => {
-                let roles = wanted.entry(name).or_default();
-                if !roles.iter().any(|other| other.id == id) {
-                    roles.push(AstraRole { id, name: role.name });
-                }
-            }
-            _ => unreadable += 1,
-        }
-    }
-    (wanted, unreadable)
-}
-
-/// Returns the name of a role in Vault: lower case, and one `_` for each run of characters other than letters and
-/// digits.
-fn safe_name(name: &str) -> String {
-    name.chars().fold(String::with_capacity(name.len()), |mut safe, c| {
-        if c.is_ascii_alphanumeric() {
-            safe.push(c.to_ascii_lowercase());
-        } else if !safe.ends_with('_') {
-            safe.push('_');
-        }
-        safe
-    })
-}
-
-/// Returns the names of roles in Astra. Sorts them, because the order of Astra's list can change.
-fn labels(roles: &[AstraRole]) -> Vec<String> {
-    let mut labels: Vec<String> = roles.iter().map(AstraRole::label).collect();
-    labels.sort();
-    labels
 }
 
 /// Returns the answer for all orgs.
@@ -366,7 +345,7 @@ fn remarks(org: &OrgId, report: &Report) -> Vec<String> {
     if !vanished.is_empty() {
         let names = quoted(vanished.iter().map(RoleName::as_str));
         remarks.push(format!(
-            "org_id {org:?}: Astra does not list the role_id of these roles, which were not changed: {names}"
+            "org_id {org:?}: Astra does not list the role_id or all role_ids of these roles, which were not changed: {names}"
         ));
     }
     if !damaged.is_empty() {

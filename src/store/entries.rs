@@ -180,8 +180,11 @@ impl Config {
 pub(crate) struct Role {
     /// Name in Vault.
     pub(crate) role_name: RoleName,
-    /// Id of the role in Astra.
+    /// Id of the role in Astra; of several, the first one. Use [`Role::role_ids`].
     pub(crate) role_id: String,
+    /// Ids of the roles in Astra, if there are several. The Go plugin does not know them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) role_ids: Vec<String>,
     /// The org.
     pub(crate) org_id: OrgId,
     /// The stored value; 0 if it was never set. Use [`Role::ttl`], which applies the default.
@@ -198,7 +201,8 @@ pub(crate) struct Role {
 impl Role {
     /// Returns a role with defaults.
     pub(crate) fn new(org_id: OrgId, role_name: RoleName, role_id: String) -> Self {
-        Self { role_name, role_id, org_id, ttl: DEFAULT_TTL, max_ttl: DEFAULT_TTL, max_tokens: 0 }
+        let role_ids = Vec::new();
+        Self { role_name, role_id, role_ids, org_id, ttl: DEFAULT_TTL, max_ttl: DEFAULT_TTL, max_tokens: 0 }
     }
 
     /// Returns the TTL of a lease.

@@ -32,6 +32,7 @@ mod orgs;
 mod owner;
 mod record_orgs;
 mod root;
+mod role_ids;
 mod roster;
 mod tokens;
 

@@ -27,6 +27,7 @@ mod races;
 mod replaced_root;
 mod retries;
 mod role;
+mod role_ids;
 mod rollback;
 mod root_token;
 mod rotate_root;

@@ -54,6 +54,7 @@ fn rows_beyond_the_guide() -> Vec<Row> {
         client(Create, "orgs/retailOrg/roles/fresh", json!({"role_id": ROLE_ID, "ttl": 60, "max_ttl": 600})),
         client(Update, "orgs/retailOrg/roles/r_w_user", json!({"role_id": "another"})),
         client(Patch, "orgs/retailOrg/roles/r_w_user", json!({"ttl": 60})),
+        client(Patch, "orgs/retailOrg/roles/r_w_user", json!({"role_ids": "several,roles"})),
         client(Read, "orgs/retailOrg/roles/spare", json!({})),
         client(Delete, "orgs/retailOrg/roles/spare", json!({})),
         row(Action::Exists("orgs/retailOrg/roles/spare"), json!({})),

@@ -134,7 +134,7 @@ impl Mint {
     async fn steps(&mut self, answer: &mut Answer) -> Result<(ClientId, Response), Error> {
         let note = &self.order.note;
         let new = NewToken {
-            roles: vec![self.request.role.role_id.clone()],
+            roles: self.request.role.role_ids().to_vec(),
             description: note.described.then(|| self.request.description(&self.engine.instance, &note.marker)),
             token_expiry: note.expires_at.clone(),
         };

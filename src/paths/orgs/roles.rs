@@ -17,7 +17,7 @@ use crate::store::Role;
 const ROLE_NAME: Field<String> =
     Field::lowercase(shared::ROLE_NAME.name(), "Name of the role in Vault, in lower case.").aliases(&["role"]);
 
-const FIELDS: &[FieldSpec] = &shared::fields::<3, 7, Role>(
+const FIELDS: &[FieldSpec] = &shared::fields::<3, 8, Role>(
     [ORG.spec(), ORG_ID.shown("Id of the organization.").spec(), ROLE_NAME.shown("Name of the role in Vault.").spec()],
     role::SETTINGS,
 );

@@ -146,6 +146,7 @@ impl Parameter {
             (Some("integer"), _) => "integer",
             (Some("boolean"), _) => "bool",
             (Some("string"), _) => "string",
+            (Some("array"), _) => "list",
             other => panic!("no name for the type {other:?}"),
         };
         let default = match (&schema["default"], kind) {
