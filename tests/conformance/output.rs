@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::host::storage::StorageFault;
@@ -86,6 +87,20 @@ async fn p42_hosts_can_read_each_line_on_stderr() {
     assert!(panicked["@message"].as_str().unwrap().contains("panic"), "the log line does not say that it is a panic");
     // Stopping also checks every line.
     host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p42_a_killed_plugin_has_written_the_lines_of_each_answered_request() {
+    for n in 0..5 {
+        let mut host = Host::start(Launch::passbook()).await;
+        let mount = host.mount().await;
+        let text = format!("line {n}");
+        assert_eq!(mount.write("teller/log", json!({"text": text})).await.http(), 204);
+        host.plugin.signal(Signal::KILL);
+        host.plugin.exit(Duration::from_secs(10)).await;
+        host.plugin.logged(|line| line["@message"] == text.as_str()).await;
+        host.plugin.check_output();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

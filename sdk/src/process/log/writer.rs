@@ -3,6 +3,9 @@
 //! A host that does not read its pipe must not stop a request. So a line is written at once only if writing cannot
 //! block. Otherwise the line waits in a bounded queue for a thread that may block. If the queue is full, the line is
 //! dropped and counted.
+//!
+//! A line is not kept back until the answer of its request has left. Otherwise the server could have an answer, such as a
+//! new token, without its line, if the process is killed in between. A write takes less than 10 µs.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -205,6 +208,22 @@ mod tests {
     impl Output for Pipe {
         fn is_ready(&self) -> bool {
             is_ready(&self.0)
+        }
+    }
+
+    #[test]
+    fn a_line_is_in_the_pipe_before_its_caller_goes_on() {
+        use std::io::Read as _;
+
+        let (mut read, write) = std::io::pipe().unwrap();
+        let writer = Writer::start(Pipe(write));
+        for n in 0..100 {
+            let line = format!("{n:03}\n");
+            writer.line(line.as_bytes());
+            assert!(poll(&mut [PollFd::new(&read, PollFlags::IN)], Some(&Timespec::default())) == Ok(1), "{line}");
+            let mut written = [0; 4];
+            read.read_exact(&mut written).unwrap();
+            assert_eq!(written, line.as_bytes());
         }
     }
 
