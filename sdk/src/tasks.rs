@@ -106,7 +106,7 @@ impl Tasks {
     }
 
     /// Starts work. Log lines of the work carry the fields of the current request, and its storage reads the snapshot of
-    /// the current request.
+    /// the current request. Work that `tokio::spawn` starts does not belong to the request.
     ///
     /// # Errors
     /// If the mount is being unmounted.
