@@ -191,6 +191,7 @@ impl<E: Send + Sync + 'static> Mounted<E> {
         if !self.mount.system.is_writable().await? {
             return Ok(None);
         }
+        self.mount.set_mount_point(&request.mount_point);
         let immediate = request.data.get("immediate").and_then(serde_json::Value::as_bool).unwrap_or(false);
         // The host stops a tick after 90 seconds. Both run at the same time, so that neither delays the other until
         // then.

@@ -1,7 +1,7 @@
 //! A backend: one engine on one mount.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 
@@ -29,6 +29,8 @@ pub struct Mount {
     pub options: BTreeMap<String, String>,
     /// Runs work that must continue when its caller hangs up.
     pub tasks: Tasks,
+    /// The path of the mount in the last tick. The host can move the mount.
+    mount_point: Arc<Mutex<String>>,
     /// The declared kinds of WAL entries. `None` if the backend is not declared with the framework.
     pub(crate) wal_kinds: Option<Arc<[&'static str]>>,
 }
@@ -43,6 +45,7 @@ impl Mount {
             uuid: String::new(),
             options: BTreeMap::new(),
             tasks: Tasks::default(),
+            mount_point: Arc::default(),
             wal_kinds: None,
         }
     }
@@ -52,6 +55,16 @@ impl Mount {
     pub fn uuid(mut self, uuid: impl Into<String>) -> Self {
         self.uuid = uuid.into();
         self
+    }
+
+    /// Returns the path of the mount, such as `kv/`, as the host's last tick named it. It is empty before the first tick.
+    /// During a request, use the path of the request.
+    pub fn mount_point(&self) -> String {
+        self.mount_point.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_mount_point(&self, mount_point: &str) {
+        mount_point.clone_into(&mut self.mount_point.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Sets the tasks.
