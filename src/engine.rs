@@ -16,6 +16,7 @@ use super::error::Error;
 use super::locks::Locks;
 use super::names::OrgId;
 use super::outage::Outages;
+use super::schedule::Schedule;
 use super::store::{Config, Store};
 
 /// One mount.
@@ -35,6 +36,8 @@ pub(crate) struct Engine {
     pub(crate) backoff: Backoff,
     /// Which revocations wait, because Astra fails for their org.
     pub(crate) outages: Outages,
+    /// What the tick has done for the root tokens.
+    pub(crate) schedule: Schedule,
     /// Work that continues if its caller hangs up.
     pub(crate) tasks: Tasks,
     mount: Mount,
@@ -54,6 +57,7 @@ impl Engine {
             clients: Clients::new(mount.system.clone(), pools),
             backoff: Backoff::default(),
             outages: Outages::default(),
+            schedule: Schedule::default(),
             tasks: mount.tasks.clone(),
             mount: mount.clone(),
             background: Mutex::default(),
@@ -64,6 +68,11 @@ impl Engine {
     /// Returns the write-ahead log.
     pub(crate) fn wal(&self) -> Wal<'_> {
         self.mount.wal()
+    }
+
+    /// Returns the path of the mount, as far as it is known.
+    pub(crate) fn mount_point(&self) -> String {
+        self.mount.mount_point().trim_end_matches('/').to_owned()
     }
 
     /// Calls Astra for an org, as [`Clients::call`] does.

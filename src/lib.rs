@@ -6,7 +6,7 @@
 //! Imports go in one direction, from the last module of this list to the first:
 //!
 //! ```text
-//! names  api  error  store  locks  backoff  outage  clients  engine  identity  inventory  journal  tokens  rotate  paths  lib
+//! names  clock  api  error  store  locks  backoff  outage  schedule  clients  engine  identity  inventory  journal  tokens  rotate  upkeep  paths  lib
 //! ```
 //!
 //! | to change … | go to |
@@ -14,6 +14,7 @@
 //! | a path | `paths` |
 //! | how a token is minted, renewed, revoked, swept or undone | `tokens` |
 //! | the rotation of a root token | `rotate` |
+//! | when root tokens expire and are rotated | `upkeep`, `schedule` |
 //! | a stored entry, its key, a cache | `store` |
 //! | a call of Astra | `api` |
 //! | the status or the advice of an error | `error` |
@@ -23,6 +24,7 @@
 mod api;
 mod backoff;
 mod clients;
+mod clock;
 mod engine;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -35,10 +37,12 @@ mod names;
 mod outage;
 mod paths;
 mod rotate;
+mod schedule;
 mod store;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod upkeep;
 
 use std::sync::Arc;
 
@@ -88,7 +92,11 @@ fn backend() -> Backend<Engine> {
         .wal(tokens::deletions())
         .wal(tokens::wal_kind::<RotationNote>())
         .wal(rotate::replaced_roots())
-        .periodic(tokens::sweep)
+        .periodic(|engine: Arc<Engine>| async move {
+            // At the same time, so that neither delays the other until the host cancels the tick.
+            let (swept, kept) = tokio::join!(tokens::sweep(engine.clone()), upkeep::tick(engine));
+            swept.and(kept)
+        })
         .special_paths(SpecialPaths::default().local_storage(["wal/"]).seal_wrap_storage(["config/", "token/", "wal/"]))
         .on_initialize(|engine: Arc<Engine>| async move {
             engine.start();

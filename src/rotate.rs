@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
+use jiff::Timestamp;
 use uuid::Uuid;
 use vault_plugin_sdk::locks::KeyedGuard;
 
 pub(crate) use self::replaced::{Replacement, replaced_roots};
-use super::api::{self, Case, CreatedToken, NewToken, describe};
+use super::api::{self, Case, CreatedToken, NewToken, TokenDates, describe};
+use super::clock;
 use super::engine::Engine;
 use super::error::Error;
 use super::journal::{Looked, ROTATION, RotationNote};
@@ -66,18 +68,49 @@ pub(crate) async fn rotate(engine: &Arc<Engine>, config: &Arc<Config>, mount_poi
             "the root token does not have the form \"AstraCS:<id>:<digest>\"; write another astra_token".into(),
         )
     })?;
-    let roles = roles_of_root(engine, config, &old).await?;
+    let (roles, dates) = roles_of_root(engine, config, &old).await?;
+    let expiry = expiry_of_new(config, dates);
+    let rotated = order(engine, config, mount_point, &old, roles.clone(), expiry).await;
+    match rotated {
+        // The organization may have got a maximum that is shorter. Without an expiry, its maximum applies.
+        Err(Error::RootCall { error, .. })
+            if expiry.is_some() && matches!(error.case(), Case::RequestRejected { .. }) =>
+        {
+            order(engine, config, mount_point, &old, roles, None).await
+        }
+        rotated => rotated,
+    }
+}
+
+/// Returns when the new root token expires: it gets the whole life of the old one. `None` if the old one does not expire.
+fn expiry_of_new(config: &Config, dates: TokenDates) -> Option<Timestamp> {
+    let now = clock::now();
+    let mut root = config.root.clone();
+    root.set_dates(dates.created_at, dates.expires_at);
+    let rest = root.expires_at?.duration_since(now);
+    now.checked_add(root.life().unwrap_or(rest)).ok().filter(|_| config.token_expiry)
+}
+
+/// Orders a new root token, and replaces the old one.
+async fn order(
+    engine: &Arc<Engine>,
+    config: &Arc<Config>,
+    mount_point: &str,
+    old: &ClientId,
+    roles: Vec<String>,
+    expiry: Option<Timestamp>,
+) -> Result<Rotated, Error> {
     let marker = Uuid::new_v4().simple().to_string();
     let new = NewToken {
         roles,
         description: config
             .description
             .then(|| describe(&engine.instance, &marker, &format!("mount={mount_point}/ root"))),
-        token_expiry: None,
+        token_expiry: expiry.map(|time| time.to_string()),
     };
     let note = RotationNote {
         org_id: config.org_id.clone(),
-        old,
+        old: old.clone(),
         marker,
         described: config.description,
         new: None,
@@ -89,12 +122,16 @@ pub(crate) async fn rotate(engine: &Arc<Engine>, config: &Arc<Config>, mount_poi
     Rotation { engine, config, order }.run(&new).await
 }
 
-/// Returns the Astra roles of the root token. Astra shows them only in the list of all tokens.
-async fn roles_of_root(engine: &Engine, config: &Arc<Config>, root: &ClientId) -> Result<Vec<String>, Error> {
+/// Returns the Astra roles of the root token, and its dates. Astra shows them only in the list of all tokens.
+async fn roles_of_root(
+    engine: &Engine,
+    config: &Arc<Config>,
+    root: &ClientId,
+) -> Result<(Vec<String>, TokenDates), Error> {
     let id = root.as_str();
     let roles = engine.call(config, |client| async move { client.roles_of(id).await }).await;
     let fault = match roles.map_err(|error| Error::RootCall { error, permission: MAY_READ })? {
-        Some(roles) if !roles.is_empty() => return Ok(roles),
+        Some((roles, dates)) if !roles.is_empty() => return Ok((roles, dates)),
         Some(_) => "has no Astra roles",
         None => "is not in Astra's list of the tokens of this organization",
     };
@@ -117,10 +154,11 @@ impl Rotation<'_> {
         if let Err(cause) = self.order.update().await {
             return Err(self.undo("the WAL entry could not be updated", &new, cause).await);
         }
-        if let Err(cause) = self.check_new_token(&created, &new).await {
-            return Err(self.undo("the new root token does not work", &new, cause.into()).await);
-        }
-        let config = self.store(created, &new).await?;
+        let dates = match self.check_new_token(&created, &new).await {
+            Ok(dates) => dates,
+            Err(cause) => return Err(self.undo("the new root token does not work", &new, cause.into()).await),
+        };
+        let config = self.store(created, &new, dates).await?;
 
         // Calls that started with the old root token may still need it. New calls use the new root token.
         running.close();
@@ -138,8 +176,8 @@ impl Rotation<'_> {
     }
 
     /// Checks that the new root token belongs to this org and can list tokens. If Astra does not know the roles of a
-    /// token, the token cannot list tokens.
-    async fn check_new_token(&self, created: &CreatedToken, new: &ClientId) -> Result<(), api::Error> {
+    /// token, the token cannot list tokens. Returns the dates of the new root token, if Astra lists it already.
+    async fn check_new_token(&self, created: &CreatedToken, new: &ClientId) -> Result<Option<TokenDates>, api::Error> {
         // The old root token minted the new root token, so both belong to the same organization.
         let (astra_token, astra_org_id) = (created.token.clone(), created.org_id.clone());
         let config = Config { astra_token, astra_org_id, ..(**self.config).clone() };
@@ -153,20 +191,29 @@ impl Rotation<'_> {
                 Err(error) if error.is_undetermined() => {}
                 Err(error) => return Err(error),
             }
-            client.has_token(new.as_str()).await.map(drop)
+            client.dates_of(new.as_str()).await
         };
         let pauses = RETRIES_OF_NEW_TOKEN.with_total_delay(Some(config.request_timeout));
         check.retry(pauses).when(|error: &api::Error| error.case() == Case::RootTokenRejected).await
     }
 
     /// Stores the new root token in the config, unless the config was changed meanwhile.
-    async fn store(&mut self, created: CreatedToken, new: &ClientId) -> Result<Arc<Config>, Error> {
+    async fn store(
+        &mut self,
+        created: CreatedToken,
+        new: &ClientId,
+        dates: Option<TokenDates>,
+    ) -> Result<Arc<Config>, Error> {
         let (engine, org_id) = (self.engine, &self.config.org_id);
         let lock = engine.locks.configs().await;
         let config = match engine.store.stored_config(org_id).await {
             Ok(Some(now)) if now.same_endpoint(self.config) => {
                 let mut config = (*now).clone();
+                let (of_answer, expiry) = (created.generated_on.parse().ok(), created.expiry);
                 config.replace_root(created.token, &self.order.note.old);
+                let dates = dates.unwrap_or(TokenDates { created_at: of_answer, expires_at: expiry });
+                config.root.set_dates(dates.created_at, dates.expires_at);
+                config.root.note_rotation(clock::now());
                 config
             }
             Ok(_) => {
@@ -188,6 +235,9 @@ impl Rotation<'_> {
         }
         let stored = engine.store.put_config(&config).await;
         engine.clients.forget(org_id);
+        if dates.is_none() {
+            engine.schedule.read_after(org_id, Duration::ZERO);
+        }
         stored.map_err(|cause| Error::Unfinished {
             step: "the config could not be stored",
             // A write that failed may still take effect. The tick runs after that is certain.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::body::quote;
 use super::description::{is_marked, marker};
-use super::types::Lenient;
+use super::types::{Lenient, TokenDates};
 
 const UNREADABLE: &str = "it is not a list of clients, each with a clientId";
 
@@ -30,6 +30,10 @@ pub(crate) struct ListedToken<'a> {
     description: Lenient<'a>,
     #[serde(default)]
     roles: Value,
+    #[serde(rename = "generatedOn", default, borrow)]
+    generated_on: Lenient<'a>,
+    #[serde(rename = "tokenExpiry", default, borrow)]
+    token_expiry: Lenient<'a>,
 }
 
 impl ListedToken<'_> {
@@ -49,6 +53,15 @@ impl ListedToken<'_> {
     pub(super) fn safe_description(&self) -> String {
         let Lenient::Text(description) = &self.description else { return String::new() };
         quote(description)
+    }
+
+    /// Returns when Astra generated this token and when it expires.
+    pub(super) fn dates(&self) -> TokenDates {
+        let time = |member: &Lenient<'_>| match member {
+            Lenient::Text(text) => text.parse().ok(),
+            Lenient::Other(_) => None,
+        };
+        TokenDates { created_at: time(&self.generated_on), expires_at: time(&self.token_expiry) }
     }
 
     /// Returns the ids of the Astra roles of this token; `None` if one of them cannot be parsed. A new token with the
@@ -359,6 +372,28 @@ mod tests {
         let roles = |ids: &[&str]| Some(ids.iter().map(|id| (*id).to_owned()).collect());
         let none = || roles(&[]);
         assert_eq!(all, [roles(&["r", "s"]), none(), none(), none(), None, None, None]);
+    }
+
+    #[test]
+    fn the_dates_of_a_token_are_times_or_missing() {
+        let list = r#"{"clients": [
+            {"clientId": "a", "generatedOn": "2026-01-02T03:04:05.678Z", "tokenExpiry": "2026-02-02T03:04:05Z"},
+            {"clientId": "b", "generatedOn": "2026-01-02T03:04:05.123456789Z", "tokenExpiry": null},
+            {"clientId": "c", "generatedOn": "2026-01-02T04:04:05+01:00", "tokenExpiry": ""},
+            {"clientId": "d", "generatedOn": 5, "tokenExpiry": "never"}, {"clientId": "e"}]}"#;
+        let all = picked(list, |token| Some(token.dates())).unwrap();
+        let shown = |time: Option<jiff::Timestamp>| time.map_or_else(String::new, |time| time.as_second().to_string());
+        let found: Vec<_> = all.iter().map(|dates| (shown(dates.created_at), shown(dates.expires_at))).collect();
+        let (created, expires) = ("1767323045".to_owned(), "1770001445".to_owned());
+        let none = String::new;
+        let expected = [
+            (created.clone(), expires),
+            (created.clone(), none()),
+            (created, none()),
+            (none(), none()),
+            (none(), none()),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

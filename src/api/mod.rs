@@ -44,7 +44,7 @@ pub(crate) use self::proxy::Proxies;
 pub(crate) use self::queue::Queue;
 pub(crate) use self::roles::{AstraRole, RoleList};
 use self::types::is_org_id;
-pub(crate) use self::types::{CreatedToken, MAX_TOKEN, NewToken, TOKEN_PREFIX};
+pub(crate) use self::types::{CreatedToken, MAX_TOKEN, NewToken, TOKEN_PREFIX, TokenDates};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{
     error::fuzz::fuzz_astra_error, list::fuzz::fuzz_astra_list, retry::fuzz::fuzz_retry_after,
@@ -239,16 +239,27 @@ impl Client {
         RoleList::read(&answer)
     }
 
-    /// Returns the ids of the Astra roles of a token; `None` if Astra does not list the token.
+    /// Returns the ids of the Astra roles of a token, and its dates; `None` if Astra does not list the token.
     ///
     /// # Errors
     /// When it is not certain which roles the token has.
-    pub(crate) async fn roles_of(&self, client_id: &str) -> Result<Option<Vec<String>>, Error> {
-        let of_token = |token: ListedToken<'_>| (token.client_id == client_id).then(|| token.into_roles());
+    pub(crate) async fn roles_of(&self, client_id: &str) -> Result<Option<(Vec<String>, TokenDates)>, Error> {
+        let of_token = |token: ListedToken<'_>| {
+            (token.client_id == client_id).then(|| {
+                let dates = token.dates();
+                token.into_roles().map(|roles| (roles, dates))
+            })
+        };
         match self.tokens(MOST_FOUND, of_token).await?.into_iter().next() {
             Some(None) => Err(Error::garbled(LIST, "the roles of the token are not a list of ids")),
             found => Ok(found.flatten()),
         }
+    }
+
+    /// Returns the dates of a token; `None` if Astra does not list the token.
+    pub(crate) async fn dates_of(&self, client_id: &str) -> Result<Option<TokenDates>, Error> {
+        let of_token = |token: ListedToken<'_>| (token.client_id == client_id).then(|| token.dates());
+        Ok(self.tokens(MOST_FOUND, of_token).await?.into_iter().next())
     }
 
     /// Fails if the root token belongs to another organization. Astra does not find the tokens of this organization then,

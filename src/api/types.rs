@@ -36,6 +36,13 @@ pub(crate) struct NewToken {
     pub(crate) token_expiry: Option<String>,
 }
 
+/// When Astra generated a token, and when the token expires. `None` if Astra does not say it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct TokenDates {
+    pub(crate) created_at: Option<Timestamp>,
+    pub(crate) expires_at: Option<Timestamp>,
+}
+
 /// A text, or any other JSON value.
 #[derive(Deserialize)]
 #[serde(untagged)]

@@ -28,9 +28,9 @@ pub(crate) fn path() -> Path<Engine> {
              then deletes the old root token in Astra. Other programs that use the old root token stop working, so give the \
              engine its own root token. Mints, renewals and revocations continue during a rotation. The root token needs \
              the permissions org-token-read and org-token-write, which the Astra roles Organization Administrator and \
-             Database Administrator have. The new root token does not expire, and no answer shows it; the answer holds its \
-             client id. The engine undoes or completes an interrupted rotation within some minutes. At any time, the config \
-             holds a valid root token.\n\nExample:\n    vault write <mount>/config/rotate-root org_id=$ORG_ID",
+             Database Administrator have. The new root token gets the whole life of the old one, or no expiry if the old one has \
+             none. No answer shows it; the answer holds its client id. The engine undoes or completes an interrupted rotation within some minutes. At any time, the config \
+             holds a valid root token. With rotation_period on the config, the engine does this on its own.\n\nExample:\n    vault write <mount>/config/rotate-root org_id=$ORG_ID",
         )
 }
 

@@ -7,9 +7,13 @@
 //! Architecture invariant: reads and writes no storage.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
+
 use super::entries::Config;
+use super::root::second_of_day;
 use crate::names::{ClientId, OrgId};
 
 /// The orgs of all configs, by their names.
@@ -23,9 +27,13 @@ pub(super) struct Directory {
     formerly_named: BTreeMap<String, BTreeSet<OrgId>>,
     /// By Astra's id of the organization, in lower case. If the organization is not known, the key is the empty text.
     astra: BTreeMap<String, BTreeSet<OrgId>>,
+    /// By the time at which the engine rotates the root token on its own.
+    rotations: BTreeSet<(Timestamp, OrgId)>,
+    /// By the second of the day at which the engine asks for the dates of the root token.
+    daily: BTreeSet<(u32, OrgId)>,
 }
 
-/// The names in a config. The names of a config that cannot be parsed are not known, but its `org_id` stays in use.
+/// The names in a config, and when its root token is rotated. The names of a config that cannot be parsed are not known, but its `org_id` stays in use.
 #[derive(Clone, Default)]
 pub(super) struct Names {
     logical_name: String,
@@ -34,6 +42,7 @@ pub(super) struct Names {
     astra_org_id: Option<String>,
     /// Client id of the root token, if it is known.
     root_id: Option<Box<str>>,
+    next_rotation: Option<Timestamp>,
 }
 
 impl From<&Config> for Names {
@@ -43,6 +52,7 @@ impl From<&Config> for Names {
             former_names: config.former_names.clone(),
             astra_org_id: Some(config.astra_org_id.to_ascii_lowercase()),
             root_id: config.root_id().map(Box::from),
+            next_rotation: config.next_rotation(),
         }
     }
 }
@@ -91,9 +101,24 @@ impl Directory {
         self.astra.get("").into_iter().flatten()
     }
 
+    /// Returns the orgs whose root token the engine must have rotated by `now`.
+    pub(super) fn to_rotate(&self, now: Timestamp) -> impl Iterator<Item = &OrgId> {
+        self.rotations.iter().take_while(move |(time, _)| *time <= now).map(|(_, org)| org)
+    }
+
+    /// Returns the orgs that have their second of the day in a range.
+    pub(super) fn in_seconds(&self, seconds: Range<u32>) -> impl Iterator<Item = &OrgId> {
+        let end = |second| (second, OrgId::stored(""));
+        self.daily.range(end(seconds.start)..end(seconds.end.max(seconds.start))).map(|(_, org)| org)
+    }
+
     /// Replaces the names of an org. `None` removes the org.
     pub(super) fn set(&mut self, org: &OrgId, names: Option<Names>) {
         if let Some(old) = self.orgs.remove(org) {
+            self.daily.remove(&(second_of_day(org), org.clone()));
+            if let Some(time) = old.next_rotation {
+                self.rotations.remove(&(time, org.clone()));
+            }
             self.each_name(&old, |index, name| {
                 if let Some(orgs) = index.get_mut(name)
                     && orgs.remove(org)
@@ -104,6 +129,8 @@ impl Directory {
             });
         }
         if let Some(names) = names {
+            self.daily.insert((second_of_day(org), org.clone()));
+            self.rotations.extend(names.next_rotation.map(|time| (time, org.clone())));
             self.each_name(&names, |index, name| {
                 index.entry(name.to_owned()).or_default().insert(org.clone());
             });

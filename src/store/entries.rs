@@ -22,9 +22,6 @@ pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(86400);
 /// Time limit of one call to Astra, if the config sets none.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many replaced root tokens a config remembers, apart from those that an operator wrote.
-const FORMER_ROOTS_KEPT: usize = 10;
-
 /// How many former logical names a config keeps.
 const FORMER_NAMES_KEPT: usize = 8;
 
@@ -117,34 +114,6 @@ impl Config {
         }
         let surplus = self.former_names.len().saturating_sub(FORMER_NAMES_KEPT);
         self.former_names.drain(..surplus);
-    }
-
-    /// Replaces the root token in a rotation, and remembers the client id of the former one.
-    pub(crate) fn replace_root(&mut self, astra_token: SecretString, former: &ClientId) {
-        if self.root.made.as_ref() != Some(former) {
-            self.root.remember_given(former);
-        }
-        self.astra_token = astra_token;
-        self.root.made = self.root_id().map(ClientId::stored);
-        self.remember_root(former);
-    }
-
-    /// Remembers a root token that the engine deletes in Astra, so that the config never holds it again.
-    pub(crate) fn remember_root(&mut self, former: &ClientId) {
-        self.former_roots.retain(|root| root != former);
-        self.former_roots.push(former.clone());
-        let surplus = self.former_roots.len().saturating_sub(FORMER_ROOTS_KEPT);
-        self.former_roots.drain(..surplus);
-    }
-
-    /// Whether the engine replaced this root token.
-    pub(crate) fn has_replaced(&self, root_id: &str) -> bool {
-        self.former_roots.iter().chain(&self.root.given).any(|root| root.as_str() == root_id)
-    }
-
-    /// Returns the client id of the root token, if the engine made the root token.
-    pub(crate) fn made_root(&self) -> Option<&ClientId> {
-        self.root.made.as_ref().filter(|made| self.is_root(made))
     }
 
     /// Whether one client can serve both configs: they have the same endpoint, root token and time limit.
@@ -449,7 +418,10 @@ mod tests {
         round_trip::<Config>(&json!({
             "astra_token": "AstraCS:abc:def", "url": "http://x", "org_id": "o1", "logical_name": "", "caller_mode": 1,
             "astra_org_id": "u1", "former_names": ["a"], "former_roots": ["c1"],
-            "root": {"made": "c2", "given": ["c0"]}, "ca_cert": "PEM", "request_timeout": 5_000_000_000_i64, "description": false, "token_expiry": false,
+            "root": {"made": "c2", "given": ["c0"], "created_at": "2026-01-01T00:00:00Z", "expires_at": "2026-04-01T00:00:00Z",
+                "rotated_at": "2026-01-01T00:00:01Z", "rotation_period": 3_600_000_000_000_i64,
+                "counted_from": "2025-01-01T00:00:00Z"},
+            "ca_cert": "PEM", "request_timeout": 5_000_000_000_i64, "description": false, "token_expiry": false,
         }));
     }
 

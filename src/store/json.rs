@@ -38,6 +38,26 @@ pub(super) mod nanoseconds {
     }
 }
 
+/// Times as RFC 3339 in UTC. A time that cannot be parsed is `None`.
+pub(super) mod time {
+    use jiff::Timestamp;
+
+    use super::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(in crate::store) fn serialize<S: Serializer>(
+        value: &Option<Timestamp>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.map(|time| time.to_string()).serialize(serializer)
+    }
+
+    pub(in crate::store) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
+        Ok(Option::<String>::deserialize(deserializer)?.and_then(|text| text.parse().ok()))
+    }
+}
+
 /// A map of pairs. Go marshals an empty map as `null`.
 pub(super) mod nullable {
     use std::collections::BTreeMap;

@@ -19,6 +19,7 @@ mod build;
 mod cache;
 mod caller_mode;
 mod client_index;
+mod config_root;
 mod deletions;
 mod directory;
 mod entries;

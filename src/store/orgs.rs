@@ -1,9 +1,11 @@
 //! The configs: which orgs have one, and by which names these orgs are called.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
 use vault_plugin_sdk::logical::StorageExt as _;
 
 use super::base::{Store, log_skipped};
@@ -108,6 +110,22 @@ impl Store {
             orgs.extend(directory.formerly_named(name));
         }
         Ok(orgs.into_iter().cloned().collect())
+    }
+
+    /// Returns the orgs whose root token the engine must have rotated by `now`.
+    pub(crate) async fn orgs_to_rotate(&self, now: Timestamp) -> Result<Vec<OrgId>, Error> {
+        Ok(self.directory().await?.to_rotate(now).cloned().collect())
+    }
+
+    /// Returns the orgs that have their second of the day in one of these ranges, in this order.
+    pub(crate) async fn orgs_in_seconds(&self, ranges: &[Range<u32>]) -> Result<Vec<OrgId>, Error> {
+        let directory = self.directory().await?;
+        Ok(ranges.iter().flat_map(|range| directory.in_seconds(range.clone())).cloned().collect())
+    }
+
+    /// Whether the names of all orgs are kept in memory. If not, each question about them reads all configs.
+    pub(crate) async fn keeps_names(&self) -> bool {
+        self.caching().await
     }
 
     /// Returns the names of all orgs. Reads only the configs that may have changed since they were read.

@@ -26,6 +26,12 @@ pub(super) struct State {
     pub(super) live: BTreeMap<String, Value>,
     /// Live root tokens by client id. A token that is minted with [`ROOT_ROLE`] is also a root token.
     pub(super) roots: BTreeMap<String, Root>,
+    /// Further members of the entries of root tokens in the list, by client id: when they were generated and expire.
+    pub(super) dates: BTreeMap<String, Value>,
+    /// The `tokenExpiry` of the last request for a root token.
+    pub(super) asked_expiry: Value,
+    /// Whether Astra rejects a request for a root token that has a `tokenExpiry`.
+    pub(super) refuses_expiry: bool,
     /// Method and path of each request.
     pub(super) requests: Vec<String>,
     /// The roles that Astra lists, as JSON.
@@ -221,7 +227,12 @@ impl State {
         match (method, path) {
             ("GET", "/v2/currentOrg") => ResponseTemplate::new(200).set_body_json(json!({"id": self.org})),
             ("GET", "/v2/clientIdSecrets") => {
-                let root = |(id, root): (&String, &Root)| json!({"clientId": id, "roles": root.roles, "description": root.description});
+                let root = |(id, root): (&String, &Root)| {
+                    let mut entry = json!({"clientId": id, "roles": root.roles, "description": root.description});
+                    let dates = self.dates.get(id).and_then(Value::as_object).cloned().unwrap_or_default();
+                    entry.as_object_mut().expect("an object").extend(dates);
+                    entry
+                };
                 let listed = |(id, asked): (&String, &Value)| json!({"clientId": id, "roles": asked["roles"], "description": asked["description"]});
                 let clients: Vec<Value> = self.roots.iter().map(root).chain(self.live.iter().map(listed)).collect();
                 ResponseTemplate::new(200).set_body_json(json!({"clients": clients}))
@@ -243,6 +254,12 @@ impl State {
 
     fn create(&mut self, request: &Request, change: Option<(&'static str, Value)>) -> ResponseTemplate {
         let asked: Value = serde_json::from_slice(&request.body).expect("the request is JSON");
+        if asked["roles"] == json!([ROOT_ROLE]) {
+            self.asked_expiry = asked["tokenExpiry"].clone();
+            if self.refuses_expiry && !self.asked_expiry.is_null() {
+                return ResponseTemplate::new(400).set_body_json(json!({"message": "invalid tokenExpiry"}));
+            }
+        }
         self.made += 1;
         let client_id = format!("DTEUyKUZZrvFzzLzPGCb{:04}", self.made);
         let secret = format!("s3cret-{}", self.made);
@@ -255,6 +272,8 @@ impl State {
         if asked["roles"] == json!([ROOT_ROLE]) {
             let token = body["token"].as_str().unwrap_or_default().to_owned();
             let (roles, description) = (asked["roles"].clone(), asked["description"].clone());
+            let dates = json!({"generatedOn": body["generatedOn"], "tokenExpiry": asked["tokenExpiry"]});
+            self.dates.insert(client_id.clone(), dates);
             self.roots.insert(client_id, Root { token, roles, description, refused: self.refuse_fresh });
         } else {
             self.live.insert(client_id, asked);

@@ -24,8 +24,9 @@ async fn a_config_is_stored_as_by_the_go_plugin_and_shown_without_its_token() {
 
     let shown = json!({
         "astra_org_id": ORG, "astra_token": "AstraCS:ONqZCOA...", "ca_cert": "", "caller_mode": "standard", "description": true,
-        "logical_name": "retailOrg", "org_id": ORG, "request_timeout": "30s", "token_expiry": true,
-        "url": world.astra.url(),
+        "last_rotated_at": null, "logical_name": "retailOrg", "next_rotation_at": null, "org_id": ORG,
+        "request_timeout": "30s", "root_created_at": null, "root_expires_at": null, "rotation_period": "0s",
+        "token_expiry": true, "url": world.astra.url(),
     });
     assert_eq!(data(world.read("config", json!({"org_id": ORG})).await), shown);
     assert_eq!(data(world.read("config", json!({"logical_name": "retailOrg"})).await), shown);
@@ -38,7 +39,7 @@ async fn a_config_is_stored_as_by_the_go_plugin_and_shown_without_its_token() {
 async fn an_update_changes_only_given_fields_and_null_restores_the_default() {
     let world = World::new().await;
     ok(world.write("config", config(&world)).await);
-    let asked = world.astra.count("GET");
+    let asked = world.astra.count("GET /v2/currentOrg");
     let change = json!({"org_id": ORG, "caller_mode": "SideCar", "request_timeout": "5s", "description": "false"});
     ok(world.write("config", change).await);
     ok(world
@@ -48,7 +49,11 @@ async fn an_update_changes_only_given_fields_and_null_restores_the_default() {
         "former_names": ["retailOrg"], "astra_org_id": ORG,
         "caller_mode": 2, "request_timeout": 5_000_000_000_i64});
     assert!(world.storage.json(&format!("config/{ORG}")) == Some(stored), "stored JSON is another");
-    assert_eq!(world.astra.count("GET"), asked, "Astra is only asked when the token or the way to it changes");
+    assert_eq!(
+        world.astra.count("GET /v2/currentOrg"),
+        asked,
+        "Astra is only asked when the token or the way to it changes"
+    );
     assert_eq!(data(world.read("config", json!({"logical_name": "other"})).await)["org_id"], ORG);
     refused(world.read("config", json!({"logical_name": "retailOrg"})).await);
 }
@@ -192,17 +197,17 @@ async fn a_write_that_waits_for_astra_blocks_no_other_write_and_overwrites_no_se
         tokio::spawn(async move { world.write("config", change).await })
     };
     let slow = slow_write("/v2");
-    eventually(|| world.astra.count("GET") == 2).await;
+    eventually(|| world.astra.count("GET /v2/currentOrg") == 2).await;
     ok(world.write("config", json!({"org_id": ORG, "logical_name": "other"})).await);
     assert!(!slow.is_finished(), "a write waited for the Astra of another");
     ok(slow.await.unwrap());
     let shown = data(world.read("config", json!({"org_id": ORG})).await);
     assert_eq!((&shown["logical_name"], &shown["url"]), (&json!("other"), &json!(format!("{}/v2", world.astra.url()))));
-    assert_eq!(world.astra.count("GET"), 2, "what was verified did not change");
+    assert_eq!(world.astra.count("GET /v2/currentOrg"), 2, "what was verified did not change");
 
     // The root token changes during the verification of another URL, so the combination must be verified again.
     let slow = slow_write("/");
-    eventually(|| world.astra.count("GET") == 3).await;
+    eventually(|| world.astra.count("GET /v2/currentOrg") == 3).await;
     let wrong = json!({"org_id": ORG, "astra_token": "AstraCS:other:token", "verify_connection": false});
     ok(world.write("config", wrong).await);
     let text = refused(slow.await.unwrap());
@@ -216,7 +221,7 @@ async fn an_unverified_root_token_is_verified_when_it_is_written_again() {
     wrong["astra_token"] = json!("AstraCS:other:token");
     wrong["verify_connection"] = json!(false);
     ok(world.write("config", wrong.clone()).await);
-    assert_eq!(world.astra.count("GET"), 0);
+    assert_eq!(world.astra.count("GET /v2/currentOrg"), 0);
     wrong.as_object_mut().unwrap().remove("verify_connection");
     for again in [wrong, json!({"org_id": ORG, "verify_connection": "true"})] {
         let text = refused(world.write("config", again).await);
@@ -224,7 +229,7 @@ async fn an_unverified_root_token_is_verified_when_it_is_written_again() {
     }
     // A setting that does not change the calls of Astra needs no verification.
     ok(world.write("config", json!({"org_id": ORG, "caller_mode": "sidecar"})).await);
-    assert_eq!(world.astra.count("GET"), 2);
+    assert_eq!(world.astra.count("GET /v2/currentOrg"), 2);
 }
 
 #[tokio::test]
@@ -266,12 +271,12 @@ async fn a_config_that_was_read_can_be_written_back() {
     let world = World::new().await;
     ok(world.write("config", config(&world)).await);
     let stored = world.storage.json(&format!("config/{ORG}"));
-    let asked = world.astra.count("GET");
+    let asked = world.astra.count("GET /v2/currentOrg");
     let mut shown = data(world.read("config", json!({"org_id": ORG})).await);
     shown.as_object_mut().unwrap().remove("astra_org_id");
     ok(world.write("config", shown.clone()).await);
     assert!(world.storage.json(&format!("config/{ORG}")) == stored, "the config changed");
-    assert_eq!(world.astra.count("GET"), asked, "a mask is not a new root token");
+    assert_eq!(world.astra.count("GET /v2/currentOrg"), asked, "a mask is not a new root token");
 
     for mask in ["AstraCS:ABcDeFg...", "AstraCS:...", "AstraCS:ONqZCOAA...", "AstraCS:ONqZCOA", "..."] {
         shown["astra_token"] = json!(mask);

@@ -35,8 +35,9 @@ async fn both_spellings_of_the_api_manage_the_same_objects() {
     let of_guide = data(world.read("config", json!({"org_id": ORG})).await);
     let mut of_path = data(world.read(CONFIG, json!({})).await);
     assert_eq!((&of_guide["logical_name"], &of_guide["request_timeout"]), (&json!("retailOrg"), &json!("30s")));
-    assert_eq!(of_path["request_timeout"], 30);
+    assert_eq!((&of_path["request_timeout"], &of_path["rotation_period"]), (&json!(30), &json!(0)));
     of_path["request_timeout"] = json!("30s");
+    of_path["rotation_period"] = json!("0s");
     assert_eq!(of_path, of_guide);
 
     let role = data(world.read(ROLE, json!({})).await);

@@ -47,6 +47,7 @@ mod policies;
 mod proxy;
 mod races;
 mod readme;
+mod root_expiry;
 mod rotate;
 mod secrets;
 mod servers;

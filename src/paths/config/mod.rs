@@ -1,33 +1,41 @@
 //! `config`: the root token and the settings of one org.
 
+mod root_dates;
 mod settings;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use vault_plugin_sdk::framework::{Call, Fields, Path};
 use vault_plugin_sdk::logical::{self, Operation, Request, Response};
 
+pub(super) use self::root_dates::{DATE_FIELDS, ignored};
+use self::root_dates::{MEMBERS, expiry_warning};
+use self::settings::shown;
 use self::settings::{ASTRA_TOKEN, CREATE_ONLY, FIELDS, FORCE, VERIFY_CONNECTION, carries_token, changed};
-pub(super) use self::settings::{LOGICAL_NAME, SETTINGS, UNSTORED, shown};
+pub(super) use self::settings::{LOGICAL_NAME, SETTINGS, UNSTORED};
 use super::org;
 use super::shared::{
     Answered, Durations, ORG_ID, REPLACED, detached, handler, mount, no_config, org_id, require_config,
     unreadable_config, written,
 };
 use super::verify::{Verified, require_not_minted, settle_org, verify};
+use crate::api::TokenDates;
+use crate::clock;
 use crate::engine::Engine;
 use crate::error::{Error, readable};
 use crate::journal;
 use crate::names::OrgId;
 use crate::rotate::Replacement;
 use crate::store::Config;
+use crate::upkeep::dates_for_write;
 
 pub(crate) fn path() -> Path<Engine> {
     Path::new("config", FIELDS)
         .read(
             handler("Read the config of an organization", read)
                 .shows_fields()
-                .returns(&[("astra_org_id", "Astra's id of the organization. Empty until Astra has named the organization.")]),
+                .returns(RETURNED),
         )
         .write(detached("Write the config of an organization", write).on_active_node())
         .patch(detached("Change some settings of the config of an organization", write).on_active_node())
@@ -50,6 +58,15 @@ pub(crate) fn path() -> Path<Engine> {
         )
 }
 
+/// The members of answers that are no settings.
+const RETURNED: &[(&str, &str)] = &[
+    ("astra_org_id", "Astra's id of the organization. Empty until Astra has named the organization."),
+    MEMBERS[0],
+    MEMBERS[1],
+    MEMBERS[2],
+    MEMBERS[3],
+];
+
 async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error> {
     // Every caller can reach this check, so errors in the request are reported later, to callers that can write.
     match org_id(&call.fields) {
@@ -66,14 +83,26 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
         (Some(_), _) => org_id(&fields)?,
     };
     let config = require_config(&engine, &request, &org).await?;
-    Ok(Some(Response::new(shown(&config, Durations::Text))))
+    Ok(Some(answer(&config, &request, Durations::Text)))
+}
+
+/// Returns the answer to a read.
+pub(super) fn answer(config: &Config, request: &Request, durations: Durations) -> Response {
+    Response::new(shown(config, durations)).warnings(expiry_warning(config, request, clock::now()))
+}
+
+/// Astra's answers about a root token that is not stored yet.
+struct Checked {
+    /// The config with this root token.
+    config: Config,
+    org: Verified,
+    dates: Option<TokenDates>,
 }
 
 pub(super) async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     let Call { request, fields: all_fields, .. } = call;
     let org = org_id(&all_fields)?;
-    let mut warnings = Vec::new();
-    let mut verified: Option<(Config, Verified)> = None;
+    let mut checked: Option<Checked> = None;
     loop {
         let lock = engine.locks.configs().await;
         let (old, damage) = readable(engine.store.config(&org).await)?;
@@ -95,35 +124,56 @@ pub(super) async fn write(engine: Arc<Engine>, call: Call) -> Answered {
         let (mut new, remarks) = changed(old.as_deref(), &org, &fields)?;
         org::require_free_names(&engine, old.as_deref(), &new).await?;
         require_in_use(&engine, &new)?;
-        let known = verified.take().filter(|(known, _)| known.same_endpoint(&new)).map(|(_, found)| found);
-        require_not_minted(&engine, old.as_deref(), &new, known.as_ref().and_then(Verified::org)).await?;
+        let known = checked.take().filter(|known| known.config.same_endpoint(&new));
+        let named = known.as_ref().and_then(|known| known.org.org());
+        require_not_minted(&engine, old.as_deref(), &new, named).await?;
         if known.is_some() || !must_verify(old.as_deref(), &new, &fields) {
-            if let Some(Verified::Org(named)) = &known {
+            let mut warnings: Vec<String> = known.as_ref().and_then(|known| known.org.remark()).into_iter().collect();
+            if let Some(named) = named {
                 warnings.extend(settle_org(&engine, &mut new, named, is_new).await?);
             }
-            let replacement = match &old {
-                Some(old) => Replacement::begin(&engine, old, &mut new).await?,
-                None => None,
-            };
-            engine.store.put_config(&new).await?;
-            engine.clients.forget(&org);
+            let is_accepted = named.is_some();
+            let dates = known.and_then(|known| known.dates);
+            let replacement = store(&engine, old.as_ref(), &mut new, dates).await?;
             drop(lock);
             log_written(&request, &new);
             warnings.extend(remarks);
             warnings.extend(damage.map(|_| REPLACED.to_owned()));
+            warnings.extend(expiry_warning(&new, &request, clock::now()));
             if let Some(replacement) = replacement {
-                let is_accepted = known.as_ref().and_then(Verified::org).is_some();
                 warnings.push(replacement.finish(&engine, &Arc::new(new), is_accepted).await);
             }
             return Ok(written(warnings));
         }
-        // The lock is released during the call of Astra. If another write changes the verified settings, the loop
+        // The lock is released during the calls of Astra. If another write changes the verified settings, the loop
         // verifies again.
         drop(lock);
-        let found = verify(&engine, &new).await?;
-        warnings = found.remark().into_iter().collect();
-        verified = Some((new, found));
+        let org = verify(&engine, &new).await?;
+        let dates = dates_for_write(&engine, &new).await;
+        checked = Some(Checked { config: new, org, dates });
     }
+}
+
+/// Stores a config. Returns the replacement of the root token, if the engine had made the former one.
+async fn store(
+    engine: &Engine,
+    old: Option<&Arc<Config>>,
+    new: &mut Config,
+    dates: Option<TokenDates>,
+) -> Result<Option<Replacement>, Error> {
+    if let Some(dates) = dates {
+        new.root.set_dates(dates.created_at, dates.expires_at);
+    }
+    let replacement = match old {
+        Some(old) => Replacement::begin(engine, old, new).await?,
+        None => None,
+    };
+    engine.store.put_config(new).await?;
+    engine.clients.forget(&new.org_id);
+    if dates.is_none() && old.is_none_or(|old| old.root_id() != new.root_id()) {
+        engine.schedule.read_after(&new.org_id, Duration::ZERO);
+    }
+    Ok(replacement)
 }
 
 fn log_written(request: &Request, config: &Config) {

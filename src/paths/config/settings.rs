@@ -7,7 +7,9 @@ use serde_json::json;
 use vault_plugin_sdk::framework::{Change, Field, FieldSpec, Fields, WRITES};
 use vault_plugin_sdk::logical::{Map, Operation};
 
+use super::root_dates;
 use crate::api::{self, MAX_TOKEN, TOKEN_PREFIX};
+use crate::clock;
 use crate::error::Error;
 use crate::identity::is_uuid;
 use crate::names::{OrgId, validate_name};
@@ -85,6 +87,16 @@ const REQUEST_TIMEOUT: Field<Duration> = Field::duration(
 .only(WRITES)
 .shown("How long one call to Astra may take.");
 
+const ROTATION_PERIOD: Field<Duration> = Field::duration(
+    "rotation_period",
+    "How often the engine rotates the root token on its own. 0 means never, otherwise at least 1h. The time counts from the \
+     last rotation, or from the first write of a rotation_period. Each rotation comes up to a tenth of the period earlier, \
+     at most an hour. A root token that expires is also rotated before less than a tenth of its life is left.",
+)
+.default("0s")
+.only(WRITES)
+.shown("How often the engine rotates the root token on its own. 0 means never.");
+
 const DESCRIPTION: Field<bool> = Field::bool(
     "description",
     "Whether Astra gets a description of each token, with mount, role, names and a unique marker. Without a description, the \
@@ -127,7 +139,7 @@ pub(in crate::paths) const SETTINGS: &[Setting<Config>] = &[
                     return Err(Error::field(ASTRA_TOKEN.name(), "cannot be removed; give another astra_token"));
                 }
                 Change::Set(token) if token == masked(config.astra_token.expose_secret()) => {}
-                Change::Set(token) => config.astra_token = root_token(token)?.into(),
+                Change::Set(token) => config.write_root(root_token(token)?.into()),
             }
             Ok(())
         },
@@ -194,6 +206,19 @@ pub(in crate::paths) const SETTINGS: &[Setting<Config>] = &[
         },
     },
     Setting {
+        field: ROTATION_PERIOD.spec(),
+        show: |config| Some(Shown::Duration(config.root.rotation_period)),
+        write: |fields, config, _| {
+            let mut period = config.root.rotation_period;
+            fields.apply(&ROTATION_PERIOD, &mut period);
+            if !period.is_zero() && !PERIODS.contains(&period) {
+                return Err(Error::field(ROTATION_PERIOD.name(), "must be 0, or between 1h and 87600h (ten years)"));
+            }
+            config.root.set_rotation_period(period, clock::now());
+            Ok(())
+        },
+    },
+    Setting {
         field: DESCRIPTION.spec(),
         show: |config| Some(Shown::Value(json!(config.description))),
         write: |fields, config, warnings| {
@@ -217,7 +242,7 @@ pub(in crate::paths) const SETTINGS: &[Setting<Config>] = &[
     },
 ];
 
-pub(super) const FIELDS: &[FieldSpec] = &shared::fields::<4, 12, Config>(
+pub(super) const FIELDS: &[FieldSpec] = &shared::fields::<4, 13, Config>(
     [ORG_ID.shown("Id of the organization.").spec(), CREATE_ONLY.spec(), VERIFY_CONNECTION.spec(), FORCE.spec()],
     SETTINGS,
 );
@@ -233,6 +258,8 @@ const WITHOUT_EXPIRY: &str =
 
 /// Enough for all certificates that a system trusts. The host's storage rejects entries of 1 MiB.
 const MAX_CA_CERT: usize = 512 << 10;
+
+const PERIODS: std::ops::RangeInclusive<Duration> = Duration::from_secs(3600)..=Duration::from_secs(3650 * 86400);
 
 const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
@@ -274,6 +301,7 @@ fn require_same_server(old: &Config, new: &Config, fields: &Fields) -> Result<()
 /// Returns the members of a config in answers.
 pub(in crate::paths) fn shown(config: &Config, durations: Durations) -> Map {
     let mut shown = shared::shown(SETTINGS, config, durations);
+    shown.extend(root_dates::shown(config));
     shown.extend(object([("astra_org_id", json!(config.astra_org_id)), ("org_id", json!(config.org_id))]));
     shown
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use vault_plugin_sdk::framework::{Call, Field, FieldSpec, Path, WRITES};
-use vault_plugin_sdk::logical::{self, Operation, Response};
+use vault_plugin_sdk::logical::{self, Operation};
 
 use super::{absent, find, require_same_org, within};
 use crate::engine::Engine;
 use crate::error::{Error, readable};
 use crate::identity::is_uuid;
 use crate::names::{OrgId, fits_path};
-use crate::paths::config::{self, LOGICAL_NAME, SETTINGS, UNSTORED};
+use crate::paths::config::{self, DATE_FIELDS, LOGICAL_NAME, SETTINGS, UNSTORED, ignored};
 use crate::paths::org::ORG;
 use crate::paths::shared::{self, Answered, Durations, detached, handler, mount, unreadable_config};
 use crate::store::Config;
@@ -31,8 +31,19 @@ const ASTRA_ORG_ID: Field<String> = Field::string(
 .only(WRITES)
 .shown("Astra's id of the organization. Empty until Astra has named the organization.");
 
-const FIELDS: &[FieldSpec] = &shared::fields::<6, 14, Config>(
-    [ORG.spec(), ORG_ID.spec(), ASTRA_ORG_ID.spec(), UNSTORED[0], UNSTORED[1], UNSTORED[2]],
+const FIELDS: &[FieldSpec] = &shared::fields::<10, 19, Config>(
+    [
+        ORG.spec(),
+        ORG_ID.spec(),
+        ASTRA_ORG_ID.spec(),
+        UNSTORED[0],
+        UNSTORED[1],
+        UNSTORED[2],
+        DATE_FIELDS[0],
+        DATE_FIELDS[1],
+        DATE_FIELDS[2],
+        DATE_FIELDS[3],
+    ],
     SETTINGS,
 );
 
@@ -70,7 +81,7 @@ async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logical::Error>
 async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     let Some(org) = find(&engine, &call.request, &call.fields).await? else { return absent(&call) };
     match readable(engine.store.config(&org).await)? {
-        (Some(config), _) => Ok(Some(Response::new(config::shown(&config, Durations::Seconds)))),
+        (Some(config), _) => Ok(Some(config::answer(&config, &call.request, Durations::Seconds))),
         (None, Some(reason)) => Err(Error::Unreadable(unreadable_config(&org, &reason))),
         (None, None) => absent(&call),
     }
@@ -94,7 +105,8 @@ async fn write(engine: Arc<Engine>, mut call: Call) -> Answered {
         }
     };
     call.fields = call.fields.with_text(&ORG_ID, org.as_str());
-    let (mount, astra_org_id) = (mount(&call.request).to_owned(), call.fields.get(&ASTRA_ORG_ID));
+    let (mount, given) = (mount(&call.request).to_owned(), call.fields.clone());
+    let before = readable(engine.store.config(&org).await)?.0;
     let answer = config::write(engine.clone(), call).await?;
     let Some(config) = engine.store.config(&org).await? else { return Ok(answer) };
     let renamed = config.path_name().filter(|right| *right != name).map(|right| {
@@ -103,9 +115,9 @@ async fn write(engine: Arc<Engine>, mut call: Call) -> Answered {
              these paths"
         )
     });
-    let ignored = astra_org_id
-        .filter(|id| *id != config.astra_org_id)
-        .map(|_| format!("{} is set by the engine, and this value was ignored", ASTRA_ORG_ID.name()));
+    let astra_org_id = given.get(&ASTRA_ORG_ID).filter(|id| *id != config.astra_org_id).map(|_| ASTRA_ORG_ID.name());
+    let ignored = astra_org_id.into_iter().chain(ignored(&given, [before.as_deref(), Some(&config)]));
+    let ignored = ignored.map(|name| format!("{name} is set by the engine, and this value was ignored"));
     let warnings: Vec<String> = renamed.into_iter().chain(ignored).collect();
     Ok(match answer {
         Some(answer) => Some(answer.warnings(warnings)),

@@ -235,6 +235,17 @@ impl Astra {
         })
     }
 
+    /// Changes when a token was generated and when it expires, both counted from now. Returns false if the token does not
+    /// exist.
+    pub fn date_token(&self, client_id: &str, generated: SignedDuration, expires: SignedDuration) -> bool {
+        self.shared.update(|state| {
+            let later = |by| state.now().saturating_add(by).expect("a signed duration can be added");
+            let (generated_on, expiry) = (later(generated), later(expires));
+            let token = state.data.tokens.get_mut(client_id);
+            token.map(|token| (token.generated_on, token.token_expiry) = (generated_on, Some(expiry))).is_some()
+        })
+    }
+
     /// Creates a custom role outside the API, and returns its id.
     pub fn create_role(&self, org_id: &str, name: &str, actions: &[&str]) -> String {
         self.shared.update(|state| {
