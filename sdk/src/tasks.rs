@@ -120,13 +120,32 @@ impl Tasks {
         if self.tracker.is_closed() {
             return Err(Stopping);
         }
+        let task = self.spawn(work);
+        drop(token);
+        Ok(task)
+    }
+
+    /// Starts work at the end of a mount, also if the mount is being unmounted. A callback of
+    /// [`Backend::on_cleanup`](crate::framework::Backend::on_cleanup) uses this, and [`Tasks::finish`] waits for the work.
+    pub fn start_last<T, W>(&self, work: W) -> Task<T>
+    where
+        T: Send + 'static,
+        W: Future<Output = T> + Send + 'static,
+    {
+        self.spawn(work)
+    }
+
+    fn spawn<T, W>(&self, work: W) -> Task<T>
+    where
+        T: Send + 'static,
+        W: Future<Output = T> + Send + 'static,
+    {
         // No async block: it would store the future twice, and the future of a mint is large.
         let work = ALL.track_future(self.tracker.track_future(work));
-        drop(token);
-        Ok(Task(match context::current() {
+        Task(match context::current() {
             Some(request) => tokio::spawn(context::scope(request, work).in_current_span()),
             None => tokio::spawn(work.in_current_span()),
-        }))
+        })
     }
 
     /// Starts work and waits for its result.
@@ -215,6 +234,19 @@ mod tests {
         go.send(()).unwrap();
         finished.await.unwrap();
         assert_eq!(ended.await, Ok("done"));
+    }
+
+    #[tokio::test]
+    async fn the_last_work_starts_during_the_unmount_and_is_waited_for() {
+        let tasks = Tasks::default();
+        tasks.close();
+        let (done, ended) = oneshot::channel();
+        drop(tasks.start_last(async move {
+            tokio::task::yield_now().await;
+            done.send(()).unwrap();
+        }));
+        tasks.finish(Duration::from_secs(60)).await;
+        assert_eq!(ended.now_or_never(), Some(Ok(())));
     }
 
     #[tokio::test(start_paused = true)]
