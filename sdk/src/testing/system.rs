@@ -1,16 +1,18 @@
 //! Facts of a host.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::fault::{Gate, HostFault};
-use crate::logical::{Error, HostVersion, ReplicationState, SystemView};
+use crate::logical::{Entity, Error, HostVersion, ReplicationState, SystemView};
 
 /// Facts of a host, set by the test. They start as the facts of an active node with Vault's default TTLs.
 pub struct FakeSystem {
     facts: Mutex<Facts>,
+    entities: Mutex<BTreeMap<String, Entity>>,
     gate: Gate,
 }
 
@@ -58,6 +60,11 @@ impl FakeSystem {
         self.facts().tainted = tainted;
     }
 
+    /// Adds an identity entity, or replaces the one with its id.
+    pub fn set_entity(&self, entity: Entity) {
+        self.entities.lock().unwrap_or_else(PoisonError::into_inner).insert(entity.id.clone(), entity);
+    }
+
     fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -73,7 +80,7 @@ impl Default for FakeSystem {
         let month = Duration::from_secs(768 * 3600);
         let facts =
             Facts { default_lease_ttl: month, max_lease_ttl: month, state: ReplicationState::PRIMARY, tainted: false };
-        Self { facts: Mutex::new(facts), gate: Gate::default() }
+        Self { facts: Mutex::new(facts), entities: Mutex::default(), gate: Gate::default() }
     }
 }
 
@@ -97,6 +104,11 @@ impl SystemView for FakeSystem {
 
     async fn tainted(&self) -> Result<bool, Error> {
         self.tell(|facts| facts.tainted).await
+    }
+
+    async fn entity(&self, id: &str) -> Result<Option<Entity>, Error> {
+        let entity = self.entities.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        self.tell(|_| entity).await
     }
 
     async fn host_version(&self) -> Result<HostVersion, Error> {
