@@ -1,12 +1,13 @@
 //! The state of one mount, composed of its store, locks, clients and background work.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 use vault_plugin_sdk::framework::Wal;
-use vault_plugin_sdk::logical::{self, Mount, SystemView};
+use vault_plugin_sdk::logical::{self, Mount, ReplicationState, SystemView};
 use vault_plugin_sdk::tasks::Tasks;
 
 use super::api;
@@ -41,6 +42,8 @@ pub(crate) struct Engine {
     /// Work that continues if its caller hangs up.
     pub(crate) tasks: Tasks,
     mount: Mount,
+    /// Whether the node was a standby when the mount started.
+    started_on_standby: AtomicBool,
     background: Mutex<Option<JoinHandle<()>>>,
     /// Orgs whose Astra does not keep descriptions. The log already has a warning for each of them.
     unmarked: Mutex<HashSet<OrgId>>,
@@ -60,6 +63,7 @@ impl Engine {
             schedule: Schedule::default(),
             tasks: mount.tasks.clone(),
             mount: mount.clone(),
+            started_on_standby: AtomicBool::new(false),
             background: Mutex::default(),
             unmarked: Mutex::default(),
         }
@@ -101,6 +105,22 @@ impl Engine {
     /// [`logical::Error::ReadOnly`]. The host then forwards the request to the active node.
     pub(crate) async fn require_writable(&self) -> Result<(), Error> {
         if self.system.is_writable().await? { Ok(()) } else { Err(logical::Error::ReadOnly.into()) }
+    }
+
+    /// Notes whether this node is a standby, so that a read of a token on the active node need not ask the host.
+    pub(crate) async fn note_standby(&self) -> Result<(), Error> {
+        let is_standby = self.system.replication_state().await?.is_standby();
+        self.started_on_standby.store(is_standby, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether this node is a standby. Asks the host only if the node was one when the mount started. Says no if the host
+    /// fails.
+    pub(crate) async fn is_standby(&self) -> bool {
+        if !self.started_on_standby.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.system.replication_state().await.is_ok_and(ReplicationState::is_standby)
     }
 
     /// Returns the config of an org for background work.

@@ -35,6 +35,7 @@ impl Engine {
     }
 
     async fn build_inventory(&self) -> Result<(), Error> {
+        self.note_standby().await?;
         // A standby cannot write. The active node builds the inventory.
         if !self.system.is_writable().await? || self.store.inventory_is_complete().await? {
             return Ok(());

@@ -104,6 +104,7 @@ fn backend() -> Backend<Engine> {
         })
         .on_cleanup(|engine: Arc<Engine>| async move {
             engine.stop();
+            tokens::write_rest(&engine);
             Ok::<(), Error>(())
         })
         .on_invalidate(Engine::invalidate)

@@ -5,6 +5,7 @@ mod config;
 mod configs;
 mod creds;
 mod lookup;
+mod filters;
 mod org;
 mod orgs;
 mod role;

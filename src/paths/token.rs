@@ -115,6 +115,9 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     let config = require_config(&engine, &request, &org).await?;
     if config.caller_mode == CallerMode::Standard {
         let (_, token) = find(&engine, &request, &fields, &org).await?;
+        if request.snapshot_id.is_none() {
+            tokens::note_read(&engine, &org, &token.client_id, &request.caller).await?;
+        }
         tracing::info!(org_id = %org, role_name = %token.role_name, client_id = %token.client_id,
             display_name = request.caller.display_name, entity_id = request.caller.entity_id, "read token");
         return Ok(Some(Response::new(token_data(&token, MintedBy::Write))));

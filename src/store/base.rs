@@ -15,6 +15,7 @@ use super::interrupted::Interrupted;
 use super::keys::{CONFIGS, RECORDS, ROLES, has_one_colon, role_key, token_key};
 use super::record_orgs::RecordOrgs;
 use super::roster::Live;
+use super::uses::Uses;
 use crate::error::{Error, readable};
 use crate::names::{ClientId, OrgId, RoleName, fits_key, from_segment};
 
@@ -36,6 +37,8 @@ pub(crate) struct Store {
     pub(super) cursor: tokio::sync::Mutex<Cursor>,
     /// The revocations that this process did not complete.
     pub(crate) interrupted_revocations: Interrupted,
+    /// The uses of tokens that are not in their records yet.
+    pub(crate) uses: Uses,
 }
 
 impl Store {
@@ -56,6 +59,7 @@ impl Store {
             records_written: OnceCell::new(),
             cursor: tokio::sync::Mutex::default(),
             interrupted_revocations: Interrupted::default(),
+            uses: Uses::default(),
         }
     }
 

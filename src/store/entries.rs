@@ -257,6 +257,43 @@ pub(crate) struct Record {
     pub(crate) expires_in_astra: bool,
     /// The marker of the token, as in the WAL entry of its mint; empty for tokens of the Go plugin.
     pub(crate) marker: String,
+    /// How the token ends.
+    #[serde(skip_serializing_if = "Kind::is_default")]
+    pub(crate) kind: Kind,
+    /// The last read or renewal that was written (RFC 3339). Empty if there was none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) last_used_at: String,
+    /// Display name of the last reader. Empty if nobody has read the token.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) last_used_by: String,
+    /// The number of reads and renewals.
+    #[serde(skip_serializing_if = "is_zero_count")]
+    pub(crate) use_count: u64,
+}
+
+/// How a token ends.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// With its lease.
+    #[default]
+    Lease,
+    /// Without a lease: a schedule replaces the token.
+    Static,
+}
+
+impl Kind {
+    /// Returns the text in answers.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Lease => "lease",
+            Self::Static => "static",
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Record {
@@ -290,6 +327,10 @@ fn is_default_timeout(timeout: &Duration) -> bool {
 }
 
 fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+fn is_zero_count(number: &u64) -> bool {
     *number == 0
 }
 

@@ -24,10 +24,10 @@ use crate::names::{ClientId, OrgId, fits_key, from_segment, segment};
 pub(super) const PAGE: usize = 256;
 
 /// The most records in one answer.
-const DETAILS: usize = 10_000;
+pub(super) const DETAILS: usize = 10_000;
 
 /// The most memory of the records in one answer. All of them are in memory at the same time, here and in the host.
-const DETAILS_SIZE: usize = 8 << 20;
+pub(super) const DETAILS_SIZE: usize = 8 << 20;
 
 /// The memory of a pair of metadata, besides its text.
 const PAIR: usize = 64;
@@ -65,6 +65,12 @@ impl Store {
             return Ok(None);
         }
         Ok(self.storage.get_json(&record_key(org, client)).await?)
+    }
+
+    /// Returns the inventory record of a token, with the uses that are not written yet.
+    pub(crate) async fn record_with_uses(&self, org: &OrgId, client: &ClientId) -> Result<Option<Record>, Error> {
+        let record = self.record(org, client).await?;
+        Ok(record.map(|record| self.uses.added_to(org, client, record)))
     }
 
     /// Whether a token has an inventory record. The record may be an entry that cannot be read.
@@ -154,12 +160,13 @@ impl Store {
         let (mut detailed, mut size, mut read) = (Vec::new(), 0, 0);
         let mut details = self.details(page.iter().take(DETAILS).cloned());
         while let Some(detail) = details.try_next().await? {
-            if let Some((detail, more)) = detail {
+            if let Some(((org, client, record), more)) = detail {
                 size += more;
                 if size > DETAILS_SIZE && !detailed.is_empty() {
                     break;
                 }
-                detailed.push(detail);
+                let record = record.map(|record| self.uses.added_to(&org, &client, record));
+                detailed.push((org, client, record));
             }
             read += 1;
         }
@@ -178,7 +185,7 @@ impl Store {
     }
 
     /// Reads records, each with its size in memory. A token that was deleted since it was listed is `None`.
-    fn details(
+    pub(super) fn details(
         &self,
         page: impl IntoIterator<Item = (ClientId, OrgId), IntoIter: Send> + Send,
     ) -> impl Stream<Item = Result<Option<(Detail, usize)>, Error>> + Send + Unpin {

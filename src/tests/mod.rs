@@ -6,6 +6,7 @@ mod creds;
 mod damaged;
 mod echo;
 mod failures;
+mod filters;
 mod help;
 mod input;
 mod interrupted;
@@ -39,6 +40,7 @@ mod takeover;
 mod tls;
 mod token;
 mod trial;
+mod uses;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -289,9 +289,22 @@ async fn views(trial: &Trial) -> Vec<(String, Value)> {
     let mut seen = Vec::new();
     for (operation, path, data) in views {
         let answer = trial.world.ask(operation, path, data.clone()).await;
-        seen.push((format!("{operation:?} {path} {data}"), shape(&answer)));
+        seen.push((format!("{operation:?} {path} {data}"), without_uses(shape(&answer))));
     }
     seen
+}
+
+/// Removes the uses of tokens, which a process counts before it writes them, from a list or a stored record.
+fn without_uses(mut value: Value) -> Value {
+    const USES: [&str; 3] = ["last_used_at", "last_used_by", "use_count"];
+    let records = value.pointer_mut("/data/key_info").and_then(Value::as_object_mut);
+    for record in records.into_iter().flat_map(serde_json::Map::values_mut).filter_map(Value::as_object_mut) {
+        record.retain(|name, _| !USES.contains(&name.as_str()));
+    }
+    if let Some(record) = value.as_object_mut() {
+        record.retain(|name, _| !USES.contains(&name.as_str()));
+    }
+    value
 }
 
 /// Returns an answer without times, for comparisons. The answer can hold secrets.
@@ -307,13 +320,13 @@ pub(super) fn shape(answer: &Answer) -> Value {
     }
 }
 
-/// Returns the stored entries without times. The entries hold secrets. Entries that count tokens are left out, because
+/// Returns the stored entries without times and uses. The entries hold secrets. Entries that count tokens are left out, because
 /// more of them than needed can exist.
 pub(super) fn contents(world: &World) -> BTreeMap<String, Value> {
     let due = due(world);
     let is_counted = |key: &String| !key.starts_with("live/") && (!key.starts_with("wal/") || due.contains(key));
     let keys = world.storage.keys().into_iter().filter(is_counted);
-    keys.map(|key| (key.clone(), timeless(world.storage.json(&key).unwrap_or_default()))).collect()
+    keys.map(|key| (key.clone(), without_uses(timeless(world.storage.json(&key).unwrap_or_default())))).collect()
 }
 
 /// Returns the text of a panic.

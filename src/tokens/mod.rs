@@ -14,6 +14,7 @@
 //! | `revoke` | revokes a lease, deletes a token |
 //! | `interrupted` | finishes the revocations that were interrupted |
 //! | `renew` | renews a lease |
+//! | `uses` | counts the uses of tokens, and writes them to the records |
 //! | `sweep` | deletes tokens whose lease cannot exist any more |
 
 mod find;
@@ -29,6 +30,7 @@ mod revoke;
 mod sweep;
 mod time;
 mod undelivered;
+mod uses;
 
 pub(crate) use self::find::Target;
 #[cfg(any(test, fuzzing))]
@@ -40,3 +42,4 @@ pub(crate) use self::renew::renew;
 pub(crate) use self::request::{MintRequest, MintedBy};
 pub(crate) use self::revoke::{delete, deletions, revoke};
 pub(crate) use self::sweep::sweep;
+pub(crate) use self::uses::{note_read, write_rest};

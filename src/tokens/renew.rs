@@ -105,6 +105,7 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
     let stored = token.filter(|_| request.data.is_empty()).map(|token| token_data(&token, minted_by));
     let data = stored.unwrap_or(request.data);
     find::restore_members(&mut secret.internal_data, &target);
+    engine.store.uses.note(&target.org_id, &lease.client_id, None);
     let granted = extension.ttl;
     let renewed = extension.lease(issued, secret.internal_data);
     tracing::info!(org_id = %lease.org_id, role_name = %lease.role_name, client_id = %lease.client_id,

@@ -5,7 +5,7 @@
 //! the Go plugin deletes a token during a downgrade, the record of this token stays, because the Go plugin does not
 //! know records.
 //!
-//! The sweep also finishes the revocations that were interrupted.
+//! The sweep also finishes the revocations that were interrupted, and writes the uses of tokens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -21,6 +21,7 @@ use vault_plugin_sdk::logical;
 use super::find::Target;
 use super::interrupted;
 use super::revoke::{Reason, delete_target};
+use super::uses;
 use crate::backoff::in_tick;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -49,8 +50,12 @@ type Failures = BTreeMap<OrgId, (usize, Error)>;
 /// If the storage fails. A token that cannot be deleted is logged, and a later pass tries again.
 pub(crate) async fn sweep(engine: Arc<Engine>) -> Result<(), logical::Error> {
     let deadline = Instant::now() + BUDGET;
-    // At the same time, so that neither delays the other until the host cancels the tick.
-    let (swept, ()) = tokio::join!(check_all(&engine, deadline), interrupted::finish_noted(&engine, deadline));
+    // At the same time, so that none delays another until the host cancels the tick.
+    let (swept, (), ()) = tokio::join!(
+        check_all(&engine, deadline),
+        interrupted::finish_noted(&engine, deadline),
+        uses::write_due(&engine)
+    );
     Ok(swept?)
 }
 

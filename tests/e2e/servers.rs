@@ -42,7 +42,7 @@ const DIFFERENCES: &[Difference] = &[
     Difference {
         name: "reads of standbys",
         what: "reads at a standby",
-        openbao: "the standby runs its own plugin. The plugin answers each read that does not need Astra",
+        openbao: "the standby runs its own plugin. The plugin answers each read that does not need Astra. Once an hour for each token, it forwards a read of the token",
         vault: "the standby forwards every request to the active node, and runs no plugin",
         advice: "with `X-Vault-No-Request-Forwarding`, a standby of Vault returns 307 to every request",
         tests: &[

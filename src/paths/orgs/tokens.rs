@@ -9,12 +9,13 @@ use super::{absent, find, within};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::names::ClientId;
+use crate::paths::filters::with_filters;
 use crate::paths::org::ORG;
 use crate::paths::shared::{Answered, handler};
 use crate::paths::token::{self, CLIENT_ID, FORCE};
 use crate::paths::tokens::{self, AFTER, LIMIT, TOKENS, shown};
 
-const LIST_FIELDS: &[FieldSpec] = &[ORG.spec(), AFTER.spec(), LIMIT.spec()];
+const LIST_FIELDS: &[FieldSpec] = &with_filters([ORG.spec(), AFTER.spec(), LIMIT.spec()]);
 
 const FIELDS: &[FieldSpec] = &[ORG.spec(), CLIENT_ID.spec(), FORCE.spec()];
 
@@ -24,8 +25,9 @@ pub(super) fn list_path() -> Path<Engine> {
         .list(handler("List the live tokens of the organization", run).returns(TOKENS))
         .help(
             "Lists the live tokens of the organization.",
-            "The same list as at org/tokens, for the organization in the path.\n\nExample:\n    \
-             vault list -detailed <mount>/orgs/retail/tokens",
+            "The same list as at org/tokens, with the same parameters, for the organization in the path.\n\nExamples:\n    \
+             vault list -detailed <mount>/orgs/retail/tokens\n    \
+             vault read <mount>/orgs/retail/tokens list=true unused_for=30d limit=100",
         )
 }
 
@@ -36,16 +38,20 @@ pub(super) fn path() -> Path<Engine> {
             ("display_name", "Display name of the caller of the mint."),
             ("entity_id", "Entity of the caller of the mint."),
             ("generated_on", "When Astra minted the token."),
+            ("kind", "How the token ends: \"lease\" means with its lease."),
+            ("last_used_at", "The last read or renewal. null if there was none."),
+            ("last_used_by", "Display name of the last reader. null if nobody has read the token."),
             ("lease_end", "The latest time at which the lease can expire."),
             ("logical_name", "Name of the token."),
             ("metadata", "Key=value pairs of the token."),
             ("org_id", "Id of the organization."),
             ("role_name", "Name of the role in Vault."),
+            ("use_count", "The number of reads and renewals."),
         ]))
         .delete(handler("Delete a token in Astra and in Vault", delete).on_active_node())
         .help(
             "Shows and deletes a live token.",
-            "A read shows who minted the token, when and for what. It never shows the token. A delete deletes the token in Astra \
+            "A read shows who minted the token, when and for what, and when it was last used. It never shows the token. A delete deletes the token in Astra \
              and in Vault at once. A client id that is not in the inventory is not sent to Astra.\n\nExamples:\n    \
              vault read <mount>/orgs/retail/tokens/$CLIENT_ID\n    vault delete <mount>/orgs/retail/tokens/$CLIENT_ID",
         )
@@ -53,7 +59,7 @@ pub(super) fn path() -> Path<Engine> {
 
 async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     let Some(org) = find(&engine, &call.request, &call.fields).await? else { return absent(&call) };
-    let record = engine.store.record(&org, &client_id(&call)?).await?;
+    let record = engine.store.record_with_uses(&org, &client_id(&call)?).await?;
     Ok(record.map(|record| Response::new(shown(&org, record))))
 }
 
