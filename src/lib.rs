@@ -6,7 +6,7 @@
 //! Imports go in one direction, from the last module of this list to the first:
 //!
 //! ```text
-//! names  clock  api  error  store  locks  backoff  outage  schedule  clients  engine  identity  inventory  journal  tokens  rotate  upkeep  paths  lib
+//! names  clock  api  error  store  locks  backoff  outage  schedule  clients  engine  identity  metadata  inventory  journal  tokens  rotate  upkeep  paths  lib
 //! ```
 //!
 //! | to change … | go to |
@@ -16,6 +16,7 @@
 //! | the rotation of a root token | `rotate` |
 //! | when root tokens expire and are rotated | `upkeep`, `schedule` |
 //! | a stored entry, its key, a cache | `store` |
+//! | the metadata of a token, templates | `metadata` |
 //! | a call of Astra | `api` |
 //! | the status or the advice of an error | `error` |
 //! | a lock | `locks` |
@@ -33,6 +34,7 @@ mod identity;
 mod inventory;
 mod journal;
 mod locks;
+mod metadata;
 mod names;
 mod outage;
 mod paths;

@@ -11,6 +11,7 @@ mod orgs;
 mod role;
 mod role_ids;
 mod role_names;
+mod role_metadata;
 mod roles;
 mod rotate_root;
 mod shared;

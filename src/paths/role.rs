@@ -8,6 +8,7 @@ use vault_plugin_sdk::framework::{Call, Change, Field, FieldSpec, Fields, Path, 
 use vault_plugin_sdk::logical::{self, Caller, Map, Operation, Response};
 
 use super::role_ids::{ROLE_ID, ROLE_IDS, checked_role_id, has_role_ids, set_role_ids};
+use super::role_metadata;
 use super::shared::{
     self, Answered, Durations, ORG_ID, REPLACED, ROLE_NAME, Setting, Shown, detached, handler, missing, no_config,
     no_role, org_id, role_name, unreadable_role, written,
@@ -95,9 +96,11 @@ pub(super) const SETTINGS: &[Setting<Role>] = &[
             Ok(())
         },
     },
+    role_metadata::REQUIRED,
+    role_metadata::DEFAULTS,
 ];
 
-const FIELDS: &[FieldSpec] = &shared::fields::<2, 7, Role>(
+const FIELDS: &[FieldSpec] = &shared::fields::<2, 9, Role>(
     [
         ORG_ID.required().shown("Id of the organization.").spec(),
         ROLE_NAME.required().shown("Name of the role in Vault.").spec(),
@@ -124,7 +127,9 @@ pub(crate) fn path() -> Path<Engine> {
              the tokens. A write changes only the parameters that are given. Deleting a role does not change its tokens and \
              their leases.\n\
              \nExamples:\n    vault write <mount>/role org_id=$ORG_ID role_name=reader role_id=$ROLE_ID ttl=1h max_ttl=24h\n    \
-             vault read <mount>/role org_id=$ORG_ID role_name=reader\n\n\
+             vault read <mount>/role org_id=$ORG_ID role_name=reader\n    \
+             vault write <mount>/role org_id=$ORG_ID role_name=reader required_metadata=ticket \
+             default_metadata='owner={{identity.entity.name}}'\n\n\
              To import all roles of Astra instead, write to roles/sync.",
         )
 }

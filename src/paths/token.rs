@@ -9,6 +9,7 @@ use vault_plugin_sdk::logical::{Operation, Request, Response};
 use super::shared::{Answered, ORG_ID, ROLE_NAME, handler, missing, mount, no_role, org_id, require_config, role_name};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::metadata;
 use crate::names::{ClientId, LogicalName, OrgId, RoleName};
 use crate::store::{CallerMode, Config, Lookup, Metadata, Token, named_token_id};
 use crate::tokens::{self, MintRequest, MintedBy, Target, token_data};
@@ -53,9 +54,6 @@ const FIELDS: &[FieldSpec] = &[
     TTL.only(MINTS).spec(),
     FORCE.spec(),
 ];
-
-/// A limit keeps the inventory readable, which shows the metadata of all tokens.
-const MAX_METADATA: usize = 64 << 10;
 
 /// The operations that mint in one of the caller modes.
 const MINTS: &[Operation] = &[Operation::Create, Operation::Update, Operation::Read];
@@ -217,11 +215,8 @@ pub(super) async fn mint(
         _ => LogicalName::default(),
     };
     let metadata = fields.get(&METADATA).unwrap_or_default();
-    if minted_by == MintedBy::Read && metadata.contains_key("deletion_time") {
+    if minted_by == MintedBy::Read && metadata.contains_key(metadata::RESERVED_KEY) {
         return Err(Error::field(METADATA.name(), "must not have the key \"deletion_time\", which agents read"));
-    }
-    if metadata.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_METADATA {
-        return Err(Error::field(METADATA.name(), "must not have more than 64 KiB of keys and values"));
     }
     let ttl = fields.get(&TTL);
     if ttl.is_some_and(|ttl| ttl.is_zero()) {
@@ -237,6 +232,7 @@ pub(super) async fn mint(
         role_name.require_new(ROLE_NAME.name())?;
         return Err(Error::Refused(no_role(&request, &config.org_id, &role_name)));
     };
+    let metadata = metadata::complete(engine, &role, metadata, &request.caller).await?;
     let (caller, mount_point) = (request.caller, request.mount_point);
     let mint_request = MintRequest { config, role, logical_name, metadata, ttl, caller, mount_point, minted_by };
     tokens::mint(engine, mint_request).await

@@ -165,13 +165,28 @@ pub(crate) struct Role {
     /// The limit of live tokens of the role; 0 means no limit.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) max_tokens: u32,
+    /// Keys that the metadata of each new token must have.
+    #[serde(default, deserialize_with = "json::null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) required_metadata: Vec<String>,
+    /// Pairs of each new token. The values can have templates.
+    #[serde(default, deserialize_with = "json::null_is_default", skip_serializing_if = "Metadata::is_empty")]
+    pub(crate) default_metadata: Metadata,
 }
 
 impl Role {
     /// Returns a role with defaults.
     pub(crate) fn new(org_id: OrgId, role_name: RoleName, role_id: String) -> Self {
-        let role_ids = Vec::new();
-        Self { role_name, role_id, role_ids, org_id, ttl: DEFAULT_TTL, max_ttl: DEFAULT_TTL, max_tokens: 0 }
+        Self {
+            role_name,
+            role_id,
+            role_ids: Vec::new(),
+            org_id,
+            ttl: DEFAULT_TTL,
+            max_ttl: DEFAULT_TTL,
+            max_tokens: 0,
+            required_metadata: Vec::new(),
+            default_metadata: Metadata::new(),
+        }
     }
 
     /// Returns the TTL of a lease.
@@ -452,6 +467,18 @@ mod tests {
     fn the_limit_of_a_role_is_stored() {
         round_trip::<Role>(&json!({"role_name": "r", "role_id": "i", "org_id": "o1", "ttl": 1, "max_ttl": 1,
             "max_tokens": 5}));
+    }
+
+    #[test]
+    fn the_metadata_of_a_role_and_the_uses_of_a_token_are_stored() {
+        round_trip::<Role>(&json!({"role_name": "r", "role_id": "i", "org_id": "o1", "ttl": 1, "max_ttl": 1,
+            "required_metadata": ["team"], "default_metadata": {"owner": "{{display_name}}"}}));
+        let record = json!({"token_id": "t", "role_name": "r", "logical_name": "l", "metadata": {}, "generated_on": "",
+            "created_at": "", "display_name": "", "entity_id": "", "expires_at": "", "expires_in_astra": true, "marker": "",
+            "kind": "static", "last_used_at": "2026-01-01T00:00:00Z", "last_used_by": "bob", "use_count": 3});
+        round_trip::<Record>(&record);
+        let earlier: Record = serde_json::from_value(json!({"token_id": "t"})).expect("loads");
+        assert_eq!((earlier.kind, earlier.use_count, earlier.last_used_at.as_str()), (Kind::Lease, 0, ""));
     }
 
     #[test]

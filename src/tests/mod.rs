@@ -18,6 +18,7 @@ mod listing;
 mod logs;
 mod lookup;
 mod many_orgs;
+mod metadata;
 mod old_leases;
 mod old_names;
 mod orgs;

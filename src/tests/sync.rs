@@ -84,15 +84,19 @@ async fn each_astra_role_becomes_a_role_and_a_second_time_nothing_changes() {
 }
 
 #[tokio::test]
-async fn a_role_that_exists_keeps_its_ttls_and_gets_the_new_id() {
+async fn a_role_that_exists_keeps_its_settings_and_gets_the_new_id() {
     let world = world(listed(&[("1", "R/W User"), ("2", "Reader")])).await;
-    world.write_role(json!({"ttl": "60s", "max_ttl": "10m"})).await;
+    let pairs = json!({"owner": "{{display_name}}"});
+    world
+        .write_role(json!({"ttl": "60s", "max_ttl": "10m", "required_metadata": "app", "default_metadata": pairs}))
+        .await;
     // This read fills the cache, so that the test would detect an old value.
     data(world.read("role", json!({"org_id": ORG, "role": "r_w_user"})).await);
     let answer = sync(&world).await;
     assert_eq!((of(&answer, "updated"), of(&answer, "created")), (json!(["r_w_user"]), json!(["reader"])));
     let role = data(world.read("role", json!({"org_id": ORG, "role": "r_w_user"})).await);
     assert_eq!((&role["role_id"], &role["ttl"], &role["max_ttl"]), (&json!("1"), &json!("1m0s"), &json!("10m0s")));
+    assert_eq!((&role["required_metadata"], &role["default_metadata"]), (&json!(["app"]), &pairs));
 }
 
 #[tokio::test]

@@ -14,6 +14,9 @@ use crate::error::Error;
 use crate::names::LogicalName;
 use crate::store::{Config, Metadata, Place, Reserved, Role};
 
+/// The most characters of the owner in a description.
+const OWNER_CHARS: usize = 64;
+
 /// How a token is minted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum MintedBy {
@@ -130,12 +133,16 @@ impl MintRequest {
         )))
     }
 
-    /// Returns the description of the token, which Astra's portal shows.
+    /// Returns the description of the token, which Astra's portal shows. The owner comes before the text that a caller
+    /// chooses, which could be too long, or look like an owner.
     pub(super) fn description(&self, instance: &str, marker: &str) -> String {
-        let text = format!(
-            "mount={} role={} name={} by={}",
-            self.mount_point, self.role.role_name, self.logical_name, self.caller.display_name
-        );
+        let (mount, role, name, by) =
+            (&self.mount_point, &self.role.role_name, &self.logical_name, &self.caller.display_name);
+        let owner = match self.metadata.get("owner") {
+            Some(owner) => format!(" owner={}", owner.chars().take(OWNER_CHARS).collect::<String>()),
+            None => String::new(),
+        };
+        let text = format!("mount={mount} role={role}{owner} name={name} by={by}");
         describe(instance, marker, &text)
     }
 }

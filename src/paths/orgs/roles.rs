@@ -17,7 +17,7 @@ use crate::store::Role;
 const ROLE_NAME: Field<String> =
     Field::lowercase(shared::ROLE_NAME.name(), "Name of the role in Vault, in lower case.").aliases(&["role"]);
 
-const FIELDS: &[FieldSpec] = &shared::fields::<3, 8, Role>(
+const FIELDS: &[FieldSpec] = &shared::fields::<3, 10, Role>(
     [ORG.spec(), ORG_ID.shown("Id of the organization.").spec(), ROLE_NAME.shown("Name of the role in Vault.").spec()],
     role::SETTINGS,
 );
@@ -26,7 +26,7 @@ pub(super) fn list_path() -> Path<Engine> {
     Path::new("orgs/(?P<org>[^/]+)/roles/?", LIST_FIELDS)
         .list(handler("List the roles of the organization", list).returns(&[
             ("keys", "Names of the roles."),
-            ("key_info", "For each name: role_id, ttl and max_ttl in seconds, and max_tokens if set."),
+            ("key_info", "For each name: role_id, ttl and max_ttl in seconds, and max_tokens, required_metadata and default_metadata if set."),
         ]))
         .help(
             "Lists the roles of the organization.",
