@@ -42,6 +42,7 @@ mod old_names;
 mod openapi;
 mod operations;
 mod orgs;
+mod ownership;
 mod permissions;
 mod policies;
 mod proxy;
