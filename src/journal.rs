@@ -60,6 +60,9 @@ pub(crate) struct MintNote {
     /// Client id of the token, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) client_id: Option<ClientId>,
+    /// Client id of the token with the same name that the new token replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) replaces: Option<ClientId>,
     /// When the token expires in Astra (RFC 3339), if Astra is told an expiry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) expires_at: Option<String>,
@@ -191,16 +194,26 @@ pub(crate) async fn is_unfinished(wal: Wal<'_>, org: &OrgId) -> Result<bool, Err
 
 /// Returns the markers of the mints that have an entry.
 pub(crate) async fn mint_markers(wal: Wal<'_>) -> Result<HashSet<String>, Error> {
-    let (wal, mut markers) = (&wal, HashSet::new());
+    texts_of_mints(wal, "marker").await
+}
+
+/// Returns the client ids of the tokens that unfinished mints replace.
+pub(crate) async fn replaced_by_mints(wal: Wal<'_>) -> Result<HashSet<ClientId>, Error> {
+    Ok(texts_of_mints(wal, "replaces").await?.into_iter().map(ClientId::stored).collect())
+}
+
+/// Returns the texts of a member of the entries of mints.
+async fn texts_of_mints(wal: Wal<'_>, member: &str) -> Result<HashSet<String>, Error> {
+    let (wal, mut texts) = (&wal, HashSet::new());
     let read = |id: String| async move { readable(wal.get(&id).await.map_err(Error::from)) };
     let mut entries = stream::iter(wal.list().await?).map(read).buffer_unordered(CONCURRENT);
     while let Some(entry) = entries.next().await {
         let (entry, reason) = entry?;
         reason.iter().for_each(log_skipped);
         let mint = entry.filter(|entry| entry.kind == MINT);
-        markers.extend(mint.and_then(|entry| entry.data["marker"].as_str().map(str::to_owned)));
+        texts.extend(mint.and_then(|entry| entry.data[member].as_str().map(str::to_owned)));
     }
-    Ok(markers)
+    Ok(texts)
 }
 
 #[cfg(any(test, fuzzing))]

@@ -10,7 +10,7 @@ use vault_plugin_sdk::logical::{Operation, Request};
 
 use super::org::{self, ORG, another_spelling};
 use super::shared::{Answered, handler, mount};
-use super::token::{METADATA, TOKEN, TTL, mint};
+use super::token::{METADATA, OVERLAP, REPLACE, TOKEN, TTL, mint};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::names::{RoleName, fits_path};
@@ -25,7 +25,8 @@ const LOGICAL_NAME: Field<String> = Field::lowercase(
      the same label.",
 );
 
-const FIELDS: &[FieldSpec] = &[ORG.spec(), ROLE.spec(), LOGICAL_NAME.spec(), METADATA.spec(), TTL.spec()];
+const FIELDS: &[FieldSpec] =
+    &[ORG.spec(), ROLE.spec(), LOGICAL_NAME.spec(), METADATA.spec(), TTL.spec(), REPLACE.spec(), OVERLAP.spec()];
 
 pub(crate) fn path() -> Path<Engine> {
     let mint = || handler("Mint a token for a role, in every caller mode", create).returns(TOKEN).on_active_node();
@@ -40,7 +41,7 @@ pub(crate) fn path() -> Path<Engine> {
              as creds/retail/reader, and \"lease revoke -prefix <mount>/creds/retail/reader\" revokes the tokens of that \
              role. Each role has one path. Another spelling of the path returns an error that names the right path. Agents \
              distinguish the answers of different paths, but not those of different parameters, so use these paths in \
-             templates.\n\
+             templates. With replace=true and a logical_name, a write replaces the token that an earlier such write minted.\n\
              \nExamples:\n    vault read <mount>/creds/retail/reader\n    \
              vault write <mount>/creds/retail/reader ttl=10m metadata=team=shop",
         )

@@ -76,6 +76,7 @@ pub(crate) fn path() -> Path<Engine> {
                 ("logical_name", "Name of the token."),
                 ("metadata", "Key=value pairs of the token."),
                 ("org_id", "Id of the organization."),
+                ("replaced_until", "When the engine deletes the token, because a newer token has its name."),
                 ("role_name", "Name of the role in Vault."),
             ]),
         )
@@ -216,8 +217,8 @@ async fn of_record(engine: &Engine, request: &Request, wanted: &Wanted, known: D
 
 /// Returns a stored token. During its revocation, a token can have a record only.
 async fn stored(engine: &Engine, client: &ClientId, record: &Record) -> Result<Option<SecretString>, Error> {
-    let token = readable(engine.store.token(&record.token_id).await)?.0;
-    Ok(token.filter(|token| token.client_id == *client).map(|token| token.token))
+    let token = readable(engine.store.token_of_record(record, client).await)?.0;
+    Ok(token.map(|token| token.token))
 }
 
 /// Returns the answer about the root token of some orgs.

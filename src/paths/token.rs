@@ -45,6 +45,24 @@ pub(super) const FORCE: Field<bool> = Field::bool(
 .only(&[Operation::Delete])
 .default("false");
 
+pub(super) const REPLACE: Field<bool> = Field::bool(
+    "replace",
+    "Whether the new token replaces the live token with the same role and logical name, if there is one. Without replace, such a \
+     token is an error.",
+)
+.only(WRITE)
+.default("false");
+
+pub(super) const OVERLAP: Field<Duration> = Field::duration(
+    "overlap",
+    "With replace: how long the old token stays live after the new one is minted, at most as long as its lease can last. \
+     Then the engine deletes the old token. Without overlap, it deletes the old token at once.",
+)
+.only(WRITE);
+
+/// The operations that replace a token.
+const WRITE: &[Operation] = &[Operation::Create, Operation::Update];
+
 const FIELDS: &[FieldSpec] = &[
     ORG_ID.required().spec(),
     ROLE_NAME.spec(),
@@ -52,6 +70,8 @@ const FIELDS: &[FieldSpec] = &[
     METADATA.only(MINTS).spec(),
     CLIENT_ID.only(&[Operation::Read, Operation::Delete]).spec(),
     TTL.only(MINTS).spec(),
+    REPLACE.spec(),
+    OVERLAP.spec(),
     FORCE.spec(),
 ];
 
@@ -78,7 +98,8 @@ pub(crate) fn path() -> Path<Engine> {
             "In the caller mode \"standard\" of an organization, a write mints a token for a role under a logical name, \
              and a read fetches the token by client_id, or by role_name and logical_name. In the mode \"sidecar\", a read \
              mints a token for a role, and no token can be fetched. A minted token has a lease. When the lease expires or is \
-             revoked, the engine deletes the token in Astra. A delete does the same at once.\n\nExamples:\n    \
+             revoked, the engine deletes the token in Astra. A delete does the same at once. With replace=true, a write mints the next token under the name of a live token, \
+             which stays live for the time in overlap.\n\nExamples:\n    \
              vault write <mount>/org/token org_id=$ORG_ID role_name=reader logical_name=checkout\n    \
              vault read <mount>/org/token org_id=$ORG_ID role_name=reader logical_name=checkout\n    \
              vault delete <mount>/org/token org_id=$ORG_ID role_name=reader logical_name=checkout",
@@ -207,11 +228,11 @@ pub(super) async fn mint(
     role_name: RoleName,
     minted_by: MintedBy,
 ) -> Result<Response, Error> {
+    let overlap = overlap(&request, fields)?;
+    let needs_name = minted_by == MintedBy::Write || overlap.is_some();
     let logical_name = match fields.get(&LOGICAL_NAME) {
-        Some(name) if !(minted_by == MintedBy::Read && name.is_empty()) => {
-            LogicalName::parse(LOGICAL_NAME.name(), &name)?
-        }
-        None if minted_by == MintedBy::Write => return Err(missing(LOGICAL_NAME.name())),
+        Some(name) if needs_name || !name.is_empty() => LogicalName::parse(LOGICAL_NAME.name(), &name)?,
+        None if needs_name => return Err(missing(LOGICAL_NAME.name())),
         _ => LogicalName::default(),
     };
     let metadata = fields.get(&METADATA).unwrap_or_default();
@@ -234,8 +255,24 @@ pub(super) async fn mint(
     };
     let metadata = metadata::complete(engine, &role, metadata, &request.caller).await?;
     let (caller, mount_point) = (request.caller, request.mount_point);
-    let mint_request = MintRequest { config, role, logical_name, metadata, ttl, caller, mount_point, minted_by };
+    let mint_request =
+        MintRequest { config, role, logical_name, metadata, ttl, caller, mount_point, minted_by, overlap };
     tokens::mint(engine, mint_request).await
+}
+
+/// Returns how long a replaced token stays live; `None` if the request replaces no token.
+fn overlap(request: &Request, fields: &Fields) -> Result<Option<Duration>, Error> {
+    let overlap = fields.get(&OVERLAP);
+    if !fields.get(&REPLACE).unwrap_or_default() {
+        return match overlap {
+            Some(_) => Err(Error::field(OVERLAP.name(), "needs replace=true")),
+            None => Ok(None),
+        };
+    }
+    if request.operation == Operation::Read {
+        return Err(Error::field(REPLACE.name(), "needs a write; a read never replaces a token"));
+    }
+    Ok(Some(overlap.unwrap_or_default()))
 }
 
 /// Returns a live token and its id, by client id or by names.

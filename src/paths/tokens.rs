@@ -101,8 +101,9 @@ pub(super) async fn list(engine: Arc<Engine>, call: Call) -> Answered {
 
 /// Returns the members of a record.
 pub(super) fn shown(org: &OrgId, record: Record) -> Map {
+    let end = record.replaced_until().map(|end| ("replaced_until".to_owned(), json!(end.to_string())));
     let metadata = if record.metadata.is_empty() { Value::Null } else { json!(record.metadata) };
-    object([
+    let mut shown = object([
         ("created_at", json!(record.created_at)),
         ("display_name", json!(record.display_name)),
         ("entity_id", json!(record.entity_id)),
@@ -116,7 +117,9 @@ pub(super) fn shown(org: &OrgId, record: Record) -> Map {
         ("org_id", json!(org)),
         ("role_name", json!(record.role_name)),
         ("use_count", json!(record.use_count)),
-    ])
+    ]);
+    shown.extend(end);
+    shown
 }
 
 fn or_null(text: &str) -> Value {

@@ -14,6 +14,7 @@ use super::entries::{Config, Role, Token};
 use super::interrupted::Interrupted;
 use super::keys::{CONFIGS, RECORDS, ROLES, has_one_colon, role_key, token_key};
 use super::record_orgs::RecordOrgs;
+use super::replaced::Replaced;
 use super::roster::Live;
 use super::uses::Uses;
 use crate::error::{Error, readable};
@@ -39,6 +40,8 @@ pub(crate) struct Store {
     pub(crate) interrupted_revocations: Interrupted,
     /// The uses of tokens that are not in their records yet.
     pub(crate) uses: Uses,
+    /// The tokens that a newer token has replaced.
+    pub(crate) replaced: Replaced,
 }
 
 impl Store {
@@ -60,6 +63,7 @@ impl Store {
             cursor: tokio::sync::Mutex::default(),
             interrupted_revocations: Interrupted::default(),
             uses: Uses::default(),
+            replaced: Replaced::default(),
         }
     }
 
@@ -157,8 +161,8 @@ impl Store {
 
     /// Whether the token with this client id is stored. If the entry of the token cannot be read, it may be this token.
     pub(super) async fn may_store(&self, id: &str, client: &ClientId) -> Result<bool, Error> {
-        let (token, reason) = readable(self.token(id).await)?;
-        Ok(reason.is_some() || token.is_some_and(|token| token.client_id == *client))
+        let (token, reason) = readable(self.named_or_replaced(id, client).await)?;
+        Ok(reason.is_some() || token.is_some())
     }
 
     /// Returns the names in a folder of the Go plugin. Storage lists a name with a slash as a subfolder.

@@ -15,6 +15,17 @@ use super::keys::token_key;
 use crate::error::{Error, readable};
 use crate::names::{ClientId, OrgId, fits_key};
 
+/// The token under the id of a token that is deleted.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Holder {
+    /// The token itself.
+    Token,
+    /// Another token, which has the same name.
+    Newer,
+    /// No live token.
+    Nothing,
+}
+
 impl Record {
     /// Whether a missing entry of the token shows that its revocation was interrupted. The record of a token of the Go
     /// plugin stays if the Go plugin deletes the token.
@@ -34,8 +45,15 @@ impl Store {
     pub(crate) async fn delete_token(&self, id: &str, org: &OrgId, client: &ClientId) -> Result<(), Error> {
         let _deleting = self.live.deleting(org, client);
         // The entry is deleted even if it is not there: a put that timed out can take effect later.
-        if !id.is_empty() && fits_key(id) && !self.holds_newer(id, client).await? {
-            self.storage.delete(&token_key(id)).await?;
+        if !id.is_empty() && fits_key(id) {
+            let holder = self.holder(id, client).await?;
+            if holder != Holder::Newer {
+                self.storage.delete(&token_key(id)).await?;
+            }
+            // A newer token may have replaced this token.
+            if holder != Holder::Token && id != client.as_str() && fits_key(client.as_str()) {
+                self.storage.delete(&token_key(client.as_str())).await?;
+            }
         }
         self.delete_record(org, client).await?;
         self.uncount(org, client).await;
@@ -79,13 +97,17 @@ impl Store {
         Ok(checked?.into_iter().flatten().collect())
     }
 
-    /// Whether the name of a token belongs to a newer token.
-    async fn holds_newer(&self, id: &str, client: &ClientId) -> Result<bool, Error> {
+    /// Returns which token is stored under an id.
+    async fn holder(&self, id: &str, client: &ClientId) -> Result<Holder, Error> {
         if id == client.as_str() {
-            return Ok(false);
+            return Ok(Holder::Token);
         }
-        let Some(entry) = self.storage.get(&token_key(id)).await? else { return Ok(false) };
+        let Some(entry) = self.storage.get(&token_key(id)).await? else { return Ok(Holder::Nothing) };
         // An entry that cannot be parsed is deleted, too. It must not block the revocation of a lease.
-        Ok(entry.decode::<Token>().is_ok_and(|token| token.is_live() && token.client_id != *client))
+        Ok(match entry.decode::<Token>() {
+            Ok(token) if token.is_live() && token.client_id != *client => Holder::Newer,
+            Ok(token) if token.client_id == *client => Holder::Token,
+            _ => Holder::Nothing,
+        })
     }
 }

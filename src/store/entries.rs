@@ -267,6 +267,9 @@ pub(crate) struct Record {
     /// let the token expire earlier than asked. Otherwise empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) lease_end: String,
+    /// When the token ends because a newer token has its name (RFC 3339); otherwise empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) replaced_until: String,
     /// Whether the token expires in Astra at `expires_at`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) expires_in_astra: bool,

@@ -111,7 +111,7 @@ impl Store {
     async fn look_up(&self, org: &OrgId, client: &ClientId) -> Result<Lookup, Error> {
         let (record, reason) = readable(self.record(org, client).await)?;
         if let Some(record) = record {
-            let token = self.token(&record.token_id).await?.filter(|token| token.client_id == *client);
+            let token = self.token_of_record(&record, client).await?;
             return Ok(token.map_or(Lookup::Missing, |token| Lookup::Found(record.token_id, Box::new(token))));
         }
         // A token that a read minted is found without a record: its id is the client id.

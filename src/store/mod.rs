@@ -35,6 +35,8 @@ mod orgs;
 mod owner;
 mod record_orgs;
 mod root;
+mod replaced;
+mod replacements;
 mod role_ids;
 mod roster;
 mod tokens;

@@ -27,6 +27,7 @@ mod peer;
 mod proxy;
 mod races;
 mod replaced_root;
+mod replace;
 mod retries;
 mod role;
 mod role_ids;

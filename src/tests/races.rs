@@ -159,6 +159,8 @@ fn changes() -> Vec<(Action, Value, Option<&'static str>)> {
     let by_id = json!({"org_id": ORG, "client_id": TAKEN});
     vec![
         client(Operation::Update, "org/token", order("fresh"), Some("POST")),
+        client(Operation::Update, "org/token", replacement(0), Some("POST")),
+        client(Operation::Update, "org/token", replacement(3600), Some("POST")),
         client(Operation::Read, "creds/retailOrg/r_w_user", json!({}), Some("POST")),
         client(Operation::Delete, "org/token", by_id, Some("DELETE")),
         client(Operation::Delete, "org/token", order("taken"), Some("DELETE")),
@@ -178,6 +180,13 @@ fn changes() -> Vec<(Action, Value, Option<&'static str>)> {
         client(Operation::Delete, "role", json!({"org_id": ORG, "role_name": "r_w_user"}), None),
         (Action::Tick, json!({}), None),
     ]
+}
+
+fn replacement(overlap: u64) -> Value {
+    let mut order = order("taken");
+    order["replace"] = json!(true);
+    order["overlap"] = json!(overlap);
+    order
 }
 
 #[tokio::test]
@@ -287,9 +296,11 @@ fn check_refusal(change: &Change, answer: &Answer) {
 /// Every lease has its token, unless a request deleted the token.
 fn check_leases(trial: &Trial, changes: [&Change; 2]) {
     let ends = |change: &&Change| matches!(change.0, Action::Revoke | Action::Client(Operation::Delete, "org/token"));
-    let is_ended = changes.iter().any(ends) || !trial.had_token;
+    let replaces = changes.iter().any(|change| change.1.get("replace").is_some());
+    let is_ended = changes.iter().any(ends) || !trial.had_token || replaces;
     let live = live(&trial.world);
-    let may_be_gone = |id: &str| is_ended && id == TAKEN;
+    // The second of two replacements deletes the token of the first, and a deletion by name the token of a replacement.
+    let may_be_gone = |id: &str| is_ended && (id == TAKEN || replaces);
     let lost: Vec<_> = trial.leases.keys().filter(|id| !live.contains(*id) && !may_be_gone(id)).collect();
     assert!(lost.is_empty(), "leases without a token: {lost:?}");
 }

@@ -101,6 +101,9 @@ fn rows_of_the_guide() -> Vec<Row> {
         client(Update, "roles/sync", json!({})).in_parts(),
         client(Create, "org/token", order("fresh")),
         client(Update, "org/token", order("fresh")),
+        client(Update, "org/token", replacement("taken", json!(0))),
+        client(Update, "org/token", replacement("taken", json!("1h"))),
+        client(Update, "creds/retailOrg/r_w_user", json!({"logical_name": "taken", "replace": true, "overlap": "1h"})),
         client(Read, "org/token", order("taken")),
         client(Read, "org/token", by_id.clone()),
         client(Read, "org/token", order("label")).sidecar(),
@@ -123,10 +126,19 @@ fn rows_of_the_guide() -> Vec<Row> {
         client(Patch, "role", json!({"org_id": ORG, "role_name": "r_w_user", "max_tokens": 0})).limited(),
         client(Delete, "role", json!({"org_id": ORG, "role_name": "r_w_user"})).limited(),
         client(Update, "org/token", order("fresh")).limited(),
+        client(Update, "org/token", replacement("taken", json!("1h"))).limited(),
         client(Read, "org/token", order("label")).sidecar().limited(),
         client(Delete, "org/token", order("taken")).limited(),
         row(Action::Revoke, json!({})).limited(),
     ]
+}
+
+/// The parameters of a mint that replaces the token of a name.
+fn replacement(name: &str, overlap: Value) -> Value {
+    let mut order = order(name);
+    order["replace"] = json!(true);
+    order["overlap"] = overlap;
+    order
 }
 
 fn client(operation: Operation, path: &'static str, data: Value) -> Row {

@@ -11,6 +11,7 @@ use vault_plugin_sdk::logical::{Response, Secret};
 
 use super::lease::{LeaseData, SECRET_TYPE, token_data};
 use super::order::{Failure, Order};
+use super::replace;
 use super::request::{MintRequest, Ttls};
 use super::time::{later, rfc3339};
 use super::undelivered::{log_hang_up, log_without_entry, take_back};
@@ -32,6 +33,8 @@ struct Mint {
     place: Option<Place>,
     /// The lock of a named token: of two mints under one name, only one succeeds.
     lock: Option<KeyedGuard>,
+    /// The token that had the name, and its end, once that is known.
+    old: Option<(Token, Timestamp)>,
     /// The latest end of the lease, if Astra lets the token expire earlier than asked.
     lease_end: Option<Timestamp>,
     /// Warnings for the caller.
@@ -80,6 +83,8 @@ async fn run(engine: Arc<Engine>, request: MintRequest, mut answer: Answer, rece
         Ok((client_id, response)) => {
             if answer.send(Ok(response)).is_err() || received.await.is_err() {
                 mint.delete_undelivered(&client_id).await;
+            } else {
+                mint.end_old().await;
             }
         }
     }
@@ -89,18 +94,26 @@ impl Mint {
     /// Writes the WAL entry of the mint. This comes before the first change in Astra.
     async fn begin(engine: Arc<Engine>, request: MintRequest, answer: &Answer) -> Result<Self, Error> {
         let (config, role) = (&request.config, &request.role);
-        let (mut token_id, mut lock) = (None, None);
-        if request.minted_by.names_token() {
+        let (mut token_id, mut lock, mut old) = (None, None, None);
+        if request.names_token() {
             let id = named_token_id(&config.org_id, &role.role_name, &request.logical_name);
             lock = Some(engine.locks.token(&id).await);
-            request.require_free(&engine, &id).await?;
+            old = request.replaced(&engine, &id).await?.map(|token| (token, Timestamp::MAX));
             token_id = Some(id);
         }
         engine.clients.prepare(config).await?;
         if answer.is_closed() {
             return Err(caller_gone());
         }
-        let place = request.reserve(&engine).await?;
+        let place = match &old {
+            None => request.reserve(&engine).await?,
+            // The new token takes the place of the old one.
+            Some(_) if role.max_tokens > 0 => {
+                engine.store.begin_count(role);
+                None
+            }
+            Some(_) => None,
+        };
         let note = MintNote {
             org_id: config.org_id.clone(),
             role_name: role.role_name.clone(),
@@ -108,6 +121,7 @@ impl Mint {
             described: config.description,
             token_id,
             client_id: None,
+            replaces: old.as_ref().map(|(old, _)| old.client_id.clone()),
             expires_at: config.token_expiry.then(|| rfc3339(request.latest_expiry())),
             looked: Looked::Never,
             display_name: request.caller.display_name.clone(),
@@ -127,7 +141,7 @@ impl Mint {
         };
         order.note.expires_at = config.token_expiry.then(|| rfc3339(ttls.expiry));
         let warnings = request.cut_warning(ttls.ttl).into_iter().collect();
-        Ok(Self { engine, request, ttls, order, place, lock, lease_end: None, warnings, is_unclear: false })
+        Ok(Self { engine, request, ttls, order, place, lock, old, lease_end: None, warnings, is_unclear: false })
     }
 
     /// Runs the steps in their order. If a step fails, undoes the steps before that step.
@@ -222,7 +236,7 @@ impl Mint {
         }
     }
 
-    async fn store(&self, token: &Token, place: Option<Place>) -> Result<(), Error> {
+    async fn store(&mut self, token: &Token, place: Option<Place>) -> Result<(), Error> {
         let (engine, org_id) = (&self.engine, &self.request.config.org_id);
         let _config_stays = engine.locks.storing_token(org_id).await;
         if engine.store.config(org_id).await?.is_none() {
@@ -230,6 +244,12 @@ impl Mint {
                 "the config of org_id {:?} was deleted during the mint",
                 org_id.as_str()
             )));
+        }
+        if let Some((old, end)) = &mut self.old {
+            *end = self.request.end_of(engine, old).await?;
+            self.warnings.extend(self.request.overlap_warning(*end));
+            let id = self.order.note.token_id(&old.client_id);
+            engine.store.begin_replacement(org_id, id, old, rfc3339(*end)).await?;
         }
         engine.store.put_token(self.token_id(&token.client_id), token, &self.record(token), place).await
     }
@@ -265,6 +285,21 @@ impl Mint {
             ),
         };
         Error::Unfinished { step, left, cause: Box::new(cause) }
+    }
+
+    /// Deletes the token that had the name, or notes when a tick deletes it. Comes after the answer: a mint whose caller has
+    /// gone gives the name back.
+    async fn end_old(mut self) {
+        let Some((token, end)) = self.old.take() else { return };
+        let org_id = &self.request.config.org_id;
+        tracing::info!(org_id = %org_id, role_name = %token.role_name, client_id = %token.client_id,
+            logical_name = %token.logical_name, until = %rfc3339(end), "replaced token");
+        self.engine.store.replaced.note(org_id, &token.client_id, end);
+        // The deletion locks the name, too.
+        self.lock = None;
+        if end <= Timestamp::now() {
+            replace::end(&self.engine, org_id, &token.client_id).await;
+        }
     }
 
     /// Deletes a token whose caller has gone. Its WAL entry was already removed, so a new entry is written first.

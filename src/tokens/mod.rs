@@ -12,6 +12,7 @@
 //! | `mint` | mints a token with this protocol |
 //! | `find` | finds the token of a lease, also of the Go plugin |
 //! | `revoke` | revokes a lease, deletes a token |
+//! | `replace` | deletes the tokens that a mint has replaced |
 //! | `interrupted` | finishes the revocations that were interrupted |
 //! | `renew` | renews a lease |
 //! | `uses` | counts the uses of tokens, and writes them to the records |
@@ -25,6 +26,7 @@ mod mint;
 mod mint_note;
 mod order;
 mod renew;
+mod replace;
 mod request;
 mod revoke;
 mod sweep;

@@ -80,7 +80,11 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
     };
     let (token, damage) = readable(engine.store.token(&target.token_id).await)?;
     damage.iter().for_each(log_skipped);
-    let token = token.filter(|token| token.client_id == lease.client_id);
+    let named = token.filter(|token| token.client_id == lease.client_id);
+    let (token, end_of_overlap) = match named {
+        None if damage.is_none() => replaced_token(engine, &target).await?,
+        token => (token, None),
+    };
     if token.is_none() && damage.is_none() {
         return Err(gone(lease));
     }
@@ -90,7 +94,7 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
     let (ttl, max_ttl) = role_ttls(engine, &target.org_id, lease, &secret).await?;
     let max_ttl = capped(engine, max_ttl).await?;
     let expiry: Option<Timestamp> = lease.expires_at.as_deref().and_then(|time| time.parse().ok());
-    let end = expiry.map_or_else(|| later(issued, max_ttl), |expiry| later(issued, max_ttl).min(expiry));
+    let end = [expiry, end_of_overlap].into_iter().flatten().fold(later(issued, max_ttl), Timestamp::min);
 
     let wanted = if secret.increment.is_zero() { ttl } else { secret.increment };
     let extension = Extension::new(issued, now, end, wanted);
@@ -112,6 +116,21 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
         ttl_seconds = granted.as_secs(), display_name = request.caller.display_name, entity_id = request.caller.entity_id,
         "renewed token");
     Ok(Response::new(data).lease(renewed))
+}
+
+/// Returns a token whose name belongs to a newer token, and when it ends.
+async fn replaced_token(engine: &Engine, target: &Target) -> Result<(Option<Token>, Option<Timestamp>), Error> {
+    if target.token_id == target.client_id.as_str() {
+        return Ok((None, None));
+    }
+    let (token, damage) = readable(engine.store.named_or_replaced(&target.token_id, &target.client_id).await)?;
+    damage.iter().for_each(log_skipped);
+    if token.is_none() {
+        return Ok((None, None));
+    }
+    let (record, damage) = readable(engine.store.record(&target.org_id, &target.client_id).await)?;
+    damage.iter().for_each(log_skipped);
+    Ok((token, record.and_then(|record| record.replaced_until())))
 }
 
 fn gone(lease: &LeaseData) -> Error {

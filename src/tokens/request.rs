@@ -26,13 +26,6 @@ pub(crate) enum MintedBy {
     Read,
 }
 
-impl MintedBy {
-    /// Whether the logical name identifies the token.
-    pub(super) fn names_token(self) -> bool {
-        self == Self::Write
-    }
-}
-
 /// A token to be minted.
 pub(crate) struct MintRequest {
     /// The org.
@@ -51,6 +44,8 @@ pub(crate) struct MintRequest {
     pub(crate) mount_point: String,
     /// How the token is minted.
     pub(crate) minted_by: MintedBy,
+    /// How long a live token with the same name stays live. `None` if such a token must not exist.
+    pub(crate) overlap: Option<Duration>,
 }
 
 /// The TTLs of a lease, and the expiry of its token.
@@ -101,16 +96,9 @@ impl MintRequest {
         self.ttl.unwrap_or(self.role.ttl())
     }
 
-    /// Fails if a live token has the same role and logical name.
-    pub(super) async fn require_free(&self, engine: &Engine, token_id: &str) -> Result<(), Error> {
-        let Some(token) = engine.store.token(token_id).await? else { return Ok(()) };
-        Err(Error::Refused(format!(
-            "logical_name {:?} of role {:?} is taken by the live token with client_id {:?}; read that token, delete \
-             that token, or choose another logical_name",
-            self.logical_name.as_str(),
-            self.role.role_name.as_str(),
-            token.client_id.as_str(),
-        )))
+    /// Whether the logical name identifies the token.
+    pub(super) fn names_token(&self) -> bool {
+        self.minted_by == MintedBy::Write || self.overlap.is_some()
     }
 
     /// If the role has a limit, reserves a place below that limit.

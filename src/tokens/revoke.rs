@@ -16,7 +16,7 @@ use crate::error::{Error, readable};
 use crate::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, can_take_effect_late, longest};
 use crate::names::ClientId;
 use crate::outage::Revocation;
-use crate::store::{Config, token_digest};
+use crate::store::{Config, log_skipped, token_digest};
 
 /// Why a token is deleted.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -246,8 +246,11 @@ async fn require_own_root(engine: &Engine, config: &Config, target: &Target) -> 
     if !target.may_be_old || config.astra_org_id.is_empty() {
         return Ok(());
     }
-    let stored = engine.store.readable_token(&target.token_id).await?;
-    let Some(token) = stored.filter(|token| token.client_id == target.client_id) else { return Ok(()) };
+    let stored = engine.store.named_or_replaced(&target.token_id, &target.client_id).await;
+    // An entry that cannot be read must not block the revocation of a lease.
+    let (stored, damage) = readable(stored)?;
+    damage.iter().for_each(log_skipped);
+    let Some(token) = stored else { return Ok(()) };
     let of = token.org_id.as_str();
     if of.is_empty() || token.org_id == config.org_id || config.is_of(of) != Some(false) {
         return Ok(());
@@ -262,8 +265,7 @@ async fn require_own_root(engine: &Engine, config: &Config, target: &Target) -> 
 
 /// Fails unless the token was deleted before. Without a config, the engine has no root token to delete the token with.
 async fn require_deleted(engine: &Engine, target: &Target) -> Result<(), Error> {
-    let stored = engine.store.token(&target.token_id).await?;
-    let is_stored = stored.is_some_and(|token| token.client_id == target.client_id);
+    let is_stored = engine.store.named_or_replaced(&target.token_id, &target.client_id).await?.is_some();
     // An interrupted revocation has deleted the entry of the token, but not the record.
     if !is_stored && engine.store.interrupted(&target.org_id, &target.client_id).await?.is_none() {
         return Ok(());

@@ -5,7 +5,8 @@
 //! the Go plugin deletes a token during a downgrade, the record of this token stays, because the Go plugin does not
 //! know records.
 //!
-//! The sweep also finishes the revocations that were interrupted, and writes the uses of tokens.
+//! The sweep also finishes the revocations that were interrupted, writes the uses of tokens, and deletes the tokens that a mint
+//! has replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -20,6 +21,7 @@ use vault_plugin_sdk::logical;
 
 use super::find::Target;
 use super::interrupted;
+use super::replace;
 use super::revoke::{Reason, delete_target};
 use super::uses;
 use crate::backoff::in_tick;
@@ -56,7 +58,10 @@ pub(crate) async fn sweep(engine: Arc<Engine>) -> Result<(), logical::Error> {
         interrupted::finish_noted(&engine, deadline),
         uses::write_due(&engine)
     );
-    Ok(swept?)
+    // Afterwards, because a pass finds the replaced tokens of an earlier process.
+    let ended = replace::end_due(&engine, Instant::now() + BUDGET).await;
+    swept.and(ended)?;
+    Ok(())
 }
 
 /// Checks records, unless the last pass ended a moment ago.
@@ -130,6 +135,7 @@ async fn check_records(
             if !cursor.has_passed {
                 interrupted::finish_on_page(engine, &org, &records).await?;
             }
+            replace::note_on_page(engine, &org, &records);
             for (client, record) in records {
                 if let Err(error) = in_tick(delete_if_unleased(engine, &org, &client, &record)).await {
                     engine.backoff.note(&org, Some(&error));

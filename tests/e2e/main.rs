@@ -49,6 +49,7 @@ mod proxy;
 mod races;
 mod readme;
 mod root_expiry;
+mod replace;
 mod rotate;
 mod secrets;
 mod servers;

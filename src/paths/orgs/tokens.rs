@@ -45,6 +45,7 @@ pub(super) fn path() -> Path<Engine> {
             ("logical_name", "Name of the token."),
             ("metadata", "Key=value pairs of the token."),
             ("org_id", "Id of the organization."),
+            ("replaced_until", "When the engine deletes the token, because a newer token has its name. Otherwise missing."),
             ("role_name", "Name of the role in Vault."),
             ("use_count", "The number of reads and renewals."),
         ]))

@@ -366,6 +366,9 @@ fn named_tokens(recorder: &mut Recorder) {
     recorder.world.refuse_connections(true);
     recorder.error_table("org/token", &[("while Astra is down", Call("write", "org/token", &of_name("billing")))]);
     recorder.world.refuse_connections(false);
+    let mut replacement = order.to_vec();
+    replacement.push(("replace", json!(true)));
+    recorder.twice("org/token write, replace", &Call("write", "org/token", &replacement));
     recorder.sample("org/token delete", &Call("delete", "org/token", &order), |recorder| {
         recorder
             .world

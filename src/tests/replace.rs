@@ -1,0 +1,404 @@
+//! `replace=true`: the next token under a name, while the old one lives on for a while.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use vault_plugin_sdk::logical::{Operation, Response};
+use vault_plugin_sdk::testing::{HostFault, MemoryStorage};
+use wiremock::ResponseTemplate;
+
+use super::trial::live;
+use super::{ORG, World, data, eventually, failed, lease, ok, order, refused, request, some, text};
+
+fn replacement(name: &str, overlap: Value) -> Value {
+    let mut order = order(name);
+    order["replace"] = json!(true);
+    if !overlap.is_null() {
+        order["overlap"] = overlap;
+    }
+    order
+}
+
+fn id(minted: &Response) -> String {
+    text(minted, "clientId")
+}
+
+impl World {
+    async fn replace(&self, name: &str, overlap: Value) -> Response {
+        some(self.write("org/token", replacement(name, overlap)).await)
+    }
+
+    async fn is_live(&self, minted: &Response) -> bool {
+        live(self).contains(&id(minted))
+    }
+
+    /// Waits until Astra has only this token.
+    async fn only(&self, minted: &Response) {
+        eventually(|| live(self).into_iter().eq([id(minted)])).await;
+        eventually(|| self.tasks.is_empty()).await;
+    }
+
+    /// Fetches the token of a name.
+    async fn fetched(&self, name: &str) -> Value {
+        data(self.read("org/token", order(name)).await)["token"].clone()
+    }
+
+    /// Lets the overlap of a replaced token end now.
+    async fn end_overlap(&self, minted: &Response) {
+        let key = format!("client/{ORG}/{}", id(minted));
+        let mut record = self.storage.json(&key).expect("a record");
+        assert!(record["replaced_until"].is_string(), "the token is not replaced");
+        record["replaced_until"] = json!("2020-01-01T00:00:00Z");
+        self.stored(&key, record).await;
+    }
+
+    /// A new process that was not initialized, on a copy of the storage.
+    fn after_a_crash(&self) -> Self {
+        Self::with(Arc::new(MemoryStorage::holding(self.storage.entries())), self.astra.clone())
+    }
+
+    fn kinds(&self) -> (usize, usize, usize) {
+        (self.keys("token/").len(), self.keys("client/").len(), self.keys("wal/").len())
+    }
+}
+
+#[tokio::test]
+async fn a_replacement_without_an_overlap_deletes_the_old_token_at_once() {
+    let world = World::with_role("standard").await;
+    let old = world.mint("checkout").await;
+    let new = world.replace("checkout", Value::Null).await;
+    assert!(id(&old) != id(&new) && new.warnings.is_empty());
+    world.only(&new).await;
+    assert_eq!(world.fetched("checkout").await, text(&new, "token"));
+    assert_eq!(world.kinds(), (1, 1, 0));
+    // The lease of the old token ends cleanly, and harms the new token in no way.
+    ok(world.revoke(&lease(&old)).await);
+    assert!(world.is_live(&new).await && world.kinds() == (1, 1, 0));
+    ok(world.revoke(&lease(&new)).await);
+    assert!(world.is_clean());
+}
+
+#[tokio::test]
+async fn during_the_overlap_both_tokens_live_and_the_name_is_of_the_new_one() {
+    let world = World::with_role("standard").await;
+    let old = world.mint("checkout").await;
+    let new = world.replace("checkout", json!("10m")).await;
+    eventually(|| world.tasks.is_empty()).await;
+    ok(world.tick(false).await);
+    assert!(world.is_live(&old).await && world.is_live(&new).await);
+    assert_eq!(world.fetched("checkout").await, text(&new, "token"));
+    let by_id = data(world.read("org/token", json!({"org_id": ORG, "client_id": id(&old)})).await);
+    assert_eq!(by_id["token"], text(&old, "token"));
+    let found = data(world.write("lookup", json!({"token": text(&old, "token")})).await);
+    assert_eq!((&found["known"], &found["matches"]), (&json!(true), &json!(true)));
+    let until: Timestamp = found["replaced_until"].as_str().unwrap().parse().unwrap();
+    let left = until.duration_since(Timestamp::now()).as_secs();
+    assert!((590..=600).contains(&left), "{left}");
+
+    // A renewal of the old lease grants no more than the rest of the overlap.
+    let issued = lease(&old).issue_time(Timestamp::now());
+    let renewed = lease(&some(world.renew(&issued, json!({})).await));
+    assert!(renewed.ttl <= Duration::from_secs(600) && renewed.ttl > Duration::from_secs(590), "{:?}", renewed.ttl);
+    let renewed = lease(&some(world.renew(&lease(&new).issue_time(Timestamp::now()), json!({})).await));
+    assert_eq!(renewed.ttl, Duration::from_secs(3600));
+
+    world.end_overlap(&old).await;
+    // The end of the overlap is in the memory of this process; another process finds it in the records.
+    let world = world.after_a_crash();
+    ok(world.tick(false).await);
+    world.only(&new).await;
+    assert_eq!(world.kinds(), (1, 1, 0));
+    let text = failed(world.renew(&issued, json!({})).await).to_string();
+    assert!(text.contains("was deleted"), "{text}");
+    ok(world.revoke(&lease(&old)).await);
+    assert!(world.is_live(&new).await);
+}
+
+#[tokio::test]
+async fn the_lease_of_the_old_token_can_be_revoked_during_the_overlap_and_after_the_new_one() {
+    for new_first in [false, true] {
+        let world = World::with_role("standard").await;
+        let old = world.mint("checkout").await;
+        let new = world.replace("checkout", json!("1h")).await;
+        let leases = if new_first { [&new, &old] } else { [&old, &new] };
+        for (done, minted) in leases.into_iter().enumerate() {
+            ok(world.revoke(&lease(minted)).await);
+            assert!(!world.is_live(minted).await && world.astra.live() == 1 - done);
+        }
+        assert!(world.is_clean(), "{:?}", world.storage.keys());
+    }
+}
+
+#[tokio::test]
+async fn a_replaced_token_is_deleted_by_its_client_id() {
+    let world = World::with_role("standard").await;
+    let (old, new) = (world.mint("a").await, world.replace("a", json!("1h")).await);
+    ok(world.ask(Operation::Delete, &format!("orgs/retailOrg/tokens/{}", id(&old)), json!({})).await);
+    assert_eq!((live(&world).into_iter().collect::<Vec<_>>(), world.kinds()), (vec![id(&new)], (1, 1, 0)));
+    ok(world.revoke(&lease(&old)).await);
+    assert_eq!(world.fetched("a").await, text(&new, "token"));
+}
+
+#[tokio::test]
+async fn a_replacement_of_nothing_is_a_mint_and_a_name_without_replace_stays_taken() {
+    let world = World::with_role("standard").await;
+    let first = world.replace("a", json!("1h")).await;
+    assert!(first.warnings.is_empty());
+    let error = refused(world.write("org/token", order("a")).await);
+    assert!(error.contains("is taken by the live token") && error.contains("replace=true"), "{error}");
+    let mut order = order("a");
+    order["replace"] = json!(false);
+    refused(world.write("org/token", order).await);
+    assert_eq!(world.astra.live(), 1);
+}
+
+#[tokio::test]
+async fn wrong_replacements_are_refused() {
+    let world = World::with_role("standard").await;
+    world.mint("a").await;
+    let creds = "creds/retailOrg/r_w_user";
+    for (operation, path, fields, expected) in [
+        (Operation::Update, "org/token", json!({"overlap": "1h"}), "overlap needs replace=true"),
+        (Operation::Update, "org/token", json!({"overlap": 0, "replace": false}), "overlap needs replace=true"),
+        (Operation::Update, creds, json!({"replace": true}), "logical_name is required"),
+        (Operation::Update, creds, json!({"replace": true, "logical_name": ""}), "logical_name must not be empty"),
+        (Operation::Read, creds, json!({"replace": true, "logical_name": "a"}), "replace needs a write"),
+    ] {
+        let mut data = if path == "org/token" { order("a") } else { json!({}) };
+        data.as_object_mut().unwrap().extend(super::map(fields));
+        let error = refused(world.ask(operation, path, data).await);
+        assert!(error.starts_with(expected), "{path}: {error}");
+    }
+    let negative = world.write("org/token", replacement("a", json!("-1s"))).await;
+    assert!(failed(negative).to_string().contains("overlap"));
+    assert_eq!(world.astra.live(), 1);
+}
+
+#[tokio::test]
+async fn a_write_to_creds_replaces_the_token_of_its_name() {
+    for mode in ["standard", "sidecar"] {
+        let world = World::with_role(mode).await;
+        let write = async |more: Value| {
+            let mut data = json!({"logical_name": "Nightly", "metadata": {"team": "shop"}});
+            data.as_object_mut().unwrap().extend(super::map(more));
+            some(world.write("creds/retailOrg/r_w_user", data).await)
+        };
+        // A label takes no name.
+        let label = write(json!({})).await;
+        let first = write(json!({"replace": true})).await;
+        let second = write(json!({"replace": true})).await;
+        assert_eq!(second.data.as_ref().unwrap()["metadata"]["deletion_time"], "", "agents read this path");
+        eventually(|| live(&world).into_iter().eq([id(&label), id(&second)])).await;
+        for minted in [&first, &second, &label] {
+            ok(world.revoke(&lease(minted)).await);
+        }
+        assert!(world.is_clean(), "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn an_overlap_is_at_most_the_rest_of_the_lease() {
+    let world = World::with_role("standard").await;
+    let old = world.mint("a").await;
+    let new = world.replace("a", json!("100h")).await;
+    assert!(
+        new.warnings[0].contains("overlap of 100h0m0s") && new.warnings[0].contains("was cut to"),
+        "{:?}",
+        new.warnings
+    );
+    let record = data(world.read(&format!("orgs/retailOrg/tokens/{}", id(&old)), json!({})).await);
+    assert_eq!(record["replaced_until"], record["lease_end"]);
+}
+
+#[tokio::test]
+async fn a_full_role_can_replace_its_tokens() {
+    let world = World::with_role("standard").await;
+    world.write_role(json!({"max_tokens": 1})).await;
+    let old = world.mint("a").await;
+    refused(world.write("org/token", order("b")).await);
+    let new = world.replace("a", json!("1h")).await;
+    let error = refused(world.write("org/token", order("b")).await);
+    assert!(error.contains("live tokens: 2"), "{error}");
+    ok(world.revoke(&lease(&old)).await);
+    refused(world.write("org/token", order("b")).await);
+    // In a new process, too.
+    let world = world.after_a_crash();
+    let newer = world.replace("a", Value::Null).await;
+    world.only(&newer).await;
+    refused(world.write("org/token", order("b")).await);
+    ok(world.revoke(&lease(&newer)).await);
+    world.mint("b").await;
+    ok(world.revoke(&lease(&new)).await);
+}
+
+/// Another caller replaces the token at the same time. Each token ends, except the last one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_replacements_at_once_one_token_is_left() {
+    let world = Arc::new(World::with_role("standard").await);
+    let mut minted = vec![world.mint("a").await];
+    let callers: Vec<_> = (0..12)
+        .map(|_| {
+            let world = world.clone();
+            tokio::spawn(async move { world.replace("a", Value::Null).await })
+        })
+        .collect();
+    for caller in callers {
+        minted.push(caller.await.unwrap());
+    }
+    eventually(|| world.astra.live() == 1 && world.tasks.is_empty()).await;
+    let last = live(&world).pop_first().unwrap();
+    let last = minted.iter().find(|minted| id(minted) == last).unwrap();
+    assert_eq!(world.fetched("a").await, text(last, "token"));
+    assert_eq!(world.kinds(), (1, 1, 0));
+    for minted in &minted {
+        ok(world.revoke(&lease(minted)).await);
+    }
+    assert!(world.is_clean());
+}
+
+/// The mint fails at Astra: the old token keeps its name and its lease.
+#[tokio::test]
+async fn a_failed_replacement_changes_nothing() {
+    let world = World::with_role("standard").await;
+    let old = world.mint("a").await;
+    let before = world.storage.entries();
+    for answer in [ResponseTemplate::new(403), ResponseTemplate::new(400)] {
+        world.astra.answer("POST", answer);
+        failed(world.write("org/token", replacement("a", json!("1h"))).await);
+        assert!(world.storage.entries() == before && world.is_live(&old).await);
+    }
+    // Every storage call fails, with and without effect.
+    for fault in [HostFault::At, HostFault::AfterEffectAt] {
+        for n in 1.. {
+            world.storage.inject(fault(n));
+            let answer = world.write("org/token", replacement("a", Value::Null)).await;
+            world.storage.heal();
+            eventually(|| world.tasks.is_empty()).await;
+            if answer.is_ok() {
+                assert!(n > 8, "{n} storage calls");
+                return;
+            }
+            ok(world.tick(false).await);
+            assert_eq!(live(&world).into_iter().collect::<Vec<_>>(), [id(&old)], "call {n}");
+            assert_eq!(world.fetched("a").await, text(&old, "token"), "call {n}");
+            let record = data(world.read(&format!("orgs/retailOrg/tokens/{}", id(&old)), json!({})).await);
+            assert!(record.get("replaced_until").is_none(), "call {n}");
+            assert_eq!(world.keys("token/").len(), 1, "call {n}");
+        }
+    }
+}
+
+/// The process is killed at any storage call of a replacement. The next process gives the name back, or completes the
+/// replacement, and no token is lost.
+#[tokio::test]
+async fn a_crash_at_any_call_leaves_the_old_token_or_the_new_one() {
+    for overlap in [Value::Null, json!("1h")] {
+        for n in 1.. {
+            let world = World::with_role("standard").await;
+            let old = world.mint("a").await;
+            world.storage.inject(HostFault::HangsAt(n));
+            let calls = world.storage.calls();
+            let (backend, order) = (world.backend.clone(), replacement("a", overlap.clone()));
+            let caller =
+                tokio::spawn(async move { backend.handle(request(Operation::Update, "org/token", order)).await });
+            eventually(|| world.storage.calls() >= calls + n || (caller.is_finished() && world.tasks.is_empty())).await;
+            let is_over = caller.is_finished() && world.tasks.is_empty();
+            let (next, saved) = (world.after_a_crash(), world.astra.save());
+            // The stopped process ends, and Astra forgets what it did after the stop.
+            caller.abort();
+            world.storage.heal();
+            eventually(|| world.tasks.is_empty()).await;
+            world.astra.restore(&saved);
+            for _ in 0..2 {
+                ok(next.backend.handle(request(Operation::Rollback, "", json!({"immediate": true}))).await);
+            }
+            let (alive, named) = (live(&next), next.fetched("a").await);
+            let is_old = named == text(&old, "token");
+            assert!(
+                is_old || !overlap.is_null() || !alive.contains(&id(&old)),
+                "{overlap}, call {n}: the old token lives on"
+            );
+            let expected = if is_old || overlap.is_null() { 1 } else { 2 };
+            assert_eq!(alive.len(), expected, "{overlap}, call {n}: {alive:?}");
+            assert_eq!(
+                (next.keys("token/").len(), next.keys("client/").len()),
+                (expected, expected),
+                "{overlap}, call {n}"
+            );
+            ok(next.revoke(&lease(&old)).await);
+            assert!(!next.is_live(&old).await);
+            if is_over {
+                assert!(n > 8 && !is_old, "{n} storage calls");
+                break;
+            }
+        }
+    }
+}
+
+/// The caller hangs up while Astra mints: the new token is deleted, and the old one has its name again.
+#[tokio::test]
+async fn a_replacement_whose_caller_hangs_up_gives_the_name_back() {
+    let world = World::with_role("standard").await;
+    let old = world.mint("a").await;
+    world.astra.delay("POST", Duration::from_millis(100));
+    let (backend, order) = (world.backend.clone(), replacement("a", Value::Null));
+    let caller = tokio::spawn(async move { backend.handle(request(Operation::Update, "org/token", order)).await });
+    eventually(|| world.astra.live() == 2).await;
+    caller.abort();
+    eventually(|| world.tasks.is_empty()).await;
+    world.only(&old).await;
+    assert_eq!(world.fetched("a").await, text(&old, "token"));
+    // The retry succeeds.
+    let new = world.replace("a", Value::Null).await;
+    world.only(&new).await;
+}
+
+/// Astra fails while the old token is deleted: the caller has the new token, and a tick deletes the old one.
+#[tokio::test]
+async fn a_tick_deletes_a_replaced_token_if_astra_fails() {
+    let world = World::with_role("standard").await;
+    let old = world.mint("a").await;
+    world.astra.answer_all("DELETE", ResponseTemplate::new(403));
+    let new = world.replace("a", Value::Null).await;
+    eventually(|| world.tasks.is_empty()).await;
+    assert!(world.is_live(&old).await && world.is_live(&new).await);
+    world.astra.heal();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    tokio::time::resume();
+    ok(world.tick(false).await);
+    world.only(&new).await;
+    assert_eq!(world.kinds(), (1, 1, 0));
+}
+
+/// A revocation holds the lock of the name until the token is deleted; the replacement then finds a free name.
+#[tokio::test]
+async fn a_token_that_is_being_revoked_is_not_replaced() {
+    let world = Arc::new(World::with_role("standard").await);
+    let old = world.mint("a").await;
+    world.astra.delay("DELETE", Duration::from_millis(100));
+    let revocation = tokio::spawn({
+        let (world, lease) = (world.clone(), lease(&old));
+        async move { world.revoke(&lease).await }
+    });
+    eventually(|| world.astra.count("DELETE") == 1).await;
+    let new = world.replace("a", json!("1h")).await;
+    ok(revocation.await.unwrap());
+    world.only(&new).await;
+    assert_eq!(world.kinds(), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_token_of_the_go_plugin_is_replaced() {
+    let world = World::with_role("standard").await;
+    let old = world.mint("a").await;
+    let key = format!("client/{ORG}/{}", id(&old));
+    let record = world.storage.json(&key).unwrap();
+    let of_go = json!({"token_id": record["token_id"], "role_name": "r_w_user", "logical_name": "a"});
+    world.stored(&key, of_go).await;
+    let new = world.replace("a", Value::Null).await;
+    world.only(&new).await;
+    assert_eq!(world.kinds(), (1, 1, 0));
+}

@@ -1,0 +1,128 @@
+//! Replaces a live token with a name: finds the token, and deletes it once its overlap with the new token is over.
+//!
+//! The mint marks the record of the old token with the time of its end, so no crash forgets the token. Its lease stays in
+//! the host until it expires, and is then revoked like the lease of any token that was deleted before.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _};
+use jiff::Timestamp;
+use tokio::time::Instant;
+use vault_plugin_sdk::framework::format_duration;
+
+use super::find::Target;
+use super::lease::lease_end;
+use super::request::MintRequest;
+use super::revoke::{Reason, delete_target};
+use super::time::{later, until};
+use crate::backoff::in_tick;
+use crate::engine::Engine;
+use crate::error::{Error, readable};
+use crate::journal::replaced_by_mints;
+use crate::names::{ClientId, OrgId, fits_key};
+use crate::store::{Record, Token};
+
+/// How many tokens a tick deletes at the same time.
+const AT_ONCE: usize = 8;
+
+impl MintRequest {
+    /// Returns the live token with the same role and logical name, which the new token replaces.
+    ///
+    /// # Errors
+    /// If there is such a token, and the request does not replace it.
+    pub(super) async fn replaced(&self, engine: &Engine, token_id: &str) -> Result<Option<Token>, Error> {
+        let Some(token) = engine.store.token(token_id).await? else { return Ok(None) };
+        // Names of the Go plugin can have colons, so other names can have the same id.
+        let has_names = (&token.role_name, &token.logical_name) == (&self.role.role_name, &self.logical_name);
+        if self.overlap.is_some() && has_names && fits_key(token.client_id.as_str()) {
+            return Ok(Some(token));
+        }
+        Err(Error::Refused(format!(
+            "logical_name {:?} of role {:?} is taken by the live token with client_id {:?}; read that token, delete \
+             that token, replace that token (replace=true), or choose another logical_name",
+            self.logical_name.as_str(),
+            self.role.role_name.as_str(),
+            token.client_id.as_str(),
+        )))
+    }
+
+    /// Returns the end of a token that is replaced: after the overlap, but not after the latest end of its lease.
+    pub(super) async fn end_of(&self, engine: &Engine, old: &Token) -> Result<Timestamp, Error> {
+        let end = later(Timestamp::now(), self.overlap.unwrap_or_default());
+        let record = readable(engine.store.record(&self.config.org_id, &old.client_id).await)?.0;
+        Ok(record.as_ref().and_then(lease_end).map_or(end, |lease_end| lease_end.min(end)))
+    }
+
+    /// Returns the warning about an overlap that the lease of the old token cuts.
+    pub(super) fn overlap_warning(&self, end: Timestamp) -> Option<String> {
+        let (wanted, left) = (self.overlap?, until(Timestamp::now(), end));
+        // The end is rounded down to a second.
+        if wanted <= left + Duration::from_secs(2) {
+            return None;
+        }
+        let (given, cut) = (format_duration(wanted), format_duration(left));
+        Some(format!("overlap of {given} is longer than the lease of the old token can last, and was cut to {cut}"))
+    }
+}
+
+/// Notes the replaced tokens on a page of records, which an earlier process may have left.
+pub(super) fn note_on_page(engine: &Engine, org: &OrgId, page: &[(ClientId, Record)]) {
+    for (client, record) in page {
+        if let Some(end) = record.replaced_until() {
+            engine.store.replaced.note(org, client, end);
+        }
+    }
+}
+
+/// Deletes the replaced tokens whose end has come, until `deadline`.
+pub(super) async fn end_due(engine: &Arc<Engine>, deadline: Instant) -> Result<(), Error> {
+    let due = engine.store.replaced.due();
+    if due.is_empty() {
+        return Ok(());
+    }
+    // An unfinished mint can still be undone, and its undo gives the name back.
+    let unfinished = replaced_by_mints(engine.wal()).await?;
+    let ending = due.into_iter().filter(|(_, client)| !unfinished.contains(client));
+    let end_one = |(org, client): (OrgId, ClientId)| async move {
+        if Instant::now() < deadline {
+            end(engine, &org, &client).await;
+        }
+    };
+    stream::iter(ending).for_each_concurrent(AT_ONCE, end_one).await;
+    Ok(())
+}
+
+/// Deletes a replaced token. If this fails, a tick tries again.
+pub(super) async fn end(engine: &Arc<Engine>, org: &OrgId, client: &ClientId) {
+    let ended = in_tick(async {
+        let Some(record) = engine.store.record(org, client).await? else { return Ok(()) };
+        if record.replaced_until().is_none() {
+            return Ok(());
+        }
+        if engine.store.has_its_name(&record, client).await? {
+            // The mint was undone.
+            return engine.store.unmark_replaced(org, client).await;
+        }
+        let target = Target::of_record(org, client, record);
+        if !target.has_expired() {
+            engine.backoff.require_over(org)?;
+        }
+        let ended = delete_target(engine.clone(), target, Reason::Request).await?;
+        tracing::info!(org_id = %ended.org_id, role_name = %ended.role_name, client_id = %ended.client_id,
+            "deleted a replaced token");
+        Ok(())
+    });
+    match ended.await {
+        Ok(()) => engine.store.replaced.forget(org, client),
+        Err(error) => {
+            engine.backoff.note(org, Some(&error));
+            if matches!(error, Error::Refused(_)) {
+                // Without a config, no tick can delete the token. The next pass notes the token again.
+                engine.store.replaced.forget(org, client);
+            }
+            tracing::error!(org_id = %org, client_id = %client, error = %error,
+                "failed to delete a replaced token, will retry");
+        }
+    }
+}
