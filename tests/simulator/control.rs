@@ -85,6 +85,31 @@ async fn tokens_and_roles_can_be_changed_outside_the_api() {
 }
 
 #[tokio::test]
+async fn tokens_can_be_made_in_the_portal() {
+    let astra = Astra::spawn();
+    let (client, org_id) = (Client::new(&astra), &astra.org().id);
+    let expiry = "2099-01-31T12:00:00Z";
+    let made = [
+        astra.portal(org_id, Some("for the demo"), Some(expiry.parse().unwrap())).client_id,
+        astra.portal(org_id, None, None).client_id,
+    ];
+    let body = json!({ "description": "over HTTP", "token_expiry": expiry });
+    let (status, answer) = control(&astra, Method::POST, &format!("/tokens/{org_id}"), Some(body)).await;
+    assert_eq!(status, 200);
+    let listed = client.get(TOKENS).await.json();
+    let entry = |id: &str| listed["clients"].as_array().unwrap().iter().find(|token| token["clientId"] == id).unwrap();
+    let shown = [made[0].as_str(), &made[1], answer["client_id"].as_str().unwrap()]
+        .map(|id| (entry(id)["description"].clone(), entry(id)["tokenExpiry"].clone()));
+    let expected = [("for the demo", json!(expiry)), ("", Value::Null), ("over HTTP", json!(expiry))];
+    assert_eq!(shown, expected.map(|(description, expiry)| (json!(description), expiry)));
+    // They are live, and the API did not mint them.
+    assert_eq!((astra.minted(), astra.live(org_id).len(), astra.tokens(org_id).len()), (0, 0, 4));
+    assert!(client.delete(&format!("{TOKENS}/{}", made[0])).await.status == 204);
+    let wrong = json!({ "token_expiry": "soon" });
+    assert_eq!(control(&astra, Method::POST, &format!("/tokens/{org_id}"), Some(wrong)).await.0, 400);
+}
+
+#[tokio::test]
 async fn the_log_has_each_request_and_its_caller() {
     let astra = Astra::spawn();
     let client = Client::new(&astra);

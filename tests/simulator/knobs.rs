@@ -52,6 +52,20 @@ async fn description_and_expiry_can_be_rejected_or_ignored() {
 }
 
 #[tokio::test]
+async fn a_long_description_is_rejected_or_cut_off() {
+    let astra = Astra::builder().knobs(|knobs| knobs.description_max = Some(4)).spawn();
+    let client = Client::new(&astra);
+    let body = json!({ "roles": ["x"], "description": "\u{e9}bcdef" });
+    assert_eq!(client.create(body.clone()).await.status, 400);
+    astra.knobs(|knobs| knobs.description_cut = true);
+    let answer = client.create(body).await;
+    assert_eq!((answer.status, &answer.json()["description"]), (200, &json!("\u{e9}bcd")));
+    let listed = client.get(TOKENS).await.json();
+    let ours = listed["clients"].as_array().unwrap().iter().find(|token| token["description"] != "").unwrap();
+    assert_eq!(ours["description"], "\u{e9}bcd");
+}
+
+#[tokio::test]
 async fn an_expiry_above_the_maximum_is_rejected_clamped_or_ignored() {
     let astra = Astra::builder().org(Seed::new().max_token_age(SignedDuration::from_hours(1))).spawn();
     let client = Client::new(&astra);

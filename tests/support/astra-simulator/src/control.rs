@@ -7,6 +7,7 @@
 //! | `POST /faults` | sets the fault in the body, returns its `id` |
 //! | `DELETE /faults`, `/faults/<id>` | removes all faults, or one |
 //! | `POST /knobs` | changes the knobs in the body |
+//! | `POST /tokens/<org>` | creates a token in the portal, with `description` and `token_expiry` of the body |
 //! | `DELETE /tokens/<client id>`, `/roles/<org>/<role id>` | deletes a token or role outside the API |
 //! | `POST /tokens/<client id>/expire` | lets a token expire now |
 //! | `POST /clock` | sets the clock forward by `{"advance_ms": n}` |
@@ -84,6 +85,11 @@ fn route(state: &mut State, request: &Request, body: Value) -> Result<Option<Val
             }
             state.knobs = serde_json::from_value(knobs).map_err(text)?;
             Some(json!({}))
+        }
+        ("POST", ["tokens", org_id]) => {
+            let expiry = body["token_expiry"].as_str().map(str::parse).transpose().map_err(text)?;
+            let token = state.make_in_portal(org_id, body["description"].as_str(), expiry);
+            Some(json!({ "client_id": token.client_id }))
         }
         ("DELETE", ["tokens", client_id]) => found(state.remove_token(client_id)),
         ("POST", ["tokens", client_id, "expire"]) => {

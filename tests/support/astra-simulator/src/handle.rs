@@ -199,6 +199,14 @@ impl Astra {
         self.plant(org_id, roles, false)
     }
 
+    /// Creates a token in the portal, where people choose any description, and an expiry or none.
+    pub fn portal(&self, org_id: &str, description: Option<&str>, expiry: Option<Timestamp>) -> Minted {
+        self.shared.update(|state| {
+            let token = state.make_in_portal(org_id, description, expiry);
+            Minted { client_id: token.client_id.clone(), secret: token.secret.clone(), token: token.text() }
+        })
+    }
+
     /// Creates this token, `AstraCS:<client id>:<digest>`, outside the API.
     pub fn adopt(&self, org_id: &str, text: &str) {
         let mut parts = text.splitn(3, ':').skip(1).map(str::to_owned);

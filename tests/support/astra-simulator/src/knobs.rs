@@ -18,6 +18,8 @@ pub struct Knobs {
     pub description: FieldPolicy,
     /// The longest accepted `description`, in characters. The real limit is unknown.
     pub description_max: Option<usize>,
+    /// Whether a longer description is cut off instead of rejected.
+    pub description_cut: bool,
     pub token_expiry: FieldPolicy,
     pub bad_expiry: BadExpiry,
     /// Whether to reject texts that are not roles of the organization. The real service accepts any text.
@@ -77,6 +79,7 @@ impl Default for Knobs {
             create_omit: Vec::new(),
             description: FieldPolicy::Accept,
             description_max: Some(255),
+            description_cut: false,
             token_expiry: FieldPolicy::Accept,
             bad_expiry: BadExpiry::Reject,
             strict_roles: false,

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::http::{BodyForm, Response};
 use super::knobs::{BadExpiry, DeleteSuccess, FieldPolicy, UnknownId, Unset};
+use super::roles::built_in_id;
 use super::routes::Caller;
 use super::state::{LETTERS, SECRET_ALPHABET, State, Token, later, sha256_hex};
 
@@ -71,6 +72,15 @@ impl State {
         token.listed_until = Some(listed_until);
         token.usable_until = Some(usable_until);
         true
+    }
+
+    /// Stores a token that somebody made in the portal. Returns it.
+    pub fn make_in_portal(&mut self, org_id: &str, description: Option<&str>, expiry: Option<Timestamp>) -> Token {
+        let mut token = self.generate_token(org_id, vec![built_in_id("RO User").into()]);
+        token.description = description.map(str::to_owned);
+        token.token_expiry = expiry;
+        self.data.tokens.insert(token.client_id.clone(), token.clone());
+        token
     }
 
     /// Generates a token with a new id and secret. Does not store it.
@@ -153,6 +163,10 @@ impl State {
         match self.knobs.description {
             FieldPolicy::Reject => Err(self.bad_body("unknown field description")),
             FieldPolicy::Ignore => Ok(None),
+            FieldPolicy::Accept if self.knobs.description_cut => {
+                let longest = self.knobs.description_max.unwrap_or(usize::MAX);
+                Ok(Some(description.chars().take(longest).collect()))
+            }
             FieldPolicy::Accept if self.knobs.description_max.is_some_and(|max| description.chars().count() > max) => {
                 Err(self.bad_body("description is too long"))
             }
