@@ -216,6 +216,21 @@ async fn texts_of_mints(wal: Wal<'_>, member: &str) -> Result<HashSet<String>, E
     Ok(texts)
 }
 
+/// Returns the texts in the data of all entries. The marker and the client id of each token that an entry is about are
+/// among them.
+pub(crate) async fn texts(wal: Wal<'_>) -> Result<HashSet<String>, Error> {
+    let (wal, mut texts) = (&wal, HashSet::new());
+    let read = |id: String| async move { readable(wal.get(&id).await.map_err(Error::from)) };
+    let mut entries = stream::iter(wal.list().await?).map(read).buffer_unordered(CONCURRENT);
+    while let Some(entry) = entries.next().await {
+        let (entry, reason) = entry?;
+        reason.iter().for_each(log_skipped);
+        let Some(data) = entry.as_ref().and_then(|entry| entry.data.as_object()) else { continue };
+        texts.extend(data.values().filter_map(|value| value.as_str().map(str::to_owned)));
+    }
+    Ok(texts)
+}
+
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz {
     use super::*;

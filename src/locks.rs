@@ -3,6 +3,7 @@
 //!
 //! | lock | guards | held by | held across calls of Astra |
 //! | --- | --- | --- | --- |
+//! | [`tidy`](Locks::tidy) | the tidies of one org | a tidy, from the first call to the last; no other task waits for it | yes, of this org |
 //! | [`rotation`](Locks::rotation) | the rotations of one org | a rotation of the root token, from the first call to the last | yes, of this org |
 //! | [`role`](Locks::role) | one stored role | each change of a role, from the read to the write | no |
 //! | [`token`](Locks::token) | one stored token and its record | the mint of a named token until the caller has the token, the revocation and deletion of a token, an undo, a change of the record | yes, of this org |
@@ -11,6 +12,7 @@
 //!
 //! To prevent deadlocks, a task that needs several locks takes them in the order of this table.
 
+use futures_util::FutureExt as _;
 use vault_plugin_sdk::locks::{KeyedGuard, KeyedLocks};
 
 use super::names::{OrgId, RoleName};
@@ -22,6 +24,12 @@ pub(crate) struct Locks {
 }
 
 impl Locks {
+    /// Locks the tidies of an org; `None` if a tidy of the org is running.
+    pub(crate) fn tidy(&self, org: &OrgId) -> Option<KeyedGuard> {
+        // Without the budget of the task: a task that has used it up would not get a free lock.
+        tokio::task::unconstrained(self.keyed.lock(format!("tidy/{org}"))).now_or_never()
+    }
+
     /// Locks the rotations of an org.
     pub(crate) async fn rotation(&self, org: &OrgId) -> KeyedGuard {
         self.keyed.lock(format!("rotation/{org}")).await

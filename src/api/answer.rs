@@ -64,18 +64,34 @@ impl Answer {
         Ok(body)
     }
 
-    /// Reads a list of tokens. Returns what `pick` returns for each token. The list may arrive after the deadline, as
-    /// long as it makes progress: the list of a large org is longer than a network carries in one `request_timeout`.
+    /// Reads a list of tokens. Returns what `pick` returns for each token.
     ///
     /// # Errors
-    /// When the list is not complete, or `pick` picks more than `most` tokens.
+    /// As [`Answer::fold`], and when `pick` picks more than `most` tokens.
     pub(super) async fn tokens<T>(
-        mut self,
+        self,
         most: usize,
         pick: &impl Fn(ListedToken<'_>) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
+        let add = |picked: &mut Vec<T>, token: ListedToken<'_>| {
+            picked.extend(pick(token));
+            if picked.len() > most { Err("too many of its entries are for one token") } else { Ok(()) }
+        };
+        self.fold(Vec::new(), &add).await
+    }
+
+    /// Reads a list of tokens. Returns `all`, to which `add` adds each token. The list may arrive after the deadline, as
+    /// long as it makes progress: the list of a large org is longer than a network carries in one `request_timeout`.
+    ///
+    /// # Errors
+    /// When the list is not complete, or when `add` fails.
+    pub(super) async fn fold<A>(
+        mut self,
+        mut all: A,
+        add: &impl Fn(&mut A, ListedToken<'_>) -> Result<(), &'static str>,
+    ) -> Result<A, Error> {
         self.require_json()?;
-        let (mut list, mut picked) = (TokenList::default(), Vec::new());
+        let mut list = TokenList::default();
         let end = Instant::now() + LONGEST_LIST;
         let mut progress = Progress { arrived: 0, until: self.deadline, end, timeout: self.timeout };
         loop {
@@ -88,16 +104,12 @@ impl Answer {
             let Some(chunk) = chunk.map_err(|error| self.broken(&error))? else { break };
             progress.arrived += chunk.len();
             for part in chunk.chunks(PART) {
-                let visit = |token: ListedToken<'_>| {
-                    picked.extend(pick(token));
-                    if picked.len() > most { Err("too many of its entries are for one token") } else { Ok(()) }
-                };
-                list.push(part, visit).map_err(|reason| self.garbled(reason))?;
+                list.push(part, |token| add(&mut all, token)).map_err(|reason| self.garbled(reason))?;
                 tokio::task::yield_now().await;
             }
         }
         list.finish().map_err(|reason| self.garbled(reason))?;
-        Ok(picked)
+        Ok(all)
     }
 
     /// Returns the content type in lower case and without parameters. It is empty if there is no content type.

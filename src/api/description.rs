@@ -26,8 +26,16 @@ pub(super) fn is_marked(description: &str, marker: &str) -> bool {
 
 /// Returns the marker at the beginning of a description; `None` if another program wrote the description.
 pub(super) fn marker(description: &str) -> Option<&str> {
-    let (_instance, marker) = description.strip_prefix(START)?.split(' ').next()?.split_once('/')?;
-    Some(marker)
+    parts(description).map(|(_instance, marker)| marker)
+}
+
+/// Returns the marker at the beginning of a description that this instance wrote.
+pub(super) fn marker_of<'a>(description: &'a str, instance: &str) -> Option<&'a str> {
+    parts(description).filter(|(of, _)| *of == instance).map(|(_, marker)| marker)
+}
+
+fn parts(description: &str) -> Option<(&str, &str)> {
+    description.strip_prefix(START)?.split(' ').next()?.split_once('/')
 }
 
 #[cfg(test)]
@@ -44,6 +52,22 @@ mod tests {
                 assert!(is_marked(&description[..cut], "m1"), "{cut}");
             }
             assert!(!is_marked(&description[.."vault 0a1b/m".len()], "m1"));
+        }
+    }
+
+    #[test]
+    fn a_description_belongs_to_one_instance() {
+        for (description, marker) in [
+            ("vault a/m1 x", Some("m1")),
+            ("vault a/m", Some("m")),
+            ("vault a/", Some("")),
+            ("vault a", None),
+            ("vault ab/m1", None),
+            ("vault A/m1", None),
+            ("vault /m1", None),
+            ("x vault a/m1", None),
+        ] {
+            assert_eq!(marker_of(description, "a"), marker, "{description}");
         }
     }
 

@@ -7,13 +7,14 @@
 
 use std::borrow::Cow;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::body::quote;
-use super::description::{is_marked, marker};
+use super::description::{is_marked, marker, marker_of};
 use super::types::{Lenient, TokenDates};
 
 const UNREADABLE: &str = "it is not a list of clients, each with a clientId";
@@ -28,12 +29,24 @@ pub(crate) struct ListedToken<'a> {
     pub(crate) client_id: Cow<'a, str>,
     #[serde(default, borrow)]
     description: Lenient<'a>,
-    #[serde(default)]
-    roles: Value,
     #[serde(rename = "generatedOn", default, borrow)]
     generated_on: Lenient<'a>,
     #[serde(rename = "tokenExpiry", default, borrow)]
     token_expiry: Lenient<'a>,
+    #[serde(default)]
+    roles: Value,
+}
+
+/// Reads a list of tokens while it arrives, and keeps what it needs.
+pub(crate) trait ListReader: Sync {
+    /// What the reader keeps.
+    type All: Send;
+
+    /// Returns what the reader keeps of no token.
+    fn begin(&self) -> Self::All;
+
+    /// Adds a token.
+    fn add(&self, all: &mut Self::All, token: &ListedToken<'_>);
 }
 
 impl ListedToken<'_> {
@@ -62,6 +75,24 @@ impl ListedToken<'_> {
             Lenient::Other(_) => None,
         };
         TokenDates { created_at: time(&self.generated_on), expires_at: time(&self.token_expiry) }
+    }
+
+    /// Returns the marker of this token, if this instance wrote its description. A description that was cut off within the
+    /// marker counts as written by another program, because nothing tells which mint it belongs to.
+    pub(crate) fn marker_of(&self, instance: &str) -> Option<Uuid> {
+        let Lenient::Text(description) = &self.description else { return None };
+        Uuid::try_parse(marker_of(description, instance)?).ok()
+    }
+
+    /// Returns when Astra minted this token, if the list says that.
+    pub(crate) fn generated_on(&self) -> Option<Timestamp> {
+        let Lenient::Text(time) = &self.generated_on else { return None };
+        time.parse().ok()
+    }
+
+    /// Whether this token expires.
+    pub(crate) fn expires(&self) -> bool {
+        matches!(&self.token_expiry, Lenient::Text(time) if !time.is_empty())
     }
 
     /// Returns the ids of the Astra roles of this token; `None` if one of them cannot be parsed. A new token with the
@@ -343,6 +374,28 @@ mod tests {
         {
             assert_eq!(found(list, marker).unwrap(), expected, "{marker}");
         }
+    }
+
+    #[test]
+    fn a_listed_token_has_its_instance_and_its_times() {
+        let marker = "0123456789abcdef0123456789abcdef";
+        let list = format!(
+            r#"{{"clients": [
+            {{"clientId": "a", "description": "vault i/{marker} x", "generatedOn": "2026-01-02T03:04:05.6Z",
+              "tokenExpiry": "2026-01-03T00:00:00Z"}},
+            {{"clientId": "b", "description": "vault i/{marker}", "generatedOn": 5, "tokenExpiry": ""}},
+            {{"clientId": "c", "description": "vault i/0123456789abcdef", "generatedOn": "soon", "tokenExpiry": null}},
+            {{"clientId": "d", "description": "vault j/{marker} x"}}, {{"clientId": "e", "description": 1}}]}}"#
+        );
+        let of = |token: ListedToken<'_>| {
+            let time = token.generated_on().map(|time| time.to_string());
+            (token.marker_of("i").map(|marker| marker.simple().to_string()), time, token.expires())
+        };
+        let ours = || Some(marker.to_owned());
+        let time = Some("2026-01-02T03:04:05.6Z".to_owned());
+        let none = || (None, None, false);
+        let expected = [(ours(), time, true), (ours(), None, false), none(), none(), none()];
+        assert_eq!(picked(&list, |token| Some(of(token))).unwrap(), expected);
     }
 
     #[test]

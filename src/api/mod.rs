@@ -36,7 +36,7 @@ pub(crate) use self::delete::Patience;
 use self::delete::{Unlimited, confirms_success};
 pub(crate) use self::description::describe;
 pub(crate) use self::error::{Case, Error, LIST_ROLES, MINT, PREPARE};
-use self::list::ListedToken;
+pub(crate) use self::list::{ListReader, ListedToken};
 pub(crate) use self::listing::Listing;
 use self::pool::Pool;
 pub(crate) use self::pool::{Pools, are_certificates};
@@ -212,6 +212,21 @@ impl Client {
         let tokens = self.tokens(usize::MAX, keep).await?;
         self.require_own_org(LIST).await?;
         Ok(Listing::new(tokens))
+    }
+
+    /// Lists the tokens of the org for a reader, which keeps what it needs of each token. An attempt that fails begins anew.
+    ///
+    /// # Errors
+    /// As [`Client::listing`].
+    pub(crate) async fn survey<R: ListReader>(&self, reader: &R) -> Result<R::All, Error> {
+        let add = &|all: &mut R::All, token: ListedToken<'_>| {
+            reader.add(all, &token);
+            Ok(())
+        };
+        let read = |answer: Answer| answer.fold(reader.begin(), add);
+        let all = self.call(&Unlimited, LIST, Method::GET, &["clientIdSecrets"], None, read).await?;
+        self.require_own_org(LIST).await?;
+        Ok(all)
     }
 
     /// Lists the tokens of the org. Returns what `pick` returns for each token, so that only this is kept in memory.

@@ -112,6 +112,12 @@ impl Directory {
         self.daily.range(end(seconds.start)..end(seconds.end.max(seconds.start))).map(|(_, org)| org)
     }
 
+    /// Whether the config of an org belongs to another organization of Astra than this one.
+    pub(super) fn is_of_another(&self, org: &OrgId, astra_org_id: &str) -> bool {
+        let of = self.orgs.get(org).and_then(|names| names.astra_org_id.as_deref()).unwrap_or_default();
+        !of.is_empty() && !astra_org_id.is_empty() && !of.eq_ignore_ascii_case(astra_org_id)
+    }
+
     /// Replaces the names of an org. `None` removes the org.
     pub(super) fn set(&mut self, org: &OrgId, names: Option<Names>) {
         if let Some(old) = self.orgs.remove(org) {

@@ -8,6 +8,7 @@
 //! the inventory could be completed between the two steps, and a live token would seem to be missing.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
@@ -15,7 +16,7 @@ use vault_plugin_sdk::logical::StorageExt as _;
 
 use super::base::{Store, log_skipped};
 use super::client_index::{CLIENT_INDEX, ClientIndex, Cursor};
-use super::entries::{Record, Token};
+use super::entries::{Config, Record, Token};
 use super::keys::{RECORDS, record_key, records_folder, token_key};
 use crate::error::{Error, readable};
 use crate::names::{ClientId, OrgId, fits_key, from_segment, segment};
@@ -213,6 +214,25 @@ impl Store {
                 Ok(records.into_iter().filter_map(|(_, client, record)| Some((client, record?))).collect())
             }
         }))
+    }
+
+    /// Returns the client ids of all records of an org.
+    pub(crate) async fn client_ids(&self, org: &OrgId) -> Result<Vec<ClientId>, Error> {
+        let (mut ids, mut pages) = (Vec::new(), pin!(self.storage.pages(records_folder(org), "", PAGE)));
+        while let Some(page) = pages.try_next().await? {
+            ids.extend(page.iter().map(|client| ClientId::stored(from_segment(client))));
+        }
+        Ok(ids)
+    }
+
+    /// Returns the other orgs whose tokens may be in Astra's list for this config: configs of the same organization of
+    /// Astra, configs whose organization is not known, and orgs that have records and no config.
+    pub(crate) async fn orgs_sharing(&self, config: &Config) -> Result<Vec<OrgId>, Error> {
+        let directory = self.directory().await?;
+        let mut orgs: BTreeSet<OrgId> = self.orgs_to_search().await?.into_iter().collect();
+        orgs.extend(directory.ids().cloned());
+        orgs.retain(|org| *org != config.org_id && !directory.is_of_another(org, &config.astra_org_id));
+        Ok(orgs.into_iter().collect())
     }
 
     /// Whether the org has live tokens.

@@ -14,6 +14,9 @@ use super::{OTHER_ORG, ROLE_ID, ROOT};
 /// Id of the Astra role of root tokens.
 pub(super) const ROOT_ROLE: &str = "a3f2c1d0-0000-4000-8000-00000000000a";
 
+/// When Astra mints a token, unless a test says otherwise.
+const GENERATED_ON: &str = "2022-09-21T17:48:15.260897295Z";
+
 pub(super) struct Astra {
     server: MockServer,
     state: Arc<Mutex<State>>,
@@ -233,7 +236,11 @@ impl State {
                     entry.as_object_mut().expect("an object").extend(dates);
                     entry
                 };
-                let listed = |(id, asked): (&String, &Value)| json!({"clientId": id, "roles": asked["roles"], "description": asked["description"]});
+                let listed = |(id, asked): (&String, &Value)| {
+                    let time = asked.get("generatedOn").cloned().unwrap_or_else(|| json!(GENERATED_ON));
+                    json!({"clientId": id, "roles": asked["roles"], "description": asked["description"],
+                        "generatedOn": time, "tokenExpiry": asked["tokenExpiry"]})
+                };
                 let clients: Vec<Value> = self.roots.iter().map(root).chain(self.live.iter().map(listed)).collect();
                 ResponseTemplate::new(200).set_body_json(json!({"clients": clients}))
             }
@@ -266,7 +273,7 @@ impl State {
         let mut body = json!({
             "clientId": client_id, "secret": secret, "orgId": self.org, "roles": asked["roles"],
             "token": format!("AstraCS:{client_id}:{:x}", Sha256::digest(&secret)),
-            "generatedOn": "2022-09-21T17:48:15.260897295Z",
+            "generatedOn": GENERATED_ON,
             "description": asked["description"], "tokenExpiry": asked["tokenExpiry"],
         });
         if asked["roles"] == json!([ROOT_ROLE]) {

@@ -39,6 +39,7 @@ mod scheduled_rotation;
 mod storage_faults;
 mod sync;
 mod takeover;
+mod tidy;
 mod tls;
 mod token;
 mod trial;
@@ -92,8 +93,14 @@ impl World {
 
     /// A new process with this storage and this Astra.
     fn with(storage: Arc<MemoryStorage>, astra: Arc<Astra>) -> Self {
+        Self::of_mount(None, storage, astra)
+    }
+
+    /// A new process of the mount with this UUID. All other worlds are processes of one mount.
+    fn of_mount(uuid: Option<&str>, storage: Arc<MemoryStorage>, astra: Arc<Astra>) -> Self {
         let (mut mount, system) = mount_on(storage.clone());
         mount.plugin = crate::PLUGIN;
+        mount.uuid = uuid.map_or(mount.uuid, str::to_owned);
         let tasks = mount.tasks.clone();
         let backend = super::factory()(mount).unwrap_or_else(|error| panic!("{error}"));
         Self { backend, storage, system, astra, tasks }

@@ -173,6 +173,7 @@ fn changes() -> Vec<(Action, Value, Option<&'static str>)> {
             Some("GET"),
         ),
         client(Operation::Update, "config/rotate-root", json!({"org_id": ORG}), Some("POST")),
+        client(Operation::Update, "orgs/retailOrg/tidy", json!({"safety_buffer": 0, "dry_run": false}), Some("GET")),
         client(Operation::Patch, "config", json!({"org_id": ORG, "caller_mode": "sidecar"}), None),
         client(Operation::Delete, "config", json!({"org_id": ORG}), None),
         client(Operation::Delete, "config", json!({"org_id": ORG, "force": true}), None),

@@ -49,6 +49,8 @@ fn rows_beyond_the_guide() -> Vec<Row> {
         client(Delete, "orgs/retailOrg", json!({"force": true})),
         client(Update, "orgs/retailOrg/rotate-root", json!({})),
         client(Update, "orgs/retailOrg/sync-roles", json!({})),
+        client(Update, "orgs/retailOrg/tidy", json!({})),
+        client(Update, "orgs/retailOrg/tidy", json!({"safety_buffer": 0, "dry_run": false})),
         row(Action::Exists("orgs/retailOrg"), json!({})),
         client(List, "orgs/retailOrg/roles/", json!({})),
         client(Create, "orgs/retailOrg/roles/fresh", json!({"role_id": ROLE_ID, "ttl": 60, "max_ttl": 600})),

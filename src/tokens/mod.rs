@@ -17,7 +17,10 @@
 //! | `renew` | renews a lease |
 //! | `uses` | counts the uses of tokens, and writes them to the records |
 //! | `sweep` | deletes tokens whose lease cannot exist any more |
+//! | `compare` | compares Astra's list with the inventory |
+//! | `tidy` | deletes the tokens that only Astra or only the inventory has |
 
+mod compare;
 mod find;
 mod interrupted;
 mod lease;
@@ -30,10 +33,12 @@ mod replace;
 mod request;
 mod revoke;
 mod sweep;
+mod tidy;
 mod time;
 mod undelivered;
 mod uses;
 
+pub(crate) use self::compare::Ids;
 pub(crate) use self::find::Target;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::lease::fuzz::fuzz_lease;
@@ -45,3 +50,4 @@ pub(crate) use self::request::{MintRequest, MintedBy};
 pub(crate) use self::revoke::{delete, deletions, revoke};
 pub(crate) use self::sweep::sweep;
 pub(crate) use self::uses::{note_read, write_rest};
+pub(crate) use self::tidy::{Tidied, TidyRequest, tidy};

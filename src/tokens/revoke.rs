@@ -118,7 +118,7 @@ async fn is_stored(engine: &Engine, target: &Target) -> Result<bool, Error> {
     engine.store.has_traces(&target.token_id, &target.org_id, &target.client_id).await
 }
 
-async fn delete_in_vault(engine: &Engine, target: &Target) -> Result<(), Error> {
+pub(super) async fn delete_in_vault(engine: &Engine, target: &Target) -> Result<(), Error> {
     engine.store.delete_token(&target.token_id, &target.org_id, &target.client_id).await
 }
 
@@ -169,7 +169,7 @@ async fn delete_entry_first(
 
 /// Deletes a token in Astra, then in Vault. If the outcome is unknown, a WAL entry stays for the tick, unless the deletion
 /// is forced.
-async fn delete_with_note(
+pub(super) async fn delete_with_note(
     engine: &Engine,
     config: &Arc<Config>,
     target: &Target,
@@ -242,7 +242,7 @@ fn entry_id(target: &Target) -> String {
 /// Fails if the root token belongs to another organization than the token. Astra would not find the token in that
 /// organization, and report a live token as gone. Tokens that this engine minted need no check: the engine refuses a
 /// mint of another organization.
-async fn require_own_root(engine: &Engine, config: &Config, target: &Target) -> Result<(), Error> {
+pub(super) async fn require_own_root(engine: &Engine, config: &Config, target: &Target) -> Result<(), Error> {
     if !target.may_be_old || config.astra_org_id.is_empty() {
         return Ok(());
     }

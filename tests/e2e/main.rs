@@ -58,4 +58,5 @@ mod storm;
 mod sync;
 mod takeover;
 mod team;
+mod tidy;
 mod world;

@@ -181,6 +181,7 @@ fn orgs() -> Vec<Row> {
         row("POST", "orgs/{org}/sync-roles", "update", &[OrgTeam], |_| {
             ("astra/orgs/shop/sync-roles".into(), json!({}))
         }),
+        row("POST", "orgs/{org}/tidy", "update", &[Operator, OrgTeam], |_| ("astra/orgs/shop/tidy".into(), json!({}))),
         row("LIST", "orgs/{org}/roles", "list", &[OrgTeam], |_| ("astra/orgs/shop/roles".into(), Value::Null)),
         row("POST", "orgs/{org}/roles/{role_name}", "create", &[OrgTeam], |_| {
             ("astra/orgs/shop/roles/new".into(), json!({"role_id": ROLE_ID}))

@@ -156,6 +156,8 @@ const LAYERS: &[Layers] = &[
             "renew",
             "uses",
             "sweep",
+            "compare",
+            "tidy",
         ],
         never: &[],
         open: false,

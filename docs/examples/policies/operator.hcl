@@ -15,6 +15,11 @@ path "astra/config/rotate-root" {
   capabilities = ["update"]
 }
 
+# Compares Astra's list of tokens with the inventory. With dry_run=false, it deletes tokens that only one of them has.
+path "astra/orgs/+/tidy" {
+  capabilities = ["update"]
+}
+
 # Lists organizations.
 path "astra/configs" {
   capabilities = ["list"]

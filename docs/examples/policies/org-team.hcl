@@ -37,6 +37,15 @@ path "astra/orgs/shop/tokens/*" {
   capabilities = ["read", "delete"]
 }
 
+# Compares Astra's list of tokens with the inventory. Only an operator deletes the differences, because only an operator knows
+# whether a second server was restored from a backup.
+path "astra/orgs/shop/tidy" {
+  capabilities = ["update"]
+  denied_parameters = {
+    "dry_run" = []
+  }
+}
+
 # Mints tokens of every role of the organization.
 path "astra/creds/shop/*" {
   capabilities = ["read", "update"]

@@ -8,6 +8,7 @@
 
 mod config;
 mod roles;
+mod tidy;
 mod tokens;
 
 use std::future::Future;
@@ -35,12 +36,13 @@ const ORG_ID: Field<String> = Field::string(
 const FIELDS: &[FieldSpec] = &[ORG.spec()];
 
 /// Returns the paths.
-pub(super) fn paths() -> [Path<Engine>; 8] {
+pub(super) fn paths() -> [Path<Engine>; 9] {
     [
         list_path(),
         config::path(),
         rotate_path(),
         sync_path(),
+        tidy::path(),
         roles::list_path(),
         roles::path(),
         tokens::list_path(),

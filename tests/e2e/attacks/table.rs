@@ -305,6 +305,13 @@ const HOSTILE_ASTRA: &[Attack] = &[
         "only_an_answer_of_astra_itself_proves_that_a_token_is_deleted",
     ),
     row(
+        "answers a tidy with an empty list, with a part of the list, or with the list of another organization",
+        "an error",
+        "records and tokens: nothing is deleted",
+        "src/tests/tidy.rs",
+        "a_list_that_cannot_be_used_deletes_nothing",
+    ),
+    row(
         "fails in any other way of the [fault catalogue](operations.md#astra-errors)",
         "see the fault catalogue",
         "see the fault catalogue",

@@ -425,6 +425,17 @@ fn paths_of_one_org(recorder: &mut Recorder) {
         ],
     );
     recorder.twice("orgs/{org}/rotate-root write", &Call("write", "orgs/wholesale/rotate-root", &[]));
+    recorder.twice("orgs/{org}/tidy write", &Call("write", "orgs/wholesale/tidy", &[]));
+    recorder.error_table(
+        "orgs/{org}/tidy",
+        &[
+            ("of an unknown organization", Call("write", "orgs/none/tidy", &[])),
+            (
+                "with an unreadable `safety_buffer`",
+                Call("write", "orgs/wholesale/tidy", &[("safety_buffer", json!("soon"))]),
+            ),
+        ],
+    );
     recorder.world.delete(&format!("config?org_id={OTHER}")).ok();
     recorder.world.patch("orgs/retail/roles/reader", &json!({"ttl": 7200})).ok();
     recorder.twice("orgs/{org}/roles list", &Call("list", "orgs/retail/roles", &[]));
