@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::data::Map;
@@ -58,6 +60,16 @@ impl Response {
         let (keys, info): (Vec<Value>, Map) =
             entries.into_iter().map(|(key, info)| (Value::String(key.clone()), (key, info))).unzip();
         Self::listing(keys, Some(info))
+    }
+
+    /// Returns an HTTP answer whose body is this text and not JSON, for clients other than Vault's. It cannot have a lease.
+    pub fn raw(status: u16, content_type: &str, body: &str) -> Self {
+        // The host decodes base64, and a text can look like base64.
+        Self::new(Map::from_iter([
+            ("http_status_code".into(), json!(status)),
+            ("http_content_type".into(), json!(content_type)),
+            ("http_raw_body".into(), json!(STANDARD.encode(body))),
+        ]))
     }
 
     /// Adds a warning for the caller.
@@ -119,6 +131,14 @@ impl Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_body_of_a_raw_answer_is_base64() {
+        let data = Response::raw(200, "text/plain", "abcd").data.map(Value::Object);
+        let expected =
+            json!({ "http_status_code": 200, "http_content_type": "text/plain", "http_raw_body": "YWJjZA==" });
+        assert_eq!(data, Some(expected));
+    }
 
     #[test]
     fn a_list_has_keys_or_nothing() {
