@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use vault_plugin_sdk::logical::{self, SystemView};
 
 use super::api;
+use super::health::{Health, State};
 use super::names::{ClientId, OrgId};
 use super::store::{Config, Store};
 
@@ -30,11 +31,26 @@ pub(crate) struct Clients {
     system: Arc<dyn SystemView>,
     user_agent: OnceCell<String>,
     pools: Arc<api::Pools>,
+    meter: Arc<api::Meter>,
+}
+
+/// What the calls of an org showed so far.
+#[derive(Clone)]
+pub(crate) struct Calls {
+    pub(crate) health: Arc<Health>,
+    queue: Arc<api::Queue>,
+}
+
+impl Calls {
+    /// Returns the numbers of the org's requests.
+    pub(crate) fn load(&self) -> api::Load {
+        self.queue.load()
+    }
 }
 
 /// The clients of one org.
-#[derive(Default)]
 struct Org {
+    health: Arc<Health>,
     /// Shared by all clients of the org: a call with an earlier config counts against the same limit.
     queue: Arc<api::Queue>,
     /// One slot for each config in use. A call that started with an earlier config must not replace the client of the
@@ -46,6 +62,7 @@ struct Org {
 struct Slot {
     config: Arc<Config>,
     queue: Arc<api::Queue>,
+    health: Arc<Health>,
     client: OnceCell<Arc<api::Client>>,
     /// The calls that have not finished.
     calls: TaskTracker,
@@ -59,7 +76,7 @@ impl Clients {
         orgs.resize(KEPT);
         retired.resize(KEPT);
         let (orgs, retired) = (Mutex::new(orgs), Mutex::new(retired));
-        Self { orgs, retired, system, user_agent: OnceCell::new(), pools }
+        Self { orgs, retired, system, user_agent: OnceCell::new(), pools, meter: Arc::default() }
     }
 
     /// Calls Astra for an org. If Astra rejects the root token and the config holds another root token by then, repeats
@@ -77,15 +94,18 @@ impl Clients {
         loop {
             let slot = self.slot(&config);
             let running = slot.calls.token();
-            let refused = match call(self.client_in(&slot).await?).await {
-                Err(error) if error.case() == api::Case::RootTokenRejected => error,
-                done => return done,
-            };
+            let client = self.client_in(&slot).await.inspect_err(|error| slot.health.note_error(error))?;
+            let done = call(client).await;
             drop(running);
-            match store.config(&config.org_id).await {
-                Ok(Some(now)) if now.has_replaced_root(&config) => config = now,
-                _ => return Err(refused),
+            if done.as_ref().is_err_and(|error| error.case() == api::Case::RootTokenRejected)
+                && let Ok(Some(now)) = store.config(&config.org_id).await
+                && now.has_replaced_root(&config)
+            {
+                config = now;
+                continue;
             }
+            slot.health.note(&done);
+            return done;
         }
     }
 
@@ -101,7 +121,7 @@ impl Clients {
 
     /// Creates a client for a config, which may be stored or not.
     pub(crate) async fn make(&self, config: &Config) -> Result<Arc<api::Client>, api::Error> {
-        self.make_with(config, Arc::default()).await
+        self.make_with(config, Arc::new(api::Queue::new(self.meter.clone()))).await
     }
 
     async fn make_with(&self, config: &Config, queue: Arc<api::Queue>) -> Result<Arc<api::Client>, api::Error> {
@@ -123,7 +143,30 @@ impl Clients {
     pub(crate) fn forget(&self, org: &OrgId) {
         if let Some(org) = self.orgs().get_mut(org) {
             org.slots.clear();
+            org.health.forget();
         }
+    }
+
+    /// Returns what the calls of an org showed so far; `None` if there were none.
+    pub(crate) fn seen(&self, org: &OrgId) -> Option<Calls> {
+        let orgs = self.orgs();
+        let Org { health, queue, .. } = orgs.peek(org)?;
+        Some(Calls { health: health.clone(), queue: queue.clone() })
+    }
+
+    /// Returns the number of orgs that are known to be in each state, and the sums of all orgs.
+    pub(crate) fn totals(&self) -> ([u64; State::ALL.len()], api::Load) {
+        let (mut states, mut sum) = ([0; State::ALL.len()], api::Load::default());
+        for (_, org) in self.orgs().iter() {
+            states[org.health.state() as usize] += 1;
+            sum += org.queue.load();
+        }
+        (states, sum)
+    }
+
+    /// Returns the measurements of all calls.
+    pub(crate) fn meter(&self) -> Arc<api::Meter> {
+        self.meter.clone()
     }
 
     /// Rejects later writes of this root token to a config.
@@ -143,7 +186,9 @@ impl Clients {
 
     fn slot(&self, config: &Arc<Config>) -> Arc<Slot> {
         let mut orgs = self.orgs();
-        let Org { queue, slots } = orgs.get_or_insert_mut(config.org_id.clone(), Org::default);
+        let new =
+            || Org { health: Arc::default(), queue: Arc::new(api::Queue::new(self.meter.clone())), slots: Vec::new() };
+        let Org { health, queue, slots } = orgs.get_or_insert_mut(config.org_id.clone(), new);
         let mut calls = TaskTracker::new();
         if let Some(index) = slots.iter().position(|slot| slot.config.same_connection(config)) {
             if slots[index].config.astra_org_id == config.astra_org_id || config.astra_org_id.is_empty() {
@@ -154,8 +199,8 @@ impl Clients {
         } else if slots.len() == KEPT_CONFIGS {
             slots.remove(0);
         }
-        let (config, queue) = (config.clone(), queue.clone());
-        let slot = Arc::new(Slot { config, queue, client: OnceCell::new(), calls });
+        let (config, queue, health) = (config.clone(), queue.clone(), health.clone());
+        let slot = Arc::new(Slot { config, queue, health, client: OnceCell::new(), calls });
         slots.push(slot.clone());
         slot
     }

@@ -4,17 +4,21 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
+use vault_plugin_sdk::Plugin;
 use vault_plugin_sdk::framework::Wal;
 use vault_plugin_sdk::logical::{self, Mount, ReplicationState, SystemView};
 use vault_plugin_sdk::tasks::Tasks;
 
 use super::api;
+use super::backlog::Backlog;
 use super::backoff::Backoff;
 use super::clients::Clients;
 use super::error::Error;
 use super::locks::Locks;
+use super::metrics::Metrics;
 use super::names::OrgId;
 use super::outage::Outages;
 use super::schedule::Schedule;
@@ -39,6 +43,12 @@ pub(crate) struct Engine {
     pub(crate) outages: Outages,
     /// What the tick has done for the root tokens.
     pub(crate) schedule: Schedule,
+    /// What the engine did so far.
+    pub(crate) metrics: Metrics,
+    /// The open entries of the write-ahead log.
+    pub(crate) backlog: Backlog,
+    /// When this process mounted the engine.
+    pub(crate) started_at: Timestamp,
     /// Work that continues if its caller hangs up.
     pub(crate) tasks: Tasks,
     mount: Mount,
@@ -61,6 +71,9 @@ impl Engine {
             backoff: Backoff::default(),
             outages: Outages::default(),
             schedule: Schedule::default(),
+            metrics: Metrics::default(),
+            backlog: Backlog::default(),
+            started_at: Timestamp::now(),
             tasks: mount.tasks.clone(),
             mount: mount.clone(),
             started_on_standby: AtomicBool::new(false),
@@ -77,6 +90,11 @@ impl Engine {
     /// Returns the path of the mount, as far as it is known.
     pub(crate) fn mount_point(&self) -> String {
         self.mount.mount_point().trim_end_matches('/').to_owned()
+    }
+
+    /// Returns the description of the plugin.
+    pub(crate) fn plugin(&self) -> &Plugin {
+        &self.mount.plugin
     }
 
     /// Calls Astra for an org, as [`Clients::call`] does.

@@ -6,7 +6,8 @@
 //! Imports go in one direction, from the last module of this list to the first:
 //!
 //! ```text
-//! names  clock  api  error  store  locks  backoff  outage  schedule  clients  engine  identity  metadata  inventory  journal  tokens  rotate  upkeep  paths  lib
+//! names  clock  api  error  metrics  store  locks  backoff  outage  schedule  backlog  health  clients  engine  identity
+//! metadata  inventory  journal  tokens  rotate  upkeep  paths  lib
 //! ```
 //!
 //! | to change … | go to |
@@ -21,8 +22,10 @@
 //! | the status or the advice of an error | `error` |
 //! | a lock | `locks` |
 //! | a WAL entry | `journal` |
+//! | a metric | `metrics` |
 
 mod api;
+mod backlog;
 mod backoff;
 mod clients;
 mod clock;
@@ -30,11 +33,13 @@ mod engine;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod health;
 mod identity;
 mod inventory;
 mod journal;
 mod locks;
 mod metadata;
+mod metrics;
 mod names;
 mod outage;
 mod paths;

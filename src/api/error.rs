@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::body::{Body, quote};
+use super::meter::Outcome;
 use super::resolve::Failure;
 
 /// The call that mints a token.
@@ -247,6 +248,17 @@ impl Error {
     /// Returns how long Astra asks the client to wait before the next attempt.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    /// Returns how the last request ended, for measurements.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self.progress {
+            Progress::NotSent => Outcome::NotSent,
+            Progress::NoConnection => Outcome::NoConnection,
+            Progress::NoAnswer => Outcome::NoAnswer,
+            Progress::Garbled => Outcome::Unusable,
+            Progress::Answer(status, _) => Outcome::of_status(status),
+        }
     }
 
     /// Whether no attempt was made.

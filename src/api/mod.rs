@@ -11,6 +11,7 @@ mod description;
 mod error;
 mod list;
 mod listing;
+mod meter;
 mod pool;
 mod proxy;
 mod queue;
@@ -38,10 +39,11 @@ pub(crate) use self::description::describe;
 pub(crate) use self::error::{Case, Error, LIST_ROLES, MINT, PREPARE};
 pub(crate) use self::list::{ListReader, ListedToken};
 pub(crate) use self::listing::Listing;
+pub(crate) use self::meter::{Distribution, Meter, Outcome, Route};
 use self::pool::Pool;
 pub(crate) use self::pool::{Pools, are_certificates};
 pub(crate) use self::proxy::Proxies;
-pub(crate) use self::queue::Queue;
+pub(crate) use self::queue::{Load, Queue};
 pub(crate) use self::roles::{AstraRole, RoleList};
 use self::types::is_org_id;
 pub(crate) use self::types::{CreatedToken, MAX_TOKEN, NewToken, TOKEN_PREFIX, TokenDates};
@@ -327,13 +329,17 @@ impl Client {
             let request = request().headers(self.headers.clone()).build();
             let request = request.map_err(|error| Error::from_setup(call, &error))?;
             let no_permit = |_| Error::no_permit(call, self.timeout);
+            let waiting = self.queue.wait(Route::of(&method, path));
             let _list_permit = match call {
                 LIST => Some(timeout_at(deadline, self.queue.list_permits.acquire()).await.map_err(no_permit)?),
                 _ => None,
             };
             // Held during the attempt, but not during the pause before the next one. The semaphore is never closed.
             let _permit = timeout_at(deadline, self.queue.permits.acquire()).await.map_err(no_permit)?;
-            read(self.exchange(call, request, deadline).await?).await
+            let running = waiting.end();
+            let answered = async { read(self.exchange(call, request, deadline).await?).await }.await;
+            running.end(answered.as_ref().map_or_else(Error::outcome, |_| Outcome::Success));
+            answered
         });
         connect::within(deadline, attempts).await
     }

@@ -6,6 +6,7 @@ mod configs;
 mod creds;
 mod lookup;
 mod filters;
+mod metrics;
 mod org;
 mod orgs;
 mod role;
@@ -15,6 +16,7 @@ mod role_metadata;
 mod roles;
 mod rotate_root;
 mod shared;
+mod status;
 mod sync;
 mod token;
 mod tokens;
@@ -37,6 +39,8 @@ pub(super) fn all() -> Vec<Path<Engine>> {
         tokens::path(),
         creds::path(),
         lookup::path(),
+        status::path(),
+        metrics::path(),
     ];
     guide.into_iter().chain(orgs::paths()).collect()
 }

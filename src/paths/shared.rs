@@ -36,10 +36,15 @@ where
     F: Fn(Arc<Engine>, Call) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Answered> + Send + 'static,
 {
-    Handler::new(summary, move |engine, call: Call| {
+    Handler::new(summary, move |engine: Arc<Engine>, call: Call| {
         let (operation, path) = (call.request.operation.as_str(), call.request.path.clone());
-        let answer = run(engine, call);
-        async move { answer.await.inspect_err(|error| error.log(operation, &path)) }
+        let answer = run(engine.clone(), call);
+        async move {
+            answer.await.inspect_err(|error| {
+                error.log(operation, &path);
+                engine.metrics.failed(error);
+            })
+        }
     })
 }
 

@@ -10,6 +10,7 @@ use super::shared::{Answered, ORG_ID, ROLE_NAME, handler, missing, mount, no_rol
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::metadata;
+use crate::metrics::Event;
 use crate::names::{ClientId, LogicalName, OrgId, RoleName};
 use crate::store::{CallerMode, Config, Lookup, Metadata, Token, named_token_id};
 use crate::tokens::{self, MintRequest, MintedBy, Target, token_data};
@@ -139,6 +140,7 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
         }
         tracing::info!(org_id = %org, role_name = %token.role_name, client_id = %token.client_id,
             display_name = request.caller.display_name, entity_id = request.caller.entity_id, "read token");
+        engine.metrics.count(Event::Read, &org, &token.role_name);
         return Ok(Some(Response::new(token_data(&token, MintedBy::Write))));
     }
     // Only the config says that this read mints. Mints run on the active node.

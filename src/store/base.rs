@@ -9,6 +9,7 @@ use vault_plugin_sdk::logical::{Mount, Storage, StorageError, StorageExt, System
 
 use super::cache::{Cache, Cached};
 use super::client_index::{CLIENT_INDEX, Cursor, Inventory};
+use super::counts::TokenCounts;
 use super::directory::LiveDirectory;
 use super::entries::{Config, Role, Token};
 use super::interrupted::Interrupted;
@@ -33,6 +34,8 @@ pub(crate) struct Store {
     /// The entry `client-index`, once it is known to exist.
     pub(super) inventory: Inventory,
     pub(super) record_orgs: RecordOrgs,
+    /// The numbers of live tokens.
+    pub(crate) token_counts: TokenCounts,
     /// Set once this process has looked for tokens without a record.
     pub(super) records_written: OnceCell<()>,
     pub(super) cursor: tokio::sync::Mutex<Cursor>,
@@ -59,6 +62,7 @@ impl Store {
             caching: OnceCell::new(),
             inventory: Inventory::default(),
             record_orgs: RecordOrgs::default(),
+            token_counts: TokenCounts::default(),
             records_written: OnceCell::new(),
             cursor: tokio::sync::Mutex::default(),
             interrupted_revocations: Interrupted::default(),

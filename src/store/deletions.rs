@@ -56,6 +56,7 @@ impl Store {
             }
         }
         self.delete_record(org, client).await?;
+        self.token_counts.removed(org, client);
         self.uncount(org, client).await;
         Ok(())
     }

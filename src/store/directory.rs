@@ -7,7 +7,7 @@
 //! Architecture invariant: reads and writes no storage.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ use crate::names::{ClientId, OrgId};
 
 /// The orgs of all configs, by their names.
 #[derive(Clone, Default)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     /// The names of each org that has a config.
     orgs: BTreeMap<OrgId, Names>,
     /// By the current logical name.
@@ -43,6 +43,33 @@ pub(super) struct Names {
     /// Client id of the root token, if it is known.
     root_id: Option<Box<str>>,
     next_rotation: Option<Timestamp>,
+    root: RootTimes,
+}
+
+/// What the config of an org tells about the times of its root token. `None` if that is not known.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct RootTimes {
+    /// When Astra made the root token.
+    pub(crate) created: Option<Timestamp>,
+    /// When the root token expires.
+    pub(crate) expires: Option<Timestamp>,
+}
+
+impl RootTimes {
+    /// Returns the times in a config.
+    fn of(config: &Config) -> Self {
+        Self { created: config.root.created_at, expires: config.root.expires_at }
+    }
+}
+
+/// An org that has a config, as a list shows it.
+#[derive(Clone, Copy)]
+pub(crate) struct Listed<'a> {
+    pub(crate) org: &'a OrgId,
+    pub(crate) logical_name: &'a str,
+    /// Whether the config can be read.
+    pub(crate) is_readable: bool,
+    pub(crate) root: RootTimes,
 }
 
 impl From<&Config> for Names {
@@ -53,6 +80,7 @@ impl From<&Config> for Names {
             astra_org_id: Some(config.astra_org_id.to_ascii_lowercase()),
             root_id: config.root_id().map(Box::from),
             next_rotation: config.next_rotation(),
+            root: RootTimes::of(config),
         }
     }
 }
@@ -66,6 +94,21 @@ impl Directory {
     /// Returns all orgs that have a config.
     pub(super) fn ids(&self) -> impl Iterator<Item = &OrgId> {
         self.orgs.keys()
+    }
+
+    /// Returns the number of orgs.
+    pub(crate) fn len(&self) -> usize {
+        self.orgs.len()
+    }
+
+    /// Returns the org with this id.
+    pub(crate) fn get(&self, org: &OrgId) -> Option<Listed<'_>> {
+        self.orgs.get_key_value(org).map(listed)
+    }
+
+    /// Returns the orgs after this id, sorted by their ids. All orgs come after the empty id.
+    pub(crate) fn after(&self, org: &OrgId) -> impl Iterator<Item = Listed<'_>> + use<'_> {
+        self.orgs.range((Bound::Excluded(org.clone()), Bound::Unbounded)).map(listed)
     }
 
     /// Returns the orgs with this logical name.
@@ -155,6 +198,11 @@ impl Directory {
             change(&mut self.astra, id);
         }
     }
+}
+
+fn listed<'a>((org, names): (&'a OrgId, &'a Names)) -> Listed<'a> {
+    let Names { logical_name, astra_org_id, root, .. } = names;
+    Listed { org, logical_name, is_readable: astra_org_id.is_some(), root: *root }
 }
 
 /// The directory of this process, and which parts of it may be outdated.

@@ -45,6 +45,11 @@ impl Store {
         }
     }
 
+    /// Returns the number of live tokens and the limit of at most `most` roles, as this process knows them.
+    pub(crate) fn known_limits(&self, most: usize) -> Vec<(OrgId, RoleName, [usize; 2])> {
+        self.live.limits(most)
+    }
+
     /// Starts counting the new tokens of a role. The caller makes sure that no token is stored during this call.
     pub(crate) fn begin_count(&self, role: &Role) {
         self.live.track(&key_of(role));

@@ -129,7 +129,7 @@ impl Store {
     }
 
     /// Returns the names of all orgs. Reads only the configs that may have changed since they were read.
-    pub(super) async fn directory(&self) -> Result<Arc<Directory>, Error> {
+    pub(crate) async fn directory(&self) -> Result<Arc<Directory>, Error> {
         if !self.caching().await {
             return Ok(Arc::new(self.read_directory().await?));
         }

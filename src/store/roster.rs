@@ -25,6 +25,8 @@ pub(super) struct Roster {
     /// Whether `ids` holds every stored entry of the role.
     pub(super) loaded: bool,
     pub(super) ids: BTreeSet<ClientId>,
+    /// The limit at the last mint; 0 before the first.
+    limit: usize,
     /// The ids in `ids` whose token may be deleted.
     pub(super) unverified: BTreeSet<ClientId>,
     /// Each unfinished mint holds a clone, so the strong count is the number of unfinished mints plus one.
@@ -90,13 +92,23 @@ impl Live {
 
     /// Reserves a place, if the role is not full. Returns `None` if the roster is not loaded.
     pub(super) fn try_reserve(&self, key: &RoleKey, limit: usize) -> Option<Reserved> {
-        let rosters = self.lock();
-        let roster = rosters.get(key).filter(|roster| roster.loaded)?;
+        let mut rosters = self.lock();
+        let roster = rosters.get_mut(key).filter(|roster| roster.loaded)?;
+        roster.limit = limit;
         let (live, minting) = (roster.ids.len(), Arc::strong_count(&roster.places) - 1);
         if live + minting < limit {
             return Some(Reserved::Place(Place(roster.places.clone())));
         }
         Some(Reserved::Full { live, minting })
+    }
+
+    /// Returns the number of live tokens and the limit of at most `most` roles that had a mint.
+    pub(super) fn limits(&self, most: usize) -> Vec<(OrgId, RoleName, [usize; 2])> {
+        let rosters = self.lock();
+        let roles =
+            rosters.0.iter().flat_map(|(org, roles)| roles.iter().map(move |(role, roster)| (org, role, roster)));
+        let known = roles.filter(|(.., roster)| roster.loaded && roster.limit > 0).take(most);
+        known.map(|(org, role, roster)| (org.clone(), role.clone(), [roster.ids.len(), roster.limit])).collect()
     }
 
     /// Counts a token, and frees the place of its mint. Returns whether the token needs an entry.

@@ -48,11 +48,15 @@ impl Store {
             // The inventory build could find the token without a record, and write a record without marker and expiry. The
             // undo and the sweep would then skip the token.
             put_record.await?;
-            return Ok(put_token.await?);
+            put_token.await?;
+            self.token_counts.added(&token.org_id, &token.client_id);
+            return Ok(());
         }
         // Both calls end before this returns. Otherwise the second could take effect after the undo.
-        let (record, token) = tokio::join!(put_record, put_token);
+        let (record, stored) = tokio::join!(put_record, put_token);
         record?;
-        Ok(token?)
+        stored?;
+        self.token_counts.added(&token.org_id, &token.client_id);
+        Ok(())
     }
 }

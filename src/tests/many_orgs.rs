@@ -21,7 +21,7 @@ fn nth(n: usize) -> String {
 
 impl World {
     /// A mount with a config and a role for `ORG`, and with this many other orgs, in a new process.
-    async fn with_orgs(others: usize) -> Self {
+    pub(super) async fn with_orgs(others: usize) -> Self {
         let world = Self::with_role("standard").await;
         for n in 0..others {
             world.stored(&format!("config/{}", nth(n)), world.config_no(n)).await;

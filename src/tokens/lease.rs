@@ -11,6 +11,7 @@ use vault_plugin_sdk::logical::{self, Map, Secret};
 
 use super::request::MintedBy;
 use super::time::EXPIRY_MARGIN;
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::names::{ClientId, OrgId, RoleName};
 use crate::store::{Record, Token};
@@ -68,7 +69,8 @@ impl LeaseData {
     }
 
     /// Logs a failed renewal or revocation with the names that the host's own log does not have.
-    pub(super) fn failed(&self, operation: &str, error: Error) -> logical::Error {
+    pub(super) fn failed(&self, engine: &Engine, operation: &str, error: Error) -> logical::Error {
+        engine.metrics.failed(&error);
         if error.is_failure() {
             tracing::error!(org_id = %self.org_id, role_name = %self.role_name, client_id = %self.client_id,
                 error = %error, "failed to {operation} a token");

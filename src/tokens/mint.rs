@@ -19,6 +19,7 @@ use crate::api::{self, CreatedToken, NewToken};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::journal::{Looked, MintNote};
+use crate::metrics::Event;
 use crate::names::ClientId;
 use crate::store::{Place, Record, Token, named_token_id};
 
@@ -185,6 +186,7 @@ impl Mint {
             return Err(self.undo("the mint could not be completed", client_id, cause).await);
         }
         let (caller, role) = (&self.request.caller, &self.request.role.role_name);
+        self.engine.metrics.count(Event::Mint, &token.org_id, role);
         tracing::info!(org_id = %token.org_id, role_name = %role, client_id = %token.client_id,
             logical_name = %token.logical_name, display_name = caller.display_name, entity_id = caller.entity_id, "created token");
         let response = self.respond(&token).on_undelivered(take_back(

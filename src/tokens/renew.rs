@@ -13,6 +13,7 @@ use super::request::MintedBy;
 use super::time::{EXPIRY_MARGIN, capped, later, rfc3339, until, whole};
 use crate::engine::Engine;
 use crate::error::{Error, readable};
+use crate::metrics::Event;
 use crate::names::OrgId;
 use crate::store::{DEFAULT_TTL, Record, Token, log_skipped};
 
@@ -69,7 +70,7 @@ impl Extension {
 /// If the token of the lease was deleted.
 pub(crate) async fn renew(engine: Arc<Engine>, call: LeaseCall) -> Result<Response, logical::Error> {
     let lease = LeaseData::read(&call.secret, &call.request.data);
-    extend(&engine, call, &lease).await.map_err(|error| lease.failed("renew", error))
+    extend(&engine, call, &lease).await.map_err(|error| lease.failed(&engine, "renew", error))
 }
 
 async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<Response, Error> {
@@ -115,6 +116,7 @@ async fn extend(engine: &Engine, call: LeaseCall, lease: &LeaseData) -> Result<R
     tracing::info!(org_id = %lease.org_id, role_name = %lease.role_name, client_id = %lease.client_id,
         ttl_seconds = granted.as_secs(), display_name = request.caller.display_name, entity_id = request.caller.entity_id,
         "renewed token");
+    engine.metrics.count(Event::Renewal, &target.org_id, &lease.role_name);
     Ok(Response::new(data).lease(renewed))
 }
 

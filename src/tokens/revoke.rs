@@ -14,6 +14,7 @@ use crate::backoff::in_tick;
 use crate::engine::Engine;
 use crate::error::{Error, readable};
 use crate::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, can_take_effect_late, longest};
+use crate::metrics::Event;
 use crate::names::ClientId;
 use crate::outage::Revocation;
 use crate::store::{Config, log_skipped, token_digest};
@@ -51,14 +52,14 @@ pub(crate) async fn revoke(engine: Arc<Engine>, call: LeaseCall) -> Result<(), l
         tracing::info!(org_id = %lease.org_id, role_name = %lease.role_name, "revoked a lease that never had a token");
         return Ok(());
     }
-    let Some(target) = find::target(&engine, &lease).await.map_err(|error| lease.failed("revoke", error))? else {
+    let failed = |error| lease.failed(&engine, "revoke", error);
+    let Some(target) = find::target(&engine, &lease).await.map_err(failed)? else {
         let issued = secret.issue_time.map(|time| time.to_string()).unwrap_or_default();
         tracing::error!(path = request.path, lease_id = secret.lease_id, issued, client_id = %lease.client_id,
             "revoked a lease that did not identify a token: look for a token of that time without a lease");
         return Ok(());
     };
-    let done =
-        delete_target(engine, target, Reason::Revocation).await.map_err(|error| lease.failed("revoke", error))?;
+    let done = delete_target(engine.clone(), target, Reason::Revocation).await.map_err(failed)?;
     let caller = request.caller;
     tracing::info!(org_id = %done.org_id, role_name = %done.role_name, client_id = %done.client_id,
         display_name = caller.display_name, entity_id = caller.entity_id, "revoked token");
@@ -107,6 +108,7 @@ pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, reason: R
                 }
                 other => other?,
             }
+            engine.metrics.count(Event::Revocation, &target.org_id, &target.role_name);
             Ok(target)
         }
     };

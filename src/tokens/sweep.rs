@@ -90,6 +90,7 @@ async fn check_passes(
         cursor.missed.extend(failures.keys().cloned());
         end_pass(cursor);
         if is_whole {
+            engine.store.token_counts.complete();
             return Ok(());
         }
         // The whole pass counts them again.
@@ -123,6 +124,9 @@ async fn check_records(
             _ => String::new(),
         };
         async move {
+            if after.is_empty() {
+                engine.store.token_counts.begin(&org);
+            }
             let mut pages = engine.store.records_of(&org, &after);
             let first = pages.try_next().await?;
             Ok::<_, Error>((org, first, pages))
@@ -137,6 +141,7 @@ async fn check_records(
             }
             replace::note_on_page(engine, &org, &records);
             for (client, record) in records {
+                engine.store.token_counts.see(&org, &client);
                 if let Err(error) = in_tick(delete_if_unleased(engine, &org, &client, &record)).await {
                     engine.backoff.note(&org, Some(&error));
                     failures.entry(org.clone()).or_insert((0, error)).0 += 1;
@@ -148,6 +153,7 @@ async fn check_records(
             }
             page = pages.try_next().await?;
         }
+        engine.store.token_counts.end(&org);
     }
     Ok(true)
 }

@@ -14,7 +14,7 @@ use crate::openapi;
 use crate::servers::on_vault;
 use crate::world::{Mode, Org, ROLE_ID, Token, World};
 
-use self::Who::{Auditor, Operator, OrgTeam, RoleAdmin, Workload};
+use self::Who::{Auditor, Monitoring, Operator, OrgTeam, RoleAdmin, Workload};
 
 /// The user of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +24,11 @@ enum Who {
     Workload,
     Auditor,
     OrgTeam,
+    Monitoring,
 }
 
 impl Who {
-    const ALL: [Self; 5] = [Operator, RoleAdmin, Workload, Auditor, OrgTeam];
+    const ALL: [Self; 6] = [Operator, RoleAdmin, Workload, Auditor, OrgTeam, Monitoring];
 
     /// Returns the policy, for a mount at `astra/`.
     fn policy(self) -> &'static str {
@@ -37,6 +38,7 @@ impl Who {
             Workload => include_str!("../../docs/examples/policies/workload.hcl"),
             Auditor => include_str!("../../docs/examples/policies/auditor.hcl"),
             OrgTeam => include_str!("../../docs/examples/policies/org-team.hcl"),
+            Monitoring => include_str!("../../docs/examples/monitoring/policy.hcl"),
         }
     }
 }
@@ -161,6 +163,8 @@ fn engine() -> Vec<Row> {
         row("POST", "creds/{org}/{role}", "update", &[Workload, OrgTeam], |_| {
             ("astra/creds/shop/reader".into(), json!({"ttl": 60}))
         }),
+        row("GET", "status", "read", &[Operator, Auditor, Monitoring], |_| ("astra/status".into(), Value::Null)),
+        row("GET", "metrics", "read", &[Monitoring], |_| ("astra/metrics".into(), Value::Null)),
     ]
 }
 

@@ -30,6 +30,11 @@ path "astra/lookup" {
   capabilities = ["update"]
 }
 
+# The state of the mount and of its organizations.
+path "astra/status" {
+  capabilities = ["read"]
+}
+
 # Leases of this mount and their expiry. Vault requires "sudo" for the list. A request for one lease has the lease id in its
 # body, so no policy can restrict it to a mount.
 path "sys/leases/lookup/astra/*" {

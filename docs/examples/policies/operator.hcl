@@ -25,6 +25,11 @@ path "astra/configs" {
   capabilities = ["list"]
 }
 
+# The state of the mount and of its organizations. With check=true, the engine asks Astra for each organization.
+path "astra/status" {
+  capabilities = ["read"]
+}
+
 # Lists roles, to see which roles a change of a config affects.
 path "astra/roles" {
   capabilities = ["list"]

@@ -111,7 +111,7 @@ impl AttackedMount {
                 "verify_connection": false}),
             "role" => json!({"org_id": id, "role_name": "reader", "role_id": ROLE_ID}),
             "org/token" => json!({"org_id": id, "role_name": "reader", "logical_name": "hostile"}),
-            "configs" | "creds/{org}/{role}" => json!({}),
+            "configs" | "creds/{org}/{role}" | "status" | "metrics" => json!({}),
             _ => json!({"org_id": id}),
         }
     }

@@ -3,7 +3,7 @@
 use regex_lite::Regex;
 
 /// Values that differ from run to run or between machines, by their shape.
-const VARYING: [(&str, &str); 12] = [
+const VARYING: [(&str, &str); 14] = [
     ("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9]{4})", "<time>"),
     ("(?m)^ttl( +)([0-9]+m[0-9]+s|1h)$", "ttl$1<time left>"),
     // Less than an hour, or an hour: what is left of a lease of an hour.
@@ -12,6 +12,9 @@ const VARYING: [(&str, &str); 12] = [
     ("AstraCS:[A-Za-z0-9]{7}[.]{3}", "AstraCS:ABcDeFg..."),
     ("(?m)^reload_id( +)[^ ]+$", "reload_id$1<reload id>"),
     ("(?m)^commit: .+$", "commit: <commit>"),
+    // Not known until the first sweep.
+    ("\"tokens\": (null|[0-9]+)", "\"tokens\": \"<number>\""),
+    ("tokens:(<nil>|[0-9]+)", "tokens:<number>"),
     ("(?m)^[A-Za-z0-9]{24}$", "<client id>"),
     ("astra_[0-9a-f]{8}\\b", "astra_<accessor>"),
     ("serves connection [0-9]+", "serves connection <number>"),

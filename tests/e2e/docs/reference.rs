@@ -192,6 +192,25 @@ fn assert_required_parameters(world: &World) {
     world.delete(&format!("config?org_id={OTHER}")).ok();
 }
 
+/// Captures the state of the mount.
+fn status(recorder: &mut Recorder) {
+    let shown = recorder.world.get("status").data();
+    for member in ["commit", "instance"] {
+        recorder.mask(shown[member].as_str().expect("a text"), member);
+    }
+    recorder.twice("status read", &Call("read", "status", &[]));
+    recorder.error_table(
+        "status",
+        &[
+            ("of an organization without a config", Call("read", "status", &[("org_id", json!(OTHER))])),
+            (
+                "with a `limit` above 100 and `check`",
+                Call("read", "status", &[("check", json!(true)), ("limit", json!(500))]),
+            ),
+        ],
+    );
+}
+
 /// Captures the paths of configs. Keeps the config of the first organization.
 fn configs(recorder: &mut Recorder) {
     let (root, other) = (recorder.world.orgs()[0].clone(), recorder.world.orgs()[1].clone());
@@ -209,6 +228,7 @@ fn configs(recorder: &mut Recorder) {
     recorder.twice("config patch", &Call("patch", "config", &[org.clone(), ("request_timeout", json!("20s"))]));
     recorder.twice("configs list", &Call("list", "configs", &[]));
     recorder.twice("config/rotate-root write", &Call("write", "config/rotate-root", from_ref(&org)));
+    status(recorder);
 
     let theirs = ("org_id", json!(OTHER));
     config_errors(recorder);
