@@ -13,7 +13,7 @@ use crate::world::{Mode, World};
 const SOON: Duration = Duration::from_secs(60);
 
 /// Reads all documents of a YAML file.
-const YAML: &str = "import json, sys; from ruamel.yaml import YAML
+pub(super) const YAML: &str = "import json, sys; from ruamel.yaml import YAML
 print(json.dumps(list(YAML(typ='safe', pure=True).load_all(open(sys.argv[1], encoding='utf-8')))))";
 
 const ANNOTATION: &str = "vault.hashicorp.com/";

@@ -3,6 +3,7 @@
 mod agent;
 mod application;
 mod kubernetes;
+mod monitoring;
 mod recording;
 mod second_engine;
 mod systemd;
