@@ -4,15 +4,15 @@
 mod config;
 mod configs;
 mod creds;
-mod lookup;
 mod filters;
+mod lookup;
 mod metrics;
 mod org;
 mod orgs;
 mod role;
 mod role_ids;
-mod role_names;
 mod role_metadata;
+mod role_names;
 mod roles;
 mod rotate_root;
 mod shared;
