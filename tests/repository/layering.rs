@@ -11,7 +11,19 @@ const LAYERS: &[Layers] = &[
     Layers {
         folder: "sdk/src",
         module: &[],
-        order: &["plugin", "locks", "tasks", "pb", "process", "logical", "wire", "framework", "fuzz", "testing"],
+        order: &[
+            "plugin",
+            "locks",
+            "context",
+            "tasks",
+            "pb",
+            "process",
+            "logical",
+            "wire",
+            "framework",
+            "fuzz",
+            "testing",
+        ],
         never: &[
             ("process", "locks"),
             ("logical", "pb"),

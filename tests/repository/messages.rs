@@ -20,7 +20,7 @@ fn of_code() -> BTreeSet<(String, String)> {
     let mut found = BTreeSet::new();
     for path in sources.iter().filter(|path| !path.display().to_string().contains("/tests/")) {
         let text = fs::read_to_string(path).unwrap();
-        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let code = super::lengths::without_tests(&text);
         for event in event.captures_iter(code) {
             // The message is the last argument.
             let arguments = arguments(&code[event.get(0).unwrap().end()..]);

@@ -191,7 +191,7 @@ impl Display for Chain<'_> {
 }
 
 #[cfg(test)]
-pub(in crate::process) mod tests {
+pub(crate) mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Mutex, PoisonError};
 
