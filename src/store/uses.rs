@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -27,6 +27,9 @@ const LIMIT: usize = 1 << 18;
 /// Each has its own mutex, so that a look at all entries holds up few callers.
 const SHARDS: usize = 64;
 
+/// After this many tokens, a tick looks for no more.
+const DUE: usize = 1 << 16;
+
 /// How long an entry that nobody writes can stay if the memory is needed.
 const STALE: Duration = Duration::from_secs(2 * 3600);
 
@@ -35,6 +38,8 @@ pub(crate) struct Uses {
     shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
     shard_limit: usize,
+    /// Held by the tick that writes. If the storage hangs, the next ticks do not write as well.
+    pub(crate) writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
@@ -87,7 +92,7 @@ impl Default for Uses {
 impl Uses {
     fn with_limit(limit: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, hasher: RandomState::new(), shard_limit: (limit / SHARDS).max(1) }
+        Self { shards, hasher: RandomState::new(), shard_limit: (limit / SHARDS).max(1), writing: Arc::default() }
     }
 
     /// Counts a use. `reader` is the display name of a reader, `None` for a renewal. Returns whether this is the first use
@@ -140,8 +145,8 @@ impl Uses {
         self.shard(client).get_mut(org, client).cloned()
     }
 
-    /// Returns the tokens whose uses must be written now; with `all`, those of every token. Drops the entries that were
-    /// written and have no new uses.
+    /// Returns the tokens whose uses must be written now, but not more than a tick can write; with `all`, those of every
+    /// token. Drops the entries that were written and have no new uses.
     pub(crate) fn due(&self, all: bool) -> Vec<(OrgId, ClientId)> {
         let (now, mut due) = (Instant::now(), Vec::new());
         for shard in &self.shards {
@@ -149,6 +154,9 @@ impl Uses {
             // A shard that becomes full does not wait.
             let all = all || shard.len > self.shard_limit / 2;
             shard.retain(|_, known| known.count > 0);
+            if due.len() >= DUE {
+                continue;
+            }
             for (org, clients) in &shard.orgs {
                 let is_due = |known: &Use| all || now.duration_since(known.since) >= PERIOD;
                 let clients = clients.iter().filter(|(_, known)| is_due(known));

@@ -61,6 +61,12 @@ fn rows_beyond_the_guide() -> Vec<Row> {
         client(Delete, "orgs/retailOrg/roles/spare", json!({})),
         row(Action::Exists("orgs/retailOrg/roles/spare"), json!({})),
         client(List, "orgs/retailOrg/tokens/", json!({"limit": 1})),
+        client(List, "orgs/retailOrg/tokens/", json!({"created_by": "token-bob", "limit": 1})),
+        client(
+            Patch,
+            "orgs/retailOrg/roles/r_w_user",
+            json!({"required_metadata": "team", "default_metadata": {"owner": "{{display_name}}"}}),
+        ),
         client(Read, "orgs/retailOrg/tokens/DTEUyKUZZrvFzzLzPGCb0001", json!({})),
         client(Delete, "orgs/retailOrg/tokens/DTEUyKUZZrvFzzLzPGCb0001", json!({})),
     ]
@@ -116,6 +122,7 @@ fn rows_of_the_guide() -> Vec<Row> {
         client(Delete, "org/token", by_id.clone()),
         client(Delete, "org/token", by_id).sidecar(),
         client(List, "org/tokens/", json!({})),
+        client(List, "org/tokens/", json!({"role": "r_w_user", "unused_for": 0})),
         client(List, "org/tokens/", json!({"org_id": ORG, "limit": 1})),
         client(Read, "status", json!({})),
         client(Read, "status", json!({"org_id": ORG, "check": true})),

@@ -202,6 +202,42 @@ async fn a_tick_does_not_wait_for_a_token_that_astra_is_slow_to_delete() {
 }
 
 #[tokio::test]
+async fn ticks_on_a_storage_that_hangs_do_not_pile_up_writes() {
+    let mut hung = 0;
+    for nth in 1..12 {
+        let (world, client) = world_with_due_uses().await;
+        world.storage.inject(HostFault::HangsAt(nth));
+        let tick = || {
+            let backend = world.backend.clone();
+            tokio::spawn(async move { backend.handle(request(Operation::Rollback, "", Value::Null)).await })
+        };
+        let first = tick();
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        // If the sweep hangs, the next tick waits for the sweep.
+        if first.is_finished() || tokio::time::timeout(Duration::from_millis(200), tick()).await.is_err() {
+            world.storage.heal();
+            continue;
+        }
+        hung += 1;
+        let mut costs = Vec::new();
+        for _ in 0..3 {
+            let before = world.storage.calls();
+            ok(tick().await.unwrap());
+            costs.push(world.storage.calls() - before);
+        }
+        world.storage.heal();
+        ok(first.await.unwrap());
+        assert_eq!(world.written(&client), Some(2));
+        let before = world.storage.calls();
+        ok(world.tick(false).await);
+        assert_eq!(costs, [world.storage.calls() - before; 3], "call {nth}");
+    }
+    assert!(hung > 1, "the write of the uses never hung");
+}
+
+#[tokio::test]
 async fn a_damaged_record_keeps_no_other_record_from_its_uses() {
     let world = World::with_role("standard").await;
     let mut clients = Vec::new();

@@ -16,7 +16,7 @@ use crate::names::{ClientId, OrgId};
 use crate::store::{Record, log_skipped};
 
 /// How many records are written at the same time.
-const CONCURRENT: usize = 16;
+const CONCURRENT: usize = 32;
 
 /// How long one tick writes. The host cancels a tick after 90 seconds.
 const BUDGET: Duration = Duration::from_secs(30);
@@ -28,7 +28,7 @@ const LAST_BUDGET: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// After this many failures, the storage has failed and not single entries.
-const FAILURES: usize = 16;
+const FAILURES: usize = 32;
 
 /// The result of writing the uses of several tokens.
 #[derive(Default)]
@@ -37,6 +37,8 @@ struct Written {
     failed: usize,
     /// The first failure.
     error: Option<Error>,
+    /// How many tokens there was no time for.
+    left: usize,
 }
 
 /// Counts a read of a token.
@@ -65,9 +67,16 @@ pub(super) async fn write_due(engine: &Arc<Engine>) {
     if due.is_empty() {
         return;
     }
-    let work = write(engine.clone(), due, BUDGET);
+    let Ok(writing) = engine.store.uses.writing.clone().try_lock_owned() else { return };
+    let engine = engine.clone();
+    let tasks = engine.tasks.clone();
     // If the mount is being unmounted, its end writes the uses.
-    _ = engine.tasks.run(work).await;
+    _ = tasks
+        .run(async move {
+            log(&write(&engine, due, BUDGET).await);
+            drop(writing);
+        })
+        .await;
 }
 
 /// Writes all uses at the end of a mount. Returns at once: the end of the mount waits for this work.
@@ -79,27 +88,32 @@ pub(crate) fn write_rest(engine: &Arc<Engine>) {
     let work = engine.clone();
     drop(engine.tasks.start_last(async move {
         // A node that cannot write has forwarded the first read of each hour.
-        if work.system.is_writable().await.unwrap_or(false) {
-            write(work, due, LAST_BUDGET).await;
+        if !work.system.is_writable().await.unwrap_or(false) {
+            return;
+        }
+        let all = due.len();
+        let written = write(&work, due, LAST_BUDGET).await;
+        log(&written);
+        if written.left > 0 {
+            tracing::warn!(tokens = all, left = written.left, "left uses of tokens unwritten: the mount stopped");
         }
     }));
 }
 
-async fn write(engine: Arc<Engine>, due: Vec<(OrgId, ClientId)>, budget: Duration) {
+async fn write(engine: &Engine, due: Vec<(OrgId, ClientId)>, budget: Duration) -> Written {
     let deadline = Instant::now() + budget;
+    let mut written = Written { left: due.len(), ..Written::default() };
     // Tokens without a record may get one.
     match engine.store.inventory_is_complete().await {
         Ok(true) => {}
-        Ok(false) => return,
-        Err(error) => return log(&Written { failed: due.len(), error: Some(error) }),
+        Ok(false) => return written,
+        Err(error) => return Written { failed: due.len(), error: Some(error), ..written },
     }
-    let write = |(org, client): (OrgId, ClientId)| {
-        let engine = &engine;
-        async move { if Instant::now() > deadline { Ok(()) } else { write_one(engine, &org, &client).await } }
-    };
-    let mut results = stream::iter(due).map(write).buffer_unordered(CONCURRENT);
-    let mut written = Written::default();
+    let in_time = stream::iter(due).take_while(|_| std::future::ready(Instant::now() < deadline));
+    let write = |(org, client): (OrgId, ClientId)| async move { write_one(engine, &org, &client).await };
+    let mut results = in_time.map(write).buffer_unordered(CONCURRENT);
     while let Some(result) = results.next().await {
+        written.left -= 1;
         if let Err(error) = result {
             written.failed += 1;
             written.error.get_or_insert(error);
@@ -108,7 +122,7 @@ async fn write(engine: Arc<Engine>, due: Vec<(OrgId, ClientId)>, budget: Duratio
             break;
         }
     }
-    log(&written);
+    written
 }
 
 fn log(written: &Written) {

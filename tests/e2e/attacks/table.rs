@@ -31,6 +31,7 @@ const TEAM: &str = "tests/e2e/team.rs";
 const BAD_INPUT: &str = "tests/e2e/bad_input.rs";
 const SECRETS: &str = "tests/e2e/secrets.rs";
 const CATALOGUE: &str = "tests/e2e/catalogue/mod.rs";
+const OWNERSHIP: &str = "tests/e2e/ownership.rs";
 const RACES: &str = "tests/e2e/races.rs";
 
 /// Groups of rows.
@@ -190,6 +191,13 @@ const CALLER: &[Attack] = &[
         "the rule that each name has one token",
         RACES,
         "sixteen_callers_for_one_name_get_one_token_quickly",
+    ),
+    row(
+        "names another person as the owner of a token",
+        "400 `metadata must not have the key \"owner\"`, if `default_metadata` of the role sets the owner",
+        "the owner in the inventory, and in the description in Astra",
+        OWNERSHIP,
+        "defaults_come_from_the_entity_of_the_caller",
     ),
 ];
 
