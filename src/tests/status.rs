@@ -214,7 +214,7 @@ async fn a_standby_says_so_and_shows_what_it_knows() {
 #[tokio::test]
 async fn requests_in_flight_in_the_queue_and_limited_by_astra_are_shown() {
     let world = World::with_role("standard").await;
-    let minting = world.minting("slow", Duration::from_secs(1)).await;
+    let minting = world.minting("slow", Duration::from_secs(3)).await;
     let org = world.org_status().await;
     assert_eq!(
         (&org["calls_in_flight"], &org["calls_queued"], &org["rate_limited"]),

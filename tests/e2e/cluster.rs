@@ -158,6 +158,25 @@ fn standbys_forward_changes_and_astra_gets_each_change_once() {
 }
 
 #[test]
+fn a_standby_that_answers_reads_shows_its_own_status() {
+    let cluster = shared_cluster();
+    let world = World::at_mount(&cluster.active_node(), "shown");
+    let org = world.configured("shop", Mode::Standard);
+    world.role(&org, "reader", 3600, 36000);
+    world.mint(&org, "reader", "cart");
+    let path = world.at("status");
+    let shown = world.get("status").data();
+    assert_eq!((&shown["active"], &shown["orgs"][&org.id]["state"]), (&json!(true), &json!("ok")));
+    assert_seen(&cluster.standbys(), "an organization", &path, |reply| reply.body["data"]["org_count"] == 1);
+    let is_forwarded = on_vault("reads of standbys");
+    for node in cluster.standbys() {
+        let shown = reader(&node, &path).get(&path).data();
+        let state = if is_forwarded { "ok" } else { "unknown" };
+        assert_eq!((&shown["active"], &shown["orgs"][&org.id]["state"]), (&json!(is_forwarded), &json!(state)));
+    }
+}
+
+#[test]
 fn callers_at_all_nodes_get_one_token_for_one_name() {
     let cluster = shared_cluster();
     let world = World::at_mount(&cluster.active_node(), "race");

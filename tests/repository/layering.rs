@@ -193,6 +193,7 @@ const LAYERS: &[Layers] = &[
             "roles",
             "filters",
             "tokens",
+            "status",
             "configs",
             "config",
             "rotate_root",

@@ -11,7 +11,10 @@ fi
 
 cache=$(cd "$(dirname "$0")/../.." && pwd)/.cache/prometheus
 if [ ! -x "$cache/usr/bin/promtool" ]; then
-    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || { echo "prometheus: this machine has no apt" >&2; exit 1; }
+    if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+        echo "prometheus: this machine has neither Prometheus nor apt" >&2
+        exit 1
+    fi
     mkdir -p "$(dirname "$cache")"
     work=$(mktemp -d "$cache.XXXXXX")
     trap 'rm -rf "$work"' EXIT
