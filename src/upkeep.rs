@@ -162,9 +162,10 @@ async fn rotate_due(engine: &Arc<Engine>, now: Timestamp, deadline: Instant) -> 
     }
     let rotate = |org: OrgId| async move {
         if Instant::now() < deadline && engine.schedule.begin(&org) {
-            // If the host cancels the tick, the rotation continues.
+            // The rotation continues if it takes longer, or if the host cancels the tick.
             let (engine, tasks) = (engine.clone(), &engine.tasks);
-            let _ = tasks.run(async move { rotate_one(&engine, &org, now).await }).await;
+            let rotation = tasks.run(async move { rotate_one(&engine, &org, now).await });
+            let _ = tokio::time::timeout(BUDGET, rotation).await;
         }
     };
     stream::iter(orgs).map(rotate).buffer_unordered(CONCURRENT).collect::<()>().await;
