@@ -17,6 +17,7 @@ use super::backlog::Backlog;
 use super::backoff::Backoff;
 use super::clients::Clients;
 use super::error::Error;
+use super::events::Events;
 use super::locks::Locks;
 use super::metrics::Metrics;
 use super::names::OrgId;
@@ -49,6 +50,8 @@ pub(crate) struct Engine {
     pub(crate) backlog: Backlog,
     /// When this process mounted the engine.
     pub(crate) started_at: Timestamp,
+    /// The events for the subscribers of the host.
+    pub(crate) events: Events,
     /// Work that continues if its caller hangs up.
     pub(crate) tasks: Tasks,
     mount: Mount,
@@ -74,6 +77,7 @@ impl Engine {
             metrics: Metrics::default(),
             backlog: Backlog::default(),
             started_at: Timestamp::now(),
+            events: Events::new(mount.system.clone()),
             tasks: mount.tasks.clone(),
             mount: mount.clone(),
             started_on_standby: AtomicBool::new(false),

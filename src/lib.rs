@@ -6,7 +6,7 @@
 //! Imports go in one direction, from the last module of this list to the first:
 //!
 //! ```text
-//! names  clock  api  error  metrics  store  locks  backoff  outage  schedule  backlog  health  clients  engine  identity
+//! names  clock  api  error  metrics  store  locks  backoff  outage  schedule  backlog  health  clients  events  engine  identity
 //! metadata  inventory  journal  tokens  rotate  upkeep  paths  lib
 //! ```
 //!
@@ -31,6 +31,7 @@ mod clients;
 mod clock;
 mod engine;
 mod error;
+mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod health;

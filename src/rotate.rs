@@ -17,6 +17,7 @@ use super::api::{self, Case, CreatedToken, NewToken, TokenDates, describe};
 use super::clock;
 use super::engine::Engine;
 use super::error::Error;
+use super::events::Occasion;
 use super::journal::{Looked, ROTATION, RotationNote};
 use super::names::{ClientId, OrgId};
 use super::store::Config;
@@ -63,6 +64,16 @@ pub(crate) struct Rotated {
 /// If the config holds the old root token, or if it is unknown which root token the config holds. The tick completes or
 /// undoes the rotation.
 pub(crate) async fn rotate(engine: &Arc<Engine>, config: &Arc<Config>, mount_point: &str) -> Result<Rotated, Error> {
+    let rotated = rotate_once(engine, config, mount_point).await;
+    let occasion = match &rotated {
+        Ok(Rotated { old, new, .. }) => Occasion::Rotated { old, new },
+        Err(error) => Occasion::RotationFailed { reason: error.to_string() },
+    };
+    engine.events.send(&config.org_id, Some(config), &occasion);
+    rotated
+}
+
+async fn rotate_once(engine: &Arc<Engine>, config: &Arc<Config>, mount_point: &str) -> Result<Rotated, Error> {
     let old = config.root_id().and_then(|id| ClientId::parse("astra_token", id).ok()).ok_or_else(|| {
         Error::Refused(
             "the root token does not have the form \"AstraCS:<id>:<digest>\"; write another astra_token".into(),

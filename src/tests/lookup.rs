@@ -27,10 +27,13 @@ impl World {
     /// Another org with its own Astra, whose root token is `AstraCS:other:root`.
     async fn with_other_org(&self) -> Arc<Astra> {
         let other = Arc::new(Astra::start(OTHER_ORG).await);
-        let mut state = other.state();
-        let root = state.roots.remove(ROOT_ID).expect("a root token");
-        state.roots.insert("other".to_owned(), super::astra::Root { token: "AstraCS:other:root".to_owned(), ..root });
-        drop(state);
+        {
+            let mut state = other.state();
+            let root = state.roots.remove(ROOT_ID).expect("a root token");
+            state
+                .roots
+                .insert("other".to_owned(), super::astra::Root { token: "AstraCS:other:root".to_owned(), ..root });
+        }
         let config = json!({"org_id": OTHER_ORG, "astra_token": "AstraCS:other:root", "url": other.url()});
         ok(self.write("config", config).await);
         other

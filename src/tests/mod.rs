@@ -5,6 +5,7 @@ mod config;
 mod creds;
 mod damaged;
 mod echo;
+mod events;
 mod failures;
 mod filters;
 mod help;

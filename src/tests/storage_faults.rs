@@ -39,8 +39,6 @@ struct Row {
 fn rows_beyond_the_guide() -> Vec<Row> {
     let new = json!({"org_id": super::OTHER_ORG, "astra_token": ROOT, "verify_connection": false});
     vec![
-        client(Update, "lookup", json!({"client_id": TAKEN})),
-        client(Update, "lookup", json!({"client_id": "unknown", "check_astra": true})),
         client(List, "orgs/", json!({})),
         client(Create, "orgs/fresh", new),
         client(Update, "orgs/retailOrg", json!({"astra_token": ROOT, "logical_name": "renamed"})),
@@ -56,7 +54,6 @@ fn rows_beyond_the_guide() -> Vec<Row> {
         client(Create, "orgs/retailOrg/roles/fresh", json!({"role_id": ROLE_ID, "ttl": 60, "max_ttl": 600})),
         client(Update, "orgs/retailOrg/roles/r_w_user", json!({"role_id": "another"})),
         client(Patch, "orgs/retailOrg/roles/r_w_user", json!({"ttl": 60})),
-        client(Patch, "orgs/retailOrg/roles/r_w_user", json!({"role_ids": "several,roles"})),
         client(Read, "orgs/retailOrg/roles/spare", json!({})),
         client(Delete, "orgs/retailOrg/roles/spare", json!({})),
         row(Action::Exists("orgs/retailOrg/roles/spare"), json!({})),
@@ -74,7 +71,20 @@ fn rows_beyond_the_guide() -> Vec<Row> {
 
 /// All operations of a mount. A new path or operation needs a line in one of the lists.
 fn table() -> Vec<Row> {
-    rows_of_the_guide().into_iter().chain(rows_beyond_the_guide()).collect()
+    rows_of_the_guide().into_iter().chain(rows_beyond_the_guide()).chain(rows_of_owners()).collect()
+}
+
+/// Look-ups, replacements, and roles with several Astra roles.
+fn rows_of_owners() -> Vec<Row> {
+    vec![
+        client(Update, "lookup", json!({"client_id": TAKEN})),
+        client(Update, "lookup", json!({"client_id": "unknown", "check_astra": true})),
+        client(Patch, "orgs/retailOrg/roles/r_w_user", json!({"role_ids": "several,roles"})),
+        client(Update, "org/token", replacement("taken", json!(0))),
+        client(Update, "org/token", replacement("taken", json!("1h"))),
+        client(Update, "creds/retailOrg/r_w_user", json!({"logical_name": "taken", "replace": true, "overlap": "1h"})),
+        client(Update, "org/token", replacement("taken", json!("1h"))).limited(),
+    ]
 }
 
 /// The paths of the guide, and what the host asks for.
@@ -109,9 +119,6 @@ fn rows_of_the_guide() -> Vec<Row> {
         client(Update, "roles/sync", json!({})).in_parts(),
         client(Create, "org/token", order("fresh")),
         client(Update, "org/token", order("fresh")),
-        client(Update, "org/token", replacement("taken", json!(0))),
-        client(Update, "org/token", replacement("taken", json!("1h"))),
-        client(Update, "creds/retailOrg/r_w_user", json!({"logical_name": "taken", "replace": true, "overlap": "1h"})),
         client(Read, "org/token", order("taken")),
         client(Read, "org/token", by_id.clone()),
         client(Read, "org/token", order("label")).sidecar(),
@@ -138,7 +145,6 @@ fn rows_of_the_guide() -> Vec<Row> {
         client(Patch, "role", json!({"org_id": ORG, "role_name": "r_w_user", "max_tokens": 0})).limited(),
         client(Delete, "role", json!({"org_id": ORG, "role_name": "r_w_user"})).limited(),
         client(Update, "org/token", order("fresh")).limited(),
-        client(Update, "org/token", replacement("taken", json!("1h"))).limited(),
         client(Read, "org/token", order("label")).sidecar().limited(),
         client(Delete, "org/token", order("taken")).limited(),
         row(Action::Revoke, json!({})).limited(),

@@ -18,6 +18,7 @@ use super::undelivered::{log_hang_up, log_without_entry, take_back};
 use crate::api::{self, CreatedToken, NewToken};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::events::Occasion;
 use crate::journal::{Looked, MintNote};
 use crate::metrics::Event;
 use crate::names::ClientId;
@@ -189,6 +190,8 @@ impl Mint {
         self.engine.metrics.count(Event::Mint, &token.org_id, role);
         tracing::info!(org_id = %token.org_id, role_name = %role, client_id = %token.client_id,
             logical_name = %token.logical_name, display_name = caller.display_name, entity_id = caller.entity_id, "created token");
+        let created = Occasion::Created { role, client: &token.client_id };
+        self.engine.events.send(&token.org_id, Some(&self.request.config), &created);
         let response = self.respond(&token).on_undelivered(take_back(
             &self.engine,
             &self.request.config,

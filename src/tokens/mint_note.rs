@@ -8,6 +8,7 @@ use super::order::{Event, OrderNote};
 use crate::api;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::events::Occasion;
 use crate::journal::{Looked, MINT, MintNote};
 use crate::names::{ClientId, OrgId};
 use crate::store::Config;
@@ -82,6 +83,8 @@ impl OrderNote for MintNote {
         engine.call(config, |client: Arc<api::Client>| async move { client.delete_token(id).await }).await?;
         tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %client_id,
             display_name = self.display_name, entity_id = self.entity_id, "rolled back token");
+        let revoked = Occasion::Revoked { role: &self.role_name, client: client_id };
+        engine.events.send(&self.org_id, Some(config), &revoked);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use crate::api;
 use crate::backoff::in_tick;
 use crate::engine::Engine;
 use crate::error::{Error, readable};
+use crate::events::Occasion;
 use crate::journal::{DELETION, DeletionNote, GIVE_UP, MARGIN, can_take_effect_late, longest};
 use crate::metrics::Event;
 use crate::names::ClientId;
@@ -90,8 +91,9 @@ pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, reason: R
         let engine = engine.clone();
         async move {
             let _lock = engine.locks.token(&target.token_id).await;
-            let deleted = match engine.store.config(&target.org_id).await? {
-                Some(config) => delete_both(&engine, &config, &target, reason, &caller).await,
+            let config = engine.store.config(&target.org_id).await?;
+            let deleted = match &config {
+                Some(config) => delete_both(&engine, config, &target, reason, &caller).await,
                 None => match require_deleted(&engine, &target).await {
                     Ok(()) => delete_in_vault(&engine, &target).await,
                     error => error,
@@ -109,6 +111,8 @@ pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, reason: R
                 other => other?,
             }
             engine.metrics.count(Event::Revocation, &target.org_id, &target.role_name);
+            let revoked = Occasion::Revoked { role: &target.role_name, client: &target.client_id };
+            engine.events.send(&target.org_id, config.as_deref(), &revoked);
             Ok(target)
         }
     };
@@ -334,6 +338,8 @@ impl DeletionNote {
         engine.store.delete_token(&self.token_id, &self.org_id, &self.client_id).await?;
         tracing::info!(org_id = %self.org_id, role_name = %self.role_name, client_id = %self.client_id,
             "finished the deletion of a token");
+        let revoked = Occasion::Revoked { role: &self.role_name, client: &self.client_id };
+        engine.events.send(&self.org_id, Some(&config), &revoked);
         Ok(Finished::Gone)
     }
 }
