@@ -26,6 +26,8 @@ enum Before {
     Token,
     /// Other work, which was killed at this point.
     Killed(Work, Point),
+    /// A token with its lease, a token that only Astra has, and a token that Astra does not have.
+    Differing,
     /// A token whose answer was lost after the last step of its mint, so long ago that its lease would have expired.
     Expired,
 }
@@ -73,6 +75,12 @@ impl WorkCase {
                     start_and_mint(world).await;
                 }
                 start_and_kill(world, *work, point).await;
+            }
+            Before::Differing => {
+                for _ in 0..3 {
+                    start_and_mint(world).await;
+                }
+                world.lose_tokens();
             }
             Before::Expired => {
                 start_and_kill(world, Work::Mint, &HANDED_OVER).await;
@@ -134,8 +142,8 @@ impl WorkCase {
 
             let node = world.start().await;
             world.ask_ok(&node, Work::Rollback).await;
-            if self.work == Work::Renew {
-                world.ask_ok(&node, Work::Renew).await;
+            if matches!(self.work, Work::Renew | Work::Tidy) {
+                world.ask_ok(&node, self.work).await;
             }
             add_finding(&mut left, point, &call, world.check_nothing_lost(node).await);
         }
@@ -336,6 +344,11 @@ async fn a_tick_killed_while_it_deletes_a_token_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_killed_at_any_step_loses_nothing() {
     assert_eq!(WorkCase::new(Mode::Standard, Before::Expired, Work::Tick).kill_everywhere().await, nothing());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tidy_killed_at_any_step_loses_nothing() {
+    assert_eq!(WorkCase::new(Mode::Sidecar, Before::Differing, Work::Tidy).kill_everywhere().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]

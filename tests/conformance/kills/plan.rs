@@ -25,6 +25,8 @@ pub enum Work {
     Revoke,
     /// A rotation of the root token.
     Rotate,
+    /// A tidy that deletes tokens of any age.
+    Tidy,
     /// A tick that handles all WAL entries at once, whatever their age.
     Rollback,
     /// A tick as the host sends it every minute.

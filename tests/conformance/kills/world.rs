@@ -314,6 +314,16 @@ impl KillWorld {
         }
     }
 
+    /// Removes the first token from storage, and the second one from Astra.
+    pub fn lose_tokens(&self) {
+        let known: Vec<String> = self.inventory().into_iter().collect();
+        for key in [format!("token/{}", known[0]), format!("client/{}/{}", self.astra.org().id, known[0])] {
+            assert!(self.storage.value(&key).is_some(), "{key} is not stored");
+            self.storage.remove(&key);
+        }
+        assert!(self.astra.delete_token(&known[1]));
+    }
+
     fn check_empty(&self) {
         assert_eq!(self.alive(), BTreeSet::new(), "a token is live in Astra at the end");
         for prefix in ["token/", "client/"] {
@@ -415,6 +425,9 @@ impl KillWorld {
             Work::Renew => lease().request("renew", Duration::from_secs(1800)),
             Work::Revoke => lease().request("revoke", Duration::ZERO),
             Work::Rotate => request("update", "config/rotate-root", &json!({"org_id": org_id})),
+            Work::Tidy => {
+                request("update", &format!("orgs/{org_id}/tidy"), &json!({"dry_run": false, "safety_buffer": 0}))
+            }
             Work::Rollback => tick(&json!({"immediate": true})),
             Work::Tick => tick(&json!({})),
         }

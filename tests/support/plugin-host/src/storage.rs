@@ -113,6 +113,11 @@ impl Storage {
         self.state().entries.insert(key.into(), entry);
     }
 
+    /// Removes a value without the plugin's knowledge.
+    pub fn remove(&self, key: &str) {
+        self.state().entries.remove(key);
+    }
+
     /// Checks that no transaction was left open or used after its end.
     pub fn check(&self) {
         let state = self.state();
