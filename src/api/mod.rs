@@ -360,6 +360,16 @@ impl Client {
     }
 }
 
+/// Parses a JSON object.
+fn object(call: &'static str, body: &[u8]) -> Result<Map<String, Value>, Error> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Error::garbled(call, "it is not a JSON object")),
+        Err(_) if body.is_empty() => Err(Error::garbled(call, "it is empty")),
+        Err(_) => Err(Error::garbled(call, "it is not JSON")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

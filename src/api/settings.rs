@@ -69,16 +69,6 @@ pub(super) fn headers(settings: &Settings) -> Result<HeaderMap, &'static str> {
     Ok(HeaderMap::from_iter([(AUTHORIZATION, authorization), (ACCEPT, accept), (USER_AGENT, user_agent)]))
 }
 
-/// Parses a JSON object.
-fn object(call: &'static str, body: &[u8]) -> Result<Map<String, Value>, Error> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Error::garbled(call, "it is not a JSON object")),
-        Err(_) if body.is_empty() => Err(Error::garbled(call, "it is empty")),
-        Err(_) => Err(Error::garbled(call, "it is not JSON")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
