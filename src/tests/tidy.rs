@@ -560,6 +560,19 @@ async fn a_tidy_of_an_org_that_does_not_exist_is_refused() {
     }
 }
 
+/// The variable of a script is not set.
+#[tokio::test]
+async fn an_empty_field_deletes_nothing() {
+    let (world, [_, unknown, _]) = mixed().await;
+    for field in ["dry_run", "safety_buffer", "force"] {
+        for empty in [json!(""), Value::Null] {
+            let error = refused(world.write(TIDY, json!({ field: empty })).await);
+            assert!(error.contains(field) && error.contains("empty"), "{error}");
+        }
+    }
+    assert!(unknown.iter().all(|id| world.in_astra().contains(id)));
+}
+
 #[tokio::test]
 async fn a_tidy_waits_for_the_inventory() {
     let world = World::unprepared().await;

@@ -334,6 +334,13 @@ fn every_operation_has_a_row(world: &World, rows: &[Row]) {
     assert_eq!(in_table, declared, "the table (left) does not have the operations of the engine (right)");
 }
 
+/// Whether a path has the segments of a policy's path, in which `+` stands for any segment.
+fn has_segments(path: &str, of_policy: &str) -> bool {
+    let (path, of_policy): (Vec<&str>, Vec<&str>) = (path.split('/').collect(), of_policy.split('/').collect());
+    path.len() == of_policy.len()
+        && path.iter().zip(of_policy).all(|(segment, wanted)| wanted == "+" || wanted == *segment)
+}
+
 /// Checks that each line and capability of a policy is needed by a request in the table.
 #[track_caller]
 fn every_capability_is_needed<'a>(who: Who, rows: impl Iterator<Item = &'a Row> + Clone) {
@@ -346,7 +353,8 @@ fn every_capability_is_needed<'a>(who: Who, rows: impl Iterator<Item = &'a Row> 
                     path if path.starts_with("sys/") => path.to_owned(),
                     path => format!("astra/{}", filled(path)),
                 };
-                let is_covered = path.strip_suffix("/*").map_or(of_row == path, |folder| {
+                let is_same = of_row == path || path.contains("/+/") && has_segments(&of_row, path);
+                let is_covered = path.strip_suffix("/*").map_or(is_same, |folder| {
                     of_row == path || of_row.rsplit_once('/').is_some_and(|(of_row, _)| of_row == folder)
                 });
                 is_covered && row.who.contains(&who) && (row.capability == capability || capability == "sudo")

@@ -39,12 +39,13 @@ fn the_page_cleans_up_after_a_restored_backup() {
     let world = World::at_mount(&server, "astra");
     let org = configured(&world);
     let mut shell = Shell::new(&server, "astra", world.url());
+    shell.set("ORG_ID", &org.id);
     let kept = world.mint(&org, "reader", "cart");
     let revoked = world.mint(&org, "reader", "checkout");
-    shell.run_block("docs/operations.md", "backup");
+    shell.run_sample("docs/operations.md", "backup");
     world.revoke(&revoked).ok();
     let since = world.mint(&org, "reader", "billing");
-    shell.run_block("docs/operations.md", "restore");
+    shell.run_sample("docs/operations.md", "restore");
     wait("the older state to be back", Duration::from_secs(60), || {
         let reply = server.try_http("LIST", &world.at("org/tokens"), &Value::Null).ok()?;
         reply.body["data"]["keys"].to_string().contains(&revoked.client_id).then_some(())

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use vault_plugin_sdk::framework::{Call, Field, FieldSpec, Path};
-use vault_plugin_sdk::logical::{Operation, Response};
+use vault_plugin_sdk::logical::{Operation, Request, Response};
 
 use super::{absent, find};
 use crate::engine::Engine;
+use crate::error::Error;
 use crate::paths::org::ORG;
 use crate::paths::shared::{Answered, handler, object, require_config, unreadable_entries};
 use crate::tokens::{Ids, Tidied, TidyRequest, tidy};
@@ -68,6 +69,7 @@ pub(super) fn path() -> Path<Engine> {
 async fn run(engine: Arc<Engine>, call: Call) -> Answered {
     let Some(org) = find(&engine, &call.request, &call.fields).await? else { return absent(&call) };
     let Call { request, fields, .. } = call;
+    require_no_blank(&request)?;
     let wanted = TidyRequest {
         dry_run: fields.get(&DRY_RUN).unwrap_or(true),
         safety_buffer: fields.get(&SAFETY_BUFFER).unwrap_or_default(),
@@ -88,6 +90,16 @@ async fn run(engine: Arc<Engine>, call: Call) -> Answered {
         ("without_expiry", shown(&tidied.without_expiry)),
     ]);
     Ok(Some(Response::new(data).warnings(warnings(&engine, tidied, &wanted))))
+}
+
+/// Fails if a field is null or empty, as an unset variable of a script is. The host's rules would read that as false or 0, so
+/// tokens of any age would be deleted.
+fn require_no_blank(request: &Request) -> Result<(), Error> {
+    let is_blank = |name: &&str| request.data.get(*name).is_some_and(|value| value.is_null() || *value == "");
+    match [DRY_RUN.name(), SAFETY_BUFFER.name(), FORCE.name()].into_iter().find(is_blank) {
+        Some(name) => Err(Error::field(name, "must not be empty; leave it out for its default")),
+        None => Ok(()),
+    }
 }
 
 fn shown(ids: &Ids) -> Value {
