@@ -35,7 +35,8 @@ impl Caller<'_> {
                 330..470 => self.mint_by_read(),
                 470..540 => self.read_by_client_id(),
                 540..590 => self.read_by_name(),
-                590..630 => self.list(),
+                590..618 => self.list(),
+                618..630 => self.tidy(),
                 630..640 => self.rotate(),
                 640..730 => self.renew(),
                 730..810 => self.revoke(true),
@@ -181,6 +182,14 @@ impl Caller<'_> {
     fn rotate(&mut self) {
         let place = self.storm.places.iter().find(|place| place.rotates).expect("a place with rotations").clone();
         self.ask("rotate", "POST", &format!("{}/config/rotate-root", place.mount), &json!({"org_id": place.org.id}));
+    }
+
+    fn tidy(&mut self) {
+        let place = self.rng.choice(&self.storm.places).expect("places").clone();
+        let buffer = *self.rng.choice(&["0", "1s", "2h"]).expect("a choice");
+        let (what, dry_run) = if self.rng.u8(..3) == 0 { ("tidy dry", true) } else { ("tidy", false) };
+        let body = json!({"safety_buffer": buffer, "dry_run": dry_run});
+        self.ask(what, "POST", &format!("{}/orgs/{}/tidy", place.mount, place.logical_name()), &body);
     }
 
     fn revoke_prefix(&mut self) {

@@ -207,6 +207,7 @@ fn assert_busy(storm: &Storm, ledger: &Ledger, kills: usize, length: Duration, r
         ("writes of configs", ok("write config"), seconds / 8),
         ("rotations of a root token", ok("rotate"), seconds / 30),
         ("writes of roles", ok("write role"), seconds / 8),
+        ("tidies", ok("tidy"), seconds / 8),
         ("prefix revocations", ok("revoke prefix later"), seconds / 30),
     ] {
         assert!(count >= least, "the storm was too calm: {count} {what}, expected at least {least}\n{report}");

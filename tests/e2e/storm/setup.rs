@@ -46,10 +46,15 @@ impl Place {
             "org_id": self.org.id,
             "request_timeout": if variant & 2 == 0 { "1s" } else { "2s" },
             "token_expiry": variant & 4 == 0,
-            "logical_name": format!("org-{}", self.number),
+            "logical_name": self.logical_name(),
             "caller_mode": self.mode.name(),
             "verify_connection": variant & 8 == 0,
         })
+    }
+
+    /// Returns the name of the org in paths.
+    pub(super) fn logical_name(&self) -> String {
+        format!("org-{}", self.number)
     }
 
     /// Returns a body for a role.
