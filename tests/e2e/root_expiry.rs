@@ -45,7 +45,7 @@ fn days(days: i64) -> SignedDuration {
 
 #[test]
 fn an_operator_is_told_that_a_root_token_expires() {
-    let dated = Dated::new("root1", days(-80), days(10));
+    let dated = Dated::new("root1", days(-80), days(10) - SignedDuration::from_hours(1));
     dated.run_sample("root token expires");
     assert!(!dated.world.is_alive(&dated.org.client_id));
     let roots = dated.world.live(&dated.org.id);
