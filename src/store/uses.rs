@@ -96,7 +96,7 @@ impl Uses {
     }
 
     /// Counts a use. `reader` is the display name of a reader, `None` for a renewal. Returns whether this is the first use
-    /// in an hour that this node knows of.
+    /// in an hour that this node knows of; false if there is no room for another token.
     pub(crate) fn note(&self, org: &OrgId, client: &ClientId, reader: Option<&str>) -> bool {
         let (now, mut shard) = (Instant::now(), self.shard(client));
         // Whole seconds, like the other times of a record.
@@ -117,7 +117,7 @@ impl Uses {
         }
         if !shard.make_room(self.shard_limit, now) {
             shard.uncounted += 1;
-            return true;
+            return false;
         }
         shard.len += 1;
         let new = Use { base: None, count: 1, last_used_at: time, last_used_by: reader.map(Into::into), since: now };
@@ -152,13 +152,13 @@ impl Uses {
         for shard in &self.shards {
             let mut shard = lock(shard);
             // A shard that becomes full does not wait.
-            let all = all || shard.len > self.shard_limit / 2;
+            let is_urgent = all || shard.len > self.shard_limit / 2;
             shard.retain(|_, known| known.count > 0);
-            if due.len() >= DUE {
+            if !all && due.len() >= DUE {
                 continue;
             }
             for (org, clients) in &shard.orgs {
-                let is_due = |known: &Use| all || now.duration_since(known.since) >= PERIOD;
+                let is_due = |known: &Use| is_urgent || now.duration_since(known.since) >= PERIOD;
                 let clients = clients.iter().filter(|(_, known)| is_due(known));
                 due.extend(clients.map(|(client, _)| (org.clone(), client.clone())));
             }

@@ -169,17 +169,34 @@ async fn a_write_never_brings_back_the_record_of_a_deleted_token() {
         }
         let backend = world.backend.clone();
         let by = json!({"org_id": ORG, "client_id": client});
-        let deleting = tokio::spawn(async move { backend.handle(request(Operation::Delete, "org/token", by)).await });
-        for _ in 0..50 {
-            tokio::task::yield_now().await;
-        }
+        let mut deleting =
+            tokio::spawn(async move { backend.handle(request(Operation::Delete, "org/token", by)).await });
+        // Without a lock, the deletion ends while the write waits.
+        let deleted = tokio::time::timeout(Duration::from_millis(200), &mut deleting).await;
         world.storage.heal();
-        drop(deleting.await.unwrap());
+        if deleted.is_err() {
+            drop(deleting.await.unwrap());
+        }
         drop(ticking.await.unwrap());
         ok(world.tick(false).await);
         world.until_undone().await;
         assert_eq!((world.written(&client), world.astra.live()), (None, 0), "call {nth}");
     }
+}
+
+#[tokio::test]
+async fn a_deletion_waits_for_a_slow_write_of_the_record() {
+    let (world, client) = world_with_due_uses().await;
+    let writes = world.storage.writes();
+    // A slow call takes effect at its end.
+    world.storage.inject(HostFault::Slow(Duration::from_millis(300)));
+    let backend = world.backend.clone();
+    let ticking = tokio::spawn(async move { backend.handle(request(Operation::Rollback, "", Value::Null)).await });
+    eventually(|| world.storage.writes() > writes).await;
+    world.storage.heal();
+    ok(world.ask(Operation::Delete, "org/token", json!({"org_id": ORG, "client_id": client})).await);
+    ok(ticking.await.unwrap());
+    assert_eq!((world.written(&client), world.astra.live()), (None, 0));
 }
 
 #[tokio::test]
