@@ -271,6 +271,24 @@ async fn a_cancelled_mint_with_a_fault_at_any_step_loses_nothing() {
     }
 }
 
+/// Until the last step, the old token has its name and its lease. After that step, its lease ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_killed_at_any_step_loses_nothing() {
+    let case = || WorkCase::new(Mode::Standard, Before::Token, Work::Replace);
+    assert_eq!(case().kill_everywhere().await, at_the_handover());
+    assert_eq!(case().fail_everywhere().await, nothing());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_undo_of_a_replacement_killed_at_any_step_loses_nothing() {
+    for cut in
+        [host("put client/", Phase::Before), host("put client/", Phase::After), host("delete wal/", Phase::Before)]
+    {
+        let case = WorkCase::new(Mode::Standard, Before::Killed(Work::Replace, cut), Work::Rollback);
+        assert_eq!(case.kill_everywhere().await, nothing());
+    }
+}
+
 /// Without a description, the engine cannot find a token whose answer was lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_description_only_some_kills_lose_a_token() {

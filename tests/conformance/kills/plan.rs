@@ -17,6 +17,8 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Work {
     Mint,
+    /// A mint that replaces the token, which stays live for an hour.
+    Replace,
     /// A delete of `org/token`.
     Delete,
     /// A delete of `orgs/:org/tokens/:client_id`.

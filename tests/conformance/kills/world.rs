@@ -172,7 +172,7 @@ impl KillWorld {
     /// Passes a reply to the lease manager.
     pub fn keep_lease(&mut self, work: Work, reply: &Reply) {
         match work {
-            Work::Mint if reply.http() == 200 => self.leases.push(Lease::new("org/token", reply)),
+            Work::Mint | Work::Replace if reply.http() == 200 => self.leases.push(Lease::new("org/token", reply)),
             Work::Revoke if reply.err.is_none() => drop(self.leases.pop()),
             _ => {}
         }
@@ -414,6 +414,12 @@ impl KillWorld {
         match work {
             Work::Mint if self.mode == Mode::Sidecar => request("read", "org/token", &mint),
             Work::Mint => request("update", "org/token", &mint),
+            Work::Replace => {
+                let mut replacement = mint;
+                replacement["replace"] = json!(true);
+                replacement["overlap"] = json!("1h");
+                request("update", "org/token", &replacement)
+            }
             Work::Delete => {
                 let client_id = self.inventory().pop_first().expect("a token");
                 request("delete", "org/token", &json!({"org_id": org_id, "client_id": client_id}))
