@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::astra::{AstraFault, BodyForm, Kind, Route};
 use crate::bao::{Options, Server};
 use crate::openapi;
-use crate::world::{Mode, ROLE_ID, World};
+use crate::world::{Mode, ROLE_ID, Token, World};
 
 /// A server that logs at the most detailed level, and so does its plugin.
 fn trace_logging_server() -> Arc<Server> {
@@ -68,10 +68,10 @@ fn a_log_at_trace_level_holds_no_secret() {
 /// Returns every path in the engine's OpenAPI document, with values in place of parameters.
 fn paths(world: &World) -> Vec<String> {
     let document = openapi::document(world);
-    let with_values = |path: String| path.replace("{org}", "a").replace("{role}", "b");
+    let with_values = |path: String| path.replace(['{', '}'], "");
     let paths: BTreeSet<String> =
         openapi::operations(&document).into_iter().map(|(path, ..)| with_values(path)).collect();
-    assert!(paths.len() > 8 && !paths.iter().any(|path| path.contains('{')), "{paths:?}");
+    assert!(paths.len() > 8, "{paths:?}");
     paths.into_iter().collect()
 }
 
@@ -113,14 +113,21 @@ fn the_examples_in_the_help_work() {
     // The only difference from a reader's input is the URL of Astra.
     world.configure(&org, &json!({}));
     // The examples of the mount create a config and a role. After a rotation, `$ROOT_TOKEN` is deleted.
-    let (last, others): (Vec<_>, Vec<_>) = paths(&world).into_iter().partition(|path| path == "config/rotate-root");
+    let (last, others): (Vec<_>, Vec<_>) = paths(&world).into_iter().partition(|path| path.ends_with("rotate-root"));
     for path in [String::new()].into_iter().chain(others).chain(last) {
         let help = world.server.cli(&["path-help", &world.at(&path)]).ok();
         let examples: Vec<&str> = help.lines().filter_map(|line| line.trim().strip_prefix("vault ")).collect();
-        assert!(!examples.is_empty(), "{path} has no examples");
+        // The CLI cannot show metrics. The tests of the monitoring examples run curl.
+        assert!(!examples.is_empty() || path == "metrics", "{path} has no examples");
         for example in examples {
+            // An example can delete the token that it names.
+            let client_id = match path.is_empty() {
+                true => String::new(),
+                false => Token::of(world.get("creds/retail/reader").ok()).client_id,
+            };
             let line = example.replace("<mount>", &world.mount).replace("$ORG_ID", &org.id);
             let line = line.replace("$ROOT_TOKEN", &org.root_token).replace("$ROLE_ID", ROLE_ID);
+            let line = line.replace("$CLIENT_ID", &client_id);
             world.server.cli(&line.split_whitespace().collect::<Vec<_>>()).ok();
         }
     }

@@ -27,7 +27,7 @@ pub(super) fn list_path() -> Path<Engine> {
             "Lists the live tokens of the organization.",
             "The same list as at org/tokens, with the same parameters, for the organization in the path.\n\nExamples:\n    \
              vault list -detailed <mount>/orgs/retail/tokens\n    \
-             vault read <mount>/orgs/retail/tokens list=true unused_for=30d limit=100",
+             vault read <mount>/orgs/retail/tokens list=true role=reader limit=100",
         )
 }
 
