@@ -28,6 +28,8 @@ pub(crate) enum Occasion<'a> {
     Rotated { old: &'a ClientId, new: &'a ClientId },
     /// The root token could not be replaced.
     RotationFailed { reason: String },
+    /// Astra's list and the inventory were compared, and this many tokens were deleted.
+    Tidied { deleted: String },
 }
 
 /// The events of a mount.
@@ -101,6 +103,7 @@ impl Occasion<'_> {
             Some(name) if fits_path(client.as_str()) => format!("orgs/{name}/tokens/{client}"),
             _ => "org/token".to_owned(),
         };
+        let of_tokens = || name.map_or_else(|| "org/tokens".to_owned(), |name| format!("orgs/{name}/tokens"));
         let of_root = || name.map_or_else(|| "config".to_owned(), |name| format!("orgs/{name}"));
         let (kind, operation, path, members) = match self {
             Self::Created { role, client } => (
@@ -121,11 +124,16 @@ impl Occasion<'_> {
                 of_root(),
                 vec![("client_id", new.as_str()), ("old_client_id", old.as_str())],
             ),
+            Self::Tidied { deleted } => ("astra/tidy", "update", of_tokens(), vec![("deleted", deleted.as_str())]),
             Self::RotationFailed { reason } => {
                 ("astra/root-rotate-fail", "update", of_root(), vec![("error", reason.as_str())])
             }
         };
-        let is_change = !matches!(self, Self::RotationFailed { .. });
+        let is_change = match self {
+            Self::RotationFailed { .. } => false,
+            Self::Tidied { deleted } => deleted != "0",
+            _ => true,
+        };
         let common = [
             ("org_id", org.as_str()),
             ("operation", operation),

@@ -118,7 +118,13 @@ async fn mints_revocations_and_rotations_are_told_without_secrets() {
     // A mint that fails creates nothing.
     world.astra.answer("POST", ResponseTemplate::new(403));
     failed(world.write("org/token", order("c")).await);
+    // A dry run changes nothing.
+    some(world.write("orgs/retailOrg/tidy", json!({})).await);
     assert_eq!(vault.kinds().len(), 6);
+    some(world.write("orgs/retailOrg/tidy", json!({"dry_run": false})).await);
+    let tidied = json!({"org_id": ORG, "deleted": "0", "operation": "update", "modified": "false",
+        "path": "orgs/retailOrg/tokens", "data_path": "orgs/retailOrg/tokens"});
+    assert_eq!(vault.nth(6).await, ("astra/tidy".to_owned(), tidied));
     let all = format!("{:?}", vault.sent.lock().unwrap());
     assert!(!["AstraCS", "s3cret"].iter().any(|secret| all.contains(secret)), "an event holds a secret");
 }

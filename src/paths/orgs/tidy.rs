@@ -10,6 +10,7 @@ use vault_plugin_sdk::logical::{Operation, Request, Response};
 use super::{absent, find};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::events::Occasion;
 use crate::paths::org::ORG;
 use crate::paths::shared::{Answered, handler, object, require_config, unreadable_entries};
 use crate::tokens::{Ids, Tidied, TidyRequest, tidy};
@@ -81,6 +82,7 @@ async fn run(engine: Arc<Engine>, call: Call) -> Answered {
     if !wanted.dry_run {
         tracing::info!(org_id = %org, unknown = unknown.count, missing = missing.count, deleted = tidied.deleted,
             display_name = request.caller.display_name, entity_id = request.caller.entity_id, "tidied the tokens of an organization");
+        engine.events.send(&org, Some(&config), &Occasion::Tidied { deleted: tidied.deleted.to_string() });
     }
     let data = object([
         ("deleted", json!(tidied.deleted)),
