@@ -47,7 +47,7 @@ pub(crate) fn path() -> Path<Engine> {
              The parameters role, created_by, metadata, older_than and unused_for select tokens. key_info has at most the \
              first 10000 tokens of an answer, and fewer if their metadata is larger than 8 MiB. For a large inventory, list \
              pages with limit, and give the last client id of a page as after.\n\nExamples:\n    vault list -detailed <mount>/org/tokens\n    \
-             vault read <mount>/org/tokens list=true unused_for=30d limit=100",
+             vault read <mount>/org/tokens list=true role=reader limit=100",
         )
 }
 

@@ -473,6 +473,7 @@ fn paths_of_one_org(recorder: &mut Recorder) {
     recorder.twice("orgs/{org}/roles delete", &Call("delete", role, &[]));
     let minted = recorder.world.get("creds/retail/reader").data();
     let token = format!("orgs/retail/tokens/{}", minted["clientId"].as_str().expect("a client id"));
+    recorder.learn(&minted.to_string());
     recorder.twice("orgs/{org}/tokens list", &Call("list", "orgs/retail/tokens", &[("limit", json!(1))]));
     recorder.twice("orgs/{org}/tokens read", &Call("read", &token, &[]));
     recorder.twice("orgs/{org}/tokens delete", &Call("delete", &token, &[]));
@@ -481,6 +482,7 @@ fn paths_of_one_org(recorder: &mut Recorder) {
 /// Captures the look-ups of a known and of an unknown token.
 fn lookups(recorder: &mut Recorder) {
     let minted = recorder.world.get("creds/retail/reader?metadata=team=shop").data();
+    recorder.learn(&minted.to_string());
     recorder.twice("lookup write", &Call("write", "lookup", &[("client_id", minted["clientId"].clone())]));
     let unknown = [("client_id", json!("abcdefghijklmnopqrstuvwx")), ("check_astra", json!(true))];
     recorder.twice("lookup write, unknown", &Call("write", "lookup", &unknown));

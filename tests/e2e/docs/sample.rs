@@ -121,7 +121,7 @@ impl Recorder {
     }
 
     /// Masks the tokens, client ids and lease ids of a response.
-    fn learn(&mut self, text: &str) {
+    pub(super) fn learn(&mut self, text: &str) {
         let text = self.shell.documented(text);
         self.shell.masks.learn(&text).into_iter().for_each(redact::hide);
     }
