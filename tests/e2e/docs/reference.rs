@@ -471,10 +471,11 @@ fn paths_of_one_org(recorder: &mut Recorder) {
         ],
     );
     recorder.twice("orgs/{org}/roles delete", &Call("delete", role, &[]));
-    let minted = recorder.world.get("creds/retail/reader").data();
+    let minted = recorder.world.get("creds/retail/reader?metadata=team=billing").data();
     let token = format!("orgs/retail/tokens/{}", minted["clientId"].as_str().expect("a client id"));
     recorder.learn(&minted.to_string());
-    recorder.twice("orgs/{org}/tokens list", &Call("list", "orgs/retail/tokens", &[("limit", json!(1))]));
+    recorder
+        .twice("orgs/{org}/tokens list", &Call("list", "orgs/retail/tokens", &[("metadata", json!("team=billing"))]));
     recorder.twice("orgs/{org}/tokens read", &Call("read", &token, &[]));
     recorder.twice("orgs/{org}/tokens delete", &Call("delete", &token, &[]));
 }

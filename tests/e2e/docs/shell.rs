@@ -155,7 +155,13 @@ impl Shell {
         assert!(redact::clean(&found) == found, "{document}, {name:?}: the sample shows a secret");
         if speaks_as_documented(document) {
             let start = format!("<!-- tested: {name} -->\n```console\n");
-            agrees(document, &start, "```", &found, "docs:: readme:: operations:: root_expiry:: proxy:: tidy:: lookup::");
+            agrees(
+                document,
+                &start,
+                "```",
+                &found,
+                "docs:: readme:: operations:: root_expiry:: proxy:: tidy:: lookup::",
+            );
             return runs;
         }
         // Another version of the server may print other tables, but it passes on the same errors.
