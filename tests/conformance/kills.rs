@@ -159,7 +159,7 @@ impl WorkCase {
         for point in &points {
             let mut at = At(format!("{:?} fails at {point}", self.work));
             let node = self.prepare(&mut world).await;
-            let call = world.fail_at(&node, self.work, point).await;
+            let (call, node) = world.fail_at(node, self.work, point).await;
             at.0 = format!("{}: {call}", at.0);
             world.settle(&node, matches!(self.trouble, Trouble::HangUp(..))).await;
             add_finding(&mut left, point, &call, world.check_nothing_lost(node).await);

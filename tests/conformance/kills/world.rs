@@ -236,15 +236,23 @@ impl KillWorld {
     }
 
     /// Asks for work and makes the call at a point fail. Returns this call.
-    pub async fn fail_at(&mut self, node: &Node, work: Work, point: &Point) -> String {
+    pub async fn fail_at(&mut self, node: Node, work: Work, point: &Point) -> (String, Node) {
         let Place::Host(when) = &point.place else { panic!("only calls to the host can fail") };
         self.gate.stop(when.clone(), point.phase, Act::Fail);
-        let _ = self.ask(node, work).await;
+        let _ = self.ask(&node, work).await;
+        if work == Work::Renew && self.gate.hit().is_none() {
+            // The end of the mount writes that the token was used.
+            let _ = node.mount.cleanup().await;
+        }
         // The work may continue after its answer.
         until("the work reaches the point", || self.gate.hit().is_some()).await;
         let hit = self.gate.hit().unwrap_or_default();
         self.gate.open();
-        hit
+        if work == Work::Renew {
+            self.stop(node).await;
+            return (hit, self.start().await);
+        }
+        (hit, node)
     }
 
     /// Repeats the tick until nothing is left to undo. The process may still work on an undo. With `until_none_alive`,
