@@ -25,7 +25,7 @@ path "astra/org/tokens" {
   capabilities = ["list"]
 }
 
-# Finds the owner of a token that was found somewhere. It is a write, because a token must not be in a URL, but changes nothing.
+# Finds the owner of a leaked token. The request is a write, because a token must not be in a URL. It changes nothing.
 path "astra/lookup" {
   capabilities = ["update"]
 }

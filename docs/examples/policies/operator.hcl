@@ -15,7 +15,7 @@ path "astra/config/rotate-root" {
   capabilities = ["update"]
 }
 
-# Compares Astra's list of tokens with the inventory. With dry_run=false, it deletes tokens that only one of them has.
+# Compares Astra's list of tokens with the inventory. With dry_run=false, it deletes the differences.
 path "astra/orgs/+/tidy" {
   capabilities = ["update"]
 }
@@ -25,7 +25,7 @@ path "astra/configs" {
   capabilities = ["list"]
 }
 
-# The state of the mount and of its organizations. With check=true, the engine asks Astra for each organization.
+# The state of the mount and of its organizations. With check=true, the engine asks Astra about each root token.
 path "astra/status" {
   capabilities = ["read"]
 }
@@ -45,7 +45,7 @@ path "astra/org/token" {
   capabilities = ["delete"]
 }
 
-# Finds the owner of a token that was found somewhere. The caller needs the token or its client id.
+# Finds the owner of a leaked token. The caller needs the token or its client id.
 path "astra/lookup" {
   capabilities = ["update"]
 }
