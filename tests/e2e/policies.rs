@@ -173,13 +173,13 @@ fn orgs() -> Vec<Row> {
     let update = |_: &PolicyMount| ("astra/orgs/shop".into(), json!({"request_timeout": 20}));
     let role = |_: &PolicyMount| ("astra/orgs/shop/roles/reader".into(), json!({"ttl": 60}));
     vec![
-        row("LIST", "orgs", "list", &[], |_| ("astra/orgs".into(), Value::Null)),
+        row("LIST", "orgs", "list", &[Operator], |_| ("astra/orgs".into(), Value::Null)),
         row("POST", "orgs/{org}", "create", &[], |mount| ("astra/orgs/new".into(), mount.config("new").1)),
         row("POST", "orgs/{org}", "update", &[OrgTeam], update),
         row("PATCH", "orgs/{org}", "patch", &[OrgTeam], update),
         row("GET", "orgs/{org}", "read", &[OrgTeam], |_| ("astra/orgs/shop".into(), Value::Null)),
         row("DELETE", "orgs/{org}", "delete", &[], |_| ("astra/orgs/spare?force=true".into(), Value::Null)),
-        row("POST", "orgs/{org}/rotate-root", "update", &[OrgTeam], |_| {
+        row("POST", "orgs/{org}/rotate-root", "update", &[Operator, OrgTeam], |_| {
             ("astra/orgs/shop/rotate-root".into(), json!({}))
         }),
         row("POST", "orgs/{org}/sync-roles", "update", &[OrgTeam], |_| {
@@ -205,7 +205,7 @@ fn orgs() -> Vec<Row> {
         row("GET", "orgs/{org}/tokens/{client_id}", "read", &[OrgTeam], |mount| {
             (format!("astra/orgs/shop/tokens/{}", mount.token().client_id), Value::Null)
         }),
-        row("DELETE", "orgs/{org}/tokens/{client_id}", "delete", &[OrgTeam], |mount| {
+        row("DELETE", "orgs/{org}/tokens/{client_id}", "delete", &[Operator, OrgTeam], |mount| {
             (format!("astra/orgs/shop/tokens/{}", mount.token().client_id), Value::Null)
         }),
     ]

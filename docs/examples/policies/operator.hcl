@@ -14,14 +14,20 @@ path "astra/config" {
 path "astra/config/rotate-root" {
   capabilities = ["update"]
 }
+path "astra/orgs/+/rotate-root" {
+  capabilities = ["update"]
+}
 
 # Compares Astra's list of tokens with the inventory. With dry_run=false, it deletes the differences.
 path "astra/orgs/+/tidy" {
   capabilities = ["update"]
 }
 
-# Lists organizations.
+# Lists organizations, by their ids and by their names in paths.
 path "astra/configs" {
+  capabilities = ["list"]
+}
+path "astra/orgs" {
   capabilities = ["list"]
 }
 
@@ -42,6 +48,11 @@ path "astra/org/tokens" {
 
 # Deletes a token at once. A read of this path would show tokens, and a write would mint tokens, so neither is allowed.
 path "astra/org/token" {
+  capabilities = ["delete"]
+}
+
+# Deletes a token by its client id. A read is not allowed: the inventory shows the same.
+path "astra/orgs/+/tokens/+" {
   capabilities = ["delete"]
 }
 
