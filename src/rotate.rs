@@ -79,6 +79,13 @@ async fn rotate_once(engine: &Arc<Engine>, config: &Arc<Config>, mount_point: &s
             "the root token does not have the form \"AstraCS:<id>:<digest>\"; write another astra_token".into(),
         )
     })?;
+    if let Some(other) = other_with_root(engine, &config.org_id, &old).await? {
+        return Err(Error::Refused(format!(
+            "the config of org_id {:?} holds the same root token, and a rotation would delete it; write another astra_token to one of \
+             the two configs first",
+            other.as_str()
+        )));
+    }
     let (roles, dates) = roles_of_root(engine, config, &old).await?;
     let expiry = expiry_of_new(config, dates);
     let rotated = order(engine, config, mount_point, &old, roles.clone(), expiry).await;
@@ -91,6 +98,11 @@ async fn rotate_once(engine: &Arc<Engine>, config: &Arc<Config>, mount_point: &s
         }
         rotated => rotated,
     }
+}
+
+/// Returns another org whose config holds this root token, if there is one.
+async fn other_with_root(engine: &Engine, org: &OrgId, root: &ClientId) -> Result<Option<OrgId>, Error> {
+    Ok(engine.store.orgs_of_root(root).await?.into_iter().find(|other| other != org))
 }
 
 /// Returns when the new root token expires: it gets the whole life of the old one. `None` if the old one does not expire.
@@ -286,7 +298,7 @@ impl Rotation<'_> {
     }
 }
 
-/// Deletes a root token in Astra, unless the config holds this root token. If the config was deleted meanwhile, uses
+/// Deletes a root token in Astra, unless a config holds this root token. If the config was deleted meanwhile, uses
 /// `known`, an earlier state of the config.
 async fn delete_unused(
     engine: &Engine,
@@ -296,7 +308,7 @@ async fn delete_unused(
 ) -> Result<(), Error> {
     let lock = engine.locks.configs().await;
     let config = engine.store.stored_config(org_id).await?.unwrap_or_else(|| known.clone());
-    if config.is_root(client_id) {
+    if config.is_root(client_id) || other_with_root(engine, org_id, client_id).await?.is_some() {
         return Ok(());
     }
     engine.clients.retire(client_id);

@@ -41,7 +41,7 @@ pub(crate) fn path() -> Path<Engine> {
              as creds/retail/reader, and \"lease revoke -prefix <mount>/creds/retail/reader\" revokes the tokens of that \
              role. Each role has one path. Another spelling of the path returns an error that names the right path. Agents \
              distinguish the answers of different paths, but not those of different parameters, so use these paths in \
-             templates. With replace=true and a logical_name, a write replaces the token that an earlier such write minted.\n\
+             templates. With replace=true and a logical_name, a write replaces the named token of the role, whoever minted it.\n\
              \nExamples:\n    vault read <mount>/creds/retail/reader\n    \
              vault write <mount>/creds/retail/reader ttl=10m metadata=team=shop",
         )

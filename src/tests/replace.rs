@@ -398,7 +398,15 @@ async fn a_token_of_the_go_plugin_is_replaced() {
     let record = world.storage.json(&key).unwrap();
     let of_go = json!({"token_id": record["token_id"], "role_name": "r_w_user", "logical_name": "a"});
     world.stored(&key, of_go).await;
-    let new = world.replace("a", Value::Null).await;
+    // The sweep of another process leaves the old token alone until its overlap ends.
+    let new = world.replace("a", json!("1h")).await;
+    let world = world.after_a_crash();
+    ok(world.tick(false).await);
+    eventually(|| world.tasks.is_empty()).await;
+    assert!(world.is_live(&old).await && world.is_live(&new).await);
+    world.end_overlap(&old).await;
+    let world = world.after_a_crash();
+    ok(world.tick(false).await);
     world.only(&new).await;
     assert_eq!(world.kinds(), (1, 1, 0));
 }

@@ -270,6 +270,23 @@ async fn a_token_that_the_config_holds_is_never_deleted() {
     world.check_one("after the operator's change").await;
 }
 
+/// Two labels of one organization, with one root token.
+#[tokio::test]
+async fn a_root_token_that_another_config_holds_is_not_rotated_away() {
+    let world = World::with_role("standard").await;
+    let second = |root: &str| json!({"org_id": "second", "astra_token": root, "url": world.astra.url(), "verify_connection": false});
+    ok(world.write("config", second(ROOT)).await);
+    for (path, data) in [("config/rotate-root", org()), ("orgs/retailOrg/rotate-root", json!({}))] {
+        let text = refused(world.write(path, data).await);
+        assert!(text.contains("\"second\""), "{text}");
+    }
+    assert_eq!((world.astra.roots(), world.astra.count("POST")), (vec![first().to_owned()], 0));
+    // With its own root token, the other config is not in the way.
+    ok(world.write("config", second("AstraCS:other:0123")).await);
+    ok(world.write("config/rotate-root", org()).await);
+    assert_ne!(world.astra.root(), ROOT);
+}
+
 #[tokio::test]
 async fn the_entry_of_a_rotation_stays_without_a_config_or_astra() {
     let world = World::with_role("standard").await;

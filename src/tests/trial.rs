@@ -62,7 +62,7 @@ impl TrialStart {
     /// Two orgs, two roles, and the token [`TAKEN`] with the logical name `taken`.
     pub(super) async fn new(mode: &'static str) -> Self {
         let world = World::with_role(mode).await;
-        let spare = json!({"org_id": SPARE, "astra_token": ROOT, "url": world.astra.url(), "logical_name": "spareOrg",
+        let spare = json!({"org_id": SPARE, "astra_token": "AstraCS:spare:0123", "url": world.astra.url(), "logical_name": "spareOrg",
             "verify_connection": false});
         assert!(ok(world.write("config", spare).await).is_none());
         ok(world.write("role", json!({"org_id": ORG, "role_name": "spare", "role_id": ROLE_ID})).await);

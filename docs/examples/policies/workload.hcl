@@ -6,8 +6,12 @@
 
 # Mints a token. Agents and templates use "read". "update" lets a caller write "ttl", "metadata" and "logical_name" in the body
 # of a request. Omit "update" if nobody needs it. Write the full name of the role: "creds/shop/*" would allow future roles.
+# "replace" would end the named token of another workload of the same role.
 path "astra/creds/shop/reader" {
   capabilities = ["read", "update"]
+  denied_parameters = {
+    "replace" = []
+  }
 }
 
 # Renews its own leases. The policy "default" also allows this. The rule is here so that this file is complete.
