@@ -66,9 +66,9 @@ async fn a_damaged_config_harms_no_other_org() {
         ok(world.write("config", json!({"org_id": ORG, "logical_name": "renamed"})).await);
         let third = json!({"org_id": "third", "astra_token": ROOT, "url": world.astra.url(), "logical_name": "third"});
         ok(world.write("config", third).await);
+        ok(world.ask(Operation::Delete, "config", json!({"org_id": "third"})).await);
         some(world.write("config/rotate-root", json!({"org_id": ORG})).await);
         ok(world.revoke(&lease(&minted)).await);
-        ok(world.ask(Operation::Delete, "config", json!({"org_id": "third"})).await);
 
         let configs = world.listed("configs/").await;
         assert_eq!(keys(&configs), [ORG, SECOND]);

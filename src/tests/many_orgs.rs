@@ -22,9 +22,16 @@ fn nth(n: usize) -> String {
 impl World {
     /// A mount with a config and a role for `ORG`, and with this many other orgs, in a new process.
     pub(super) async fn with_orgs(others: usize) -> Self {
+        Self::with_roots(others, |_| ROOT.to_owned()).await
+    }
+
+    /// The same, with these root tokens in the other configs.
+    async fn with_roots(others: usize, root: impl Fn(usize) -> String) -> Self {
         let world = Self::with_role("standard").await;
         for n in 0..others {
-            world.stored(&format!("config/{}", nth(n)), world.config_no(n)).await;
+            let mut config = world.config_no(n);
+            config["astra_token"] = json!(root(n));
+            world.stored(&format!("config/{}", nth(n)), config).await;
         }
         // The background work of an initialized mount would make storage calls at any time.
         Self::with(world.storage.clone(), world.astra.clone())
@@ -63,7 +70,7 @@ impl World {
 #[tokio::test]
 async fn a_mint_and_a_config_write_cost_the_same_with_any_number_of_orgs() {
     for others in [10, 1_000, 5_000] {
-        let world = World::with_orgs(others).await;
+        let world = World::with_roots(others, |n| format!("AstraCS:root{n}:0123")).await;
         world.mint_creds().await;
         world.rename_org(&nth(1), "one").await;
         let mint = world.mint_creds().await;

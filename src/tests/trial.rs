@@ -13,7 +13,7 @@ use vault_plugin_sdk::testing::MemoryStorage;
 
 use super::astra::{Astra, Saved};
 use super::request;
-use super::{ORG, ROLE_ID, ROOT, World, lease, lease_request, ok, order, some, text};
+use super::{ORG, ROLE_ID, World, lease, lease_request, ok, order, some, text};
 
 /// An org without tokens.
 pub(super) const SPARE: &str = "6a4c2d1e-5c0f-4b8e-9a57-00000000000a";
