@@ -79,7 +79,7 @@ async fn rotate_once(engine: &Arc<Engine>, config: &Arc<Config>, mount_point: &s
             "the root token does not have the form \"AstraCS:<id>:<digest>\"; write another astra_token".into(),
         )
     })?;
-    if let Some(other) = other_with_root(engine, &config.org_id, &old).await? {
+    if let Some(other) = engine.store.other_org_of_root(&old, &config.org_id).await? {
         return Err(Error::Refused(format!(
             "the config of org_id {:?} holds the same root token, and a rotation would delete it; write another astra_token to one of \
              the two configs first",
@@ -98,11 +98,6 @@ async fn rotate_once(engine: &Arc<Engine>, config: &Arc<Config>, mount_point: &s
         }
         rotated => rotated,
     }
-}
-
-/// Returns another org whose config holds this root token, if there is one.
-async fn other_with_root(engine: &Engine, org: &OrgId, root: &ClientId) -> Result<Option<OrgId>, Error> {
-    Ok(engine.store.orgs_of_root(root).await?.into_iter().find(|other| other != org))
 }
 
 /// Returns when the new root token expires: it gets the whole life of the old one. `None` if the old one does not expire.
@@ -308,7 +303,7 @@ async fn delete_unused(
 ) -> Result<(), Error> {
     let lock = engine.locks.configs().await;
     let config = engine.store.stored_config(org_id).await?.unwrap_or_else(|| known.clone());
-    if config.is_root(client_id) || other_with_root(engine, org_id, client_id).await?.is_some() {
+    if config.is_root(client_id) || engine.store.other_org_of_root(client_id, org_id).await?.is_some() {
         return Ok(());
     }
     engine.clients.retire(client_id);

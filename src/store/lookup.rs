@@ -26,6 +26,11 @@ impl Store {
         Ok(self.directory().await?.of_root(client).cloned().collect())
     }
 
+    /// Returns another org than this one whose config holds the root token, if there is one.
+    pub(crate) async fn other_org_of_root(&self, client: &ClientId, org: &OrgId) -> Result<Option<OrgId>, Error> {
+        Ok(self.directory().await?.of_root(client).find(|other| *other != org).cloned())
+    }
+
     /// Returns the ids of all orgs that have a config, in sorted order.
     pub(crate) async fn orgs_with_config(&self) -> Result<Vec<OrgId>, Error> {
         Ok(self.directory().await?.ids().cloned().collect())
