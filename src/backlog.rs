@@ -21,7 +21,7 @@ const MOST_READ: usize = 1_000;
 #[derive(Default)]
 pub(crate) struct Backlog(Mutex<HashMap<String, Entry>>);
 
-/// What is remembered of an entry. An entry that cannot be read has no org, no kind, and no time.
+/// The known facts of an entry. An entry that cannot be read has no org, no kind, and no time.
 #[derive(Clone, Default)]
 struct Entry {
     org: OrgId,

@@ -34,7 +34,7 @@ pub(crate) struct Clients {
     meter: Arc<api::Meter>,
 }
 
-/// What the calls of an org showed so far.
+/// The results of the calls of an org so far.
 #[derive(Clone)]
 pub(crate) struct Calls {
     pub(crate) health: Arc<Health>,

@@ -11,7 +11,7 @@ tokio::task_local! {
     static CURRENT: Arc<Context>;
 }
 
-/// What the SDK remembers of a request.
+/// The members of a request that its log lines and storage calls need.
 #[derive(Debug, Default)]
 pub(crate) struct Context {
     pub(crate) mount: String,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::Method;
 use tokio::time::Instant;
 
-/// What a call asks of Astra.
+/// The kind of a call of Astra.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Route {
     Mint,

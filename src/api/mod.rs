@@ -202,7 +202,7 @@ impl Client {
         Ok(Listing::new(tokens))
     }
 
-    /// Lists the tokens of the org for a reader, which keeps what it needs of each token. An attempt that fails begins anew.
+    /// Lists the tokens of the org for a reader, which keeps what it needs of each token. A new attempt reads from the start.
     ///
     /// # Errors
     /// As [`Client::listing`].
