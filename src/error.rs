@@ -200,7 +200,7 @@ pub(crate) fn status(case: Case) -> u16 {
 }
 
 /// Returns what to do about a failed call of Astra.
-fn advice(error: &api::Error) -> &'static str {
+pub(crate) fn advice(error: &api::Error) -> &'static str {
     match error.case() {
         Case::BadSettings => "write url and astra_token of the config again",
         Case::NoTls => "check the ca_cert of the config, and that this machine has CA certificates",

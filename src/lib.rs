@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! names  clock  api  error  metrics  store  locks  backoff  outage  schedule  backlog  health  clients  events  engine  identity
-//! metadata  inventory  journal  tokens  rotate  upkeep  paths  lib
+//! metadata  inventory  journal  tokens  rotate  upkeep  paths  doctor  lib
 //! ```
 //!
 //! | to change … | go to |
@@ -23,12 +23,14 @@
 //! | a lock | `locks` |
 //! | a WAL entry | `journal` |
 //! | a metric | `metrics` |
+//! | a check of `-doctor` | `doctor` |
 
 mod api;
 mod backlog;
 mod backoff;
 mod clients;
 mod clock;
+mod doctor;
 mod engine;
 mod error;
 mod events;
@@ -76,7 +78,8 @@ pub const PLUGIN: Plugin = Plugin::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_V
     .license(env!("CARGO_PKG_LICENSE"), "https://www.apache.org/licenses/LICENSE-2.0")
     .log_level_variable("DATASTAX_ASTRA_VAULT_LOG_LEVEL")
     .log_target(env!("CARGO_CRATE_NAME"))
-    .redact(&["AstraCS:"]);
+    .redact(&["AstraCS:"])
+    .commands(&[doctor::COMMAND]);
 
 /// Returns the factory of backends. All mounts share one declaration.
 pub fn factory() -> logical::Factory {

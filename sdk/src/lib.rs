@@ -9,6 +9,7 @@
 //! Architecture invariant: nothing in here names an engine.
 
 mod context;
+pub mod doctor;
 pub mod framework;
 #[cfg(any(test, fuzzing, feature = "testing"))]
 #[doc(hidden)]
@@ -30,13 +31,13 @@ pub use async_trait::async_trait;
 /// A point in time, in leases and fields. jiff has no version 1 yet, so engines must use this re-export.
 pub use jiff::Timestamp;
 
-pub use self::plugin::{License, Limits, Plugin};
-pub use self::process::proxy_variables;
+pub use self::plugin::{Command, License, Limits, Plugin};
+pub use self::process::{proxy_variables, variable};
 
 /// Runs the plugin until its host stops it, and returns the exit status of the process. `factory` makes the backend of
 /// each mount.
 ///
-/// If a person starts the binary, it prints its usage instead.
+/// If a person starts the binary, it prints its usage or runs a [`Command`] of the plugin instead.
 pub fn serve(plugin: Plugin, factory: logical::Factory) -> ExitCode {
     process::run(&plugin, move |broker| wire::services(broker, plugin, factory))
 }

@@ -2,6 +2,9 @@
 //!
 //! Architecture invariant: all values come from the engine's crate. The SDK never fills in its own name or version.
 
+use std::ffi::OsString;
+use std::process::ExitCode;
+
 /// The description of a plugin. Declare it as a constant:
 ///
 /// ```
@@ -37,6 +40,27 @@ pub struct Plugin {
     pub worker_threads: usize,
     /// Limits of each mount.
     pub limits: Limits,
+    /// Commands for people.
+    pub commands: &'static [Command],
+}
+
+/// A command for a person who starts the binary by hand, as `<binary> -<flag>`.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Command {
+    /// Name of the flag, without a dash.
+    pub flag: &'static str,
+    /// Purpose, for the usage of the binary: a few words without a full stop.
+    pub purpose: &'static str,
+    /// Runs the command with the other arguments, and returns the exit status of the process.
+    pub run: fn(&Plugin, Vec<OsString>) -> ExitCode,
+}
+
+impl Command {
+    /// Returns a command. `run` gets the arguments other than the flag.
+    pub const fn new(flag: &'static str, purpose: &'static str, run: fn(&Plugin, Vec<OsString>) -> ExitCode) -> Self {
+        Self { flag, purpose, run }
+    }
 }
 
 /// Limits for the requests of clients to one mount. The host's own requests, such as revocations, have none.
@@ -87,6 +111,7 @@ impl Plugin {
             redact: &[],
             worker_threads: 1,
             limits: Limits::NONE,
+            commands: &[],
         }
     }
 
@@ -146,6 +171,13 @@ impl Plugin {
     #[must_use]
     pub const fn max_body(mut self, bytes: usize) -> Self {
         self.limits.body = bytes;
+        self
+    }
+
+    /// Sets the commands for people who start the binary by hand.
+    #[must_use]
+    pub const fn commands(mut self, commands: &'static [Command]) -> Self {
+        self.commands = commands;
         self
     }
 

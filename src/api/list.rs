@@ -63,13 +63,13 @@ impl ListedToken<'_> {
     }
 
     /// Returns the description of this token, safe to show; empty if it has none.
-    pub(super) fn safe_description(&self) -> String {
+    pub(crate) fn safe_description(&self) -> String {
         let Lenient::Text(description) = &self.description else { return String::new() };
         quote(description)
     }
 
     /// Returns when Astra generated this token and when it expires.
-    pub(super) fn dates(&self) -> TokenDates {
+    pub(crate) fn dates(&self) -> TokenDates {
         let time = |member: &Lenient<'_>| match member {
             Lenient::Text(text) => text.parse().ok(),
             Lenient::Other(_) => None,
@@ -93,6 +93,12 @@ impl ListedToken<'_> {
     /// Whether this token expires.
     pub(crate) fn expires(&self) -> bool {
         matches!(&self.token_expiry, Lenient::Text(time) if !time.is_empty())
+    }
+
+    /// Returns the ids of the Astra roles of this token, to show them. Skips what is no text.
+    pub(crate) fn role_ids(&self) -> Vec<String> {
+        let Value::Array(roles) = &self.roles else { return Vec::new() };
+        roles.iter().filter_map(|role| role.as_str().map(quote)).collect()
     }
 
     /// Returns the ids of the Astra roles of this token; `None` if one of them cannot be parsed. A new token with the

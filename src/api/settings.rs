@@ -61,12 +61,18 @@ pub(crate) fn parse_url(text: &str) -> Result<Url, &'static str> {
 
 /// Returns the headers of each request.
 pub(super) fn headers(settings: &Settings) -> Result<HeaderMap, &'static str> {
-    let mut authorization = HeaderValue::from_str(&format!("Bearer {}", settings.token.expose_secret()))
-        .map_err(|_| "the root token has characters that no header can hold")?;
-    authorization.set_sensitive(true);
+    let authorization = bearer(&settings.token)?;
     let user_agent = HeaderValue::from_str(&settings.user_agent).map_err(|_| "the user agent fits no header")?;
     let accept = HeaderValue::from_static("application/json");
     Ok(HeaderMap::from_iter([(AUTHORIZATION, authorization), (ACCEPT, accept), (USER_AGENT, user_agent)]))
+}
+
+/// Returns the header with a token.
+pub(super) fn bearer(token: &SecretString) -> Result<HeaderValue, &'static str> {
+    let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
+        .map_err(|_| "the root token has characters that no header can hold")?;
+    authorization.set_sensitive(true);
+    Ok(authorization)
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod command_line;
 mod connection;
 #[path = "../support/dns/mod.rs"]
 mod dns;
+mod doctor;
 mod end;
 mod instances;
 mod kills;

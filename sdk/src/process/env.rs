@@ -83,6 +83,13 @@ pub fn proxy_variables() -> Vec<(&'static str, String)> {
     PROXY_VARIABLES.into_iter().filter_map(read).collect()
 }
 
+/// Returns a variable that a person set for a [`Command`](crate::Command); `None` if it is not set or empty. An engine reads
+/// no other variables: the host's may hold its tokens and keys.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
+}
+
 /// Accepts the spellings of Go's `strconv.ParseBool`.
 fn is_true(value: &str) -> bool {
     matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")

@@ -43,17 +43,33 @@ impl Drop for SocketFile {
 /// host.
 pub(super) fn bind(environment: &Environment) -> io::Result<(UnixListener, SocketFile)> {
     let gid = environment.socket_group.as_deref().map(group_id).transpose()?;
-    let (purpose, named) = match &environment.socket_dir {
-        Some(directory) => (Purpose::Sockets, Some(directory)),
-        None => (Purpose::Temporary, environment.temporary_dir.as_ref()),
-    };
-    let directory = std::path::absolute(named.map_or(Path::new("/tmp"), PathBuf::as_path))?;
+    let (purpose, directory) = place(environment)?;
     let bound = if directory.to_string_lossy().contains(['|', '\n', '\r']) {
         Err(io::Error::other("its name cannot stand in the handshake line"))
     } else {
         bind_in(&directory, purpose, gid)
     };
     bound.map_err(|error| io::Error::new(error.kind(), format!("no socket can be made in {directory:?}: {error}")))
+}
+
+/// Makes a socket where [`bind`] would make it, and removes it. Returns the directory. Needs no async runtime.
+///
+/// # Errors
+/// As [`bind`].
+pub(super) fn try_bind(environment: &Environment) -> io::Result<PathBuf> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    let (_listener, _socket) = bind(environment)?;
+    place(environment).map(|(_, directory)| directory)
+}
+
+/// Returns the directory for sockets.
+fn place(environment: &Environment) -> io::Result<(Purpose, PathBuf)> {
+    let (purpose, named) = match &environment.socket_dir {
+        Some(directory) => (Purpose::Sockets, Some(directory)),
+        None => (Purpose::Temporary, environment.temporary_dir.as_ref()),
+    };
+    Ok((purpose, std::path::absolute(named.map_or(Path::new("/tmp"), PathBuf::as_path))?))
 }
 
 /// The purpose of the directory that contains the socket.

@@ -11,22 +11,29 @@ use std::process::ExitCode;
 
 use sha2::{Digest, Sha256};
 
-use super::handshake;
-use crate::plugin::Plugin;
+use super::{handshake, memory};
+use crate::plugin::{Command, Plugin};
 
-/// Answers a flag with one dash or two. For other arguments, prints an explanation and returns failure.
+/// Answers a flag with one dash or two, or runs the command of the plugin that the flag names. For other arguments, prints
+/// an explanation and returns failure.
 ///
 /// A host for another kind of plugin also starts the binary without our cookie. So this function must be fast and must
 /// not write to stdout unless a flag asks for it (`vault/sdk` `database/dbplugin`).
 pub(super) fn answer(plugin: &Plugin, arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let mut flags = arguments.filter_map(|argument| Flag::parse(argument.to_str()?));
+    let mut arguments: Vec<OsString> = arguments.collect();
+    let flags = arguments.iter().map(|argument| Flag::parse(argument.to_str()?, plugin.commands));
+    let first = flags.enumerate().find_map(|(at, flag)| Some((at, flag?)));
     // Ignores write errors: there is nobody to report them to.
-    let _ = match flags.next() {
+    let _ = match first.map(|(at, flag)| (arguments.remove(at), flag).1) {
         Some(Flag::Version) => io::stdout().write_all(version(plugin).as_bytes()),
         Some(Flag::Help) => {
             let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from(plugin.name));
             let sha256 = sha256(&binary).ok();
             io::stdout().write_all(help(plugin, &binary, sha256.as_deref()).as_bytes())
+        }
+        Some(Flag::Command(command)) => {
+            memory::protect(false);
+            return (command.run)(plugin, arguments);
         }
         None => {
             let _ = io::stderr().write_all(explanation(plugin).as_bytes());
@@ -39,14 +46,19 @@ pub(super) fn answer(plugin: &Plugin, arguments: impl Iterator<Item = OsString>)
 enum Flag {
     Version,
     Help,
+    Command(Command),
 }
 
 impl Flag {
-    fn parse(argument: &str) -> Option<Self> {
+    fn parse(argument: &str, commands: &[Command]) -> Option<Self> {
         match argument {
             "-version" | "--version" | "-v" => Some(Self::Version),
             "-help" | "--help" | "-h" => Some(Self::Help),
-            _ => None,
+            _ => {
+                let name = argument.strip_prefix('-')?;
+                let name = name.strip_prefix('-').unwrap_or(name);
+                commands.iter().find(|command| command.flag == name).copied().map(Self::Command)
+            }
         }
     }
 }
@@ -72,6 +84,8 @@ fn help(plugin: &Plugin, binary: &Path, sha256: Option<&str>) -> String {
     let first = plugin.log_level_variable.map(|name| format!("{name}, then from ")).unwrap_or_default();
     let path = quoted(&binary.to_string_lossy());
     let file = quoted(&binary.file_name().unwrap_or(binary.as_os_str()).to_string_lossy());
+    let command = |command: &Command| format!("    -{:<8} {}\n", command.flag, command.purpose);
+    let commands: String = plugin.commands.iter().map(command).collect();
     let sha256 = sha256.map_or_else(|| format!("\"$(sha256sum {path} | cut -d' ' -f1)\""), str::to_owned);
     format!(
         "{name} v{version}
@@ -101,11 +115,18 @@ Flags:
 
     -version  shows the version, the commit it was built from and the version of the plugin protocol
     -help     shows this
-
+{commands}
 Arguments that the server passes (\"-args\" at registration) are accepted and ignored. The log level is read from
 {first}the server's own variable: trace, debug, info, warn or error.
 "
     )
+}
+
+/// Returns the command that registers this file, in one line.
+pub(crate) fn register_command(plugin: &Plugin, binary: &Path, sha256: &str) -> String {
+    let Plugin { name, version, .. } = plugin;
+    let file = quoted(&binary.file_name().unwrap_or(binary.as_os_str()).to_string_lossy());
+    format!("vault plugin register -sha256={sha256} -command={file} -version=v{version} secret {name}")
 }
 
 /// Quotes a text for a shell.
@@ -117,7 +138,8 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-fn sha256(file: &Path) -> io::Result<String> {
+/// Returns the SHA-256 of a file, in hexadecimal digits.
+pub(crate) fn sha256(file: &Path) -> io::Result<String> {
     let mut hash = Sha256::new();
     io::copy(&mut File::open(file)?, &mut hash)?;
     let mut text = String::new();
@@ -143,7 +165,7 @@ mod tests {
     #[test]
     fn flags_have_one_dash_or_two_and_nothing_more() {
         for argument in ["version", "---version", "-versions", "-help=x", "help", "", "-"] {
-            assert!(Flag::parse(argument).is_none(), "{argument}");
+            assert!(Flag::parse(argument, &[]).is_none(), "{argument}");
         }
     }
 

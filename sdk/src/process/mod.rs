@@ -29,8 +29,9 @@ use tokio::sync::mpsc;
 
 pub(crate) use self::broker::{Broker, Io};
 use self::control::{Control, Stop};
-pub use self::env::proxy_variables;
 use self::env::{Environment, Mux};
+pub use self::env::{proxy_variables, variable};
+pub(crate) use self::manual::{register_command, sha256};
 pub(crate) use self::messages::{Messages, decode, frame};
 use self::mtls::Mtls;
 pub(crate) use self::pings::Pings;
@@ -96,6 +97,11 @@ fn start<S: Services>(
     drop(socket);
     runtime.shutdown_background();
     Ok(reason)
+}
+
+/// Makes a socket where [`run`] would make it, and removes it. Returns the directory of the socket.
+pub(crate) fn try_socket() -> std::io::Result<std::path::PathBuf> {
+    listener::try_bind(&Environment::read(None))
 }
 
 /// Whether all connections can share one socket. Without the feature, the host gets `false` and tells its operator.

@@ -56,6 +56,14 @@ impl Names {
     pub(super) fn of_machine() -> Self {
         MACHINE.clone()
     }
+
+    /// Returns the addresses of a name, at least one, the preferred one first.
+    ///
+    /// # Errors
+    /// When the name has no address, or no server has answered by the deadline.
+    pub(super) async fn addresses(&self, name: &str, deadline: Instant) -> Result<Vec<IpAddr>, Failure> {
+        self.0.addresses(name, deadline).await
+    }
 }
 
 impl Resolve for Names {

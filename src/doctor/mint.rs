@@ -1,0 +1,226 @@
+//! Mints a token, looks at what Astra makes of it, and deletes it.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+use vault_plugin_sdk::doctor::Check;
+
+use super::failed;
+use crate::api::{
+    Answered, AstraRole, Client, CreatedToken, Error, ListReader, ListedToken, NewToken, Probe, describe,
+};
+use crate::clock::now;
+
+/// When the token expires, if it cannot be deleted.
+const LIFE: SignedDuration = SignedDuration::from_mins(15);
+
+/// How long a change may take until the list shows it.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// The pause before the list is read again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The instance in the description of the token. No mount has it, so `tidy` of a mount leaves the token alone.
+const INSTANCE: &str = "doctor";
+
+/// The token in Astra's list.
+struct Listed {
+    description: String,
+    expires_at: Option<Timestamp>,
+}
+
+struct Search<'a> {
+    client_id: &'a str,
+}
+
+impl ListReader for Search<'_> {
+    type All = Option<Listed>;
+
+    fn begin(&self) -> Self::All {
+        None
+    }
+
+    fn add(&self, found: &mut Self::All, token: &ListedToken<'_>) {
+        if token.client_id == self.client_id {
+            *found = Some(Listed { description: token.safe_description(), expires_at: token.dates().expires_at });
+        }
+    }
+}
+
+/// Returns the checks.
+pub(super) async fn checks(probe: &Probe, client: &Client, role: &AstraRole) -> Vec<Check> {
+    let marker = Uuid::new_v4().to_string();
+    // As long as a description can be, to see if Astra keeps all of it.
+    let description = describe(INSTANCE, &marker, &format!("made by -doctor, can be deleted {}", "x".repeat(255)));
+    let Some(expires_at) = now().checked_add(LIFE).ok() else { return Vec::new() };
+    let token = NewToken {
+        roles: vec![role.id.clone()],
+        description: Some(description.clone()),
+        token_expiry: Some(expires_at.to_string()),
+    };
+    let start = Instant::now();
+    let created = match client.create_token(&token).await {
+        Ok(created) => created,
+        Err(error) => return not_minted(client, &error, &marker).await,
+    };
+    let took = start.elapsed().as_secs_f32();
+    let mut checks = vec![minted(&created, role, took), echo(&created, &marker, expires_at)];
+    if !created.client_id.is_empty() {
+        checks.push(new_token(probe, &created).await);
+        checks.push(listed(client, &created.client_id, &description, expires_at).await);
+        checks.extend(deletions(probe, client, &created.client_id, expires_at).await);
+    }
+    checks
+}
+
+/// Returns the check of a failed mint. If Astra may have made the token, deletes it.
+async fn not_minted(client: &Client, error: &Error, marker: &str) -> Vec<Check> {
+    let mut checks = vec![failed("mint", error)];
+    if !error.may_have_happened() {
+        return checks;
+    }
+    checks.push(match client.find_tokens(marker).await {
+        Ok(ids) if ids.is_empty() => Check::ok("undo", "Astra made no token"),
+        Ok(ids) => {
+            let mut left = Vec::new();
+            for id in ids {
+                if client.delete_token(&id).await.is_err() {
+                    left.push(id);
+                }
+            }
+            if left.is_empty() {
+                Check::ok("undo", "Astra made a token although the call failed; it is deleted")
+            } else {
+                let advice = "delete the tokens in Astra's portal; they expire in 15 minutes if Astra keeps expiries";
+                Check::failed("undo", format!("the tokens {} are left", left.join(", ")), advice)
+            }
+        }
+        Err(error) => failed("undo", &error),
+    });
+    checks
+}
+
+fn minted(created: &CreatedToken, role: &AstraRole, took: f32) -> Check {
+    match created.fault() {
+        None => Check::ok("mint", format!("a token with the role {:?} in {took:.1} s", role.label())),
+        Some(fault) => Check::failed(
+            "mint",
+            format!("the engine cannot use the answer: {fault}"),
+            "check -url and the proxy, or report this",
+        ),
+    }
+}
+
+fn echo(created: &CreatedToken, marker: &str, expires_at: Timestamp) -> Check {
+    let description = if created.is_marked(marker) { "confirms" } else { "does not confirm" };
+    let expiry = match created.expiry {
+        Some(expiry) if is_near(expiry, expires_at) => "confirms the expiry".to_owned(),
+        Some(expiry) => format!("has another expiry, {expiry}"),
+        None => "does not confirm the expiry".to_owned(),
+    };
+    Check::ok("answer to the mint", format!("it {description} the description, and {expiry}"))
+}
+
+/// Whether two times differ by less than a second, which Astra may cut off.
+fn is_near(one: Timestamp, other: Timestamp) -> bool {
+    one.duration_since(other).abs() < SignedDuration::from_secs(1)
+}
+
+async fn new_token(probe: &Probe, created: &CreatedToken) -> Check {
+    const NAME: &str = "use of the token";
+    match probe.ask_with(&created.token).await {
+        Ok(Answered { status, .. }) if (200..300).contains(&status) => Check::ok(NAME, "it works at once"),
+        Ok(Answered { status, body, .. }) => {
+            Check::ok(NAME, format!("asked for its organization, Astra answers {status}, {body}"))
+        }
+        Err(error) => failed(NAME, &error),
+    }
+}
+
+async fn listed(client: &Client, client_id: &str, description: &str, expires_at: Timestamp) -> Check {
+    const NAME: &str = "token in the list";
+    let start = Instant::now();
+    loop {
+        match client.survey(&Search { client_id }).await {
+            Ok(Some(listed)) => return compare(&listed, description, expires_at, start.elapsed()),
+            Ok(None) if start.elapsed() < SETTLED => sleep(PAUSE).await,
+            Ok(None) => {
+                let advice = "the engine finds a token whose answer was lost only in the list; please report this";
+                return Check::warning(NAME, format!("it is not there after {} s", SETTLED.as_secs()), advice);
+            }
+            Err(error) => return failed(NAME, &error),
+        }
+    }
+}
+
+fn compare(listed: &Listed, description: &str, expires_at: Timestamp, took: Duration) -> Check {
+    let kept = listed.description.chars().count();
+    let after = format!("seen after {:.1} s", took.as_secs_f32());
+    let expiry = match listed.expires_at {
+        Some(expiry) if is_near(expiry, expires_at) => "with its expiry".to_owned(),
+        Some(expiry) => format!("with another expiry, {expiry}"),
+        None => "without an expiry".to_owned(),
+    };
+    let is_part = description.starts_with(&listed.description);
+    let text = match kept {
+        _ if listed.description == description => format!("all {kept} characters of its description"),
+        0 => "no description".to_owned(),
+        kept if is_part => format!("the first {kept} of {} characters of its description", description.chars().count()),
+        _ => "another description".to_owned(),
+    };
+    let found = format!("{after}, {expiry}, {text}");
+    // The marker is at the beginning.
+    if kept >= 64 && is_part && listed.expires_at.is_some() {
+        return Check::ok("token in the list", found);
+    }
+    let advice = "without its description, a lost token cannot be found; without its expiry, it does not end by itself: \
+                  see the fields description and token_expiry of the config";
+    Check::warning("token in the list", found, advice)
+}
+
+/// Deletes the token, deletes it again, and deletes a token that never existed.
+async fn deletions(probe: &Probe, client: &Client, client_id: &str, expires_at: Timestamp) -> Vec<Check> {
+    let shown = |answered: &Answered| format!("Astra answers {}, {}", answered.status, answered.body);
+    let first = probe.delete(client_id).await;
+    // The answer is only shown. This call makes sure that the token is gone, whatever the answer was.
+    if let Err(error) = client.delete_token(client_id).await {
+        let advice = format!("delete the token {client_id} in Astra's portal; it expires on {expires_at}");
+        return vec![Check::failed("deletion", error.to_string(), advice)];
+    }
+    let deletion = match first {
+        Ok(answered) if (200..300).contains(&answered.status) => Check::ok("deletion", shown(&answered)),
+        Ok(answered) => Check::warning("deletion", shown(&answered), "please report this"),
+        Err(error) => Check::warning("deletion", error.to_string(), "the second attempt succeeded"),
+    };
+    let mut checks = vec![deletion, gone(client, client_id).await];
+    // Astra's client ids have 24 letters. This one has them, too, and is new.
+    let letters = Uuid::new_v4().simple().to_string();
+    let unknown: String = letters.bytes().take(24).map(|byte| char::from(b'A' + byte % 26)).collect();
+    for (name, id) in [("second deletion", client_id), ("deletion of an unknown id", &unknown)] {
+        checks.push(match probe.delete(id).await {
+            Ok(answered) => Check::ok(name, shown(&answered)),
+            Err(error) => failed(name, &error),
+        });
+    }
+    checks
+}
+
+async fn gone(client: &Client, client_id: &str) -> Check {
+    const NAME: &str = "list after the deletion";
+    let start = Instant::now();
+    loop {
+        match client.has_token(client_id).await {
+            Ok(false) => {
+                return Check::ok(NAME, format!("the token is gone after {:.1} s", start.elapsed().as_secs_f32()));
+            }
+            Ok(true) if start.elapsed() < SETTLED => sleep(PAUSE).await,
+            Ok(true) => {
+                let found = format!("the token is still there after {} s", SETTLED.as_secs());
+                return Check::warning(NAME, found, "please report this");
+            }
+            Err(error) => return failed(NAME, &error),
+        }
+    }
+}
