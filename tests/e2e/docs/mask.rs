@@ -3,7 +3,7 @@
 use regex_lite::Regex;
 
 /// Values that differ from run to run or between machines, by their shape.
-const VARYING: [(&str, &str); 14] = [
+const VARYING: [(&str, &str); 18] = [
     ("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9]{4})", "<time>"),
     ("(?m)^ttl( +)([0-9]+m[0-9]+s|1h)$", "ttl$1<time left>"),
     // Less than an hour, or an hour: what is left of a lease of an hour.
@@ -12,6 +12,11 @@ const VARYING: [(&str, &str); 14] = [
     ("AstraCS:[A-Za-z0-9]{7}[.]{3}", "AstraCS:ABcDeFg..."),
     ("(?m)^reload_id( +)[^ ]+$", "reload_id$1<reload id>"),
     ("(?m)^commit: .+$", "commit: <commit>"),
+    // The report of the doctor.
+    ("(in|after) [0-9]+[.][0-9] s", "$1 <seconds> s"),
+    ("commit [0-9a-f]+(-dirty)?, for [a-z]+ [a-z0-9_]+", "commit <commit>, for <platform>"),
+    ("mode [0-7]{4}, owner [0-9]+", "mode <mode>, owner <id>"),
+    ("this is user [0-9]+", "this is user <id>"),
     // Not known until the first sweep.
     ("\"tokens\": (null|[0-9]+)", "\"tokens\": \"<number>\""),
     ("tokens:(<nil>|[0-9]+)", "tokens:<number>"),

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use crate::bao::host_binary;
 
+mod doctor;
 mod guide;
 mod mask;
 mod page;
