@@ -110,7 +110,7 @@ async fn a_401_without_a_reason_gives_a_warning() {
     let world = World::new().await;
     world.astra.answer("GET", ResponseTemplate::new(401).set_body_json(Value::Null));
     let response = some(world.write("config", config(&world)).await);
-    assert!(response.data.is_none() && response.warnings[0].contains("401"), "{:?}", response.warnings);
+    assert!(response.whole_data().is_none() && response.warnings[0].contains("401"), "{:?}", response.warnings);
     assert_eq!(world.keys("config/").len(), 1);
 }
 

@@ -68,7 +68,7 @@ async fn reads_and_writes_mint_in_every_caller_mode() {
             assert_eq!(world.astra.live(), n + 1);
         }
         let plain = some(world.read(READER, Value::Null).await);
-        let shown = plain.data.as_ref().unwrap();
+        let shown = plain.whole_data().unwrap();
         assert_eq!((&shown["metadata"], &shown["logicalName"]), (&Value::Null, &json!("")));
         assert_eq!(lease(&plain).ttl.as_secs(), 3600);
         ok(world.revoke(&lease(&plain)).await);

@@ -73,10 +73,10 @@ async fn a_damaged_config_harms_no_other_org() {
         let configs = world.listed("configs/").await;
         assert_eq!(keys(&configs), [ORG, SECOND]);
         assert_warns(&configs, &key);
-        let info = &configs.data.as_ref().expect("there is data")["key_info"];
+        let info = &configs.whole_data().expect("there is data")["key_info"];
         assert_eq!((&info[ORG]["logical_name"], &info[SECOND]), (&json!("renamed"), &json!({})));
         let roles = some(world.write("roles/sync", Value::Null).await);
-        let imported = roles.data.as_ref().expect("there is data");
+        let imported = roles.whole_data().expect("there is data");
         assert!(imported["created"][ORG].is_array());
         let error = imported["errors"][SECOND].as_str().expect("the other org failed");
         assert!(error.contains(&key), "{error}");
@@ -145,7 +145,7 @@ async fn a_damaged_role_is_skipped_and_repaired() {
         let synced = some(world.write("roles/sync", Value::Null).await);
         assert_warns(&synced, "reader");
         assert_warns(&synced, "role/eu:prod:reader");
-        assert_eq!(synced.data.as_ref().expect("there is data")["errors"], json!({}));
+        assert_eq!(synced.whole_data().expect("there is data")["errors"], json!({}));
         assert_eq!(
             world.storage.get(&key).await.unwrap().unwrap().value,
             value.as_bytes(),
@@ -178,7 +178,7 @@ async fn an_import_does_not_replace_a_damaged_role() {
     world.damage(&key, "garbled").await;
     let synced = some(world.write("roles/sync", json!({"org_id": ORG})).await);
     assert_warns(&synced, "\"r_w_user\"");
-    assert_eq!(synced.data.as_ref().expect("there is data")["created"][ORG], json!(["fresh", "spare"]));
+    assert_eq!(synced.whole_data().expect("there is data")["created"][ORG], json!(["fresh", "spare"]));
     assert_eq!(world.storage.get(&key).await.unwrap().unwrap().value, b"garbled");
 }
 
@@ -235,7 +235,7 @@ async fn a_damaged_record_is_listed_and_its_token_can_be_deleted() {
         let listed = world.listed("org/tokens/").await;
         assert_eq!(keys(&listed), [named_id.as_str(), &other_id, &read_id]);
         assert_warns(&listed, &format!("client/{ORG}/{named_id}"));
-        let info = &listed.data.as_ref().expect("there is data")["key_info"];
+        let info = &listed.whole_data().expect("there is data")["key_info"];
         assert_eq!((&info[&other_id]["logical_name"], &info[&named_id]), (&json!("two"), &json!({})));
         ok(world.backend.handle(request(Operation::Rollback, "", json!({"immediate": true}))).await);
 

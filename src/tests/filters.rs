@@ -32,8 +32,8 @@ impl World {
         let listed = some(self.ask(Operation::List, "org/tokens/", data).await);
         assert!(listed.warnings.is_empty(), "{:?}", listed.warnings);
         let below = some(self.ask(Operation::List, "orgs/retailOrg/tokens/", filter).await);
-        assert_eq!(listed.data, below.data, "both spellings");
-        let data = Value::Object(listed.data.unwrap());
+        assert_eq!(listed.whole_data(), below.whole_data(), "both spellings");
+        let data = Value::Object(listed.whole_data().unwrap());
         let keys: Vec<String> = serde_json::from_value(data["keys"].clone()).unwrap_or_default();
         let details: Vec<String> =
             data["key_info"].as_object().map(|info| info.keys().cloned().collect()).unwrap_or_default();
@@ -90,7 +90,7 @@ async fn each_parameter_selects_tokens_and_all_must_match() {
         assert_eq!(keys.join(" "), found, "{filter}");
     }
     let all = some(world.ask(Operation::List, "org/tokens/", json!({"metadata": "team=shop"})).await);
-    assert_eq!(all.data.unwrap()["keys"], json!(["A", "B", "D", "F"]), "all organizations");
+    assert_eq!(all.whole_data().unwrap()["keys"], json!(["A", "B", "D", "F"]), "all organizations");
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn pages_of_a_filter_have_each_match_once() {
             loop {
                 let data = json!({"role": "writer", "after": after, "limit": 100});
                 let Some(listed) = ok(world.ask(Operation::List, "org/tokens/", data).await) else { break };
-                let data = Value::Object(listed.data.unwrap());
+                let data = Value::Object(listed.whole_data().unwrap());
                 let Some(keys) = data["keys"].as_array().filter(|keys| !keys.is_empty()) else { break };
                 assert!(keys.len() <= 100 && data["key_info"].as_object().unwrap().len() == keys.len());
                 seen.extend(keys.iter().map(|key| key.as_str().unwrap().to_owned()));
@@ -176,7 +176,7 @@ async fn a_page_of_a_filter_reads_no_more_records_than_it_needs() {
 async fn a_filter_without_a_limit_shows_details_of_ten_thousand_tokens() {
     let world = world_of(many(5, 12_000 * 3 / 2)).await;
     let listed = some(world.ask(Operation::List, "org/tokens/", json!({"role": "reader"})).await);
-    let data = Value::Object(listed.data.unwrap());
+    let data = Value::Object(listed.whole_data().unwrap());
     assert_eq!(data["keys"].as_array().unwrap().len(), 12_000);
     assert_eq!(data["key_info"].as_object().unwrap().len(), 10_000);
     let keys: Vec<&str> = data["keys"].as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();
@@ -190,6 +190,6 @@ async fn a_record_that_cannot_be_read_is_named_and_does_not_match() {
         world_of([(format!("{ORG}/A"), record("reader", "bob", json!({}), 1)), (format!("{ORG}/B"), json!("damaged"))])
             .await;
     let listed = some(world.ask(Operation::List, "org/tokens/", json!({"role": "reader"})).await);
-    assert_eq!(listed.data.unwrap()["keys"], json!(["A"]));
+    assert_eq!(listed.whole_data().unwrap()["keys"], json!(["A"]));
     assert!(listed.warnings[0].contains(&format!("client/{ORG}/B")), "{:?}", listed.warnings);
 }

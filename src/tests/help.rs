@@ -10,10 +10,10 @@ async fn help_and_openapi_describe_the_same_paths_and_parameters() {
     let world = World::unprepared().await;
     let help_on = async |path: &str| {
         let response = some(world.ask(Operation::Help, path, Value::Null).await);
-        response.data.unwrap()["help"].as_str().unwrap().to_owned()
+        response.whole_data().unwrap()["help"].as_str().unwrap().to_owned()
     };
     let root = help_on("").await;
-    let document = some(world.ask(Operation::Help, "", Value::Null).await).data.unwrap()["openapi"].take();
+    let document = some(world.ask(Operation::Help, "", Value::Null).await).whole_data().unwrap()["openapi"].take();
     for (path, item) in document["paths"].as_object().unwrap() {
         let name = path.trim_matches('/').replace("{org}", "retail").replace("{role}", "reader");
         let help = help_on(&name).await;
@@ -36,7 +36,7 @@ async fn help_and_openapi_describe_the_same_paths_and_parameters() {
 async fn every_path_is_in_the_openapi_document() {
     let world = World::unprepared().await;
     let response = some(world.ask(Operation::Help, "", Value::Null).await);
-    let mut document = response.data.unwrap()["openapi"].take();
+    let mut document = response.whole_data().unwrap()["openapi"].take();
     document["info"]["version"].take();
     let parameters = |path: &str, method: &str| {
         let parameters = document["paths"][path][method]["parameters"].as_array().unwrap();

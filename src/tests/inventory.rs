@@ -24,16 +24,16 @@ async fn a_list_has_all_keys_and_details_of_ten_thousand_tokens() {
     for data in [json!({}), json!({"limit": 0}), json!({"limit": 10_002}), json!({"org_id": ORG})] {
         let listed = list(data.clone()).await;
         let keys = data["limit"].as_u64().filter(|limit| *limit > 0).unwrap_or(10_003);
-        let shown = listed.data.unwrap();
+        let shown = listed.whole_data().unwrap();
         assert_eq!(shown["keys"].as_array().unwrap().len() as u64, keys, "{data}");
         assert_eq!(shown["key_info"].as_object().unwrap().len(), 10_000, "{data}");
         assert!(listed.warnings.iter().any(|warning| warning.contains("after=ID009999")), "{data}");
     }
     let rest = list(json!({"after": "ID009999", "limit": 100})).await;
-    assert_eq!(rest.data.unwrap()["key_info"].as_object().unwrap().len(), 3);
+    assert_eq!(rest.whole_data().unwrap()["key_info"].as_object().unwrap().len(), 3);
     assert!(rest.warnings.is_empty());
     let exactly = list(json!({"limit": 10_000})).await;
-    assert_eq!(exactly.data.unwrap()["keys"].as_array().unwrap().len(), 10_000);
+    assert_eq!(exactly.whole_data().unwrap()["keys"].as_array().unwrap().len(), 10_000);
     assert!(exactly.warnings.is_empty());
 }
 
@@ -61,7 +61,7 @@ async fn a_list_stops_reading_if_the_caller_hangs_up() {
 async fn reads_and_mints_make_the_fewest_possible_calls() {
     let world = World::with_role("standard").await;
     let response = world.mint("first").await;
-    let client_id = response.data.as_ref().unwrap()["clientId"].clone();
+    let client_id = response.whole_data().unwrap()["clientId"].clone();
     let by_name = json!({"org_id": ORG, "role_name": "r_w_user", "logical_name": "first"});
     let by_id = json!({"org_id": ORG, "client_id": client_id});
     let role = json!({"org_id": ORG, "role_name": "r_w_user"});
@@ -91,7 +91,7 @@ async fn a_list_with_details_makes_one_list_and_one_read_for_each_token() {
         // The first list also reads whether the inventory is complete.
         list().await;
         let (lists, calls) = (world.storage.lists(), world.storage.calls());
-        assert_eq!(list().await.data.unwrap()["key_info"].as_object().unwrap().len(), 1_000);
+        assert_eq!(list().await.whole_data().unwrap()["key_info"].as_object().unwrap().len(), 1_000);
         assert_eq!((world.storage.lists() - lists, world.storage.calls() - calls), (1, 1_001), "paged: {is_paged}");
     }
 }
@@ -102,7 +102,7 @@ async fn an_empty_list_with_warnings_names_no_keys() {
     for path in ["org/tokens/", "roles/", "configs/"] {
         // "zeal" is unknown, and the inventory is not complete. The host returns 404 for empty keys.
         let listed = some(world.ask(Operation::List, path, json!({"zeal": 1})).await);
-        assert_eq!(Value::Object(listed.data.unwrap()), json!({"keys": []}), "{path}");
+        assert_eq!(Value::Object(listed.whole_data().unwrap()), json!({"keys": []}), "{path}");
     }
 }
 
@@ -121,7 +121,7 @@ async fn a_list_of_large_records_shows_details_of_8_mib_only() {
     let listed = list(Value::Null).await;
     let calls = world.storage.calls() - before;
     assert!(calls < 200, "{calls} calls");
-    let shown = listed.data.unwrap();
+    let shown = listed.whole_data().unwrap();
     assert_eq!(shown["keys"].as_array().unwrap().len(), 2_000);
     let details = shown["key_info"].as_object().unwrap().len();
     assert!((120..=128).contains(&details), "{details}");
@@ -132,7 +132,7 @@ async fn a_list_of_large_records_shows_details_of_8_mib_only() {
     let (mut seen, mut after) = (BTreeSet::new(), String::new());
     loop {
         let listed = list(json!({"after": after, "limit": 300})).await;
-        let Some(info) = listed.data.as_ref().and_then(|data| data.get("key_info")?.as_object()) else { break };
+        let Some(info) = listed.whole_data().and_then(|data| data.get("key_info")?.as_object().cloned()) else { break };
         seen.extend(info.keys().cloned());
         after.clone_from(info.keys().next_back().unwrap());
     }

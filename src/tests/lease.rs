@@ -30,7 +30,7 @@ async fn a_renewal_uses_the_present_ttls_of_the_role() {
     assert!((35998..=36000).contains(&renewal.max_ttl.as_secs()), "{:?}", renewal.max_ttl);
     assert_eq!(renewal.issue_time, secret.issue_time);
     assert!(renewal.internal_data == secret.internal_data, "internal data changed");
-    assert!(Value::Object(response.data.unwrap()) == shown, "data changed");
+    assert!(Value::Object(response.whole_data().unwrap()) == shown, "data changed");
 
     world.write_role(json!({"ttl": 600, "max_ttl": 1200})).await;
     let renewal = renewed(&world, &secret).await;

@@ -170,7 +170,7 @@ async fn a_record_that_cannot_be_read_is_of_a_known_token() {
         world.stored(&format!("client/{ORG}/{client}"), json!("damaged")).await;
         let answer = some(world.write("lookup", json!({"client_id": client})).await);
         assert!(answer.warnings[0].contains("cannot be read"), "{:?}", answer.warnings);
-        assert_eq!(answer.data.unwrap()["known"], true);
+        assert_eq!(answer.whole_data().unwrap()["known"], true);
     }
 }
 

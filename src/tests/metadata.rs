@@ -36,7 +36,7 @@ impl World {
 
 /// The metadata in an answer. Where a read mints, it has an empty `deletion_time`.
 fn pairs_of(response: &Response) -> Value {
-    let mut pairs = response.data.as_ref().unwrap()["metadata"].clone();
+    let mut pairs = response.whole_data().unwrap()["metadata"].clone();
     if let Some(pairs) = pairs.as_object_mut() {
         pairs.remove("deletion_time");
     }

@@ -15,7 +15,7 @@ use crate::metrics::{LimitSample, OrgSample, RoleSample, Scrape};
 impl World {
     /// Returns the text of `metrics`.
     pub(super) async fn metrics(&self) -> String {
-        let data = some(self.read("metrics", json!({})).await).data.unwrap();
+        let data = some(self.read("metrics", json!({})).await).whole_data().unwrap();
         assert_eq!(data["http_status_code"], 200);
         assert_eq!(data["http_content_type"], "text/plain; version=0.0.4; charset=utf-8");
         let body = STANDARD.decode(data["http_raw_body"].as_str().unwrap()).unwrap();

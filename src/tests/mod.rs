@@ -169,7 +169,7 @@ impl World {
     }
 
     async fn list(&self, path: &str, data: Value) -> Map {
-        some(self.ask(Operation::List, path, data).await).data.unwrap()
+        some(self.ask(Operation::List, path, data).await).whole_data().unwrap()
     }
 
     async fn ask(&self, operation: Operation, path: &str, data: Value) -> Answer {
@@ -213,7 +213,7 @@ fn some(answer: Answer) -> Response {
 
 #[track_caller]
 fn data(answer: Answer) -> Value {
-    Value::Object(some(answer).data.expect("there is data"))
+    Value::Object(some(answer).whole_data().expect("there is data"))
 }
 
 #[track_caller]
@@ -258,7 +258,7 @@ fn lease(response: &Response) -> Secret {
 }
 
 fn text(response: &Response, member: &str) -> String {
-    response.data.as_ref().unwrap()[member].as_str().unwrap().to_owned()
+    response.whole_data().unwrap()[member].as_str().unwrap().to_owned()
 }
 
 /// Waits until another task makes a condition true.

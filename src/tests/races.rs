@@ -142,7 +142,7 @@ async fn a_change_whose_caller_hangs_up_leaves_no_old_value_in_the_cache() {
 
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let after = ask(Operation::Read, &name).await.ok().flatten().and_then(|response| response.data);
+            let after = ask(Operation::Read, &name).await.ok().flatten().and_then(|response| response.whole_data());
             match after {
                 None if operation == Operation::Delete => break,
                 Some(after) if operation == Operation::Update && json!(after) != before => break,

@@ -189,7 +189,7 @@ async fn a_write_to_creds_replaces_the_token_of_its_name() {
         let label = write(json!({})).await;
         let first = write(json!({"replace": true})).await;
         let second = write(json!({"replace": true})).await;
-        assert_eq!(second.data.as_ref().unwrap()["metadata"]["deletion_time"], "", "agents read this path");
+        assert_eq!(second.whole_data().unwrap()["metadata"]["deletion_time"], "", "agents read this path");
         eventually(|| live(&world).into_iter().eq([id(&label), id(&second)])).await;
         for minted in [&first, &second, &label] {
             ok(world.revoke(&lease(minted)).await);

@@ -39,7 +39,7 @@ async fn ttls_get_their_defaults_and_limits_with_a_warning() {
         let mut new = json!({"role_name": "r", "role_id": ROLE_ID, "org_id": ORG});
         new.as_object_mut().unwrap().append(&mut ttls.as_object().unwrap().clone());
         let response = some(world.write("role", new).await);
-        assert!(response.data.is_none());
+        assert!(response.whole_data().is_none());
         assert_eq!(response.warnings.len(), warnings, "{ttls}: {:?}", response.warnings);
         let shown = data(world.read("role", json!({"org_id": ORG, "role": "r"})).await);
         assert_eq!((shown["ttl"].as_str(), shown["max_ttl"].as_str()), (Some(ttl), Some(max_ttl)), "{ttls}");

@@ -145,7 +145,7 @@ async fn an_import_leaves_a_role_with_several_astra_roles_as_it_is() {
         let before = world.stored_role();
         let answer = some(world.write("roles/sync", json!({"org_id": ORG})).await);
         assert_eq!(world.stored_role(), before, "{role_ids}");
-        let data = answer.data.unwrap();
+        let data = answer.whole_data().unwrap();
         let has = |kind: &str, name: &str| data[kind][ORG].as_array().unwrap().contains(&json!(name));
         assert!(has(kind, "r_w_user") && !has(other, "r_w_user"), "{role_ids}: {data:?}");
         // The name of a role with several Astra roles need not be one of theirs.

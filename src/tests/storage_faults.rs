@@ -509,7 +509,7 @@ fn is_of(path: &str, template: &str) -> bool {
 #[tokio::test]
 async fn every_declared_operation_is_in_the_table_of_faults() {
     let world = World::unprepared().await;
-    let document = some(world.ask(Operation::Help, "", Value::Null).await).data.unwrap()["openapi"].take();
+    let document = some(world.ask(Operation::Help, "", Value::Null).await).whole_data().unwrap()["openapi"].take();
     let rows = table();
     let has = |wanted: &dyn Fn(Action) -> bool| rows.iter().any(|row| wanted(row.action));
     let mut missing = Vec::new();

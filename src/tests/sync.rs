@@ -42,7 +42,7 @@ async fn sync(world: &World) -> Response {
 
 /// Returns one list of the answer for [`ORG`].
 fn of(response: &Response, kind: &str) -> Value {
-    response.data.as_ref().unwrap()[kind][ORG].clone()
+    response.whole_data().unwrap()[kind][ORG].clone()
 }
 
 /// Returns the ids of the roles of an org by their names.
@@ -70,7 +70,7 @@ async fn each_astra_role_becomes_a_role_and_a_second_time_nothing_changes() {
     let none = json!({ORG: {}});
     let expected = json!({"created": {ORG: names}, "updated": empty, "unchanged": empty, "collisions": none,
         "renamed": none, "vanished": empty, "errors": {}});
-    assert_eq!(Value::Object(answer.data.unwrap()), expected);
+    assert_eq!(Value::Object(answer.whole_data().unwrap()), expected);
     assert_eq!(answer.warnings, Vec::<String>::new());
     assert_eq!(stored(&world, ORG), map(&[("api_r_w_svc_acct", "2"), ("billing_admin", "3"), ("r_w_user", "1")]));
     let day = json!({"role_name": "r_w_user", "role_id": "1", "org_id": ORG,
@@ -223,7 +223,7 @@ async fn one_org_that_fails_does_not_stop_the_others() {
         let answer = sync(&world).await;
         assert_eq!(stored(&world, ORG), map(&[("reader", "1")]), "{kind}");
         assert_eq!(stored(&world, OTHER_ORG), map(&[]), "{kind}");
-        let answered = Value::Object(answer.data.unwrap());
+        let answered = Value::Object(answer.whole_data().unwrap());
         assert_eq!(answered["created"], json!({ORG: ["reader"]}), "{kind}");
         let error = answered["errors"][OTHER_ORG].as_str().unwrap();
         assert!(error.starts_with("failed to list the roles: "), "{kind}: {error}");
@@ -370,11 +370,11 @@ async fn many_orgs(count: usize) -> World {
 }
 
 fn orgs_in(response: &Response, kind: &str) -> Vec<String> {
-    response.data.as_ref().unwrap()[kind].as_object().unwrap().keys().cloned().collect()
+    response.whole_data().unwrap()[kind].as_object().unwrap().keys().cloned().collect()
 }
 
 fn next(response: &Response) -> Option<String> {
-    response.data.as_ref().unwrap().get("next").map(|next| next.as_str().unwrap().to_owned())
+    response.whole_data().unwrap().get("next").map(|next| next.as_str().unwrap().to_owned())
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ struct Tidied {
 
 impl Tidied {
     fn of(response: Response) -> Self {
-        let data = Value::Object(response.data.expect("there is data"));
+        let data = Value::Object(response.whole_data().expect("there is data"));
         let ids = |kind: &str| {
             let ids: Vec<String> = serde_json::from_value(data[kind]["client_ids"].clone()).expect("client ids");
             assert_eq!(data[kind]["count"], ids.len(), "{kind}");

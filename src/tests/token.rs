@@ -28,7 +28,7 @@ async fn a_write_mints_and_a_read_fetches_in_standard_mode() {
     for by in [json!({"org_id": ORG, "client_id": client_id}), name("ORG1")] {
         let response = some(world.read("org/token", by).await);
         assert!(response.secret.is_none(), "a fetched token has no lease");
-        assert!(Value::Object(response.data.unwrap()) == shown, "the answer has another shape");
+        assert!(Value::Object(response.whole_data().unwrap()) == shown, "the answer has another shape");
     }
     assert_eq!(world.astra.count("POST"), 1);
 }
@@ -83,8 +83,8 @@ async fn a_read_mints_in_sidecar_mode() {
     let by = json!({"org_id": ORG, "role": "r_w_user", "metadata": ["team=a", "env=b"], "ttl": "60"});
     let minted = some(world.read("org/token", by).await);
     let client_id = text(&minted, "clientId");
-    assert_eq!(minted.data.as_ref().unwrap()["metadata"], json!({"deletion_time": "", "env": "b", "team": "a"}));
-    assert_eq!(minted.data.as_ref().unwrap()["logicalName"], "");
+    assert_eq!(minted.whole_data().unwrap()["metadata"], json!({"deletion_time": "", "env": "b", "team": "a"}));
+    assert_eq!(minted.whole_data().unwrap()["logicalName"], "");
     assert_eq!(lease(&minted).ttl.as_secs(), 60);
     assert_eq!(world.keys("token/"), [format!("token/{client_id}")]);
     let stored = world.storage.json(&format!("token/{client_id}")).unwrap();
@@ -93,7 +93,7 @@ async fn a_read_mints_in_sidecar_mode() {
     // Labels do not need to be unique. Without pairs, `metadata` is null.
     for _ in 0..2 {
         let minted = some(world.read("org/token", name("same")).await);
-        assert_eq!(minted.data.as_ref().unwrap()["metadata"], Value::Null);
+        assert_eq!(minted.whole_data().unwrap()["metadata"], Value::Null);
     }
     assert_eq!(world.astra.live(), 3);
 

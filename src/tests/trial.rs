@@ -315,7 +315,7 @@ pub(super) fn shape(answer: &Answer) -> Value {
         Ok(Some(response)) => {
             let lease = response.secret.as_ref();
             let lease = lease.map(|secret| json!([secret.ttl.as_secs(), secret.internal_data]));
-            timeless(json!({"data": response.data, "warnings": response.warnings, "lease": lease}))
+            timeless(json!({"data": response.whole_data(), "warnings": response.warnings, "lease": lease}))
         }
     }
 }

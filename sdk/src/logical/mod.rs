@@ -12,10 +12,12 @@ mod storage;
 mod system;
 
 pub use backend::{Backend, Factory, Mount, Resolver, SpecialPaths};
-pub use data::Map;
+pub use data::{DataText, Map};
+pub(crate) use data::{response_text, text};
 pub use error::Error;
 pub use lease::Secret;
 pub use request::{Caller, HangUp, Operation, Request, Wrap};
+pub(crate) use response::Written;
 pub use response::{Answer, Response, Undelivered};
 pub use storage::{Entry, Storage, StorageError, StorageExt, Transaction};
 pub use system::{

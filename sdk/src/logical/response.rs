@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::data::Map;
+use super::data::{DataText, Map};
 use super::error::Error;
 use super::lease::Secret;
 
@@ -18,10 +18,12 @@ pub type Answer = Result<Option<Response>, Error>;
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct Response {
-    /// The data shown to the caller; `None` is JSON `null`.
+    /// The data shown to the caller; `None` is JSON `null`. Parts that are text already are not in it: see
+    /// [`Response::whole_data`].
     ///
     /// The host reads numbers as 64-bit floats: send integers above 2^53 as strings.
     pub data: Option<Map>,
+    pub(crate) written: Written,
     /// The lease that the host creates for this response.
     pub secret: Option<Secret>,
     /// Warnings, shown to the caller with the data.
@@ -30,6 +32,18 @@ pub struct Response {
     pub headers: BTreeMap<String, Vec<String>>,
     /// Runs if the caller hangs up while the response travels.
     pub undelivered: Option<Undelivered>,
+}
+
+/// Data that is JSON text already. It goes to the host as it is, so large or unchanging data does not become a tree of
+/// values for each response.
+#[derive(Clone, Default)]
+pub(crate) enum Written {
+    #[default]
+    Nothing,
+    /// A member that is added to `data`: its name, and the text of its value.
+    Member(&'static str, String),
+    /// The whole data. `data` is not used.
+    Whole(DataText),
 }
 
 /// Takes back the effect of a request whose response nobody received. Clones share it.
@@ -49,17 +63,50 @@ impl Response {
         Self { data: Some(data), ..Self::default() }
     }
 
+    /// Returns a response with data that is text already. Leave `data` as it is: it is not used.
+    pub fn of_text(data: DataText) -> Self {
+        Self { written: Written::Whole(data), ..Self::default() }
+    }
+
+    /// Returns the data with the parts that are text already; `None` is JSON `null`. It parses them, so it is for tests.
+    pub fn whole_data(&self) -> Option<Map> {
+        match &self.written {
+            Written::Nothing => self.data.clone(),
+            Written::Whole(text) => serde_json::from_str(text.as_str()).ok(),
+            Written::Member(name, text) => {
+                let mut data = self.data.clone().unwrap_or_default();
+                data.insert((*name).to_owned(), serde_json::from_str(text).unwrap_or_default());
+                Some(data)
+            }
+        }
+    }
+
     /// Returns a list. Without keys, the response is empty, and the host returns 404.
     pub fn list(keys: impl IntoIterator<Item = String>) -> Self {
         let keys: Vec<Value> = keys.into_iter().map(Value::String).collect();
-        Self::listing(keys, None)
+        let data = if keys.is_empty() { Map::new() } else { Map::from_iter([("keys".into(), Value::Array(keys))]) };
+        Self::new(data)
     }
 
-    /// Returns a list with details (`key_info`) for each key.
+    /// Returns a list with details (`key_info`) for each key. The details of each entry become text before the next entry
+    /// is taken, so a long list needs little memory.
     pub fn list_with_info(entries: impl IntoIterator<Item = (String, Value)>) -> Self {
-        let (keys, info): (Vec<Value>, Map) =
-            entries.into_iter().map(|(key, info)| (Value::String(key.clone()), (key, info))).unzip();
-        Self::listing(keys, Some(info))
+        let (mut keys, mut all) = (Vec::new(), String::new());
+        for (key, info) in entries {
+            all.push(if keys.is_empty() { '{' } else { ',' });
+            let key = Value::String(key);
+            // The texts of values never fail.
+            all.push_str(&serde_json::to_string(&key).unwrap_or_default());
+            all.push(':');
+            all.push_str(&serde_json::to_string(&info).unwrap_or_default());
+            keys.push(key);
+        }
+        if keys.is_empty() {
+            return Self::list([]);
+        }
+        all.push('}');
+        let data = Map::from_iter([("keys".into(), Value::Array(keys))]);
+        Self { written: Written::Member("key_info", all), ..Self::new(data) }
     }
 
     /// Returns an HTTP answer whose body is this text and not JSON, for clients other than Vault's. It cannot have a lease.
@@ -110,21 +157,13 @@ impl Response {
 
     /// If this is an empty list with warnings, adds an empty list of keys. Without these keys, the host returns 200.
     pub(crate) fn name_no_keys(&mut self) {
+        if !matches!(self.written, Written::Nothing) {
+            return;
+        }
         let data = self.data.get_or_insert_default();
         if data.is_empty() && !self.warnings.is_empty() {
             data.insert("keys".into(), json!([]));
         }
-    }
-
-    fn listing(keys: Vec<Value>, info: Option<Map>) -> Self {
-        let mut data = Map::new();
-        if !keys.is_empty() {
-            data.insert("keys".into(), Value::Array(keys));
-            if let Some(info) = info {
-                data.insert("key_info".into(), Value::Object(info));
-            }
-        }
-        Self::new(data)
     }
 }
 
@@ -142,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_list_has_keys_or_nothing() {
-        let data = |response: Response| Value::Object(response.data.unwrap());
+        let data = |response: Response| Value::Object(response.whole_data().unwrap());
         assert_eq!(data(Response::list(["b".to_owned(), "a/".to_owned()])), json!({ "keys": ["b", "a/"] }));
         // The host returns 404 for this response, and for an empty list.
         assert_eq!(data(Response::list([])), json!({}));

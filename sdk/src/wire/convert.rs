@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::logical::{
     Alias, Caller, Entity, Error, Group, HangUp, Map, Operation, Request, Response, Secret, SpecialPaths, Wrap,
+    Written, response_text, text,
 };
 use crate::pb::logical as pb_logical;
 use crate::pb::pb;
@@ -88,10 +89,12 @@ fn secret(secret: pb::Secret) -> Result<Secret, Error> {
 /// Writes a response. A renewal repeats the values that it does not replace: `renewed` is the request's data and lease.
 pub(super) fn response(response: Response, renewed: Option<(String, Option<WireTimestamp>)>) -> pb::Response {
     let (old_data, issue_time) = renewed.map_or((None, None), |(data, time)| (Some(data), time));
-    let data = match (response.data, old_data) {
-        (Some(data), _) => write_data(data),
-        (None, Some(old)) if !old.is_empty() => old,
-        (None, _) => "null".into(),
+    let data = match (response.written, response.data, old_data) {
+        (Written::Whole(text), ..) => text.as_str().to_owned(),
+        (Written::Member(name, value), data, _) => with_member(&data.unwrap_or_default(), name, &value),
+        (Written::Nothing, Some(data), _) => response_text(data),
+        (Written::Nothing, None, Some(old)) if !old.is_empty() => old,
+        (Written::Nothing, None, _) => "null".into(),
     };
     pb::Response {
         secret: response.secret.map(|secret| write_secret(secret, issue_time)),
@@ -102,19 +105,18 @@ pub(super) fn response(response: Response, renewed: Option<(String, Option<WireT
     }
 }
 
-/// Writes the data. If `error` is not a string, the host stops handling the request (OpenBao `response.go`, `Error`).
-fn write_data(mut data: Map) -> String {
-    let is_error = data.len() == 1 || (data.len() == 2 && data.contains_key("data"));
-    if let Some(error) = data.get_mut("error").filter(|error| is_error && !error.is_string()) {
-        *error = Value::String(error.to_string());
+/// Returns the JSON text of an object with one more member. The text of the member can be large, so it is copied only once.
+fn with_member(data: &Map, name: &str, value: &str) -> String {
+    let mut all = text(data);
+    all.pop();
+    all.reserve_exact(name.len() + value.len() + 5);
+    if all.len() > 1 {
+        all.push(',');
     }
-    text(&data)
-}
-
-/// Returns the JSON text of an object. `Display` would check each part of the text for UTF-8 and copy it once more.
-fn text(data: &Map) -> String {
-    // Fails only for types that are no JSON.
-    serde_json::to_string(data).unwrap_or_default()
+    for part in ["\"", name, "\":", value, "}"] {
+        all.push_str(part);
+    }
+    all
 }
 
 /// Returns the response that makes the host return 400 with exactly this text.
@@ -300,6 +302,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::logical::DataText;
 
     fn read(data: &str) -> Result<Map, &'static str> {
         parse_data(data)
@@ -360,6 +363,36 @@ mod tests {
         assert_eq!(response(Response::new(strange), None).data, r#"{"error":"{\"a\":1}"}"#);
         let field = json!({"error": 1, "other": 2}).as_object().cloned().unwrap();
         assert_eq!(response(Response::new(field), None).data, r#"{"error":1,"other":2}"#);
+    }
+
+    #[test]
+    fn data_that_is_text_already_is_the_same_for_the_host() {
+        for data in [
+            json!({}),
+            json!({"b": [1, "\"\n"], "a": null}),
+            json!({"error": {"a": 1}}),
+            json!({"error": 1, "data": 2}),
+        ] {
+            let data = data.as_object().cloned().unwrap();
+            let expected = response(Response::new(data.clone()), None).data;
+            let reply = response(Response::of_text(DataText::new(data)), Some((r#"{"old":1}"#.into(), None)));
+            assert_eq!(reply.data, expected);
+        }
+    }
+
+    #[test]
+    fn a_list_with_details_is_json_for_the_host() {
+        let strange = "a\"\\\u{1}\u{2028}é/";
+        for entries in
+            [vec![], vec![("a", json!({}))], vec![(strange, json!({strange: [null, 1.5]})), ("b", json!("text"))]]
+        {
+            let keys: Vec<&str> = entries.iter().map(|(key, _)| *key).collect();
+            let info: Map = entries.iter().map(|(key, info)| ((*key).to_owned(), info.clone())).collect();
+            let expected = if keys.is_empty() { json!({}) } else { json!({"keys": keys, "key_info": info}) };
+            let list = Response::list_with_info(entries.into_iter().map(|(key, info)| (key.to_owned(), info)));
+            assert_eq!(list.whole_data().map(Value::Object).as_ref(), Some(&expected));
+            assert_eq!(serde_json::from_str::<Value>(&response(list, None).data).unwrap(), expected);
+        }
     }
 
     #[test]
