@@ -147,29 +147,33 @@ pub(super) async fn exists(engine: Arc<Engine>, call: Call) -> Result<bool, logi
 
 async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     let (org, name) = names(&call.fields)?;
-    let Some(shown) = find(&engine, &org, &name, Durations::Text).await? else {
+    let Some(answer) = find(&engine, &org, &name, Durations::Text).await? else {
         require_new(&org, &name)?;
         return Err(Error::Refused(no_role(&call.request, &org, &name)));
     };
-    Ok(Some(Response::new(shown)))
+    Ok(Some(answer))
 }
 
-/// Returns a role as a read shows it; `None` if there is no such role.
+/// Returns the answer to a read of a role; `None` if there is no such role.
 pub(super) async fn find(
     engine: &Engine,
     org: &OrgId,
     name: &RoleName,
     durations: Durations,
-) -> Result<Option<Map>, Error> {
+) -> Result<Option<Response>, Error> {
     let (role, damage) = readable(engine.store.role(org, name).await)?;
     if let Some(reason) = damage {
         return Err(Error::Unreadable(unreadable_role(org, name, &reason)));
     }
     let Some(role) = role else { return Ok(None) };
-    let mut shown = settings(&role, durations);
-    shown.insert("org_id".to_owned(), json!(role.org_id));
-    shown.insert("role_name".to_owned(), json!(role.role_name));
-    Ok(Some(shown))
+    let show = || {
+        let mut shown = settings(&role, durations);
+        shown.insert("org_id".to_owned(), json!(role.org_id));
+        shown.insert("role_name".to_owned(), json!(role.role_name));
+        shown
+    };
+    let text = role.answers.text(matches!(durations, Durations::Seconds), show);
+    Ok(Some(Response::of_text(text)))
 }
 
 /// Returns the members of a role in answers, without its names.

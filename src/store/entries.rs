@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
+use super::answers::Answers;
 use super::caller_mode::CallerMode;
 use super::json;
 use super::root::Root;
@@ -171,6 +172,9 @@ pub(crate) struct Role {
     /// Pairs of each new token. The values can have templates.
     #[serde(default, deserialize_with = "json::null_is_default", skip_serializing_if = "Metadata::is_empty")]
     pub(crate) default_metadata: Metadata,
+    /// Answers to reads of the role.
+    #[serde(skip)]
+    pub(crate) answers: Answers,
 }
 
 impl Role {
@@ -186,6 +190,7 @@ impl Role {
             max_tokens: 0,
             required_metadata: Vec::new(),
             default_metadata: Metadata::new(),
+            answers: Answers::default(),
         }
     }
 

@@ -14,6 +14,7 @@
 //!
 //! Architecture invariant: a list operation reads only `client/`, which holds no secret.
 
+mod answers;
 mod base;
 mod build;
 mod cache;

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use vault_plugin_sdk::logical::Operation;
+use vault_plugin_sdk::testing::HostFault;
 
-use super::{ORG, OTHER_ORG, ROLE_ID, World, data, ok, refused, some, status};
+use super::{ORG, OTHER_ORG, ROLE_ID, World, data, failed, ok, refused, some, status};
 
 fn role() -> Value {
     json!({"role_name": "R_W_User", "role_id": ROLE_ID, "org_id": ORG, "ttl": "3600", "max_ttl": "36000"})
@@ -108,4 +109,58 @@ async fn a_cached_role_needs_no_storage_call_and_is_never_old() {
 
     ok(world.ask(Operation::Delete, "role", name.clone()).await);
     refused(world.read("role", name).await);
+}
+
+#[tokio::test]
+async fn a_read_shows_the_present_role_although_answers_are_kept() {
+    let (world, other_mount) = (World::with_role("standard").await, World::with_role("standard").await);
+    let key = json!({"org_id": ORG, "role": "r_w_user"});
+    let entry = format!("role/{ORG}:r_w_user");
+    let (guide, in_path) = ("role", "orgs/retailOrg/roles/r_w_user");
+    // The second read of a path gets the answer of the first one.
+    let shows = async |text: &str, seconds: u64| {
+        for _ in 0..2 {
+            assert_eq!(data(world.read(guide, key.clone()).await)["ttl"], text);
+            assert_eq!(data(world.read(in_path, json!({})).await)["ttl"], seconds);
+            assert_eq!(data(other_mount.read(guide, key.clone()).await)["ttl"], "1h0m0s");
+        }
+    };
+    let stored = |ttl: u64| {
+        world.stored(
+            &entry,
+            json!({"role_name": "r_w_user", "role_id": ROLE_ID, "org_id": ORG, "ttl": ttl * 1_000_000_000,
+                "max_ttl": 36_000_000_000_000_i64}),
+        )
+    };
+    shows("1h0m0s", 3600).await;
+    world.write_role(json!({"ttl": 60})).await;
+    shows("1m0s", 60).await;
+    ok(world.ask(Operation::Patch, in_path, json!({"ttl": 120})).await);
+    shows("2m0s", 120).await;
+    // Another node writes the role. The host tells this node the key of the entry, or only that everything changed.
+    for (ttl, text, told) in [(180, "3m0s", entry.as_str()), (240, "4m0s", "")] {
+        stored(ttl).await;
+        world.backend.invalidate(told);
+        shows(text, ttl).await;
+    }
+    ok(world.ask(Operation::Delete, guide, key.clone()).await);
+    refused(world.read(guide, key.clone()).await);
+    assert!(ok(world.read(in_path, json!({})).await).is_none(), "a 404");
+    world.write_role(json!({"ttl": 300})).await;
+    shows("5m0s", 300).await;
+}
+
+#[tokio::test]
+async fn a_failed_write_drops_the_kept_answer() {
+    let world = World::with_role("standard").await;
+    let key = json!({"org_id": ORG, "role": "r_w_user"});
+    let reads = world.storage.calls();
+    for _ in 0..3 {
+        data(world.read("role", key.clone()).await);
+    }
+    assert!(world.storage.calls() - reads <= 1, "the answer comes from storage once");
+    world.storage.inject(HostFault::AfterEffectAt(1));
+    failed(world.write("role", json!({"org_id": ORG, "role": "r_w_user", "ttl": 60})).await);
+    world.storage.heal();
+    assert_eq!(data(world.read("role", key).await)["ttl"], "1m0s", "the write took effect, although it failed");
 }

@@ -213,6 +213,7 @@ const LAYERS: &[Layers] = &[
         module: &["store"],
         order: &[
             "json",
+            "answers",
             "caller_mode",
             "root",
             "entries",

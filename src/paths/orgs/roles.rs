@@ -83,5 +83,5 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
 async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     let Some(org) = find(&engine, &call.request, &call.fields).await? else { return absent(&call) };
     let name = RoleName::find(ROLE_NAME.name(), &call.fields.get(&ROLE_NAME).unwrap_or_default())?;
-    Ok(role::find(&engine, &org, &name, Durations::Seconds).await?.map(Response::new))
+    role::find(&engine, &org, &name, Durations::Seconds).await
 }
