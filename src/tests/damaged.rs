@@ -115,6 +115,42 @@ async fn a_complete_write_or_a_forced_delete_repairs_a_damaged_config() {
     }
 }
 
+/// The path has a name that the damaged config may have had, or any other name.
+#[tokio::test]
+async fn a_write_at_another_path_does_not_replace_a_damaged_config() {
+    for value in DAMAGED {
+        let world = World::with_two_orgs().await;
+        let key = format!("config/{SECOND}");
+        world.damage(&key, value).await;
+        let mut config = world.second_config();
+        config.as_object_mut().unwrap().remove("logical_name");
+        for path in ["orgs/second", "orgs/other"] {
+            for operation in [Operation::Create, Operation::Update] {
+                let text = refused(world.ask(operation, path, config.clone()).await);
+                for part in ["org_id", &key, "\"astra/orgs/second-org\"", "astra_token", "force=true"] {
+                    assert!(text.contains(part), "{path}: {text}");
+                }
+                assert_eq!(world.storage.get(&key).await.unwrap().unwrap().value, value.as_bytes());
+            }
+        }
+        let complete = world.second_config();
+        assert_warns(&some(world.write("orgs/second-org", complete).await), "default");
+        assert_eq!(data(world.read("orgs/second", Value::Null).await)["org_id"], SECOND);
+    }
+}
+
+/// A damaged config whose `org_id` does not fit into a path is repaired by its `org_id`.
+#[tokio::test]
+async fn a_damaged_config_without_a_path_is_repaired_at_the_path_config() {
+    let world = World::with_role("standard").await;
+    world.store_bytes("config/team a", "garbled").await;
+    world.backend.invalidate("");
+    let config = json!({"org_id": "team a", "astra_token": ROOT, "url": world.astra.url()});
+    let text = refused(world.write("orgs/team", config.clone()).await);
+    assert!(text.contains("\"astra/config\"") && !text.contains("orgs/team"), "{text}");
+    some(world.write("config", config).await);
+}
+
 /// A name that is refused for a new config can be stored already.
 #[tokio::test]
 async fn a_damaged_config_of_the_go_plugin_is_repaired_under_its_name() {

@@ -141,9 +141,26 @@ async fn new_org(engine: &Engine, call: &Call, name: &str) -> Result<OrgId, Erro
     };
     let org = OrgId::find(field, &id)?;
     let mount = mount(&call.request);
-    if let Some(config) = readable(engine.store.config(&org).await)?.0 {
-        let right = config.path_name().unwrap_or(org.as_str());
-        return Err(Error::field(field, format!("{id:?} has a config already; its path is \"{mount}/orgs/{right}\"")));
+    match readable(engine.store.config(&org).await)? {
+        (Some(config), _) => {
+            let right = config.path_name().unwrap_or(org.as_str());
+            return Err(Error::field(
+                field,
+                format!("{id:?} has a config already; its path is \"{mount}/orgs/{right}\""),
+            ));
+        }
+        (None, Some(reason)) => {
+            // Its logical name is not known, so its path has its org_id.
+            let right = if fits_path(&id) { format!("orgs/{id}") } else { "config".to_owned() };
+            return Err(Error::field(
+                field,
+                format!(
+                    "{id:?} has a config already, which cannot be read: {reason}; its path is \"{mount}/{right}\": write the config \
+                     again there with astra_token and with all settings, or delete it with force=true"
+                ),
+            ));
+        }
+        (None, None) => {}
     }
     if !fits_path(name) {
         let reason =
