@@ -21,7 +21,7 @@ use crate::api::{MAX_TOKEN, TOKEN_PREFIX};
 use crate::engine::Engine;
 use crate::error::{Error, readable};
 use crate::names::{ClientId, OrgId, fits_path};
-use crate::store::{Config, Detail, Record};
+use crate::store::{Config, Detail, Listed, Record};
 
 const TOKEN: Field<String> = Field::string(
     "token",
@@ -123,6 +123,7 @@ async fn look_up(engine: Arc<Engine>, call: Call) -> Answered {
     if !is_complete {
         return Err(Error::NotYet("the inventory of tokens is still being built; try again later".into()));
     }
+    let unreadable = unreadable_configs(&engine, org.as_ref()).await?;
     let mut unknown = object([("known", json!(false))]);
     if fields.get(&CHECK_ASTRA).unwrap_or_default() {
         let orgs = match org {
@@ -131,7 +132,24 @@ async fn look_up(engine: Arc<Engine>, call: Call) -> Answered {
         };
         unknown.extend(in_astra(&engine, &wanted.client_id, orgs).await?);
     }
-    Ok(Some(Response::new(unknown)))
+    Ok(Some(Response::new(unknown).warnings(unreadable)))
+}
+
+/// Returns the warning that configs cannot be read: the token may be the root token of one of these.
+async fn unreadable_configs(engine: &Engine, org: Option<&OrgId>) -> Result<Option<String>, Error> {
+    const NAMED: usize = 20;
+    let directory = engine.store.directory().await?;
+    let is_unreadable = |listed: &Listed<'_>| !listed.is_readable && org.is_none_or(|org| org == listed.org);
+    let orgs: Vec<&str> =
+        directory.after(&OrgId::default()).filter(is_unreadable).map(|listed| listed.org.as_str()).collect();
+    let named = orgs.iter().take(NAMED).map(|org| format!("{org:?}")).collect::<Vec<_>>().join(", ");
+    let more = if orgs.len() > NAMED { ", ..." } else { "" };
+    let text = format!(
+        "number of configs that cannot be read: {} ({named}{more}); the token may be the root token of one of these organizations, so \
+         write these configs again with astra_token and with all settings, then look again",
+        orgs.len()
+    );
+    Ok(Some(text).filter(|_| !orgs.is_empty()))
 }
 
 impl Wanted {

@@ -29,6 +29,11 @@ impl World {
             "verify_connection": false})
     }
 
+    /// Writes a root token without asking Astra.
+    async fn write_root(&self, org: &str, root: &str) {
+        ok(self.write("config", json!({"org_id": org, "astra_token": root, "verify_connection": false})).await);
+    }
+
     /// Damages an entry. The caches are empty afterwards, as in a new process.
     async fn damage(&self, key: &str, value: &str) {
         assert!(self.storage.keys().contains(&key.to_owned()), "{key} is not stored");
@@ -149,6 +154,30 @@ async fn a_damaged_config_without_a_path_is_repaired_at_the_path_config() {
     let text = refused(world.write("orgs/team", config.clone()).await);
     assert!(text.contains("\"astra/config\"") && !text.contains("orgs/team"), "{text}");
     some(world.write("config", config).await);
+}
+
+/// The token can be the root token of the damaged config.
+#[tokio::test]
+async fn a_lookup_says_that_configs_cannot_be_read() {
+    for value in DAMAGED {
+        let world = World::with_two_orgs().await;
+        let look_up = async |wanted: Value| some(world.write("lookup", wanted).await);
+        world.write_root(SECOND, "AstraCS:second:root").await;
+        let root = json!({"token": "AstraCS:second:root"});
+        assert_eq!(look_up(root.clone()).await.data.unwrap()["known"], true);
+
+        world.damage(&format!("config/{SECOND}"), value).await;
+        let unknown = look_up(root).await;
+        assert_eq!(unknown.data.as_ref().unwrap()["known"], false);
+        assert_warns(&unknown, "number of configs that cannot be read: 1 (\"second-org\")");
+        let of_damaged = look_up(json!({"client_id": "second", "org": SECOND})).await;
+        assert_warns(&of_damaged, "number of configs that cannot be read: 1");
+        // The other org has a complete answer, and so has a token that is known.
+        let of_other = look_up(json!({"client_id": "second", "org": ORG})).await;
+        assert_eq!((of_other.data.unwrap()["known"].clone(), of_other.warnings), (json!(false), vec![]));
+        let known = look_up(json!({"token": ROOT})).await;
+        assert_eq!((known.data.unwrap()["known"].clone(), known.warnings), (json!(true), vec![]));
+    }
 }
 
 /// A name that is refused for a new config can be stored already.
