@@ -82,7 +82,7 @@ fn sample(engine: &Engine, directory: &Directory, open: &Open, org: &OrgId) -> O
         state: if is_readable { state } else { State::Failing }.as_str(),
         last_success: health.and_then(|health| health.last_success()).map(|time| time.as_second()),
         load: calls.as_ref().map(|calls| calls.load()).unwrap_or_default(),
-        tokens: engine.store.token_counts.live(org),
+        tokens: engine.store.token_counts.live(org).map(|live| live as u64),
         wal_entries: entries.number,
         oldest_wal: entries.oldest_age(),
         root_created: root.created.map(|time| time.as_second()),

@@ -56,7 +56,6 @@ impl Store {
             }
         }
         self.delete_record(org, client).await?;
-        self.token_counts.removed(org, client);
         self.uses.forget(org, client);
         self.uncount(org, client).await;
         Ok(())

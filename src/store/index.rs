@@ -84,7 +84,9 @@ impl Store {
     pub(crate) async fn put_record(&self, org: &OrgId, client: &ClientId, record: &Record) -> Result<(), Error> {
         // Added first: if the host drops this future, the record may be stored.
         self.record_orgs.add(org);
-        Ok(self.storage.put_json(&record_key(org, client), record).await?)
+        self.storage.put_json(&record_key(org, client), record).await?;
+        self.token_counts.stored(org, client);
+        Ok(())
     }
 
     /// Removes the inventory record of a token.
@@ -92,7 +94,9 @@ impl Store {
         if client.as_str().is_empty() || !fits_key(client.as_str()) {
             return Ok(());
         }
-        Ok(self.storage.delete(&record_key(org, client)).await?)
+        self.storage.delete(&record_key(org, client)).await?;
+        self.token_counts.deleted(org, client);
+        Ok(())
     }
 
     /// Looks for a live token by its client id.

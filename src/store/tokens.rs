@@ -49,14 +49,11 @@ impl Store {
             // undo and the sweep would then skip the token.
             put_record.await?;
             put_token.await?;
-            self.token_counts.added(&token.org_id, &token.client_id);
             return Ok(());
         }
         // Both calls end before this returns. Otherwise the second could take effect after the undo.
         let (record, stored) = tokio::join!(put_record, put_token);
         record?;
-        stored?;
-        self.token_counts.added(&token.org_id, &token.client_id);
-        Ok(())
+        Ok(stored?)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use vault_plugin_sdk::logical::{Operation, ReplicationState};
+use vault_plugin_sdk::logical::{Operation, ReplicationState, Storage as _};
 use vault_plugin_sdk::testing::HostFault;
 use wiremock::ResponseTemplate;
 
@@ -17,6 +17,14 @@ impl World {
     /// Returns what `status` shows of the org of the tests.
     async fn org_status(&self) -> Value {
         self.status(json!({"org_id": ORG})).await["orgs"][ORG].take()
+    }
+
+    /// Another process of the mount, after the first pass of its sweep.
+    async fn in_next_process(self) -> Self {
+        let next = Self::with(self.storage, self.astra);
+        next.initialize().await;
+        ok(next.tick(false).await);
+        next
     }
 
     async fn mint_at_creds(&self) -> vault_plugin_sdk::logical::Response {
@@ -175,6 +183,54 @@ async fn tokens_are_counted_once_the_sweep_has_seen_them() {
     assert_eq!(world.org_status().await["tokens"], 2);
     ok(world.revoke(&lease(&minted)).await);
     assert_eq!(world.org_status().await["tokens"], 2);
+}
+
+/// The storage fails at each call of a mint. The mint is undone, whether its token was stored or not.
+#[tokio::test]
+async fn an_undone_mint_does_not_change_the_number_of_tokens() {
+    for fault in [HostFault::At, HostFault::From] {
+        for n in 1.. {
+            let world = World::with_role("standard").await;
+            world.mint("kept").await;
+            ok(world.tick(false).await);
+            assert_eq!(world.org_status().await["tokens"], 1);
+            let before = world.storage.calls();
+            world.storage.inject(fault(n));
+            let minted = world.write("org/token", order("undone")).await;
+            let is_past = world.storage.calls() - before < n;
+            world.storage.heal();
+            ok(world.tick(true).await);
+            assert_eq!(world.org_status().await["tokens"], world.keys("client/").len(), "{:?}", fault(n));
+            if is_past {
+                ok(minted);
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn tidied_tokens_are_counted_once() {
+    let world = World::with_role("standard").await;
+    let [missing, unknown] = [world.mint("missing").await, world.mint("unknown").await];
+    world.mint("kept").await;
+    let unknown = super::text(&unknown, "clientId");
+    for key in world.keys("").into_iter().filter(|key| key.ends_with(&unknown) || key.ends_with(":unknown")) {
+        world.storage.delete(&key).await.unwrap();
+    }
+    world.astra.state().live.remove(&super::text(&missing, "clientId"));
+    let world = world.in_next_process().await;
+    assert_eq!(world.org_status().await["tokens"], 2);
+    let tidied = data(world.write("orgs/retailOrg/tidy", json!({"safety_buffer": 0, "dry_run": false})).await);
+    assert_eq!(
+        (&tidied["unknown"]["count"], &tidied["missing"]["count"], &tidied["deleted"]),
+        (&json!(1), &json!(1), &json!(2))
+    );
+    assert_eq!(world.org_status().await["tokens"], 1);
+    // The lease of a deleted token stays. Another process, which has not seen the deletion, revokes the lease.
+    let world = world.in_next_process().await;
+    ok(world.revoke(&lease(&missing)).await);
+    assert_eq!(world.org_status().await["tokens"], 1);
 }
 
 #[tokio::test]
