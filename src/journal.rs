@@ -5,11 +5,13 @@
 //! [`rotate`](super::rotate) process them.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use vault_plugin_sdk::framework::{Wal, WalEntry};
 
 use super::error::{Error, readable};
@@ -173,19 +175,12 @@ fn timeout(entry: &WalEntry) -> Duration {
 /// Whether a mint, a rotation or another replacement of the root token is unfinished, so that a token may be left in Astra. Entries whose token
 /// the engine has looked for do not count.
 pub(crate) async fn is_unfinished(wal: Wal<'_>, org: &OrgId) -> Result<bool, Error> {
-    let wal = &wal;
-    let read = |id: String| async move { readable(wal.get(&id).await.map_err(Error::from)) };
-    let mut entries = stream::iter(wal.list().await?).map(read).buffer_unordered(CONCURRENT);
-    while let Some(entry) = entries.next().await {
-        let (entry, reason) = entry?;
-        // Nothing tells the org of an entry that cannot be read, and the tick cannot process such an entry.
-        reason.iter().for_each(log_skipped);
-        let is_of = |entry: WalEntry| {
-            matches!(entry.kind.as_str(), MINT | ROTATION | REPLACED_ROOT)
-                && entry.data["org_id"] == org.as_str()
-                && entry.data.get("looked").is_none()
-        };
-        if entry.is_some_and(is_of) {
+    let mut entries = pin!(entries(&wal).await?);
+    while let Some(entry) = entries.try_next().await? {
+        if matches!(entry.kind.as_str(), MINT | ROTATION | REPLACED_ROOT)
+            && entry.data["org_id"] == org.as_str()
+            && entry.data.get("looked").is_none()
+        {
             return Ok(true);
         }
     }
@@ -204,14 +199,11 @@ pub(crate) async fn replaced_by_mints(wal: Wal<'_>) -> Result<HashSet<ClientId>,
 
 /// Returns the texts of a member of the entries of mints.
 async fn texts_of_mints(wal: Wal<'_>, member: &str) -> Result<HashSet<String>, Error> {
-    let (wal, mut texts) = (&wal, HashSet::new());
-    let read = |id: String| async move { readable(wal.get(&id).await.map_err(Error::from)) };
-    let mut entries = stream::iter(wal.list().await?).map(read).buffer_unordered(CONCURRENT);
-    while let Some(entry) = entries.next().await {
-        let (entry, reason) = entry?;
-        reason.iter().for_each(log_skipped);
-        let mint = entry.filter(|entry| entry.kind == MINT);
-        texts.extend(mint.and_then(|entry| entry.data[member].as_str().map(str::to_owned)));
+    let (mut entries, mut texts) = (pin!(entries(&wal).await?), HashSet::new());
+    while let Some(entry) = entries.try_next().await? {
+        if entry.kind == MINT {
+            texts.extend(text(&entry.data[member]));
+        }
     }
     Ok(texts)
 }
@@ -219,16 +211,29 @@ async fn texts_of_mints(wal: Wal<'_>, member: &str) -> Result<HashSet<String>, E
 /// Returns the texts in the data of all entries. The marker and the client id of each token that an entry is about are
 /// among them.
 pub(crate) async fn texts(wal: Wal<'_>) -> Result<HashSet<String>, Error> {
-    let (wal, mut texts) = (&wal, HashSet::new());
-    let read = |id: String| async move { readable(wal.get(&id).await.map_err(Error::from)) };
-    let mut entries = stream::iter(wal.list().await?).map(read).buffer_unordered(CONCURRENT);
-    while let Some(entry) = entries.next().await {
-        let (entry, reason) = entry?;
-        reason.iter().for_each(log_skipped);
-        let Some(data) = entry.as_ref().and_then(|entry| entry.data.as_object()) else { continue };
-        texts.extend(data.values().filter_map(|value| value.as_str().map(str::to_owned)));
+    let (mut entries, mut texts) = (pin!(entries(&wal).await?), HashSet::new());
+    while let Some(entry) = entries.try_next().await? {
+        texts.extend(entry.data.as_object().into_iter().flat_map(|data| data.values().filter_map(text)));
     }
     Ok(texts)
+}
+
+/// Returns a text that identifies something. An empty text identifies nothing, and the records of the Go plugin's tokens have an
+/// empty marker.
+fn text(value: &Value) -> Option<String> {
+    value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// Reads all entries, in any order. Skips entries that cannot be read: nothing tells the org of such an entry, and the tick cannot
+/// process it.
+async fn entries<'a>(wal: &'a Wal<'_>) -> Result<impl Stream<Item = Result<WalEntry, Error>> + Send + use<'a>, Error> {
+    let read = move |id: String| async move {
+        let (entry, reason) = readable(wal.get(&id).await.map_err(Error::from))?;
+        reason.iter().for_each(log_skipped);
+        Ok(entry)
+    };
+    let entries = stream::iter(wal.list().await?).map(read).buffer_unordered(CONCURRENT);
+    Ok(entries.try_filter_map(|entry| async move { Ok(entry) }))
 }
 
 #[cfg(any(test, fuzzing))]

@@ -332,6 +332,22 @@ async fn a_token_in_the_write_ahead_log_is_known() {
     assert_eq!(world.dry_run().await.unknown, [""; 0]);
 }
 
+/// Records of the Go plugin's tokens have no marker, and members of an entry can be empty.
+#[tokio::test]
+async fn an_empty_text_in_the_write_ahead_log_hides_no_missing_token() {
+    let world = World::with_role("standard").await;
+    let (id, _) = world.minted("a").await;
+    let key = format!("client/{ORG}/{id}");
+    let mut record = world.storage.json(&key).unwrap();
+    record.as_object_mut().unwrap().retain(|member, _| member != "marker");
+    world.stored(&key, record).await;
+    world.astra.state().live.clear();
+    let data = json!({"org_id": "another", "client_id": "x", "token_id": "x", "role_name": "", "timeout_seconds": 30});
+    let entry = json!({"type": "token-delete", "data": data, "created_at": Timestamp::now().as_second()});
+    world.stored("wal/entry", entry).await;
+    assert_eq!(world.dry_run().await.missing, [id]);
+}
+
 #[tokio::test]
 async fn a_mint_in_progress_is_neither_unknown_nor_missing() {
     let world = Arc::new(World::with_role("standard").await);
