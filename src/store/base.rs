@@ -14,6 +14,7 @@ use super::directory::LiveDirectory;
 use super::entries::{Config, Role, Token};
 use super::interrupted::Interrupted;
 use super::keys::{CONFIGS, RECORDS, ROLES, has_one_colon, role_key, token_key};
+use super::missing::MissingTokens;
 use super::record_orgs::RecordOrgs;
 use super::replaced::Replaced;
 use super::roster::Live;
@@ -45,6 +46,8 @@ pub(crate) struct Store {
     pub(crate) uses: Uses,
     /// The tokens that a newer token has replaced.
     pub(crate) replaced: Replaced,
+    /// The tokens that the last tidies missed in Astra's lists.
+    pub(crate) missing_tokens: MissingTokens,
 }
 
 impl Store {
@@ -68,6 +71,7 @@ impl Store {
             interrupted_revocations: Interrupted::default(),
             uses: Uses::default(),
             replaced: Replaced::default(),
+            missing_tokens: MissingTokens::default(),
         }
     }
 

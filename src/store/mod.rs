@@ -33,6 +33,7 @@ mod keys;
 mod limits;
 mod lookup;
 mod matching;
+mod missing;
 mod orgs;
 mod owner;
 mod record_orgs;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use vault_plugin_sdk::logical::{Error, Event, HostVersion, Mount, Operation, ReplicationState, SystemView};
-use vault_plugin_sdk::testing::FakeSystem;
+use vault_plugin_sdk::testing::{FakeSystem, HostFault};
 use wiremock::ResponseTemplate;
 
 use super::{ORG, ROOT, World, eventually, failed, lease, ok, order, some, text};
@@ -127,6 +127,35 @@ async fn mints_revocations_and_rotations_are_told_without_secrets() {
     assert_eq!(vault.nth(6).await, ("astra/tidy".to_owned(), tidied));
     let all = format!("{:?}", vault.sent.lock().unwrap());
     assert!(!["AstraCS", "s3cret"].iter().any(|secret| all.contains(secret)), "an event holds a secret");
+}
+
+/// The storage fails for the second of two tokens.
+#[tokio::test]
+async fn a_tidy_that_fails_after_a_deletion_is_told() {
+    let mut told = 0;
+    for n in 1.. {
+        let vault = Arc::new(Vault::default());
+        let world = World::on(&vault).await;
+        world.mint("a").await;
+        world.mint("b").await;
+        world.astra.state().live.clear();
+        let (capture, _guard) = super::logs::capture();
+        let before = world.storage.calls();
+        world.storage.inject(HostFault::From(n));
+        let wanted = json!({"safety_buffer": 0, "dry_run": false});
+        let answer = world.write("orgs/retailOrg/tidy", wanted).await;
+        world.storage.heal();
+        let deleted = capture.count("INFO", "deleted a token in Vault");
+        if answer.is_err() && deleted > 0 {
+            let (kind, event) = vault.nth(2).await;
+            assert_eq!((kind.as_str(), &event["deleted"]), ("astra/tidy", &json!(deleted.to_string())), "{n}");
+            told += 1;
+        }
+        if world.storage.calls() - before < n {
+            break;
+        }
+    }
+    assert!(told > 0);
 }
 
 #[tokio::test]

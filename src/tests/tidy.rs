@@ -14,6 +14,9 @@ use super::{ORG, ROOT, World, eventually, failed, lease, ok, order, refused, req
 
 const TIDY: &str = "orgs/retailOrg/tidy";
 
+/// The requests for Astra's list.
+const LISTS: &str = "GET /v2/clientIdSecrets";
+
 /// The instance of all worlds without another UUID.
 fn instance() -> String {
     use sha2::{Digest as _, Sha256};
@@ -346,6 +349,96 @@ async fn an_empty_text_in_the_write_ahead_log_hides_no_missing_token() {
     let entry = json!({"type": "token-delete", "data": data, "created_at": Timestamp::now().as_second()});
     world.stored("wal/entry", entry).await;
     assert_eq!(world.dry_run().await.missing, [id]);
+}
+
+/// The storage fails for the second of two tokens. The deletion of the first token must leave a trace.
+#[tokio::test]
+async fn a_failure_of_the_storage_after_a_deletion_loses_no_log_line() {
+    let mut failed_after_a_deletion = 0;
+    for n in 1.. {
+        let world = World::with_role("standard").await;
+        for name in ["a", "b"] {
+            let (id, _) = world.minted(name).await;
+            world.astra.state().live.remove(&id);
+        }
+        let (capture, _guard) = super::logs::capture();
+        let before = world.storage.calls();
+        world.storage.inject(HostFault::From(n));
+        let answer = world.write(TIDY, json!({"safety_buffer": 0, "dry_run": false})).await;
+        let is_past = world.storage.calls() - before < n;
+        world.storage.heal();
+        let deleted = capture.count("INFO", "deleted a token in Vault");
+        let told = capture.count("INFO", &format!("deleted={deleted}"));
+        assert_eq!(told, usize::from(deleted > 0), "{n}: deleted {deleted}");
+        failed_after_a_deletion += usize::from(answer.is_err() && deleted > 0);
+        if is_past {
+            break;
+        }
+    }
+    assert!(failed_after_a_deletion > 0);
+}
+
+/// The host cancels a request after 90 seconds, and some organizations have long lists.
+#[tokio::test]
+async fn a_missing_token_is_deleted_after_two_lists_of_one_or_of_two_requests() {
+    let world = World::with_role("standard").await;
+    world.minted("kept").await;
+    let lists = async |world: &World, dry_run: bool| {
+        let before = world.astra.count(LISTS);
+        let answer = world.write(TIDY, json!({"safety_buffer": 0, "dry_run": dry_run, "force": true})).await;
+        (world.astra.count(LISTS) - before, Tidied::of(some(answer)).deleted)
+    };
+    let lose = async |world: &World, name: &str| {
+        let (id, _) = world.minted(name).await;
+        world.astra.state().live.remove(&id);
+    };
+    lose(&world, "a").await;
+    assert_eq!(lists(&world, false).await, (2, 1));
+    lose(&world, "b").await;
+    assert_eq!(lists(&world, true).await, (1, 0));
+    assert_eq!(lists(&world, false).await, (1, 1), "the dry run has made the first list");
+    // A list that was made with another root token does not count.
+    lose(&world, "c").await;
+    assert_eq!(lists(&world, true).await, (1, 0));
+    some(world.write("config/rotate-root", json!({"org_id": ORG})).await);
+    assert_eq!(lists(&world, false).await, (2, 1));
+    // Neither does an old list.
+    lose(&world, "d").await;
+    assert_eq!(lists(&world, true).await, (1, 0));
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(3601)).await;
+    tokio::time::resume();
+    assert_eq!(lists(&world, false).await, (2, 1));
+    assert_eq!(world.in_vault().len(), 1);
+}
+
+#[tokio::test]
+async fn after_a_slow_list_a_tidy_leaves_missing_tokens_for_the_next_tidy() {
+    let world = Arc::new(World::with_role("standard").await);
+    ok(world.write("config", json!({"org_id": ORG, "request_timeout": "5m"})).await);
+    let kept = [world.minted("kept").await.0, world.minted("also kept").await.0];
+    let [unknown, missing] = [world.minted("unknown").await.0, world.minted("missing").await.0];
+    world.forgotten(&unknown).await;
+    world.astra.state().live.remove(&missing);
+    let slow_tidy = async || {
+        let asked = world.astra.count(LISTS);
+        world.astra.delay("GET", Duration::from_millis(300));
+        let backend = world.backend.clone();
+        let wanted = json!({"safety_buffer": 0, "dry_run": false});
+        let tidy = tokio::spawn(async move { backend.handle(request(Operation::Update, TIDY, wanted)).await });
+        eventually(|| world.astra.count(LISTS) > asked).await;
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(50)).await;
+        tokio::time::resume();
+        let tidied = Tidied::of(some(tidy.await.unwrap()));
+        (world.astra.count(LISTS) - asked, tidied)
+    };
+    let (lists, tidied) = slow_tidy().await;
+    assert_eq!((lists, tidied.deleted, world.in_vault().len()), (1, 1, 3), "{tidied:?}");
+    assert!(tidied.warnings.iter().any(|warning| warning.contains("not deleted: 1;")), "{tidied:?}");
+    let (lists, tidied) = slow_tidy().await;
+    assert_eq!((lists, tidied.deleted, tidied.warnings.len()), (1, 1, 0), "{tidied:?}");
+    assert_eq!((world.in_vault(), world.in_astra()), (kept.to_vec(), kept.to_vec()));
 }
 
 #[tokio::test]

@@ -162,6 +162,11 @@ impl<'a> Comparison<'a> {
         Ok(differences)
     }
 
+    /// Returns the config of the org.
+    pub(super) fn config(&self) -> &'a Arc<Config> {
+        self.config
+    }
+
     /// Returns those of these tokens that Astra still does not list.
     pub(super) async fn still_missing(&self, missing: Vec<ClientId>) -> Result<Vec<ClientId>, Error> {
         let reader = &Missing(missing);

@@ -49,5 +49,5 @@ pub(crate) use self::renew::renew;
 pub(crate) use self::request::{MintRequest, MintedBy};
 pub(crate) use self::revoke::{delete, deletions, revoke};
 pub(crate) use self::sweep::sweep;
-pub(crate) use self::tidy::{Tidied, TidyRequest, tidy};
+pub(crate) use self::tidy::{Cause, Tidied, TidyRequest, tidy};
 pub(crate) use self::uses::{note_read, write_rest};

@@ -6,6 +6,7 @@
 //! Architecture invariant: a tidy deletes only tokens that this instance minted. It deletes nothing unless Astra's list is
 //! complete.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -21,8 +22,14 @@ use crate::error::Error;
 use crate::names::{ClientId, OrgId, RoleName};
 use crate::store::Config;
 
-/// How long a tidy starts deletions. The host cancels a request after 90 seconds.
+/// How long a tidy starts deletions.
 const BUDGET: Duration = Duration::from_secs(30);
+
+/// No deletion starts later than this after the start of a tidy. The host cancels a request after 90 seconds.
+const LONGEST: Duration = Duration::from_secs(80);
+
+/// If Astra's list takes longer, a second list and the deletions may not fit into a request.
+const SLOW_LIST: Duration = Duration::from_secs(30);
 
 /// How many tokens are deleted at the same time.
 const AT_ONCE: usize = 8;
@@ -59,10 +66,46 @@ pub(crate) struct Tidied {
     pub(crate) refusal: Option<Error>,
     /// Number of unknown and missing tokens that are younger than the safety buffer.
     pub(crate) young: usize,
-    /// Number of tokens that were not deleted although they should be, and the first error.
-    pub(crate) left: Option<(usize, Option<Error>)>,
+    /// Number of tokens that were not deleted although they should be, and the cause.
+    pub(crate) left: Option<(usize, Cause)>,
     /// Keys of the records that cannot be read.
     pub(crate) unreadable: Vec<String>,
+}
+
+/// Why tokens were not deleted.
+pub(crate) enum Cause {
+    /// The time was used up.
+    Time,
+    /// Only one list of Astra has missed the tokens yet.
+    SlowList,
+    /// The first error.
+    Failed(Error),
+}
+
+impl Tidied {
+    /// Counts tokens that were not deleted. Keeps the first error as the cause, or else the first cause.
+    fn leave(&mut self, tokens: usize, cause: Cause) {
+        let Some((left, known)) = &mut self.left else {
+            self.left = Some((tokens, cause));
+            return;
+        };
+        *left += tokens;
+        if matches!(cause, Cause::Failed(_)) && !matches!(known, Cause::Failed(_)) {
+            *known = cause;
+        }
+    }
+
+    /// Takes the error that fails the request: an error of the host, or any error if no token was deleted.
+    pub(crate) fn take_failure(&mut self) -> Option<Error> {
+        match self.left.take() {
+            // The host can react to its own errors, for example forward the request.
+            Some((_, Cause::Failed(error))) if error.is_of_host() || self.deleted == 0 => Some(error),
+            left => {
+                self.left = left;
+                None
+            }
+        }
+    }
 }
 
 /// A token that a tidy deletes.
@@ -85,8 +128,8 @@ enum Deleted {
 /// Astra and the missing tokens in Vault. If the caller hangs up, the deletions that have begun are completed.
 ///
 /// # Errors
-/// If another tidy of the org is running, if Astra's list cannot be used, if most of the inventory is missing and the
-/// request has no `force`, or if no deletion succeeded.
+/// If another tidy of the org is running, if Astra's list cannot be used, or if most of the inventory is missing and the
+/// request has no `force`. A failed deletion is a [`Cause`] in the result.
 pub(crate) async fn tidy(engine: &Arc<Engine>, config: &Arc<Config>, request: &TidyRequest) -> Result<Tidied, Error> {
     let org = &config.org_id;
     let Some(_running) = engine.locks.tidy(org) else {
@@ -98,8 +141,11 @@ pub(crate) async fn tidy(engine: &Arc<Engine>, config: &Arc<Config>, request: &T
     if !engine.store.inventory_is_complete().await? {
         return Err(Error::NotYet("the inventory of tokens is still being built; try again later".into()));
     }
+    let start = Instant::now();
     let comparison = Comparison::new(engine, config, oldest(request.safety_buffer)).await?;
     let mut differences = comparison.run().await?;
+    let missed_before = engine.store.missing_tokens.take(config);
+    engine.store.missing_tokens.note(config, &differences.missing);
     let refusal = refusal(org, &differences).filter(|_| !request.force);
     let mut tidied = Tidied {
         unknown: Ids::of(&differences.unknown),
@@ -115,7 +161,17 @@ pub(crate) async fn tidy(engine: &Arc<Engine>, config: &Arc<Config>, request: &T
     match refusal {
         refusal if request.dry_run => tidied.refusal = refusal,
         Some(refusal) => return Err(refusal),
-        None => delete_all(engine, &comparison, org, differences, &mut tidied).await?,
+        None => {
+            let Differences { unknown, missing, .. } = differences;
+            let (missing, once) = missed_twice(engine, &comparison, missing, &missed_before, start).await?;
+            if once > 0 {
+                tidied.leave(once, Cause::SlowList);
+            }
+            let unknown = unknown.into_iter().map(Difference::Unknown);
+            let all = unknown.chain(missing.into_iter().map(Difference::Missing));
+            let end = (Instant::now() + BUDGET).min(start + LONGEST);
+            delete_all(engine, &comparison, all, end, &mut tidied).await;
+        }
     }
     Ok(tidied)
 }
@@ -133,22 +189,36 @@ fn refusal(org: &OrgId, differences: &Differences) -> Option<Error> {
     })
 }
 
-/// Deletes the differences, until the time is used up.
+/// Returns those of the missing tokens that two lists of Astra have missed: Astra may have listed too little once. Also returns
+/// the number of the others. `missed_before` are the tokens that the list of the last tidy missed.
+async fn missed_twice(
+    engine: &Engine,
+    comparison: &Comparison<'_>,
+    missing: Vec<ClientId>,
+    missed_before: &HashSet<ClientId>,
+    start: Instant,
+) -> Result<(Vec<ClientId>, usize), Error> {
+    let (mut twice, once): (Vec<_>, Vec<_>) = missing.into_iter().partition(|client| missed_before.contains(client));
+    if once.is_empty() {
+        return Ok((twice, 0));
+    }
+    if start.elapsed() > SLOW_LIST {
+        return Ok((twice, once.len()));
+    }
+    twice.extend(comparison.still_missing(once).await?);
+    engine.store.missing_tokens.note(comparison.config(), &twice);
+    Ok((twice, 0))
+}
+
+/// Deletes tokens, until `end`.
 async fn delete_all(
     engine: &Arc<Engine>,
     comparison: &Comparison<'_>,
-    org: &OrgId,
-    differences: Differences,
+    differences: impl Iterator<Item = Difference> + Send,
+    end: Instant,
     tidied: &mut Tidied,
-) -> Result<(), Error> {
-    let Differences { unknown, mut missing, .. } = differences;
-    if !missing.is_empty() {
-        // Astra may have listed too little once.
-        missing = comparison.still_missing(missing).await?;
-    }
-    let unknown = unknown.into_iter().map(Difference::Unknown);
-    let all: Vec<Difference> = unknown.chain(missing.into_iter().map(Difference::Missing)).collect();
-    let (end, failed) = (Instant::now() + BUDGET, &AtomicUsize::new(0));
+) {
+    let (org, failed) = (&comparison.config().org_id, &AtomicUsize::new(0));
     let delete_one = |difference: Difference| async move {
         if Instant::now() > end || failed.load(Ordering::Relaxed) >= MOST_FAILURES {
             return Deleted::NotTried;
@@ -166,25 +236,15 @@ async fn delete_all(
             }
         }
     };
-    let mut results = stream::iter(all).map(delete_one).buffer_unordered(AT_ONCE);
-    let (mut left, mut first) = (0, None);
+    let mut results = stream::iter(differences).map(delete_one).buffer_unordered(AT_ONCE);
     while let Some(result) = results.next().await {
         match result {
             Deleted::Yes => tidied.deleted += 1,
             Deleted::No => {}
-            Deleted::NotTried => left += 1,
-            Deleted::Failed(error) => {
-                left += 1;
-                first.get_or_insert(error);
-            }
+            Deleted::NotTried => tidied.leave(1, Cause::Time),
+            Deleted::Failed(error) => tidied.leave(1, Cause::Failed(error)),
         }
     }
-    match first {
-        // The host can react to its own errors, for example forward the request.
-        Some(error) if error.is_of_host() || tidied.deleted == 0 => return Err(error),
-        first => tidied.left = (left > 0).then_some((left, first)),
-    }
-    Ok(())
 }
 
 /// Deletes a token that nothing in the mount knows, as the deletion of a known token does. Returns whether it was deleted.

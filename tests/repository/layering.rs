@@ -230,6 +230,7 @@ const LAYERS: &[Layers] = &[
             "interrupted",
             "uses",
             "replaced",
+            "missing",
             "base",
             "orgs",
             "owner",

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::events::Occasion;
 use crate::paths::org::ORG;
 use crate::paths::shared::{Answered, handler, object, require_config, unreadable_entries};
-use crate::tokens::{Ids, Tidied, TidyRequest, tidy};
+use crate::tokens::{Cause, Ids, Tidied, TidyRequest, tidy};
 
 const DRY_RUN: Field<bool> =
     Field::bool("dry_run", "Whether to show the differences and delete nothing.").default("true");
@@ -77,12 +77,16 @@ async fn run(engine: Arc<Engine>, call: Call) -> Answered {
         force: fields.get(&FORCE).unwrap_or_default(),
     };
     let config = require_config(&engine, &request, &org).await?;
-    let tidied = tidy(&engine, &config, &wanted).await?;
+    let mut tidied = tidy(&engine, &config, &wanted).await?;
+    let failure = tidied.take_failure();
     let Tidied { unknown, missing, .. } = &tidied;
-    if !wanted.dry_run {
+    if !wanted.dry_run && (failure.is_none() || tidied.deleted > 0) {
         tracing::info!(org_id = %org, unknown = unknown.count, missing = missing.count, deleted = tidied.deleted,
             display_name = request.caller.display_name, entity_id = request.caller.entity_id, "tidied the tokens of an organization");
         engine.events.send(&org, Some(&config), &Occasion::Tidied { deleted: tidied.deleted.to_string() });
+    }
+    if let Some(failure) = failure {
+        return Err(failure);
     }
     let data = object([
         ("deleted", json!(tidied.deleted)),
@@ -123,8 +127,14 @@ fn warnings(engine: &Engine, tidied: Tidied, wanted: &TidyRequest) -> Vec<String
             tidied.young
         )
     });
-    let left = tidied.left.map(|(tokens, error)| {
-        let cause = error.map_or_else(|| "the time was used up".to_owned(), |error| error.to_string());
+    let left = tidied.left.map(|(tokens, cause)| {
+        let cause = match cause {
+            Cause::Time => "the time was used up".to_owned(),
+            Cause::SlowList => {
+                "Astra's list took longer than 30 seconds, and a missing token is deleted after two lists".to_owned()
+            }
+            Cause::Failed(error) => error.to_string(),
+        };
         format!(
             "number of tokens that were not deleted: {tokens}; repeat the tidy for these tokens; the cause: {cause}"
         )
