@@ -32,6 +32,10 @@ pub(crate) struct Scrape {
     pub(crate) oldest_wal: Option<u64>,
     /// When the next root token of all orgs expires, in seconds since 1970.
     pub(crate) next_root_expiry: Option<i64>,
+    /// The same, of the root tokens without a planned rotation.
+    pub(crate) next_root_expiry_without_rotation: Option<i64>,
+    /// When the engine rotates the next root token of all orgs on its own, in seconds since 1970.
+    pub(crate) next_root_rotation: Option<i64>,
     pub(crate) orgs: Vec<OrgSample>,
     pub(crate) roles: Vec<RoleSample>,
     pub(crate) limits: Vec<LimitSample>,
@@ -49,6 +53,7 @@ pub(crate) struct OrgSample {
     pub(crate) oldest_wal: Option<u64>,
     pub(crate) root_created: Option<i64>,
     pub(crate) root_expires: Option<i64>,
+    pub(crate) next_root_rotation: Option<i64>,
 }
 
 /// The numbers of one role.
@@ -101,12 +106,30 @@ impl Scrape {
         families.gauge("wal_entries", "Entries of the write-ahead log, by kind", entries)?;
         let oldest = [([], Some(self.oldest_wal.unwrap_or(0)))];
         families.gauge("wal_oldest_entry_seconds", "Age of the oldest entry of the write-ahead log", oldest)?;
-        let next = [([], self.next_root_expiry)];
-        families.gauge(
-            "root_token_next_expiry_timestamp_seconds",
-            "When the next root token of all organizations expires",
-            next,
-        )
+        self.encode_roots(families)
+    }
+
+    fn encode_roots(&self, families: &mut Families<'_>) -> fmt::Result {
+        for (name, help, time) in [
+            (
+                "root_token_next_expiry_timestamp_seconds",
+                "When the next root token of all organizations expires",
+                self.next_root_expiry,
+            ),
+            (
+                "root_token_next_expiry_without_rotation_timestamp_seconds",
+                "When the next root token expires that no rotation is planned for. A rotation that is an hour late does not count",
+                self.next_root_expiry_without_rotation,
+            ),
+            (
+                "root_token_next_rotation_timestamp_seconds",
+                "When the engine rotates the next root token of all organizations. In the past if the rotation fails",
+                self.next_root_rotation,
+            ),
+        ] {
+            families.gauge(name, help, [([], time)])?;
+        }
+        Ok(())
     }
 
     fn encode_calls(&self, families: &mut Families<'_>) -> fmt::Result {
@@ -169,7 +192,14 @@ impl Scrape {
             created,
         )?;
         let expires = |org: &OrgSample| org.root_expires;
-        self.org_gauge(families, "org_root_token_expiry_timestamp_seconds", "When the root token expires", expires)
+        self.org_gauge(families, "org_root_token_expiry_timestamp_seconds", "When the root token expires", expires)?;
+        let rotates = |org: &OrgSample| org.next_root_rotation;
+        self.org_gauge(
+            families,
+            "org_root_token_next_rotation_timestamp_seconds",
+            "When the engine rotates the root token. In the past if the rotation fails",
+            rotates,
+        )
     }
 
     fn encode_roles(&self, families: &mut Families<'_>) -> fmt::Result {

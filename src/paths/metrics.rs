@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use vault_plugin_sdk::framework::{Call, Path};
 use vault_plugin_sdk::logical::{self, Response};
 
 use super::shared::{Answered, handler};
 use super::status;
 use crate::backlog::Open;
+use crate::clock;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::health::State;
 use crate::metrics::{CONTENT_TYPE, LimitSample, OTHER, OrgSample, ROLES, Scrape};
 use crate::names::OrgId;
-use crate::store::Directory;
+use crate::store::{Directory, RootTimes};
 
 pub(crate) fn path() -> Path<Engine> {
     Path::new("metrics", &[]).read(handler("Show metrics for Prometheus", read)).help(
@@ -41,7 +43,9 @@ fn scrape(engine: &Engine, directory: &Directory, open: Open, is_active: bool) -
     let (states, load) = status::totals(engine, directory);
     let plugin = engine.plugin();
     let commit = plugin.commit.filter(|commit| !commit.is_empty()).unwrap_or("unknown");
-    let next_expiry = directory.after(&OrgId::default()).filter_map(|listed| listed.root.expires).min();
+    let (roots, now) = (|| directory.after(&OrgId::default()).map(|listed| listed.root), clock::now());
+    let first =
+        |time: &dyn Fn(RootTimes) -> Option<Timestamp>| roots().filter_map(time).min().map(Timestamp::as_second);
     let limits = engine.store.known_limits(ROLES).into_iter();
     let limits = limits.filter(|(org, role, _)| own.binary_search(org).is_ok() && role.as_str() != OTHER);
     Scrape {
@@ -54,7 +58,9 @@ fn scrape(engine: &Engine, directory: &Directory, open: Open, is_active: bool) -
         calls: engine.clients.meter(),
         load,
         oldest_wal: open.all.oldest_age(),
-        next_root_expiry: next_expiry.map(|time| time.as_second()),
+        next_root_expiry: first(&|root| root.expires),
+        next_root_expiry_without_rotation: first(&|root| root.expires_without_rotation(now)),
+        next_root_rotation: first(&|root| root.next_rotation),
         orgs: own.iter().map(|org| sample(engine, directory, &open, org)).collect(),
         wal: open.kinds.into_iter().collect(),
         roles: metrics.role_samples(),
@@ -87,5 +93,6 @@ fn sample(engine: &Engine, directory: &Directory, open: &Open, org: &OrgId) -> O
         oldest_wal: entries.oldest_age(),
         root_created: root.created.map(|time| time.as_second()),
         root_expires: root.expires.map(|time| time.as_second()),
+        next_root_rotation: root.next_rotation.map(|time| time.as_second()),
     }
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::entries::Config;
 use super::root::second_of_day;
@@ -42,7 +42,6 @@ pub(super) struct Names {
     astra_org_id: Option<String>,
     /// Client id of the root token, if it is known.
     root_id: Option<Box<str>>,
-    next_rotation: Option<Timestamp>,
     root: RootTimes,
 }
 
@@ -53,12 +52,26 @@ pub(crate) struct RootTimes {
     pub(crate) created: Option<Timestamp>,
     /// When the root token expires.
     pub(crate) expires: Option<Timestamp>,
+    /// When the engine rotates the root token on its own. In the past if the rotation fails.
+    pub(crate) next_rotation: Option<Timestamp>,
 }
+
+/// A planned rotation that is later than this has failed. A tick starts a rotation, and the next tick tries again.
+const LATE: SignedDuration = SignedDuration::from_hours(1);
 
 impl RootTimes {
     /// Returns the times in a config.
     fn of(config: &Config) -> Self {
-        Self { created: config.root.created_at, expires: config.root.expires_at }
+        let root = &config.root;
+        Self { created: root.created_at, expires: root.expires_at, next_rotation: config.next_rotation() }
+    }
+
+    /// Returns when the root token expires, unless a rotation is planned before.
+    pub(crate) fn expires_without_rotation(&self, now: Timestamp) -> Option<Timestamp> {
+        let is_planned = |expiry: &Timestamp| {
+            self.next_rotation.is_some_and(|next| next < *expiry && now.duration_since(next) <= LATE)
+        };
+        self.expires.filter(|expiry| !is_planned(expiry))
     }
 }
 
@@ -79,7 +92,6 @@ impl From<&Config> for Names {
             former_names: config.former_names.clone(),
             astra_org_id: Some(config.astra_org_id.to_ascii_lowercase()),
             root_id: config.root_id().map(Box::from),
-            next_rotation: config.next_rotation(),
             root: RootTimes::of(config),
         }
     }
@@ -165,7 +177,7 @@ impl Directory {
     pub(super) fn set(&mut self, org: &OrgId, names: Option<Names>) {
         if let Some(old) = self.orgs.remove(org) {
             self.daily.remove(&(second_of_day(org), org.clone()));
-            if let Some(time) = old.next_rotation {
+            if let Some(time) = old.root.next_rotation {
                 self.rotations.remove(&(time, org.clone()));
             }
             self.each_name(&old, |index, name| {
@@ -179,7 +191,7 @@ impl Directory {
         }
         if let Some(names) = names {
             self.daily.insert((second_of_day(org), org.clone()));
-            self.rotations.extend(names.next_rotation.map(|time| (time, org.clone())));
+            self.rotations.extend(names.root.next_rotation.map(|time| (time, org.clone())));
             self.each_name(&names, |index, name| {
                 index.entry(name.to_owned()).or_default().insert(org.clone());
             });

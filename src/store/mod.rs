@@ -48,7 +48,7 @@ mod uses;
 pub(crate) use self::base::{Store, log_skipped};
 pub(crate) use self::caller_mode::CallerMode;
 pub(crate) use self::client_index::Cursor;
-pub(crate) use self::directory::{Directory, Listed};
+pub(crate) use self::directory::{Directory, Listed, RootTimes};
 pub(crate) use self::entries::{Config, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token};
 pub(crate) use self::filter::Filter;
 pub(crate) use self::index::{Detail, Lookup};

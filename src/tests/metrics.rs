@@ -23,7 +23,7 @@ impl World {
     }
 
     /// Returns the series and their values.
-    async fn series(&self) -> BTreeMap<String, f64> {
+    pub(super) async fn series(&self) -> BTreeMap<String, f64> {
         let text = self.metrics().await;
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let mut series = BTreeMap::new();
@@ -165,6 +165,8 @@ fn complete() -> Scrape {
         wal: vec![("token-mint".to_owned(), 1)],
         oldest_wal: Some(60),
         next_root_expiry: Some(1_800_000_000),
+        next_root_expiry_without_rotation: Some(1_800_000_000),
+        next_root_rotation: Some(1_799_000_000),
         orgs: vec![OrgSample {
             org: org.clone(),
             state: "ok",
@@ -172,6 +174,7 @@ fn complete() -> Scrape {
             tokens: Some(2),
             root_created: Some(1_780_000_000),
             root_expires: Some(1_800_000_000),
+            next_root_rotation: Some(1_799_000_000),
             ..OrgSample::default()
         }],
         roles: vec![RoleSample { org: org.clone(), role: role.clone(), counts: [2, 0, 1, 0] }],

@@ -99,6 +99,34 @@ async fn a_root_token_that_expires_is_rotated_in_its_last_tenth_and_gets_the_sam
     assert_eq!(world.shown().await["root_expires_at"], asked);
 }
 
+/// The alerts of the monitoring example must not fire if the engine rotates the root token in time, and fire if it fails to.
+#[tokio::test]
+async fn the_metrics_show_the_planned_rotation_and_an_expiry_without_one() {
+    const EXPIRY: &str = "astra_root_token_next_expiry_timestamp_seconds";
+    const UNPLANNED: &str = "astra_root_token_next_expiry_without_rotation_timestamp_seconds";
+    const ROTATION: &str = "astra_root_token_next_rotation_timestamp_seconds";
+    let world = World::with_period("87600h").await;
+    let of_org = format!("astra_org_root_token_next_rotation_timestamp_seconds{{org=\"{ORG}\"}}");
+    let times = async || {
+        let series = world.series().await;
+        [EXPIRY, UNPLANNED, ROTATION, &of_org].map(|name| series.get(name).map(|time| *time as i64))
+    };
+    world.learn_dates(Some(days(-89)), Some(days(11))).await;
+    let (expiry, next) =
+        (clock::now().checked_add(days(11)).unwrap().as_second(), Some(world.next().await.as_second()));
+    assert_eq!(times().await, [Some(expiry), None, next, next]);
+    // The rotation fails.
+    world.astra.answer_all("POST", ResponseTemplate::new(403));
+    move_by(days(1));
+    ok(world.tick(false).await);
+    assert_eq!(times().await, [Some(expiry), None, next, next], "it is late by less than an hour");
+    move_by(HOUR * 2);
+    assert_eq!(times().await, [Some(expiry), Some(expiry), next, next]);
+    world.astra.heal();
+    ok(world.write("config", json!({"org_id": ORG, "rotation_period": 0})).await);
+    assert_eq!(times().await, [Some(expiry), Some(expiry), None, None]);
+}
+
 #[tokio::test]
 async fn a_new_root_token_expires_only_if_the_old_one_did_and_if_the_config_sends_expiries() {
     let world = World::with_role("standard").await;
