@@ -311,8 +311,14 @@ async fn a_damaged_record_is_listed_and_its_token_can_be_deleted() {
 
         let (_, error) = status(world.read("org/token", json!({"org_id": ORG, "client_id": named_id})).await);
         assert!(error.contains(&format!("client/{ORG}/{named_id}")) && error.contains("logical_name"), "{error}");
-        for id in [&named_id, &read_id] {
-            ok(world.ask(Operation::Delete, "org/token", json!({"org_id": ORG, "client_id": id})).await);
+        let path = format!("orgs/retailOrg/tokens/{named_id}");
+        let (code, error) = status(world.read(&path, Value::Null).await);
+        for part in [&format!("client/{ORG}/{named_id}"), &format!("\"vault delete astra/{path}\""), "revoke its lease"]
+        {
+            assert!(code == 500 && error.contains(part), "{code}: {error}");
+        }
+        for (path, id) in [(path.as_str(), &named_id), ("org/token", &read_id)] {
+            ok(world.ask(Operation::Delete, path, json!({"org_id": ORG, "client_id": id})).await);
             assert!(!world.storage.keys().contains(&format!("client/{ORG}/{id}")));
             assert!(!world.astra.state().live.contains_key(id.as_str()));
         }

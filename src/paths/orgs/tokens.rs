@@ -7,11 +7,11 @@ use vault_plugin_sdk::logical::Response;
 
 use super::{absent, find, within};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::names::ClientId;
 use crate::paths::filters::with_filters;
 use crate::paths::org::ORG;
-use crate::paths::shared::{Answered, handler};
+use crate::paths::shared::{Answered, handler, mount};
 use crate::paths::token::{self, CLIENT_ID, FORCE};
 use crate::paths::tokens::{self, AFTER, LIMIT, TOKENS, shown};
 
@@ -60,7 +60,17 @@ pub(super) fn path() -> Path<Engine> {
 
 async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     let Some(org) = find(&engine, &call.request, &call.fields).await? else { return absent(&call) };
-    let record = engine.store.record_with_uses(&org, &client_id(&call)?).await?;
+    let client = client_id(&call)?;
+    let (record, damage) = readable(engine.store.record_with_uses(&org, &client).await)?;
+    if let Some(reason) = damage {
+        return Err(Error::Unreadable(format!(
+            "the record of the token with client_id {:?} cannot be read: {reason}; the token may still be in use, so give its program \
+             another token, then delete this token with \"vault delete {}/{}\", or revoke its lease",
+            client.as_str(),
+            mount(&call.request),
+            call.request.path
+        )));
+    }
     Ok(record.map(|record| Response::new(shown(&org, record))))
 }
 
