@@ -72,6 +72,12 @@ impl Error {
         Self::Field { field, reason: reason.into() }
     }
 
+    /// Returns the error for a request that needs the complete inventory. `else_do` is another way out, if there is one.
+    pub(crate) fn inventory_incomplete(else_do: Option<&str>) -> Self {
+        let else_do = else_do.map(|else_do| format!(", or {else_do}")).unwrap_or_default();
+        Self::NotYet(format!("the inventory of tokens is still being built; try again later{else_do}"))
+    }
+
     /// Returns what happened, without the call of Astra and without advice.
     pub(crate) fn what(&self) -> String {
         match self {

@@ -52,7 +52,7 @@ pub(crate) use self::roles::{AstraRole, RoleList};
 use self::settings::headers;
 pub(crate) use self::settings::{Settings, can_name, parse_url};
 use self::types::is_org_id;
-pub(crate) use self::types::{CreatedToken, MAX_TOKEN, NewToken, TOKEN_PREFIX, TokenDates};
+pub(crate) use self::types::{CreatedToken, MAX_TOKEN, NewToken, TOKEN_PREFIX, TokenDates, token_parts};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{
     error::fuzz::fuzz_astra_error, list::fuzz::fuzz_astra_list, retry::fuzz::fuzz_retry_after,

@@ -134,6 +134,14 @@ impl CreatedToken {
     }
 }
 
+/// Splits the text of a token, `AstraCS:<client id>:<digest>`, into its client id and its digest. Both are printable ASCII without
+/// colons.
+pub(crate) fn token_parts(token: &str) -> Option<(&str, &str)> {
+    let is_part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+    let parts = token.strip_prefix(TOKEN_PREFIX)?.split_once(':')?;
+    Some(parts).filter(|(client_id, digest)| is_part(client_id) && is_part(digest))
+}
+
 /// Whether a text can be Astra's id of an organization. The engine stores, compares and shows this id.
 pub(super) fn is_org_id(text: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');

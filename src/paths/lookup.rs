@@ -17,7 +17,7 @@ use vault_plugin_sdk::logical::{Map, Operation, Request, Response};
 
 use super::shared::{Answered, handler, mount, object};
 use super::tokens::shown;
-use crate::api::{MAX_TOKEN, TOKEN_PREFIX};
+use crate::api::{MAX_TOKEN, TOKEN_PREFIX, token_parts};
 use crate::engine::Engine;
 use crate::error::{Error, readable};
 use crate::names::{ClientId, OrgId, fits_path};
@@ -121,7 +121,7 @@ async fn look_up(engine: Arc<Engine>, call: Call) -> Answered {
         return Ok(Some(of_root(&engine, &request, &wanted, &roots).await?));
     }
     if !is_complete {
-        return Err(Error::NotYet("the inventory of tokens is still being built; try again later".into()));
+        return Err(Error::inventory_incomplete(None));
     }
     let unreadable = unreadable_configs(&engine, org.as_ref()).await?;
     let mut unknown = object([("known", json!(false))]);
@@ -161,14 +161,8 @@ impl Wanted {
             (Some(token), None) => {
                 // A file often ends with a line break.
                 let token = SecretString::from(token.trim());
-                let parts = token.expose_secret().strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split_once(':'));
-                let is_part =
-                    |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
-                let parsed = parts
-                    .filter(|(client, digest)| {
-                        is_part(client) && is_part(digest) && token.expose_secret().len() <= MAX_TOKEN
-                    })
-                    .and_then(|(client, _)| ClientId::parse(TOKEN.name(), client).ok());
+                let parts = token_parts(token.expose_secret()).filter(|_| token.expose_secret().len() <= MAX_TOKEN);
+                let parsed = parts.and_then(|(client, _)| ClientId::parse(TOKEN.name(), client).ok());
                 let malformed = || {
                     Error::field(
                         TOKEN.name(),

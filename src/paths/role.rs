@@ -238,7 +238,7 @@ pub(super) async fn put(engine: &Engine, old: Option<&Role>, role: &Role, caller
     let was_limited = old.is_some_and(|old| old.max_tokens > 0);
     if role.max_tokens > 0 && !was_limited {
         if !engine.store.inventory_is_complete().await? {
-            return Err(Error::NotYet("the inventory of tokens is still being built; set max_tokens later".into()));
+            return Err(Error::inventory_incomplete(Some("leave max_tokens out")));
         }
         {
             // After this lock, all stored tokens are in the inventory, and each later token is counted.

@@ -217,7 +217,7 @@ pub(super) async fn target(engine: &Engine, org: &OrgId, client: &ClientId) -> R
             may_be_old: true,
             expiry: None,
         })),
-        Lookup::Unknown => Err(not_complete()),
+        Lookup::Unknown => Err(Error::inventory_incomplete(Some(GIVE_NAMES))),
     }
 }
 
@@ -342,17 +342,14 @@ async fn by_client_id(
                 "{reason}; give role_name and logical_name instead of client_id, or delete the token by client_id alone"
             )));
         }
-        Lookup::Unknown => return Err(not_complete()),
+        Lookup::Unknown => return Err(Error::inventory_incomplete(Some(GIVE_NAMES))),
     }
     client_id.require_new(CLIENT_ID.name())?;
     Err(no_token(request, org, client_id))
 }
 
-fn not_complete() -> Error {
-    Error::NotYet(
-        "the inventory of tokens is still being built; try again later, or give role_name and logical_name".into(),
-    )
-}
+/// Also at a path that takes no names.
+const GIVE_NAMES: &str = "name the token by role_name and logical_name at org/token";
 
 fn no_token(request: &Request, org: &OrgId, client_id: &ClientId) -> Error {
     Error::Refused(format!(

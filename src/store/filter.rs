@@ -42,7 +42,7 @@ impl Filter {
 
 impl Record {
     /// Returns the time of the mint. Records of the Go plugin's tokens have only the time that Astra gives.
-    fn minted_at(&self) -> Option<Timestamp> {
+    pub(crate) fn minted_at(&self) -> Option<Timestamp> {
         self.created_at.parse().or_else(|_| self.generated_on.parse()).ok()
     }
 }

@@ -23,7 +23,7 @@ use crate::engine::Engine;
 use crate::error::{Error, readable};
 use crate::journal;
 use crate::names::{ClientId, OrgId};
-use crate::store::{Config, Record, record_key};
+use crate::store::{Config, record_key};
 
 /// How many client ids of each kind an answer shows.
 const SHOWN: usize = 1000;
@@ -211,7 +211,7 @@ impl<'a> Comparison<'a> {
                 // Its revocation or deletion was completed meanwhile, or its mint is not complete yet.
                 None => {}
                 Some(record) if noted.contains(&record.marker) => {}
-                Some(record) if self.is_old(age(&record)) => differences.missing.push(client),
+                Some(record) if self.is_old(record.minted_at()) => differences.missing.push(client),
                 Some(_) => differences.young += 1,
             }
         }
@@ -354,11 +354,6 @@ impl ListReader for Inventory<'_> {
 /// Returns the index of a client id in a sorted list.
 fn position(ids: &[ClientId], id: &str) -> Option<usize> {
     ids.binary_search_by(|other| other.as_str().cmp(id)).ok()
-}
-
-/// Returns when a token was stored, or, for a token of the Go plugin, when Astra minted it.
-pub(super) fn age(record: &Record) -> Option<Timestamp> {
-    [&record.created_at, &record.generated_on].into_iter().find_map(|time| time.parse().ok())
 }
 
 /// Returns the latest time of tokens that are old enough; `None` if all are.

@@ -75,7 +75,7 @@ pub(super) async fn target(engine: &Engine, lease: &LeaseData) -> Result<Option<
         return Ok(Some(of(lease, org, &record.token_id)));
     }
     if !engine.store.inventory_is_complete().await? {
-        return Err(Error::NotYet("the inventory of tokens is still being built; try again later".into()));
+        return Err(Error::inventory_incomplete(None));
     }
     // The storage does not have the token, but Astra may still have it.
     if lease.org_id.as_str().is_empty() {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
-use super::compare::{Comparison, Differences, Ids, age, oldest};
+use super::compare::{Comparison, Differences, Ids, oldest};
 use super::find::Target;
 use super::revoke::{Reason, delete_in_vault, delete_with_note, require_own_root};
 use crate::engine::Engine;
@@ -139,7 +139,7 @@ pub(crate) async fn tidy(engine: &Arc<Engine>, config: &Arc<Config>, request: &T
         )));
     };
     if !engine.store.inventory_is_complete().await? {
-        return Err(Error::NotYet("the inventory of tokens is still being built; try again later".into()));
+        return Err(Error::inventory_incomplete(None));
     }
     let start = Instant::now();
     let comparison = Comparison::new(engine, config, oldest(request.safety_buffer)).await?;
@@ -291,7 +291,7 @@ async fn delete_missing(
     client: ClientId,
 ) -> Result<bool, Error> {
     let Some(record) = engine.store.record(org, &client).await? else { return Ok(false) };
-    if !comparison.is_old(age(&record)) {
+    if !comparison.is_old(record.minted_at()) {
         return Ok(false);
     }
     let (engine, org) = (engine.clone(), org.clone());

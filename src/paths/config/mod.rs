@@ -236,9 +236,7 @@ async fn require_no_tokens(engine: &Engine, request: &Request, org: &OrgId) -> R
         )));
     }
     if !is_complete {
-        return Err(Error::NotYet(
-            "the inventory of tokens is still being built; try again later, or delete with force=true".into(),
-        ));
+        return Err(Error::inventory_incomplete(Some("delete with force=true")));
     }
     let is_known = engine.store.config(org).await?.is_none_or(|config| !config.astra_org_id.is_empty());
     if !is_known && !engine.store.strays().await?.is_empty() {
