@@ -63,7 +63,38 @@ impl LimitedOrg {
                 is_gone(world)
             }
             "`config/rotate-root`" => world.post("config/rotate-root", &json!({"org_id": org.id})).status == 200,
+            "learn when the root token expires" => !world.get("orgs/shop").data()["root_created_at"].is_null(),
+            "`orgs/:org/tidy` as a dry run, and for missing tokens" => {
+                if world.post("orgs/shop/tidy", &json!({})).status != 200 {
+                    return false;
+                }
+                assert!(world.delete_token(&tokens[0].client_id));
+                self.tidies_one("missing")
+            }
+            "`orgs/:org/tidy` for unknown tokens, with `dry_run=false`" => {
+                let status = world.get("status").ok();
+                let instance = status["data"]["instance"].as_str().expect("an instance");
+                let description = format!("vault {instance}/{:032x} mount=x/", 7);
+                let unknown = world.portal(&org.id, Some(&description), None);
+                self.tidies_one("unknown") && !world.is_alive(&unknown.client_id)
+            }
+            "`lookup` with `check_astra=true`" => {
+                let wanted = json!({"client_id": "abcdefghijklmnopqrstuvwx", "check_astra": true});
+                world.post("lookup", &wanted).ok()["data"]["errors"] == json!({})
+            }
             other => panic!("no test tries {other:?}, which is in the table"),
+        }
+    }
+}
+
+impl LimitedOrg {
+    /// Whether a tidy deletes the one token of this kind.
+    fn tidies_one(&self, kind: &str) -> bool {
+        let answer = self.world.post("orgs/shop/tidy", &json!({"safety_buffer": 0, "dry_run": false}));
+        answer.status == 200 && {
+            let tidied = &answer.data();
+            assert_eq!(tidied[kind]["count"], 1, "{tidied}");
+            tidied["deleted"] == 1
         }
     }
 }
@@ -82,7 +113,7 @@ fn table() -> Vec<(&'static str, BTreeSet<&'static str>)> {
 #[test]
 fn a_root_token_needs_exactly_the_documented_permissions() {
     let table = table();
-    assert_eq!(table.len(), 4);
+    assert_eq!(table.len(), 8);
     std::thread::scope(|scope| {
         for (function, permissions) in &table {
             scope.spawn(move || {
