@@ -356,6 +356,7 @@ impl OrderNote for RotationNote {
         _engine: &Engine,
         _client_id: &ClientId,
         _held: Option<&KeyedGuard>,
+        _is_repeated: bool,
     ) -> Result<(), Error> {
         Ok(())
     }

@@ -38,35 +38,53 @@ impl Store {
     }
 
     /// Gives the name back to a replaced token, unless the name belongs to a third token, or the replaced token is deleted.
-    /// `new` is the token of the mint that is undone.
+    /// `new` is the token of the mint that is undone. If the undo is repeated, the copy of the entry stays: until then, a
+    /// late put of the new token can overwrite the name again.
     pub(crate) async fn undo_replacement(
         &self,
         org: &OrgId,
         id: &str,
         old: &ClientId,
         new: &ClientId,
+        is_repeated: bool,
     ) -> Result<(), Error> {
         let named = readable(self.token(id).await)?.0;
         let is_old = named.as_ref().is_some_and(|token| token.client_id == *old);
         let is_new = named.is_some_and(|token| token.client_id == *new);
         let copy = readable(self.token(old.as_str()).await)?.0.filter(|token| token.client_id == *old);
+        if !is_old && !self.has_record(org, old).await? {
+            // The old token was deleted after an earlier undo.
+            return self.delete_copy(id, old).await;
+        }
         match copy {
             Some(token) if is_new => self.storage.put_json(&token_key(id), &token).await?,
             _ if is_old => {}
             _ => return Ok(()),
         }
         self.unmark_replaced(org, old).await?;
-        Ok(self.storage.delete(&token_key(old.as_str())).await?)
+        if is_repeated { Ok(()) } else { self.delete_copy(id, old).await }
     }
 
-    /// Removes the mark of a token that has its name.
-    pub(crate) async fn unmark_replaced(&self, org: &OrgId, client: &ClientId) -> Result<(), Error> {
+    /// Removes what an undone replacement has left of itself: the mark and the copy of a token that has its name.
+    pub(crate) async fn keep_name(&self, org: &OrgId, id: &str, client: &ClientId) -> Result<(), Error> {
+        self.unmark_replaced(org, client).await?;
+        self.delete_copy(id, client).await
+    }
+
+    async fn unmark_replaced(&self, org: &OrgId, client: &ClientId) -> Result<(), Error> {
         if let Some(record) = readable(self.record(org, client).await)?.0
             && !record.replaced_until.is_empty()
         {
             self.put_record(org, client, &Record { replaced_until: String::new(), ..record }).await?;
         }
         self.replaced.forget(org, client);
+        Ok(())
+    }
+
+    async fn delete_copy(&self, id: &str, client: &ClientId) -> Result<(), Error> {
+        if id != client.as_str() {
+            self.storage.delete(&token_key(client.as_str())).await?;
+        }
         Ok(())
     }
 

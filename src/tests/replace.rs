@@ -54,6 +54,12 @@ impl World {
         self.stored(&key, record).await;
     }
 
+    /// The key of the entry of the only token.
+    fn token_key(&self) -> String {
+        let [key] = &self.keys("token/")[..] else { panic!("{:?}", self.keys("token/")) };
+        key.clone()
+    }
+
     /// A new process that was not initialized, on a copy of the storage.
     fn after_a_crash(&self) -> Self {
         Self::with(Arc::new(MemoryStorage::holding(self.storage.entries())), self.astra.clone())
@@ -285,6 +291,9 @@ async fn a_failed_replacement_changes_nothing() {
             assert_eq!(world.fetched("a").await, text(&old, "token"), "call {n}");
             let record = data(world.read(&format!("orgs/retailOrg/tokens/{}", id(&old)), json!({})).await);
             assert!(record.get("replaced_until").is_none(), "call {n}");
+            // The tick repeats the undo if the storage can still store the new token.
+            world.until_undone().await;
+            ok(world.tick(true).await);
             assert_eq!(world.keys("token/").len(), 1, "call {n}");
         }
     }
@@ -409,4 +418,118 @@ async fn a_token_of_the_go_plugin_is_replaced() {
     ok(world.tick(false).await);
     world.only(&new).await;
     assert_eq!(world.kinds(), (1, 1, 0));
+}
+
+/// Leaves what the undo of a replacement leaves if its storage calls take effect late: the copy and the mark.
+async fn leave_mark(world: &World, old: &Response) {
+    let entry = world.storage.json(&world.token_key()).unwrap();
+    world.stored(&format!("token/{}", id(old)), entry).await;
+    let key = format!("client/{ORG}/{}", id(old));
+    let mut record = world.storage.json(&key).unwrap();
+    record["replaced_until"] = json!("2020-01-01T00:00:00Z");
+    world.stored(&key, record).await;
+}
+
+/// The host gives up on a put of the new token, and the storage makes this put after the undo.
+#[tokio::test]
+async fn a_put_that_takes_effect_after_the_undo_does_not_lose_the_old_token() {
+    let mut late = 0;
+    for is_revoked in [false, true] {
+        for n in 1.. {
+            let world = World::with_role("standard").await;
+            let old = world.mint("a").await;
+            let (key, entry) = (world.token_key(), world.storage.json(&world.token_key()).unwrap());
+            world.storage.fail_nth(n);
+            let answer = world.write("org/token", replacement("a", Value::Null)).await;
+            world.storage.heal();
+            if answer.is_ok() {
+                break;
+            }
+            let new = match &world.keys("wal/")[..] {
+                [wal] => world.storage.json(wal).unwrap()["data"]["client_id"].clone(),
+                _ => Value::Null,
+            };
+            if is_revoked {
+                ok(world.revoke(&lease(&old)).await);
+            }
+            let copy = format!("token/{}", id(&old));
+            if !new.is_null() {
+                late += 1;
+                if world.keys("token/").contains(&copy) {
+                    let mut entry = entry;
+                    entry["clientId"] = new;
+                    world.stored(&key, entry).await;
+                } else {
+                    // The put of the copy has failed, and no put came after it.
+                    world.stored(&copy, entry).await;
+                }
+            }
+            world.until_undone().await;
+            ok(world.tick(true).await);
+            if is_revoked {
+                assert!(world.is_clean(), "call {n}: {:?}", world.storage.keys());
+                continue;
+            }
+            assert_eq!(world.fetched("a").await, text(&old, "token"), "call {n}");
+            let (tokens, records, _) = world.kinds();
+            assert_eq!((tokens, records), (1, 1), "call {n}");
+            ok(world.revoke(&lease(&old)).await);
+            assert!(world.is_clean(), "call {n}");
+        }
+    }
+    assert!(late >= 4, "{late} late puts");
+}
+
+#[tokio::test]
+async fn a_mark_that_an_undo_left_is_removed_with_the_copy() {
+    let world = World::with_role("standard").await;
+    let old = world.mint("a").await;
+    leave_mark(&world, &old).await;
+    let world = world.after_a_crash();
+    ok(world.tick(false).await);
+    eventually(|| world.tasks.is_empty()).await;
+    assert!(world.is_live(&old).await);
+    assert_eq!(world.kinds(), (1, 1, 0));
+    let record = data(world.read(&format!("orgs/retailOrg/tokens/{}", id(&old)), json!({})).await);
+    assert!(record.get("replaced_until").is_none());
+}
+
+/// A tick finds a mark that an undo left, while the next mint replaces the token. The tick neither deletes the old token
+/// before its overlap ends, nor removes the mark of the mint.
+#[tokio::test]
+async fn a_tick_and_a_replacement_at_the_same_time_agree_on_the_end() {
+    for n in 1.. {
+        let world = World::with_role("standard").await;
+        let old = world.mint("a").await;
+        leave_mark(&world, &old).await;
+        let world = Arc::new(world.after_a_crash());
+        let calls = world.storage.calls();
+        world.storage.inject(HostFault::HangsAt(n));
+        let ticking = tokio::spawn({
+            let world = world.clone();
+            async move { world.tick(false).await }
+        });
+        eventually(|| world.storage.calls() >= calls + n || ticking.is_finished()).await;
+        let is_over = ticking.is_finished();
+        let mut replacing = tokio::spawn({
+            let world = world.clone();
+            async move { world.replace("a", json!("1h")).await }
+        });
+        // It may have to wait for the tick.
+        let early = tokio::time::timeout(Duration::from_millis(60), &mut replacing).await;
+        world.storage.heal();
+        let new = if let Ok(done) = early { done.unwrap() } else { replacing.await.unwrap() };
+        ok(ticking.await.unwrap());
+        eventually(|| world.tasks.is_empty()).await;
+        assert!(world.is_live(&old).await && world.is_live(&new).await, "call {n}");
+        assert_eq!(world.kinds(), (2, 2, 0), "call {n}");
+        world.end_overlap(&old).await;
+        let next = world.after_a_crash();
+        ok(next.tick(false).await);
+        assert!(live(&next).into_iter().eq([id(&new)]), "call {n}");
+        if is_over {
+            assert!(n > 5, "{n} storage calls");
+            break;
+        }
+    }
 }

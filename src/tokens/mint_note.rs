@@ -69,11 +69,12 @@ impl OrderNote for MintNote {
         engine: &Engine,
         client_id: &ClientId,
         held: Option<&KeyedGuard>,
+        is_repeated: bool,
     ) -> Result<(), Error> {
         let token_id = self.token_id(client_id);
         let _lock = if held.is_some() { None } else { Some(engine.locks.token(token_id).await) };
         if let Some(old) = &self.replaces {
-            engine.store.undo_replacement(&self.org_id, token_id, old, client_id).await?;
+            engine.store.undo_replacement(&self.org_id, token_id, old, client_id, is_repeated).await?;
         }
         engine.store.delete_token(token_id, &self.org_id, client_id).await
     }

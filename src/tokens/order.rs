@@ -77,11 +77,13 @@ pub(crate) trait OrderNote: Serialize + DeserializeOwned + Send + Sync + 'static
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Removes the token and its record from the storage. `held` is the lock of the token, if the caller holds it.
+    /// `is_repeated` tells whether a tick does this again, because the storage may still store the token.
     fn remove_stored(
         &self,
         engine: &Engine,
         client_id: &ClientId,
         held: Option<&KeyedGuard>,
+        is_repeated: bool,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Deletes the token in Astra.
@@ -232,7 +234,7 @@ impl<N: OrderNote> Order<N> {
     }
 
     async fn remove(&self, client_id: &ClientId, held: Option<&KeyedGuard>) -> Result<(), Error> {
-        let removed = self.note.remove_stored(&self.engine, client_id, held).await;
+        let removed = self.note.remove_stored(&self.engine, client_id, held, self.repeats_undo).await;
         if removed.is_err() && self.note.client_id().is_none() {
             // Only the marker leads from the entry to the stored token. Deleting the token in Astra would delete the
             // marker.
@@ -339,7 +341,7 @@ async fn undo<N: OrderNote>(
         }
         // Storage comes first: without the marker, which is deleted with the token in Astra, a retry could not find the
         // record.
-        note.remove_stored(engine, client_id, None).await?;
+        note.remove_stored(engine, client_id, None, false).await?;
         note.delete(engine, config, client_id).await?;
     }
     Ok(Outcome::Gone)

@@ -9,12 +9,13 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use vault_plugin_sdk::framework::format_duration;
 
 use super::find::Target;
 use super::lease::lease_end;
 use super::request::MintRequest;
-use super::revoke::{Reason, delete_target};
+use super::revoke::{Reason, delete_locked};
 use super::time::{later, until};
 use crate::backoff::in_tick;
 use crate::engine::Engine;
@@ -95,34 +96,53 @@ pub(super) async fn end_due(engine: &Arc<Engine>, deadline: Instant) -> Result<(
 
 /// Deletes a replaced token. If this fails, a tick tries again.
 pub(super) async fn end(engine: &Arc<Engine>, org: &OrgId, client: &ClientId) {
-    let ended = in_tick(async {
-        let Some(record) = engine.store.record(org, client).await? else { return Ok(()) };
-        if record.replaced_until().is_none() {
-            return Ok(());
+    if let Err(error) = in_tick(end_locked(engine, org, client)).await {
+        engine.backoff.note(org, Some(&error));
+        if matches!(error, Error::Refused(_)) {
+            // Without a config, no tick can delete the token. The next pass notes the token again.
+            engine.store.replaced.forget(org, client);
         }
-        if engine.store.has_its_name(&record, client).await? {
-            // The mint was undone.
-            return engine.store.unmark_replaced(org, client).await;
-        }
-        let target = Target::of_record(org, client, record);
-        if !target.has_expired() {
-            engine.backoff.require_over(org)?;
-        }
-        let ended = delete_target(engine.clone(), target, Reason::Request).await?;
-        tracing::info!(org_id = %ended.org_id, role_name = %ended.role_name, client_id = %ended.client_id,
-            "deleted a replaced token");
-        Ok(())
-    });
-    match ended.await {
-        Ok(()) => engine.store.replaced.forget(org, client),
-        Err(error) => {
-            engine.backoff.note(org, Some(&error));
-            if matches!(error, Error::Refused(_)) {
-                // Without a config, no tick can delete the token. The next pass notes the token again.
-                engine.store.replaced.forget(org, client);
-            }
-            tracing::error!(org_id = %org, client_id = %client, error = %error,
-                "failed to delete a replaced token, will retry");
-        }
+        tracing::error!(org_id = %org, client_id = %client, error = %error,
+            "failed to delete a replaced token, will retry");
     }
+}
+
+/// Deletes a replaced token, unless it has its name again, or a later mint lets it live on. All of this can change until
+/// its lock is taken.
+async fn end_locked(engine: &Arc<Engine>, org: &OrgId, client: &ClientId) -> Result<(), Error> {
+    let replaced = &engine.store.replaced;
+    let Some(record) = engine.store.record(org, client).await? else {
+        replaced.forget(org, client);
+        return Ok(());
+    };
+    let lock = engine.locks.token(&record.token_id).await;
+    let record = engine.store.record(org, client).await?;
+    let Some((end, record)) = record.and_then(|record| Some((record.replaced_until()?, record))) else {
+        replaced.forget(org, client);
+        return Ok(());
+    };
+    if engine.store.has_its_name(&record, client).await? {
+        // The mint was undone.
+        return engine.store.keep_name(org, &record.token_id, client).await;
+    }
+    if Timestamp::now() < end {
+        replaced.note(org, client, end);
+        return Ok(());
+    }
+    let target = Target::of_record(org, client, record);
+    if !target.has_expired() {
+        engine.backoff.require_over(org)?;
+    }
+    let work = {
+        let engine = engine.clone();
+        async move {
+            let _lock = lock;
+            delete_locked(&engine, &target, Reason::Request, &CancellationToken::new()).await?;
+            engine.store.replaced.forget(&target.org_id, &target.client_id);
+            tracing::info!(org_id = %target.org_id, role_name = %target.role_name, client_id = %target.client_id,
+                "deleted a replaced token");
+            Ok(())
+        }
+    };
+    engine.tasks.run(work).await?
 }

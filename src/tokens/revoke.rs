@@ -91,32 +91,41 @@ pub(super) async fn delete_target(engine: Arc<Engine>, target: Target, reason: R
         let engine = engine.clone();
         async move {
             let _lock = engine.locks.token(&target.token_id).await;
-            let config = engine.store.config(&target.org_id).await?;
-            let deleted = match &config {
-                Some(config) => delete_both(&engine, config, &target, reason, &caller).await,
-                None => match require_deleted(&engine, &target).await {
-                    Ok(()) => delete_in_vault(&engine, &target).await,
-                    error => error,
-                },
-            };
-            match deleted {
-                Err(error) if error.is_of_host() => return Err(error),
-                Err(error)
-                    if reason == Reason::Force || target.has_expired() || !is_stored(&engine, &target).await? =>
-                {
-                    delete_in_vault(&engine, &target).await?;
-                    tracing::warn!(org_id = %target.org_id, role_name = %target.role_name, client_id = %target.client_id,
-                        error = %error, "deleted a token only in Vault");
-                }
-                other => other?,
-            }
-            engine.metrics.count(Event::Revocation, &target.org_id, &target.role_name);
-            let revoked = Occasion::Revoked { role: &target.role_name, client: &target.client_id };
-            engine.events.send(&target.org_id, config.as_deref(), &revoked);
+            delete_locked(&engine, &target, reason, &caller).await?;
             Ok(target)
         }
     };
     engine.tasks.run(work).await?
+}
+
+/// Deletes a token whose lock the caller holds.
+pub(super) async fn delete_locked(
+    engine: &Engine,
+    target: &Target,
+    reason: Reason,
+    caller: &CancellationToken,
+) -> Result<(), Error> {
+    let config = engine.store.config(&target.org_id).await?;
+    let deleted = match &config {
+        Some(config) => delete_both(engine, config, target, reason, caller).await,
+        None => match require_deleted(engine, target).await {
+            Ok(()) => delete_in_vault(engine, target).await,
+            error => error,
+        },
+    };
+    match deleted {
+        Err(error) if error.is_of_host() => return Err(error),
+        Err(error) if reason == Reason::Force || target.has_expired() || !is_stored(engine, target).await? => {
+            delete_in_vault(engine, target).await?;
+            tracing::warn!(org_id = %target.org_id, role_name = %target.role_name, client_id = %target.client_id,
+                error = %error, "deleted a token only in Vault");
+        }
+        other => other?,
+    }
+    engine.metrics.count(Event::Revocation, &target.org_id, &target.role_name);
+    let revoked = Occasion::Revoked { role: &target.role_name, client: &target.client_id };
+    engine.events.send(&target.org_id, config.as_deref(), &revoked);
+    Ok(())
 }
 
 /// Whether Vault still has the token. If not, a caller deleted the token with `force`.
