@@ -4,24 +4,83 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::names::{ClientId, OrgId};
 
 /// The most replaced tokens that a process remembers. A pass of the sweep finds the others.
 const MOST_NOTED: usize = 100_000;
 
-/// The replaced tokens that this process knows, with the times of their ends.
+/// The replaced tokens that this process knows.
 #[derive(Default)]
-pub(crate) struct Replaced(Mutex<BTreeMap<(OrgId, ClientId), Timestamp>>);
+pub(crate) struct Replaced(Mutex<BTreeMap<(OrgId, ClientId), Noted>>);
+
+/// A replaced token.
+#[derive(Clone, Copy)]
+struct Noted {
+    /// When the token ends.
+    end: Timestamp,
+    undo: Undo,
+}
+
+/// Whether the mint of the newer token can be undone. The undo gives the name back to the replaced token.
+#[derive(Clone, Copy)]
+enum Undo {
+    /// It can.
+    Open,
+    /// It can until this time, because the host can drop the answer.
+    Until(Instant),
+    /// It cannot, as far as this process knows.
+    Over,
+}
+
+impl Noted {
+    fn can_be_undone(&self) -> bool {
+        match self.undo {
+            Undo::Open => true,
+            Undo::Until(time) => Instant::now() < time,
+            Undo::Over => false,
+        }
+    }
+}
 
 impl Replaced {
     /// Notes a replaced token, so that a tick deletes it at its end.
     pub(crate) fn note(&self, org: &OrgId, client: &ClientId, end: Timestamp) {
-        let mut noted = self.lock();
-        if noted.len() < MOST_NOTED {
-            noted.insert((org.clone(), client.clone()), end);
+        self.set(org, client, |known| match known {
+            Some(Noted { undo: Undo::Over, .. }) | None => Noted { end, undo: Undo::Over },
+            // The mint knows better.
+            Some(known) => known,
+        });
+    }
+
+    /// Lets a token live until [`settle`](Self::settle) or [`end_undo`](Self::end_undo): the mint that replaces it can be undone.
+    pub(crate) fn hold(&self, org: &OrgId, client: &ClientId) {
+        let end = |known: Option<Noted>| known.map_or(Timestamp::MAX, |known| known.end);
+        self.set(org, client, |known| Noted { end: end(known), undo: Undo::Open });
+    }
+
+    /// Notes the end of a token whose successor was handed out. Until `window` is over, the token lives on.
+    pub(crate) fn settle(&self, org: &OrgId, client: &ClientId, end: Timestamp, window: Duration) {
+        self.set(org, client, |_| Noted { end, undo: Undo::Until(Instant::now() + window) });
+    }
+
+    /// Notes that the mint of the newer token is not undone, or has been undone without an effect on this token.
+    pub(crate) fn end_undo(&self, org: &OrgId, client: &ClientId) {
+        if let Some(noted) = self.lock().get_mut(&(org.clone(), client.clone())) {
+            noted.undo = Undo::Over;
+        }
+    }
+
+    /// Notes that a token could not be deleted at its end.
+    pub(crate) fn note_failure(&self, org: &OrgId, client: &ClientId) {
+        if let Some(noted) = self.lock().get_mut(&(org.clone(), client.clone()))
+            && !noted.can_be_undone()
+        {
+            noted.undo = Undo::Over;
         }
     }
 
@@ -30,13 +89,27 @@ impl Replaced {
         self.lock().remove(&(org.clone(), client.clone()));
     }
 
+    /// Whether the mint that replaced a token can be undone, as far as this process knows.
+    pub(crate) fn can_be_undone(&self, org: &OrgId, client: &ClientId) -> bool {
+        self.lock().get(&(org.clone(), client.clone())).is_some_and(Noted::can_be_undone)
+    }
+
     /// Returns the tokens whose end has come.
     pub(crate) fn due(&self) -> Vec<(OrgId, ClientId)> {
         let now = Timestamp::now();
-        self.lock().iter().filter(|(_, end)| **end <= now).map(|(token, _)| token.clone()).collect()
+        let is_due = |noted: &Noted| noted.end <= now && !noted.can_be_undone();
+        self.lock().iter().filter(|(_, noted)| is_due(noted)).map(|(token, _)| token.clone()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(OrgId, ClientId), Timestamp>> {
+    fn set(&self, org: &OrgId, client: &ClientId, noted: impl FnOnce(Option<Noted>) -> Noted) {
+        let (key, mut all) = ((org.clone(), client.clone()), self.lock());
+        let known = all.get(&key).copied();
+        if known.is_some() || all.len() < MOST_NOTED {
+            all.insert(key, noted(known));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(OrgId, ClientId), Noted>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

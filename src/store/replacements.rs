@@ -54,12 +54,16 @@ impl Store {
         let copy = readable(self.token(old.as_str()).await)?.0.filter(|token| token.client_id == *old);
         if !is_old && !self.has_record(org, old).await? {
             // The old token was deleted after an earlier undo.
+            self.replaced.forget(org, old);
             return self.delete_copy(id, old).await;
         }
         match copy {
             Some(token) if is_new => self.storage.put_json(&token_key(id), &token).await?,
             _ if is_old => {}
-            _ => return Ok(()),
+            _ => {
+                self.replaced.end_undo(org, old);
+                return Ok(());
+            }
         }
         self.unmark_replaced(org, old).await?;
         if is_repeated { Ok(()) } else { self.delete_copy(id, old).await }

@@ -21,6 +21,15 @@ fn replacement(name: &str, overlap: Value) -> Value {
     order
 }
 
+/// After this time, the host cannot drop an answer any more.
+const WINDOW: Duration = Duration::from_secs(7);
+
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
 fn id(minted: &Response) -> String {
     text(minted, "clientId")
 }
@@ -34,8 +43,9 @@ impl World {
         live(self).contains(&id(minted))
     }
 
-    /// Waits until Astra has only this token.
+    /// Waits until Astra has only this token. The host cannot drop an answer any more.
     async fn only(&self, minted: &Response) {
+        pass(WINDOW).await;
         eventually(|| live(self).into_iter().eq([id(minted)])).await;
         eventually(|| self.tasks.is_empty()).await;
     }
@@ -71,7 +81,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_replacement_without_an_overlap_deletes_the_old_token_at_once() {
+async fn a_replacement_without_an_overlap_deletes_the_old_token_without_a_tick() {
     let world = World::with_role("standard").await;
     let old = world.mint("checkout").await;
     let new = world.replace("checkout", Value::Null).await;
@@ -196,6 +206,7 @@ async fn a_write_to_creds_replaces_the_token_of_its_name() {
         let first = write(json!({"replace": true})).await;
         let second = write(json!({"replace": true})).await;
         assert_eq!(second.whole_data().unwrap()["metadata"]["deletion_time"], "", "agents read this path");
+        pass(WINDOW).await;
         eventually(|| live(&world).into_iter().eq([id(&label), id(&second)])).await;
         for minted in [&first, &second, &label] {
             ok(world.revoke(&lease(minted)).await);
@@ -253,6 +264,9 @@ async fn of_many_replacements_at_once_one_token_is_left() {
     for caller in callers {
         minted.push(caller.await.unwrap());
     }
+    eventually(|| world.tasks.is_empty()).await;
+    let world = world.after_a_crash();
+    ok(world.tick(false).await);
     eventually(|| world.astra.live() == 1 && world.tasks.is_empty()).await;
     let last = live(&world).pop_first().unwrap();
     let last = minted.iter().find(|minted| id(minted) == last).unwrap();
@@ -313,7 +327,13 @@ async fn a_crash_at_any_call_leaves_the_old_token_or_the_new_one() {
             let caller =
                 tokio::spawn(async move { backend.handle(request(Operation::Update, "org/token", order)).await });
             eventually(|| world.storage.calls() >= calls + n || (caller.is_finished() && world.tasks.is_empty())).await;
-            let is_over = caller.is_finished() && world.tasks.is_empty();
+            let mut is_over = caller.is_finished() && world.tasks.is_empty();
+            if is_over && overlap.is_null() {
+                pass(WINDOW).await;
+                let is_deleted = || world.tasks.is_empty() && !live(&world).contains(&id(&old));
+                eventually(|| world.storage.calls() >= calls + n || is_deleted()).await;
+                is_over = is_deleted();
+            }
             let (next, saved) = (world.after_a_crash(), world.astra.save());
             // The stopped process ends, and Astra forgets what it did after the stop.
             caller.abort();
@@ -371,12 +391,11 @@ async fn a_tick_deletes_a_replaced_token_if_astra_fails() {
     let old = world.mint("a").await;
     world.astra.answer_all("DELETE", ResponseTemplate::new(403));
     let new = world.replace("a", Value::Null).await;
-    eventually(|| world.tasks.is_empty()).await;
+    pass(WINDOW).await;
+    eventually(|| world.astra.count("DELETE") > 0 && world.tasks.is_empty()).await;
     assert!(world.is_live(&old).await && world.is_live(&new).await);
     world.astra.heal();
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(31)).await;
-    tokio::time::resume();
+    pass(Duration::from_secs(31)).await;
     ok(world.tick(false).await);
     world.only(&new).await;
     assert_eq!(world.kinds(), (1, 1, 0));
@@ -530,6 +549,68 @@ async fn a_tick_and_a_replacement_at_the_same_time_agree_on_the_end() {
         if is_over {
             assert!(n > 5, "{n} storage calls");
             break;
+        }
+    }
+}
+
+fn take_back(minted: &Response) {
+    minted.undelivered.as_ref().expect("a minted token can be taken back").run();
+}
+
+/// The caller hangs up while the answer travels: the new token is deleted, and the old one has its name again.
+#[tokio::test]
+async fn a_dropped_answer_of_a_replacement_gives_the_name_back() {
+    for overlap in [Value::Null, json!("1h")] {
+        let world = World::with_role("standard").await;
+        let old = world.mint("a").await;
+        let new = world.replace("a", overlap.clone()).await;
+        // A tick finds the mark before the host drops the answer.
+        ok(world.tick(false).await);
+        eventually(|| world.tasks.is_empty()).await;
+        assert!(world.is_live(&old).await, "{overlap}");
+        take_back(&new);
+        eventually(|| world.astra.live() == 1 && world.tasks.is_empty()).await;
+        world.only(&old).await;
+        ok(world.tick(false).await);
+        world.only(&old).await;
+        assert_eq!(world.fetched("a").await, text(&old, "token"), "{overlap}");
+        assert_eq!(world.kinds(), (1, 1, 0), "{overlap}");
+        // The retry succeeds.
+        let new = world.replace("a", Value::Null).await;
+        world.only(&new).await;
+    }
+}
+
+/// The host drops the answer at the last moment, and the storage is slow or fails.
+#[tokio::test]
+async fn an_old_token_stays_until_the_undo_of_its_replacement_is_complete() {
+    for fault in [HostFault::HangsAt, HostFault::From] {
+        for n in 1..20 {
+            let world = World::with_role("standard").await;
+            let old = world.mint("a").await;
+            let new = world.replace("a", Value::Null).await;
+            eventually(|| world.tasks.is_empty()).await;
+            let calls = world.storage.calls();
+            world.storage.inject(fault(n));
+            take_back(&new);
+            eventually(|| world.storage.calls() >= calls + n || world.tasks.is_empty()).await;
+            pass(WINDOW).await;
+            let ticking = {
+                let backend = world.backend.clone();
+                tokio::spawn(async move {
+                    backend.handle(request(Operation::Rollback, "", json!({"immediate": false}))).await
+                })
+            };
+            tokio::task::yield_now().await;
+            world.storage.heal();
+            drop(ticking.await.unwrap());
+            eventually(|| world.tasks.is_empty()).await;
+            assert!(world.is_live(&old).await, "{:?}", fault(n));
+            world.until_undone().await;
+            pass(WINDOW).await;
+            ok(world.tick(false).await);
+            eventually(|| world.tasks.is_empty()).await;
+            assert!(world.is_live(&old).await, "{:?}", fault(n));
         }
     }
 }

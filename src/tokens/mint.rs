@@ -86,7 +86,7 @@ async fn run(engine: Arc<Engine>, request: MintRequest, mut answer: Answer, rece
             if answer.send(Ok(response)).is_err() || received.await.is_err() {
                 mint.delete_undelivered(&client_id).await;
             } else {
-                mint.end_old().await;
+                mint.end_old();
             }
         }
     }
@@ -254,6 +254,7 @@ impl Mint {
             *end = self.request.end_of(engine, old).await?;
             self.warnings.extend(self.request.overlap_warning(*end));
             let id = self.order.note.token_id(&old.client_id);
+            engine.store.replaced.hold(org_id, &old.client_id);
             engine.store.begin_replacement(org_id, id, old, rfc3339(*end)).await?;
         }
         engine.store.put_token(self.token_id(&token.client_id), token, &self.record(token), place).await
@@ -292,19 +293,14 @@ impl Mint {
         Error::Unfinished { step, left, cause: Box::new(cause) }
     }
 
-    /// Deletes the token that had the name, or notes when a tick deletes it. Comes after the answer: a mint whose caller has
-    /// gone gives the name back.
-    async fn end_old(mut self) {
+    /// Notes when the token that had the name is deleted. Comes after the answer: a mint whose caller has gone gives the
+    /// name back.
+    fn end_old(&mut self) {
         let Some((token, end)) = self.old.take() else { return };
         let org_id = &self.request.config.org_id;
         tracing::info!(org_id = %org_id, role_name = %token.role_name, client_id = %token.client_id,
             logical_name = %token.logical_name, until = %rfc3339(end), "replaced token");
-        self.engine.store.replaced.note(org_id, &token.client_id, end);
-        // The deletion locks the name, too.
-        self.lock = None;
-        if end <= Timestamp::now() {
-            replace::end(&self.engine, org_id, &token.client_id).await;
-        }
+        replace::settle(&self.engine, org_id, &token.client_id, end);
     }
 
     /// Deletes a token whose caller has gone. Its WAL entry was already removed, so a new entry is written first.

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vault_plugin_sdk::framework::format_duration;
+use vault_plugin_sdk::logical::Response;
 
 use super::find::Target;
 use super::lease::lease_end;
@@ -23,6 +24,9 @@ use crate::error::{Error, readable};
 use crate::journal::replaced_by_mints;
 use crate::names::{ClientId, OrgId, fits_key};
 use crate::store::{Record, Token};
+
+/// How long a replaced token stays after the answer with its successor: a second longer than the host can drop the answer.
+const WINDOW: Duration = Response::UNDELIVERED_WINDOW.saturating_add(Duration::from_secs(1));
 
 /// How many tokens a tick deletes at the same time.
 const AT_ONCE: usize = 8;
@@ -76,6 +80,27 @@ pub(super) fn note_on_page(engine: &Engine, org: &OrgId, page: &[(ClientId, Reco
     }
 }
 
+/// Notes the end of a replaced token. Without an overlap, the token is deleted as soon as the host cannot drop the answer
+/// with its successor any more.
+pub(super) fn settle(engine: &Arc<Engine>, org: &OrgId, client: &ClientId, end: Timestamp) {
+    engine.store.replaced.settle(org, client, end, WINDOW);
+    if end > Timestamp::now() {
+        return;
+    }
+    // This is no task of the mount, whose end would wait for it. If the mount ends first, the mark of the token stays.
+    let (engine, org, client) = (Arc::downgrade(engine), org.clone(), client.clone());
+    tokio::spawn(async move {
+        tokio::time::sleep(WINDOW).await;
+        let Some(engine) = engine.upgrade() else { return };
+        let tasks = engine.tasks.clone();
+        drop(tasks.start(async move {
+            if let Err(error) = end_one(&engine, &org, &client).await {
+                log_failures([(org, (1, error))]);
+            }
+        }));
+    });
+}
+
 /// Deletes the replaced tokens whose end has come, until `deadline`.
 pub(super) async fn end_due(engine: &Arc<Engine>, deadline: Instant) -> Result<(), Error> {
     let due = engine.store.replaced.due();
@@ -85,30 +110,40 @@ pub(super) async fn end_due(engine: &Arc<Engine>, deadline: Instant) -> Result<(
     // An unfinished mint can still be undone, and its undo gives the name back.
     let unfinished = replaced_by_mints(engine.wal()).await?;
     let ending = due.into_iter().filter(|(_, client)| !unfinished.contains(client));
-    let end_one = |(org, client): (OrgId, ClientId)| async move {
-        if Instant::now() < deadline {
-            end(engine, &org, &client).await;
+    let end = |(org, client): (OrgId, ClientId)| async move {
+        if Instant::now() < deadline
+            && let Err(error) = end_one(engine, &org, &client).await
+        {
+            log_failures([(org, (1, error))]);
         }
     };
-    stream::iter(ending).for_each_concurrent(AT_ONCE, end_one).await;
+    stream::iter(ending).for_each_concurrent(AT_ONCE, end).await;
     Ok(())
 }
 
-/// Deletes a replaced token. If this fails, a tick tries again.
-pub(super) async fn end(engine: &Arc<Engine>, org: &OrgId, client: &ClientId) {
-    if let Err(error) = in_tick(end_locked(engine, org, client)).await {
-        engine.backoff.note(org, Some(&error));
-        if matches!(error, Error::Refused(_)) {
-            // Without a config, no tick can delete the token. The next pass notes the token again.
-            engine.store.replaced.forget(org, client);
-        }
-        tracing::error!(org_id = %org, client_id = %client, error = %error,
-            "failed to delete a replaced token, will retry");
+fn log_failures(failures: impl IntoIterator<Item = (OrgId, (usize, Error))>) {
+    for (org, (tokens, error)) in failures {
+        tracing::error!(org_id = %org, tokens, error = %error, "failed to delete replaced tokens, will retry");
     }
 }
 
-/// Deletes a replaced token, unless it has its name again, or a later mint lets it live on. All of this can change until
-/// its lock is taken.
+/// Deletes a replaced token. If this fails, a tick tries again.
+async fn end_one(engine: &Arc<Engine>, org: &OrgId, client: &ClientId) -> Result<(), Error> {
+    let ended = in_tick(end_locked(engine, org, client)).await;
+    match &ended {
+        Ok(()) => {}
+        // Without a config, no tick can delete the token. The next pass notes the token again.
+        Err(Error::Refused(_)) => engine.store.replaced.forget(org, client),
+        Err(error) => {
+            engine.store.replaced.note_failure(org, client);
+            engine.backoff.note(org, Some(error));
+        }
+    }
+    ended
+}
+
+/// Deletes a replaced token, unless it has its name again, or its newer token may be undone, or a later mint lets it live
+/// on. All of this can change until its lock is taken.
 async fn end_locked(engine: &Arc<Engine>, org: &OrgId, client: &ClientId) -> Result<(), Error> {
     let replaced = &engine.store.replaced;
     let Some(record) = engine.store.record(org, client).await? else {
@@ -121,6 +156,9 @@ async fn end_locked(engine: &Arc<Engine>, org: &OrgId, client: &ClientId) -> Res
         replaced.forget(org, client);
         return Ok(());
     };
+    if replaced.can_be_undone(org, client) {
+        return Ok(());
+    }
     if engine.store.has_its_name(&record, client).await? {
         // The mint was undone.
         return engine.store.keep_name(org, &record.token_id, client).await;

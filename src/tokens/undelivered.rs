@@ -20,6 +20,10 @@ pub(super) fn take_back(
     // With the client id, the tick can repeat the undo without the list of tokens.
     let note = MintNote { client_id: Some(client_id.clone()), ..note.clone() };
     move || {
+        if let Some(old) = &note.replaces {
+            // At once: the undo has to write to the storage first, and the old token must not be deleted meanwhile.
+            engine.store.replaced.hold(&note.org_id, old);
+        }
         let work = undo(engine.clone(), config.clone(), note.clone(), client_id.clone());
         // While the mount is cleaned up, nothing starts. The sweep finds the token later.
         drop(engine.tasks.start(work));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -146,6 +147,9 @@ impl Response {
         self.secret = Some(secret);
         self
     }
+
+    /// How long after the response [`on_undelivered`](Self::on_undelivered) can run its `undo`.
+    pub const UNDELIVERED_WINDOW: Duration = Duration::from_secs(5);
 
     /// Runs `undo` if the host drops the response because the caller has hung up. The host then makes no lease. `undo`
     /// must not block: start work with the mount's [`Tasks`](crate::tasks::Tasks).

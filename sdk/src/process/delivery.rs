@@ -28,7 +28,7 @@ const CANCEL: [u8; 4] = 8_u32.to_be_bytes();
 const RESETS: usize = 256;
 
 /// How long after its answer a reset counts. It arrives within milliseconds, unless the host is stopped.
-const WINDOW: Duration = Duration::from_secs(5);
+pub(crate) const WINDOW: Duration = Duration::from_secs(5);
 
 /// Reads the frames of one connection.
 pub(crate) struct Frames {

@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 
 pub(crate) use self::broker::{Broker, Io};
 use self::control::{Control, Stop};
+pub(crate) use self::delivery::WINDOW as UNDO_WINDOW;
 use self::env::{Environment, Mux};
 pub use self::env::{proxy_variables, variable};
 pub(crate) use self::manual::{register_command, sha256};

@@ -21,10 +21,10 @@ use super::system::RemoteSystem;
 use super::watch::Watched;
 use super::{answer, convert, early};
 use crate::context::{self, Context};
-use crate::logical::{Backend, Factory, HangUp, Mount, Operation, Request, Resolver};
+use crate::logical::{Backend, Factory, HangUp, Mount, Operation, Request, Resolver, Response};
 use crate::pb::pb;
 use crate::plugin::{Limits, Plugin};
-use crate::process::{Broker, Call, frame};
+use crate::process::{Broker, Call, UNDO_WINDOW, frame};
 use crate::tasks::{Budget, Tasks};
 
 /// A secrets engine, as opposed to an auth method (`sdk/logical`, `TypeLogical`).
@@ -32,6 +32,8 @@ const TYPE_LOGICAL: u32 = 1;
 
 /// The metadata key for the name of an instance.
 const MULTIPLEX_ID: &str = "multiplex_id";
+
+const _: () = assert!(UNDO_WINDOW.as_nanos() == Response::UNDELIVERED_WINDOW.as_nanos());
 
 /// The name of the only instance, if the host does not name instances. Names from a host have ten characters.
 const SINGLE: &str = "single";
