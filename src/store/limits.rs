@@ -13,6 +13,8 @@
 //!
 //! The inventory is read in one case only: a role write sets a limit, and the role already has tokens.
 
+use std::collections::BTreeSet;
+
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::json;
 use vault_plugin_sdk::logical::StorageExt as _;
@@ -28,18 +30,29 @@ use crate::names::{ClientId, OrgId, RoleName, from_segment};
 const CONCURRENT: usize = 32;
 
 impl Store {
-    /// Reserves a place among the live tokens of a role that has a limit.
-    pub(crate) async fn reserve(&self, role: &Role) -> Result<Reserved, Error> {
+    /// Reserves a place among the live tokens of a role that has a limit. If the new token replaces a token, that token does
+    /// not count, and neither do the replaced tokens that are deleted within seconds: many names can be replaced one after
+    /// the other. Other replaced tokens count, so their number has a bound.
+    pub(crate) async fn reserve(&self, role: &Role, replaces: Option<&ClientId>) -> Result<Reserved, Error> {
         let (key, limit) = (key_of(role), role.max_tokens as usize);
-        if let Some(reserved @ Reserved::Place(_)) = self.live.try_reserve(&key, limit) {
+        let mut leaving = BTreeSet::new();
+        if let Some(old) = replaces {
+            leaving = self.replaced.ending(&role.org_id);
+            leaving.insert(old.clone());
+        }
+        if let Some(reserved @ Reserved::Place(_)) = self.live.try_reserve(&key, limit, &leaving) {
             return Ok(reserved);
         }
         let load_lock = self.live.track(&key);
         let _guard = load_lock.lock().await;
         loop {
-            match self.live.try_reserve(&key, limit) {
+            match self.live.try_reserve(&key, limit, &leaving) {
                 None => self.load_roster(&key).await?,
                 Some(Reserved::Full { .. }) if self.live.has_unverified(&key) => self.remove_deleted(&key).await?,
+                Some(Reserved::Full { live, minting, .. }) => {
+                    let replaced = self.live.count(&key, &self.replaced.all(&role.org_id));
+                    return Ok(Reserved::Full { live, minting, replaced });
+                }
                 Some(reserved) => return Ok(reserved),
             }
         }
@@ -217,7 +230,7 @@ mod tests {
 
     /// Stores a token as a mint does, if its role is not full.
     async fn put(store: &Store, org: &str, client: &str) -> bool {
-        let Reserved::Place(place) = store.reserve(&role(org, 1)).await.unwrap() else { return false };
+        let Reserved::Place(place) = store.reserve(&role(org, 1), None).await.unwrap() else { return false };
         let token = token(org, client);
         store.put_token(client, &token, &Record::of(client, &token), Some(place)).await.unwrap();
         true
@@ -261,7 +274,7 @@ mod tests {
                 storage.delete(&key).await.unwrap();
             }
             store.invalidate("client/org/client");
-            if !is_dropped_at(n, &storage, store.reserve(&role("org", 1))).await {
+            if !is_dropped_at(n, &storage, store.reserve(&role("org", 1), None)).await {
                 assert!(n > 2, "a verification makes {n} storage calls");
                 break;
             }

@@ -2,7 +2,7 @@
 //!
 //! Architecture invariant: reads and writes no storage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -99,6 +99,23 @@ impl Replaced {
         let now = Timestamp::now();
         let is_due = |noted: &Noted| noted.end <= now && !noted.can_be_undone();
         self.lock().iter().filter(|(_, noted)| is_due(noted)).map(|(token, _)| token.clone()).collect()
+    }
+
+    /// Returns the tokens of an org that are deleted within seconds: their end has come, and no deletion has failed.
+    pub(super) fn ending(&self, org: &OrgId) -> BTreeSet<ClientId> {
+        let now = Timestamp::now();
+        self.of(org, |noted| noted.end <= now && matches!(noted.undo, Undo::Until(_)))
+    }
+
+    /// Returns the replaced tokens of an org.
+    pub(super) fn all(&self, org: &OrgId) -> BTreeSet<ClientId> {
+        self.of(org, |_| true)
+    }
+
+    fn of(&self, org: &OrgId, is_wanted: impl Fn(&Noted) -> bool) -> BTreeSet<ClientId> {
+        let noted = self.lock();
+        let tokens = noted.range((org.clone(), ClientId::stored(""))..).take_while(|((of, _), _)| of == org);
+        tokens.filter(|(_, noted)| is_wanted(noted)).map(|((_, client), _)| client.clone()).collect()
     }
 
     fn set(&self, org: &OrgId, client: &ClientId, noted: impl FnOnce(Option<Noted>) -> Noted) {

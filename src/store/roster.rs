@@ -48,6 +48,8 @@ pub(crate) enum Reserved {
         live: usize,
         /// Number of unfinished mints.
         minting: usize,
+        /// Number of live tokens that newer tokens have replaced.
+        replaced: usize,
     },
 }
 
@@ -90,16 +92,22 @@ impl Live {
         }
     }
 
-    /// Reserves a place, if the role is not full. Returns `None` if the roster is not loaded.
-    pub(super) fn try_reserve(&self, key: &RoleKey, limit: usize) -> Option<Reserved> {
+    /// Reserves a place, if the role is not full. The tokens in `leaving` do not count. Returns `None` if the roster is not
+    /// loaded.
+    pub(super) fn try_reserve(&self, key: &RoleKey, limit: usize, leaving: &BTreeSet<ClientId>) -> Option<Reserved> {
         let mut rosters = self.lock();
         let roster = rosters.get_mut(key).filter(|roster| roster.loaded)?;
         roster.limit = limit;
         let (live, minting) = (roster.ids.len(), Arc::strong_count(&roster.places) - 1);
-        if live + minting < limit {
+        if live + minting < limit + roster.count(leaving) {
             return Some(Reserved::Place(Place(roster.places.clone())));
         }
-        Some(Reserved::Full { live, minting })
+        Some(Reserved::Full { live, minting, replaced: 0 })
+    }
+
+    /// Returns how many of these tokens the role has.
+    pub(super) fn count(&self, key: &RoleKey, clients: &BTreeSet<ClientId>) -> usize {
+        self.lock().get(key).map_or(0, |roster| roster.count(clients))
     }
 
     /// Returns the number of live tokens and the limit of at most `most` roles that had a mint.
@@ -227,6 +235,10 @@ impl Roster {
         if self.ids.insert(client.clone()) {
             self.unverified.insert(client);
         }
+    }
+
+    fn count(&self, clients: &BTreeSet<ClientId>) -> usize {
+        clients.iter().filter(|client| self.ids.contains(*client)).count()
     }
 
     pub(super) fn remove(&mut self, client: &ClientId) {

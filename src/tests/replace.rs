@@ -242,12 +242,77 @@ async fn a_full_role_can_replace_its_tokens() {
     refused(world.write("org/token", order("b")).await);
     // In a new process, too.
     let world = world.after_a_crash();
+    let newest = world.replace("a", json!("1h")).await;
+    // Only one more token than max_tokens can live.
+    for overlap in [json!("1h"), Value::Null] {
+        let error = refused(world.write("org/token", replacement("a", overlap)).await);
+        let expected = "live tokens: 2, of which newer tokens have replaced 1; revoke a lease or delete a token (see \"vault list \
+                        astra/org/tokens\"), wait for the end of an overlap, or raise max_tokens";
+        assert!(error.ends_with(expected), "{error}");
+    }
+    assert_eq!(world.fetched("a").await, text(&newest, "token"));
+    ok(world.revoke(&lease(&new)).await);
     let newer = world.replace("a", Value::Null).await;
     world.only(&newer).await;
     refused(world.write("org/token", order("b")).await);
     ok(world.revoke(&lease(&newer)).await);
     world.mint("b").await;
-    ok(world.revoke(&lease(&new)).await);
+    ok(world.revoke(&lease(&newest)).await);
+}
+
+#[tokio::test]
+async fn all_tokens_of_a_full_role_can_be_replaced_one_after_the_other() {
+    let world = World::with_role("standard").await;
+    world.write_role(json!({"max_tokens": 3})).await;
+    let names = ["a", "b", "c"];
+    for name in names {
+        world.mint(name).await;
+    }
+    for _ in 0..3 {
+        for name in names {
+            world.replace(name, Value::Null).await;
+        }
+    }
+    pass(WINDOW).await;
+    eventually(|| world.astra.live() == 3 && world.tasks.is_empty()).await;
+    for name in names {
+        refused(world.write("org/token", order("d")).await);
+        world.replace(name, Value::Null).await;
+    }
+}
+
+/// A replaced token that Astra does not delete counts.
+#[tokio::test]
+async fn a_full_role_does_not_grow_while_astra_deletes_nothing() {
+    let world = World::with_role("standard").await;
+    world.write_role(json!({"max_tokens": 1})).await;
+    world.mint("a").await;
+    world.astra.answer_all("DELETE", ResponseTemplate::new(403));
+    world.replace("a", Value::Null).await;
+    pass(WINDOW).await;
+    eventually(|| world.astra.count("DELETE") > 0 && world.tasks.is_empty()).await;
+    let error = refused(world.write("org/token", replacement("a", Value::Null)).await);
+    assert!(error.contains("of which newer tokens have replaced 1"), "{error}");
+    world.astra.heal();
+    pass(Duration::from_secs(31)).await;
+    ok(world.tick(false).await);
+    eventually(|| world.astra.live() == 1 && world.tasks.is_empty()).await;
+    world.replace("a", Value::Null).await;
+}
+
+#[tokio::test]
+async fn replacements_at_the_same_time_exceed_a_limit_by_one_token() {
+    let world = Arc::new(World::with_role("standard").await);
+    world.write_role(json!({"max_tokens": 4})).await;
+    for name in ["a", "b", "c", "d"] {
+        world.mint(name).await;
+    }
+    let replace = |name: &'static str| {
+        let world = world.clone();
+        async move { world.write("org/token", replacement(name, json!("1h"))).await.is_ok() }
+    };
+    let done = futures_util::future::join_all(["a", "b", "c", "d"].map(replace)).await;
+    assert_eq!((done.iter().filter(|done| **done).count(), world.astra.live()), (1, 5));
 }
 
 /// Another caller replaces the token at the same time. Each token ends, except the last one.

@@ -107,15 +107,7 @@ impl Mint {
         if answer.is_closed() {
             return Err(caller_gone());
         }
-        let place = match &old {
-            None => request.reserve(&engine).await?,
-            // The new token takes the place of the old one.
-            Some(_) if role.max_tokens > 0 => {
-                engine.store.begin_count(role);
-                None
-            }
-            Some(_) => None,
-        };
+        let place = request.reserve(&engine, old.as_ref().map(|(old, _)| &old.client_id)).await?;
         let note = MintNote {
             org_id: config.org_id.clone(),
             role_name: role.role_name.clone(),

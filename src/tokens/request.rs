@@ -11,7 +11,7 @@ use super::time::{EXPIRY_MARGIN, capped, later, until};
 use crate::api::describe;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::names::LogicalName;
+use crate::names::{ClientId, LogicalName};
 use crate::store::{Config, Metadata, Place, Reserved, Role};
 
 /// The most characters of the owner in a description.
@@ -101,19 +101,27 @@ impl MintRequest {
         self.minted_by == MintedBy::Write || self.overlap.is_some()
     }
 
-    /// If the role has a limit, reserves a place below that limit.
-    pub(super) async fn reserve(&self, engine: &Engine) -> Result<Option<Place>, Error> {
+    /// If the role has a limit, reserves a place below that limit. The new token takes the place of the token that it
+    /// replaces.
+    pub(super) async fn reserve(&self, engine: &Engine, replaces: Option<&ClientId>) -> Result<Option<Place>, Error> {
         if self.role.max_tokens == 0 {
             return Ok(None);
         }
-        let (live, minting) = match engine.store.reserve(&self.role).await? {
+        let (live, minting, replaced) = match engine.store.reserve(&self.role, replaces).await? {
             Reserved::Place(place) => return Ok(Some(place)),
-            Reserved::Full { live, minting } => (live, minting),
+            Reserved::Full { live, minting, replaced } => (live, minting, replaced),
         };
-        let more = if minting > 0 { format!(", mints in progress: {minting}") } else { String::new() };
+        let (mut more, mut wait) = (String::new(), "");
+        if replaced > 0 {
+            more = format!(", of which newer tokens have replaced {replaced}");
+            wait = ", wait for the end of an overlap";
+        }
+        if minting > 0 {
+            more.push_str(&format!(", mints in progress: {minting}"));
+        }
         Err(Error::Refused(format!(
             "role {:?} of org_id {:?} is full: max_tokens is {}, live tokens: {live}{more}; revoke a lease or delete a token \
-             (see \"vault list {}/org/tokens\"), or raise max_tokens",
+             (see \"vault list {}/org/tokens\"){wait}, or raise max_tokens",
             self.role.role_name.as_str(),
             self.role.org_id.as_str(),
             self.role.max_tokens,
