@@ -9,6 +9,7 @@ use vault_plugin_sdk::logical::{Operation, Response};
 use vault_plugin_sdk::testing::{HostFault, MemoryStorage};
 use wiremock::ResponseTemplate;
 
+use super::logs::capture;
 use super::trial::live;
 use super::{ORG, World, data, eventually, failed, lease, ok, order, refused, request, some, text};
 
@@ -678,4 +679,48 @@ async fn an_old_token_stays_until_the_undo_of_its_replacement_is_complete() {
             assert!(world.is_live(&old).await, "{:?}", fault(n));
         }
     }
+}
+
+/// In an outage, a tick makes one attempt for each org, and writes one line.
+#[tokio::test]
+async fn a_tick_tries_one_replaced_token_of_an_org_whose_astra_fails() {
+    let (log, _guard) = capture();
+    let world = World::with_role("standard").await;
+    for n in 0..30 {
+        let name = format!("name{n}");
+        world.mint(&name).await;
+        world.replace(&name, json!("1h")).await;
+    }
+    for key in world.keys("client/") {
+        let mut record = world.storage.json(&key).unwrap();
+        if record["replaced_until"].is_string() {
+            record["replaced_until"] = json!("2020-01-01T00:00:00Z");
+            world.stored(&key, record).await;
+        }
+    }
+    let world = world.after_a_crash();
+    for method in ["DELETE", "GET"] {
+        world.astra.answer_all(method, ResponseTemplate::new(500));
+    }
+    let asked = || world.astra.count("DELETE");
+    let before = asked();
+    let line = "failed to delete replaced tokens, will retry";
+    ok(world.tick(false).await);
+    let each = asked() - before;
+    assert!(each <= 8, "{each} calls of Astra");
+    assert_eq!(log.count("ERROR", line), 1);
+    let reads = world.storage.calls();
+    ok(world.tick(false).await);
+    assert!(world.storage.calls() - reads < 20, "{} storage calls in the pause", world.storage.calls() - reads);
+    assert_eq!((asked() - before, log.count("ERROR", line)), (each, 1), "in the pause after a failure");
+    pass(Duration::from_secs(31)).await;
+    let reads = world.storage.calls();
+    ok(world.tick(false).await);
+    assert!(world.storage.calls() - reads < 40, "{} storage calls", world.storage.calls() - reads);
+    assert_eq!((asked() - before, log.count("ERROR", line)), (2 * each, 2));
+    assert!(!log.has("ERROR", "failed to delete a replaced token"));
+    world.astra.heal();
+    pass(Duration::from_secs(31)).await;
+    ok(world.tick(false).await);
+    eventually(|| world.astra.live() == 30 && world.tasks.is_empty()).await;
 }

@@ -3,6 +3,7 @@
 //! The mint marks the record of the old token with the time of its end, so no crash forgets the token. Its lease stays in
 //! the host until it expires, and is then revoked like the lease of any token that was deleted before.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,21 +104,41 @@ pub(super) fn settle(engine: &Arc<Engine>, org: &OrgId, client: &ClientId, end: 
 
 /// Deletes the replaced tokens whose end has come, until `deadline`.
 pub(super) async fn end_due(engine: &Arc<Engine>, deadline: Instant) -> Result<(), Error> {
-    let due = engine.store.replaced.due();
+    let mut due = engine.store.replaced.due();
+    // Before the reads of the storage: in an outage, thousands of tokens can be due. The sweep deletes those that have
+    // expired.
+    due.retain(|(org, _)| engine.backoff.require_over(org).is_ok());
     if due.is_empty() {
         return Ok(());
     }
     // An unfinished mint can still be undone, and its undo gives the name back.
     let unfinished = replaced_by_mints(engine.wal()).await?;
-    let ending = due.into_iter().filter(|(_, client)| !unfinished.contains(client));
     let end = |(org, client): (OrgId, ClientId)| async move {
-        if Instant::now() < deadline
-            && let Err(error) = end_one(engine, &org, &client).await
-        {
-            log_failures([(org, (1, error))]);
+        if Instant::now() >= deadline {
+            return None;
         }
+        let ended = match engine.backoff.require_over(&org) {
+            Ok(()) => end_one(engine, &org, &client).await,
+            error => error,
+        };
+        ended.err().map(|error| (org, error))
     };
-    stream::iter(ending).for_each_concurrent(AT_ONCE, end).await;
+    // If Astra fails, the first token of each org is the only attempt.
+    let (mut first, mut others, mut orgs) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for (org, client) in due.into_iter().filter(|(_, client)| !unfinished.contains(client)) {
+        let turn = if orgs.insert(org.clone()) { &mut first } else { &mut others };
+        turn.push((org, client));
+    }
+    let mut failures: BTreeMap<OrgId, (usize, Error)> = BTreeMap::new();
+    for turn in [first, others] {
+        let mut ended = stream::iter(turn).map(end).buffer_unordered(AT_ONCE);
+        while let Some(failure) = ended.next().await {
+            if let Some((org, error)) = failure {
+                failures.entry(org).or_insert((0, error)).0 += 1;
+            }
+        }
+    }
+    log_failures(failures);
     Ok(())
 }
 
