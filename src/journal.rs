@@ -175,12 +175,27 @@ fn timeout(entry: &WalEntry) -> Duration {
 /// Whether a mint, a rotation or another replacement of the root token is unfinished, so that a token may be left in Astra. Entries whose token
 /// the engine has looked for do not count.
 pub(crate) async fn is_unfinished(wal: Wal<'_>, org: &OrgId) -> Result<bool, Error> {
-    let mut entries = pin!(entries(&wal).await?);
-    while let Some(entry) = entries.try_next().await? {
-        if matches!(entry.kind.as_str(), MINT | ROTATION | REPLACED_ROOT)
+    has_entry(wal, |entry| {
+        matches!(entry.kind.as_str(), MINT | ROTATION | REPLACED_ROOT)
             && entry.data["org_id"] == org.as_str()
             && entry.data.get("looked").is_none()
-        {
+    })
+    .await
+}
+
+/// Whether Astra may make or have made a root token that nothing identifies.
+pub(crate) async fn has_lost_rotation(wal: Wal<'_>, org: &OrgId) -> Result<bool, Error> {
+    has_entry(wal, |entry| {
+        let note = entry.decode::<RotationNote>().ok().filter(|_| entry.kind == ROTATION);
+        note.is_some_and(|note| note.org_id == *org && !note.described && note.new.is_none())
+    })
+    .await
+}
+
+async fn has_entry(wal: Wal<'_>, is_wanted: impl Fn(&WalEntry) -> bool) -> Result<bool, Error> {
+    let mut entries = pin!(entries(&wal).await?);
+    while let Some(entry) = entries.try_next().await? {
+        if is_wanted(&entry) {
             return Ok(true);
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Architecture invariant: the root token that the stored config holds is never deleted.
 
+mod note;
 mod replaced;
 
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable as _};
 use jiff::Timestamp;
 use uuid::Uuid;
-use vault_plugin_sdk::locks::KeyedGuard;
 
 pub(crate) use self::replaced::{Replacement, replaced_roots};
 use super::api::{self, Case, CreatedToken, NewToken, TokenDates, describe};
@@ -18,10 +18,10 @@ use super::clock;
 use super::engine::Engine;
 use super::error::Error;
 use super::events::Occasion;
-use super::journal::{Looked, ROTATION, RotationNote};
+use super::journal::{Looked, RotationNote};
 use super::names::{ClientId, OrgId};
 use super::store::Config;
-use super::tokens::{Event, Failure, Found, Order, OrderNote};
+use super::tokens::{Failure, Found, Order};
 
 const MAY_READ: &str = "check that the astra_token of the config is live and has the permission org-token-read, which the \
                         roles Organization Administrator and Database Administrator give";
@@ -312,89 +312,4 @@ async fn delete_unused(
     engine.call(&config, |client: Arc<api::Client>| async move { client.delete_token(id).await }).await?;
     tracing::info!(org_id = %org_id, client_id = %client_id, "deleted a root token that is not in use");
     Ok(())
-}
-
-impl OrderNote for RotationNote {
-    const KIND: &'static str = ROTATION;
-    const CALL: &'static str = "make a root token";
-
-    fn org_id(&self) -> &OrgId {
-        &self.org_id
-    }
-
-    fn marker(&self) -> &str {
-        &self.marker
-    }
-
-    fn is_described(&self) -> bool {
-        self.described
-    }
-
-    fn client_id(&self) -> Option<&ClientId> {
-        self.new.as_ref()
-    }
-
-    fn set_client_id(&mut self, client_id: ClientId) {
-        self.new = Some(client_id);
-    }
-
-    async fn is_of_another(&self, engine: &Engine, _config: &Config, client_id: &ClientId) -> Result<bool, Error> {
-        Ok(engine.store.record(&self.org_id, client_id).await?.is_some())
-    }
-
-    fn looked(&self) -> Looked {
-        self.looked
-    }
-
-    fn set_looked(&mut self, looked: Looked) {
-        self.looked = looked;
-    }
-
-    /// Does nothing: a root token is stored only in the config, and a rotation never reverts the config.
-    async fn remove_stored(
-        &self,
-        _engine: &Engine,
-        _client_id: &ClientId,
-        _held: Option<&KeyedGuard>,
-        _is_repeated: bool,
-    ) -> Result<(), Error> {
-        Ok(())
-    }
-
-    async fn delete(&self, engine: &Engine, config: &Arc<Config>, client_id: &ClientId) -> Result<(), Error> {
-        delete_unused(engine, &self.org_id, config, client_id).await?;
-        // If the config held the new root token, even for a moment, the old root token is not needed.
-        if self.stored {
-            delete_unused(engine, &self.org_id, config, &self.old).await?;
-        }
-        Ok(())
-    }
-
-    fn log(&self, event: Event<'_>) {
-        let (org_id, marker) = (&self.org_id, &self.marker);
-        match event {
-            Event::OfAnother(client_id) => tracing::error!(org_id = %org_id, client_id = %client_id,
-                "did not undo a rotation: Astra had named the token of a mint"),
-            Event::Undone => {
-                tracing::info!(org_id = %org_id, "completed or undid an interrupted rotation of a root token")
-            }
-            Event::UndoFailed(error) => {
-                tracing::error!(org_id = %org_id, error = %error, "failed to delete a new root token, will retry");
-            }
-            Event::LookFailed(error) => tracing::warn!(org_id = %org_id, error = %error,
-                "failed to look for a root token that Astra may have minted, will retry"),
-            Event::NotFound => tracing::warn!(org_id = %org_id, marker,
-                "found no new root token of an unfinished rotation: Astra minted no root token, or keeps no descriptions"),
-            Event::Lost => tracing::error!(org_id = %org_id,
-                "lost the outcome of a rotation without a description: look for a root token of that time in Astra's portal"),
-            Event::Expired(error) | Event::GaveUp(error) => {
-                tracing::error!(org_id = %org_id, marker, old_client_id = %self.old, error = %error,
-                    "gave up deleting a root token that is not in use: compare the config with the tokens in Astra's portal");
-            }
-        }
-    }
-
-    fn left(&self) -> String {
-        format!("a root token of org_id {:?} that is not in use may be left in Astra", self.org_id.as_str())
-    }
 }

@@ -17,6 +17,7 @@ use super::backoff::in_tick;
 use super::clock;
 use super::engine::Engine;
 use super::error::{Error, readable};
+use super::journal;
 use super::names::OrgId;
 use super::rotate::rotate;
 use super::store::Config;
@@ -180,6 +181,11 @@ async fn rotate_one(engine: &Arc<Engine>, org: &OrgId, now: Timestamp) {
         if config.next_rotation().is_none_or(|time| now < time) {
             return Ok(None);
         }
+        if !config.description && journal::has_lost_rotation(engine.wal(), org).await? {
+            return Err(Error::NotYet(
+                "the outcome of an earlier rotation is unknown; a later tick stops the schedule".into(),
+            ));
+        }
         rotate(engine, &config, &engine.mount_point()).await.map(Some)
     };
     match rotated.await {
@@ -192,6 +198,15 @@ async fn rotate_one(engine: &Arc<Engine>, org: &OrgId, now: Timestamp) {
         }
         Err(error) => {
             let pause = engine.schedule.end(org, true);
+            // The log says already that the rotations have stopped.
+            if engine
+                .store
+                .stored_config(org)
+                .await
+                .is_ok_and(|config| config.is_some_and(|config| config.root.stopped_at.is_some()))
+            {
+                return;
+            }
             tracing::error!(org_id = %org, error = %error, pause_seconds = pause.as_secs(),
                 "failed to rotate a root token on schedule, will retry");
         }

@@ -54,7 +54,7 @@ pub(crate) fn path() -> Path<Engine> {
             (
                 "orgs",
                 "For each org_id: logical_name, state, last_success, last_error, last_error_at, root_created_at, root_expires_at, \
-                 tokens, wal_entries, wal_oldest_seconds, calls_in_flight, calls_queued and rate_limited.",
+                 rotation_stopped_at, tokens, wal_entries, wal_oldest_seconds, calls_in_flight, calls_queued and rate_limited.",
             ),
             ("started_at", "When this node mounted the engine."),
             ("states", "Number of organizations in each state."),
@@ -189,6 +189,7 @@ fn shown(engine: &Engine, listed: &Listed<'_>, open: &Open) -> Map {
         ("rate_limited", json!(load.rate_limited)),
         ("root_created_at", time(listed.root.created)),
         ("root_expires_at", time(listed.root.expires)),
+        ("rotation_stopped_at", time(listed.root.stopped)),
         ("state", json!(state.as_str())),
         ("tokens", json!(engine.store.token_counts.live(listed.org))),
         ("wal_entries", json!(entries.number)),

@@ -45,7 +45,7 @@ pub(super) struct Names {
     root: RootTimes,
 }
 
-/// What the config of an org tells about the times of its root token. `None` if that is not known.
+/// What the config of an org tells about the times of its root token. `None` if that is not known or has not happened.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct RootTimes {
     /// When Astra made the root token.
@@ -54,6 +54,8 @@ pub(crate) struct RootTimes {
     pub(crate) expires: Option<Timestamp>,
     /// When the engine rotates the root token on its own. In the past if the rotation fails.
     pub(crate) next_rotation: Option<Timestamp>,
+    /// When the engine stopped rotating on its own.
+    pub(crate) stopped: Option<Timestamp>,
 }
 
 /// A planned rotation that is later than this has failed. A tick starts a rotation, and the next tick tries again.
@@ -63,7 +65,12 @@ impl RootTimes {
     /// Returns the times in a config.
     fn of(config: &Config) -> Self {
         let root = &config.root;
-        Self { created: root.created_at, expires: root.expires_at, next_rotation: config.next_rotation() }
+        Self {
+            created: root.created_at,
+            expires: root.expires_at,
+            next_rotation: config.next_rotation(),
+            stopped: root.stopped_at,
+        }
     }
 
     /// Returns when the root token expires, unless a rotation is planned before.

@@ -46,6 +46,10 @@ pub(crate) struct Root {
     /// When the period was first written.
     #[serde(with = "json::time", skip_serializing_if = "Option::is_none")]
     counted_from: Option<Timestamp>,
+    /// When the engine stopped rotating on its own: Astra may have made a root token that nothing identifies, and each
+    /// further rotation could leave another one.
+    #[serde(with = "json::time", skip_serializing_if = "Option::is_none")]
+    pub(crate) stopped_at: Option<Timestamp>,
 }
 
 impl Root {
@@ -70,6 +74,7 @@ impl Root {
     /// Notes a rotation.
     pub(crate) fn note_rotation(&mut self, now: Timestamp) {
         self.rotated_at = Some(now);
+        self.stopped_at = None;
     }
 
     /// Sets when Astra generated the root token and when the root token expires. Returns whether this changes anything.
@@ -108,7 +113,7 @@ impl Root {
 
     /// Returns when the engine rotates the root token of this org on its own, if it does.
     pub(crate) fn next_rotation(&self, org: &OrgId) -> Option<Timestamp> {
-        if self.rotation_period.is_zero() {
+        if self.rotation_period.is_zero() || self.stopped_at.is_some() {
             return None;
         }
         let start = self.rotated_at.or(self.counted_from)?;

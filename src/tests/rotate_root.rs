@@ -27,7 +27,7 @@ impl World {
     }
 
     /// The client id of the root token that the stored config holds.
-    fn held(&self) -> String {
+    pub(super) fn held(&self) -> String {
         let config = self.storage.json(&format!("config/{ORG}")).unwrap();
         config["astra_token"].as_str().unwrap().split(':').nth(1).unwrap().to_owned()
     }

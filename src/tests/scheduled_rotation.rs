@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use vault_plugin_sdk::logical::{Operation, ReplicationState};
+use vault_plugin_sdk::testing::MemoryStorage;
 use wiremock::ResponseTemplate;
 
 use super::logs::capture;
@@ -285,4 +286,98 @@ async fn a_rotation_period_is_0_or_between_an_hour_and_ten_years() {
     assert_eq!(super::data(world.read("config", json!({"org_id": ORG})).await)["rotation_period"], "0s");
     let stored = world.storage.json(&format!("config/{ORG}")).expect("the config is stored");
     assert!(stored.get("root").is_none_or(|root| root.get("rotation_period").is_none()), "{stored}");
+}
+
+/// A mount whose next rotation leads to a root token that nothing identifies: the answer of Astra is lost.
+async fn about_to_lose() -> World {
+    let world = World::with_period("1h").await;
+    ok(world.write("config", json!({"org_id": ORG, "description": false})).await);
+    move_by(HOUR);
+    world.astra.answer_after_all("POST", ResponseTemplate::new(503));
+    world
+}
+
+const STOPPED: &str = "stopped rotating a root token on schedule";
+
+#[tokio::test]
+async fn a_rotation_whose_outcome_is_lost_stops_the_schedule_until_somebody_acts() {
+    for by_hand in [false, true] {
+        let (log, _guard) = capture();
+        let world = about_to_lose().await;
+        let (first, posts) = (world.held(), world.posts());
+        ok(world.tick(false).await);
+        assert_eq!(world.posts(), posts + 1);
+        assert_eq!((log.count("ERROR", STOPPED), log.count("ERROR", "will retry")), (1, 0));
+        let mut world = world.remounted().await;
+        for _ in 0..3 {
+            move_by(HOUR * 2);
+            ok(world.tick(true).await);
+            world = world.remounted().await;
+        }
+        assert_eq!((world.posts(), log.count("ERROR", STOPPED)), (posts + 1, 1));
+        assert_eq!(world.shown().await["next_rotation_at"], Value::Null);
+        let warnings = some(world.read("config", json!({"org_id": ORG})).await).warnings;
+        assert!(warnings.iter().any(|warning| warning.contains("orgs/retailOrg/rotate-root")), "{warnings:?}");
+        let status = world.status(json!({"org_id": ORG})).await["orgs"][ORG].take();
+        assert!(status["rotation_stopped_at"].as_str().is_some_and(|time| time.ends_with('Z')), "{status}");
+        world.astra.heal();
+        if by_hand {
+            some(world.write("config/rotate-root", json!({"org_id": ORG})).await);
+        } else {
+            ok(world.ask(Operation::Patch, "orgs/retailOrg", json!({"request_timeout": "2s"})).await);
+            ok(world.tick(false).await);
+        }
+        assert_ne!(world.held(), first);
+        assert!(world.next().await > clock::now());
+        let status = world.status(json!({"org_id": ORG})).await["orgs"][ORG].take();
+        assert_eq!(status["rotation_stopped_at"], "");
+        move_by(HOUR);
+        let second = world.held();
+        ok(world.tick(false).await);
+        assert_ne!(world.held(), second);
+    }
+}
+
+/// The process is killed while Astra makes the root token, or the storage fails while the engine stops the schedule.
+#[tokio::test]
+async fn no_second_rotation_follows_one_whose_outcome_is_lost() {
+    let world = about_to_lose().await;
+    let posts = world.posts();
+    world.astra.heal();
+    world.astra.delay("POST", Duration::from_millis(200));
+    let (backend, calls) = (world.backend.clone(), world.posts());
+    let ticking = tokio::spawn(async move {
+        backend.handle(super::request(Operation::Rollback, "", json!({"immediate": false}))).await
+    });
+    eventually(|| world.posts() == calls + 1).await;
+    let next = World::with(Arc::new(MemoryStorage::holding(world.storage.entries())), world.astra.clone());
+    drop(ticking.await);
+    next.initialize().await;
+    ok(next.tick(false).await);
+    assert_eq!(next.posts(), posts + 1, "the entry of the rotation is not undone yet");
+    drop(next.tick(true).await);
+    move_by(HOUR);
+    ok(next.tick(false).await);
+    assert_eq!(next.posts(), posts + 1);
+    assert_eq!(next.shown().await["next_rotation_at"], Value::Null);
+
+    for n in 1.. {
+        let (log, _guard) = capture();
+        let world = about_to_lose().await;
+        let (posts, before) = (world.posts(), world.storage.calls());
+        world.storage.fail_nth(n);
+        drop(world.tick(false).await);
+        let is_over = world.storage.calls() - before < n;
+        world.storage.heal();
+        let world = world.remounted().await;
+        for _ in 0..3 {
+            drop(world.tick(true).await);
+            move_by(HOUR * 2);
+        }
+        assert_eq!((world.posts(), log.count("ERROR", STOPPED)), (posts + 1, 1), "call {n}");
+        if is_over {
+            assert!(n > 5, "{n} storage calls");
+            break;
+        }
+    }
 }

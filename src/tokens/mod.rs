@@ -7,6 +7,7 @@
 //! | `lease` | the internal data of a lease, and the data that a caller gets |
 //! | `listing` | the list of Astra's tokens that the WAL entries of a tick share |
 //! | `order` | the protocol for a token that is ordered from Astra, with its undo |
+//! | `finish` | undoes at a tick the orders that were not completed |
 //! | `mint_note` | how the token of a mint is found and deleted if the mint is not completed |
 //! | `undelivered` | takes back a mint whose answer the host has dropped |
 //! | `mint` | mints a token with this protocol |
@@ -22,6 +23,7 @@
 
 mod compare;
 mod find;
+mod finish;
 mod interrupted;
 mod lease;
 mod listing;
@@ -40,11 +42,12 @@ mod uses;
 
 pub(crate) use self::compare::Ids;
 pub(crate) use self::find::Target;
+pub(crate) use self::finish::wal_kind;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::lease::fuzz::fuzz_lease;
 pub(crate) use self::lease::{SECRET_TYPE, lease_end, token_data};
 pub(crate) use self::mint::mint;
-pub(crate) use self::order::{Event, Failure, Found, Order, OrderNote, wal_kind};
+pub(crate) use self::order::{Event, Failure, Found, Order, OrderNote};
 pub(crate) use self::renew::renew;
 pub(crate) use self::request::{MintRequest, MintedBy};
 pub(crate) use self::revoke::{delete, deletions, revoke};

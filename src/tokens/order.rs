@@ -11,7 +11,7 @@
 //! | Astra rejects the request | the entry is removed |
 //! | Astra may have minted a token ([`Failure::Unclear`]) | [`Order::look_for_token`] deletes the token if Astra lists it |
 //! | a later step fails | [`Order::undo`] deletes the token |
-//! | neither succeeds, or the process stops | the entry stays, and the periodic tick repeats the undo ([`finish`]) |
+//! | neither succeeds, or the process stops | the entry stays, and the periodic tick repeats the undo (see `finish`) |
 //! | the answer was lost | the entry stays for at least 15 minutes, because the request can take effect late, and twice |
 //! | the entry is older than [`GIVE_UP`] | the tick logs that and removes the entry |
 //!
@@ -21,16 +21,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vault_plugin_sdk::framework::{OpenEntry, Tick, Undo, WalEntry, WalKind};
+use vault_plugin_sdk::framework::{OpenEntry, Tick};
 use vault_plugin_sdk::locks::KeyedGuard;
-use vault_plugin_sdk::logical;
 
 use super::listing::listing;
 use crate::api::{self, CreatedToken, NewToken};
-use crate::backoff::in_tick;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::journal::{GIVE_UP, Looked, MARGIN, Outcome, can_take_effect_late, longest};
+use crate::journal::{Looked, Outcome};
 use crate::names::{ClientId, OrgId};
 use crate::store::Config;
 
@@ -93,6 +91,11 @@ pub(crate) trait OrderNote: Serialize + DeserializeOwned + Send + Sync + 'static
         config: &Arc<Config>,
         client_id: &ClientId,
     ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Notes that nothing identifies a token that Astra may have minted. Until this succeeds, the entry stays.
+    fn note_lost(&self, _engine: &Engine) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// Logs an event of an unfinished order.
     fn log(&self, event: Event<'_>);
@@ -246,8 +249,13 @@ impl<N: OrderNote> Order<N> {
     /// Deletes a token that Astra may have minted.
     pub(crate) async fn look_for_token(&mut self) -> Found {
         if nothing_identifies(&self.note) {
-            self.note.log(Event::Lost);
-            self.close().await;
+            match self.note.note_lost(&self.engine).await {
+                Ok(()) => {
+                    self.note.log(Event::Lost);
+                    self.close().await;
+                }
+                Err(error) => self.note.log(Event::LookFailed(&error)),
+            }
             return Found::Never;
         }
         if !self.note.is_described() && self.note.client_id().is_some() {
@@ -304,13 +312,8 @@ impl<N: OrderNote> Order<N> {
     }
 }
 
-/// Declares the entries of orders.
-pub(crate) fn wal_kind<N: OrderNote>() -> WalKind<Engine> {
-    WalKind::new(N::KIND, MARGIN, finish::<N>).longer_for(longest)
-}
-
 /// Whether neither a client id nor a marker leads to the token.
-fn nothing_identifies(note: &impl OrderNote) -> bool {
+pub(super) fn nothing_identifies(note: &impl OrderNote) -> bool {
     note.client_id().is_none() && !note.is_described()
 }
 
@@ -319,7 +322,7 @@ fn nothing_identifies(note: &impl OrderNote) -> bool {
 ///
 /// # Errors
 /// If it is not certain that the tokens are deleted.
-async fn undo<N: OrderNote>(
+pub(super) async fn undo<N: OrderNote>(
     engine: &Engine,
     config: &Arc<Config>,
     note: &N,
@@ -345,57 +348,6 @@ async fn undo<N: OrderNote>(
         note.delete(engine, config, client_id).await?;
     }
     Ok(Outcome::Gone)
-}
-
-/// Undoes an order at a tick.
-async fn finish<N: OrderNote>(engine: Arc<Engine>, entry: WalEntry) -> Result<Undo, logical::Error> {
-    let mut note: N = entry.decode()?;
-    if nothing_identifies(&note) {
-        note.log(Event::Lost);
-        return Ok(Undo::Done);
-    }
-    let undone = in_tick(async {
-        let config = engine.config_for_undo(note.org_id()).await?;
-        undo(&engine, &config, &note, Some(&entry.tick)).await
-    });
-    let undone = undone.await;
-    engine.backoff.note(note.org_id(), undone.as_ref().err());
-    match undone {
-        Ok(outcome) => {
-            if outcome == Outcome::Gone {
-                note.log(Event::Undone);
-            }
-            return Ok(look_again(&engine, &entry, &mut note, outcome).await?);
-        }
-        // Such an entry does not keep the config from being deleted.
-        Err(Error::Refused(_)) if note.looked() != Looked::Never => return Ok(Undo::Done),
-        Err(error) if note.has_expired() => note.log(Event::Expired(&error)),
-        Err(error) if entry.age() > GIVE_UP => note.log(Event::GaveUp(&error)),
-        Err(error) => return Err(logical::Error::internal(format!("{}: {error}", note.left()))),
-    }
-    Ok(Undo::Done)
-}
-
-/// Decides whether a later tick looks for the token again. Only the marker leads to a token that Astra mints late.
-async fn look_again<N: OrderNote>(
-    engine: &Engine,
-    entry: &WalEntry,
-    note: &mut N,
-    outcome: Outcome,
-) -> Result<Undo, Error> {
-    let by_marker = note.client_id().is_none();
-    if by_marker && can_take_effect_late(entry) {
-        let looked = if outcome == Outcome::Gone { Looked::Found } else { Looked::NotFound };
-        if note.looked() == Looked::Never || looked == Looked::Found && note.looked() != looked {
-            note.set_looked(looked);
-            engine.wal().rewrite(entry, note).await?;
-        }
-        return Ok(Undo::Again);
-    }
-    if outcome == Outcome::NotFound && note.looked() != Looked::Found {
-        note.log(Event::NotFound);
-    }
-    Ok(Undo::Done)
 }
 
 #[cfg(test)]

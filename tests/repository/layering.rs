@@ -167,6 +167,7 @@ const LAYERS: &[Layers] = &[
             "lease",
             "listing",
             "order",
+            "finish",
             "mint_note",
             "undelivered",
             "find",

@@ -10,7 +10,7 @@ use vault_plugin_sdk::framework::{Call, Fields, Path};
 use vault_plugin_sdk::logical::{self, Operation, Request, Response};
 
 pub(super) use self::root_dates::{DATE_FIELDS, ignored};
-use self::root_dates::{MEMBERS, expiry_warning};
+use self::root_dates::{MEMBERS, expiry_warning, stop_warning};
 use self::settings::shown;
 use self::settings::{ASTRA_TOKEN, CREATE_ONLY, FIELDS, FORCE, VERIFY_CONNECTION, carries_token, changed};
 pub(super) use self::settings::{LOGICAL_NAME, SETTINGS, UNSTORED};
@@ -88,7 +88,8 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
 
 /// Returns the answer to a read.
 pub(super) fn answer(config: &Config, request: &Request, durations: Durations) -> Response {
-    Response::new(shown(config, durations)).warnings(expiry_warning(config, request, clock::now()))
+    let warnings = expiry_warning(config, request, clock::now()).into_iter().chain(stop_warning(config, request));
+    Response::new(shown(config, durations)).warnings(warnings)
 }
 
 /// Astra's answers about a root token that is not stored yet.
@@ -122,6 +123,8 @@ pub(super) async fn write(engine: Arc<Engine>, call: Call) -> Answered {
             return Err(Error::NotFound(no_config(&request, &org)));
         }
         let (mut new, remarks) = changed(old.as_deref(), &org, &fields)?;
+        // Somebody looks after the root token.
+        new.root.stopped_at = None;
         org::require_free_names(&engine, old.as_deref(), &new).await?;
         require_in_use(&engine, &new)?;
         let known = checked.take().filter(|known| known.config.same_endpoint(&new));

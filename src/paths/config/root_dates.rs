@@ -73,17 +73,14 @@ pub(in crate::paths) fn ignored(fields: &Fields, states: [Option<&Config>; 2]) -
 /// Returns a warning if the root token expires soon.
 pub(in crate::paths) fn expiry_warning(config: &Config, request: &Request, now: Timestamp) -> Option<String> {
     let expiry = config.root.expires_at.filter(|_| expires_soon(config, now))?;
-    let (root, mount) = (config.root_id().unwrap_or_default(), mount(request));
+    let root = config.root_id().unwrap_or_default();
     let left = expiry.duration_since(now).as_secs();
     let when = match left {
         ..=0 => format!("expired at {expiry}"),
         1..172_800 => format!("expires at {expiry}, in {} hours", left / 3600),
         _ => format!("expires at {expiry}, in {} days", left / 86400),
     };
-    let command = match config.path_name() {
-        Some(name) => format!("vault write -f {mount}/orgs/{name}/rotate-root"),
-        None => format!("vault write {mount}/config/rotate-root org_id={:?}", config.org_id.as_str()),
-    };
+    let command = rotation_command(config, request);
     let advice = match config.next_rotation() {
         _ if left <= 0 => "write another astra_token".to_owned(),
         Some(next) if now <= next => format!("the engine rotates it at {next}"),
@@ -93,4 +90,23 @@ pub(in crate::paths) fn expiry_warning(config: &Config, request: &Request, now: 
         None => format!("rotate it with \"{command}\", or write another astra_token"),
     };
     Some(format!("the root token with client id {root:?} {when}; {advice}"))
+}
+
+/// Returns a warning if the engine has stopped rotating the root token on a schedule.
+pub(super) fn stop_warning(config: &Config, request: &Request) -> Option<String> {
+    let stopped = config.root.stopped_at?;
+    let command = rotation_command(config, request);
+    Some(format!(
+        "the engine stopped rotating the root token at {stopped:.0}, because it does not know whether Astra made another one; look for \
+         a root token of that time in Astra's portal, delete it, and then rotate the root token with \"{command}\", or write \
+         the config"
+    ))
+}
+
+fn rotation_command(config: &Config, request: &Request) -> String {
+    let mount = mount(request);
+    match config.path_name() {
+        Some(name) => format!("vault write -f {mount}/orgs/{name}/rotate-root"),
+        None => format!("vault write {mount}/config/rotate-root org_id={:?}", config.org_id.as_str()),
+    }
 }
