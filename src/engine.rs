@@ -58,6 +58,8 @@ pub(crate) struct Engine {
     /// Whether the node was a standby when the mount started.
     started_on_standby: AtomicBool,
     background: Mutex<Option<JoinHandle<()>>>,
+    /// Waits for the next work on a static role.
+    timer: Mutex<Option<JoinHandle<()>>>,
     /// Orgs whose Astra does not keep descriptions. The log already has a warning for each of them.
     unmarked: Mutex<HashSet<OrgId>>,
 }
@@ -82,6 +84,7 @@ impl Engine {
             mount: mount.clone(),
             started_on_standby: AtomicBool::new(false),
             background: Mutex::default(),
+            timer: Mutex::default(),
             unmarked: Mutex::default(),
         }
     }
@@ -170,14 +173,23 @@ impl Engine {
         }
     }
 
+    /// Stops the previous timer and keeps the new one.
+    pub(crate) fn set_timer(&self, timer: Option<JoinHandle<()>>) {
+        let mut kept = self.timer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(previous) = std::mem::replace(&mut *kept, timer) {
+            previous.abort();
+        }
+    }
+
     /// Stops the background work.
     pub(crate) fn stop(&self) {
         self.set_background(None);
+        self.set_timer(None);
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.set_background(None);
+        self.stop();
     }
 }

@@ -77,6 +77,9 @@ pub(crate) struct MintNote {
     /// Entity id of the caller.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) entity_id: String,
+    /// The static role that gets the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) static_role: Option<RoleName>,
     /// Deadline of one call to Astra.
     pub(crate) timeout_seconds: u64,
 }
@@ -146,6 +149,17 @@ impl Looked {
     fn is_never(&self) -> bool {
         *self == Self::Never
     }
+}
+
+/// The result of looking for a token that Astra may have minted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Found {
+    /// Astra had minted a token, and the engine deleted the token.
+    Deleted,
+    /// The outcome is still unknown. The tick looks again.
+    Later,
+    /// Nothing identifies a token that Astra may have minted.
+    Never,
 }
 
 /// The outcome of an undo.

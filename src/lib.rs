@@ -7,13 +7,14 @@
 //!
 //! ```text
 //! names  clock  api  error  metrics  store  locks  backoff  outage  schedule  backlog  health  clients  events  engine  identity
-//! metadata  inventory  journal  tokens  rotate  upkeep  paths  doctor  lib
+//! metadata  inventory  journal  tokens  statics  rotate  upkeep  paths  doctor  lib
 //! ```
 //!
 //! | to change … | go to |
 //! | --- | --- |
 //! | a path | `paths` |
 //! | how a token is minted, renewed, revoked, swept or undone | `tokens` |
+//! | static roles and their rotation | `statics` |
 //! | the rotation of a root token | `rotate` |
 //! | when root tokens expire and are rotated | `upkeep`, `schedule` |
 //! | a stored entry, its key, a cache | `store` |
@@ -48,6 +49,7 @@ mod outage;
 mod paths;
 mod rotate;
 mod schedule;
+mod statics;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -104,9 +106,10 @@ fn backend() -> Backend<Engine> {
         .wal(tokens::wal_kind::<RotationNote>())
         .wal(rotate::replaced_roots())
         .periodic(|engine: Arc<Engine>| async move {
-            // At the same time, so that neither delays the other until the host cancels the tick.
-            let (swept, kept) = tokio::join!(tokens::sweep(engine.clone()), upkeep::tick(engine));
-            swept.and(kept)
+            // At the same time, so that none delays another until the host cancels the tick.
+            let (swept, worked, kept) =
+                tokio::join!(tokens::sweep(engine.clone()), statics::work(engine.clone()), upkeep::tick(engine));
+            swept.and(worked).and(kept)
         })
         .special_paths(SpecialPaths::default().local_storage(["wal/"]).seal_wrap_storage(["config/", "token/", "wal/"]))
         .on_initialize(|engine: Arc<Engine>| async move {

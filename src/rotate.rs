@@ -18,10 +18,10 @@ use super::clock;
 use super::engine::Engine;
 use super::error::Error;
 use super::events::Occasion;
-use super::journal::{Looked, RotationNote};
+use super::journal::{Found, Looked, RotationNote};
 use super::names::{ClientId, OrgId};
 use super::store::Config;
-use super::tokens::{Failure, Found, Order};
+use super::tokens::{Failure, Order};
 
 const MAY_READ: &str = "check that the astra_token of the config is live and has the permission org-token-read, which the \
                         roles Organization Administrator and Database Administrator give";

@@ -78,6 +78,7 @@ pub(crate) fn path() -> Path<Engine> {
                 ("org_id", "Id of the organization."),
                 ("replaced_until", "When the engine deletes the token, because a newer token has its name."),
                 ("role_name", "Name of the role in Vault."),
+                ("static_role", "Name of the static role. Missing for a token with a lease."),
             ]),
         )
         .help(

@@ -16,6 +16,7 @@ mod role_names;
 mod roles;
 mod rotate_root;
 mod shared;
+mod static_creds;
 mod status;
 mod sync;
 mod token;
@@ -41,6 +42,7 @@ pub(super) fn all() -> Vec<Path<Engine>> {
         lookup::path(),
         status::path(),
         metrics::path(),
+        static_creds::path(),
     ];
     guide.into_iter().chain(orgs::paths()).collect()
 }

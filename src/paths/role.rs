@@ -219,6 +219,7 @@ pub(super) async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let _lock = engine.locks.role(&org, &name).await;
     let (role, damage) = readable(engine.store.role(&org, &name).await)?;
     if role.is_some() || damage.is_some() {
+        require_unused(&engine, &org, &name).await?;
         engine.store.delete_role(&org, &name).await?;
         // A role that cannot be read may have a limit.
         if role.is_none_or(|role| role.max_tokens > 0) {
@@ -230,6 +231,19 @@ pub(super) async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
         require_new(&org, &name)?;
     }
     Ok(None)
+}
+
+/// Fails if a static role uses the role.
+async fn require_unused(engine: &Engine, org: &OrgId, name: &RoleName) -> Result<(), Error> {
+    let (roles, _) = engine.store.all_static_roles_of(org).await?;
+    match roles.iter().find(|role| role.role_name == *name) {
+        Some(role) => Err(Error::Refused(format!(
+            "the static role {:?} uses the role {:?}; delete the static role or give it another role first",
+            role.name.as_str(),
+            name.as_str()
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Stores a role on behalf of a caller. If the role gets a limit, counts its live tokens first, so that no mint has to

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::metadata;
 use crate::metrics::Event;
 use crate::names::{ClientId, LogicalName, OrgId, RoleName};
+use crate::statics;
 use crate::store::{CallerMode, Config, Lookup, Metadata, Token, named_token_id};
 use crate::tokens::{self, MintRequest, MintedBy, Target, token_data};
 
@@ -182,7 +183,11 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
 /// Deletes a token in Astra and in Vault, on behalf of a caller.
 pub(super) async fn end(engine: Arc<Engine>, request: &Request, target: Target, force: bool) -> Answered {
     let (org, client_id, role_name) = (target.org_id.clone(), target.client_id.clone(), target.role_name.clone());
-    tokens::delete(engine, target, force).await?;
+    tokens::delete(engine.clone(), target, force).await?;
+    if engine.store.schedule.note_deleted(&org, &client_id) {
+        // The users of the static role must not wait for the end of the period.
+        statics::arm(&engine);
+    }
     tracing::info!(org_id = %org, role_name = %role_name, client_id = %client_id,
         display_name = request.caller.display_name, entity_id = request.caller.entity_id, "deleted token");
     Ok(None)

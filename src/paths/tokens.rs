@@ -11,7 +11,7 @@ use super::shared::{Answered, ORG_ID, handler, object, optional_org_id, unreadab
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::names::{ClientId, OrgId};
-use crate::store::{Record, record_key};
+use crate::store::{Kind, Record, record_key};
 use crate::tokens::lease_end;
 
 pub(super) const AFTER: Field<String> =
@@ -119,6 +119,11 @@ pub(super) fn shown(org: &OrgId, record: Record) -> Map {
         ("use_count", json!(record.use_count)),
     ]);
     shown.extend(end);
+    if record.kind == Kind::Static {
+        // A token without a lease.
+        shown.insert("lease_end".to_owned(), json!(""));
+        shown.insert("static_role".to_owned(), json!(record.static_role));
+    }
     shown
 }
 

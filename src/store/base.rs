@@ -18,6 +18,7 @@ use super::missing::MissingTokens;
 use super::record_orgs::RecordOrgs;
 use super::replaced::Replaced;
 use super::roster::Live;
+use super::rotations::{STATIC_ROLES, Schedule};
 use super::uses::Uses;
 use crate::error::{Error, readable};
 use crate::names::{ClientId, OrgId, RoleName, fits_key, from_segment};
@@ -48,6 +49,8 @@ pub(crate) struct Store {
     pub(crate) replaced: Replaced,
     /// The tokens that the last tidies missed in Astra's lists.
     pub(crate) missing_tokens: MissingTokens,
+    /// When the static roles need work.
+    pub(crate) schedule: Schedule,
 }
 
 impl Store {
@@ -72,6 +75,7 @@ impl Store {
             uses: Uses::default(),
             replaced: Replaced::default(),
             missing_tokens: MissingTokens::default(),
+            schedule: Schedule::default(),
         }
     }
 
@@ -84,12 +88,15 @@ impl Store {
             self.inventory.forget();
             self.record_orgs.forget();
             self.live.invalidate(key);
+            self.schedule.forget();
         } else if let Some(org) = key.strip_prefix(CONFIGS) {
             self.configs.forget(key);
             self.directory.mark(&OrgId::stored(org));
         } else if key.starts_with(ROLES) {
             self.roles.forget(key);
             self.live.invalidate(key);
+        } else if key.starts_with(STATIC_ROLES) {
+            self.schedule.forget();
         } else if key.starts_with(CLIENT_INDEX) {
             self.inventory.forget();
         } else {

@@ -283,6 +283,9 @@ pub(crate) struct Record {
     /// How the token ends.
     #[serde(skip_serializing_if = "Kind::is_default")]
     pub(crate) kind: Kind,
+    /// The static role of the token; empty for a token with a lease.
+    #[serde(skip_serializing_if = "is_no_name")]
+    pub(crate) static_role: RoleName,
     /// The last read or renewal that was written (RFC 3339). Empty if there was none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) last_used_at: String,
@@ -351,6 +354,10 @@ fn is_default_timeout(timeout: &Duration) -> bool {
 
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+fn is_no_name(name: &RoleName) -> bool {
+    name.as_str().is_empty()
 }
 
 fn is_zero_count(number: &u64) -> bool {

@@ -58,6 +58,22 @@ pub(super) mod time {
     }
 }
 
+/// Times as RFC 3339 in UTC, that must be there.
+pub(super) mod known_time {
+    use jiff::Timestamp;
+    use serde::de::Error;
+
+    use super::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(in crate::store) fn serialize<S: Serializer>(value: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        value.to_string().serialize(serializer)
+    }
+
+    pub(in crate::store) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(|_| D::Error::custom("a time is not in RFC 3339"))
+    }
+}
+
 /// A map of pairs. Go marshals an empty map as `null`.
 pub(super) mod nullable {
     use std::collections::BTreeMap;

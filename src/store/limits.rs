@@ -20,7 +20,7 @@ use serde_json::json;
 use vault_plugin_sdk::logical::StorageExt as _;
 
 use super::base::{Store, log_skipped};
-use super::entries::{Role, Token};
+use super::entries::{Kind, Role, Token};
 use super::keys::{RoleKey, leaves, live_folder, live_key};
 use super::roster::{Place, Reserved};
 use crate::error::{Error, readable};
@@ -176,8 +176,10 @@ impl Store {
     async fn count_existing(&self, key: &RoleKey) -> Result<(), Error> {
         let mut pages = self.records_of(&key.0, "");
         while let Some(page) = pages.try_next().await? {
-            let clients =
-                page.into_iter().filter(|(_, record)| record.role_name == key.1).map(|(client, _)| Ok(client));
+            let clients = page
+                .into_iter()
+                .filter(|(_, record)| record.role_name == key.1 && record.kind == Kind::Lease)
+                .map(|(client, _)| Ok(client));
             stream::iter(clients)
                 .try_for_each_concurrent(CONCURRENT, |client| self.count_unverified(key, client))
                 .await?;

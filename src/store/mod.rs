@@ -7,6 +7,7 @@
 //! | `token/<token id>` | [`Token`] |
 //! | `client/<org_id>/<client_id>` | [`Record`], the inventory |
 //! | `client-index` | its presence means that the inventory is complete |
+//! | `static-role/<org_id>/<name>` | [`StaticRole`] |
 //! | `live/<org_id>/<role_name>/<client_id>` | the token counts towards the limit of its role |
 //!
 //! The Go plugin uses the first three keys, and accepts any text as a name. In the other keys, a name must be one
@@ -42,6 +43,8 @@ mod replacements;
 mod role_ids;
 mod root;
 mod roster;
+mod rotations;
+mod static_roles;
 mod tokens;
 mod uses;
 
@@ -49,10 +52,12 @@ pub(crate) use self::base::{Store, log_skipped};
 pub(crate) use self::caller_mode::CallerMode;
 pub(crate) use self::client_index::Cursor;
 pub(crate) use self::directory::{Directory, Listed, RootTimes};
-pub(crate) use self::entries::{Config, DEFAULT_TTL, DEFAULT_URL, Metadata, Record, Role, Token};
+pub(crate) use self::entries::{Config, DEFAULT_TTL, DEFAULT_URL, Kind, Metadata, Record, Role, Token};
 pub(crate) use self::filter::Filter;
 pub(crate) use self::index::{Detail, Lookup};
 pub(crate) use self::keys::{config_key, named_token_id, record_key, role_key, token_digest};
 pub(crate) use self::roster::{Place, Reserved};
+pub(crate) use self::rotations::{CurrentToken, FormerToken, Overlap, StaticRole};
+pub(crate) use self::static_roles::static_role_key;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{entries::fuzz::fuzz_entries, keys::fuzz::fuzz_names};

@@ -3,7 +3,7 @@
 use vault_plugin_sdk::logical::StorageExt as _;
 
 use super::base::Store;
-use super::entries::{Record, Token};
+use super::entries::{Kind, Record, Token};
 use super::keys::token_key;
 use super::roster::Place;
 use crate::error::Error;
@@ -40,7 +40,10 @@ impl Store {
         record: &Record,
         place: Option<Place>,
     ) -> Result<(), Error> {
-        self.count_new(token, place).await?;
+        // The token of a static role does not count towards the limit of its role.
+        if record.kind == Kind::Lease {
+            self.count_new(token, place).await?;
+        }
         let key = token_key(id);
         let put_record = self.put_record(&token.org_id, &token.client_id, record);
         let put_token = self.storage.put_json(&key, token);

@@ -33,6 +33,8 @@ struct Row {
     in_parts: bool,
     /// Whether the role has a limit of two tokens.
     limited: bool,
+    /// Whether there is a static role.
+    with_static_role: bool,
 }
 
 /// The paths that the guide does not have.
@@ -71,7 +73,12 @@ fn rows_beyond_the_guide() -> Vec<Row> {
 
 /// All operations of a mount. A new path or operation needs a line in one of the lists.
 fn table() -> Vec<Row> {
-    rows_of_the_guide().into_iter().chain(rows_beyond_the_guide()).chain(rows_of_owners()).collect()
+    rows_of_the_guide()
+        .into_iter()
+        .chain(rows_beyond_the_guide())
+        .chain(rows_of_static_roles())
+        .chain(rows_of_owners())
+        .collect()
 }
 
 /// Look-ups, replacements, and roles with several Astra roles.
@@ -85,6 +92,23 @@ fn rows_of_owners() -> Vec<Row> {
         client(Update, "creds/retailOrg/r_w_user", json!({"logical_name": "taken", "replace": true, "overlap": "1h"})),
         client(Update, "org/token", replacement("taken", json!("1h"))).limited(),
     ]
+}
+
+/// Static roles and their tokens.
+fn rows_of_static_roles() -> Vec<Row> {
+    let new = json!({"role": "r_w_user", "rotation_period": "1h"});
+    let rows = vec![
+        client(Create, "orgs/retailOrg/static-roles/fresh", new),
+        client(Update, "orgs/retailOrg/static-roles/ci", json!({"rotation_period": "2h"})),
+        client(Update, "orgs/retailOrg/static-roles/ci", json!({"rotate": true})),
+        client(Patch, "orgs/retailOrg/static-roles/ci", json!({"overlap": "5m"})),
+        client(Read, "orgs/retailOrg/static-roles/ci", json!({})),
+        client(List, "orgs/retailOrg/static-roles/", json!({})),
+        client(Delete, "orgs/retailOrg/static-roles/ci", json!({})),
+        client(Read, "static-creds/retailOrg/ci", json!({})),
+        row(Action::Exists("orgs/retailOrg/static-roles/ci"), json!({})),
+    ];
+    rows.into_iter().map(|row| Row { with_static_role: true, ..row }).collect()
 }
 
 /// The paths of the guide, and what the host asks for.
@@ -164,7 +188,7 @@ fn client(operation: Operation, path: &'static str, data: Value) -> Row {
 }
 
 fn row(action: Action, data: Value) -> Row {
-    Row { action, data, mode: "standard", overdue: false, in_parts: false, limited: false }
+    Row { action, data, mode: "standard", overdue: false, in_parts: false, limited: false, with_static_role: false }
 }
 
 impl Row {
@@ -185,6 +209,9 @@ impl Row {
     }
 
     async fn initial(&self) -> TrialStart {
+        if self.with_static_role {
+            return TrialStart::with_static_role(self.mode).await;
+        }
         if self.limited {
             return TrialStart::limited(self.mode).await;
         }
@@ -196,7 +223,9 @@ impl Row {
         let minting = if self.mode == "sidecar" { Read } else { Update };
         match self.action {
             Action::Client(operation, "org/token") => operation == minting || operation == Create,
-            Action::Client(_, path) => path.starts_with("creds/") || path.ends_with("/rotate-root"),
+            Action::Client(_, path) => {
+                path.starts_with("creds/") || path.ends_with("/rotate-root") || path.contains("/static-roles/")
+            }
             _ => false,
         }
     }

@@ -97,6 +97,16 @@ impl TrialStart {
         initial
     }
 
+    /// The same, with the static role `ci`.
+    pub(super) async fn with_static_role(mode: &'static str) -> Self {
+        let mut initial = Self::new(mode).await;
+        let trial = initial.trial();
+        let fields = json!({"role": "r_w_user", "rotation_period": "1h"});
+        ok(trial.world.ask(Operation::Update, "orgs/retailOrg/static-roles/ci", fields).await);
+        (initial.entries, initial.saved) = (trial.world.storage.entries(), trial.world.astra.save());
+        initial
+    }
+
     /// The same, without the token. Its lease still exists.
     pub(super) async fn without_token() -> Self {
         let mut initial = Self::new("standard").await;
@@ -189,6 +199,12 @@ impl Trial {
             let answer = self.world.revoke(&lease).await;
             assert!(answer.is_ok(), "the lease of {client_id} cannot be revoked");
         }
+        for key in self.world.keys("static-role/") {
+            let config = self.world.storage.json(&format!("config/{ORG}")).unwrap_or_default();
+            let org = config["logical_name"].as_str().filter(|name| !name.is_empty()).unwrap_or(ORG).to_owned();
+            let name = key.rsplit('/').next().unwrap_or_default();
+            ok(self.world.ask(Operation::Delete, &format!("orgs/{org}/static-roles/{name}"), Value::Null).await);
+        }
         balance(&self.world, None).await;
         let mut left: Vec<String> = ["token/", "client/"].iter().flat_map(|kind| self.world.keys(kind)).collect();
         left.extend(self.world.unfinished());
@@ -204,7 +220,9 @@ async fn balance(world: &World, leases: Option<&BTreeMap<String, Secret>>) {
         let tick = world.backend.handle(request(Operation::Rollback, "", json!({"immediate": true}))).await;
         let wal = due(world);
         let (live, known, stored) = (live(world), known(world), stored(world));
-        let is_leased = |id: &String| leases.is_none_or(|leases| leases.contains_key(id));
+        let of_static_roles = of_static_roles(world);
+        let is_leased =
+            |id: &String| leases.is_none_or(|leases| leases.contains_key(id) || of_static_roles.contains(id));
         let agree = live == known && known == stored && live.iter().all(is_leased);
         // A mint whose outcome is unclear holds its place below a limit until its look-up ends.
         if tick.is_ok() && wal.is_empty() && agree && has_one_root(world) && world.tasks.is_empty() {
@@ -252,7 +270,18 @@ fn uncounted<'a>(world: &World, live: &'a BTreeSet<String>) -> Vec<&'a String> {
     let role = world.storage.json(&format!("role/{ORG}:r_w_user")).unwrap_or_default();
     let is_limited = role["max_tokens"].as_u64().is_some_and(|limit| limit > 0);
     let is_counted = |id: &str| world.storage.json(&format!("live/{ORG}/r_w_user/{id}")).is_some();
-    live.iter().filter(|id| is_limited && !is_counted(id)).collect()
+    let of_static_roles = of_static_roles(world);
+    live.iter().filter(|id| is_limited && !is_counted(id) && !of_static_roles.contains(*id)).collect()
+}
+
+/// Client ids of the tokens of static roles.
+fn of_static_roles(world: &World) -> BTreeSet<String> {
+    let roles = world.keys("static-role/").into_iter().filter_map(|key| world.storage.json(&key));
+    let ids = |role: Value| {
+        let former = role["former"].as_array().cloned().unwrap_or_default();
+        std::iter::once(role["current"].clone()).chain(former).collect::<Vec<_>>()
+    };
+    roles.flat_map(ids).filter_map(|token| token["client_id"].as_str().map(str::to_owned)).collect()
 }
 
 /// Client ids in the inventory.
@@ -360,6 +389,10 @@ fn timeless(mut value: Value) -> Value {
             members.remove("marker");
             // The text of metrics has durations.
             members.remove("http_raw_body");
+            // The current token of a static role has the seconds until its rotation.
+            if members.contains_key("last_vault_rotation") {
+                members.remove("ttl");
+            }
             members.iter_mut().for_each(|(_, value)| *value = timeless(value.take()));
         }
         _ => {}

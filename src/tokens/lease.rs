@@ -106,8 +106,13 @@ pub(crate) fn token_data(token: &Token, minted_by: MintedBy) -> Map {
         ("metadata".to_owned(), metadata),
         ("orgId".to_owned(), json!(token.org_id)),
         ("roleName".to_owned(), json!(token.role_name)),
-        ("token".to_owned(), json!(token.token.expose_secret())),
+        ("token".to_owned(), shown_token(token)),
     ])
+}
+
+/// Returns the token as an answer shows it.
+pub(crate) fn shown_token(token: &Token) -> Value {
+    json!(token.token.expose_secret())
 }
 
 /// Returns the latest time at which the lease of a token can expire, if that time is known.

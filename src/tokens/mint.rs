@@ -120,6 +120,7 @@ impl Mint {
             looked: Looked::Never,
             display_name: request.caller.display_name.clone(),
             entity_id: request.caller.entity_id.clone(),
+            static_role: None,
             timeout_seconds: config.request_timeout.as_secs(),
         };
         // The host is asked for the maximum of the mount beside the write. This maximum can only shorten the time that the

@@ -64,6 +64,12 @@ impl OrderNote for MintNote {
         Ok(record.is_some_and(|record| record.marker != self.marker))
     }
 
+    async fn is_in_use(&self, engine: &Engine, client_id: &ClientId) -> Result<bool, Error> {
+        let Some(name) = &self.static_role else { return Ok(false) };
+        let role = engine.store.static_role(&self.org_id, name).await?;
+        Ok(role.is_some_and(|role| role.tokens().any(|token| token == client_id)))
+    }
+
     async fn remove_stored(
         &self,
         engine: &Engine,

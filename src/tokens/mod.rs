@@ -45,12 +45,13 @@ pub(crate) use self::find::Target;
 pub(crate) use self::finish::wal_kind;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::lease::fuzz::fuzz_lease;
-pub(crate) use self::lease::{SECRET_TYPE, lease_end, token_data};
+pub(crate) use self::lease::{SECRET_TYPE, lease_end, shown_token, token_data};
 pub(crate) use self::mint::mint;
-pub(crate) use self::order::{Event, Failure, Found, Order, OrderNote};
+pub(crate) use self::order::{Event, Failure, Order, OrderNote};
 pub(crate) use self::renew::renew;
-pub(crate) use self::request::{MintRequest, MintedBy};
+pub(crate) use self::request::{MintRequest, MintedBy, owner_text};
 pub(crate) use self::revoke::{delete, deletions, revoke};
 pub(crate) use self::sweep::sweep;
 pub(crate) use self::tidy::{Cause, Tidied, TidyRequest, tidy};
+pub(crate) use self::time::{later, rfc3339};
 pub(crate) use self::uses::{note_read, write_rest};

@@ -15,7 +15,8 @@
 //! | the answer was lost | the entry stays for at least 15 minutes, because the request can take effect late, and twice |
 //! | the entry is older than [`GIVE_UP`] | the tick logs that and removes the entry |
 //!
-//! Architecture invariant: while an entry exists, no caller has the token. So an undo may delete the token.
+//! Architecture invariant: while an entry exists, no caller has the token, unless [`OrderNote::is_in_use`]. So an undo may
+//! delete the token.
 
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ use super::listing::listing;
 use crate::api::{self, CreatedToken, NewToken};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::journal::{Looked, Outcome};
+use crate::journal::{Found, Looked, Outcome};
 use crate::names::{ClientId, OrgId};
 use crate::store::Config;
 
@@ -73,6 +74,11 @@ pub(crate) trait OrderNote: Serialize + DeserializeOwned + Send + Sync + 'static
         config: &Config,
         client_id: &ClientId,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// Whether the token is in use, so that the order is complete although its entry is left.
+    fn is_in_use(&self, _engine: &Engine, _client_id: &ClientId) -> impl Future<Output = Result<bool, Error>> + Send {
+        async { Ok(false) }
+    }
 
     /// Removes the token and its record from the storage. `held` is the lock of the token, if the caller holds it.
     /// `is_repeated` tells whether a tick does this again, because the storage may still store the token.
@@ -140,17 +146,6 @@ pub(crate) enum Failure {
     Refused(api::Error),
     /// Astra may have minted a token.
     Unclear(Error),
-}
-
-/// The result of looking for a token that Astra may have minted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Found {
-    /// Astra had minted a token, and the engine deleted the token.
-    Deleted,
-    /// The outcome is still unknown. The tick looks again.
-    Later,
-    /// Nothing identifies a token that Astra may have minted.
-    Never,
 }
 
 impl<N: OrderNote> Order<N> {
@@ -340,6 +335,9 @@ pub(super) async fn undo<N: OrderNote>(
     for client_id in &found {
         if note.is_of_another(engine, config, client_id).await? {
             note.log(Event::OfAnother(client_id));
+            continue;
+        }
+        if note.is_in_use(engine, client_id).await? {
             continue;
         }
         // Storage comes first: without the marker, which is deleted with the token in Astra, a retry could not find the

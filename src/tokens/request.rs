@@ -134,11 +134,16 @@ impl MintRequest {
     pub(super) fn description(&self, instance: &str, marker: &str) -> String {
         let (mount, role, name, by) =
             (&self.mount_point, &self.role.role_name, &self.logical_name, &self.caller.display_name);
-        let owner = match self.metadata.get("owner") {
-            Some(owner) => format!(" owner={}", owner.chars().take(OWNER_CHARS).collect::<String>()),
-            None => String::new(),
-        };
+        let owner = owner_text(&self.metadata);
         let text = format!("mount={mount} role={role}{owner} name={name} by={by}");
         describe(instance, marker, &text)
+    }
+}
+
+/// Returns the part of a description that names the owner, if the metadata does.
+pub(crate) fn owner_text(metadata: &Metadata) -> String {
+    match metadata.get("owner") {
+        Some(owner) => format!(" owner={}", owner.chars().take(OWNER_CHARS).collect::<String>()),
+        None => String::new(),
     }
 }

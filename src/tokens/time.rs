@@ -18,7 +18,7 @@ pub(super) async fn capped(engine: &Engine, max_ttl: Duration) -> Result<Duratio
 }
 
 /// Formats a time for Astra: RFC 3339 in UTC with whole seconds.
-pub(super) fn rfc3339(time: Timestamp) -> String {
+pub(crate) fn rfc3339(time: Timestamp) -> String {
     whole(time).to_string()
 }
 
@@ -28,7 +28,7 @@ pub(super) fn whole(time: Timestamp) -> Timestamp {
 }
 
 /// Adds a duration to a time. Returns the last possible time if the sum is later.
-pub(super) fn later(time: Timestamp, by: Duration) -> Timestamp {
+pub(crate) fn later(time: Timestamp, by: Duration) -> Timestamp {
     jiff::SignedDuration::try_from(by).ok().and_then(|by| time.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
 }
 

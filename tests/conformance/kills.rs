@@ -28,6 +28,12 @@ enum Before {
     Killed(Work, Point),
     /// A token with its lease, a token that only Astra has, and a token that Astra does not have.
     Differing,
+    /// A static role with two tokens.
+    Static,
+    /// A token with its lease, and a root token that the next tick rotates.
+    RotationDue,
+    /// A token with its lease, a root token that the engine made, and another one that an operator made.
+    MadeRoot,
     /// A token whose answer was lost after the last step of its mint, so long ago that its lease would have expired.
     Expired,
 }
@@ -71,8 +77,10 @@ impl WorkCase {
             Before::Nothing => {}
             Before::Token => start_and_mint(world).await,
             Before::Killed(work, point) => {
-                if *work != Work::Mint {
-                    start_and_mint(world).await;
+                match work {
+                    Work::Mint => {}
+                    Work::RotateStatic => start_static_role(world).await,
+                    _ => start_and_mint(world).await,
                 }
                 start_and_kill(world, *work, point).await;
             }
@@ -81,6 +89,18 @@ impl WorkCase {
                     start_and_mint(world).await;
                 }
                 world.lose_tokens();
+            }
+            Before::Static => start_static_role(world).await,
+            Before::RotationDue => {
+                start_and_mint(world).await;
+                world.plan_rotation();
+            }
+            Before::MadeRoot => {
+                start_and_mint(world).await;
+                let node = world.start().await;
+                world.ask_ok(&node, Work::Rotate).await;
+                world.stop(node).await;
+                world.make_root();
             }
             Before::Expired => {
                 start_and_kill(world, Work::Mint, &HANDED_OVER).await;
@@ -107,6 +127,8 @@ impl WorkCase {
         world.ask_ok(&node, Work::Rollback).await;
         assert_eq!(world.check_nothing_lost(node).await, NOTHING, "{:?} without a kill left something", self.work);
 
+        let is_minted = astra.iter().any(|call| call.starts_with("POST "));
+        assert!(is_minted || !matches!(self.before, Before::RotationDue), "the tick did not rotate the root token");
         let mut points = Vec::new();
         let mut first = true;
         let mut counts: HashMap<String, usize> = HashMap::new();
@@ -183,6 +205,13 @@ fn add_finding(left: &mut Vec<(String, Left)>, point: &Point, call: &str, found:
 async fn start_and_mint(world: &mut KillWorld) {
     let node = world.start().await;
     world.ask_ok(&node, Work::Mint).await;
+    world.stop(node).await;
+}
+
+async fn start_static_role(world: &mut KillWorld) {
+    let node = world.start().await;
+    world.ask_ok(&node, Work::NewStatic).await;
+    world.ask_ok(&node, Work::RotateStatic).await;
     world.stop(node).await;
 }
 
@@ -338,6 +367,46 @@ async fn the_undo_of_a_rotation_killed_at_any_step_loses_nothing() {
         let case = WorkCase::new(Mode::Standard, Before::Killed(Work::Rotate, cut), Work::Rollback);
         assert_eq!(case.kill_everywhere().await, nothing());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_rotation_killed_at_any_step_loses_nothing() {
+    assert_eq!(WorkCase::new(Mode::Standard, Before::RotationDue, Work::Tick).kill_everywhere().await, nothing());
+}
+
+/// The engine made the root token, so nobody else knows that the write replaces it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_of_another_root_token_killed_at_any_step_loses_nothing() {
+    assert_eq!(WorkCase::new(Mode::Standard, Before::MadeRoot, Work::WriteRoot).kill_everywhere().await, nothing());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_static_role_killed_at_any_step_loses_nothing() {
+    let case = || WorkCase::new(Mode::Standard, Before::Nothing, Work::NewStatic);
+    assert_eq!(case().kill_everywhere().await, nothing());
+    assert_eq!(case().fail_everywhere().await, nothing());
+}
+
+/// The static role always has a token that works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_of_a_static_role_killed_at_any_step_loses_nothing() {
+    let case = || WorkCase::new(Mode::Standard, Before::Static, Work::RotateStatic);
+    assert_eq!(case().kill_everywhere().await, nothing());
+    assert_eq!(case().fail_everywhere().await, nothing());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_undo_of_a_rotation_of_a_static_role_killed_at_any_step_loses_nothing() {
+    let role = host("put static-role/", Phase::Before);
+    for cut in [astra(1, Phase::After), host("put client/", Phase::Before), role, host("delete wal/", Phase::Before)] {
+        let case = WorkCase::new(Mode::Standard, Before::Killed(Work::RotateStatic, cut), Work::Rollback);
+        assert_eq!(case.kill_everywhere().await, nothing());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_of_a_static_role_killed_at_any_step_loses_nothing() {
+    assert_eq!(WorkCase::new(Mode::Standard, Before::Static, Work::DeleteStatic).kill_everywhere().await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread")]

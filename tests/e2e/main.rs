@@ -54,6 +54,7 @@ mod rotate;
 mod secrets;
 mod servers;
 mod services;
+mod static_roles;
 mod storm;
 mod sync;
 mod takeover;

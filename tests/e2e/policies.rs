@@ -59,6 +59,7 @@ impl PolicyMount {
         for role in ["reader", "admin"] {
             world.role(&shop, role, 3600, 36000);
         }
+        world.post("orgs/shop/static-roles/ci", &json!({"role": "reader", "rotation_period": "24h"})).ok();
         let spare = world.configured("spare", Mode::Sidecar);
         Self { world, shop, spare }
     }
@@ -172,6 +173,7 @@ fn engine() -> Vec<Row> {
 fn orgs() -> Vec<Row> {
     let update = |_: &PolicyMount| ("astra/orgs/shop".into(), json!({"request_timeout": 20}));
     let role = |_: &PolicyMount| ("astra/orgs/shop/roles/reader".into(), json!({"ttl": 60}));
+    let static_role = |_: &PolicyMount| ("astra/orgs/shop/static-roles/ci".into(), json!({"rotation_period": 7200}));
     vec![
         row("LIST", "orgs", "list", &[Operator], |_| ("astra/orgs".into(), Value::Null)),
         row("POST", "orgs/{org}", "create", &[], |mount| ("astra/orgs/new".into(), mount.config("new").1)),
@@ -198,6 +200,23 @@ fn orgs() -> Vec<Row> {
         row("DELETE", "orgs/{org}/roles/{role_name}", "delete", &[OrgTeam], |_| {
             ("astra/orgs/shop/roles/new".into(), Value::Null)
         }),
+        row("LIST", "orgs/{org}/static-roles", "list", &[OrgTeam], |_| {
+            ("astra/orgs/shop/static-roles".into(), Value::Null)
+        }),
+        row("POST", "orgs/{org}/static-roles/{name}", "create", &[OrgTeam], |_| {
+            ("astra/orgs/shop/static-roles/new".into(), json!({"role": "reader", "rotation_period": "1h"}))
+        }),
+        row("POST", "orgs/{org}/static-roles/{name}", "update", &[OrgTeam], static_role),
+        row("PATCH", "orgs/{org}/static-roles/{name}", "patch", &[OrgTeam], static_role),
+        row("GET", "orgs/{org}/static-roles/{name}", "read", &[OrgTeam], |_| {
+            ("astra/orgs/shop/static-roles/ci".into(), Value::Null)
+        }),
+        row("DELETE", "orgs/{org}/static-roles/{name}", "delete", &[OrgTeam], |_| {
+            ("astra/orgs/shop/static-roles/new".into(), Value::Null)
+        }),
+        row("GET", "static-creds/{org}/{name}", "read", &[OrgTeam], |_| {
+            ("astra/static-creds/shop/ci".into(), Value::Null)
+        }),
         row("LIST", "orgs/{org}/tokens", "list", &[OrgTeam], |mount| {
             mount.token();
             ("astra/orgs/shop/tokens".into(), Value::Null)
@@ -212,8 +231,8 @@ fn orgs() -> Vec<Row> {
 }
 
 /// The parts of a path in the OpenAPI document, and their values in requests.
-const PARTS: [(&str, &str); 4] =
-    [("{org}", "shop"), ("{role}", "reader"), ("{role_name}", "reader"), ("{client_id}", "none")];
+const PARTS: [(&str, &str); 5] =
+    [("{name}", "ci"), ("{org}", "shop"), ("{role}", "reader"), ("{role_name}", "reader"), ("{client_id}", "none")];
 
 /// Returns the path of a request for a path in the OpenAPI document.
 fn filled(path: &str) -> String {

@@ -1,5 +1,5 @@
 # Policy for a team that manages one organization: the one with the logical name "shop". The team changes settings, replaces the
-# root token, manages roles, mints tokens, and sees and deletes every token of its organization. It cannot see other organizations.
+# root token, manages roles and static roles, mints tokens, and sees and deletes every token of its organization. It cannot see other organizations.
 #
 # The engine is mounted at "astra/". An operator writes the config first ("vault write astra/orgs/shop org_id=... astra_token=...").
 # Load the policy with:
@@ -27,6 +27,17 @@ path "astra/orgs/shop/roles" {
 }
 path "astra/orgs/shop/roles/*" {
   capabilities = ["create", "update", "patch", "read", "delete"]
+}
+
+# Static roles: tokens without a lease that a schedule replaces, and the current token of each.
+path "astra/orgs/shop/static-roles" {
+  capabilities = ["list"]
+}
+path "astra/orgs/shop/static-roles/*" {
+  capabilities = ["create", "update", "patch", "read", "delete"]
+}
+path "astra/static-creds/shop/*" {
+  capabilities = ["read"]
 }
 
 # The inventory: who has a token, and what for. It never shows a token.

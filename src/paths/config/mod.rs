@@ -208,12 +208,26 @@ pub(super) async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     }
     if !is_forced {
         require_no_tokens(&engine, &request, &org).await?;
+        require_no_static_roles(&engine, &org).await?;
     }
+    engine.store.delete_static_roles_of(&org).await?;
     engine.store.delete_config(&org).await?;
     engine.clients.forget(&org);
     tracing::info!(org_id = %org, display_name = request.caller.display_name, entity_id = request.caller.entity_id,
         "deleted config");
     Ok(None)
+}
+
+/// Fails if the org has a static role. Its token may be deleted, and then it gets another one.
+async fn require_no_static_roles(engine: &Engine, org: &OrgId) -> Result<(), Error> {
+    match engine.store.static_roles_of(org).await?.first() {
+        Some(name) => Err(Error::Refused(format!(
+            "org_id {:?} has the static role {:?}; delete its static roles first, or delete with force=true",
+            org.as_str(),
+            name.as_str()
+        ))),
+        None => Ok(()),
+    }
 }
 
 async fn require_no_unfinished(engine: &Engine, org: &OrgId) -> Result<(), Error> {

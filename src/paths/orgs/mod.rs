@@ -8,6 +8,7 @@
 
 mod config;
 mod roles;
+mod static_roles;
 mod tidy;
 mod tokens;
 
@@ -36,7 +37,7 @@ const ORG_ID: Field<String> = Field::string(
 const FIELDS: &[FieldSpec] = &[ORG.spec()];
 
 /// Returns the paths.
-pub(super) fn paths() -> [Path<Engine>; 9] {
+pub(super) fn paths() -> [Path<Engine>; 11] {
     [
         list_path(),
         config::path(),
@@ -45,6 +46,8 @@ pub(super) fn paths() -> [Path<Engine>; 9] {
         tidy::path(),
         roles::list_path(),
         roles::path(),
+        static_roles::list_path(),
+        static_roles::path(),
         tokens::list_path(),
         tokens::path(),
     ]

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::events::Occasion;
 use crate::paths::org::ORG;
 use crate::paths::shared::{Answered, handler, object, require_config, unreadable_entries};
+use crate::statics;
 use crate::tokens::{Cause, Ids, Tidied, TidyRequest, tidy};
 
 const DRY_RUN: Field<bool> =
@@ -80,6 +81,8 @@ async fn run(engine: Arc<Engine>, call: Call) -> Answered {
     let mut tidied = tidy(&engine, &config, &wanted).await?;
     let failure = tidied.take_failure();
     let Tidied { unknown, missing, .. } = &tidied;
+    // A static role whose token was missing gets another token at once.
+    statics::arm(&engine);
     if !wanted.dry_run && (failure.is_none() || tidied.deleted > 0) {
         tracing::info!(org_id = %org, unknown = unknown.count, missing = missing.count, deleted = tidied.deleted,
             display_name = request.caller.display_name, entity_id = request.caller.entity_id, "tidied the tokens of an organization");

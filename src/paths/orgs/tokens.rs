@@ -38,15 +38,16 @@ pub(super) fn path() -> Path<Engine> {
             ("display_name", "Display name of the caller of the mint."),
             ("entity_id", "Entity of the caller of the mint."),
             ("generated_on", "When Astra minted the token."),
-            ("kind", "How the token ends: \"lease\" means with its lease."),
+            ("kind", "How the token ends: \"lease\" means with its lease, \"static\" means that a static role replaces it."),
             ("last_used_at", "The last read or renewal. null if there was none."),
             ("last_used_by", "Display name of the last reader. null if nobody has read the token."),
-            ("lease_end", "The latest time at which the lease can expire."),
+            ("lease_end", "The latest time at which the lease can expire. Empty for a token of a static role."),
             ("logical_name", "Name of the token."),
             ("metadata", "Key=value pairs of the token."),
             ("org_id", "Id of the organization."),
             ("replaced_until", "When the engine deletes the token, because a newer token has its name. Otherwise missing."),
             ("role_name", "Name of the role in Vault."),
+            ("static_role", "Name of the static role. Missing for a token with a lease."),
             ("use_count", "The number of reads and renewals."),
         ]))
         .delete(handler("Delete a token in Astra and in Vault", delete).on_active_node())

@@ -27,6 +27,14 @@ pub enum Work {
     Revoke,
     /// A rotation of the root token.
     Rotate,
+    /// A write of the config with another root token.
+    WriteRoot,
+    /// A write of a new static role.
+    NewStatic,
+    /// A rotation of the static role.
+    RotateStatic,
+    /// A deletion of the static role and its tokens.
+    DeleteStatic,
     /// A tidy that deletes tokens of any age.
     Tidy,
     /// A tick that handles all WAL entries at once, whatever their age.

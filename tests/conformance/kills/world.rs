@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use super::plan::{Calls, Left, Mode, Place, Point, Work};
-use crate::astra::{Astra, AstraFault, Kind, Knobs, Phase as AstraPhase, built_in_id};
+use crate::astra::{Astra, AstraFault, Kind, Knobs, Minted, Phase as AstraPhase, built_in_id};
 use crate::host::gate::{Act, Phase, When};
 use crate::host::mount::{request, tick};
 use crate::host::pb::pb;
@@ -20,6 +20,7 @@ use crate::host::process::{PATIENCE, Plugin};
 use crate::host::{Gate, Host, Launch, Lease, Mount, Reply, Setup, Storage, System};
 
 const ROLE: &str = "reader";
+const STATIC: &str = "ci";
 const ROLE_ID: &str = "946cfbde-24cc-4953-9355-d57bfd61bf39";
 
 pub struct KillWorld {
@@ -29,6 +30,8 @@ pub struct KillWorld {
     mode: Mode,
     /// The leases that the host's lease manager keeps.
     pub leases: Vec<Lease>,
+    /// A root token that an operator made and that no config holds yet.
+    spare_root: Option<Minted>,
     /// The call during which the next client hangs up.
     pub hang_up: Option<(When, Phase)>,
     /// Storage before the first mint.
@@ -53,6 +56,7 @@ impl KillWorld {
             gate,
             mode,
             leases: Vec::new(),
+            spare_root: None,
             hang_up: None,
             configured,
             uuid: uuid::Uuid::new_v4().to_string(),
@@ -275,6 +279,9 @@ impl KillWorld {
     /// Stops the process.
     pub async fn check_nothing_lost(&mut self, mut node: Node) -> Left {
         assert!(!self.has_unfinished(), "WAL entries are left");
+        // The operator deletes a root token that the config did not get.
+        let refused = self.spare_root.take().filter(|root| root.client_id != self.root());
+        assert!(refused.is_none_or(|root| self.astra.delete_token(&root.client_id)));
         assert_eq!(
             self.roots(),
             BTreeSet::from([self.root()]),
@@ -295,6 +302,7 @@ impl KillWorld {
         while !self.leases.is_empty() {
             self.ask_ok(&node, Work::Revoke).await;
         }
+        self.check_static_role(&node).await;
         let left = Left { unleased: self.alive().len(), unknown: unknown.len() };
         if left.unleased > 0 {
             // A running process rarely checks a record before its expiry. A new process checks at once.
@@ -310,6 +318,40 @@ impl KillWorld {
         self.check_empty();
         self.stop(node).await;
         left
+    }
+
+    /// Checks that the static role has a token that works, and that Astra has no other token except replaced ones. Then
+    /// deletes the static role.
+    async fn check_static_role(&mut self, node: &Node) {
+        let Some(key) = self.keys("static-role/").next() else { return };
+        let role: Value = serde_json::from_slice(&self.storage.value(&key).unwrap()).unwrap();
+        assert!(role.get("is_deleted").is_none(), "the deletion of the static role was not finished");
+        let former = role["former"].as_array().into_iter().flatten();
+        let tokens = former.chain([&role["current"]]).map(|token| token["client_id"].as_str().unwrap().to_owned());
+        assert_eq!(
+            tokens.collect::<BTreeSet<_>>(),
+            self.alive(),
+            "the tokens of the static role (left) and of Astra (right)"
+        );
+        let read = node.mount.read(&format!("static-creds/{}/{STATIC}", self.astra.org().id)).await;
+        assert_eq!(read.data()["clientId"], role["current"]["client_id"], "the token that a read returns");
+        self.ask_ok(node, Work::DeleteStatic).await;
+    }
+
+    /// Makes the next tick rotate the root token.
+    pub fn plan_rotation(&self) {
+        let mut config = self.config();
+        config["root"]["rotation_period"] = 3_600_000_000_000_u64.into();
+        for time in ["rotated_at", "counted_from"] {
+            config["root"][time] = "2020-01-01T00:00:00Z".into();
+        }
+        self.storage.insert(&self.config_key(), config.to_string().as_bytes());
+    }
+
+    /// Makes a root token, as an operator does in Astra's portal.
+    pub fn make_root(&mut self) {
+        let roles = [built_in_id("Organization Administrator")];
+        self.spare_root = Some(self.astra.mint(&self.astra.org().id, &roles));
     }
 
     /// Makes all records look expired, so that no lease of them can exist.
@@ -419,6 +461,7 @@ impl KillWorld {
         let org_id = &self.astra.org().id;
         let mint = json!({"org_id": org_id, "role_name": ROLE, "logical_name": "app", "metadata": {"team": "a"}});
         let lease = || self.leases.last().expect("a lease");
+        let static_role = format!("orgs/{org_id}/static-roles/{STATIC}");
         match work {
             Work::Mint if self.mode == Mode::Sidecar => request("read", "org/token", &mint),
             Work::Mint => request("update", "org/token", &mint),
@@ -439,6 +482,13 @@ impl KillWorld {
             Work::Renew => lease().request("renew", Duration::from_secs(1800)),
             Work::Revoke => lease().request("revoke", Duration::ZERO),
             Work::Rotate => request("update", "config/rotate-root", &json!({"org_id": org_id})),
+            Work::WriteRoot => {
+                let root = self.spare_root.as_ref().expect("a root token");
+                request("update", "config", &json!({"org_id": org_id, "astra_token": root.token}))
+            }
+            Work::NewStatic => request("create", &static_role, &json!({"role": ROLE, "rotation_period": "24h"})),
+            Work::RotateStatic => request("update", &static_role, &json!({"rotate": true})),
+            Work::DeleteStatic => request("delete", &static_role, &json!({})),
             Work::Tidy => {
                 request("update", &format!("orgs/{org_id}/tidy"), &json!({"dry_run": false, "safety_buffer": 0}))
             }

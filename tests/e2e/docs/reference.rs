@@ -471,6 +471,7 @@ fn paths_of_one_org(recorder: &mut Recorder) {
         ],
     );
     recorder.twice("orgs/{org}/roles delete", &Call("delete", role, &[]));
+    static_roles(recorder);
     let minted = recorder.world.get("creds/retail/reader?metadata=team=billing").data();
     let token = format!("orgs/retail/tokens/{}", minted["clientId"].as_str().expect("a client id"));
     recorder.learn(&minted.to_string());
@@ -478,6 +479,28 @@ fn paths_of_one_org(recorder: &mut Recorder) {
         .twice("orgs/{org}/tokens list", &Call("list", "orgs/retail/tokens", &[("metadata", json!("team=billing"))]));
     recorder.twice("orgs/{org}/tokens read", &Call("read", &token, &[]));
     recorder.twice("orgs/{org}/tokens delete", &Call("delete", &token, &[]));
+}
+
+/// Captures a static role and its token.
+fn static_roles(recorder: &mut Recorder) {
+    let path = "orgs/retail/static-roles/ci";
+    let settings = [("role", json!("reader")), ("rotation_period", json!("24h")), ("overlap", json!("1h"))];
+    recorder.twice("orgs/{org}/static-roles write", &Call("write", path, &settings));
+    let token = recorder.world.get("static-creds/retail/ci").data();
+    recorder.learn(&token.to_string());
+    recorder.twice("orgs/{org}/static-roles list", &Call("list", "orgs/retail/static-roles", &[]));
+    recorder.twice("orgs/{org}/static-roles read", &Call("read", path, &[]));
+    recorder.twice("static-creds read", &Call("read", "static-creds/retail/ci", &[]));
+    recorder.error_table(
+        "orgs/{org}/static-roles/{name}",
+        &[
+            ("without `role`, of a new static role", Call("write", "orgs/retail/static-roles/new", &settings[1..])),
+            ("with a short `rotation_period`", Call("write", path, &[("rotation_period", json!("30s"))])),
+            ("with a long `overlap`", Call("write", path, &[("overlap", json!("13h"))])),
+            ("with capital letters", Call("read", "orgs/retail/static-roles/CI", &[])),
+        ],
+    );
+    recorder.twice("orgs/{org}/static-roles delete", &Call("delete", path, &[]));
 }
 
 /// Captures the look-ups of a known and of an unknown token.

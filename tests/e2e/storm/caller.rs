@@ -33,12 +33,17 @@ impl Caller<'_> {
                 0..230 => self.mint_by_write(false),
                 230..330 => self.mint_by_write(true),
                 330..470 => self.mint_by_read(),
-                470..540 => self.read_by_client_id(),
-                540..590 => self.read_by_name(),
+                470..520 => self.read_by_client_id(),
+                520..555 => self.read_by_name(),
+                555..575 => self.read_static(),
+                575..590 => self.look_up(),
                 590..618 => self.list(),
                 618..630 => self.tidy(),
                 630..640 => self.rotate(),
-                640..730 => self.renew(),
+                640..642 => self.plan_rotation(),
+                642..652 => self.rotate_static(),
+                652..658 => self.change_static(),
+                658..730 => self.renew(),
                 730..810 => self.revoke(true),
                 810..880 => self.revoke(false),
                 880..920 => self.delete_by_client_id(),
@@ -118,7 +123,7 @@ impl Caller<'_> {
     }
 
     fn list(&mut self) {
-        let place = self.rng.choice(&self.storm.places).expect("places").clone();
+        let place = self.any_place();
         let path = match self.rng.u8(..5) {
             0 => format!("{}/configs", place.mount),
             1 => format!("{}/roles", place.mount),
@@ -163,7 +168,7 @@ impl Caller<'_> {
     }
 
     fn write_role(&mut self) {
-        let place = self.rng.choice(&self.storm.places).expect("places").clone();
+        let place = self.any_place();
         let body = if self.rng.u8(..4) == 0 {
             place.role(BRIEF, self.rng.u32(3..6), 8)
         } else {
@@ -173,19 +178,63 @@ impl Caller<'_> {
     }
 
     fn write_config(&mut self) {
-        let place = self.rng.choice(&self.storm.places).expect("places").clone();
+        let place = self.any_place();
         let variant = self.rng.u8(..16);
         let body = if place.rotates { place.change(variant) } else { place.config(self.storm.world.url(), variant) };
         self.ask("write config", "POST", &format!("{}/config", place.mount), &body);
     }
 
     fn rotate(&mut self) {
-        let place = self.storm.places.iter().find(|place| place.rotates).expect("a place with rotations").clone();
+        let place = self.storm.rotating_place();
         self.ask("rotate", "POST", &format!("{}/config/rotate-root", place.mount), &json!({"org_id": place.org.id}));
     }
 
+    fn plan_rotation(&mut self) {
+        let body = self.storm.age_root();
+        self.ask("plan rotation", "POST", &format!("{}/config", self.storm.rotating_place().mount), &body);
+    }
+
+    fn read_static(&mut self) {
+        let place = self.any_place();
+        let Some(reply) = self.ask("read static", "GET", &place.static_creds(), &Value::Null) else { return };
+        if reply.status != 200 {
+            return;
+        }
+        let data = &reply.body["data"];
+        let text = |member: &str| data[member].as_str().unwrap_or_default().to_owned();
+        // A replaced token stays live for the overlap.
+        if !self.storm.world.is_alive(&text("clientId")) {
+            self.ledger.add_fault(format!("the current token {} of a static role is not live", text("clientId")));
+        }
+        self.ledger.add_read(text("clientId"), text("token"));
+    }
+
+    fn rotate_static(&mut self) {
+        let path = self.any_place().static_role();
+        self.ask("rotate static", "POST", &path, &json!({"rotate": true}));
+    }
+
+    fn change_static(&mut self) {
+        let (path, period) = (self.any_place().static_role(), self.rng.u32(60..90));
+        self.ask("write static", "POST", &path, &json!({"rotation_period": period}));
+    }
+
+    fn look_up(&mut self) {
+        let Some(token) = self.ledger.pick(&mut self.rng) else { return };
+        let body = if self.rng.bool() { json!({"token": token.token}) } else { json!({"client_id": token.client_id}) };
+        let Some(reply) = self.ask("lookup", "POST", &format!("{}/lookup", token.mount), &body) else { return };
+        let data = &reply.body["data"];
+        if reply.status == 200 && data["known"] == true && data["role_name"] != token.role {
+            self.ledger.add_fault(format!("the look-up of {} found another token", token.client_id));
+        }
+    }
+
+    fn any_place(&mut self) -> Place {
+        self.rng.choice(&self.storm.places).expect("places").clone()
+    }
+
     fn tidy(&mut self) {
-        let place = self.rng.choice(&self.storm.places).expect("places").clone();
+        let place = self.any_place();
         let buffer = *self.rng.choice(&["0", "1s", "2h"]).expect("a choice");
         let (what, dry_run) = if self.rng.u8(..3) == 0 { ("tidy dry", true) } else { ("tidy", false) };
         let body = json!({"safety_buffer": buffer, "dry_run": dry_run});

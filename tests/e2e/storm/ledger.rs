@@ -81,6 +81,8 @@ pub(super) struct Ledger {
 struct Book {
     handed: Vec<Handed>,
     endings: Vec<Ending>,
+    /// The client ids and the tokens that reads of static roles returned.
+    reads: Vec<(String, String)>,
     /// Names of tokens whose callers hung up before the answer.
     given_up: HashSet<String>,
     /// How often each operation had which result.
@@ -92,6 +94,11 @@ struct Book {
 impl Ledger {
     pub(super) fn add_token(&self, token: Handed) {
         self.book().handed.push(token);
+    }
+
+    /// Records the current token of a static role. Its rotation deletes it, so it is not expected to live.
+    pub(super) fn add_read(&self, client_id: String, token: String) {
+        self.book().reads.push((client_id, token));
     }
 
     pub(super) fn give_up(&self, name: &str) {
@@ -155,6 +162,7 @@ impl Ledger {
             unknown: alive.difference(&known).cloned().collect(),
             missing: known.difference(&alive).cloned().collect(),
             roots: storm.spare_roots(),
+            statics: storm.wrong_static_tokens(),
             ..Findings::default()
         };
         let mut names = HashSet::new();
@@ -178,8 +186,10 @@ impl Ledger {
     pub(super) fn assert_answers(&self, storm: &Storm) {
         let secrets: HashSet<String> = storm.world.secrets().into_iter().collect();
         let book = self.book();
+        let handed = book.handed.iter().map(|token| (&token.client_id, &token.token));
+        let returned = handed.chain(book.reads.iter().map(|(client_id, token)| (client_id, token)));
         let wrong: Vec<&str> =
-            book.handed.iter().filter(|token| !secrets.contains(&token.token)).map(|token| &*token.client_id).collect();
+            returned.filter(|(_, token)| !secrets.contains(*token)).map(|(client_id, _)| &**client_id).collect();
         assert!(wrong.is_empty(), "callers got tokens that Astra does not know: {wrong:?}");
         assert!(book.faults.is_empty(), "answers that no caller may get:\n{}", book.faults.join("\n"));
     }
@@ -215,6 +225,8 @@ pub(super) struct Findings {
     pub(super) duplicates: Vec<String>,
     /// Live root tokens that no config holds, and dead root tokens that a config holds.
     pub(super) roots: Vec<String>,
+    /// Current tokens of static roles that are not live, and other tokens of static roles.
+    pub(super) statics: Vec<String>,
 }
 
 impl Findings {
@@ -224,15 +236,16 @@ impl Findings {
 
     /// Returns the number of differences of each kind.
     pub(super) fn counts(&self) -> String {
-        let Self { unknown, missing, lost, not_deleted, duplicates, roots } = self;
+        let Self { unknown, missing, lost, not_deleted, duplicates, roots, statics } = self;
         format!(
-            "unknown {}, missing {}, lost {}, not deleted {}, duplicates {}, root tokens {}",
+            "unknown {}, missing {}, lost {}, not deleted {}, duplicates {}, root tokens {}, static roles {}",
             unknown.len(),
             missing.len(),
             lost.len(),
             not_deleted.len(),
             duplicates.len(),
-            roots.len()
+            roots.len(),
+            statics.len()
         )
     }
 }

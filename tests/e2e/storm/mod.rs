@@ -7,6 +7,7 @@
 mod caller;
 mod footprint;
 mod ledger;
+mod schedule;
 mod setup;
 mod weather;
 
@@ -76,6 +77,8 @@ fn no_token_is_lost_in_a_storm() {
     let kills = run_callers(&storm, &ledger, &mut rng, length, true);
     storm.world.clear_faults();
     storm.until_reachable();
+    let (planned, body) = (storm.planned_rotations(), storm.age_root());
+    storm.server.post(&format!("{}/config", storm.rotating_place().mount), &body).ok();
 
     let worst = ledger.compare(&storm);
     let Settled { findings, clean_after, log_empty_after, watched } = settle(&storm, &ledger, &options);
@@ -102,7 +105,11 @@ fn no_token_is_lost_in_a_storm() {
     ledger.assert_answers(&storm);
     assert_eq!(storm.irrevocable(), [""; 0], "some leases became irrevocable\n{report}");
     assert_busy(&storm, &ledger, kills, length, &report);
+    let all_planned = storm.planned_rotations();
+    assert!(planned < all_planned, "no tick has rotated the root token that expires soon\n{report}");
+    show(&format!("rotations of a root token on schedule: {planned} during the storm, {all_planned} in total"));
 
+    storm.delete_static_roles();
     let left = revoke_everything(&storm, &ledger);
     // If the client hangs up while an answer is on its way to the host, the host drops the answer without notice.
     let given_up = ledger.given_up();
@@ -203,6 +210,10 @@ fn assert_busy(storm: &Storm, ledger: &Ledger, kills: usize, length: Duration, r
         ("deletions by name", ok("delete by name"), seconds / 8),
         ("renewals", ok("renew"), seconds / 4),
         ("reads", ok("read") + ok("read by name"), seconds / 2),
+        ("reads of static roles", ok("read static"), seconds / 8),
+        ("rotations of static roles", ok("rotate static"), seconds / 30),
+        ("writes of static roles", ok("write static"), seconds / 30),
+        ("look-ups", ok("lookup"), seconds / 8),
         ("lists", ok("list"), seconds / 2),
         ("writes of configs", ok("write config"), seconds / 8),
         ("rotations of a root token", ok("rotate"), seconds / 30),
@@ -223,8 +234,8 @@ fn assert_log(storm: &Storm) {
 
 /// Returns the data of Astra and the lines of the log about the first tokens that differ.
 fn traces(storm: &Storm, findings: &Findings) -> String {
-    let Findings { unknown, missing, lost, not_deleted, duplicates, roots } = findings;
-    let ids: Vec<&String> = [unknown, missing, lost, not_deleted, duplicates, roots]
+    let Findings { unknown, missing, lost, not_deleted, duplicates, roots, statics } = findings;
+    let ids: Vec<&String> = [unknown, missing, lost, not_deleted, duplicates, roots, statics]
         .into_iter()
         .flat_map(|ids| ids.iter().take(3))
         .collect();

@@ -71,7 +71,7 @@ pub(super) struct Storm {
     uuids: Vec<String>,
 }
 
-fn is_root(token: &TokenView) -> bool {
+pub(super) fn is_root(token: &TokenView) -> bool {
     token.roles == [built_in_id("Organization Administrator")]
 }
 
@@ -117,7 +117,9 @@ impl Storm {
         }
         let uuid = |mount: &str| server.get(&format!("sys/mounts/{mount}")).data()["uuid"].as_str().map(str::to_owned);
         let uuids = ["storm", SQUALL].iter().map(|mount| uuid(mount).expect("the id of a mount")).collect();
-        Self { server, world, places, uuids }
+        let storm = Self { server, world, places, uuids };
+        storm.write_static_roles();
+        storm
     }
 
     /// Returns the mount whose leases may be revoked all at once.

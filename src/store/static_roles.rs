@@ -1,0 +1,114 @@
+//! The stored static roles.
+//!
+//! When they need work is read once, by the first tick of a process that is active, and again after another node has changed a
+//! static role.
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
+use vault_plugin_sdk::logical::StorageExt as _;
+
+use super::base::{Store, log_skipped};
+use super::keys::leaves;
+use super::rotations::{Due, Known, STATIC_ROLES, State, StaticRole};
+use crate::error::{Error, readable};
+use crate::names::{OrgId, RoleName, from_segment, segment};
+
+/// How many static roles are read at the same time.
+const CONCURRENT: usize = 32;
+
+impl Store {
+    /// Returns a static role.
+    pub(crate) async fn static_role(&self, org: &OrgId, name: &RoleName) -> Result<Option<StaticRole>, Error> {
+        Ok(self.storage.get_json(&static_role_key(org, name)).await?)
+    }
+
+    /// Writes a static role. The caller holds its lock.
+    pub(crate) async fn put_static_role(&self, role: &StaticRole) -> Result<(), Error> {
+        let written = self.storage.put_json(&static_role_key(&role.org_id, &role.name), role).await;
+        match written {
+            Ok(()) => self.schedule.set(&role.org_id, &role.name, Some(role.into())),
+            // The write may have taken effect, or take effect later.
+            Err(_) => self.schedule.forget(),
+        }
+        Ok(written?)
+    }
+
+    /// Deletes a static role, whose tokens are deleted. The caller holds its lock.
+    pub(crate) async fn delete_static_role(&self, org: &OrgId, name: &RoleName) -> Result<(), Error> {
+        self.storage.delete(&static_role_key(org, name)).await?;
+        self.schedule.set(org, name, None);
+        Ok(())
+    }
+
+    /// Deletes the static roles of an org, whose config is being deleted. Their tokens stay in the inventory.
+    pub(crate) async fn delete_static_roles_of(&self, org: &OrgId) -> Result<(), Error> {
+        for name in self.static_roles_of(org).await? {
+            self.delete_static_role(org, &name).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the names of the static roles of an org.
+    pub(crate) async fn static_roles_of(&self, org: &OrgId) -> Result<Vec<RoleName>, Error> {
+        let names = self.storage.list(&static_roles_folder(org)).await?;
+        Ok(leaves(names).map(|name| RoleName::stored(from_segment(&name))).collect())
+    }
+
+    /// Returns the static roles of an org, and the keys of those that cannot be read.
+    pub(crate) async fn all_static_roles_of(&self, org: &OrgId) -> Result<(Vec<StaticRole>, Vec<String>), Error> {
+        let read = |name: RoleName| async move {
+            let (role, reason) = readable(self.static_role(org, &name).await)?;
+            reason.iter().for_each(log_skipped);
+            Ok::<_, Error>((role, reason.map(|_| static_role_key(org, &name))))
+        };
+        let names = self.static_roles_of(org).await?;
+        let found: Vec<_> = stream::iter(names).map(read).buffered(CONCURRENT).try_collect().await?;
+        let (roles, unread): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        Ok((roles.into_iter().flatten().collect(), unread.into_iter().flatten().collect()))
+    }
+
+    /// Reads when the static roles need work, unless that is known.
+    pub(crate) async fn load_schedule(&self) -> Result<(), Error> {
+        loop {
+            let changes = match &*self.schedule.lock() {
+                State { known: Some(_), .. } => return Ok(()),
+                State { changes, .. } => *changes,
+            };
+            let known = self.read_schedule().await?;
+            let mut state = self.schedule.lock();
+            if state.changes == changes {
+                state.known = Some(known);
+            }
+        }
+    }
+
+    /// Whether the current token is stored. If not, somebody has deleted it, and an earlier process could not replace it.
+    async fn has_current_token(&self, role: &StaticRole) -> Result<bool, Error> {
+        let Some(current) = &role.current else { return Ok(false) };
+        Ok(self.record(&role.org_id, &current.client_id).await?.is_some())
+    }
+
+    async fn read_schedule(&self) -> Result<Known, Error> {
+        let mut known = Known::default();
+        for folder in self.storage.list(STATIC_ROLES).await? {
+            let Some(org) = folder.strip_suffix('/') else { continue };
+            let (roles, _) = self.all_static_roles_of(&OrgId::stored(from_segment(org))).await?;
+            for role in roles {
+                let mut due = Due::from(&role);
+                if !self.has_current_token(&role).await? {
+                    due.time = Timestamp::MIN;
+                }
+                known.set((role.org_id.clone(), role.name.clone()), Some(due));
+            }
+        }
+        Ok(known)
+    }
+}
+
+pub(crate) fn static_role_key(org: &OrgId, name: &RoleName) -> String {
+    format!("{}{}", static_roles_folder(org), segment(name.as_str()))
+}
+
+fn static_roles_folder(org: &OrgId) -> String {
+    format!("{STATIC_ROLES}{}/", segment(org.as_str()))
+}
