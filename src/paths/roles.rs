@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use serde_json::Value;
+use serde_json::{Value, json};
 use vault_plugin_sdk::framework::{Call, FieldSpec, Path};
 use vault_plugin_sdk::logical::{Map, Response};
 
@@ -21,12 +21,13 @@ pub(crate) fn path() -> Path<Engine> {
     Path::new("roles/?", FIELDS)
         .list(handler("List the roles", list).returns(&[
             ("keys", "Names of the roles."),
-            ("key_info", "For each name and each organization with a role of this name: role_id, ttl, max_ttl, and max_tokens if set."),
+            ("key_info", "For each name: org_ids, the organizations with a role of this name, and the settings that are the same in all of them."),
         ]))
         .help(
             "Lists the roles.",
             "Lists the names of the roles of all organizations of this mount, or of the organization with org_id. Each name \
-             appears once. key_info shows for each name which organizations have a role with this name.\n\nExample:\n    \
+             appears once. key_info shows in org_ids which organizations have a role of this name, and each setting that is the same \
+             in all of them. orgs/:org/roles shows all settings of one organization.\n\nExample:\n    \
              vault list -detailed <mount>/roles",
         )
 }
@@ -37,15 +38,39 @@ async fn list(engine: Arc<Engine>, call: Call) -> Answered {
     if let Some(org) = org.filter(|_| roles.is_empty()) {
         org.require_new(ORG_ID.name())?;
     }
-    let mut info: BTreeMap<String, Map> = BTreeMap::new();
+    let mut rows: BTreeMap<String, Row> = BTreeMap::new();
     for (org, name, role) in roles {
-        let shown = info.entry(name.to_string()).or_default();
-        if let Some(role) = role {
-            shown.insert(org.to_string(), Value::Object(role::settings(&role, Durations::Text)));
+        let settings = role.map(|role| role::settings(&role, Durations::Text));
+        rows.entry(name.to_string()).or_default().add(&org, settings);
+    }
+    let listed = Response::list_with_info(rows.into_iter().map(|(name, row)| (name, row.into_info())));
+    Ok(Some(listed.warnings(unreadable_entries(&unreadable))))
+}
+
+/// The details of one name. They are flat, because "list -detailed" prints an object as Go does.
+#[derive(Default)]
+struct Row {
+    orgs: Vec<Value>,
+    /// The settings that are the same in all organizations.
+    settings: Option<Map>,
+}
+
+impl Row {
+    /// Adds an organization, with the settings of its role if they can be read.
+    fn add(&mut self, org: &OrgId, settings: Option<Map>) {
+        self.orgs.push(json!(org));
+        match (&mut self.settings, settings) {
+            (Some(same), Some(settings)) => same.retain(|name, value| settings.get(name) == Some(value)),
+            (None, settings) => self.settings = settings,
+            (Some(_), None) => {}
         }
     }
-    let listed = Response::list_with_info(info.into_iter().map(|(name, orgs)| (name, Value::Object(orgs))));
-    Ok(Some(listed.warnings(unreadable_entries(&unreadable))))
+
+    fn into_info(self) -> Value {
+        let mut info = self.settings.unwrap_or_default();
+        info.insert("org_ids".to_owned(), Value::Array(self.orgs));
+        Value::Object(info)
+    }
 }
 
 /// A role with its org, and the role itself if it can be read.

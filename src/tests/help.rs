@@ -1,6 +1,6 @@
 //! The texts of `path-help` and the OpenAPI document.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use vault_plugin_sdk::logical::Operation;
 
 use super::{World, some};
@@ -29,6 +29,20 @@ async fn help_and_openapi_describe_the_same_paths_and_parameters() {
                 assert!(help.contains(&format!("\n    {name} (")), "{path} lacks {name}: {help}");
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn the_openapi_document_requires_the_org_id_of_each_change_of_a_config() {
+    let world = World::unprepared().await;
+    let document = some(world.ask(Operation::Help, "", Value::Null).await).data.unwrap()["openapi"].take();
+    let config = &document["paths"]["/config"];
+    let required = |method: &str| config[method]["parameters"][0]["required"].clone();
+    // A read can have the logical_name in place of the org_id.
+    assert_eq!((required("get"), required("delete")), (json!(false), json!(true)));
+    for (method, media) in [("post", "application/json"), ("patch", "application/merge-patch+json")] {
+        let schema = &config[method]["requestBody"]["content"][media]["schema"];
+        assert_eq!(schema["required"], json!(["org_id"]), "{method}");
     }
 }
 

@@ -85,7 +85,7 @@ async fn only_a_role_with_a_limit_stores_and_shows_the_limit() {
     let name = json!({"org_id": ORG, "role_name": "r_w_user"});
     let shown = || async {
         let read = data(world.read("role", name.clone()).await);
-        let listed = world.list("roles/", json!({})).await["key_info"]["r_w_user"][ORG].clone();
+        let listed = world.list("roles/", json!({})).await["key_info"]["r_w_user"].clone();
         let stored = world.storage.json(&key).unwrap();
         [read, listed, stored].map(|object| object.get("max_tokens").and_then(Value::as_u64))
     };

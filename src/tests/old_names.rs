@@ -152,7 +152,7 @@ async fn names_with_a_colon_never_match_the_role_or_token_of_another_org() {
     refused(world.ask(Operation::Delete, "role", json!({"org_id": "a:b", "role_name": "c"})).await);
     refused(world.write("role", json!({"org_id": "a:b", "role_name": "c", "role_id": ROLE_ID})).await);
     let info = world.list("roles/", json!({})).await;
-    assert_eq!(info["key_info"]["b:c"].as_object().unwrap().keys().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(info["key_info"]["b:c"]["org_ids"], json!(["a"]));
     let names = |org: &str, role: &str| json!({"org_id": org, "role_name": role, "logical_name": "one"});
     assert_eq!(data(world.read("org/token", names("a", "b:c")).await)["orgId"], REAL);
     refused(world.read("org/token", names("a:b", "c")).await);

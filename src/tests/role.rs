@@ -76,19 +76,25 @@ async fn the_error_for_a_missing_role_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_list_has_each_name_once_with_its_orgs() {
+async fn a_list_has_one_flat_row_for_each_name() {
     let world = World::new().await;
-    for (org, name) in [(ORG, "b"), (ORG, "a"), (OTHER_ORG, "b")] {
-        let ttls = json!({"org_id": org, "role_name": name, "role_id": ROLE_ID, "ttl": 60, "max_ttl": 120});
+    for (org, name, ttl) in [(ORG, "b", 60), (ORG, "a", 60), (OTHER_ORG, "b", 60), (OTHER_ORG, "a", 90)] {
+        let ttls = json!({"org_id": org, "role_name": name, "role_id": ROLE_ID, "ttl": ttl, "max_ttl": 120});
         ok(world.write("role", ttls).await);
     }
-    let entry = json!({"role_id": ROLE_ID, "ttl": "1m0s", "max_ttl": "2m0s"});
     let all = world.list("roles/", json!({})).await;
     assert_eq!(all["keys"], json!(["a", "b"]));
-    assert_eq!(all["key_info"], json!({"a": {ORG: entry}, "b": {ORG: entry, OTHER_ORG: entry}}));
+    let both = json!([OTHER_ORG, ORG]);
+    // The TTLs of "a" differ, so the row of "a" has no TTL.
+    let same = json!({"org_ids": both, "role_id": ROLE_ID, "max_ttl": "2m0s"});
+    let equal = json!({"org_ids": both, "role_id": ROLE_ID, "ttl": "1m0s", "max_ttl": "2m0s"});
+    assert_eq!(all["key_info"], json!({"a": same, "b": equal}));
     let one = world.list("roles/", json!({"org_id": OTHER_ORG})).await;
-    assert_eq!(one["keys"], json!(["b"]));
-    assert_eq!(one["key_info"], json!({"b": {OTHER_ORG: entry}}));
+    assert_eq!(one["keys"], json!(["a", "b"]));
+    assert_eq!(
+        one["key_info"]["a"],
+        json!({"org_ids": [OTHER_ORG], "role_id": ROLE_ID, "ttl": "1m30s", "max_ttl": "2m0s"})
+    );
 }
 
 #[tokio::test]

@@ -108,6 +108,8 @@ pub struct FieldSpec {
     pub default: Option<&'static str>,
     /// Whether help and OpenAPI show the field as required. Handlers still check, as in Go engines.
     pub required: bool,
+    /// Operations for which OpenAPI shows the field as required, if other operations of the path do not require it.
+    pub required_by: &'static [Operation],
     /// Whether OpenAPI shows the field as a secret.
     pub sensitive: bool,
     /// Allowed values, shown in OpenAPI. Handlers still check.
@@ -126,6 +128,12 @@ impl FieldSpec {
     #[cfg(feature = "openapi")]
     pub(super) fn is_taken_by(&self, operation: Operation) -> bool {
         self.operations.is_none_or(|operations| operations.contains(&operation))
+    }
+
+    /// Whether OpenAPI shows the field as required by an operation. A patch changes some fields only, so it must be named.
+    #[cfg(feature = "openapi")]
+    pub(super) fn is_required_by(&self, operation: Operation) -> bool {
+        self.required && operation != Operation::Patch || self.required_by.contains(&operation)
     }
 
     /// Returns a sentence that lists the aliases, with a space before the sentence. Returns an empty text without
@@ -159,6 +167,7 @@ impl<T> Field<T> {
             description,
             default: None,
             required: false,
+            required_by: &[],
             sensitive: false,
             allowed: &[],
             operations: None,
@@ -197,6 +206,13 @@ impl<T> Field<T> {
     #[must_use]
     pub const fn required(mut self) -> Self {
         self.spec.required = true;
+        self
+    }
+
+    /// Marks the field as required in OpenAPI for some operations. The handler still checks, as in Go engines.
+    #[must_use]
+    pub const fn required_by(mut self, operations: &'static [Operation]) -> Self {
+        self.spec.required_by = operations;
         self
     }
 

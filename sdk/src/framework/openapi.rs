@@ -107,8 +107,9 @@ fn operation_document<E>(
         return document.into();
     }
     // A secret must not be in a URL.
+    let in_url = fields.filter(|field| !field.sensitive);
     let mut query: Vec<Value> =
-        fields.filter(|field| !field.sensitive).map(|field| parameter(field, "query", field.required)).collect();
+        in_url.map(|field| parameter(field, "query", field.is_required_by(operation))).collect();
     if operation == Operation::List {
         query.push(json!({
             "name": "list",
@@ -146,7 +147,7 @@ fn body<'a>(fields: impl Iterator<Item = &'a FieldSpec>, operation: Operation) -
     let mut required = Vec::new();
     for field in fields {
         properties.insert(field.name.into(), schema(field).into());
-        if field.required && operation != Operation::Patch {
+        if field.is_required_by(operation) {
             required.push(field.name);
         }
     }

@@ -243,9 +243,17 @@ pub(in crate::paths) const SETTINGS: &[Setting<Config>] = &[
 ];
 
 pub(super) const FIELDS: &[FieldSpec] = &shared::fields::<4, 13, Config>(
-    [ORG_ID.shown("Id of the organization.").spec(), CREATE_ONLY.spec(), VERIFY_CONNECTION.spec(), FORCE.spec()],
+    [
+        ORG_ID.required_by(CHANGES).shown("Id of the organization.").spec(),
+        CREATE_ONLY.spec(),
+        VERIFY_CONNECTION.spec(),
+        FORCE.spec(),
+    ],
     SETTINGS,
 );
+
+/// The operations that need the `org_id`. A read can have the `logical_name` in its place.
+const CHANGES: &[Operation] = &[Operation::Create, Operation::Update, Operation::Patch, Operation::Delete];
 
 /// The fields of writes and deletes that are not settings.
 pub(in crate::paths) const UNSTORED: [FieldSpec; 3] = [CREATE_ONLY.spec(), VERIFY_CONNECTION.spec(), FORCE.spec()];
