@@ -14,7 +14,7 @@ target=${CARGO_TARGET_DIR:-target}
 case $target in /*) ;; *) target=$folder/$target ;; esac
 binary=$target/$triple/$profile/$name
 
-# A static binary needs nothing from the machine that runs it. Without a static C library, the binary is linked dynamically.
+# A static binary needs no library of the machine that runs it. Without a static C library, the binary is linked dynamically.
 flags=
 # shellcheck disable=SC2086 # CC can have arguments.
 library=$(${CC:-cc} -print-file-name=libc.a)

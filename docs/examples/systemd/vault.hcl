@@ -18,5 +18,6 @@ cluster_addr = "https://vault-1.example.com:8201"
 # Do not use a file system with noexec, or a symbolic link.
 plugin_directory = "/opt/vault/plugins"
 
-# Integrated storage maps its file into memory. This memory must not be locked.
+# Integrated storage maps its file into memory. This memory must not be locked, so Vault and the plugin lock no memory. The unit
+# keeps their memory out of swap.
 disable_mlock = true
