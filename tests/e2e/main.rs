@@ -30,6 +30,7 @@ mod creds;
 mod docs;
 mod events;
 mod examples;
+mod facts;
 mod guide;
 mod hangups;
 mod harness;

@@ -40,6 +40,22 @@ const DIFFERENCES: &[Difference] = &[
         tests: &[("lifecycle.rs", "leases_survive_a_reload_of_the_plugin")],
     },
     Difference {
+        name: "failed reload",
+        what: "a reload with a version that cannot start",
+        openbao: "the mount returns 404 until a reload succeeds",
+        vault: "the old version continues to answer",
+        advice: "[run the binary](upgrade.md#2-register-the-new-version) before you register it",
+        tests: &[("facts.rs", "a_binary_that_cannot_start_can_be_registered")],
+    },
+    Difference {
+        name: "reload of a mount without a plugin",
+        what: "a reload of a mount whose plugin could not start when the server was unsealed",
+        openbao: "the mount works again",
+        vault: "reads work again. Each write returns 500 `cannot write to storage during setup`",
+        advice: "on Vault, [restart the server](troubleshooting.md#no-handler-for-route)",
+        tests: &[("facts.rs", "leases_that_expire_while_the_plugin_cannot_start_can_be_revoked")],
+    },
+    Difference {
         name: "reads of standbys",
         what: "reads at a standby",
         openbao: "the standby runs its own plugin. The plugin answers each read that does not need Astra. Once an hour for each token, it forwards a read of the token",
@@ -67,7 +83,11 @@ const DIFFERENCES: &[Difference] = &[
         openbao: "a mount works in any namespace",
         vault: "the community edition has no namespaces: `sys/namespaces` returns 404",
         advice: "Vault Enterprise has namespaces. No test runs on Vault Enterprise",
-        tests: &[("lifecycle.rs", "a_mount_in_a_namespace_works")],
+        tests: &[
+            ("lifecycle.rs", "a_mount_in_a_namespace_works"),
+            ("facts.rs", "deleting_a_namespace_revokes_no_lease"),
+            ("facts.rs", "leases_of_a_sealed_namespace_are_revoked_when_it_is_unsealed"),
+        ],
     },
     Difference {
         name: "limits of JSON",

@@ -54,6 +54,7 @@ fn a_mount_of_the_go_plugin_can_be_upgraded_and_downgraded() {
     assert!(old.world.list("configs").fails(404).contains("unsupported path"), "the old plugin does not run");
     shell.run_block(PAGE, "upgrade, install");
     shell.run_block(PAGE, "upgrade, register");
+    shell.run_sample(PAGE, "upgrade, run by hand");
     assert_eq!(old.world.list("configs").status, 404, "the old plugin does not run");
     shell.run_block(PAGE, "upgrade, reload");
     old.wait_for_inventory();

@@ -56,6 +56,12 @@ fn units_start_a_program_and_protect_its_secrets() {
     // Only this service can write to the folder of the plugin's sockets.
     assert_eq!(service("Environment"), format!("TMPDIR=/run/{}", service("RuntimeDirectory")));
     let config = parsed(HCL, &text("systemd/vault.hcl"));
+    // Without a locked memory, the server needs no capability. The bounding set must have those of the program's file.
+    assert_eq!(config["disable_mlock"], true);
+    assert_eq!(
+        (service("AmbientCapabilities").as_str(), service("CapabilityBoundingSet").as_str()),
+        ("", "CAP_IPC_LOCK")
+    );
     let directory = config["plugin_directory"].as_str().expect("the directory");
     assert!(text("systemd/README.md").contains(&format!("{directory}/\n")));
     let storage = config["storage"][0]["raft"]["path"].as_str().expect("a path");
