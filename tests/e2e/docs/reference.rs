@@ -292,6 +292,9 @@ fn roles(recorder: &mut Recorder) {
     recorder.twice("role read", &Call("read", "role", &reader));
     recorder.twice("role patch", &Call("patch", "role", &[org.clone(), reader[1].clone(), ("max_tokens", json!(100))]));
     recorder.twice("roles list", &Call("list", "roles", from_ref(&org)));
+    let detailed = "vault list -detailed astra/roles";
+    let (_, told) = recorder.tell(detailed);
+    recorder.put("seen: roles list detailed".into(), format!("```console\n$ {detailed}\n{told}```\n"));
     let role = |name: &str| [org.clone(), ("role_name", json!(name))];
     recorder.error_table(
         "role",
