@@ -247,6 +247,14 @@ fn server() -> Vec<Row> {
         }),
         row("POST", "sys/leases/renew", "update", &[Workload], |mount| mount.lease("sys/leases/renew")),
         row("POST", "sys/leases/revoke", "update", &[Operator, Workload], |mount| mount.lease("sys/leases/revoke")),
+        // The CLI has the id of the lease in the path.
+        row("POST", "sys/leases/revoke/astra/creds/shop/reader/*", "update", &[Operator, Workload], |mount| {
+            (format!("sys/leases/revoke/{}", mount.token().lease_id), Value::Null)
+        }),
+        row("POST", "sys/leases/revoke/astra/*", "update", &[Operator], |mount| {
+            let other = Token::of(mount.world.get("creds/shop/admin").ok());
+            (format!("sys/leases/revoke/{}", other.lease_id), Value::Null)
+        }),
         row("LIST", "sys/leases/lookup/astra/*", "list", &[Operator, Auditor], |mount| {
             mount.token();
             ("sys/leases/lookup/astra/creds/shop/reader".into(), Value::Null)

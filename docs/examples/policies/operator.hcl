@@ -70,6 +70,11 @@ path "sys/leases/revoke" {
   capabilities = ["update"]
 }
 
+# "lease revoke <lease id>" of the CLI has the lease id in the path.
+path "sys/leases/revoke/astra/*" {
+  capabilities = ["update"]
+}
+
 # Lists the ids of the leases of this mount. Vault requires "sudo" here.
 path "sys/leases/lookup/astra/*" {
   capabilities = ["list", "sudo"]

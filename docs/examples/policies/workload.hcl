@@ -30,3 +30,8 @@ path "sys/leases/lookup" {
 path "sys/leases/revoke" {
   capabilities = ["update"]
 }
+
+# The CLI ("lease revoke") has the lease id in the path. So this rule covers only leases of this role.
+path "sys/leases/revoke/astra/creds/shop/reader/*" {
+  capabilities = ["update"]
+}
