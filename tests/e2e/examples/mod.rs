@@ -122,21 +122,28 @@ impl World {
 #[test]
 fn every_example_is_listed() {
     let list = text("README.md");
-    let mut entries: Vec<String> = fs::read_dir(example(""))
-        .expect("list the examples")
-        .map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned())
-        .filter(|name| name != "README.md")
-        .collect();
-    entries.sort();
-    for entry in entries {
+    for entry in entries(&example("")) {
         assert!(list.contains(&format!("]({entry}")), "docs/examples/README.md does not name {entry}");
-        let dir = example(&entry);
-        if let (true, Ok(readme)) = (dir.is_dir(), fs::read_to_string(dir.join("README.md"))) {
-            for file in fs::read_dir(&dir).expect("list an example") {
-                let name = file.expect("entry").file_name().to_string_lossy().into_owned();
-                let told = name == "README.md" || readme.contains(&format!("]({name}")) || name.ends_with(".tf");
-                assert!(told, "docs/examples/{entry}/README.md does not name {name}");
-            }
-        }
+        assert_lists_its_files(&example(&entry));
     }
+}
+
+/// Checks that the README of a directory, if there is one, names all files and directories there.
+#[track_caller]
+fn assert_lists_its_files(dir: &Path) {
+    let Ok(readme) = fs::read_to_string(dir.join("README.md")) else { return };
+    for name in entries(dir) {
+        let told = readme.contains(&format!("]({name}")) || name.ends_with(".tf");
+        assert!(told, "{}/README.md does not name {name}", dir.display());
+        assert_lists_its_files(&dir.join(name));
+    }
+}
+
+/// Returns the names in a directory without its README, sorted. A file has none.
+fn entries(dir: &Path) -> Vec<String> {
+    let Ok(found) = fs::read_dir(dir) else { return Vec::new() };
+    let names = found.map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name != "README.md").collect();
+    names.sort();
+    names
 }
