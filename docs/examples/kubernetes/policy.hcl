@@ -7,3 +7,8 @@ path "astra/creds/retail/reader" {
 path "sys/leases/revoke" {
   capabilities = ["update"]
 }
+
+# Only operator-static.yaml needs this rule.
+path "astra/static-creds/retail/ci" {
+  capabilities = ["read"]
+}

@@ -291,3 +291,29 @@ fn a_namespace_reaches_only_the_organization_of_its_name() {
     let client = site.client_of("namespaces", &site.cluster.token("other", "shop", "vault"));
     client.get("astra/creds/retail/reader").fails(403);
 }
+
+#[test]
+fn the_operator_reads_the_token_of_a_static_role() {
+    let site = Site::outside(true);
+    site.run(&block(PAGE, "kubernetes static role"));
+    let spec = object(&objects("operator-static.yaml"), "VaultStaticSecret")["spec"].clone();
+    let word = |value: &Value| value.as_str().expect("a text").to_owned();
+    let path = format!("{}/{}", word(&spec["mount"]), word(&spec["path"]));
+    let client = site.client();
+    let first = client.get(&path).ok();
+    assert_eq!(first["lease_id"], "");
+    for pattern in spec["destination"]["transformation"]["includes"].as_array().expect("patterns") {
+        let field = word(pattern);
+        assert!(first["data"][field.trim_matches(['^', '$'])].is_string(), "{field}");
+    }
+    let refresh = word(&spec["refreshAfter"]).trim_end_matches('m').parse::<u64>().expect("minutes") * 60;
+    let overlap = site.world.get("orgs/retail/static-roles/ci").data()["overlap"].as_u64().expect("seconds");
+    assert!(refresh < overlap, "read after {refresh} s, overlap {overlap} s");
+
+    site.world.post("orgs/retail/static-roles/ci", &json!({"rotate": true})).ok();
+    let second = client.get(&path).ok();
+    client.post("auth/token/revoke-self", &Value::Null).ok();
+    let [first, second] = [first, second].map(|answer| word(&answer["data"]["clientId"]));
+    assert_ne!(first, second);
+    assert!(site.world.is_alive(&first) && site.world.is_alive(&second));
+}

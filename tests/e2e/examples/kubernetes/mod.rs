@@ -23,9 +23,10 @@ const ANNOTATIONS: [(&str, &str); 2] =
     [("injector.yaml", "vault.hashicorp.com/"), ("openbao/injector.yaml", "openbao.org/")];
 
 /// All files with objects.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "injector.yaml",
     "operator.yaml",
+    "operator-static.yaml",
     "csi.yaml",
     "external-secrets.yaml",
     "server-in-cluster.yaml",
@@ -68,6 +69,15 @@ fn operator_schema(kind: &str) -> Option<Value> {
     let object = |fields: Value, required: &[&str]| json!({"type": "object", "properties": fields, "required": required, "additionalProperties": false});
     let text = json!({"type": "string"});
     let yes = json!({"type": "boolean"});
+    let destination = object(
+        json!({
+            "name": text, "create": yes,
+            "transformation": object(json!({"excludeRaw": yes, "includes": strings, "excludes": strings}), &[]),
+        }),
+        &["name"],
+    );
+    let kinds = json!({"enum": ["Deployment", "DaemonSet", "StatefulSet", "argo.Rollout"]});
+    let targets = json!({"type": "array", "items": object(json!({"kind": kinds, "name": text}), &["kind", "name"])});
     let spec = match kind {
         "VaultConnection" => object(
             json!({"address": {"type": "string", "pattern": "^https://"}, "caCertSecretRef": text, "skipTLSVerify": {"const": false}}),
@@ -84,20 +94,17 @@ fn operator_schema(kind: &str) -> Option<Value> {
             json!({
                 "vaultAuthRef": text, "mount": text, "path": text, "revoke": yes,
                 "renewalPercent": {"type": "integer", "minimum": 0, "maximum": 90},
-                "destination": object(
-                    json!({
-                        "name": text, "create": yes,
-                        "transformation": object(
-                            json!({"excludeRaw": yes, "includes": strings, "excludes": strings}), &[]),
-                    }),
-                    &["name"],
-                ),
-                "rolloutRestartTargets": {"type": "array", "items": object(
-                    json!({"kind": {"enum": ["Deployment", "DaemonSet", "StatefulSet", "argo.Rollout"]}, "name": text}),
-                    &["kind", "name"],
-                )},
+                "destination": destination, "rolloutRestartTargets": targets,
             }),
             &["destination", "mount", "path"],
+        ),
+        "VaultStaticSecret" => object(
+            json!({
+                "vaultAuthRef": text, "mount": text, "path": text, "type": {"enum": ["kv-v1", "kv-v2"]},
+                "refreshAfter": {"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)?(s|m|h))$"},
+                "destination": destination, "rolloutRestartTargets": targets,
+            }),
+            &["destination", "mount", "path", "type"],
         ),
         _ => return None,
     };
@@ -158,6 +165,9 @@ fn names_refer_to_existing_objects() {
     assert_eq!(auth["spec"]["vaultConnectionRef"], name(&connection));
     assert_eq!(secret["spec"]["vaultAuthRef"], name(&auth));
     assert_eq!(auth["spec"]["kubernetes"]["serviceAccount"], name(&object(&operator, "ServiceAccount")));
+
+    let fixed = object(&objects("operator-static.yaml"), "VaultStaticSecret");
+    assert_eq!(fixed["spec"]["vaultAuthRef"], name(&auth));
 
     let external = objects("external-secrets.yaml");
     let generator = object(&external, "VaultDynamicSecret");
