@@ -20,6 +20,7 @@ fn the_page_shows_the_reports_of_a_sound_set_up() {
     fs::write(&ca_cert, world.ca_pem().expect("a certificate")).expect("write the certificate");
 
     let mut shell = Shell::new(&server, "astra", world.url());
+    shell.set("ASTRA_URL", world.url());
     shell.set("PLUGIN_DIR", folder.display().to_string());
     shell.set("CA_CERT", ca_cert.display().to_string());
     shell.set("ROOT_TOKEN", &org.root_token);
