@@ -4,6 +4,7 @@ mod agent;
 mod application;
 mod kubernetes;
 mod monitoring;
+mod programs;
 mod recording;
 mod second_engine;
 mod systemd;
