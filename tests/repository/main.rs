@@ -11,5 +11,6 @@ mod lengths;
 mod licenses;
 mod linters;
 mod messages;
+mod packages;
 mod release;
 mod targets;
