@@ -34,6 +34,7 @@ mod facts;
 mod guide;
 mod hangups;
 mod harness;
+mod install;
 mod leases;
 mod lifecycle;
 mod limits;

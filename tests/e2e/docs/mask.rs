@@ -5,9 +5,9 @@ use regex_lite::Regex;
 /// Values that differ from run to run or between machines, by their shape.
 const VARYING: [(&str, &str); 18] = [
     ("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9]{4})", "<time>"),
-    ("(?m)^ttl( +)([0-9]+m[0-9]+s|1h)$", "ttl$1<time left>"),
-    // Less than an hour, or an hour: what is left of a lease of an hour.
-    ("\"ttl\": (35[0-9][0-9]|3600)\\b", "\"ttl\": \"<seconds left>\""),
+    ("(?m)^ttl( +)([0-9]+m[0-9]+s|1h|23h59m[0-9]+s|24h)$", "ttl$1<time left>"),
+    // What is left of an hour, or of a day.
+    ("\"ttl\": (35[0-9][0-9]|3600|863[0-9][0-9]|86400)\\b", "\"ttl\": \"<seconds left>\""),
     // The beginning of a root token. The engine made some of them.
     ("AstraCS:[A-Za-z0-9]{7}[.]{3}", "AstraCS:ABcDeFg..."),
     ("(?m)^reload_id( +)[^ ]+$", "reload_id$1<reload id>"),

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::slice::from_ref;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::sample::{API, Call, Recorder};
 use crate::astra::{Astra, Seed};
-use crate::bao::redact;
+use crate::bao::{redact, wait};
 use crate::openapi::{document, fields, operations};
 use crate::world::{ROLE_ID, World};
 
@@ -391,7 +392,12 @@ fn named_tokens(recorder: &mut Recorder) {
     recorder.world.refuse_connections(false);
     let mut replacement = order.to_vec();
     replacement.push(("replace", json!(true)));
+    let live = recorder.world.live(ORG).len();
     recorder.twice("org/token write, replace", &Call("write", "org/token", &replacement));
+    // The engine deletes a replaced token some seconds after the answer. Later lists must not depend on the time.
+    wait("the replaced tokens to be deleted", Duration::from_secs(60), || {
+        (recorder.world.live(ORG).len() == live).then_some(())
+    });
     recorder.sample("org/token delete", &Call("delete", "org/token", &order), |recorder| {
         recorder
             .world

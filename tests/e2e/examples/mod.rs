@@ -2,6 +2,7 @@
 
 mod agent;
 mod application;
+mod helm;
 mod kubernetes;
 mod monitoring;
 mod programs;

@@ -29,14 +29,14 @@ pub(crate) enum Kill {
 impl Cluster {
     /// Starts three nodes. All nodes serve and can become active. The first node is active.
     pub(crate) fn start() -> Self {
-        let mut first = Server::raft_node("one");
+        let mut first = Server::raft_node("one", "");
         first.init();
         first.unseal();
         // A node can vote only after it is stable for this time. Without three voters, no node can replace the first
         // active node.
         first.post("sys/storage/raft/autopilot/configuration", &json!({"server_stabilization_time": "1s"})).ok();
         let join = |id| {
-            let mut node = Server::raft_node(id);
+            let mut node = Server::raft_node(id, "");
             node.key.clone_from(&first.key);
             node.root = node.root.with_token(&first.token);
             node.post("sys/storage/raft/join", &json!({"leader_api_addr": first.address()})).ok();

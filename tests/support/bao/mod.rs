@@ -122,19 +122,26 @@ impl Server {
 
     /// Starts an unsealed server with integrated storage, which survives restarts. The plugin is in its catalog.
     pub(crate) fn raft() -> Self {
-        let mut server = Self::raft_node("one");
-        server.init();
-        server.unseal();
+        let server = Self::raft_with("");
         server.register();
         server
     }
 
+    /// Starts an unsealed server with integrated storage and additional lines of configuration. The plugin is not in its
+    /// catalog, unless these lines register it.
+    pub(crate) fn raft_with(lines: &str) -> Self {
+        let mut server = Self::raft_node("one", lines);
+        server.init();
+        server.unseal();
+        server
+    }
+
     /// Starts a server with integrated storage, without initializing it.
-    fn raft_node(id: &str) -> Self {
+    fn raft_node(id: &str, lines: &str) -> Self {
         let options = Options::default();
         Self::first_start(|dir, port| {
             let config = dir.join("config.hcl");
-            fs::write(&config, raft_config(dir, port, id)).expect("write the configuration");
+            fs::write(&config, raft_config(dir, port, id) + lines).expect("write the configuration");
             let args = vec![
                 "server".into(),
                 format!("-config={}", config.display()),
@@ -297,8 +304,16 @@ impl Server {
         self.unseal();
     }
 
+    /// Edits the configuration of a server with integrated storage, and lets the server read it.
+    pub(crate) fn reconfigure(&self, edit: impl FnOnce(String) -> String) {
+        let file = self.dir.join("config.hcl");
+        let config = fs::read_to_string(&file).expect("read the configuration");
+        fs::write(&file, edit(config)).expect("write the configuration");
+        process::signal(self.pid(), Signal::HUP);
+    }
+
     /// Stops the server if it still runs, and starts it again on the same storage. The server stays sealed.
-    fn restart_sealed(&self) {
+    pub(crate) fn restart_sealed(&self) {
         let process = self.process().take().expect("a server that was started");
         process.stop();
         assert!(self.start(), "the server did not start again\n{}", self.log_tail());
@@ -309,10 +324,15 @@ impl Server {
         self.post("sys/seal", &Value::Null).ok();
     }
 
-    /// Unseals the server and waits until it is active.
-    pub(crate) fn unseal(&self) {
+    /// Gives the unseal key to the server. The server can fail to become active afterwards.
+    pub(crate) fn give_key(&self) {
         let key = self.key.as_ref().expect("a server with a seal");
         self.post("sys/unseal", &json!({"key": key})).ok();
+    }
+
+    /// Unseals the server and waits until it is active.
+    pub(crate) fn unseal(&self) {
+        self.give_key();
         wait("the server to be active", START, || (self.get("sys/health").status == 200).then_some(()));
     }
 
