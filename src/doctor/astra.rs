@@ -54,7 +54,7 @@ pub(super) async fn checks(probe: &Probe, client: &Client, options: &Options) ->
     let known = roles.as_deref().unwrap_or_default();
     let root = match tokens {
         Ok(found) => {
-            checks.push(Check::ok("list of tokens", format!("{} tokens in {took:.1} s", found.count)));
+            checks.push(Check::ok("list of tokens", format!("number of tokens: {}, read in {took:.1} s", found.count)));
             checks.extend(root_token(found.root.as_ref(), known));
             found.root
         }
@@ -64,7 +64,7 @@ pub(super) async fn checks(probe: &Probe, client: &Client, options: &Options) ->
         }
     };
     checks.push(match &roles {
-        Ok(roles) => Check::ok("list of roles", format!("{} roles", roles.len())),
+        Ok(roles) => Check::ok("list of roles", format!("number of roles: {}", roles.len())),
         // Only the import of roles needs the list.
         Err(error) => {
             Check::warning("list of roles", error.to_string(), "without org-role-read, roles/sync does not work")
