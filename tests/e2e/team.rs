@@ -1,9 +1,13 @@
 //! A team that manages one organization below `orgs/:org`: its policy, and tools that write and read objects by path.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
-use crate::astra::Route;
+use crate::astra::{Astra, Route};
+use crate::bao::{Server, redact};
 use crate::creds::{caller, rule, tricks};
+use crate::docs::Shell;
 use crate::world::{Mode, Org, ROLE_ID, Token, World};
 
 const TEAM: &str = include_str!("../../docs/examples/policies/org-team.hcl");
@@ -138,4 +142,41 @@ fn only_tokens_of_the_inventory_can_be_deleted_by_path() {
     world.assert_no_secret("the record", &record.to_string());
     assert_eq!(world.delete(&format!("orgs/shop/tokens/{}", token.client_id)).status, 204);
     assert!(!world.is_alive(&token.client_id));
+}
+
+/// Follows the page as an operator, and then as a member of the team.
+#[test]
+fn the_page_gives_a_team_its_organization() {
+    const PAGE: &str = "docs/teams.md";
+    let server = Arc::new(Server::dev());
+    let world = World::with_astra(&server, "astra", Astra::builder().orgs(2));
+    server.enable("astra");
+    let (org, other) = (world.next_org(), world.next_org());
+    let other =
+        json!({"org_id": other.id, "astra_token": other.root_token, "logical_name": "wholesale", "url": world.url()});
+    world.post("config", &other).ok();
+
+    let mut shell = Shell::new(&server, "astra", world.url());
+    shell.set("EXAMPLES", concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples"));
+    for (name, value) in
+        [("ORG_ID", org.id.as_str()), ("ROOT_TOKEN", &org.root_token), ("ROLE_ID", ROLE_ID), ("PASSWORD", "opensesame")]
+    {
+        shell.set(name, value);
+    }
+    shell.run_sample(PAGE, "team, operator");
+    shell.run_sample(PAGE, "team, login");
+    let login = server.post("auth/userpass/login/ann", &json!({"password": "opensesame"})).ok();
+    shell.set("VAULT_TOKEN", login["auth"]["client_token"].as_str().expect("a token"));
+    shell.mask(login["auth"]["entity_id"].as_str().expect("an entity"), "entity id");
+
+    let minted = shell.run_sample(PAGE, "team, role").remove(1);
+    redact::hide(minted.row("token"));
+    let client_id = minted.row("clientId");
+    assert!(world.is_alive(&client_id) && minted.stdout.contains("ann"));
+    shell.run_sample(PAGE, "team, closed");
+    shell.set("CLIENT_ID", &client_id);
+    let listed = shell.run_sample(PAGE, "team, unused").remove(0);
+    assert!(listed.stdout.contains(&client_id) && listed.stdout.contains("report"));
+    shell.run_sample(PAGE, "team, delete");
+    assert!(!world.is_alive(&client_id));
 }
