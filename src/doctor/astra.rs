@@ -13,7 +13,7 @@ use crate::clock::now;
 /// A root token that expires sooner is a warning.
 const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// What Astra's list of tokens tells: about the root token, and how many tokens there are.
+/// Reads Astra's list of tokens: finds the root token, and counts the tokens.
 struct Tokens<'a> {
     root_id: &'a str,
 }
@@ -40,7 +40,7 @@ impl ListReader for Tokens<'_> {
     }
 }
 
-/// Returns the checks.
+/// Checks the root token, and mints a token unless the options forbid a mint.
 pub(super) async fn checks(probe: &Probe, client: &Client, options: &Options) -> Vec<Check> {
     let organization = organization(client, options).await;
     if organization.verdict() == Verdict::Failed {
@@ -94,7 +94,7 @@ async fn organization(client: &Client, options: &Options) -> Check {
     }
 }
 
-/// Returns the checks of the root token's own entry in the list.
+/// Returns the checks of the root token in Astra's list.
 fn root_token(root: Option<&(Vec<String>, TokenDates)>, known: &[AstraRole]) -> Vec<Check> {
     let Some((roles, dates)) = root else {
         let advice = "the engine cannot read when it expires, and cannot rotate it; please report this";
@@ -117,12 +117,12 @@ fn expiry(expires_at: Option<Timestamp>) -> Check {
     }
 }
 
-/// Returns the name of a role, or its id if the name is not known.
+/// Returns the name of an Astra role, or its id if the name is not known.
 fn label(id: &str, known: &[AstraRole]) -> String {
     known.iter().find(|role| role.id == id).map_or_else(|| format!("{id:?}"), |role| format!("{:?}", role.label()))
 }
 
-/// Returns the role of the token to mint: the given role, a role that can only read, or a role of the root token.
+/// Returns the Astra role of the token to mint: the given role, a role that can only read, or a role of the root token.
 fn role(options: &Options, known: &[AstraRole], roles_of_root: &[String]) -> Option<AstraRole> {
     let named = |id: &String| known.iter().find(|role| role.id == *id).cloned();
     if let Some(id) = &options.role_id {

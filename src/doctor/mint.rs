@@ -1,4 +1,4 @@
-//! Mints a token, looks at what Astra makes of it, and deletes it.
+//! Mints a token, checks how Astra shows the token, and deletes the token.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::api::{
 };
 use crate::clock::now;
 
-/// When the token expires, if it cannot be deleted.
+/// The token expires after this time if the doctor cannot delete it.
 const LIFE: SignedDuration = SignedDuration::from_mins(15);
 
 /// How long a change may take until the list shows it.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// The pause before the list is read again.
+/// The pause between two reads of the list.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The instance in the description of the token. No mount has it, so `tidy` of a mount leaves the token alone.
+/// The instance in the description of the token. No mount has this instance, so no tidy deletes the token.
 const INSTANCE: &str = "doctor";
 
 /// The token in Astra's list.
@@ -49,10 +49,10 @@ impl ListReader for Search<'_> {
     }
 }
 
-/// Returns the checks.
+/// Mints a token with an Astra role, and returns the checks of the mint and of the deletion.
 pub(super) async fn checks(probe: &Probe, client: &Client, role: &AstraRole) -> Vec<Check> {
     let marker = Uuid::new_v4().to_string();
-    // As long as a description can be, to see if Astra keeps all of it.
+    // A description of the greatest length shows whether Astra keeps all characters.
     let description = describe(INSTANCE, &marker, &format!("made by -doctor, can be deleted {}", "x".repeat(255)));
     let Some(expires_at) = now().checked_add(LIFE).ok() else { return Vec::new() };
     let token = NewToken {
@@ -75,7 +75,7 @@ pub(super) async fn checks(probe: &Probe, client: &Client, role: &AstraRole) -> 
     checks
 }
 
-/// Returns the check of a failed mint. If Astra may have made the token, deletes it.
+/// Returns the checks after a failed mint. If Astra may have minted the token, deletes the token.
 async fn not_minted(client: &Client, error: &Error, marker: &str) -> Vec<Check> {
     let mut checks = vec![failed("mint", error)];
     if !error.may_have_happened() {
@@ -171,7 +171,7 @@ fn compare(listed: &Listed, description: &str, expires_at: Timestamp, took: Dura
         _ => "another description".to_owned(),
     };
     let found = format!("{after}, {expiry}, {text}");
-    // The marker is at the beginning.
+    // The first 64 characters contain the marker, which is enough for the engine.
     if kept >= 64 && is_part && listed.expires_at.is_some() {
         return Check::ok("token in the list", found);
     }
@@ -184,7 +184,7 @@ fn compare(listed: &Listed, description: &str, expires_at: Timestamp, took: Dura
 async fn deletions(probe: &Probe, client: &Client, client_id: &str, expires_at: Timestamp) -> Vec<Check> {
     let shown = |answered: &Answered| format!("Astra answers {}, {}", answered.status, answered.body);
     let first = probe.delete(client_id).await;
-    // The answer is only shown. This call makes sure that the token is gone, whatever the answer was.
+    // The probe only shows Astra's answer. This call ensures that the token is deleted, also after a failed probe.
     if let Err(error) = client.delete_token(client_id).await {
         let advice = format!("delete the token {client_id} in Astra's portal; it expires on {expires_at}");
         return vec![Check::failed("deletion", error.to_string(), advice)];
@@ -195,7 +195,7 @@ async fn deletions(probe: &Probe, client: &Client, client_id: &str, expires_at: 
         Err(error) => Check::warning("deletion", error.to_string(), "the second attempt succeeded"),
     };
     let mut checks = vec![deletion, gone(client, client_id).await];
-    // Astra's client ids have 24 letters. This one has them, too, and is new.
+    // A client id of Astra has 24 letters. These 24 letters are random, so no token has this client id.
     let letters = Uuid::new_v4().simple().to_string();
     let unknown: String = letters.bytes().take(24).map(|byte| char::from(b'A' + byte % 26)).collect();
     for (name, id) in [("second deletion", client_id), ("deletion of an unknown id", &unknown)] {

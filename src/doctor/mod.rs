@@ -1,9 +1,9 @@
 //! The command `-doctor`: checks an installation and Astra, and prints a report that can be pasted into an issue.
 //!
-//! The report says how Astra behaves where its documentation is silent, so that people with an account can tell us.
+//! Where Astra's documentation says nothing, the report shows how Astra behaves. People with an account can send us the report.
 //!
-//! Architecture invariant: does not use the storage or the engine. No text of the report holds a secret, and the only token
-//! that it mints is deleted, or expires soon.
+//! Architecture invariant: does not use the storage or the engine. The report contains no secret. The only token that the
+//! doctor mints is deleted, or expires within 15 minutes.
 
 mod astra;
 mod mint;
@@ -57,7 +57,7 @@ fn run(plugin: &Plugin, arguments: Vec<OsString>) -> ExitCode {
     if report.verdict() == Verdict::Failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Makes the checks of the way to Astra, and of the root token if there is one.
+/// Checks the connection to Astra, and the root token if a root token was given.
 async fn astra_checks(plugin: &Plugin, options: &Options) -> Vec<Check> {
     let settings = Settings {
         url: options.url.clone(),
@@ -83,7 +83,7 @@ async fn astra_checks(plugin: &Plugin, options: &Options) -> Vec<Check> {
     checks
 }
 
-/// Returns the check that failed with a call of Astra.
+/// Returns a check that failed because a call to Astra failed.
 fn failed(name: &'static str, error: &api::Error) -> Check {
     Check::failed(name, error.what(), advice(error))
 }

@@ -1,4 +1,4 @@
-//! Checks of the way to Astra: proxy, name service, connection with TLS, and clock.
+//! Checks of the connection to Astra: proxy, name service, TLS and clock.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use vault_plugin_sdk::doctor::Check;
 use super::failed;
 use crate::api::{Answered, Probe};
 
-/// From this difference on, the clock is a warning: leases and tokens of a few minutes end too early or too late.
+/// A clock with at least this difference is a warning: leases and tokens with a short TTL would expire too early or too late.
 const MUCH: Duration = Duration::from_secs(30);
 
 /// Returns the checks, and whether Astra could be reached.
@@ -40,7 +40,7 @@ fn proxy(probe: &Probe) -> Check {
     Check::ok("proxy", found)
 }
 
-/// Returns the check, and whether there is an address to connect to.
+/// Returns the check, and whether the plugin has an address to connect to.
 async fn name_service(probe: &Probe) -> (Check, bool) {
     const NAME: &str = "name service";
     match probe.addresses().await {
@@ -57,7 +57,7 @@ async fn name_service(probe: &Probe) -> (Check, bool) {
     }
 }
 
-/// Astra refuses a request without a token with 401.
+/// Checks that Astra rejects a request without a token with 401.
 fn connection(probe: &Probe, url: &str, answered: &Answered) -> Check {
     let found = format!("without a token, {url} answers {}, {}", answered.status, answered.body);
     if answered.status != 401 {

@@ -9,10 +9,10 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::api::{MAX_TOKEN, TOKEN_PREFIX, are_certificates};
 use crate::store::DEFAULT_URL;
 
-/// The variable with the root token. Astra's own clients read it, too.
+/// The variable with the root token. Astra's own clients also read this variable.
 const VARIABLE: &str = "ASTRA_DB_APPLICATION_TOKEN";
 
-/// The explanation of the options.
+/// The help text.
 pub(super) const USAGE: &str = "\
 Checks this machine and Astra, and prints one table. Nothing in it is secret. Run it on the machine of the server, as the
 user of the server:
@@ -37,11 +37,11 @@ Options:
 The exit status is 0 if nothing failed, 1 if a check failed, and 2 if an option cannot be used.
 ";
 
-/// What a person asked for.
+/// The request in the arguments.
 pub(super) enum Asked {
-    /// The explanation.
+    /// Print the help text.
     Usage,
-    /// The checks.
+    /// Make the checks.
     Checks(Options),
 }
 
@@ -65,7 +65,7 @@ impl Options {
     }
 }
 
-/// Parses the options: with one dash or two, as the other flags of the binary.
+/// Parses the options. An option has one dash or two, as the other flags of the binary.
 ///
 /// # Errors
 /// Names the option that cannot be used, and never quotes a token.
@@ -125,7 +125,7 @@ fn read_token(stdin: &mut dyn Read) -> Result<SecretString, String> {
     Ok(SecretString::from(text))
 }
 
-/// Checks the form of a root token. Removes the end of its line.
+/// Checks the form of a root token. Removes white space around the root token, such as a line end.
 fn check_token(token: SecretString) -> Result<SecretString, String> {
     let text = token.expose_secret().trim();
     let form = format!("the root token must have the form {TOKEN_PREFIX}<client id>:<64 characters>");

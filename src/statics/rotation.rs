@@ -18,8 +18,8 @@ use crate::names::ClientId;
 use crate::store::{Config, CurrentToken, FormerToken, Kind, Record, StaticRole, Token};
 use crate::tokens::{Failure, Order, later, owner_text, rfc3339};
 
-/// A token outlives its rotation and its overlap by this long, besides two periods. If Astra cannot be reached, rotations
-/// wait, and the token must stay live.
+/// A token expires in Astra after two periods, the overlap and this time. If Astra cannot be reached, rotations wait, and the
+/// current token must stay live.
 const SPARE: Duration = Duration::from_secs(86400);
 
 /// How long the engine asks Astra whether a new token works.
@@ -36,7 +36,7 @@ const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
 /// The most replaced tokens of a static role that are live at the same time.
 const MOST_FORMER: usize = 8;
 
-/// Mints a token for a static role, and returns the static role as it is stored. The caller holds the lock of the static role.
+/// Mints a token for a static role, and returns the stored static role. The caller holds the lock of the static role.
 ///
 /// # Errors
 /// If no token was minted, if the mint was undone, or if a WAL entry is left for its undo.
@@ -61,7 +61,7 @@ pub(crate) async fn rotate(engine: &Arc<Engine>, mut role: StaticRole) -> Result
     if let Some(current) = &role.current
         && engine.store.record(&role.org_id, &current.client_id).await?.is_none()
     {
-        // Somebody has deleted the token, so it is not the previous token.
+        // Somebody has deleted the current token, so it does not become the previous token.
         role.current = None;
     }
     engine.clients.prepare(&config).await?;
@@ -93,7 +93,7 @@ pub(crate) async fn rotate(engine: &Arc<Engine>, mut role: StaticRole) -> Result
 }
 
 /// Returns when the next token replaces a token that became the current one at `since`: after the period, or earlier if the
-/// token expires in Astra. The last sixth of the token's time is left to the overlap, or to a rotation that is late.
+/// token expires in Astra. At least the overlap and a sixth of the token's validity are left, for users and late rotations.
 pub(crate) fn until(role: &StaticRole, since: Timestamp, expiry: Option<Timestamp>) -> Timestamp {
     let end = later(since, role.rotation_period);
     let Some(expiry) = expiry else { return end };
@@ -110,7 +110,7 @@ struct Rotation<'a> {
 }
 
 impl Rotation<'_> {
-    /// Runs the steps in their order. If a step fails, undoes the steps before that step.
+    /// Runs the steps. If a step fails, undoes the earlier steps.
     async fn run(mut self, new: &NewToken) -> Result<StaticRole, Error> {
         let (client_id, created) = match self.order.call(new).await {
             Ok(made) => made,
@@ -139,7 +139,7 @@ impl Rotation<'_> {
         if let Err(cause) = self.engine.store.put_static_role(&self.role).await {
             return Err(Error::Unfinished {
                 step: "the static role could not be stored",
-                // A write that failed may still take effect. The tick runs after that is certain.
+                // A failed write may still take effect. The tick handles the WAL entry only when the outcome is certain.
                 left: "it keeps its token or has the new one, and the engine deletes the other one within some minutes"
                     .into(),
                 cause: Box::new(cause),
@@ -155,8 +155,8 @@ impl Rotation<'_> {
         Ok(self.role)
     }
 
-    /// Returns how long the token is the current one. If Astra lets the token expire earlier than asked, it is replaced
-    /// earlier.
+    /// Returns the new current token, and until when it is the current one. If the token expires in Astra earlier than
+    /// requested, the engine replaces the token earlier.
     fn current(&mut self, client_id: &ClientId, created: &CreatedToken) -> Result<CurrentToken, Error> {
         let (now, role) = (clock::now(), &self.role);
         let until = until(role, now, created.expiry);
@@ -223,7 +223,7 @@ impl Rotation<'_> {
         engine.store.put_token(client_id.as_str(), &token, &record, None).await
     }
 
-    /// Looks for a token that Astra may have minted. Returns the error of a rotation whose outcome is unknown.
+    /// Looks for the token that Astra may have minted. Returns the error of a rotation whose outcome is unknown.
     async fn unclear(&mut self, cause: Error) -> Error {
         let left = match self.order.look_for_token().await {
             Found::Deleted => "the token that Astra had minted was deleted",

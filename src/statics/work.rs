@@ -1,4 +1,4 @@
-//! Does what is due for the static roles: rotates them, deletes their replaced tokens, and finishes their deletion.
+//! Does the due work of the static roles: rotates them, deletes their replaced tokens, and finishes their deletion.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +19,16 @@ use crate::tokens::{self, Target};
 /// How many static roles are worked on at the same time.
 const AT_ONCE: usize = 8;
 
-/// How long work is begun. The host cancels a tick after 90 seconds.
+/// After this time, no more work is started. The host cancels a tick after 90 seconds.
 const BUDGET: Duration = Duration::from_secs(30);
 
-/// The host's tick comes every minute, and starts the work of the next minute.
+/// Work that is due later is left to the next tick. The host starts a tick every minute.
 const UNTIL_TICK: Duration = Duration::from_secs(90);
 
-/// Does what is due, and prepares the next work. The periodic tick calls this on the active node.
+/// Does the due work, and starts a timer for the next work. The periodic tick calls this on the active node.
 ///
 /// # Errors
-/// If the storage fails. Work that fails is logged, and tried again.
+/// If the storage fails. Failed work on a static role is logged, and retried.
 pub(crate) async fn work(engine: Arc<Engine>) -> Result<(), logical::Error> {
     if !may_work(&engine).await? {
         return Ok(());
@@ -39,7 +39,7 @@ pub(crate) async fn work(engine: Arc<Engine>) -> Result<(), logical::Error> {
     Ok(())
 }
 
-/// Whether this node works on the static roles. On a mount that is being removed, nobody would know the next token.
+/// Whether this node works on the static roles. On a mount that is being removed, nobody can read the next token.
 async fn may_work(engine: &Engine) -> Result<bool, logical::Error> {
     Ok(engine.system.is_writable().await? && !engine.system.tainted().await?)
 }
@@ -68,13 +68,13 @@ pub(crate) fn arm(engine: &Arc<Engine>) {
     })));
 }
 
-/// Does what is due. Static roles that find no time stay due.
+/// Does the due work. Static roles for which the time is too short stay due.
 async fn do_due(engine: &Arc<Engine>) {
     let deadline = Instant::now() + BUDGET;
     let work = |(org, name): (OrgId, RoleName)| async move {
         if Instant::now() < deadline {
             let work = in_background(engine.clone(), org, name);
-            // The work continues if it takes longer, or if the host cancels the tick.
+            // The work is a separate task: it continues after the timeout, and if the host cancels the tick.
             let _ = tokio::time::timeout(BUDGET, engine.tasks.run(work)).await;
         }
     };
@@ -126,10 +126,10 @@ async fn end_former(engine: &Arc<Engine>, role: &mut StaticRole) -> Result<(), E
     Ok(())
 }
 
-/// Deletes a static role and its tokens. The caller holds its lock. If the process ends in between, the tick goes on.
+/// Deletes a static role and its tokens. The caller holds its lock. If the process stops before the end, the tick continues.
 ///
 /// # Errors
-/// If a token could not be deleted. The tick tries again.
+/// If a token could not be deleted. The tick retries.
 pub(crate) async fn delete(engine: &Arc<Engine>, mut role: StaticRole) -> Result<(), Error> {
     role.is_deleted = true;
     engine.store.put_static_role(&role).await?;
@@ -147,7 +147,7 @@ async fn delete_all(engine: &Arc<Engine>, role: &StaticRole) -> Result<(), Error
     Ok(())
 }
 
-/// Deletes a token in Astra and in Vault, unless that has happened already.
+/// Deletes a token in Astra and in Vault, unless the token is already deleted.
 async fn end(engine: &Arc<Engine>, role: &StaticRole, client_id: &ClientId) -> Result<(), Error> {
     let Some(record) = engine.store.record(&role.org_id, client_id).await? else { return Ok(()) };
     let target = Target::of_record(&role.org_id, client_id, record);

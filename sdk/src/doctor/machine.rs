@@ -12,10 +12,10 @@ use super::report::platform;
 use crate::plugin::Plugin;
 use crate::process;
 
-/// Checks the file of the plugin and what it needs of the machine: see the names of the checks. Makes a socket in the
-/// directory for sockets, and removes it.
+/// Checks the file of the plugin, its permissions and its digest, and the directory for sockets. Makes a socket in this
+/// directory, and removes the socket.
 ///
-/// The machine of the server is what counts. So a person runs this on that machine, as the user of the server.
+/// Run the checks on the machine of the server, as the user of the server.
 pub fn machine(plugin: &Plugin) -> Vec<Check> {
     let commit = plugin.commit.filter(|commit| !commit.is_empty()).unwrap_or("unknown");
     let build = Check::ok("build", format!("commit {commit}, for {}", platform()));
@@ -30,7 +30,7 @@ pub fn machine(plugin: &Plugin) -> Vec<Check> {
     checks
 }
 
-/// Returns the path by which the binary was started. The path of the process would not show a symbolic link.
+/// Returns the path by which the binary was started. `current_exe` would not show a symbolic link.
 fn started_file() -> std::io::Result<PathBuf> {
     let real = std::env::current_exe()?;
     let Some(typed) = std::env::args_os().next().map(PathBuf::from) else { return Ok(real) };
@@ -47,7 +47,7 @@ fn in_path(all: &str, name: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(all).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
-/// The server refuses a file whose real path is outside of its plugin directory.
+/// Warns of a symbolic link: the server refuses a file whose real path is outside of its plugin directory.
 fn file(path: &Path) -> Check {
     match fs::canonicalize(path) {
         Ok(target) if target != path => Check::warning(
@@ -59,7 +59,8 @@ fn file(path: &Path) -> Check {
     }
 }
 
-/// A user who can change the file can run any code as the server: the server compares the digest, and then starts the file.
+/// Warns if other users can change the file: between the server's check of the digest and the start, such a user could replace
+/// the file, and run any code as the server.
 fn permissions(path: &Path) -> Check {
     let folder = path.parent().unwrap_or(path);
     let (file, folder) = match (fs::metadata(path), fs::metadata(folder)) {
@@ -122,7 +123,7 @@ mod tests {
     use super::super::Verdict;
     use super::*;
 
-    /// Returns a file in a folder of its own, both with the mode of a sound installation.
+    /// Returns a file in a separate folder. Both have the mode of a sound installation.
     fn installed() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = fs::canonicalize(folder.path()).unwrap().join("plugin");

@@ -1,9 +1,9 @@
 //! Checks of an installation for a person who runs the binary by hand, as `<binary> -doctor`.
 //!
-//! [`machine`] checks the file of the plugin and the machine. An engine adds checks of the service that it calls, and
-//! offers all of them as a [`Command`](crate::Command).
+//! [`machine`] checks the file of the plugin and the machine. An engine adds checks of the service that the engine calls, and
+//! offers all checks as a [`Command`](crate::Command).
 //!
-//! Architecture invariant: a check leaves nothing behind on the machine, and no text of a check holds a secret.
+//! Architecture invariant: a check leaves nothing behind on the machine, and its texts contain no secret.
 
 mod machine;
 mod report;
@@ -28,7 +28,7 @@ pub enum Verdict {
     Ok,
     /// The check was not made.
     Skipped,
-    /// The plugin works, and something should be changed.
+    /// The plugin works, but the user should change something.
     Warning,
     /// The plugin cannot work.
     Failed,
@@ -47,22 +47,22 @@ impl Verdict {
 }
 
 impl Check {
-    /// Returns a check that found nothing wrong. `found` says what is there, without a full stop.
+    /// Returns a check that found nothing wrong. `found` describes the state, without a full stop.
     pub fn ok(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Ok, found: found.into(), advice: String::new() }
     }
 
-    /// Returns a check that was not made, and why.
+    /// Returns a check that was not made, for this reason.
     pub fn skipped(name: &'static str, reason: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Skipped, found: reason.into(), advice: String::new() }
     }
 
-    /// Returns a check that found something to be changed, although the plugin works. `advice` says what to do.
+    /// Returns a check that found a fault with which the plugin still works. `advice` tells the user what to do.
     pub fn warning(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Warning, found: found.into(), advice: advice.into() }
     }
 
-    /// Returns a check that found why the plugin cannot work. `advice` says what to do.
+    /// Returns a check that found a fault with which the plugin cannot work. `advice` tells the user what to do.
     pub fn failed(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Failed, found: found.into(), advice: advice.into() }
     }

@@ -66,7 +66,7 @@ pub(super) fn platform() -> String {
     format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)
 }
 
-/// Makes a text safe for a cell of a table: one line, and no end of the cell.
+/// Makes a text safe for a cell of a table: replaces line ends, and escapes `|`.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
