@@ -74,7 +74,7 @@ pub(super) async fn checks(probe: &Probe, client: &Client, options: &Options) ->
     checks.extend(match role(options, known, &roles_of_root) {
         _ if options.read_only => vec![Check::skipped("mint", "-read-only was given")],
         None => vec![Check::skipped("mint", "no Astra role is known: give one with -role-id=<id>")],
-        Some(role) => mint::checks(probe, client, &role).await,
+        Some(role) => mint::checks(probe, client, &role, &options.root_id()).await,
     });
     checks
 }

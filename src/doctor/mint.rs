@@ -8,9 +8,7 @@ use uuid::Uuid;
 use vault_plugin_sdk::doctor::Check;
 
 use super::failed;
-use crate::api::{
-    Answered, AstraRole, Client, CreatedToken, Error, ListReader, ListedToken, NewToken, Probe, describe,
-};
+use crate::api::{Answered, AstraRole, Client, CreatedToken, ListReader, ListedToken, NewToken, Probe, describe};
 use crate::clock::now;
 
 /// The token expires after this time if the doctor cannot delete it.
@@ -49,11 +47,11 @@ impl ListReader for Search<'_> {
     }
 }
 
-/// Mints a token with an Astra role, and returns the checks of the mint and of the deletion.
-pub(super) async fn checks(probe: &Probe, client: &Client, role: &AstraRole) -> Vec<Check> {
+/// Returns the checks. `root_id` is the client id of the root token.
+pub(super) async fn checks(probe: &Probe, client: &Client, role: &AstraRole, root_id: &str) -> Vec<Check> {
     let marker = Uuid::new_v4().to_string();
-    // A description of the greatest length shows whether Astra keeps all characters.
-    let description = describe(INSTANCE, &marker, &format!("made by -doctor, can be deleted {}", "x".repeat(255)));
+    // As long as a description can be, to see if Astra keeps all of it.
+    let description = describe(INSTANCE, &marker, &format!("minted by -doctor, can be deleted {}", "x".repeat(255)));
     let Some(expires_at) = now().checked_add(LIFE).ok() else { return Vec::new() };
     let token = NewToken {
         roles: vec![role.id.clone()],
@@ -63,43 +61,54 @@ pub(super) async fn checks(probe: &Probe, client: &Client, role: &AstraRole) -> 
     let start = Instant::now();
     let created = match client.create_token(&token).await {
         Ok(created) => created,
-        Err(error) => return not_minted(client, &error, &marker).await,
+        Err(error) if error.may_have_happened() => return vec![failed("mint", &error), undo(client, &marker).await],
+        Err(error) => return vec![failed("mint", &error)],
     };
     let took = start.elapsed().as_secs_f32();
-    let mut checks = vec![minted(&created, role, took), echo(&created, &marker, expires_at)];
-    if !created.client_id.is_empty() {
-        checks.push(new_token(probe, &created).await);
-        checks.push(listed(client, &created.client_id, &description, expires_at).await);
-        checks.extend(deletions(probe, client, &created.client_id, expires_at).await);
+    let mut checks = vec![minted(&created, role, took)];
+    // An answer with a fault can name any token, also one that is in use.
+    if created.fault().is_some() || created.client_id == root_id {
+        checks.push(undo(client, &marker).await);
+        return checks;
     }
+    checks.extend([echo(&created, &marker, expires_at), new_token(probe, &created).await]);
+    let (listed, is_other) = listed(client, &created.client_id, &description, expires_at).await;
+    checks.push(listed);
+    checks.extend(if is_other {
+        vec![undo(client, &marker).await]
+    } else {
+        deletions(probe, client, &created.client_id, expires_at).await
+    });
     checks
 }
 
-/// Returns the checks after a failed mint. If Astra may have minted the token, deletes the token.
-async fn not_minted(client: &Client, error: &Error, marker: &str) -> Vec<Check> {
-    let mut checks = vec![failed("mint", error)];
-    if !error.may_have_happened() {
-        return checks;
-    }
-    checks.push(match client.find_tokens(marker).await {
-        Ok(ids) if ids.is_empty() => Check::ok("undo", "Astra made no token"),
-        Ok(ids) => {
-            let mut left = Vec::new();
-            for id in ids {
-                if client.delete_token(&id).await.is_err() {
-                    left.push(id);
-                }
-            }
-            if left.is_empty() {
-                Check::ok("undo", "Astra made a token although the call failed; it is deleted")
-            } else {
-                let advice = "delete the tokens in Astra's portal; they expire in 15 minutes if Astra keeps expiries";
-                Check::failed("undo", format!("the tokens {} are left", left.join(", ")), advice)
-            }
+/// Deletes the tokens with this marker, which a failed mint may have made. Astra's list can be late.
+async fn undo(client: &Client, marker: &str) -> Check {
+    const NAME: &str = "undo";
+    let start = Instant::now();
+    let ids = loop {
+        match client.find_tokens(marker).await {
+            Ok(ids) if ids.is_empty() && start.elapsed() < SETTLED => sleep(PAUSE).await,
+            Ok(ids) => break ids,
+            Err(error) => return failed(NAME, &error),
         }
-        Err(error) => failed("undo", &error),
-    });
-    checks
+    };
+    if ids.is_empty() {
+        let found = format!("Astra's list has no token of this mint after {} s", SETTLED.as_secs());
+        let advice = format!("if a token whose description contains {marker} appears in Astra's portal, delete it");
+        return Check::warning(NAME, found, advice);
+    }
+    let mut left = Vec::new();
+    for id in ids {
+        if client.delete_token(&id).await.is_err() {
+            left.push(id);
+        }
+    }
+    if left.is_empty() {
+        return Check::ok(NAME, "Astra minted a token although the call failed; the token is deleted");
+    }
+    let advice = "delete the tokens in Astra's portal; they expire in 15 minutes if Astra keeps expiries";
+    Check::failed(NAME, format!("the tokens {} are left", left.join(", ")), advice)
 }
 
 fn minted(created: &CreatedToken, role: &AstraRole, took: f32) -> Check {
@@ -139,18 +148,24 @@ async fn new_token(probe: &Probe, created: &CreatedToken) -> Check {
     }
 }
 
-async fn listed(client: &Client, client_id: &str, description: &str, expires_at: Timestamp) -> Check {
+/// Returns the check, and whether the list shows that another program made the token.
+async fn listed(client: &Client, client_id: &str, description: &str, expires_at: Timestamp) -> (Check, bool) {
     const NAME: &str = "token in the list";
     let start = Instant::now();
     loop {
         match client.survey(&Search { client_id }).await {
-            Ok(Some(listed)) => return compare(&listed, description, expires_at, start.elapsed()),
+            Ok(Some(listed)) if !description.starts_with(&listed.description) => {
+                let found = "the answer to the mint names a token with the description of another program";
+                return (Check::failed(NAME, found, "check -url and the proxy: this token is not deleted"), true);
+            }
+            Ok(Some(listed)) => return (compare(&listed, description, expires_at, start.elapsed()), false),
             Ok(None) if start.elapsed() < SETTLED => sleep(PAUSE).await,
             Ok(None) => {
                 let advice = "the engine finds a token whose answer was lost only in the list; please report this";
-                return Check::warning(NAME, format!("it is not there after {} s", SETTLED.as_secs()), advice);
+                let found = format!("it is not there after {} s", SETTLED.as_secs());
+                return (Check::warning(NAME, found, advice), false);
             }
-            Err(error) => return failed(NAME, &error),
+            Err(error) => return (failed(NAME, &error), false),
         }
     }
 }
@@ -163,19 +178,17 @@ fn compare(listed: &Listed, description: &str, expires_at: Timestamp, took: Dura
         Some(expiry) => format!("with another expiry, {expiry}"),
         None => "without an expiry".to_owned(),
     };
-    let is_part = description.starts_with(&listed.description);
     let text = match kept {
         _ if listed.description == description => format!("all {kept} characters of its description"),
         0 => "no description".to_owned(),
-        kept if is_part => format!("the first {kept} of {} characters of its description", description.chars().count()),
-        _ => "another description".to_owned(),
+        kept => format!("the first {kept} of {} characters of its description", description.chars().count()),
     };
     let found = format!("{after}, {expiry}, {text}");
-    // The first 64 characters contain the marker, which is enough for the engine.
-    if kept >= 64 && is_part && listed.expires_at.is_some() {
+    // The marker is at the beginning.
+    if kept >= 64 && listed.expires_at.is_some() {
         return Check::ok("token in the list", found);
     }
-    let advice = "without its description, a lost token cannot be found; without its expiry, it does not end by itself: \
+    let advice = "without its description, a lost token cannot be found; without its expiry, the token does not expire: \
                   see the fields description and token_expiry of the config";
     Check::warning("token in the list", found, advice)
 }

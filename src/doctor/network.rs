@@ -61,7 +61,7 @@ async fn name_service(probe: &Probe) -> (Check, bool) {
 fn connection(probe: &Probe, url: &str, answered: &Answered) -> Check {
     let found = format!("without a token, {url} answers {}, {}", answered.status, answered.body);
     if answered.status != 401 {
-        return Check::warning("connection", found, "Astra is known to answer 401: check -url and the proxy");
+        return Check::warning("connection", found, "Astra should answer 401: check -url and the proxy");
     }
     if !probe.is_encrypted() {
         let advice = "use an https url: everybody on the way can read the tokens";

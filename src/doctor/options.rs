@@ -14,13 +14,13 @@ const VARIABLE: &str = "ASTRA_DB_APPLICATION_TOKEN";
 
 /// The help text.
 pub(super) const USAGE: &str = "\
-Checks this machine and Astra, and prints one table. Nothing in it is secret. Run it on the machine of the server, as the
-user of the server:
+Checks this machine and Astra, and prints one table. The table contains no secret. Run the doctor on the machine of the
+server, as the user of the server:
 
     vault-plugin-secrets-datastax-astra -doctor
 
-With a root token, it also asks Astra whose token that is, mints a token that expires in 15 minutes, and deletes it. The
-root token is read from the variable ASTRA_DB_APPLICATION_TOKEN, or from standard input:
+With a root token, it also asks Astra for the organization of the root token, mints a token that expires in 15 minutes, and
+deletes that token. The root token is read from the variable ASTRA_DB_APPLICATION_TOKEN, or from standard input:
 
     printf %s \"$ROOT_TOKEN\" | vault-plugin-secrets-datastax-astra -doctor -token-stdin
 
@@ -102,7 +102,7 @@ pub(super) fn parse(
             _ if text.contains(TOKEN_PREFIX) => {
                 return Err(format!("a token must not be an argument: set {VARIABLE}, or use -token-stdin"));
             }
-            _ => return Err(format!("{argument:?} is no option")),
+            _ => return Err(format!("unknown option {argument:?}")),
         }
     }
     options.token = options.token.map(check_token).transpose()?;
@@ -179,9 +179,9 @@ mod tests {
     #[test]
     fn an_option_that_cannot_be_used_is_named_and_no_token_is_quoted() {
         for (arguments, part) in [
-            (&["-x"][..], "\"-x\" is no option"),
-            (&["json"], "\"json\" is no option"),
-            (&["-json=true"], "is no option"),
+            (&["-x"][..], "unknown option \"-x\""),
+            (&["json"], "unknown option \"json\""),
+            (&["-json=true"], "unknown option"),
             (&["-url"], "-url=<value>"),
             (&["-ca-cert=/nowhere"], "cannot be read"),
             (&["-ca-cert=/dev/null"], "is not PEM"),

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::astra::{Astra, AstraFault, Builder, Certificate, DeleteSuccess, FieldPolicy, Kind, Route, Seed, UnknownId};
 use crate::plugin;
@@ -74,10 +74,9 @@ impl Setup {
         self.run(&mut self.doctor(&self.binary()))
     }
 
-    /// Returns how many live tokens Astra has in addition to the root token.
+    /// Returns how many live tokens the doctor has left.
     fn left(&self) -> usize {
-        let root = self.astra.org();
-        self.astra.live(&root.id).iter().filter(|token| token.client_id != root.client_id).count()
+        self.astra.live(&self.astra.org().id).len()
     }
 }
 
@@ -170,7 +169,7 @@ fn the_root_token_is_read_from_standard_input() {
 fn options_that_cannot_be_used_print_advice() {
     let setup = Setup::new();
     let root = setup.astra.org().root_token.clone();
-    for (argument, part) in [("-no-such-option", "is no option"), (root.as_str(), "must not be an argument")] {
+    for (argument, part) in [("-no-such-option", "unknown option"), (root.as_str(), "must not be an argument")] {
         let output = Command::new(setup.binary()).env_clear().args(["-doctor", argument]).output().unwrap();
         let told = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{told}");
@@ -362,8 +361,41 @@ fn a_mint_whose_answer_is_lost_is_undone() {
     setup.astra.fault(AstraFault::after(Kind::Reset).route(Route::CreateToken).once());
     let report = setup.check();
     report.expect("mint", "failed", &["the connection to Astra broke"]);
-    report.expect("undo", "ok", &["it is deleted"]);
+    report.expect("undo", "ok", &["the token is deleted"]);
     assert_eq!((setup.astra.minted(), setup.left()), (1, 0));
+}
+
+#[test]
+fn an_unclear_mint_that_made_no_token_is_a_warning() {
+    let setup = Setup::new();
+    setup.astra.fault(AstraFault::before(Kind::Reset).route(Route::CreateToken).once());
+    let report = setup.check();
+    report.expect("mint", "failed", &["the connection to Astra broke"]);
+    report.expect("undo", "warning", &["no token of this mint", "portal"]);
+    assert_eq!(setup.astra.minted(), 0);
+}
+
+#[test]
+fn an_answer_that_names_a_token_of_another_program_deletes_nothing_of_it() {
+    for name_root in [false, true] {
+        let setup = Setup::new();
+        let root = setup.astra.org();
+        let other = setup.astra.portal(&root.id, Some("made by a person"), None);
+        let (client_id, token) = if name_root {
+            (root.client_id.clone(), root.root_token.clone())
+        } else {
+            (other.client_id.clone(), other.token)
+        };
+        let answer = json!({"clientId": client_id, "token": token, "secret": "s", "orgId": root.id, "roles": ["r"]});
+        let kind = Kind::Body { content_type: "application/json".to_owned(), text: answer.to_string() };
+        setup.astra.fault(AstraFault::after(kind).route(Route::CreateToken));
+        let report = setup.check();
+        report.expect("undo", "ok", &["the token is deleted"]);
+        for client_id in [&other.client_id, &root.client_id] {
+            assert!(setup.astra.token(client_id).is_some_and(|token| token.live), "{client_id} was deleted");
+        }
+        assert_eq!(setup.left(), 0);
+    }
 }
 
 #[test]
@@ -372,8 +404,7 @@ fn a_token_that_cannot_be_deleted_is_named() {
     let fault = Kind::Status { code: 400, body: Default::default(), retry_after: None };
     setup.astra.fault(AstraFault::before(fault).route(Route::DeleteToken));
     let report = setup.check();
-    let root = setup.astra.org();
-    let left = setup.astra.live(&root.id).into_iter().find(|token| token.client_id != root.client_id).unwrap();
+    let left = setup.astra.live(&setup.astra.org().id).remove(0);
     report.expect("deletion", "failed", &[&left.client_id, "portal", "expires on"]);
     setup.astra.advance(Duration::from_secs(16 * 60));
     assert_eq!(setup.left(), 0, "the token has no expiry");
