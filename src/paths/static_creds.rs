@@ -50,7 +50,7 @@ async fn read(engine: Arc<Engine>, call: Call) -> Answered {
     };
     let not_yet = || {
         Error::NotYet(format!(
-            "the static role {:?} has no token now; the engine makes one, try again later",
+            "the static role {:?} has no token now; the engine mints one, try again later",
             name.as_str()
         ))
     };

@@ -58,7 +58,7 @@ pub(super) const REPLACE: Field<bool> = Field::bool(
 pub(super) const OVERLAP: Field<Duration> = Field::duration(
     "overlap",
     "With replace: how long the old token stays live after the new one is minted, at most as long as its lease can last. \
-     Then the engine deletes the old token. Without overlap, it deletes the old token at once.",
+     Then the engine deletes the old token. Without overlap, it deletes the old token some seconds after the answer.",
 )
 .only(WRITE);
 

@@ -39,7 +39,9 @@ pub(super) const MEMBERS: [(&str, &str); 4] = [
 ];
 
 const fn read_only(name: &'static str, shown: &'static str) -> Field<String> {
-    Field::string(name, "As a read shows it. The engine sets it, and ignores this.").only(WRITES).shown(shown)
+    Field::string(name, "As a read shows it. The engine sets this value, and ignores the value in a write.")
+        .only(WRITES)
+        .shown(shown)
 }
 
 /// Returns the members in answers.

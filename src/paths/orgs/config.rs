@@ -26,7 +26,7 @@ const ORG_ID: Field<String> = Field::string(
 /// The member that only a read has. Clients write it back.
 const ASTRA_ORG_ID: Field<String> = Field::string(
     "astra_org_id",
-    "Astra's id of the organization, as a read shows it. The engine sets it, and ignores this.",
+    "Astra's id of the organization, as a read shows it. The engine sets this value, and ignores the value in a write.",
 )
 .only(WRITES)
 .shown("Astra's id of the organization. Empty until Astra has named the organization.");

@@ -60,7 +60,9 @@ const PREVIOUS_END: Field<String> =
     shown_only("previous_expires_at", "When the engine deletes the previous token. Empty if it is deleted.");
 
 const fn shown_only(name: &'static str, description: &'static str) -> Field<String> {
-    Field::string(name, "As a read shows it. The engine sets it, and ignores this.").only(WRITES).shown(description)
+    Field::string(name, "As a read shows it. The engine sets this value, and ignores the value in a write.")
+        .only(WRITES)
+        .shown(description)
 }
 
 const FIELDS: &[FieldSpec] = &[
