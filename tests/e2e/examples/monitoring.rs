@@ -218,11 +218,8 @@ fn the_alerts_have_a_severity_and_a_summary_and_each_has_a_test() {
         let name = rule["alert"].as_str().expect("a name");
         assert!(matches!(rule["labels"]["severity"].as_str(), Some("warning" | "critical")), "{name}");
         assert!(rule["annotations"]["summary"].is_string(), "{name}");
-        assert_eq!(
-            tests.matches(&format!("alertname: {name}\n")).count()
-                + tests.matches(&format!("alertname: {name}}}")).count(),
-            2,
-            "{name}"
-        );
+        // In one test it fires, in another it does not.
+        let is_named = |end: &str| tests.matches(&format!("alertname: {name}{end}")).count();
+        assert!(is_named("\n") + is_named("}") >= 2, "{name}");
     }
 }
