@@ -214,14 +214,7 @@ pub(super) async fn target(engine: &Engine, org: &OrgId, client: &ClientId) -> R
             Ok(record.map(|record| Target::of_record(org, client, record)))
         }
         // Without this deletion, the record would stay for ever. The entry of a named token stays until its lease is revoked.
-        Lookup::Unreadable(_) => Ok(Some(Target {
-            org_id: org.clone(),
-            client_id: client.clone(),
-            role_name: RoleName::default(),
-            token_id: client.to_string(),
-            may_be_old: true,
-            expiry: None,
-        })),
+        Lookup::Unreadable(_) => Ok(Some(Target::without_record(org, client))),
         Lookup::Unknown => Err(Error::inventory_incomplete(Some(GIVE_NAMES))),
     }
 }

@@ -59,7 +59,7 @@ pub(crate) async fn rotate(engine: &Arc<Engine>, mut role: StaticRole) -> Result
         )));
     }
     if let Some(current) = &role.current
-        && engine.store.record(&role.org_id, &current.client_id).await?.is_none()
+        && !engine.store.has_record(&role.org_id, &current.client_id).await?
     {
         // Somebody has deleted the current token, so it does not become the previous token.
         role.current = None;

@@ -11,7 +11,7 @@ use super::rotation::rotate;
 use crate::backoff::in_tick;
 use crate::clock;
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::names::{ClientId, OrgId, RoleName};
 use crate::store::StaticRole;
 use crate::tokens::{self, Target};
@@ -105,7 +105,9 @@ async fn do_one(engine: &Arc<Engine>, org: &OrgId, name: &RoleName) -> Result<()
     end_former(engine, &mut role).await?;
     let now = clock::now();
     let is_current = match &role.current {
-        Some(current) if current.until > now => engine.store.token(current.client_id.as_str()).await?.is_some(),
+        Some(current) if current.until > now => {
+            engine.store.readable_token(current.client_id.as_str()).await?.is_some()
+        }
         _ => false,
     };
     if is_current {
@@ -149,8 +151,11 @@ async fn delete_all(engine: &Arc<Engine>, role: &StaticRole) -> Result<(), Error
 
 /// Deletes a token in Astra and in Vault, unless the token is already deleted.
 async fn end(engine: &Arc<Engine>, role: &StaticRole, client_id: &ClientId) -> Result<(), Error> {
-    let Some(record) = engine.store.record(&role.org_id, client_id).await? else { return Ok(()) };
-    let target = Target::of_record(&role.org_id, client_id, record);
+    let target = match readable(engine.store.record(&role.org_id, client_id).await)? {
+        (Some(record), _) => Target::of_record(&role.org_id, client_id, record),
+        (None, Some(_)) => Target::without_record(&role.org_id, client_id),
+        (None, None) => return Ok(()),
+    };
     tokens::delete(engine.clone(), target, false).await?;
     tracing::info!(org_id = %role.org_id, static_role = %role.name, client_id = %client_id, "deleted a token of a static role");
     Ok(())

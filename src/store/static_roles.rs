@@ -85,7 +85,7 @@ impl Store {
     /// Whether the current token is stored. If not, somebody has deleted it, and an earlier process could not replace it.
     async fn has_current_token(&self, role: &StaticRole) -> Result<bool, Error> {
         let Some(current) = &role.current else { return Ok(false) };
-        Ok(self.record(&role.org_id, &current.client_id).await?.is_some())
+        self.has_record(&role.org_id, &current.client_id).await
     }
 
     async fn read_schedule(&self) -> Result<Known, Error> {
@@ -93,13 +93,15 @@ impl Store {
         for folder in self.storage.list(STATIC_ROLES).await? {
             let Some(org) = folder.strip_suffix('/') else { continue };
             let (roles, _) = self.all_static_roles_of(&OrgId::stored(from_segment(org))).await?;
-            for role in roles {
+            let read = |role: StaticRole| async move {
                 let mut due = Due::from(&role);
                 if !self.has_current_token(&role).await? {
                     due.time = Timestamp::MIN;
                 }
-                known.set((role.org_id.clone(), role.name.clone()), Some(due));
-            }
+                Ok::<_, Error>(((role.org_id, role.name), due))
+            };
+            let read: Vec<_> = stream::iter(roles).map(read).buffered(CONCURRENT).try_collect().await?;
+            read.into_iter().for_each(|(key, due)| known.set(key, Some(due)));
         }
         Ok(known)
     }

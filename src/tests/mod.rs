@@ -38,6 +38,7 @@ mod root_expiry;
 mod root_token;
 mod rotate_root;
 mod scheduled_rotation;
+mod static_faults;
 mod static_roles;
 mod status;
 mod storage_faults;

@@ -12,51 +12,51 @@ use super::trial::live;
 use super::{ORG, ROLE_ID, World, data, eventually, ok, refused};
 use crate::clock::{self, test::move_by};
 
-const PATH: &str = "orgs/retailOrg/static-roles/ci";
+pub(super) const PATH: &str = "orgs/retailOrg/static-roles/ci";
 
-fn minutes(minutes: i64) -> SignedDuration {
+pub(super) fn minutes(minutes: i64) -> SignedDuration {
     SignedDuration::from_mins(minutes)
 }
 
 impl World {
     /// A mount with a static role that is rotated every hour, with an overlap of ten minutes.
-    async fn with_static_role() -> Self {
+    pub(super) async fn with_static_role() -> Self {
         let world = Self::with_role("standard").await;
         world.write_static_role(json!({"role": "r_w_user", "rotation_period": "1h", "overlap": "10m"})).await;
         world
     }
 
-    async fn write_static_role(&self, fields: Value) {
+    pub(super) async fn write_static_role(&self, fields: Value) {
         ok(self.ask(Operation::Update, PATH, fields).await);
     }
 
-    async fn static_role(&self) -> Value {
+    pub(super) async fn static_role(&self) -> Value {
         data(self.ask(Operation::Read, PATH, Value::Null).await)
     }
 
-    async fn static_token(&self) -> Value {
+    pub(super) async fn static_token(&self) -> Value {
         data(self.ask(Operation::Read, "static-creds/retailOrg/ci", Value::Null).await)
     }
 
     /// Lets time pass, and then the host's tick.
-    async fn pass(&self, time: SignedDuration) {
+    pub(super) async fn pass(&self, time: SignedDuration) {
         move_by(time);
         ok(self.tick(false).await);
         eventually(|| self.tasks.is_empty()).await;
     }
 
-    fn crashed(&self) -> Self {
+    pub(super) fn crashed(&self) -> Self {
         Self::with(Arc::new(MemoryStorage::holding(self.storage.entries())), self.astra.clone())
     }
 
     /// Whether Astra, the tokens and the records agree, and nothing is unfinished.
-    fn agrees(&self, tokens: usize) -> bool {
+    pub(super) fn agrees(&self, tokens: usize) -> bool {
         let is = (live(self).len(), self.keys("token/").len(), self.keys("client/").len(), self.keys("wal/").len());
         is == (tokens, tokens, tokens, 0)
     }
 }
 
-fn text(answer: &Value, member: &str) -> String {
+pub(super) fn text(answer: &Value, member: &str) -> String {
     answer[member]
         .as_str()
         .unwrap_or_else(|| panic!("{member} in {:?}", answer.as_object().map(|all| all.keys().collect::<Vec<_>>())))

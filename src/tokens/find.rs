@@ -39,6 +39,18 @@ impl Target {
         }
     }
 
+    /// Returns a token whose record cannot be read, and whose id is its client id.
+    pub(crate) fn without_record(org: &OrgId, client: &ClientId) -> Self {
+        Self {
+            org_id: org.clone(),
+            client_id: client.clone(),
+            role_name: RoleName::default(),
+            token_id: client.to_string(),
+            may_be_old: true,
+            expiry: None,
+        }
+    }
+
     /// Whether its revocation deletes the entry of the token first. If a named token lost its entry first, another token
     /// could get its name. The entry of an old token tells the organization of the token.
     pub(super) fn is_revoked_entry_first(&self) -> bool {

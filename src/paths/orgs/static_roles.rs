@@ -211,7 +211,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
 /// the end of a longer period.
 async fn plan_again(engine: &Engine, role: &mut StaticRole) -> Result<(), Error> {
     let Some(current) = role.current.clone() else { return Ok(()) };
-    let record = engine.store.record(&role.org_id, &current.client_id).await?;
+    let (record, _) = readable(engine.store.record(&role.org_id, &current.client_id).await)?;
     let expiry = record.filter(|record| record.expires_in_astra).and_then(|record| record.expires_at.parse().ok());
     let until = statics::until(role, current.since, expiry);
     role.current = Some(CurrentToken { until, ..current });

@@ -1,0 +1,62 @@
+//! Static roles whose tokens, records, entries and roles change or break without them.
+
+use serde_json::{Value, json};
+use vault_plugin_sdk::logical::Operation;
+
+use super::static_roles::{PATH, minutes, text};
+use super::trial::live;
+use super::{ORG, World, ok};
+
+/// Another static role.
+const OTHER: &str = "orgs/retailOrg/static-roles/cd";
+
+impl World {
+    async fn current(&self) -> String {
+        text(&self.static_role().await, "client_id")
+    }
+
+    /// Makes the record of a token unreadable.
+    async fn damage_record(&self, client: &str) {
+        let key = format!("client/{ORG}/{client}");
+        assert!(self.storage.keys().contains(&key));
+        self.store_bytes(&key, "garbled").await;
+    }
+
+    async fn assert_current_is_live(&self) {
+        let current = text(&self.static_token().await, "clientId");
+        assert!(live(self).contains(&current), "the current token is not live");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_record_of_a_token_stops_no_static_role() {
+    let world = World::with_static_role().await;
+    let fields = json!({"role": "r_w_user", "rotation_period": "1h", "overlap": "10m"});
+    ok(world.ask(Operation::Update, OTHER, fields).await);
+    let first = world.current().await;
+    world.damage_record(&first).await;
+    ok(world.ask(Operation::Patch, PATH, json!({"rotation_period": "50m"})).await);
+    let world = world.crashed();
+    world.pass(minutes(61)).await;
+    assert_eq!(live(&world).len(), 4, "both static roles have a new token");
+    assert_eq!(world.static_role().await["previous_client_id"], first);
+    world.pass(minutes(11)).await;
+    assert!(world.agrees(2), "the old tokens are deleted");
+    // The deletion of a static role, too.
+    world.damage_record(&world.current().await).await;
+    ok(world.ask(Operation::Delete, PATH, Value::Null).await);
+    assert!(world.agrees(1));
+}
+
+#[tokio::test]
+async fn a_token_whose_entry_is_damaged_is_replaced_when_work_is_due() {
+    let world = World::with_static_role().await;
+    world.write_static_role(json!({"rotate": true})).await;
+    let damaged = world.current().await;
+    world.store_bytes(&format!("token/{damaged}"), "garbled").await;
+    world.pass(minutes(11)).await;
+    assert_ne!(world.current().await, damaged);
+    world.pass(minutes(11)).await;
+    assert!(world.agrees(1));
+    world.assert_current_is_live().await;
+}
