@@ -184,10 +184,8 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
 pub(super) async fn end(engine: Arc<Engine>, request: &Request, target: Target, force: bool) -> Answered {
     let (org, client_id, role_name) = (target.org_id.clone(), target.client_id.clone(), target.role_name.clone());
     tokens::delete(engine.clone(), target, force).await?;
-    if engine.store.schedule.note_deleted(&org, &client_id) {
-        // The users of the static role must not wait for the end of the period.
-        statics::arm(&engine);
-    }
+    // The token may have been the current one of a static role.
+    statics::arm(&engine);
     tracing::info!(org_id = %org, role_name = %role_name, client_id = %client_id,
         display_name = request.caller.display_name, entity_id = request.caller.entity_id, "deleted token");
     Ok(None)

@@ -96,6 +96,8 @@ impl Store {
         }
         self.storage.delete(&record_key(org, client)).await?;
         self.token_counts.deleted(org, client);
+        // The users of a static role must not wait for the end of its period.
+        self.schedule.note_deleted(org, client);
         Ok(())
     }
 

@@ -22,6 +22,9 @@ pub(super) const STATIC_ROLES: &str = "static-role/";
 /// Pauses after failed work on a static role: the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 
+/// The most deletions that are kept while the static roles are read. After more deletions, they are read again.
+const MOST_DELETED: usize = 10_000;
+
 /// `static-role/<org_id>/<name>`: a token that a schedule replaces.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StaticRole {
@@ -172,6 +175,13 @@ impl Known {
         };
         old.map(|client| self.current.remove(&client));
     }
+
+    fn note_deleted(&mut self, org: &OrgId, client: &ClientId) {
+        let key = self.current.get(client).filter(|(owner, _)| owner == org);
+        if let Some(due) = key.and_then(|key| self.due.get_mut(key)) {
+            due.time = Timestamp::MIN;
+        }
+    }
 }
 
 /// When the static roles need work.
@@ -184,6 +194,8 @@ pub(super) struct State {
     pub(super) known: Option<Known>,
     /// Increases with each change. What was read before the last change is read again.
     pub(super) changes: u64,
+    /// The tokens that were deleted while `known` was `None`.
+    deleted: Vec<(OrgId, ClientId)>,
 }
 
 impl Schedule {
@@ -210,19 +222,33 @@ impl Schedule {
         }
     }
 
-    /// Notes that a caller has deleted a token. If it was the current one of a static role, the static role needs work at once.
-    /// Returns whether it was.
-    pub(crate) fn note_deleted(&self, org: &OrgId, client: &ClientId) -> bool {
+    /// Notes that a token is deleted. If it was the current one of a static role, the static role needs work at once.
+    pub(super) fn note_deleted(&self, org: &OrgId, client: &ClientId) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        match &mut state.known {
+            Some(known) => known.note_deleted(org, client),
+            // The static roles may be read now, and the token may have been there when its static role was read.
+            None if state.deleted.len() < MOST_DELETED => state.deleted.push((org.clone(), client.clone())),
+            None => *state = State { changes: state.changes + 1, ..State::default() },
+        }
+    }
+
+    /// Keeps the times that were read, unless a static role has changed since `changes`. Returns whether times are known.
+    pub(super) fn learn(&self, mut read: Known, changes: u64) -> bool {
         let mut state = self.lock();
-        let Some(known) = state.known.as_mut() else { return false };
-        let Some(key) = known.current.get(client).filter(|(owner, _)| owner == org) else { return false };
-        known.due.get_mut(key).map(|due| due.time = Timestamp::MIN).is_some()
+        if state.known.is_none() && state.changes == changes {
+            let deleted = std::mem::take(&mut state.deleted);
+            deleted.iter().for_each(|(org, client)| read.note_deleted(org, client));
+            state.known = Some(read);
+        }
+        state.known.is_some()
     }
 
     /// Reads all times again before they are used.
     pub(super) fn forget(&self) {
         let mut state = self.lock();
-        *state = State { known: None, changes: state.changes + 1 };
+        *state = State { changes: state.changes + 1, ..State::default() };
     }
 
     pub(super) fn set(&self, org: &OrgId, name: &RoleName, due: Option<Due>) {
@@ -235,5 +261,49 @@ impl Schedule {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role() -> StaticRole {
+        let (client_id, until) = (ClientId::stored("client"), Timestamp::MAX);
+        let current = Some(CurrentToken { client_id, since: Timestamp::UNIX_EPOCH, until });
+        StaticRole { current, ..StaticRole::new(OrgId::stored("org"), RoleName::stored("ci")) }
+    }
+
+    fn read() -> Known {
+        let (role, mut known) = (role(), Known::default());
+        known.set((role.org_id.clone(), role.name.clone()), Some(Due::from(&role)));
+        known
+    }
+
+    /// The record of the token may be read before the token is deleted.
+    #[test]
+    fn a_token_that_is_deleted_while_the_static_roles_are_read_is_due() {
+        let (schedule, [org, client]) = (Schedule::default(), ["org", "client"]);
+        let delete = |org, client| schedule.note_deleted(&OrgId::stored(org), &ClientId::stored(client));
+        delete(org, "other");
+        delete("other", client);
+        assert!(schedule.learn(read(), 0) && schedule.due().is_empty());
+        schedule.forget();
+        delete(org, client);
+        assert!(schedule.learn(read(), 1));
+        assert_eq!(schedule.due().len(), 1);
+        // A read that began earlier and ends later changes nothing.
+        assert!(schedule.learn(read(), 1));
+        assert_eq!(schedule.due().len(), 1);
+    }
+
+    #[test]
+    fn after_very_many_deletions_the_static_roles_are_read_again() {
+        let (schedule, org) = (Schedule::default(), OrgId::stored("org"));
+        for n in 0..=MOST_DELETED {
+            schedule.note_deleted(&org, &ClientId::stored(n.to_string()));
+        }
+        assert!(!schedule.learn(read(), 0));
+        assert!(schedule.learn(read(), 1));
     }
 }

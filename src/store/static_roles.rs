@@ -26,11 +26,24 @@ impl Store {
     pub(crate) async fn put_static_role(&self, role: &StaticRole) -> Result<(), Error> {
         let written = self.storage.put_json(&static_role_key(&role.org_id, &role.name), role).await;
         match written {
-            Ok(()) => self.schedule.set(&role.org_id, &role.name, Some(role.into())),
+            Ok(()) => {
+                self.schedule.set(&role.org_id, &role.name, Some(role.into()));
+                self.look_at_current_token(role).await;
+            }
             // The write may have taken effect, or take effect later.
             Err(_) => self.schedule.forget(),
         }
         Ok(written?)
+    }
+
+    /// Somebody may have deleted the token before the schedule knew that it is the current one.
+    async fn look_at_current_token(&self, role: &StaticRole) {
+        let Some(current) = role.current.as_ref().filter(|_| !role.is_deleted) else { return };
+        match self.has_current_token(role).await {
+            Ok(true) => {}
+            Ok(false) => self.schedule.note_deleted(&role.org_id, &current.client_id),
+            Err(_) => self.schedule.forget(),
+        }
     }
 
     /// Deletes a static role, whose tokens are deleted. The caller holds its lock.
@@ -74,16 +87,14 @@ impl Store {
                 State { known: Some(_), .. } => return Ok(()),
                 State { changes, .. } => *changes,
             };
-            let known = self.read_schedule().await?;
-            let mut state = self.schedule.lock();
-            if state.changes == changes {
-                state.known = Some(known);
+            if self.schedule.learn(self.read_schedule().await?, changes) {
+                return Ok(());
             }
         }
     }
 
     /// Whether the current token is stored. If not, somebody has deleted it, and an earlier process could not replace it.
-    async fn has_current_token(&self, role: &StaticRole) -> Result<bool, Error> {
+    pub(crate) async fn has_current_token(&self, role: &StaticRole) -> Result<bool, Error> {
         let Some(current) = &role.current else { return Ok(false) };
         self.has_record(&role.org_id, &current.client_id).await
     }
@@ -113,4 +124,33 @@ pub(crate) fn static_role_key(org: &OrgId, name: &RoleName) -> String {
 
 fn static_roles_folder(org: &OrgId) -> String {
     format!("{STATIC_ROLES}{}/", segment(org.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use vault_plugin_sdk::testing::{HostFault, mount};
+
+    use super::*;
+    use crate::names::ClientId;
+    use crate::store::CurrentToken;
+
+    /// The token of a rotation is stored before the schedule knows that it is the current one.
+    #[tokio::test]
+    async fn a_static_role_whose_token_is_gone_when_it_is_written_is_due() {
+        let (mount, storage, _) = mount();
+        let store = Store::new(&mount);
+        store.load_schedule().await.unwrap();
+        let current =
+            CurrentToken { client_id: ClientId::stored("client"), since: Timestamp::UNIX_EPOCH, until: Timestamp::MAX };
+        let role = StaticRole::new(OrgId::stored("org"), RoleName::stored("ci"));
+        let role = StaticRole { current: Some(current), ..role };
+        store.put_static_role(&role).await.unwrap();
+        assert_eq!(store.schedule.due().len(), 1);
+        // If that cannot be read, all static roles are read again.
+        storage.inject(HostFault::At(2));
+        store.put_static_role(&role).await.unwrap();
+        assert!(store.schedule.due().is_empty());
+        store.load_schedule().await.unwrap();
+        assert_eq!(store.schedule.due().len(), 1);
+    }
 }

@@ -1,11 +1,14 @@
 //! Static roles whose tokens, records, entries and roles change or break without them.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use vault_plugin_sdk::logical::Operation;
+use wiremock::ResponseTemplate;
 
 use super::static_roles::{PATH, minutes, text};
 use super::trial::live;
-use super::{ORG, World, ok};
+use super::{ORG, World, eventually, ok, request};
 
 /// Another static role.
 const OTHER: &str = "orgs/retailOrg/static-roles/cd";
@@ -20,6 +23,16 @@ impl World {
         let key = format!("client/{ORG}/{client}");
         assert!(self.storage.keys().contains(&key));
         self.store_bytes(&key, "garbled").await;
+    }
+
+    fn deletion(client: &str) -> String {
+        format!("orgs/retailOrg/tokens/{client}")
+    }
+
+    /// A tick, and the work that it starts.
+    async fn work(&self) {
+        ok(self.tick(true).await);
+        eventually(|| self.tasks.is_empty()).await;
     }
 
     async fn assert_current_is_live(&self) {
@@ -58,5 +71,35 @@ async fn a_token_whose_entry_is_damaged_is_replaced_when_work_is_due() {
     assert_ne!(world.current().await, damaged);
     world.pass(minutes(11)).await;
     assert!(world.agrees(1));
+    world.assert_current_is_live().await;
+}
+
+#[tokio::test]
+async fn a_token_is_replaced_if_the_caller_of_its_deletion_hangs_up() {
+    let world = World::with_static_role().await;
+    world.work().await;
+    let first = world.current().await;
+    world.astra.delay("DELETE", Duration::from_millis(300));
+    let (backend, deletion) =
+        (world.backend.clone(), request(Operation::Delete, &World::deletion(&first), Value::Null));
+    let caller = tokio::spawn(async move { backend.handle(deletion).await });
+    eventually(|| world.astra.live() == 0).await;
+    caller.abort();
+    eventually(|| world.tasks.is_empty()).await;
+    world.work().await;
+    world.assert_current_is_live().await;
+}
+
+#[tokio::test]
+async fn a_token_whose_deletion_was_unclear_is_replaced_when_the_tick_has_deleted_it() {
+    let world = World::with_static_role().await;
+    world.work().await;
+    let first = world.current().await;
+    world.astra.answer_after_all("DELETE", ResponseTemplate::new(503));
+    assert!(world.ask(Operation::Delete, &World::deletion(&first), Value::Null).await.is_err());
+    world.astra.heal();
+    for _ in 0..2 {
+        world.work().await;
+    }
     world.assert_current_is_live().await;
 }

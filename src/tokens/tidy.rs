@@ -306,7 +306,6 @@ async fn delete_missing(
         let target = Target::of_record(&org, &client, record);
         require_own_root(&engine, &config, &target).await?;
         delete_in_vault(&engine, &target).await?;
-        engine.store.schedule.note_deleted(&org, &client);
         tracing::info!(org_id = %target.org_id, role_name = %target.role_name, client_id = %target.client_id,
             "deleted a token in Vault that Astra did not list");
         Ok(true)
