@@ -103,3 +103,17 @@ async fn a_token_whose_deletion_was_unclear_is_replaced_when_the_tick_has_delete
     }
     world.assert_current_is_live().await;
 }
+
+#[tokio::test]
+async fn a_write_replaces_a_token_that_somebody_has_deleted() {
+    let world = World::with_static_role().await;
+    world.work().await;
+    let first = world.current().await;
+    world.astra.answer_all("POST", ResponseTemplate::new(503));
+    ok(world.ask(Operation::Delete, &World::deletion(&first), Value::Null).await);
+    eventually(|| world.tasks.is_empty()).await;
+    world.astra.heal();
+    ok(world.ask(Operation::Patch, PATH, json!({"overlap": "5m"})).await);
+    world.assert_current_is_live().await;
+    assert_eq!(world.static_role().await["previous_client_id"], "");
+}

@@ -189,7 +189,8 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
     (role.display_name, role.entity_id) = (request.caller.display_name.clone(), request.caller.entity_id.clone());
     request.mount_point.clone_into(&mut role.mount_point);
     let is_rotated = fields.get(&ROTATE).unwrap_or_default()
-        || role.current.is_none()
+        // Somebody may have deleted the token.
+        || !engine.store.has_current_token(&role).await?
         || old.as_ref().is_some_and(|old| old.role_name != role.role_name);
     let role = match is_rotated {
         true => statics::rotate(&engine, role).await?,
