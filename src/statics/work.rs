@@ -22,7 +22,10 @@ const AT_ONCE: usize = 8;
 /// After this time, no more work is started. The host cancels a tick after 90 seconds.
 const BUDGET: Duration = Duration::from_secs(30);
 
-/// Work that is due later is left to the next tick. The host starts a tick every minute.
+/// How long a rotation waits for the deletion of replaced tokens. The deletion goes on.
+const ENDING: Duration = Duration::from_secs(15);
+
+/// The host's tick comes every minute, and starts the work of the next minute.
 const UNTIL_TICK: Duration = Duration::from_secs(90);
 
 /// Does the due work, and starts a timer for the next work. The periodic tick calls this on the active node.
@@ -102,7 +105,10 @@ async fn do_one(engine: &Arc<Engine>, org: &OrgId, name: &RoleName) -> Result<()
     if role.is_deleted {
         return delete_all(engine, &role).await;
     }
-    end_former(engine, &mut role).await?;
+    let before = role.former.len();
+    // A token that cannot be deleted must not keep the current token from being replaced.
+    let ended = tokio::time::timeout(ENDING, end_former(engine, &mut role)).await;
+    let ended = ended.unwrap_or(Err(Error::OutOfTime(ENDING)));
     let now = clock::now();
     let is_current = match &role.current {
         Some(current) if current.until > now => {
@@ -110,22 +116,28 @@ async fn do_one(engine: &Arc<Engine>, org: &OrgId, name: &RoleName) -> Result<()
         }
         _ => false,
     };
-    if is_current {
-        return engine.store.put_static_role(&role).await;
+    if !is_current {
+        rotate(engine, role).await?;
+    } else if ended.is_ok() || role.former.len() < before {
+        // A write without a change would let the pauses after failures begin again.
+        engine.store.put_static_role(&role).await?;
     }
-    rotate(engine, role).await.map(drop)
+    ended
 }
 
-/// Deletes the replaced tokens whose overlap has ended.
+/// Deletes the replaced tokens whose overlap has ended. If some cannot be deleted, returns the error of the last one.
 async fn end_former(engine: &Arc<Engine>, role: &mut StaticRole) -> Result<(), Error> {
-    let now = clock::now();
+    let (now, mut ended) = (clock::now(), Ok(()));
     for former in role.former.clone() {
         if former.until <= now {
-            end(engine, role, &former.client_id).await?;
-            role.former.retain(|other| other.client_id != former.client_id);
+            match end(engine, role, &former.client_id).await {
+                Ok(()) => role.former.retain(|other| other.client_id != former.client_id),
+                Err(error) if error.is_of_host() => return Err(error),
+                Err(error) => ended = Err(error),
+            }
         }
     }
-    Ok(())
+    ended
 }
 
 /// Deletes a static role and its tokens. The caller holds its lock. If the process stops before the end, the tick continues.

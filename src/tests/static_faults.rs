@@ -117,3 +117,20 @@ async fn a_write_replaces_a_token_that_somebody_has_deleted() {
     world.assert_current_is_live().await;
     assert_eq!(world.static_role().await["previous_client_id"], "");
 }
+
+#[tokio::test]
+async fn a_replaced_token_that_cannot_be_deleted_stops_no_rotation() {
+    let world = World::with_static_role().await;
+    world.write_static_role(json!({"rotate": true})).await;
+    let second = world.current().await;
+    world.astra.answer_all("DELETE", ResponseTemplate::new(403));
+    world.pass(minutes(61)).await;
+    let third = world.static_role().await;
+    assert_eq!(third["previous_client_id"], second);
+    world.assert_current_is_live().await;
+    world.astra.heal();
+    let world = world.crashed();
+    world.pass(minutes(11)).await;
+    assert!(world.agrees(1));
+    assert_eq!(world.current().await, text(&third, "client_id"));
+}
