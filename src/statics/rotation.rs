@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::api::{self, Case, CreatedToken, NewToken, describe};
 use crate::clock;
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, readable};
 use crate::events::Occasion;
 use crate::journal::{Found, Looked, MintNote};
 use crate::metrics::Event;
@@ -58,11 +58,14 @@ pub(crate) async fn rotate(engine: &Arc<Engine>, mut role: StaticRole) -> Result
             role.name.as_str()
         )));
     }
-    if let Some(current) = &role.current
-        && !engine.store.has_record(&role.org_id, &current.client_id).await?
-    {
-        // Somebody has deleted the current token, so it does not become the previous token.
-        role.current = None;
+    let mut old_expiry = None;
+    if let Some(current) = &role.current {
+        match readable(engine.store.record(&role.org_id, &current.client_id).await)? {
+            (Some(record), _) => old_expiry = record.expiry(),
+            (None, Some(_)) => {}
+            // Somebody has deleted the token, so it is not the previous token.
+            (None, None) => role.current = None,
+        }
     }
     engine.clients.prepare(&config).await?;
     let life = role.rotation_period.saturating_mul(2).saturating_add(role.overlap()).saturating_add(SPARE);
@@ -89,7 +92,7 @@ pub(crate) async fn rotate(engine: &Arc<Engine>, mut role: StaticRole) -> Result
         token_expiry: note.expires_at.clone(),
     };
     let order = Order::begin(engine, &config, note).await?;
-    Rotation { engine, config: &config, role, order }.run(&new).await
+    Rotation { engine, config: &config, role, old_expiry, order }.run(&new).await
 }
 
 /// Returns when the next token replaces a token that became the current one at `since`: after the period, or earlier if the
@@ -106,6 +109,8 @@ struct Rotation<'a> {
     engine: &'a Arc<Engine>,
     config: &'a Arc<Config>,
     role: StaticRole,
+    /// When the token that is replaced expires in Astra, if that is known.
+    old_expiry: Option<Timestamp>,
     order: Order<MintNote>,
 }
 
@@ -135,6 +140,7 @@ impl Rotation<'_> {
         }
         let former = self.role.current.replace(current);
         let until = later(clock::now(), self.role.overlap());
+        let until = self.old_expiry.map_or(until, |expiry| until.min(expiry));
         self.role.former.extend(former.map(|former| FormerToken { client_id: former.client_id, until }));
         if let Err(cause) = self.engine.store.put_static_role(&self.role).await {
             return Err(Error::Unfinished {

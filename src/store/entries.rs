@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
@@ -333,6 +334,11 @@ impl Record {
             generated_on: token.generated_on.clone(),
             ..Self::default()
         }
+    }
+
+    /// Returns when the token expires in Astra; `None` if that is not known, or never.
+    pub(crate) fn expiry(&self) -> Option<Timestamp> {
+        self.expires_at.parse().ok().filter(|_| self.expires_in_astra)
     }
 }
 

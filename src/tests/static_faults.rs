@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use vault_plugin_sdk::logical::Operation;
 use wiremock::ResponseTemplate;
@@ -9,6 +10,7 @@ use wiremock::ResponseTemplate;
 use super::static_roles::{PATH, minutes, text};
 use super::trial::live;
 use super::{ORG, World, eventually, ok, request};
+use crate::clock;
 
 /// Another static role.
 const OTHER: &str = "orgs/retailOrg/static-roles/cd";
@@ -133,4 +135,17 @@ async fn a_replaced_token_that_cannot_be_deleted_stops_no_rotation() {
     world.pass(minutes(11)).await;
     assert!(world.agrees(1));
     assert_eq!(world.current().await, text(&third, "client_id"));
+}
+
+#[tokio::test]
+async fn a_replaced_token_is_not_promised_beyond_its_expiry() {
+    let world = World::with_static_role().await;
+    let key = format!("client/{ORG}/{}", world.current().await);
+    let mut record = world.storage.json(&key).unwrap();
+    let expiry = clock::now().saturating_add(minutes(3)).unwrap();
+    record["expires_at"] = json!(expiry.to_string());
+    world.stored(&key, record).await;
+    world.write_static_role(json!({"rotate": true})).await;
+    let end: Timestamp = text(&world.static_token().await, "previous_expires_at").parse().unwrap();
+    assert!(end <= expiry, "{end} is after {expiry}");
 }

@@ -33,7 +33,7 @@ impl Target {
             org_id: org.clone(),
             client_id: client.clone(),
             may_be_old: record.created_at.is_empty(),
-            expiry: record.expires_at.parse().ok().filter(|_| record.expires_in_astra),
+            expiry: record.expiry(),
             role_name: record.role_name,
             token_id: record.token_id,
         }

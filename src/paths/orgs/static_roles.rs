@@ -16,7 +16,7 @@ use crate::paths::org::{ORG, another_spelling};
 use crate::paths::shared::{Answered, detached, handler, missing, mount, no_role, object, unreadable_entries, written};
 use crate::paths::token;
 use crate::statics;
-use crate::store::{CurrentToken, Metadata, Overlap, StaticRole, static_role_key};
+use crate::store::{CurrentToken, Metadata, Overlap, Record, StaticRole, static_role_key};
 
 const NAME: Field<String> = Field::string("name", "Name of the static role, in lower case.");
 
@@ -213,7 +213,7 @@ async fn write(engine: Arc<Engine>, call: Call) -> Answered {
 async fn plan_again(engine: &Engine, role: &mut StaticRole) -> Result<(), Error> {
     let Some(current) = role.current.clone() else { return Ok(()) };
     let (record, _) = readable(engine.store.record(&role.org_id, &current.client_id).await)?;
-    let expiry = record.filter(|record| record.expires_in_astra).and_then(|record| record.expires_at.parse().ok());
+    let expiry = record.as_ref().and_then(Record::expiry);
     let until = statics::until(role, current.since, expiry);
     role.current = Some(CurrentToken { until, ..current });
     Ok(())
