@@ -6,7 +6,7 @@
 //! | [`tidy`](Locks::tidy) | the tidies of one org | a tidy, from the first call to the last; no other task waits for it | yes, of this org |
 //! | [`rotation`](Locks::rotation) | the rotations of one org | a rotation of the root token, from the first call to the last | yes, of this org |
 //! | [`static_role`](Locks::static_role) | one static role | a change or a rotation of a static role, from the first call to the last | yes, of this org |
-//! | [`role`](Locks::role) | one stored role | each change of a role, from the read to the write | no |
+//! | [`role`](Locks::role) | one stored role | each change of a role, from the read to the write; a rotation of a static role that uses it, while it stores the static role | no |
 //! | [`token`](Locks::token) | one stored token and its record | the mint of a named token until the caller has the token, the revocation and deletion of a token, an undo, a change of the record | yes, of this org |
 //! | [`storing_token`](Locks::storing_token) | the set of stored tokens of one org | shared: a mint while it stores its token; alone: the deletion of a config, and a role that gets a limit | no |
 //! | [`configs`](Locks::configs) | all configs, because no two configs may have the same logical name | each change of a config, from the read to the write | no |

@@ -235,12 +235,17 @@ pub(super) async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
 
 /// Fails if a static role uses the role.
 async fn require_unused(engine: &Engine, org: &OrgId, name: &RoleName) -> Result<(), Error> {
-    let (roles, _) = engine.store.all_static_roles_of(org).await?;
-    match roles.iter().find(|role| role.role_name == *name) {
-        Some(role) => Err(Error::Refused(format!(
-            "the static role {:?} uses the role {:?}; delete the static role or give it another role first",
+    let (roles, unreadable) = engine.store.all_static_roles_of(org).await?;
+    let name = name.as_str();
+    if let Some(role) = roles.iter().find(|role| role.role_name.as_str() == name) {
+        return Err(Error::Refused(format!(
+            "the static role {:?} uses the role {name:?}; delete the static role or give it another role first",
             role.name.as_str(),
-            name.as_str()
+        )));
+    }
+    match unreadable.first() {
+        Some(key) => Err(Error::Refused(format!(
+            "the static role in {key:?} cannot be read and may use the role {name:?}; delete the static role first"
         ))),
         None => Ok(()),
     }

@@ -15,7 +15,7 @@ use crate::events::Occasion;
 use crate::journal::{Found, Looked, MintNote};
 use crate::metrics::Event;
 use crate::names::ClientId;
-use crate::store::{Config, CurrentToken, FormerToken, Kind, Record, StaticRole, Token};
+use crate::store::{Config, CurrentToken, FormerToken, Kind, Record, Role, StaticRole, Token};
 use crate::tokens::{Failure, Order, later, owner_text, rfc3339};
 
 /// A token expires in Astra after two periods, the overlap and this time. If Astra cannot be reached, rotations wait, and the
@@ -46,11 +46,7 @@ pub(crate) async fn rotate(engine: &Arc<Engine>, mut role: StaticRole) -> Result
     let Some(config) = engine.store.config(&role.org_id).await? else {
         return Err(Error::Refused(format!("no config for org_id {org:?}; write the config again")));
     };
-    let Some(minted) = engine.store.role(&role.org_id, &role.role_name).await? else {
-        return Err(Error::Refused(format!(
-            "no role {name:?} for org_id {org:?}; write the role, or name another role"
-        )));
-    };
+    let minted = stored_role(engine, &role).await?;
     if role.former.len() >= MOST_FORMER {
         return Err(Error::Refused(format!(
             "{MOST_FORMER} replaced tokens of the static role {:?} are still live; rotate again when the engine has deleted \
@@ -93,6 +89,14 @@ pub(crate) async fn rotate(engine: &Arc<Engine>, mut role: StaticRole) -> Result
     };
     let order = Order::begin(engine, &config, note).await?;
     Rotation { engine, config: &config, role, old_expiry, order }.run(&new).await
+}
+
+async fn stored_role(engine: &Engine, role: &StaticRole) -> Result<Arc<Role>, Error> {
+    let (org, name) = (role.org_id.as_str(), role.role_name.as_str());
+    let stored = engine.store.role(&role.org_id, &role.role_name).await?;
+    let missing =
+        || Error::Refused(format!("no role {name:?} for org_id {org:?}; write the role, or name another role"));
+    stored.ok_or_else(missing)
 }
 
 /// Returns when the next token replaces a token that became the current one at `since`: after the period, or earlier if the
@@ -138,19 +142,13 @@ impl Rotation<'_> {
             }
             return Err(self.undo("the token could not be stored", &client_id, cause).await);
         }
-        let former = self.role.current.replace(current);
-        let until = later(clock::now(), self.role.overlap());
-        let until = self.old_expiry.map_or(until, |expiry| until.min(expiry));
-        self.role.former.extend(former.map(|former| FormerToken { client_id: former.client_id, until }));
-        if let Err(cause) = self.engine.store.put_static_role(&self.role).await {
-            return Err(Error::Unfinished {
-                step: "the static role could not be stored",
-                // A failed write may still take effect. The tick handles the WAL entry only when the outcome is certain.
-                left: "it keeps its token or has the new one, and the engine deletes the other one within some minutes"
-                    .into(),
-                cause: Box::new(cause),
-            });
+        let role_stays = self.engine.locks.role(&self.role.org_id, &self.role.role_name).await;
+        if let Err(cause) = stored_role(self.engine, &self.role).await {
+            drop(role_stays);
+            return Err(self.undo("the role could not be read again", &client_id, cause).await);
         }
+        self.put(current).await?;
+        drop(role_stays);
         // If this fails, the tick finds the token in use, and removes the entry.
         self.order.close().await;
         let (org, name) = (&self.role.org_id, &self.role.role_name);
@@ -161,8 +159,23 @@ impl Rotation<'_> {
         Ok(self.role)
     }
 
-    /// Returns the new current token, and until when it is the current one. If the token expires in Astra earlier than
-    /// requested, the engine replaces the token earlier.
+    /// Stores the static role with its new token.
+    async fn put(&mut self, current: CurrentToken) -> Result<(), Error> {
+        let former = self.role.current.replace(current);
+        let until = later(clock::now(), self.role.overlap());
+        let until = self.old_expiry.map_or(until, |expiry| until.min(expiry));
+        self.role.former.extend(former.map(|former| FormerToken { client_id: former.client_id, until }));
+        self.engine.store.put_static_role(&self.role).await.map_err(|cause| Error::Unfinished {
+            step: "the static role could not be stored",
+            // A write that failed may still take effect. The tick runs after that is certain.
+            left: "it keeps its token or has the new one, and the engine deletes the other one within some minutes"
+                .into(),
+            cause: Box::new(cause),
+        })
+    }
+
+    /// Returns how long the token is the current one. If Astra lets the token expire earlier than asked, it is replaced
+    /// earlier.
     fn current(&mut self, client_id: &ClientId, created: &CreatedToken) -> Result<CurrentToken, Error> {
         let (now, role) = (clock::now(), &self.role);
         let until = until(role, now, created.expiry);

@@ -9,7 +9,7 @@ use wiremock::ResponseTemplate;
 
 use super::static_roles::{PATH, minutes, text};
 use super::trial::live;
-use super::{ORG, World, eventually, ok, request};
+use super::{ORG, World, eventually, failed, ok, refused, request};
 use crate::clock;
 
 /// Another static role.
@@ -148,4 +148,30 @@ async fn a_replaced_token_is_not_promised_beyond_its_expiry() {
     world.write_static_role(json!({"rotate": true})).await;
     let end: Timestamp = text(&world.static_token().await, "previous_expires_at").parse().unwrap();
     assert!(end <= expiry, "{end} is after {expiry}");
+}
+
+#[tokio::test]
+async fn a_role_that_is_deleted_during_the_first_rotation_leaves_no_static_role() {
+    let world = World::with_role("standard").await;
+    world.astra.delay("POST", Duration::from_millis(300));
+    let fields = json!({"role": "r_w_user", "rotation_period": "1h"});
+    let (backend, write) = (world.backend.clone(), request(Operation::Update, PATH, fields));
+    let caller = tokio::spawn(async move { backend.handle(write).await });
+    eventually(|| world.astra.live() == 1).await;
+    ok(world.ask(Operation::Delete, "role", json!({"org_id": ORG, "role_name": "r_w_user"})).await);
+    let error = failed(caller.await.unwrap()).to_string();
+    assert!(error.contains("role \"r_w_user\""), "{error}");
+    assert!(world.agrees(0) && world.keys("static-role/").is_empty());
+}
+
+#[tokio::test]
+async fn a_role_stays_if_a_static_role_cannot_be_read() {
+    let world = World::with_static_role().await;
+    let [key] = world.keys("static-role/").try_into().unwrap();
+    world.store_bytes(&key, "garbled").await;
+    let deletion = || world.ask(Operation::Delete, "role", json!({"org_id": ORG, "role_name": "r_w_user"}));
+    let text = refused(deletion().await);
+    assert!(text.contains(&format!("{key:?}")), "{text}");
+    ok(world.ask(Operation::Delete, PATH, Value::Null).await);
+    ok(deletion().await);
 }
