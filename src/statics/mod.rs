@@ -15,4 +15,4 @@ mod rotation;
 mod work;
 
 pub(crate) use self::rotation::{rotate, until};
-pub(crate) use self::work::{arm, delete, work};
+pub(crate) use self::work::{arm, delete, delete_unreadable, work};

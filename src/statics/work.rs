@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::time::Instant;
 use vault_plugin_sdk::logical;
 
@@ -130,7 +130,7 @@ async fn end_former(engine: &Arc<Engine>, role: &mut StaticRole) -> Result<(), E
     let (now, mut ended) = (clock::now(), Ok(()));
     for former in role.former.clone() {
         if former.until <= now {
-            match end(engine, role, &former.client_id).await {
+            match end(engine, &role.org_id, &role.name, &former.client_id).await {
                 Ok(()) => role.former.retain(|other| other.client_id != former.client_id),
                 Err(error) if error.is_of_host() => return Err(error),
                 Err(error) => ended = Err(error),
@@ -152,23 +152,39 @@ pub(crate) async fn delete(engine: &Arc<Engine>, mut role: StaticRole) -> Result
     deleted
 }
 
+/// Deletes a static role that cannot be read. Its tokens are found in the inventory. The caller holds its lock.
+///
+/// # Errors
+/// If a token could not be deleted. The static role then stays, and the caller can try again.
+pub(crate) async fn delete_unreadable(engine: &Arc<Engine>, org: &OrgId, name: &RoleName) -> Result<(), Error> {
+    let mut pages = engine.store.records_of(org, "");
+    while let Some(page) = pages.try_next().await? {
+        for (client_id, _) in page.into_iter().filter(|(_, record)| record.static_role == *name) {
+            end(engine, org, name, &client_id).await?;
+        }
+    }
+    engine.store.delete_static_role(org, name).await?;
+    tracing::info!(org_id = %org, static_role = %name, "deleted static role");
+    Ok(())
+}
+
 async fn delete_all(engine: &Arc<Engine>, role: &StaticRole) -> Result<(), Error> {
     for client_id in role.tokens() {
-        end(engine, role, client_id).await?;
+        end(engine, &role.org_id, &role.name, client_id).await?;
     }
     engine.store.delete_static_role(&role.org_id, &role.name).await?;
     tracing::info!(org_id = %role.org_id, static_role = %role.name, "deleted static role");
     Ok(())
 }
 
-/// Deletes a token in Astra and in Vault, unless the token is already deleted.
-async fn end(engine: &Arc<Engine>, role: &StaticRole, client_id: &ClientId) -> Result<(), Error> {
-    let target = match readable(engine.store.record(&role.org_id, client_id).await)? {
-        (Some(record), _) => Target::of_record(&role.org_id, client_id, record),
-        (None, Some(_)) => Target::without_record(&role.org_id, client_id),
+/// Deletes a token in Astra and in Vault, unless that has happened already.
+async fn end(engine: &Arc<Engine>, org: &OrgId, name: &RoleName, client_id: &ClientId) -> Result<(), Error> {
+    let target = match readable(engine.store.record(org, client_id).await)? {
+        (Some(record), _) => Target::of_record(org, client_id, record),
+        (None, Some(_)) => Target::without_record(org, client_id),
         (None, None) => return Ok(()),
     };
     tokens::delete(engine.clone(), target, false).await?;
-    tracing::info!(org_id = %role.org_id, static_role = %role.name, client_id = %client_id, "deleted a token of a static role");
+    tracing::info!(org_id = %org, static_role = %name, client_id = %client_id, "deleted a token of a static role");
     Ok(())
 }

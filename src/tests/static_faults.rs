@@ -9,7 +9,7 @@ use wiremock::ResponseTemplate;
 
 use super::static_roles::{PATH, minutes, text};
 use super::trial::live;
-use super::{ORG, World, eventually, failed, ok, refused, request};
+use super::{ORG, World, data, eventually, failed, ok, refused, request};
 use crate::clock;
 
 /// Another static role.
@@ -174,4 +174,24 @@ async fn a_role_stays_if_a_static_role_cannot_be_read() {
     assert!(text.contains(&format!("{key:?}")), "{text}");
     ok(world.ask(Operation::Delete, PATH, Value::Null).await);
     ok(deletion().await);
+}
+
+#[tokio::test]
+async fn the_deletion_of_a_damaged_static_role_deletes_its_tokens() {
+    let world = World::with_static_role().await;
+    world.write_static_role(json!({"rotate": true})).await;
+    let fields = json!({"role": "r_w_user", "rotation_period": "1h"});
+    ok(world.ask(Operation::Update, OTHER, fields).await);
+    world.mint("checkout").await;
+    assert_eq!(live(&world).len(), 4);
+    let [_, key] = world.keys("static-role/").try_into().unwrap();
+    world.store_bytes(&key, "garbled").await;
+    world.astra.answer_all("DELETE", ResponseTemplate::new(503));
+    assert!(world.ask(Operation::Delete, PATH, Value::Null).await.is_err());
+    assert_eq!(world.keys("static-role/").len(), 2, "another deletion can go on");
+    world.astra.heal();
+    ok(world.ask(Operation::Delete, PATH, Value::Null).await);
+    assert_eq!((live(&world).len(), world.keys("static-role/").len()), (2, 1));
+    let other = data(world.ask(Operation::Read, OTHER, Value::Null).await);
+    assert!(live(&world).contains(&text(&other, "client_id")));
 }

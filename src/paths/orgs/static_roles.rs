@@ -274,8 +274,7 @@ async fn delete(engine: Arc<Engine>, call: Call) -> Answered {
     let (role, damage) = readable(engine.store.static_role(&org, &name).await)?;
     match (role, damage) {
         (Some(role), _) => statics::delete(&engine, role).await?,
-        // Its tokens are in the inventory, and are deleted when they expire.
-        (None, Some(_)) => engine.store.delete_static_role(&org, &name).await?,
+        (None, Some(_)) => statics::delete_unreadable(&engine, &org, &name).await?,
         (None, None) => {}
     }
     Ok(None)
