@@ -165,6 +165,11 @@ impl Engine {
         }
     }
 
+    /// Whether Astra has not kept the description of a token of this org.
+    pub(crate) fn is_unmarked(&self, org: &OrgId) -> bool {
+        self.unmarked.lock().unwrap_or_else(PoisonError::into_inner).contains(org)
+    }
+
     /// Stops the previous background work and keeps the new one.
     pub(crate) fn set_background(&self, work: Option<JoinHandle<()>>) {
         let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::api::{self, Case, CreatedToken, NewToken, describe};
@@ -244,14 +244,42 @@ impl Rotation<'_> {
 
     /// Looks for the token that Astra may have minted. Returns the error of a rotation whose outcome is unknown.
     async fn unclear(&mut self, cause: Error) -> Error {
-        let left = match self.order.look_for_token().await {
+        let found = self.order.look_for_token().await;
+        if found == Found::Never || found == Found::Later && self.engine.is_unmarked(&self.role.org_id) {
+            self.wait().await;
+        }
+        let left = match found {
             Found::Deleted => "the token that Astra had minted was deleted",
             Found::Later => "if Astra minted a token, the engine deletes it as soon as Astra lists it",
-            Found::Never => {
+            Found::Never if self.order.note.expires_at.is_some() => {
                 "if Astra minted a token, the engine cannot find it without a description, and the token stays until it expires"
+            }
+            Found::Never => {
+                "if Astra minted a token, the engine cannot find it without a description, and the token does not expire"
             }
         };
         Error::Unfinished { step: "the static role was not rotated", left: left.to_owned(), cause: Box::new(cause) }
+    }
+
+    /// Postpones a rotation that is due by another period, if the current token lives that long. Each attempt can leave another
+    /// live token that nobody knows.
+    async fn wait(&self) {
+        let Some(current) = &self.role.current else { return };
+        let (store, now) = (&self.engine.store, clock::now());
+        // Read again: a write may have changed settings of `self.role`, which are stored only with a new token.
+        let Ok(Some(mut stored)) = store.static_role(&self.role.org_id, &self.role.name).await else { return };
+        let next = later(now, stored.rotation_period);
+        let overlap = SignedDuration::try_from(stored.overlap()).unwrap_or(SignedDuration::MAX);
+        let end = self.old_expiry.map(|expiry| expiry.saturating_sub(overlap).unwrap_or(now));
+        let until = end.map_or(next, |end| next.min(end));
+        match &mut stored.current {
+            Some(known) if known.client_id == current.client_id && known.until <= now && until > now => {
+                known.until = until;
+            }
+            _ => return,
+        }
+        // If this fails, the next attempt comes earlier.
+        let _ = store.put_static_role(&stored).await;
     }
 
     /// Undoes the rotation because a step failed. Returns the error for the caller.

@@ -195,3 +195,49 @@ async fn the_deletion_of_a_damaged_static_role_deletes_its_tokens() {
     let other = data(world.ask(Operation::Read, OTHER, Value::Null).await);
     assert!(live(&world).contains(&text(&other, "client_id")));
 }
+
+#[tokio::test]
+async fn a_rotation_that_loses_a_token_waits_for_another_period() {
+    let world = World::with_static_role().await;
+    ok(world.write("config", json!({"org_id": ORG, "description": false})).await);
+    let first = world.current().await;
+    world.astra.answer_after_all("POST", ResponseTemplate::new(503));
+    world.pass(minutes(61)).await;
+    let lost = live(&world).len();
+    assert!(lost > 1, "Astra has a token that nothing identifies");
+    for _ in 0..3 {
+        world.pass(minutes(19)).await;
+    }
+    assert_eq!(live(&world).len(), lost, "the engine tries again too early");
+    assert_eq!(text(&world.static_token().await, "clientId"), first);
+    world.astra.heal();
+    world.pass(minutes(5)).await;
+    assert_ne!(world.current().await, first);
+}
+
+#[tokio::test]
+async fn a_rotation_waits_for_another_period_if_astra_keeps_no_descriptions() {
+    let world = World::with_static_role().await;
+    world.astra.change("description", Value::Null);
+    world.write_static_role(json!({"rotate": true})).await;
+    world.astra.answer_after_all("POST", ResponseTemplate::new(503));
+    world.astra.answer_all("GET", ResponseTemplate::new(503));
+    world.pass(minutes(61)).await;
+    let left = world.static_token().await["ttl"].as_i64().unwrap();
+    assert!((3590..=3600).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn a_rotation_that_loses_a_token_waits_no_longer_than_the_current_token_lives() {
+    let world = World::with_static_role().await;
+    ok(world.write("config", json!({"org_id": ORG, "description": false})).await);
+    let key = format!("client/{ORG}/{}", world.current().await);
+    let mut record = world.storage.json(&key).unwrap();
+    record["expires_at"] = json!(clock::now().saturating_add(minutes(91)).unwrap().to_string());
+    world.stored(&key, record).await;
+    world.astra.answer_after_all("POST", ResponseTemplate::new(503));
+    world.pass(minutes(61)).await;
+    // The overlap is ten minutes.
+    let left = world.static_token().await["ttl"].as_i64().unwrap();
+    assert!((1190..=1200).contains(&left), "{left}");
+}
