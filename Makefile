@@ -53,7 +53,7 @@ lint: ## Checks the format, lints the code and builds its documentation
 
 docs: ## Writes the samples and tables of the documents from test runs
 	$(plugin) && $(server) && $(simulator) && DOCS_WRITE=1 \
-	cargo test --locked --test repository --test e2e -- documents:: docs:: readme:: catalogue:: operations:: root_expiry:: proxy:: servers:: tidy:: lookup:: attacks::
+	cargo test --locked --test repository --test e2e -- documents:: docs:: readme:: catalogue:: operations:: root_expiry:: proxy:: servers:: tidy:: lookup:: team:: attacks::
 
 proto: ## Writes sdk/src/pb from proto/
 	PROTO_WRITE=1 cargo test --locked --test repository generated_code

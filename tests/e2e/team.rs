@@ -166,7 +166,10 @@ fn the_page_gives_a_team_its_organization() {
     shell.run_sample(PAGE, "team, operator");
     shell.run_sample(PAGE, "team, login");
     let login = server.post("auth/userpass/login/ann", &json!({"password": "opensesame"})).ok();
-    shell.set("VAULT_TOKEN", login["auth"]["client_token"].as_str().expect("a token"));
+    let member = server.with_token(login["auth"]["client_token"].as_str().expect("a token"));
+    let mut shell = Shell::new(&member, "astra", world.url());
+    shell.set("ORG_ID", &org.id);
+    shell.set("ROLE_ID", ROLE_ID);
     shell.mask(login["auth"]["entity_id"].as_str().expect("an entity"), "entity id");
 
     let minted = shell.run_sample(PAGE, "team, role").remove(1);

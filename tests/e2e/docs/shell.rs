@@ -160,7 +160,7 @@ impl Shell {
                 &start,
                 "```",
                 &found,
-                "docs:: readme:: operations:: root_expiry:: proxy:: tidy:: lookup::",
+                "docs:: readme:: operations:: root_expiry:: proxy:: tidy:: lookup:: team::",
             );
             return runs;
         }
