@@ -282,3 +282,24 @@ async fn the_description_in_astra_names_the_owner() {
     let long = described(json!({}), "a", json!({"owner": "é".repeat(1000)})).await;
     assert!(long.ends_with(" name=a by=token-bob") && long.is_ascii(), "{long}");
 }
+
+#[tokio::test]
+async fn a_thousand_roles_with_default_metadata_cost_a_mint_no_call() {
+    let world = World::with_role("standard").await;
+    let cost = async |role: &str| {
+        let before = (world.storage.calls(), world.system.calls());
+        let response = some(world.read(&format!("creds/retailOrg/{role}"), json!({})).await);
+        (world.storage.calls() - before.0, world.system.calls() - before.1, pairs_of(&response))
+    };
+    world.read("creds/retailOrg/r_w_user", json!({})).await.unwrap();
+    let (calls, asked, _) = cost("r_w_user").await;
+    for n in 0..1000 {
+        let role = json!({"org_id": ORG, "role_name": format!("role{n}"), "role_id": "r", "default_metadata": ["owner={{display_name}}", "env=prod"]});
+        ok(world.write("role", role).await);
+    }
+    // The first mint after a write reads the role.
+    cost("role500").await;
+    let (with_defaults, asked_with_defaults, pairs) = cost("role500").await;
+    assert_eq!(pairs["env"], "prod");
+    assert_eq!((with_defaults, asked_with_defaults), (calls, asked));
+}
