@@ -165,7 +165,7 @@ impl Engine {
         }
     }
 
-    /// Whether Astra has not kept the description of a token of this org.
+    /// Returns true if Astra did not keep the description of a token of this org.
     pub(crate) fn is_unmarked(&self, org: &OrgId) -> bool {
         self.unmarked.lock().unwrap_or_else(PoisonError::into_inner).contains(org)
     }

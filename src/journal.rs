@@ -197,7 +197,7 @@ pub(crate) async fn is_unfinished(wal: Wal<'_>, org: &OrgId) -> Result<bool, Err
     .await
 }
 
-/// Whether Astra may make or have made a root token that nothing identifies.
+/// Returns true if Astra may have minted, or may still mint, a root token that nothing identifies.
 pub(crate) async fn has_lost_rotation(wal: Wal<'_>, org: &OrgId) -> Result<bool, Error> {
     has_entry(wal, |entry| {
         let note = entry.decode::<RotationNote>().ok().filter(|_| entry.kind == ROTATION);

@@ -31,7 +31,7 @@ pub(crate) struct Probe {
     timeout: Duration,
 }
 
-/// An answer of Astra, whatever its status.
+/// An answer of Astra. It can have any status.
 pub(crate) struct Answered {
     /// The status.
     pub(crate) status: u16,
@@ -56,7 +56,7 @@ impl Probe {
         self.pool.proxy
     }
 
-    /// Whether the calls are encrypted.
+    /// Returns true if the calls are encrypted.
     pub(crate) fn is_encrypted(&self) -> bool {
         self.base.scheme() == "https"
     }

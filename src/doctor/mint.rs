@@ -132,7 +132,7 @@ fn echo(created: &CreatedToken, marker: &str, expires_at: Timestamp) -> Check {
     Check::ok("answer to the mint", format!("it {description} the description, and {expiry}"))
 }
 
-/// Whether two times differ by less than a second, which Astra may cut off.
+/// Returns true if two times differ by less than a second. Astra may store whole seconds only.
 fn is_near(one: Timestamp, other: Timestamp) -> bool {
     one.duration_since(other).abs() < SignedDuration::from_secs(1)
 }

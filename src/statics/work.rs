@@ -42,7 +42,7 @@ pub(crate) async fn work(engine: Arc<Engine>) -> Result<(), logical::Error> {
     Ok(())
 }
 
-/// Whether this node works on the static roles. On a mount that is being removed, nobody can read the next token.
+/// Returns true if this node rotates static roles. On a mount that is being removed, nobody can read the next token.
 async fn may_work(engine: &Engine) -> Result<bool, logical::Error> {
     Ok(engine.system.is_writable().await? && !engine.system.tainted().await?)
 }

@@ -40,7 +40,7 @@ impl Clone for Answers {
     }
 }
 
-/// Whether somebody has read an entry does not matter for its equality.
+/// All values are equal: a read does not change the entry.
 impl PartialEq for Answers {
     fn eq(&self, _: &Self) -> bool {
         true

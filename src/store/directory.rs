@@ -45,7 +45,7 @@ pub(super) struct Names {
     root: RootTimes,
 }
 
-/// What the config of an org tells about the times of its root token. `None` if that is not known or has not happened.
+/// The times of the root token in the config of an org. `None` if a time is not known, or if the event has not happened.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct RootTimes {
     /// When Astra made the root token.

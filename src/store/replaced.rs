@@ -26,7 +26,7 @@ struct Noted {
     undo: Undo,
 }
 
-/// Whether the mint of the newer token can be undone. The undo gives the name back to the replaced token.
+/// How long the mint of the newer token can be undone. The undo gives the name back to the replaced token.
 #[derive(Clone, Copy)]
 enum Undo {
     /// It can.
@@ -89,7 +89,7 @@ impl Replaced {
         self.lock().remove(&(org.clone(), client.clone()));
     }
 
-    /// Whether the mint that replaced a token can be undone, as far as this process knows.
+    /// Returns true if this process can still undo the mint that replaced a token.
     pub(crate) fn can_be_undone(&self, org: &OrgId, client: &ClientId) -> bool {
         self.lock().get(&(org.clone(), client.clone())).is_some_and(Noted::can_be_undone)
     }

@@ -20,7 +20,7 @@ pub struct Check {
     advice: String,
 }
 
-/// Whether a check found a fault.
+/// The verdict of a check.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
 pub enum Verdict {

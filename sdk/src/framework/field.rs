@@ -130,7 +130,8 @@ impl FieldSpec {
         self.operations.is_none_or(|operations| operations.contains(&operation))
     }
 
-    /// Whether OpenAPI shows the field as required by an operation. A patch changes some fields only, so it must be named.
+    /// Returns true if OpenAPI shows the field as required by an operation. A patch changes some fields only, so its
+    /// required fields must be declared.
     #[cfg(feature = "openapi")]
     pub(super) fn is_required_by(&self, operation: Operation) -> bool {
         self.required && operation != Operation::Patch || self.required_by.contains(&operation)
